@@ -1,0 +1,94 @@
+"""What the vision and the text tower share: weights with logical axes, linear maps, RMSNorm, SwiGLU, rotary position.
+
+Weights carry the metadata `axes`, one logical name per dimension; who shards them maps those names to a device mesh.
+Every weight of a stack of layers has a leading `layers` dimension, over which the tower scans.
+Matrix products run in the dtype of their activations, in full precision where that is float32 (an accelerator's
+default would round its inputs to bfloat16 or TF32).
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+NORMAL = nnx.initializers.normal(0.02)  # Qwen2.5-VL's `initializer_range`
+ONES = nnx.initializers.ones
+ZEROS = nnx.initializers.zeros
+
+
+def precision(dtype):
+    """The matmul precision for activations of `dtype`: HIGHEST in float32, the device's own otherwise."""
+    return jax.lax.Precision.HIGHEST if dtype == jnp.float32 else None
+
+
+def weight(rngs: nnx.Rngs, shape, axes, init, dtype) -> nnx.Param:
+    """One weight of `shape` with its logical `axes`, drawn by `init`."""
+    if len(shape) != len(axes):
+        raise ValueError(f"a weight of shape {shape} has axes {axes}")
+    return nnx.Param(init(rngs.params(), shape, dtype), axes=axes)
+
+
+class Linear(nnx.Module):
+    """`x @ kernel (+ bias)` in x's dtype; kernel [..., inputs, outputs]."""
+
+    def __init__(self, shape, axes, *, rngs, dtype, bias=False):
+        self.kernel = weight(rngs, shape, axes, NORMAL, dtype)
+        if bias:
+            self.bias = weight(rngs, (*shape[:-2], shape[-1]), (*axes[:-2], axes[-1]), ZEROS, dtype)
+
+    def __call__(self, x):
+        y = jnp.matmul(x, self.kernel[...].astype(x.dtype), precision=precision(x.dtype))
+        return y + self.bias[...].astype(x.dtype) if hasattr(self, "bias") else y
+
+
+class RMSNorm(nnx.Module):
+    """Root-mean-square norm over the last axis, in float32; scale [..., D]."""
+
+    def __init__(self, shape, axes, eps, *, rngs, dtype):
+        self.scale = weight(rngs, shape, axes, ONES, dtype)
+        self.eps = eps
+
+    def __call__(self, x):
+        x32 = x.astype(jnp.float32)
+        x32 = x32 * jax.lax.rsqrt(jnp.mean(x32 * x32, axis=-1, keepdims=True) + self.eps)
+        return self.scale[...].astype(x.dtype) * x32.astype(x.dtype)
+
+
+class SwiGLU(nnx.Module):
+    """The gated MLP of both towers; `stack` layers of width `width` and `hidden` hidden units."""
+
+    def __init__(self, stack, width, hidden, axes, *, rngs, dtype, bias=False):
+        embed, mlp = axes
+        self.gate_proj = Linear((stack, width, hidden), ("layers", embed, mlp), bias=bias, rngs=rngs, dtype=dtype)
+        self.up_proj = Linear((stack, width, hidden), ("layers", embed, mlp), bias=bias, rngs=rngs, dtype=dtype)
+        self.down_proj = Linear((stack, hidden, width), ("layers", mlp, embed), bias=bias, rngs=rngs, dtype=dtype)
+
+    def __call__(self, x):
+        return self.down_proj(jax.nn.silu(self.gate_proj(x)) * self.up_proj(x))
+
+
+def inverse_frequencies(theta: float, size: int):
+    """Rotary inverse frequencies, float32 [size / 2]."""
+    return 1.0 / (theta ** (jnp.arange(0, size, 2, dtype=jnp.float32) / size))
+
+
+def rotate(x, rope):
+    """Rotary position embedding of heads x [T, H, d] by rope = (cos, sin), float32 [T, d / 2]; pairs (i, i + d/2)."""
+    cos, sin = (angle[:, None, :] for angle in rope)
+    first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+    return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1).astype(x.dtype)
+
+
+def scan_layers(layers: nnx.Module, h, step, xs=None, *, remat=False):
+    """Runs `step(layer, h, x) -> (h, y)` over stacked `layers`; returns (h, ys). `remat` recomputes a layer backward.
+
+    A few layers are unrolled, which runs faster; many are a loop, which compiles in the time of one.
+    """
+    graph, weights = nnx.split(layers)
+    depth = jax.tree.leaves(weights)[0].shape[0]
+
+    def body(h, inputs):
+        layer_weights, x = inputs
+        return step(nnx.merge(graph, layer_weights), h, x)
+
+    body = jax.checkpoint(body, prevent_cse=False) if remat else body
+    return jax.lax.scan(body, h, (weights, xs), unroll=depth if depth <= 4 else 1)

@@ -1,0 +1,66 @@
+"""Qwen2.5-VL: pictures and text in, next-token logits out."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from models.qwen2_5_vl.attention import causal
+from models.qwen2_5_vl.config import Config
+from models.qwen2_5_vl.layers import Linear, precision
+from models.qwen2_5_vl.packing import Inputs, Vision
+from models.qwen2_5_vl.source import Source
+from models.qwen2_5_vl.text import TextTower
+from models.qwen2_5_vl.vision import VisionTower
+
+
+class Qwen2_5_VL(nnx.Module):
+    """The network. Weights are held in `dtype`, activations in `compute_dtype` (by default the same).
+
+    Attribute paths are the Hugging Face hub's tensor names (weights.py); `source` is what came with loaded weights.
+    """
+
+    def __init__(self, config: Config, *, rngs: nnx.Rngs, dtype=jnp.float32, compute_dtype=None,
+                 source: Source | None = None):  # fmt: skip
+        self.config = config
+        self.source = source
+        self.compute_dtype = jnp.dtype(compute_dtype or dtype)
+        self.visual = VisionTower(config.vision, rngs=rngs, dtype=dtype)
+        self.model = TextTower(config.text, rngs=rngs, dtype=dtype)
+        if not config.text.tie_word_embeddings:
+            shape = (config.text.hidden_size, config.text.vocab_size)
+            self.lm_head = Linear(shape, ("embed", "vocab"), rngs=rngs, dtype=dtype)
+
+    def __call__(self, inputs: Inputs) -> jax.Array:
+        """Logits, float32 [B, T, V], of packed prompts; unspecified where `inputs.mask` is 0."""
+        return _forward(*nnx.split(self), inputs)
+
+    def encode(self, pack: Vision | None, *, remat=False):
+        """Merged image tokens [rows, C / merge^2, D] of a pack, or None where there are no images."""
+        return None if pack is None else self.visual(pack, self.compute_dtype, remat=remat)
+
+    def embed(self, ids, image_index=None, image_tokens=None):
+        """Input embeddings [..., D] of ids [...]; where image_index [..., 2] >= 0 the image token at (row, place)."""
+        h = self.model.embed_tokens.embedding[...].astype(self.compute_dtype)[ids]
+        if image_tokens is None:
+            return h
+        images = image_tokens[image_index[..., 0], image_index[..., 1]]  # -1 reads the last token, dropped here:
+        return jnp.where(image_index[..., :1] >= 0, images.astype(h.dtype), h)
+
+    def logits(self, h):
+        """Logits, float32 [..., V], of hidden states [..., D] that `self.model` returned."""
+        if self.config.text.tie_word_embeddings:
+            kernel = self.model.embed_tokens.embedding[...].T
+        else:
+            kernel = self.lm_head.kernel[...]
+        return jnp.matmul(h, kernel.astype(h.dtype), precision=precision(h.dtype), preferred_element_type=jnp.float32)
+
+
+@partial(jax.jit, static_argnums=0)
+def _forward(graph, weights, inputs: Inputs):
+    model = nnx.merge(graph, weights)
+    h = model.embed(inputs.ids, inputs.image_index, model.encode(inputs.vision))
+    h, _ = jax.vmap(lambda h, positions: model.model(h, positions, lambda *qkv: (causal(*qkv)[0], None)),
+                    in_axes=(0, 1))(h, inputs.position_ids)  # fmt: skip
+    return model.logits(h)

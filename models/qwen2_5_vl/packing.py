@@ -1,0 +1,257 @@
+"""From prompts and pictures to padded arrays (host side, numpy): each distinct picture once, few shapes, little padding.
+
+Vision layout. A *block* holds one window's worth of patches (64 as published) and a *row* some blocks. Each window lies
+whole in one block, each image whole in one row; small windows share blocks and small images share rows, kept apart by
+segment ids. So window attention is dense over blocks and full attention dense over rows, whatever the images' sizes.
+"""
+
+import hashlib
+from collections.abc import Sequence
+
+import flax.struct
+import numpy as np
+
+from models.errors import InputError
+from models.qwen2_5_vl import images as image_processing
+from models.qwen2_5_vl.config import Config, VisionConfig
+
+MIN_PIXELS, MAX_PIXELS = 3136, 1003520
+
+
+@flax.struct.dataclass
+class Vision:
+    """A pack of images: R rows of C patches of X values; segment id -1 is padding."""
+
+    patches: np.ndarray  # float32 [R, C, X]
+    images: np.ndarray  # int32 [R, C]: which image of the row
+    windows: np.ndarray  # int32 [R, C]: which window of the row
+    positions: np.ndarray  # int32 [R, C, 2]: the patch's (height, width) in its image
+
+
+@flax.struct.dataclass
+class Inputs:
+    """B prompts, padded on the right to T tokens, and the distinct images that they show."""
+
+    ids: np.ndarray  # int32 [B, T]
+    mask: np.ndarray  # bool [B, T]
+    position_ids: np.ndarray  # int32 [3, B, T]: M-RoPE (time, height, width)
+    image_index: np.ndarray  # int32 [B, T, 2]: (row, merged token) of the vision pack; -1 where text
+    vision: Vision | None
+
+    @property
+    def lengths(self):
+        """Tokens of each prompt, int32 [B]."""
+        return self.mask.sum(-1)
+
+    @property
+    def starts(self):
+        """The M-RoPE position of what follows each prompt, the same on all axes, int32 [B]."""
+        return self.position_ids.max(axis=(0, 2)) + 1
+
+
+def bucket(size: int, least: int = 16) -> int:
+    """`size` rounded up to one of few sizes (at most four between two powers of two), so that little compiles anew."""
+    step = max(least, 1 << max(0, (max(size, 1) - 1).bit_length() - 3))
+    return -(-max(size, 1) // step) * step
+
+
+def block_size(config: VisionConfig) -> int:
+    """Patches of a whole window."""
+    return (config.window_size // config.patch_size // config.spatial_merge_size * config.spatial_merge_size) ** 2
+
+
+def pack(config: Config, prompts: Sequence, min_pixels: int | None = None, max_pixels: int | None = None) -> Inputs:
+    """Packs prompts [(input_ids, images), ...], one list of PIL images or uint8 [H, W, 3] arrays per prompt.
+
+    ids hold one image token per merged patch; an image that occurs again (same bytes) is packed once.
+    Raises InputError where ids and images do not fit each other.
+    """
+    return pack_many(config, [prompts], min_pixels, max_pixels)[0]
+
+
+def pack_many(config: Config, batches: Sequence[Sequence], min_pixels: int | None = None,
+              max_pixels: int | None = None) -> list[Inputs]:  # fmt: skip
+    """`pack` of several batches of equally many prompts, all padded to the same shapes (to be stacked)."""
+    limits = (min_pixels or MIN_PIXELS, max_pixels or MAX_PIXELS)
+    distinct = [_Distinct(config.vision, limits) for _ in batches]
+    shown = [[[images_of.add(image) for image in images] for _, images in prompts]
+             for images_of, prompts in zip(distinct, batches)]  # fmt: skip
+    layouts = pack_images(config.vision, [images_of.patches for images_of in distinct])
+    length = bucket(max((len(ids) for prompts in batches for ids, _ in prompts), default=1))
+    return [
+        _pack_text(config, prompts, keys, images_of, layout, length)
+        for prompts, keys, images_of, layout in zip(batches, shown, distinct, layouts)
+    ]
+
+
+class _Distinct:
+    """The distinct images of a batch, in the order of their first appearance."""
+
+    def __init__(self, config: VisionConfig, limits: tuple[int, int]):
+        self.config, self.limits = config, limits
+        self.patches, self._of_object, self._of_content = [], {}, {}
+
+    def add(self, image) -> int:
+        """The image's number in `patches`."""
+        number = self._of_object.get(id(image))
+        if number is None:
+            array = np.asarray(image)
+            content = (getattr(image, "mode", None), array.shape, hashlib.blake2b(array.tobytes()).digest())
+            number = self._of_content.get(content)
+            if number is None:
+                number = self._of_content[content] = len(self.patches)
+                self.patches.append(image_processing.patches(image, self.config, *self.limits))
+            self._of_object[id(image)] = number
+        return number
+
+
+def pack_images(config: VisionConfig, batches) -> list[tuple[Vision | None, list[np.ndarray]]]:
+    """Packs each batch of preprocessed images [(patches [n, X], (1, grid height, grid width)), ...].
+
+    Returns for each the pack and, per image, the (row, merged token) int32 [n / merge^2, 2] of its merged tokens in
+    raster order. All packs have the same shape; None in all of them where no batch has an image.
+    """
+    if not any(batches):
+        return [(None, []) for _ in batches]
+    unit = config.spatial_merge_size**2
+    block = block_size(config) // unit  # in merged tokens
+    windows = [[_windows(grid, config) for _, grid in batch] for batch in batches]
+    alone = max(_Row(block, None).place(image) for batch in windows for image in batch)
+    capacity = bucket(alone, least=1)  # blocks a row
+    placed = [_assign(batch, block, capacity) for batch in windows]
+    rows = bucket(max(count for count, _ in placed), least=1)
+    packs = []
+    for batch, (_, places) in zip(batches, placed):
+        shape = (rows, capacity * block, unit)
+        patches = np.zeros((*shape, batch[0][0].shape[-1] if batch else _patch_values(config)), np.float32)
+        images, window_ids = np.full(shape, -1, np.int32), np.full(shape, -1, np.int32)
+        positions = np.zeros((*shape, 2), np.int32)
+        for number, ((values, grid), (row, slots, window)) in enumerate(zip(batch, places)):
+            patches[row, slots] = values.reshape(-1, unit, values.shape[-1])
+            images[row, slots] = number
+            window_ids[row, slots] = window[:, None]
+            positions[row, slots] = _patch_positions(grid, config)
+        flat = [a.reshape(rows, -1, *a.shape[3:]) for a in (patches, images, window_ids, positions)]
+        index = [np.stack([np.full_like(slots, row), slots], axis=-1) for row, slots, _ in places]
+        packs.append((Vision(*flat), index))
+    return packs
+
+
+def _patch_values(config: VisionConfig) -> int:
+    return config.in_channels * config.temporal_patch_size * config.patch_size**2
+
+
+def _windows(grid, config: VisionConfig) -> list[np.ndarray]:
+    """An image's windows, each as the raster numbers of its merged tokens."""
+    side = config.window_size // config.patch_size // config.spatial_merge_size
+    height, width = (size // config.spatial_merge_size for size in grid[1:])
+    numbers = np.arange(height * width).reshape(height, width)
+    return [numbers[y : y + side, x : x + side].ravel() for y in range(0, height, side) for x in range(0, width, side)]
+
+
+def _patch_positions(grid, config: VisionConfig) -> np.ndarray:
+    """(height, width) of each patch, int32 [merged tokens in raster order, merge^2, 2]."""
+    m = config.spatial_merge_size
+    where = np.stack(np.mgrid[: grid[1], : grid[2]], axis=-1)
+    where = where.reshape(grid[1] // m, m, grid[2] // m, m, 2).transpose(0, 2, 1, 3, 4)
+    return where.reshape(-1, m * m, 2).astype(np.int32)
+
+
+class _Row:
+    """A row being filled: what is free in each of its blocks, in merged tokens."""
+
+    def __init__(self, block: int, capacity: int | None):
+        self.block, self.capacity, self.free = block, capacity, []
+
+    def place(self, windows) -> int | None:
+        """Places one image's windows, first fit; the number of blocks then in use, or None (unchanged) if too many."""
+        free, starts = list(self.free), []
+        for window in windows:
+            at = next((i for i, room in enumerate(free) if room >= len(window)), None)
+            if at is None:
+                at = len(free)
+                free.append(self.block)
+            starts.append((at + 1) * self.block - free[at])
+            free[at] -= len(window)
+        if self.capacity is not None and len(free) > self.capacity:
+            return None
+        self.free, self.starts = free, starts
+        return len(free)
+
+
+def _assign(batch, block: int, capacity: int):
+    """Rows for a batch of images' windows, large images first: (rows used, per image (row, slots, window ids))."""
+    rows: list[_Row] = []
+    places = [None] * len(batch)
+    windows_seen = 0
+    for number in sorted(range(len(batch)), key=lambda i: -sum(map(len, batch[i]))):
+        windows = batch[number]
+        row = next((i for i, row in enumerate(rows) if row.place(windows)), None)
+        if row is None:
+            row = len(rows)
+            rows.append(_Row(block, capacity))
+            rows[row].place(windows)
+        slots, window_ids = (np.empty(sum(map(len, windows)), np.int32) for _ in range(2))
+        for start, window in zip(rows[row].starts, windows):
+            slots[window] = np.arange(start, start + len(window))
+            window_ids[window] = windows_seen
+            windows_seen += 1
+        places[number] = (row, slots, window_ids)
+    return len(rows), places
+
+
+def _pack_text(config: Config, prompts, keys, images_of: _Distinct, layout, length: int) -> Inputs:
+    vision, index = layout
+    shape = (len(prompts), length)
+    ids, mask = np.zeros(shape, np.int32), np.zeros(shape, bool)
+    positions = np.zeros((3, *shape), np.int32)
+    image_index = np.full((*shape, 2), -1, np.int32)
+    for row, ((prompt, _), numbers) in enumerate(zip(prompts, keys)):
+        prompt = check_ids(config, prompt, f"prompt {row}")
+        grids = [images_of.patches[number][1] for number in numbers]
+        ids[row, : len(prompt)] = prompt
+        mask[row, : len(prompt)] = True
+        positions[:, row, : len(prompt)] = mrope_positions(config, prompt, grids, f"prompt {row}")
+        if numbers:
+            at = np.flatnonzero(prompt == config.image_token_id)
+            image_index[row, at] = np.concatenate([index[number] for number in numbers])
+    return Inputs(ids, mask, positions, image_index, vision)
+
+
+def check_ids(config: Config, ids, where: str) -> np.ndarray:
+    """Token ids as int32 [T]; raises InputError for none, one outside the vocabulary, or a video."""
+    ids = np.asarray(ids)
+    if ids.ndim != 1 or not len(ids) or not np.issubdtype(ids.dtype, np.integer):
+        raise InputError(f"{where}: expected a non-empty list of token ids, got shape {ids.shape} of {ids.dtype}")
+    if ids.min() < 0 or ids.max() >= config.text.vocab_size:
+        raise InputError(f"{where}: token ids lie in {ids.min()}..{ids.max()}, the vocabulary has "
+                         f"{config.text.vocab_size}; use the model's own tokenizer")  # fmt: skip
+    if (ids == config.video_token_id).any():
+        raise InputError(f"{where}: video inputs are not supported; show the frames as images")
+    return ids.astype(np.int32)
+
+
+def mrope_positions(config: Config, ids: np.ndarray, grids, where: str) -> np.ndarray:
+    """M-RoPE positions, int32 [3, T], of ids [T] whose runs of image tokens show images of `grids` (1, h, w), in order.
+
+    Text counts on all axes; an image keeps the time of its start and counts rows and columns from it; what follows
+    starts after its longer side (Qwen2-VL, section 2.1). Raises InputError where a run's length is not its image's.
+    """
+    image = np.concatenate([[False], ids == config.image_token_id, [False]])
+    starts, ends = np.flatnonzero(np.diff(image.astype(np.int8))).reshape(-1, 2).T
+    if len(starts) != len(grids):
+        raise InputError(f"{where}: {len(grids)} images were given for {len(starts)} runs of image tokens")
+    positions = np.empty((3, len(ids)), np.int32)
+    done, now = 0, 0
+    for number, (start, end, grid) in enumerate(zip(starts, ends, grids)):
+        height, width = (size // config.vision.spatial_merge_size for size in grid[1:])
+        if end - start != height * width:
+            raise InputError(f"{where}: image {number + 1} takes {height} x {width} = {height * width} tokens, "
+                             f"but its run has {end - start}")  # fmt: skip
+        positions[:, done:start] = np.arange(now, now + start - done)
+        now += start - done
+        positions[:, start:end] = now + np.stack([np.zeros(height * width, int), *np.indices((height, width)).reshape(2, -1)])
+        now += max(height, width)
+        done = end
+    positions[:, done:] = np.arange(now, now + len(ids) - done)
+    return positions

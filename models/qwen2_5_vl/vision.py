@@ -1,0 +1,116 @@
+"""The vision tower: packed ragged images through window and full-attention blocks to merged tokens of the text width."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from models.qwen2_5_vl.attention import attention
+from models.qwen2_5_vl.config import VisionConfig
+from models.qwen2_5_vl.layers import (
+    NORMAL,
+    Linear,
+    RMSNorm,
+    SwiGLU,
+    inverse_frequencies,
+    precision,
+    rotate,
+    scan_layers,
+    weight,
+)
+from models.qwen2_5_vl.packing import Vision, block_size
+
+EPS = 1e-6  # of every vision norm, whatever the text tower's
+ROPE_THETA = 10000.0
+
+
+class PatchEmbed(nnx.Module):
+    """A linear map of each patch's pixels, stored as the convolution [C, time, p, p, D] that it is."""
+
+    def __init__(self, config: VisionConfig, *, rngs, dtype):
+        c, t, p = config.in_channels, config.temporal_patch_size, config.patch_size
+        self.proj = nnx.Module()
+        self.proj.kernel = weight(rngs, (c, t, p, p, config.hidden_size),
+                                  ("channels", "time", "height", "width", "vision_embed"), NORMAL, dtype)  # fmt: skip
+
+    def __call__(self, patches):
+        kernel = self.proj.kernel[...]
+        kernel = kernel.reshape(-1, kernel.shape[-1]).astype(patches.dtype)
+        return jnp.matmul(patches, kernel, precision=precision(patches.dtype))
+
+
+class VisionAttention(nnx.Module):
+    def __init__(self, config: VisionConfig, *, rngs, dtype):
+        L, D = config.depth, config.hidden_size
+        self.qkv = Linear((L, D, 3 * D), ("layers", "vision_embed", "vision_heads"), bias=True, rngs=rngs, dtype=dtype)
+        self.proj = Linear((L, D, D), ("layers", "vision_heads", "vision_embed"), bias=True, rngs=rngs, dtype=dtype)
+        self.num_heads = config.num_heads
+
+    def __call__(self, x, rope, segments, block: int):
+        """x [C, D] of one row; a patch sees its own segment [C] within its block of `block` patches."""
+        q, k, v = jnp.moveaxis(self.qkv(x).reshape(len(x), 3, self.num_heads, -1), 1, 0)
+        blocks = [a.reshape(-1, block, *a.shape[1:]) for a in (rotate(q, rope), rotate(k, rope), v, segments)]
+        out = jax.vmap(lambda q, k, v, s: attention(q, (k, v, s[:, None] == s)))(*blocks)
+        return self.proj(out.reshape(x.shape))
+
+
+class VisionBlock(nnx.Module):
+    def __init__(self, config: VisionConfig, *, rngs, dtype):
+        L, D = config.depth, config.hidden_size
+        self.norm1 = RMSNorm((L, D), ("layers", "vision_embed"), EPS, rngs=rngs, dtype=dtype)
+        self.norm2 = RMSNorm((L, D), ("layers", "vision_embed"), EPS, rngs=rngs, dtype=dtype)
+        self.attn = VisionAttention(config, rngs=rngs, dtype=dtype)
+        self.mlp = SwiGLU(L, D, config.intermediate_size, ("vision_embed", "vision_mlp"),
+                          bias=True, rngs=rngs, dtype=dtype)  # fmt: skip
+
+    def __call__(self, h, rope, segments, block):
+        h = h + self.attn(self.norm1(h), rope, segments, block)
+        return h + self.mlp(self.norm2(h))
+
+
+class PatchMerger(nnx.Module):
+    """Norm, then each 2x2 neighbourhood of patches becomes one token of the text width."""
+
+    def __init__(self, config: VisionConfig, *, rngs, dtype):
+        D, wide = config.hidden_size, config.hidden_size * config.spatial_merge_size**2
+        self.ln_q = RMSNorm((D,), ("vision_embed",), EPS, rngs=rngs, dtype=dtype)
+        self.mlp_0 = Linear((wide, wide), ("vision_merge", "vision_mlp"), bias=True, rngs=rngs, dtype=dtype)
+        self.mlp_2 = Linear((wide, config.out_hidden_size), ("vision_mlp", "embed"), bias=True, rngs=rngs, dtype=dtype)
+
+    def __call__(self, h):
+        h = self.mlp_0(self.ln_q(h).reshape(-1, self.mlp_0.kernel.shape[0]))
+        return self.mlp_2(jax.nn.gelu(h, approximate=False))
+
+
+class VisionTower(nnx.Module):
+    def __init__(self, config: VisionConfig, *, rngs, dtype):
+        self.config = config
+        self.patch_embed = PatchEmbed(config, rngs=rngs, dtype=dtype)
+        self.blocks = VisionBlock(config, rngs=rngs, dtype=dtype)
+        self.merger = PatchMerger(config, rngs=rngs, dtype=dtype)
+
+    def __call__(self, pack: Vision, dtype, *, remat=False):
+        """Merged tokens [rows, C / merge^2, text width] of a pack of images, computed in `dtype`."""
+        return jax.vmap(lambda row: self.row(row, dtype, remat))(pack)
+
+    def row(self, row: Vision, dtype, remat: bool):
+        """One row: windows are dense blocks of it, full attention is the row whole; segments keep images apart."""
+        angles = row.positions[:, :, None] * inverse_frequencies(ROPE_THETA, self.config.hidden_size // self.config.num_heads // 2)
+        angles = angles.reshape(len(angles), -1)
+        rope = (jnp.cos(angles), jnp.sin(angles))
+        full = np.isin(np.arange(self.config.depth), self.config.fullatt_block_indexes)
+
+        def step(block, h, is_full):
+            def whole(h):
+                return block(h, rope, row.images, len(h))
+
+            def windows(h):
+                return block(h, rope, row.windows, block_size(self.config))
+
+            if full.all() or not full.any():
+                return (whole if full.all() else windows)(h), None
+            return jax.lax.cond(is_full, whole, windows, h), None
+
+        h, _ = scan_layers(self.blocks, self.patch_embed(row.patches.astype(dtype)), step, jnp.asarray(full),
+                           remat=remat)  # fmt: skip
+        return self.merger(h)

@@ -1,0 +1,98 @@
+"""Group-relative advantages and the clipped policy loss: pure functions of arrays (DESIGN of PeRL, section 3.2).
+
+Letters: Q questions, O orders of a question's images, G rollouts of one order, R response tokens.
+"""
+
+import jax.numpy as jnp
+import numpy as np
+
+AGGREGATES = ("token-mean", "seq-mean-token-mean", "seq-mean-token-sum-norm")
+LOG_RATIO_LIMIT = 20.0  # exp() beyond it says nothing and overflows
+KL_LIMIT = 10.0
+
+
+def advantages(rewards_QOG, scale: str = "std", eps: float = 1e-6) -> np.ndarray:
+    """Advantages, float32 [..., O, G]: rewards normalised over all orders and rollouts of a question together.
+
+    (r - mean) / (std + eps) with the unbiased std (ddof 1); `scale="none"` only subtracts the mean (Dr. GRPO). A group
+    of equal rewards has advantages of exactly 0, and so has a group of one.
+    """
+    if scale not in ("std", "none"):
+        raise ValueError(f"scale is 'std' or 'none', not {scale!r}")
+    rewards = np.asarray(rewards_QOG, np.float64)
+    group = rewards.reshape(*rewards.shape[:-2], -1)
+    centred = group - group.mean(-1, keepdims=True)
+    if scale == "std" and group.shape[-1] > 1:
+        centred = centred / (group.std(-1, ddof=1, keepdims=True) + eps)
+    equal = group.max(-1, keepdims=True) == group.min(-1, keepdims=True)
+    return np.where(equal, 0.0, centred).reshape(rewards.shape).astype(np.float32)
+
+
+def loss(logp, old_logp, advantages, mask, ref_logp=None, clip_low=0.2, clip_high=0.2, dual_clip=3.0, kl_coef=0.0,
+         aggregate="token-mean"):  # fmt: skip
+    """The loss of one optimizer step and its metrics: (float32 [], {name: float32 []}).
+
+    logp, old_logp, ref_logp, mask [..., R], advantages [...]. Tokens under mask 0 reach neither loss nor gradient,
+    whatever their values; with no token at all the loss is 0. `kl_coef` > 0 needs `ref_logp`.
+    """
+    losses, stats = token_losses(
+        logp, old_logp, advantages, mask, ref_logp, clip_low=clip_low, clip_high=clip_high, dual_clip=dual_clip,
+        kl_coef=kl_coef)  # fmt: skip
+    return jnp.sum(losses * token_weights(mask, aggregate)), metrics(*totals(stats), jnp.sum(mask))
+
+
+def token_weights(mask, aggregate: str = "token-mean", norm_length: int | None = None):
+    """What each token of an optimizer step counts, float32 [..., R], 0 under mask 0.
+
+    `token-mean`: all tokens alike; `seq-mean-token-mean`: responses alike, tokens alike within one;
+    `seq-mean-token-sum-norm` (Dr. GRPO): a response's sum over a constant length, by default R.
+    """
+    mask = jnp.asarray(mask, jnp.float32)
+    lengths = mask.sum(-1, keepdims=True)
+    responses = jnp.maximum(jnp.sum(lengths > 0), 1)
+    if aggregate == "token-mean":
+        return mask / jnp.maximum(mask.sum(), 1)
+    if aggregate == "seq-mean-token-mean":
+        return mask / jnp.maximum(lengths, 1) / responses
+    if aggregate == "seq-mean-token-sum-norm":
+        return mask / (norm_length or mask.shape[-1]) / responses
+    raise ValueError(f"aggregate is one of {', '.join(AGGREGATES)}, not {aggregate!r}")
+
+
+def token_losses(logp, old_logp, advantages, mask, ref_logp=None, *, clip_low=0.2, clip_high=0.2, dual_clip=3.0,
+                 kl_coef=0.0):  # fmt: skip
+    """Each token's loss, float32 [..., R], and statistics of each token {name: [..., R]}, 0 under mask 0.
+
+    PPO's clipped objective with a dual clip for negative advantages, plus `kl_coef` times the k3 estimate of the KL
+    divergence to the reference policy (veRL's `compute_policy_loss` and `low_var_kl`).
+    """
+    if kl_coef and ref_logp is None:
+        raise ValueError("kl_coef > 0 needs the reference policy's log-probs (ref_logp)")
+    keep = jnp.asarray(mask) > 0
+    logp, old_logp = (jnp.where(keep, x, 0.0).astype(jnp.float32) for x in (logp, old_logp))
+    a = jnp.where(keep, jnp.asarray(advantages, jnp.float32)[..., None], 0.0)
+    ratio = jnp.exp(jnp.clip(logp - old_logp, -LOG_RATIO_LIMIT, LOG_RATIO_LIMIT))
+    plain, clipped = -a * ratio, -a * jnp.clip(ratio, 1 - clip_low, 1 + clip_high)
+    losses = jnp.maximum(plain, clipped)
+    is_clipped = clipped > plain
+    stats = {"ratio": ratio, "clip_low": is_clipped & (a < 0), "clip_high": is_clipped & (a > 0)}
+    if dual_clip is not None:
+        bound = -a * dual_clip
+        stats["clip_dual"] = (a < 0) & (losses > bound)
+        losses = jnp.where(a < 0, jnp.minimum(losses, bound), losses)
+    if ref_logp is not None:
+        d = jnp.where(keep, ref_logp, 0.0).astype(jnp.float32) - logp
+        d = jnp.clip(d, -LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
+        stats["kl"] = jnp.clip(jnp.exp(d) - d - 1, -KL_LIMIT, KL_LIMIT)
+        losses = losses + kl_coef * stats["kl"]
+    return jnp.where(keep, losses, 0.0), {name: jnp.where(keep, x, 0).astype(jnp.float32) for name, x in stats.items()}
+
+
+def totals(stats):
+    """Token statistics {name: [..., R]} as (sums {name: []}, maxima {name: []}): what micro-batches add up."""
+    return {name: x.sum() for name, x in stats.items()}, {"ratio_max": stats["ratio"].max()}
+
+
+def metrics(sums, maxima, tokens):
+    """The metrics of an optimizer step from the totals of its `tokens` tokens: means over tokens, and the maxima."""
+    return {**{name: x / jnp.maximum(tokens, 1) for name, x in sums.items()}, **maxima}
