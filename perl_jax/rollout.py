@@ -94,7 +94,7 @@ def _generate(graph, options: Sampling, weights, inputs, seed, ids):
         t, streams, done, lengths_so_far, cache = carry
         token = jax.lax.dynamic_index_in_dim(streams[0], t - 1, axis=2, keepdims=False)
         hidden, new = decode(model, inputs, prompt_cache, token, cache, t - 1)
-        cache = jax.tree.map(lambda c, x: jax.lax.dynamic_update_slice_in_dim(c, x[:, :, :, None], t - 1, axis=3), cache, new)
+        cache = jax.tree.map(lambda c, x: c.at[:, :, :, t - 1].set(x), cache, new)
         lengths_so_far = lengths_so_far + ~done
         streams, done = write(streams, t, draw(hidden, t), done)
         return t + 1, streams, done, lengths_so_far, cache

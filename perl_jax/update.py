@@ -136,15 +136,16 @@ def _step(state: State, rows: Rows, options: Options):
     return state.replace(step=state.step + 1, trainable=trainable, opt_state=opt_state), metrics
 
 
-def logprobs(model: qwen.Qwen2_5_VL, groups: Sequence[Group], temperature: float = 1.0, *, micro_batches=1,
-             min_pixels: int | None = None, max_pixels: int | None = None) -> np.ndarray:  # fmt: skip
+def logprobs(model: qwen.Qwen2_5_VL, groups: Sequence[Group], temperature: float = 1.0, *, questions: int | None = None,
+             micro_batches=1, min_pixels: int | None = None, max_pixels: int | None = None) -> np.ndarray:  # fmt: skip
     """Log-probs of the groups' responses, teacher-forced on the shared prompts: float32 [Q, O, G, R].
 
-    R is the longest response; past a response's length they are 0. Advantages and given log-probs are not read.
+    R is the longest response; past a response's length they are 0. Advantages and given log-probs are not read;
+    `questions` and `micro_batches` as in `step`.
     """
     plain = [group._replace(advantages=None, old_logprobs=None, ref_logprobs=None, sampler_logprobs=None)
              for group in groups]  # fmt: skip
-    rows = pack_rows(model.config, plain, micro_batches, None, min_pixels, max_pixels)
+    rows = pack_rows(model.config, plain, micro_batches, questions, min_pixels, max_pixels)
     logp = jax.device_get(_logprobs(*nnx.split(model), rows, temperature))  # [M, B, G, R]
     longest = max(1, max(len(r) for group in groups for order in group.responses for r in order))
     orders, rollouts = len(groups[0].responses), len(groups[0].responses[0])

@@ -1,6 +1,6 @@
-"""From prompts and pictures to padded arrays (host side, numpy): each distinct picture once, few shapes, little padding.
+"""From prompts and pictures to padded arrays (host side, numpy): each distinct picture once, few shapes.
 
-Vision layout. A *block* holds one window's worth of patches (64 as published) and a *row* some blocks. Each window lies
+Vision layout. A *block* holds one window's worth of patches (64 as published), a *row* some blocks. Each window lies
 whole in one block, each image whole in one row; small windows share blocks and small images share rows, kept apart by
 segment ids. So window attention is dense over blocks and full attention dense over rows, whatever the images' sizes.
 """
@@ -250,7 +250,8 @@ def mrope_positions(config: Config, ids: np.ndarray, grids, where: str) -> np.nd
                              f"but its run has {end - start}")  # fmt: skip
         positions[:, done:start] = np.arange(now, now + start - done)
         now += start - done
-        positions[:, start:end] = now + np.stack([np.zeros(height * width, int), *np.indices((height, width)).reshape(2, -1)])
+        positions[0, start:end] = now
+        positions[1:, start:end] = now + np.indices((height, width)).reshape(2, -1)
         now += max(height, width)
         done = end
     positions[:, done:] = np.arange(now, now + len(ids) - done)

@@ -1,4 +1,4 @@
-"""The vision tower: packed ragged images through window and full-attention blocks to merged tokens of the text width."""
+"""The vision tower: packed ragged images, through window and full-attention blocks, to merged tokens."""
 
 import jax
 import jax.numpy as jnp
@@ -95,8 +95,9 @@ class VisionTower(nnx.Module):
 
     def row(self, row: Vision, dtype, remat: bool):
         """One row: windows are dense blocks of it, full attention is the row whole; segments keep images apart."""
-        angles = row.positions[:, :, None] * inverse_frequencies(ROPE_THETA, self.config.hidden_size // self.config.num_heads // 2)
-        angles = angles.reshape(len(angles), -1)
+        head_dim = self.config.hidden_size // self.config.num_heads
+        angles = row.positions[:, :, None] * inverse_frequencies(ROPE_THETA, head_dim // 2)
+        angles = angles.reshape(len(angles), -1)  # height's, then width's
         rope = (jnp.cos(angles), jnp.sin(angles))
         full = np.isin(np.arange(self.config.depth), self.config.fullatt_block_indexes)
 

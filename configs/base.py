@@ -1,0 +1,73 @@
+"""The defaults of every experiment, once: the paper's (PeRL, section 4) wherever it states them.
+
+Another config calls this `get_config()` and changes what differs. Keys are locked: one that is not here is an error.
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    return ConfigDict(
+        {
+            # The policy: a Hugging Face directory, or a model from nothing with the sizes of `scratch`.
+            "model": "",
+            "scratch": ConfigDict(),
+            "compute_dtype": "bfloat16",  # of activations; weights that train are float32
+            "train_vision": True,
+            # Questions: a directory of records, or an embedded source written to WORKDIR/data with `options`.
+            "data": {
+                "directory": "",
+                "source": "",
+                "options": ConfigDict(),
+                "split": "train",
+                "fixed_shuffle": False,  # each question in one random order of its own, rewritten, instead of its own
+            },
+            "prompt": {
+                "system": "You are a helpful assistant.",
+                "instruction": "Reason inside <think> </think>, then give the final answer in \\boxed{}.",
+                "min_pixels": 3136,
+                "max_pixels": 262144,
+                "max_tokens": 8192,  # a longer prompt is skipped, counted and named
+            },
+            "seed": 0,
+            # Supervised stage before PeRL: the reference answer of each question, in its original order.
+            "warmup": {
+                "steps": 0,
+                "questions": 64,
+                "learning_rate": 1e-3,  # reached linearly, then a cosine to a tenth of it
+                "response": "<think></think>\\boxed{{answer}}",
+            },
+            # PeRL: groups of (n_s + 1) orders x `rollouts` responses; n_s = 0 is GRPO.
+            "total_steps": 900,
+            "questions": 128,
+            "n_s": 1,
+            "rollouts": 6,
+            "permute": {"start": 1.0, "end": 0.0, "warmup_steps": 0},
+            "sampling": {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "max_new_tokens": 2048},
+            "reward": {"name": "boxed", "workers": 2, "timeout": 10.0},
+            "advantage_scale": "std",
+            "online_filter": "off",  # groups of equal rewards: off (they count), drop, refill (draw others)
+            "refill_rounds": 4,  # batches of questions that `refill` draws at most for one step
+            "loss": {
+                "clip_low": 0.2,
+                "clip_high": 0.2,
+                "dual_clip": 3.0,
+                "kl_coef": 0.01,
+                "aggregate": "token-mean",
+            },
+            "optimizer": {
+                "learning_rate": 1e-6,
+                "b1": 0.9,
+                "b2": 0.999,
+                "weight_decay": 0.01,
+                "clip_norm": 1.0,
+                "steps_per_batch": 4,  # optimizer steps over disjoint questions of a batch
+            },
+            "micro_batches": 1,  # of one optimizer step, their gradients summed
+            "remat": True,
+            # Held-out questions, answered greedily in their own order and in `permute` uniformly drawn ones.
+            "eval": {"sets": (), "every": 50, "limit": 500, "permute": 3, "batch": 256},
+            "checkpoint": {"every": 50, "keep": 2, "best": "eval/permuted_accuracy"},
+            "log_groups": 2,  # groups written to rollouts.jsonl at each step
+        }
+    )

@@ -1,0 +1,266 @@
+"""Sizes of a Qwen2.5-VL, read from and written to Hugging Face's config.json."""
+
+import dataclasses
+from typing import Any
+
+from models.errors import InputError
+
+ARCHITECTURE = "Qwen2_5_VLForConditionalGeneration"
+VISION_ROPE_THETA = 10000.0  # the published models have no other, so the network takes it as a constant
+
+
+@dataclasses.dataclass(frozen=True)
+class VisionConfig:
+    """The vision tower; windows and patches are in pixels, `fullatt_block_indexes` are the blocks without windows."""
+
+    depth: int
+    hidden_size: int
+    intermediate_size: int
+    num_heads: int
+    out_hidden_size: int
+    patch_size: int = 14
+    spatial_merge_size: int = 2
+    temporal_patch_size: int = 2
+    window_size: int = 112
+    fullatt_block_indexes: tuple[int, ...] = (7, 15, 23, 31)
+    in_channels: int = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class TextConfig:
+    """The decoder; `mrope_section` splits half a head between time, height and width."""
+
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    rope_theta: float
+    mrope_section: tuple[int, ...]
+    rms_norm_eps: float
+    tie_word_embeddings: bool
+
+    @property
+    def head_dim(self) -> int:
+        return self.hidden_size // self.num_attention_heads
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """A whole model: hashable, so that it can be a static attribute of a jitted module."""
+
+    vision: VisionConfig
+    text: TextConfig
+    image_token_id: int = 151655
+    video_token_id: int = 151656
+    vision_start_token_id: int = 151652
+    vision_end_token_id: int = 151653
+
+    @classmethod
+    def from_hf(cls, raw: dict[str, Any]) -> "Config":
+        """Reads a config.json, nested (`text_config`, `rope_parameters`) or flat (`rope_scaling`, `rope_theta` on top).
+
+        Missing keys take transformers' defaults. Raises InputError for another architecture, for what is not done here
+        (sliding windows, other activations or rotary types) and for sizes that contradict each other.
+        """
+        _check_architecture(raw)
+        text = raw if raw.get("text_config") is None else _section(raw, "text_config")
+        # Versions differ in where this flag is; the default is False in both places, so a True anywhere was meant.
+        tied = _flag(raw, "tie_word_embeddings") or _flag(text, "tie_word_embeddings")
+        config = cls(
+            vision=_vision({} if raw.get("vision_config") is None else _section(raw, "vision_config")),
+            text=_text(text, tied),
+            image_token_id=_integer(raw, "image_token_id", cls.image_token_id, least=0),
+            video_token_id=_integer(raw, "video_token_id", cls.video_token_id, least=0),
+            vision_start_token_id=_integer(raw, "vision_start_token_id", cls.vision_start_token_id, least=0),
+            vision_end_token_id=_integer(raw, "vision_end_token_id", cls.vision_end_token_id, least=0),
+        )
+        _check_sizes(config)
+        return config
+
+    def to_hf(self) -> dict[str, Any]:
+        """A config.json in the published (flat) layout, which every version of transformers and vLLM reads.
+
+        End-of-text ids are null: they belong to the tokenizer and to generation_config.json, which this class has not.
+        """
+        text, vision = dataclasses.asdict(self.text), dataclasses.asdict(self.vision)
+        mrope = list(text.pop("mrope_section"))
+        return {
+            "architectures": [ARCHITECTURE],
+            "model_type": "qwen2_5_vl",
+            **text,
+            "rope_scaling": {"type": "mrope", "rope_type": "default", "mrope_section": mrope},
+            "hidden_act": "silu",
+            "attention_dropout": 0.0,
+            "initializer_range": 0.02,
+            "max_position_embeddings": 128000,
+            "use_sliding_window": False,
+            "bos_token_id": None,
+            "eos_token_id": None,
+            "image_token_id": self.image_token_id,
+            "video_token_id": self.video_token_id,
+            "vision_start_token_id": self.vision_start_token_id,
+            "vision_end_token_id": self.vision_end_token_id,
+            "vision_config": {
+                "model_type": "qwen2_5_vl_vision",
+                **vision,
+                "fullatt_block_indexes": list(self.vision.fullatt_block_indexes),
+                "in_chans": self.vision.in_channels,
+                "hidden_act": "silu",
+            },
+        }
+
+
+def _vision(raw: dict[str, Any]) -> VisionConfig:
+    where = "vision_config."
+    _check_activation(raw, where)
+    _require(
+        (raw.get("rope_parameters") or {}).get("rope_theta") in (None, VISION_ROPE_THETA),
+        f"{where}rope_parameters.rope_theta must be {VISION_ROPE_THETA:g}, as in every published model",
+    )
+    depth = _integer(raw, "depth", 32, where)
+    blocks = raw.get("fullatt_block_indexes", (7, 15, 23, 31))
+    _require(
+        isinstance(blocks, list | tuple) and all(isinstance(block, int) for block in blocks),
+        f"{where}fullatt_block_indexes must be a list of block numbers, not {blocks!r}",
+    )
+    return VisionConfig(
+        depth=depth,
+        hidden_size=_integer(raw, "hidden_size", 3584, where),
+        intermediate_size=_integer(raw, "intermediate_size", 3420, where),
+        num_heads=_integer(raw, "num_heads", 16, where),
+        out_hidden_size=_integer(raw, "out_hidden_size", 3584, where),
+        patch_size=_integer(raw, "patch_size", 14, where),
+        spatial_merge_size=_integer(raw, "spatial_merge_size", 2, where),
+        temporal_patch_size=_integer(raw, "temporal_patch_size", 2, where),
+        window_size=_integer(raw, "window_size", 112, where),
+        # transformers ignores numbers past the last block, and small models with the default list have some.
+        fullatt_block_indexes=tuple(sorted({block for block in blocks if 0 <= block < depth})),
+        in_channels=_integer(raw, "in_channels", _integer(raw, "in_chans", 3, where), where),
+    )
+
+
+def _text(raw: dict[str, Any], tied: bool) -> TextConfig:
+    _check_activation(raw, "")
+    _require(
+        not raw.get("use_sliding_window") and "sliding_attention" not in (raw.get("layer_types") or ()),
+        "use_sliding_window is true, and sliding windows are not supported: use a model without them",
+    )
+    # The older key wins where both are there, as in transformers.
+    rope = raw.get("rope_scaling") or raw.get("rope_parameters") or {}
+    _require(isinstance(rope, dict), f"rope_scaling / rope_parameters must be an object, not {rope!r}")
+    kind = rope.get("rope_type", rope.get("type", "default"))
+    _require(kind in ("default", "mrope"), f"the rotary type {kind!r} is not supported: use 'default' or 'mrope'")
+    heads = _integer(raw, "num_attention_heads", 64)
+    section = rope.get("mrope_section", (16, 24, 24))
+    _require(
+        isinstance(section, list | tuple) and all(isinstance(part, int) for part in section),
+        f"mrope_section must be a list of three sizes, not {section!r}",
+    )
+    theta = rope["rope_theta"] if rope.get("rope_theta") is not None else raw.get("rope_theta")
+    return TextConfig(
+        vocab_size=_integer(raw, "vocab_size", 152064),
+        hidden_size=_integer(raw, "hidden_size", 8192),
+        intermediate_size=_integer(raw, "intermediate_size", 29568),
+        num_hidden_layers=_integer(raw, "num_hidden_layers", 80),
+        num_attention_heads=heads,
+        num_key_value_heads=_integer(raw, "num_key_value_heads", 8, null=heads),
+        rope_theta=_number({"rope_theta": 1e6 if theta is None else theta}, "rope_theta", 1e6),
+        mrope_section=tuple(section),
+        rms_norm_eps=_number(raw, "rms_norm_eps", 1e-5),
+        tie_word_embeddings=tied,
+    )
+
+
+def _check_architecture(raw: dict[str, Any]) -> None:
+    kind, architectures = raw.get("model_type"), raw.get("architectures")
+    _require(
+        kind == "qwen2_5_vl" or (kind is None and architectures == [ARCHITECTURE]),
+        f"model_type is {kind!r}, architectures {architectures!r}: only Qwen2.5-VL ('qwen2_5_vl') is supported",
+    )
+    _require(
+        not architectures or architectures == [ARCHITECTURE],
+        f"architectures is {architectures!r}: only ['{ARCHITECTURE}'] is supported",
+    )
+
+
+def _check_sizes(config: Config) -> None:
+    vision, text = config.vision, config.text
+    half = text.head_dim // 2
+    vision_head = vision.hidden_size // vision.num_heads
+    sizes = [
+        (
+            text.hidden_size % text.num_attention_heads == 0 and text.head_dim % 2 == 0,
+            f"hidden_size {text.hidden_size} is no multiple of {text.num_attention_heads} heads of even size",
+        ),
+        (
+            text.num_attention_heads % text.num_key_value_heads == 0,
+            f"num_attention_heads {text.num_attention_heads} is no multiple of num_key_value_heads "
+            f"{text.num_key_value_heads}",
+        ),
+        (
+            len(text.mrope_section) == 3 and min(text.mrope_section) >= 0 and sum(text.mrope_section) == half,
+            f"mrope_section {list(text.mrope_section)} must be three sizes with the sum head_dim / 2 = {half}",
+        ),
+        (
+            vision.hidden_size % vision.num_heads == 0 and vision_head % 4 == 0,
+            f"vision_config.hidden_size {vision.hidden_size} is no multiple of {vision.num_heads} heads of a size "
+            "divisible by 4",
+        ),
+        (
+            vision.out_hidden_size == text.hidden_size,
+            f"vision_config.out_hidden_size {vision.out_hidden_size} differs from the text hidden_size "
+            f"{text.hidden_size}",
+        ),
+        (
+            vision.window_size >= vision.patch_size * vision.spatial_merge_size,
+            f"vision_config.window_size {vision.window_size} is smaller than one merged patch "
+            f"({vision.patch_size * vision.spatial_merge_size} pixels)",
+        ),
+        (vision.in_channels == 3, f"vision_config.in_channels is {vision.in_channels}: pictures have 3"),
+    ]
+    for holds, message in sizes:
+        _require(holds, message)
+
+
+def _check_activation(raw: dict[str, Any], where: str) -> None:
+    activation = raw.get("hidden_act", "silu")
+    _require(activation == "silu", f"{where}hidden_act is {activation!r}: only 'silu' is supported")
+
+
+def _section(raw: dict[str, Any], key: str) -> dict[str, Any]:
+    _require(isinstance(raw[key], dict), f"{key} must be an object, not {raw[key]!r}")
+    return raw[key]
+
+
+def _flag(raw: dict[str, Any], key: str) -> bool:
+    value = raw.get(key, False)
+    _require(value in (True, False, None), f"{key} must be true or false, not {value!r}")
+    return bool(value)
+
+
+def _integer(
+    raw: dict[str, Any], key: str, default: int, where: str = "", *, least: int = 1, null: int | None = None
+) -> int:
+    value = raw.get(key, default)
+    value = null if value is None and null is not None else value
+    _require(
+        isinstance(value, int) and not isinstance(value, bool) and value >= least,
+        f"{where}{key} must be a whole number of at least {least}, not {value!r}",
+    )
+    return value
+
+
+def _number(raw: dict[str, Any], key: str, default: float) -> float:
+    value = raw.get(key, default)
+    _require(
+        isinstance(value, int | float) and not isinstance(value, bool) and value > 0,
+        f"{key} must be a number above 0, not {value!r}",
+    )
+    return float(value)
+
+
+def _require(holds: bool, message: str) -> None:
+    if not holds:
+        raise InputError(f"config.json: {message}")

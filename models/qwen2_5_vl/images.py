@@ -1,0 +1,136 @@
+"""Pictures to patches, with the same bits as transformers' Qwen2VLImageProcessorPil and without it."""
+
+import io
+import math
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from models.errors import InputError
+from models.qwen2_5_vl.config import VisionConfig
+
+MIN_PIXELS = 56 * 56
+MAX_PIXELS = 28 * 28 * 1280
+MEAN = (0.48145466, 0.4578275, 0.40821073)  # CLIP's, red, green, blue
+STD = (0.26862954, 0.26130258, 0.27577711)
+MAX_ASPECT = 200
+# Only formats that Pillow decodes itself: EPS, for one, would start another program.
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "MPO")
+
+
+def open_image(data: bytes, where: str) -> Image.Image:
+    """Decodes a picture (first frame, turned as its EXIF says) to a loaded RGB image.
+
+    Raises InputError, with `where` in its line, for bytes that are no picture or only part of one.
+    """
+    try:
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
+        image.load()
+        return rgb(ImageOps.exif_transpose(image), where)
+    except InputError:
+        raise
+    except Exception as error:  # decoders of broken bytes raise whatever they stumble over
+        raise InputError(f"{where}: not a picture that can be read ({_first_line(error)}): replace the file") from error
+
+
+def rgb(image: Image.Image | np.ndarray, where: str = "image") -> Image.Image:
+    """An RGB picture of a PIL image of any mode (transparent parts on white) or of a uint8 array [H, W, 3]."""
+    if isinstance(image, np.ndarray):
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] != 3 or 0 in image.shape:
+            raise InputError(f"{where}: an array must be uint8 [H, W, 3], not {image.dtype} {list(image.shape)}")
+        return Image.fromarray(image)
+    if not isinstance(image, Image.Image):
+        raise InputError(f"{where}: expected a PIL image or a uint8 array [H, W, 3], not {type(image).__name__}")
+    try:
+        if image.mode == "RGB" and "transparency" not in image.info:
+            image.load()
+            return image
+        if "A" in image.getbands() or image.info.get("transparency") is not None:
+            image = image.convert("RGBA")
+            image = Image.alpha_composite(Image.new("RGBA", image.size, (255, 255, 255, 255)), image)
+        return image.convert("RGB")
+    except (OSError, SyntaxError, ValueError) as error:  # a lazily opened file is decoded only here
+        raise InputError(f"{where}: the picture cannot be read as RGB ({_first_line(error)})") from error
+
+
+def smart_resize(
+    height: int, width: int, factor: int, min_pixels: int = MIN_PIXELS, max_pixels: int = MAX_PIXELS
+) -> tuple[int, int]:
+    """The (height, width) a picture is resized to: multiples of `factor`, about the same shape, area within limits.
+
+    Raises InputError for an empty picture, for one side more than 200 times the other and for limits that contradict.
+    """
+    if not 1 <= min_pixels <= max_pixels:
+        raise InputError(f"min_pixels {min_pixels} and max_pixels {max_pixels}: expected 1 <= min_pixels <= max_pixels")
+    if min(height, width) < 1:
+        raise InputError(f"a picture of {width} x {height} pixels is empty")
+    if max(height, width) / min(height, width) > MAX_ASPECT:
+        raise InputError(
+            f"a picture of {width} x {height} pixels has one side over {MAX_ASPECT} times the other: crop it"
+        )
+    rounded = tuple(round(side / factor) * factor for side in (height, width))
+    if math.prod(rounded) > max_pixels:
+        shrink = math.sqrt(height * width / max_pixels)
+        return tuple(max(factor, math.floor(side / shrink / factor) * factor) for side in (height, width))
+    if math.prod(rounded) < min_pixels:
+        grow = math.sqrt(min_pixels / (height * width))
+        return tuple(math.ceil(side * grow / factor) * factor for side in (height, width))
+    return rounded
+
+
+def grid(
+    size: tuple[int, int], vision: VisionConfig, min_pixels: int | None = None, max_pixels: int | None = None
+) -> tuple[int, int]:
+    """(grid_h, grid_w) in patches of a picture of `size` (height, width); InputError as `smart_resize`."""
+    height, width = _target(size, vision, min_pixels, max_pixels)
+    return height // vision.patch_size, width // vision.patch_size
+
+
+def patches(
+    image: Image.Image | np.ndarray,
+    vision: VisionConfig,
+    min_pixels: int | None = None,
+    max_pixels: int | None = None,
+) -> tuple[np.ndarray, tuple[int, int, int]]:
+    """Resizes, normalises and cuts a picture.
+
+    Returns float32 [grid_h * grid_w, channels * temporal * patch * patch], the patches of one merge block next to each
+    other, and (1, grid_h, grid_w). None means 3136 and 1003520 pixels. Raises InputError as `rgb` and `smart_resize`.
+    """
+    picture = rgb(image)
+    height, width = _target((picture.height, picture.width), vision, min_pixels, max_pixels)
+    pixels = np.asarray(picture.resize((width, height), Image.Resampling.BICUBIC))
+    values = _NORMALISED[pixels, np.arange(3)]  # [height, width, 3]
+
+    patch, merge = vision.patch_size, vision.spatial_merge_size
+    grid_h, grid_w = height // patch, width // patch
+    blocks = values.reshape(grid_h // merge, merge, patch, grid_w // merge, merge, patch, 3)
+    blocks = blocks.transpose(0, 3, 1, 4, 6, 2, 5)  # block row, block column, row, column, channel, y, x
+    blocks = blocks.reshape(grid_h * grid_w, 3, 1, patch * patch)
+    # A picture is a film of temporal_patch_size equal frames.
+    frames = np.broadcast_to(blocks, (grid_h * grid_w, 3, vision.temporal_patch_size, patch * patch))
+    return frames.reshape(grid_h * grid_w, -1), (1, grid_h, grid_w)
+
+
+def _target(
+    size: tuple[int, int], vision: VisionConfig, min_pixels: int | None, max_pixels: int | None
+) -> tuple[int, int]:
+    return smart_resize(
+        *size,
+        factor=vision.patch_size * vision.spatial_merge_size,
+        min_pixels=MIN_PIXELS if min_pixels is None else min_pixels,
+        max_pixels=MAX_PIXELS if max_pixels is None else max_pixels,
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def _normalised() -> np.ndarray:
+    # A pixel has 256 values a channel, so a table gives the reference's bits: float64 product, then float32.
+    scaled = (np.arange(256, dtype=np.float64) * (1 / 255)).astype(np.float32)
+    return (scaled[:, None] - np.array(MEAN, np.float32)) / np.array(STD, np.float32)
+
+
+_NORMALISED = _normalised()  # [256, 3]

@@ -1,0 +1,260 @@
+"""Chat messages with pictures anywhere to token ids; transformers serves for the tokenizer alone (no torch)."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from models.errors import InputError
+from models.qwen2_5_vl import images as image_processing
+from models.qwen2_5_vl.config import Config, VisionConfig
+from models.qwen2_5_vl.source import read_json
+
+SLOT = "<image>"  # in a message's text: the next picture of `images` goes here
+IMAGE_TOKEN = "<|image_pad|>"
+IMAGE_ITEM = {"type": "image"}  # what the chat template gets to see of a picture
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Processor:
+    """A tokenizer, its chat template and the limits of its pictures.
+
+    `min_pixels` and `max_pixels` are those of preprocessor_config.json, else 3136 and 1003520; give the ones that were
+    used to `pack` too. `eos_ids` come from generation_config.json, else from the tokenizer.
+    """
+
+    tokenizer: Any
+    template: str
+    vision: VisionConfig
+    min_pixels: int
+    max_pixels: int
+    eos_ids: tuple[int, ...]
+    pad_id: int
+    image_token_id: int
+
+    @classmethod
+    def from_pretrained(cls, path: str | Path) -> "Processor":
+        """Reads the tokenizer and processor files of a local directory; InputError names what is missing or unlike."""
+        path = Path(path)
+        tokenizer = _tokenizer(path)
+        vision, limits = _picture_settings(path)
+        image_token_id = tokenizer.get_vocab().get(IMAGE_TOKEN)
+        if image_token_id is None:
+            raise InputError(f"{path}: the tokenizer has no {IMAGE_TOKEN!r}: give the tokenizer of a Qwen2.5-VL")
+        if (path / "config.json").exists():
+            wanted = Config.from_hf(read_json(path / "config.json")).image_token_id
+            if wanted != image_token_id:
+                raise InputError(f"{path}: {IMAGE_TOKEN} is {image_token_id} in the tokenizer, {wanted} in config.json")
+        eos_ids = _eos_ids(path, tokenizer)
+        pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else (*eos_ids, 0)[0]
+        return cls(tokenizer, _template(path, tokenizer), vision, *limits, eos_ids, pad_id, image_token_id)
+
+    def __call__(
+        self,
+        messages: Sequence[dict[str, Any]],
+        images: Sequence[Any] | None = None,
+        *,
+        min_pixels: int | None = None,
+        max_pixels: int | None = None,
+        add_generation_prompt: bool = True,
+    ) -> tuple[list[int], list[Image.Image]]:
+        """Token ids, with one image token per merged patch, and the RGB pictures in their order.
+
+        A message is {"role", "content"}; content is text or a list of {"type": "text", "text"} and {"type": "image",
+        "image": PIL, encoded bytes, path or uint8 [H, W, 3]}. Each `<image>` in a text, and each image item without a
+        picture, is a slot for the next of `images`. Raises InputError where slots and `images` differ in number, for
+        special tokens written out in a text, for videos and for pictures that cannot be read.
+        """
+        if not messages:
+            raise InputError("there are no messages: give at least one")
+        content = _Content(() if images is None else images, self.tokenizer)
+        chat = [content.message(number, message) for number, message in enumerate(messages)]
+        pictures = content.pictures()
+        text = self._render(chat, add_generation_prompt)
+        counts = [self.image_tokens(picture, min_pixels, max_pixels) for picture in pictures]
+        parts = text.split(IMAGE_TOKEN)
+        if len(parts) - 1 != len(pictures):
+            raise InputError(f"the chat template shows {len(parts) - 1} of {len(pictures)} images: check the template")
+        runs = [part + IMAGE_TOKEN * count for part, count in zip(parts, [*counts, 0])]
+        ids = self.encode("".join(runs))
+        if ids.count(self.image_token_id) != sum(counts):  # a normaliser could make a special token of other text
+            raise InputError(f"the text holds a hidden {IMAGE_TOKEN!r}: remove it")
+        return ids, pictures
+
+    def _render(self, chat: list[dict[str, Any]], add_generation_prompt: bool) -> str:
+        from jinja2 import TemplateError
+
+        try:
+            return self.tokenizer.apply_chat_template(
+                chat, chat_template=self.template, tokenize=False, add_generation_prompt=add_generation_prompt
+            )
+        except TemplateError as error:  # a template may refuse, as of roles that do not alternate
+            raise InputError(f"the chat template refuses the messages: {error}") from error
+
+    def image_tokens(self, image: Image.Image, min_pixels: int | None = None, max_pixels: int | None = None) -> int:
+        """How many tokens a picture takes: its merged patches."""
+        limits = (
+            self.min_pixels if min_pixels is None else min_pixels,
+            self.max_pixels if max_pixels is None else max_pixels,
+        )
+        grid_h, grid_w = image_processing.grid((image.height, image.width), self.vision, *limits)
+        return grid_h * grid_w // self.vision.spatial_merge_size**2
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of a text as it is: no template, and special tokens written out in it count as such."""
+        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of ids, without special tokens."""
+        ids = [int(token) for token in ids]
+        return self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+
+
+class _Content:
+    """Turns messages into what the template sees, and collects their pictures in order."""
+
+    def __init__(self, images: Sequence[Any], tokenizer: Any):
+        self._given = list(images)
+        self._reserved = sorted(token.content for token in tokenizer.added_tokens_decoder.values() if token.special)
+        self._found: list[tuple[str, Any]] = []  # (where, picture), _OPEN for a slot
+
+    def message(self, number: int, message: dict[str, Any]) -> dict[str, Any]:
+        where = f"messages[{number}]"
+        if not isinstance(message, dict) or not isinstance(message.get("role"), str) or "content" not in message:
+            raise InputError(f"{where}: expected {{'role': ..., 'content': ...}}, not {_short(message)}")
+        content = message["content"]
+        if isinstance(content, str):
+            items = self._text(content, where)
+        elif isinstance(content, list | tuple):
+            parts = (self._item(item, f"{where}.content[{place}]") for place, item in enumerate(content))
+            items = [item for part in parts for item in part]
+        else:
+            raise InputError(f"{where}: content must be a text or a list, not {type(content).__name__}")
+        # Neighbouring texts are checked as one: the template joins them.
+        for text in (message["role"], "".join(item.get("text", SLOT) for item in items)):
+            self._check_text(text, where)
+        return {
+            "role": message["role"],
+            "content": content if isinstance(content, str) and SLOT not in content else items,
+        }
+
+    def pictures(self) -> list[Image.Image]:
+        """All pictures, in the order in which the messages show them."""
+        slots = sum(picture is _OPEN for _, picture in self._found)
+        if slots != len(self._given):
+            raise InputError(f"the messages have {slots} slots for images, but {len(self._given)} images were given")
+        given = iter(self._given)
+        return [_picture(next(given) if picture is _OPEN else picture, where) for where, picture in self._found]
+
+    def _item(self, item: Any, where: str) -> list[dict[str, str]]:
+        kind = item.get("type") if isinstance(item, dict) else None
+        if kind == "text" and isinstance(item.get("text"), str):
+            return self._text(item["text"], where)
+        if kind == "image":
+            self._found.append((where, item.get("image", _OPEN)))
+            return [IMAGE_ITEM]
+        if kind == "video":
+            raise InputError(f"{where}: videos are not supported: give single frames as images")
+        raise InputError(f"{where}: expected an item of type 'text' or 'image', not {_short(item)}")
+
+    def _text(self, text: str, where: str) -> list[dict[str, str]]:
+        parts = text.split(SLOT)
+        self._found += [(where, _OPEN)] * (len(parts) - 1)
+        items = [item for part in parts for item in ({"type": "text", "text": part}, IMAGE_ITEM)][:-1]
+        return [item for item in items if item is IMAGE_ITEM or item["text"]]
+
+    def _check_text(self, text: str, where: str) -> None:
+        for token in self._reserved:
+            if token in text:
+                raise InputError(f"{where}: the text holds the special token {token!r}: remove it or rephrase")
+
+
+_OPEN = object()
+
+
+def _picture(picture: Any, where: str) -> Image.Image:
+    if isinstance(picture, str | Path):
+        try:
+            return image_processing.open_image(Path(picture).read_bytes(), str(picture))
+        except OSError as error:
+            raise InputError(f"{where}: {_short(picture)} is not a picture file on this machine") from error
+    if isinstance(picture, bytes | bytearray | memoryview):
+        return image_processing.open_image(bytes(picture), where)
+    return image_processing.rgb(picture, where)
+
+
+def _short(value: Any) -> str:
+    return repr(value) if len(repr(value)) <= 80 else repr(value)[:77] + "..."
+
+
+def _tokenizer(path: Path) -> Any:
+    from transformers import AutoTokenizer  # slow to import, and only a processor needs it
+
+    if not path.is_dir():
+        raise InputError(f"{path}: no such directory: give a local Hugging Face directory")
+    if not any((path / name).is_file() for name in ("tokenizer.json", "vocab.json")):
+        raise InputError(f"{path}: no tokenizer.json or vocab.json: copy the tokenizer's files there")
+    try:
+        return AutoTokenizer.from_pretrained(path, trust_remote_code=False, local_files_only=True)
+    except Exception as error:  # broken files surface as whatever the parser of the day raises
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(f"{path}: the tokenizer cannot be read ({reason}): download its files again") from error
+
+
+def _template(path: Path, tokenizer: Any) -> str:
+    """The chat template, from the first of the places where versions of transformers keep it."""
+    if (path / "chat_template.jinja").is_file():
+        return (path / "chat_template.jinja").read_text(encoding="utf-8")
+    template = tokenizer.chat_template
+    if (path / "chat_template.json").is_file():
+        template = read_json(path / "chat_template.json").get("chat_template")
+    if not isinstance(template, str):
+        raise InputError(
+            f"{path}: chat_template.jinja, chat_template.json or tokenizer_config.json must hold a template"
+        )
+    return template
+
+
+def _picture_settings(path: Path) -> tuple[VisionConfig, tuple[int, int]]:
+    """The vision config and (min_pixels, max_pixels); InputError where pictures would be prepared in another way."""
+    file = path / "preprocessor_config.json"
+    raw = read_json(file) if file.exists() else {}
+    if (path / "config.json").exists():
+        vision = Config.from_hf(read_json(path / "config.json")).vision
+    else:  # a directory with only a tokenizer: its pictures are cut as published models do
+        vision = VisionConfig(depth=1, hidden_size=1, intermediate_size=1, num_heads=1, out_hidden_size=1)
+    fixed = {
+        "patch_size": vision.patch_size,
+        "temporal_patch_size": vision.temporal_patch_size,
+        "merge_size": vision.spatial_merge_size,
+        "do_resize": True,
+        "do_rescale": True,
+        "do_normalize": True,
+        "image_mean": list(image_processing.MEAN),
+        "image_std": list(image_processing.STD),
+        "resample": Image.Resampling.BICUBIC,
+    }
+    for key, value in fixed.items():
+        if raw.get(key, value) is not None and not np.array_equal(raw.get(key, value), value):
+            raise InputError(f"{file}: {key} is {raw[key]!r}, only {value!r} is supported with this model")
+    size = raw.get("size") if isinstance(raw.get("size"), dict) else {}
+    limits = (
+        raw.get("min_pixels") or size.get("shortest_edge") or size.get("min_pixels") or image_processing.MIN_PIXELS,
+        raw.get("max_pixels") or size.get("longest_edge") or size.get("max_pixels") or image_processing.MAX_PIXELS,
+    )
+    if not all(isinstance(limit, int) for limit in limits):
+        raise InputError(f"{file}: min_pixels and max_pixels must be whole numbers, not {limits}")
+    return vision, limits
+
+
+def _eos_ids(path: Path, tokenizer: Any) -> tuple[int, ...]:
+    file = path / "generation_config.json"
+    ids = read_json(file).get("eos_token_id") if file.exists() else None
+    ids = tokenizer.eos_token_id if ids is None else ids
+    ids = ids if isinstance(ids, list) else [] if ids is None else [ids]
+    if not all(isinstance(token, int) for token in ids):
+        raise InputError(f"{file}: eos_token_id must be a number or a list of numbers, not {ids!r}")
+    return tuple(dict.fromkeys(ids))

@@ -1,0 +1,276 @@
+"""Hugging Face weights in and out. A tensor's hub name is its attribute path here, so the mapping is a rule:
+
+- `visual.blocks` and `model.layers` hold all their layers stacked on a leading axis; the hub names each layer;
+- the leaf `kernel` is stored input first: the hub has our last axis in front; `scale`, `bias`, `embedding` are alike;
+- `kernel`, `scale` and `embedding` are called `weight` there, and `mlp_0` is `mlp.0`.
+"""
+
+import dataclasses
+import itertools
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from models.errors import InputError
+from models.qwen2_5_vl.config import Config
+from models.qwen2_5_vl.model import Qwen2_5_VL
+from models.qwen2_5_vl.source import DTYPES, INDEX, WEIGHTS, Tensor, open_directory
+
+STACKS = (("visual", "blocks"), ("model", "layers"))
+LEAVES = {"kernel": "weight", "scale": "weight", "embedding": "weight", "bias": "bias"}
+HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
+SHARD_BYTES = 5_000_000_000
+Keys = tuple[str, ...]
+
+
+def load(
+    path: str | Path,
+    dtype: Any = "float32",
+    compute_dtype: Any = None,
+    sharding: Callable[[tuple[int, ...], tuple[str, ...]], jax.sharding.Sharding] | None = None,
+) -> Qwen2_5_VL:
+    """A Qwen2_5_VL with the weights of a Hugging Face directory, its parameters in `dtype`.
+
+    `sharding` maps (shape, logical axes) of a parameter to where it goes, and each device's part alone is read; None is
+    one device. Raises InputError, naming the file or tensor, for anything missing, unexpected, misshapen or truncated.
+    """
+    raw, tensors, source = open_directory(path)
+    config = Config.from_hf(raw)
+    dtype = jnp.dtype(dtype)
+    abstract = nnx.eval_shape(
+        lambda: Qwen2_5_VL(config, rngs=nnx.Rngs(0), dtype=dtype, compute_dtype=compute_dtype, source=source)
+    )
+    graph, state = nnx.split(abstract)
+    flat = list(nnx.to_flat_state(state))
+    _check(path, config, {tuple(keys): param.shape for keys, param in flat}, tensors)
+
+    def fill(keys: Keys, param: nnx.Param) -> nnx.Param:
+        def read(index: tuple[slice, ...]) -> np.ndarray:
+            return _read(tensors, keys, param.shape, index, dtype)
+
+        if sharding is None:
+            return param.replace(jnp.asarray(read((slice(None),) * len(param.shape))))
+        where = sharding(param.shape, param.get_metadata("axes"))
+        return param.replace(jax.make_array_from_callback(param.shape, where, read))
+
+    return nnx.merge(graph, nnx.from_flat_state([(keys, fill(tuple(keys), param)) for keys, param in flat]))
+
+
+def save(model: Qwen2_5_VL, path: str | Path, dtype: Any = None) -> None:
+    """Writes a Hugging Face directory that transformers loads: config, weights in the hub's names, side files.
+
+    Each tensor has the dtype it had on disk, or `dtype` where given. The directory appears whole or not at all.
+    Raises InputError where `path` holds something already.
+    """
+    path = Path(path)
+    if path.is_file() or (path.is_dir() and any(path.iterdir())):
+        raise InputError(f"{path}: exists and is not empty: give a new directory")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.parent / f".{path.name}.{os.getpid()}.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    try:
+        plan = _plan(model, dtype)
+        _write_config(partial / "config.json", model, plan, dtype)
+        _write_weights(partial, plan)
+        for name, data in model.source.files if model.source else ():
+            (partial / name).write_bytes(data)
+        os.replace(partial, path)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+def named(tree: Any) -> dict[str, jax.Array]:
+    """{hub name: array in the hub's shape} of a model, an nnx.State (of weights or gradients) or a nested dict.
+
+    Layers are unstacked and kernels turned back; a tied model has no `lm_head.weight`. Works under tracing.
+    """
+    return {name: _to_hub(keys, value if layer is None else value[layer])
+            for keys, value in _leaves(tree) for name, layer in _names(keys, len(value))}  # fmt: skip
+
+
+def _leaves(tree: Any, keys: Keys = ()) -> Iterator[tuple[Keys, Any]]:
+    if isinstance(tree, nnx.Module):
+        yield from _leaves(nnx.state(tree, nnx.Param), keys)
+    elif isinstance(tree, nnx.Variable):
+        yield keys, tree.get_value()
+    elif isinstance(tree, Mapping):
+        for key in tree:
+            yield from _leaves(tree[key], (*keys, key))
+    elif tree is not None:
+        yield keys, tree
+
+
+def _stacked(keys: Keys) -> bool:
+    return tuple(keys[:2]) in STACKS
+
+
+def _names(keys: Keys, layers: int) -> list[tuple[str, int | None]]:
+    """(hub name, layer or None) of each hub tensor that the parameter at `keys` holds."""
+    *parents, leaf = keys
+    if leaf not in LEAVES:
+        raise InputError(f"{'.'.join(map(str, keys))}: no weight of Qwen2.5-VL, so it has no Hugging Face name")
+    parts = [re.sub(r"_(\d+)$", r".\1", part) for part in parents] + [LEAVES[leaf]]
+    if not _stacked(keys):
+        return [(".".join(parts), None)]
+    return [(".".join([*parts[:2], str(layer), *parts[2:]]), layer) for layer in range(layers)]
+
+
+def _to_hub(keys: Keys, value: Any) -> Any:
+    """One layer's weight in the hub's shape, of a numpy or jax array (or of a shape, as a tuple)."""
+    if keys[-1] != "kernel":
+        return value
+    if isinstance(value, tuple):
+        return (value[-1], *value[:-1])
+    return value.transpose(value.ndim - 1, *range(value.ndim - 1))
+
+
+def _check(path: str | Path, config: Config, shapes: dict[Keys, tuple[int, ...]], tensors: dict[str, Tensor]) -> None:
+    expected = {
+        name: _to_hub(keys, tuple(shape[1:] if _stacked(keys) else shape))
+        for keys, shape in shapes.items()
+        for name, _ in _names(keys, shape[0])
+    }
+    if missing := expected.keys() - tensors.keys():
+        raise InputError(f"{path}: {_first(missing)} missing: the weights are incomplete or of another model")
+    if config.text.tie_word_embeddings and HEAD in tensors:
+        expected[HEAD] = expected[EMBEDDING]
+    if unexpected := tensors.keys() - expected.keys():
+        raise InputError(f"{path}: {_first(unexpected)} unexpected: config.json describes another model")
+    for name, shape in expected.items():
+        if tensors[name].shape != tuple(shape):
+            raise InputError(
+                f"{tensors[name].file}: tensor {name!r} has shape {list(tensors[name].shape)}, config.json means "
+                f"{list(shape)}: weights and config.json are not of one model"
+            )
+    if config.text.tie_word_embeddings and HEAD in tensors and not _equal(tensors[HEAD], tensors[EMBEDDING]):
+        raise InputError(
+            f"{tensors[HEAD].file}: tensor {HEAD!r} differs from {EMBEDDING!r}, though config.json ties them: set "
+            "tie_word_embeddings to false"
+        )
+
+
+def _equal(a: Tensor, b: Tensor, rows: int = 4096) -> bool:
+    parts = (slice(start, start + rows) for start in range(0, a.shape[0], rows))  # few rows in memory at a time
+    return all(np.array_equal(a[part], b[part]) for part in parts)
+
+
+def _first(names: set[str], most: int = 3) -> str:
+    some = ", ".join(repr(name) for name in sorted(names)[:most])
+    return f"tensor {some}" if len(names) == 1 else f"{len(names)} tensors (first: {some}) are"
+
+
+def _read(
+    tensors: dict[str, Tensor], keys: Keys, shape: tuple[int, ...], index: tuple[slice, ...], dtype: np.dtype
+) -> np.ndarray:
+    """The part `index` of our parameter at `keys`, read from the layers and slices that hold it, and no more."""
+    names = _names(keys, shape[0])
+    names, inner = (names[index[0]], index[1:]) if _stacked(keys) else (names, index)
+    part = [len(range(*s.indices(size))) for s, size in zip(inner, shape[len(shape) - len(inner) :])]
+    out = np.empty((len(names), *part), dtype)
+    for place, (name, _) in enumerate(names):
+        value = tensors[name][_to_hub(keys, inner)]
+        out[place] = np.moveaxis(value, 0, -1) if keys[-1] == "kernel" else value
+    return out if _stacked(keys) else out[0]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Write:
+    """One tensor to be written: `value` is fetched only then."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    value: Callable[[], np.ndarray]
+
+    @property
+    def size(self) -> int:
+        return int(np.prod(self.shape, dtype=np.int64)) * DTYPES[self.dtype].itemsize
+
+
+def _plan(model: Qwen2_5_VL, dtype: Any) -> list[_Write]:
+    """What to write, in the order of the source."""
+    on_disk = model.source.dtype_of if model.source else {}
+    plan = {}
+    for keys, value in _leaves(model):
+        shape = _to_hub(keys, tuple(value.shape[1:] if _stacked(keys) else value.shape))
+        for name, layer in _names(keys, len(value)):
+            stored = _dtype_name(dtype if dtype is not None else DTYPES.get(on_disk.get(name), value.dtype))
+            plan[name] = _Write(name, stored, shape, lambda k=keys, v=value, i=layer: _fetch(k, v, i))
+    if HEAD in on_disk and HEAD not in plan:
+        tied = plan[EMBEDDING]
+        plan[HEAD] = dataclasses.replace(tied, name=HEAD, dtype=tied.dtype if dtype is not None else on_disk[HEAD])
+    order = {name: place for place, name in enumerate(on_disk)}
+    return sorted(plan.values(), key=lambda write: order.get(write.name, len(order)))
+
+
+def _fetch(keys: Keys, value: jax.Array, layer: int | None) -> np.ndarray:
+    # The index is an argument of one compiled slice, so that a stack is neither fetched whole nor compiled per layer.
+    part = value if layer is None else jax.lax.dynamic_index_in_dim(value, np.int32(layer), keepdims=False)
+    return _to_hub(keys, np.asarray(part))
+
+
+def _dtype_name(dtype: Any) -> str:
+    for name, known in DTYPES.items():
+        if known == jnp.dtype(dtype):
+            return name
+    raise InputError(f"dtype {dtype!r}: weights are saved as {', '.join(str(known) for known in DTYPES.values())}")
+
+
+def _write_config(file: Path, model: Qwen2_5_VL, plan: list[_Write], dtype: Any) -> None:
+    if model.source and dtype is None:
+        file.write_bytes(model.source.config)  # as it was
+        return
+    raw = json.loads(model.source.config) if model.source else model.config.to_hf()
+    stored = {"torch_dtype": str(DTYPES[plan[0].dtype])}
+    for section in (raw, raw.get("text_config"), raw.get("vision_config")):
+        if isinstance(section, dict):
+            here = {key: stored["torch_dtype"] for key in ("dtype", "torch_dtype") if key in section}
+            section.update(here or (stored if section is raw else {}))
+    file.write_text(json.dumps(raw, indent=2) + "\n", encoding="utf-8")
+
+
+def _write_weights(path: Path, plan: list[_Write]) -> None:
+    shards: list[list[_Write]] = [[]]
+    for write in plan:
+        if shards[-1] and sum(other.size for other in shards[-1]) + write.size > SHARD_BYTES:
+            shards.append([])
+        shards[-1].append(write)
+    if len(shards) == 1:
+        _write_file(path / WEIGHTS, shards[0])
+        return
+    places = {}
+    for number, shard in enumerate(shards, start=1):
+        file = f"model-{number:05}-of-{len(shards):05}.safetensors"
+        _write_file(path / file, shard)
+        places.update({write.name: file for write in shard})
+    index = {"metadata": {"total_size": sum(write.size for write in plan)}, "weight_map": places}
+    (path / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+
+
+def _write_file(file: Path, writes: list[_Write]) -> None:
+    """One safetensors file, tensor by tensor, so that no second copy of the weights is in memory."""
+    ends = list(itertools.accumulate(write.size for write in writes))
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}  # transformers asks for it
+    for write, end in zip(writes, ends):
+        header[write.name] = {
+            "dtype": write.dtype,
+            "shape": list(write.shape),
+            "data_offsets": [end - write.size, end],
+        }
+    encoded = json.dumps(header, separators=(",", ":")).encode()
+    encoded += b" " * (-len(encoded) % 8)  # tensors start aligned
+    with file.open("wb") as stream:
+        stream.write(len(encoded).to_bytes(8, "little") + encoded)
+        for write in writes:
+            stream.write(np.ascontiguousarray(write.value(), DTYPES[write.dtype]).reshape(-1).view(np.uint8).data)

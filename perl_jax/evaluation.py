@@ -1,0 +1,96 @@
+"""Held-out questions inside a run: answered greedily in their own order and in others, so that a flip is no noise."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from perl_jax import permute, rollout
+from perl_jax.prompts import Prompts, decoded
+from perl_jax.rewards.boxed import extract_boxed
+
+
+class Question(NamedTuple):
+    """One held-out question: the orders it is asked in (the first is its own) and what is asked in each."""
+
+    record: dict
+    orders: list[tuple[int, ...]]
+    samples: list[dict]  # rendered
+    prompts: list[tuple]  # (ids, pictures)
+
+
+def questions(records, prompts: Prompts, count: int, seed: int) -> list[Question]:
+    """Each record in its own order and, where its images can move, in `count` uniformly drawn ones."""
+    out = []
+    for record in map(decoded, records):
+        drawn = permute.uniform_orders(record, count, seed) if permute.movable_places(record) else []
+        orders = [tuple(range(len(record["images"]))), *drawn]
+        samples = [permute.render(permute.apply(record, order)) for order in orders]
+        out.append(Question(record, orders, samples, [prompts.encode(sample) for sample in samples]))
+    return out
+
+
+def ask(model, asked: Sequence[Question], prompts: Prompts, grader, max_new_tokens: int, batch: int) -> list[dict]:
+    """Asks all questions greedily, `batch` prompts at a time: prediction rows, as `predictions` gives them."""
+    return predictions(asked, answer(model, asked, prompts, max_new_tokens, batch), grader)
+
+
+def answer(model, asked: Sequence[Question], prompts: Prompts, max_new_tokens: int, batch: int) -> list[list[str]]:
+    """The greedy response to each question in each of its orders, [question][order]."""
+    flat = [prompt for question in asked for prompt in question.prompts]
+    texts = []
+    for start in range(0, len(flat), batch):
+        part = flat[start : start + batch]
+        padded = part + [part[-1]] * (batch - len(part))  # one shape for all batches
+        out = rollout.generate(model, padded, samples=1, max_new_tokens=max_new_tokens, temperature=0.0,
+                               eos_ids=prompts.processor.eos_ids, **prompts.limits)  # fmt: skip
+        texts += [prompts.processor.decode(out.tokens[i, 0, : out.lengths[i, 0]]) for i in range(len(part))]
+    texts = iter(texts)
+    return [[next(texts) for _ in question.orders] for question in asked]
+
+
+def predictions(asked: Sequence[Question], texts: Sequence[Sequence[str]], grader) -> list[dict]:
+    """One row a question and order: what was answered, whether it is right, and what it means in the original frame."""
+    pairs = [(sample, text) for question, row in zip(asked, texts) for sample, text in zip(question.samples, row)]
+    scores = iter(grader.grade(pairs))
+    rows = []
+    for question, responses in zip(asked, texts):
+        for number, (order, text) in enumerate(zip(question.orders, responses)):
+            score = next(scores)
+            boxed = extract_boxed(text)
+            rows.append({
+                "id": question.record["id"],
+                "source": question.record["source"],
+                "order": list(order),
+                "canonical": number == 0,
+                "images": len(order),
+                "text": text,
+                "answer": question.samples[number]["answer"],
+                "meaning": None if boxed is None else permute.canonical_answer(boxed, question.record, order),
+                "correct": bool(score.get("accuracy", score["reward"]) >= 0.5),
+            })  # fmt: skip
+    return rows
+
+
+def summary(rows: Sequence[dict]) -> dict[str, float]:
+    """Accuracies and consistency of prediction rows.
+
+    `accuracy`: multi-image questions in their own order; `permuted_accuracy`: in the drawn orders; `worst_order`:
+    right in every order that was asked; `flip_rate`: questions whose answer (in the original frame) is not the same in
+    all of them; `single_image_accuracy`; the last four only where there are such questions.
+    """
+    by_id: dict[str, list[dict]] = {}
+    for row in rows:
+        by_id.setdefault(row["id"], []).append(row)
+    many = [row for row in rows if row["images"] > 1]
+    moved = [group for group in by_id.values() if len(group) > 1]
+    values = {
+        "accuracy": [row["correct"] for row in many if row["canonical"]],
+        "permuted_accuracy": [row["correct"] for row in many if not row["canonical"]],
+        "worst_order": [all(row["correct"] for row in group) for group in moved],
+        "flip_rate": [len({row["meaning"] for row in group}) > 1 for group in moved],
+        "single_image_accuracy": [row["correct"] for row in rows if row["images"] == 1 and row["canonical"]],
+    }
+    for source in sorted({row["source"] for row in rows}):
+        values[f"accuracy/{source}"] = [row["correct"] for row in rows if row["source"] == source and row["canonical"]]
+    return {name: float(np.mean(value)) for name, value in values.items() if value}

@@ -1,0 +1,200 @@
+"""Grades many responses at once in worker processes, each of which can be killed.
+
+A reward may hang (a tower of powers) or take its process down with it, and no signal stops either; so the responses go
+to `pebble`'s pool in chunks, a chunk that exceeds the wall-clock limit or loses its worker is graded again one
+response at a time, and the guilty one gets zero. The parent has JAX's threads, so workers are spawned, never forked.
+
+A worker imports this module and the reward, and nothing of the program that started it: no JAX, no second look at the
+accelerator, and no need of a main guard. A user's own reward must therefore live in an importable module.
+"""
+
+import contextlib
+import logging
+import math
+import resource
+from collections.abc import Iterable, Mapping, Sequence
+from multiprocessing import context, spawn
+from threading import Lock
+
+from pebble import ProcessExpired, ProcessPool
+
+from perl_jax import rewards
+
+log = logging.getLogger(__name__)
+
+MAX_CHUNK = 64
+_Pair = tuple[Mapping[str, object], str]
+_Scored = dict[str, float] | str  # the parts of a reward, or what went wrong
+
+
+class Grader:
+    """Scores (record, response text) pairs with one reward.
+
+    Args:
+        reward_name: as for `rewards.find`; raises InputError here, not in a worker, if there is no such reward.
+        workers: processes.
+        timeout: seconds of wall-clock time for a chunk, and then for a single response.
+        memory_gib: data memory of a worker; a reward that needs more fails with MemoryError.
+
+    `timeouts`, `crashes` and `errors` count the responses that were given zero because the reward hung, took its
+    worker down, or raised an exception or returned something other than finite numbers. Each is logged with its id.
+    """
+
+    def __init__(self, reward_name: str, workers: int = 2, timeout: float = 10.0, memory_gib: float = 2.0):
+        rewards.find(reward_name)
+        self.timeouts = self.crashes = self.errors = 0
+        self._reward_name, self._workers, self._timeout = reward_name, workers, timeout
+        self._memory = int(memory_gib * 2**30)
+        self._parts = {"reward"}  # names seen so far, so that a failed response has them all, as zeros
+        self._warned = self._closed = False
+        self._pool = self._start()
+
+    def __enter__(self) -> "Grader":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Stops the workers, also in the middle of a response."""
+        self._stop()
+        self._closed = True
+
+    def grade(self, pairs: Iterable[_Pair]) -> list[dict[str, float]]:
+        """One dict for each pair, in order: "reward" and its named parts. Equal pairs are scored once.
+
+        The reward gets the record without its images, which stay in this process.
+        """
+        slim, keys, distinct = {}, [], {}
+        for record, text in pairs:
+            if id(record) not in slim:
+                light = {key: value for key, value in record.items() if key != "images"}
+                slim[id(record)] = record, light, repr(light)  # holds the record, so that no other takes its id
+            _, light, printed = slim[id(record)]
+            keys.append((printed, text))
+            distinct.setdefault(keys[-1], (light, text))
+        scored = dict(zip(distinct, self._grade(list(distinct.values()))))
+        return [dict.fromkeys(self._parts, 0.0) | scored[key] for key in keys]
+
+    def _grade(self, pairs: Sequence[_Pair]) -> list[dict[str, float]]:
+        size = min(MAX_CHUNK, max(1, math.ceil(len(pairs) / (2 * self._workers))))
+        chunks = [pairs[start : start + size] for start in range(0, len(pairs), size)]
+        graded = self._run(chunks)
+        lost = [isinstance(scores, Exception) for scores in graded]
+        alone = [[pair] for chunk, again in zip(chunks, lost) if again and len(chunk) > 1 for pair in chunk]
+        retried = iter(self._run(alone))
+        results = []
+        for chunk, scores, again in zip(chunks, graded, lost):
+            if again:
+                single = [scores] if len(chunk) == 1 else [next(retried) for _ in chunk]
+                scores = [score if isinstance(score, Exception) else score[0] for score in single]
+            results += [self._settle(record, score) for (record, _), score in zip(chunk, scores)]
+        return results
+
+    def _run(self, chunks: Sequence[Sequence[_Pair]], fresh: bool = False) -> list[list[_Scored] | Exception]:
+        """The scores of each chunk, or the exception that says its worker was stopped or lost."""
+        try:
+            futures = [self._pool.schedule(_score, (self._reward_name, chunk), timeout=self._timeout)
+                       for chunk in chunks]
+            return [_outcome(future) for future in futures]
+        except RuntimeError as error:
+            # pebble's pool breaks when a worker dies between two tasks, as under a lack of memory: once may be chance.
+            if fresh or self._closed:
+                why = "the grader is closed" if self._closed else "its workers die while they start"
+                raise RuntimeError(f"reward {self._reward_name!r}: {why}") from error
+            self._stop()
+            self._pool = self._start()
+            return self._run(chunks, fresh=True)
+
+    def _settle(self, record: Mapping[str, object], score: _Scored | Exception) -> dict[str, float]:
+        """Counts and names a failure, which is zero; passes a score on."""
+        if isinstance(score, dict):
+            self._parts |= score.keys()
+            return score
+        name = f"record {record.get('id')!r}: reward {self._reward_name!r}"
+        if isinstance(score, TimeoutError):
+            self.timeouts += 1
+            log.warning("%s took more than %g s and was stopped; counted as 0", name, self._timeout)
+        elif isinstance(score, ProcessExpired):
+            self.crashes += 1
+            log.warning("%s ended its process (exit code %s); counted as 0", name, score.exitcode)
+        else:
+            self.errors += 1
+            level = logging.DEBUG if self._warned else logging.WARNING
+            log.log(level, "%s failed: %s; counted as 0 (more of these are only counted)", name, score)
+            self._warned = True
+        return {"reward": 0.0}
+
+    def _start(self) -> ProcessPool:
+        return ProcessPool(self._workers, context=_Context(), initializer=_prepare,
+                           initargs=(self._reward_name, self._memory))
+
+    def _stop(self) -> None:
+        self._pool.stop()
+        self._pool.join()
+
+
+def _outcome(future) -> list[_Scored] | Exception:
+    try:
+        return future.result()
+    except (TimeoutError, ProcessExpired) as error:
+        return error
+
+
+# In a worker
+
+
+def _prepare(reward_name: str, memory: int) -> None:
+    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    resource.setrlimit(resource.RLIMIT_DATA, (memory if hard == resource.RLIM_INFINITY else min(memory, hard), hard))
+    rewards.find(reward_name)  # imported before the clock of the first chunk runs
+
+
+def _score(reward_name: str, pairs: Sequence[_Pair]) -> list[_Scored]:
+    reward = rewards.find(reward_name)
+    return [_checked(reward, record, text) for record, text in pairs]
+
+
+def _checked(reward: rewards.Score, record: Mapping[str, object], text: str) -> _Scored:
+    try:
+        score = reward(record, text)
+        parts = score if isinstance(score, Mapping) else {"reward": score}
+        parts = {str(name): float(value) for name, value in parts.items()}
+    except (Exception, SystemExit) as error:  # a person's own code: whatever it raises costs one response, not the run
+        return " ".join(f"{type(error).__name__}: {error}".split())
+    if "reward" not in parts:
+        return f"it returned {sorted(parts)}, without 'reward'"
+    if not all(map(math.isfinite, parts.values())):
+        return f"it returned {parts}, which is not finite"
+    return parts
+
+
+# Starting a worker without the parent's main module, which `spawn` would import again: for a trainer that is JAX,
+# several seconds and a gigabyte each.
+
+_lock = Lock()
+
+
+@contextlib.contextmanager
+def _without_main():
+    full = spawn.get_preparation_data
+
+    def partial(name: str) -> dict[str, object]:
+        return {key: value for key, value in full(name).items() if not key.startswith("init_main_from")}
+
+    with _lock:
+        spawn.get_preparation_data = partial
+        try:
+            yield
+        finally:
+            spawn.get_preparation_data = full
+
+
+class _Process(context.SpawnProcess):
+    def start(self) -> None:
+        with _without_main():
+            super().start()
+
+
+class _Context(context.SpawnContext):
+    Process = _Process

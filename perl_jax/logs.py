@@ -1,0 +1,152 @@
+"""What a run leaves for people: a line a step, a progress bar, TensorBoard, and files that a restart appends to."""
+
+import contextlib
+import importlib.metadata
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+import jax
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+LIBRARIES = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-datasets", "transformers")
+IN_LINE = {  # metric: its short name in a step's line
+    "reward/mean": "reward", "reward/accuracy": "accuracy", "permute/probability": "p", "group/all_right": "all right",
+    "group/all_wrong": "all wrong", "update/logprob": "logprob", "update/entropy": "entropy",
+    "update/grad_norm": "|grad|", "update/sampler_gap": "gap", "response/length_mean": "tokens",
+}  # fmt: skip
+
+
+class Clock:
+    """Where a step's time goes: `with clock("rollout"): ...`; the rest is `other`."""
+
+    def __init__(self):
+        self._start = time.perf_counter()
+        self._parts: dict[str, float] = {}
+
+    @contextlib.contextmanager
+    def __call__(self, part: str):
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._parts[part] = self._parts.get(part, 0.0) + time.perf_counter() - start
+
+    def metrics(self) -> dict[str, float]:
+        """Seconds by part, `time/<part>`, with `time/other` and `time/total`."""
+        total = time.perf_counter() - self._start
+        parts = {**self._parts, "other": total - sum(self._parts.values()), "total": total}
+        return {f"time/{name}": seconds for name, seconds in parts.items()}
+
+
+class RunLog:
+    """The log of one run in its workdir: run.json, metrics.jsonl, rollouts.jsonl, evaluations/, tensorboard/."""
+
+    def __init__(self, workdir: Path, config: Mapping, **facts):
+        from tensorboardX import SummaryWriter
+
+        self._workdir = workdir
+        _append_run(workdir / "run.json", {"config": config, **environment(), **facts})
+        self._tensorboard = SummaryWriter(str(workdir / "tensorboard"))
+        self._metrics = (workdir / "metrics.jsonl").open("a", encoding="utf-8")
+        self._rollouts = (workdir / "rollouts.jsonl").open("a", encoding="utf-8")
+        self._console = Console(stderr=True, highlight=False)
+        self._total, self._left = 0, None
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        for file in (self._tensorboard, self._metrics, self._rollouts):
+            file.close()
+
+    def track(self, first: int, last: int) -> Iterator[int]:
+        """Steps first..last, with a progress bar (done, rate, remaining time) on a terminal."""
+        self._total, started = last, time.perf_counter()
+        columns = (TextColumn("step"), MofNCompleteColumn(), BarColumn(), TextColumn("{task.fields[rate]}"),
+                   TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())  # fmt: skip
+        with Progress(*columns, console=self._console, disable=not self._console.is_terminal) as progress:
+            task = progress.add_task("", total=self._total, completed=first - 1, rate="")
+            for step in range(first, last + 1):
+                yield step
+                seconds = (time.perf_counter() - started) / (step - first + 1)
+                progress.update(task, advance=1, rate=f"{seconds:.2f} s/step")
+                self._left = seconds * (self._total - step)
+
+    def step(self, stage: str, step: int, values: Mapping[str, float]) -> None:
+        """One step's metrics: to TensorBoard and metrics.jsonl, and the main ones as a line."""
+        self._write(stage, step, values)
+        parts = [f"{short} {values[name]:.3g}" for name, short in IN_LINE.items() if name in values]
+        parts.append(f"{values['time/total']:.2f} s")
+        if not self._console.is_terminal and self._left is not None:
+            parts.append(f"{_minutes(self._left)} left")
+        self._console.print(f"{stage} {step}/{self._total}  " + "  ".join(parts), soft_wrap=True)
+
+    def evaluation(self, name: str, stage: str, step: int, values: Mapping, rows: Iterable[Mapping]) -> None:
+        """An evaluation's metrics, and its predictions as evaluations/<name>-<step>.jsonl, whole or not at all."""
+        file = self._workdir / "evaluations" / f"{name}-{step:08d}.jsonl"
+        file.parent.mkdir(exist_ok=True)
+        partial = file.with_suffix(".partial")
+        partial.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+        partial.replace(file)
+        self._write(stage, step, values)
+        text = "  ".join(f"{key.removeprefix('eval/')} {x:.3f}" for key, x in values.items() if key.count("/") == 1)
+        self._console.print(f"{stage} {step}/{self._total}  {name}: {text}", soft_wrap=True)
+
+    def groups(self, rows: Iterable[Mapping]) -> None:
+        """Some of a step's groups, for people to read: rollouts.jsonl."""
+        for row in rows:
+            self._rollouts.write(json.dumps(row, ensure_ascii=False, default=_plain) + "\n")
+        self._rollouts.flush()
+
+    def _write(self, stage: str, step: int, values: Mapping[str, float]) -> None:
+        values = {name: float(value) for name, value in values.items()}
+        self._metrics.write(json.dumps({"stage": stage, "step": step, **values}) + "\n")
+        self._metrics.flush()
+        for name, value in values.items():
+            self._tensorboard.add_scalar(name, value, step)
+
+
+def environment() -> dict:
+    """Command, commit, whether its tree was clean, versions, device and time of this start."""
+    here = Path(__file__).parent
+
+    def git(*args):
+        done = subprocess.run(["git", *args], cwd=here, capture_output=True, text=True)
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    status = git("status", "--porcelain")
+    versions = {}
+    for name in LIBRARIES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[name] = importlib.metadata.version(name)
+    devices = jax.devices()
+    return {
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "commit": git("rev-parse", "HEAD"),
+        "clean": None if status is None else not status,
+        "versions": {"python": sys.version.split()[0], **versions},
+        "device": f"{len(devices)} x {devices[0].device_kind}",
+        "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+    }
+
+
+def _append_run(file: Path, entry: Mapping) -> None:
+    runs = json.loads(file.read_text(encoding="utf-8")) if file.exists() else []
+    partial = file.with_suffix(".partial")
+    partial.write_text(json.dumps([*runs, entry], indent=2, default=_plain), encoding="utf-8")
+    partial.replace(file)
+
+
+def _plain(value):
+    """Numpy values and the like, for JSON."""
+    return value.tolist() if isinstance(value, np.ndarray | np.generic) else str(value)
+
+
+def _minutes(seconds: float) -> str:
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"

@@ -1,0 +1,53 @@
+"""What each step says, by fixed names: pure functions of a batch's arrays [Q, O, G]."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+
+def of_rewards(scores: Sequence[dict], records: Sequence[dict], shape: tuple[int, int, int]) -> dict[str, float]:
+    """Means of each part of the reward, whole, by source and by kind; scores [Q * O * G], records [Q]."""
+    out = {}
+    for name in scores[0]:
+        values = np.array([score[name] for score in scores]).reshape(shape)
+        out[f"reward/{'mean' if name == 'reward' else name}"] = values.mean()
+        if name == "reward":
+            for key in ("source", "kind"):
+                for label in sorted({record[key] for record in records}):
+                    chosen = [record[key] == label for record in records]
+                    out[f"reward/{key}/{label}"] = values[chosen].mean()
+    return out
+
+
+def of_groups(rewards: np.ndarray, correct: np.ndarray, advantages: np.ndarray) -> dict[str, float]:
+    """How much the groups can teach; rewards, correct (bool) and advantages [Q, O, G]."""
+    flat = correct.reshape(len(correct), -1)
+    return {
+        "group/all_right": flat.all(1).mean(),
+        "group/all_wrong": (~flat).all(1).mean(),
+        "advantage/std": advantages.std(),
+        "advantage/zero_share": (advantages == 0).mean(),
+        "reward/between_order_variance": rewards.mean(2).var(1).mean(),
+        "reward/within_order_variance": rewards.var(2).mean(),
+    }
+
+
+def of_responses(lengths: np.ndarray, truncated: np.ndarray) -> dict[str, float]:
+    """Lengths in tokens and the share that hit the limit; both [Q, O, G]."""
+    return {
+        "response/length_mean": lengths.mean(),
+        "response/length_max": lengths.max(),
+        "response/truncated": truncated.mean(),
+    }
+
+
+def of_orders(orders: Sequence[Sequence[Sequence[int]]], p: float) -> dict[str, float]:
+    """The permutation's schedule and what was drawn; orders [Q][O] tuples."""
+    drawn = [list(order) != sorted(order) for question in orders for order in question[1:]]
+    return {"permute/probability": p, "permute/share": float(np.mean(drawn)) if drawn else 0.0}
+
+
+def of_update(steps: Sequence[dict]) -> dict[str, float]:
+    """Means over a batch's optimizer steps; maxima stay maxima."""
+    return {f"update/{name}": (max if name.endswith("max") else np.mean)([float(s[name]) for s in steps])
+            for name in steps[0]}  # fmt: skip

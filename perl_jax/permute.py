@@ -1,0 +1,375 @@
+"""Orders of a question's images: what changes when they move, and which orders a training step shows.
+
+A sample is a plain dict (DESIGN 4): `id`, `images`, `question`, `answer`, `order_effect`, and optionally `choices`,
+`kind`, `movable`. References to images are symbols in its text, i being a place counted from 0:
+
+    <image:i>           the slot where image i is shown
+    {image:i}           a mention, "Image 2"; {image:i|lower} "image 2", |number} "2", |ordinal} "second", |letter} "B"
+
+so moving the images is an exact rewriting of symbols, and words appear only in `render`. (Words count places, not
+occurrences: a text should number its slots in the order in which they stand.) An answer that lists an order
+is stored as mentions too: "{image:1|number}→{image:0|number}". Method: PeRL, permutation of the image sequence with
+rephrasing (paper, section on permuted rollouts); the schedule and the draws follow DESIGN 4.
+"""
+
+import hashlib
+import json
+import math
+import operator
+import re
+from collections.abc import Callable, Iterable, Sequence
+from itertools import count as count_from
+
+from models.errors import InputError
+
+Order = tuple[int, ...]
+Sample = dict[str, object]
+
+SLOT = re.compile(r"<image:(\d+)>")
+MENTION = re.compile(r"\{image:(\d+)(?:\|(\w+))?\}")
+MARKER = "<image>"  # what a slot becomes in a rendered text
+
+_ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth")
+_BARE_LETTER = re.compile(r"(\W*)([A-Za-z])(\W*)")
+_BARE_ITEM = re.compile(r"\d+|\b[A-Za-z]\b")
+
+
+def _letter(place: int) -> str:
+    if place >= 26:
+        raise InputError(f"the letter style ends at place 25, got place {place}")
+    return chr(ord("A") + place)
+
+
+def _ordinal(place: int) -> str:
+    if place < len(_ORDINALS):
+        return _ORDINALS[place]
+    number = place + 1
+    suffix = "th" if number % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
+    return f"{number}{suffix}"
+
+
+STYLES: dict[str | None, Callable[[int], str]] = {
+    None: lambda place: f"Image {place + 1}",
+    "lower": lambda place: f"image {place + 1}",
+    "number": lambda place: str(place + 1),
+    "ordinal": _ordinal,
+    "letter": _letter,
+}
+
+
+def inverse(order: Sequence[int]) -> Order:
+    """The order that undoes `order`: `inverse(order)[i]` is the place that shows original image i.
+
+    >>> inverse((2, 0, 3, 1))
+    (1, 3, 0, 2)
+    """
+    return tuple(sorted(range(len(order)), key=order.__getitem__))
+
+
+def movable_places(sample: Sample) -> list[int]:
+    """Places whose image may move, in rising order; [] where nothing can (`fixed`, or fewer than two such places).
+
+    They are the record's `movable`, all places if it names none. Where a letter points at a choice through the picture
+    shown in it, only choices' pictures move, and only where a choice shows just one: a picture of the question that
+    went into a choice would change what is asked.
+    """
+    total = len(_images(sample))
+    movable = sample.get("movable")
+    if movable is None:
+        alone = [slots[0] for slots in _choice_slots(sample) if len(slots) == 1]
+        places = sorted(alone) if _answers_by_shown_choice(sample) else list(range(total))
+    else:
+        places = sorted({operator.index(place) for place in movable})
+    if any(not 0 <= place < total for place in places):
+        raise InputError(f"{_name(sample)}: movable place {places} outside its {total} images")
+    return places if len(places) > 1 and _effect(sample) != "fixed" else []
+
+
+def apply(sample: Sample, order: Iterable[int]) -> Sample:
+    """A new sample whose place j shows original image `order[j]`; slots keep their places in the text.
+
+    `invariant`: only the images move. `rewrite`: every mention of image i, in question, choices and answer, points at
+    place `order.index(i)`, and so does an answer that is a bare letter or a bare list of places (see `_move_answer`).
+    Raises InputError, naming the sample, for an order that is no permutation of its images or moves a place that must
+    stay (any, if `fixed`), and for a symbol outside the images.
+
+    >>> apply({"id": "q", "images": ["a", "b"], "question": "What is in {image:0}?", "answer": "cat",
+    ...        "order_effect": "rewrite"}, [1, 0])["question"]
+    'What is in {image:1}?'
+    """
+    order = _checked(sample, order)
+    images = _images(sample)
+    new = {**sample, "images": [images[i] for i in order]}
+    if "choices" in sample:
+        new["choices"] = list(sample["choices"] or ())
+    if _effect(sample) != "rewrite" or order == tuple(range(len(order))):
+        return new
+    place_of = inverse(order)
+    new["question"] = _move_mentions(sample, sample["question"], place_of)
+    new["answer"] = _move_answer(sample, sample["answer"], place_of)
+    if "choices" in sample:
+        new["choices"] = [_move_mentions(sample, choice, place_of) for choice in new["choices"]]
+    return new
+
+
+def probability(step: int, total_steps: int, start: float = 1.0, end: float = 0.0, warmup_steps: int = 0) -> float:
+    """Probability that an order is permuted at `step` of `total_steps` (counted from 1): the paper's p(t).
+
+    `start` while step <= warmup_steps, then linear, `end` at total_steps and after it.
+
+    >>> [probability(step, 4) for step in (1, 2, 3, 4)]
+    [0.75, 0.5, 0.25, 0.0]
+    """
+    if not (0 <= start <= 1 and 0 <= end <= 1):
+        raise InputError(f"permutation probabilities lie in [0, 1], got start {start} and end {end}")
+    if step <= warmup_steps:
+        return float(start)
+    if step >= total_steps:
+        return float(end)
+    return start + (end - start) * (step - warmup_steps) / (total_steps - warmup_steps)
+
+
+def draw_orders(sample: Sample, n_s: int, p: float, *, seed: int, epoch: int, step: int) -> list[Order]:
+    """The n_s + 1 orders one step shows of a question: first the original, then each permuted with probability p.
+
+    A permuted order is uniform over the permutations of the movable places other than the identity, and differs from
+    the step's earlier ones while there are any left. Every draw is a hash of (seed, epoch, step, id, order), so it
+    is the same on any mesh, in any process, and after any resume.
+    """
+    identity, places = tuple(range(len(_images(sample)))), movable_places(sample)
+    orders, taken = [identity], {identity}
+    for index in range(1, n_s + 1):
+        key = ("train", int(seed), int(epoch), int(step), str(sample["id"]), index)
+        if not places or _hash(*key) >= p * 2**64:
+            orders.append(identity)
+            continue
+        if len(taken) == math.factorial(len(places)):
+            taken = {identity}
+        orders.append(_draw(identity, places, taken, key))
+        taken.add(orders[-1])
+    return orders
+
+
+def uniform_orders(sample: Sample, count: int, seed: int) -> list[Order]:
+    """`count` orders for evaluation, uniform over the permutations of the movable places (the identity is one).
+
+    The same for the same (seed, id); distinct while there are any left.
+    """
+    identity, places = tuple(range(len(_images(sample)))), movable_places(sample)
+    orders, taken = [], set()
+    for index in range(count):
+        if len(taken) == math.factorial(len(places)):
+            taken = set()
+        orders.append(_draw(identity, places, taken, ("evaluate", int(seed), str(sample["id"]), index)))
+        taken.add(orders[-1])
+    return orders
+
+
+def render(sample: Sample) -> Sample:
+    """The sample in plain words: mentions become words, slots become `<image>`, images stand as they are shown.
+
+    The k-th `<image>` of question and choices together shows the k-th image returned. Every image needs exactly one
+    slot; a text without any gets them all at its start. Raises InputError, naming the sample, for anything else, for a
+    symbol outside the images, an unknown style, and a literal `<image>` in the stored text.
+
+    >>> render({"id": "q", "images": ["a", "b"], "question": "What is in {image:1|lower}?", "answer": "cat",
+    ...         "order_effect": "rewrite"})["question"]
+    '<image><image>\\nWhat is in image 2?'
+    """
+    images = _images(sample)
+    shown = [sample["question"], *(sample.get("choices") or ())]
+    if any(MARKER in text for text in shown):
+        raise InputError(f"{_name(sample)}: its text holds a plain {MARKER}; name the place, as in <image:0>")
+    if SLOT.search(sample["answer"]):
+        raise InputError(f"{_name(sample)}: its answer shows an image; mention it instead, as in {{image:0}}")
+    slots = [int(i) for text in shown for i in SLOT.findall(text)]
+    if not slots and images:
+        slots = list(range(len(images)))
+        shown[0] = "".join(f"<image:{i}>" for i in slots) + "\n" + shown[0]
+    if sorted(slots) != list(range(len(images))):
+        raise InputError(f"{_name(sample)}: slots {slots} do not show each of its {len(images)} images once")
+    question, *choices = [SLOT.sub(MARKER, _words(sample, text)) for text in shown]
+    new = {**sample, "images": [images[i] for i in slots], "question": question}
+    if "choices" in sample:
+        new["choices"] = choices
+    return {**new, "answer": _words(sample, sample["answer"])}
+
+
+def canonical_answer(prediction: str, sample: Sample, order: Iterable[int]) -> str:
+    """A prediction made under `apply(sample, order)`, as it reads in the original frame, so that flips can be counted.
+
+    `sample` is the original one. Where its answer points at an image (a mention in any style, a letter or a list of
+    places bound to images) the prediction is mapped back to the image it meant; any other text is returned stripped.
+
+    >>> sample = {"id": "q", "images": ["a", "b"], "question": "", "answer": "{image:0}", "order_effect": "rewrite"}
+    >>> canonical_answer("image 2", sample, (1, 0))
+    'Image 1'
+    """
+    order = _checked(sample, order)
+    prediction = prediction.strip()
+    if _effect(sample) != "rewrite":
+        return prediction
+    answer = sample["answer"]
+    mentions = MENTION.findall(answer)
+    if len(mentions) == 1:
+        for place, image in enumerate(order):
+            if _folded(_words(sample, _point_at(answer, place))) == _folded(prediction):
+                return _words(sample, _point_at(answer, image))
+        return prediction
+    if _kind(sample) != "order" and not _BARE_LETTER.fullmatch(answer):
+        return prediction
+    try:
+        return _move_answer(sample, prediction, order, bare=True)
+    except InputError:  # the model may name a place that is not there
+        return prediction
+
+
+# Symbols and answers
+
+
+def _name(sample: Sample) -> str:
+    return f"record {sample.get('id')!r}"
+
+
+def _images(sample: Sample) -> list:
+    return list(sample.get("images") or ())
+
+
+def _kind(sample: Sample) -> str:
+    return sample.get("kind") or "choice"  # without a kind a bare letter is taken for a choice
+
+
+def _effect(sample: Sample) -> str:
+    effect = sample.get("order_effect")
+    if effect not in ("invariant", "rewrite", "fixed"):
+        raise InputError(f"{_name(sample)}: order_effect is {effect!r}, not invariant, rewrite or fixed")
+    return effect
+
+
+def _folded(text: str) -> str:
+    return " ".join(text.split()).strip(" ().").casefold()
+
+
+def _checked(sample: Sample, order: Iterable[int]) -> Order:
+    total = len(_images(sample))
+    try:
+        order = tuple(operator.index(i) for i in order)
+    except TypeError:
+        raise InputError(f"{_name(sample)}: order {order!r} is not a sequence of whole numbers") from None
+    if sorted(order) != list(range(total)):
+        raise InputError(f"{_name(sample)}: order {list(order)} is not a permutation of its {total} images")
+    moved = [place for place, image in enumerate(order) if place != image]
+    stays = sorted(set(moved) - set(movable_places(sample))) if moved else []
+    if stays:
+        raise InputError(f"{_name(sample)}: order {list(order)} moves places {stays}, which must stay "
+                         f"(order_effect {_effect(sample)})")
+    return order
+
+
+def _symbol(place: int, style: str) -> str:
+    return f"{{image:{place}|{style}}}" if style else f"{{image:{place}}}"
+
+
+def _point_at(text: str, place: int) -> str:
+    return MENTION.sub(lambda match: _symbol(place, match[2]), text)
+
+
+def _place(sample: Sample, place: int) -> int:
+    total = len(_images(sample))
+    if not 0 <= place < total:
+        raise InputError(f"{_name(sample)}: a reference to image {place}, but it has {total} images (counted from 0)")
+    return place
+
+
+def _move_mentions(sample: Sample, text: str, place_of: Order) -> str:
+    return MENTION.sub(lambda match: _symbol(place_of[_place(sample, int(match[1]))], match[2]), text)
+
+
+def _words(sample: Sample, text: str) -> str:
+    def word(match: re.Match) -> str:
+        if match[2] not in STYLES:
+            known = ", ".join(style for style in STYLES if style)
+            raise InputError(f"{_name(sample)}: unknown style in {match[0]} (known: {known})")
+        return STYLES[match[2]](_place(sample, int(match[1])))
+
+    return MENTION.sub(word, text)
+
+
+def _move_answer(sample: Sample, answer: str, place_of: Order, bare: bool = False) -> str:
+    """The answer after the move. Mentions first; without any (or if `bare`, for a rendered text) by kind:
+
+    a choice's bare letter k is image k if there are no choices, the choice that now shows the same picture if choices
+    show pictures, and else stays, since the choices' texts were rewritten. A list of places ("2→1→3", "B, A, C") with
+    no choices that it could name is mapped item by item.
+    """
+    if not bare and MENTION.search(answer):
+        return _move_mentions(sample, answer, place_of)
+    if _kind(sample) == "choice" and (match := _BARE_LETTER.fullmatch(answer)):
+        return match[1] + _move_letter(sample, match[2], place_of) + match[3]
+    if _kind(sample) == "order" and not sample.get("choices"):
+        items = _BARE_ITEM.findall(answer)
+        if not items or len(set(items)) < len(items):
+            raise InputError(f"{_name(sample)}: order answer {answer!r} is not a list of different images")
+        return _BARE_ITEM.sub(lambda match: _move_item(sample, match[0], place_of), answer)
+    return answer
+
+
+def _move_item(sample: Sample, item: str, place_of: Order) -> str:
+    """One bare reference, a number from 1 or a letter from A, in its own case."""
+    if item.isdigit():
+        return str(place_of[_place(sample, int(item) - 1)] + 1)
+    moved = _letter(place_of[_place(sample, ord(item.upper()) - ord("A"))])
+    return moved if item.isupper() else moved.lower()
+
+
+def _move_letter(sample: Sample, letter: str, place_of: Order) -> str:
+    if _choices_are_images(sample):
+        return _move_item(sample, letter, place_of)
+    if not _answers_by_shown_choice(sample):
+        return letter
+    shown = _choice_slots(sample)
+    index = ord(letter.upper()) - ord("A")
+    if index >= len(shown):
+        raise InputError(f"{_name(sample)}: answer {letter!r}, but it has {len(shown)} choices")
+    if not shown[index]:  # "none of the above"
+        return letter
+    wanted = [place_of[_place(sample, place)] for place in shown[index]]
+    if wanted not in shown:
+        raise InputError(f"{_name(sample)}: no choice shows what answer {letter!r} shows, once its images have moved")
+    moved = _letter(shown.index(wanted))
+    return moved if letter.isupper() else moved.lower()
+
+
+def _choices_are_images(sample: Sample) -> bool:
+    """Letter k names image k: there are no choices, or they say nothing but their own letters."""
+    choices = sample.get("choices") or ()
+    return all(choice.strip(" ().:") in ("", _letter(k)) for k, choice in enumerate(choices[:26]))
+
+
+def _choice_slots(sample: Sample) -> list[list[int]]:
+    """The places that each choice shows."""
+    return [[int(place) for place in SLOT.findall(choice)] for choice in sample.get("choices") or ()]
+
+
+def _answers_by_shown_choice(sample: Sample) -> bool:
+    return (_effect(sample) == "rewrite" and _kind(sample) == "choice"
+            and any(SLOT.search(choice) for choice in sample.get("choices") or ())
+            and _BARE_LETTER.fullmatch(sample["answer"]) is not None)
+
+
+# Draws
+
+
+def _hash(*key: object) -> int:
+    """64 uniform bits that depend on the key alone: no generator state to carry, shard or restore."""
+    return int.from_bytes(hashlib.blake2b(json.dumps(key).encode(), digest_size=8).digest(), "big")
+
+
+def _draw(identity: Order, places: list[int], taken: set[Order], key: tuple) -> Order:
+    """A uniform permutation of `places` that is not in `taken` (which must leave one)."""
+    for attempt in count_from():
+        order = list(identity)
+        for place, image in zip(places, sorted(places, key=lambda place: _hash(*key, attempt, place))):
+            order[place] = image
+        if tuple(order) not in taken:
+            return tuple(order)

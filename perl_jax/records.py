@@ -1,0 +1,387 @@
+"""Records: the one form that every source is brought to, and their storage.
+
+A set of records is a TFDS directory on ArrayRecord, written and read without TensorFlow; other people open it with
+`tfds.builder_from_directory`. Reading needs the packages `tensorflow-datasets` and `array_record`; both are imported
+when a set is opened, so that the rest of perl_jax runs on machines that lack them.
+"""
+
+import collections
+import contextlib
+import hashlib
+import io
+import json
+import math
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from typing import NotRequired, TypedDict
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from models.errors import InputError
+from perl_jax import permute
+
+KINDS = ("choice", "number", "text", "order")
+ORDER_EFFECTS = ("invariant", "rewrite", "fixed")
+
+_EVERY_PLACE = -1  # how "no `movable` given" is stored: an empty list says that nothing may move
+_CHUNK = 64  # records handed to the TFDS writer at a time; it rewrites its metadata after each hand-over
+_RECORDS_PER_SHARD = 20_000
+_SUMMARY = "records.json"
+
+
+class Record(TypedDict):
+    """One question over K images. Its text holds symbols, i counted from 0: `<image:i>` is the slot that shows image i,
+    once for each image over question and choices; `{image:i}` mentions it, with a style after `|` (see permute)."""
+
+    id: str  # unique in its set
+    images: list[bytes]  # [K] encoded PNG or JPEG, RGB; K may be 0
+    question: str
+    choices: list[str]  # may be empty
+    answer: str  # of a choice: its letter, or the choice's own text
+    kind: str  # one of KINDS
+    order_effect: str  # one of ORDER_EFFECTS: what a new order of the images does to wording and answer
+    source: str  # the name under which metrics are split
+    accuracy: float | None  # mean accuracy of the base model, 0 to 1, from the rollout filter
+    movable: list[int] | None  # image places that may be permuted; None: all of them
+    epoch: NotRequired[int]  # added by pipeline.Stream: which pass over its set
+    position: NotRequired[int]  # added by pipeline.Stream: global draw number
+
+
+def validate(record: Record) -> None:
+    """Raises InputError, naming the record, unless it is whole: known labels, non-empty question and answer, one slot
+    for each image, mentions of images that exist, pictures that decode."""
+    _checked(record)
+
+
+def write(
+    records: dict[str, Iterable[Record]],
+    directory: str,
+    *,
+    name: str = "records",
+    reject: Callable[[str, Record, InputError], None] | None = None,
+    finish: Callable[[str], None] | None = None,
+) -> dict:
+    """Writes splits of records as one set, in the order given, and returns its summary.
+
+    Pictures that are RGB PNG or JPEG keep their bytes; all others become RGB PNG (turned upright as their EXIF says,
+    transparency on white). Nothing appears at `directory` until all of it is written.
+
+    Args:
+        records: `{split: records}`; ids are unique over all splits.
+        directory: must not exist yet, or be empty.
+        name: of the set, in lower_snake_case; it prefixes the file names.
+        reject: called with (split, record, error) for each bad record, which is then left out; None: raise instead.
+        finish: called with the still hidden directory when all records are in it, to add files of its own.
+
+    Returns:
+        `{"name": name, "splits": {split: {"records", "sha256", "source", "kind", "order_effect"}}}`, the last three
+        being counts by value; also stored as records.json.
+
+    Raises:
+        InputError: a bad record (without `reject`), a split with no records, a directory that is in use.
+    """
+    directory = os.path.abspath(directory)
+    if os.path.exists(directory) and (not os.path.isdir(directory) or os.listdir(directory)):
+        raise InputError(f"{directory} exists and is not empty; remove it or choose another directory")
+    if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
+        raise InputError(f"name {name!r} of a set of records must be in lower_snake_case")
+    if not records:
+        raise InputError(f"{directory} would hold no splits; give at least one")
+    os.makedirs(os.path.dirname(directory), exist_ok=True)
+    with _renamed_when_done(directory) as partial:
+        writer = _tfds_writer(partial, name)
+        writer.initialize_splits(list(records))
+        seen, splits = set(), {}
+        for split, items in records.items():
+            tally = _Tally()
+            for chunk in _chunks(tally.watch(_accepted(split, items, seen, reject))):
+                writer.add_examples({split: [_to_example(record) for record in chunk]})
+            if not tally.records:
+                raise InputError(f"split {split!r} of {directory} would hold no records; check the source's input")
+            splits[split] = tally.summary()
+        writer.close_all()
+        summary = {"name": name, "splits": splits}
+        with open(os.path.join(partial, _SUMMARY), "w", encoding="utf-8") as file:
+            json.dump(summary, file, indent=1, sort_keys=True)
+        if finish:
+            finish(partial)
+    return summary
+
+
+def open_split(directory: str, split: str = "train") -> "Split":
+    """A stored split with `len()` and `[i]`; `split` may be sliced as in TFDS (`"train[:50%]"`).
+
+    Raises:
+        InputError: no set of records there, an unknown split, or one without records.
+    """
+    return Split(directory, split)
+
+
+def fingerprint(directory: str) -> str:
+    """16 hex digits that change with the content of a set, and not with its place. Reads no record: the content's own
+    hashes are in records.json, and the size of each data file counts too.
+
+    Raises:
+        InputError: no set of records there.
+    """
+    _require_set(directory)
+    digest = hashlib.sha256()
+    for file in sorted(os.listdir(directory)):
+        path = os.path.join(directory, file)
+        if ".array_record" in file:
+            digest.update(f"{file}:{os.path.getsize(path)}\n".encode())
+        elif file.endswith(".json"):
+            with open(path, "rb") as content:
+                digest.update(content.read())
+    return digest.hexdigest()[:16]
+
+
+class Split:
+    """A random-access view of a stored split: `len(split)`, `split[i] -> Record`. It pickles as its path, so that a
+    worker process opens its own files."""
+
+    def __init__(self, directory: str, split: str):
+        self.directory, self.split = os.path.abspath(directory), split
+        self._open()
+
+    def _open(self):
+        _require_set(self.directory)
+        tfds = _tfds()
+        try:
+            builder = tfds.builder_from_directory(self.directory)
+        except (ValueError, KeyError, OSError) as error:
+            raise InputError(f"{self.directory} holds no readable records: {_line(error)}; prepare it again") from error
+        try:
+            self._source = builder.as_data_source(split=self.split, decoders={"images": _as_stored(tfds)})
+        except (ValueError, KeyError, OSError) as error:
+            known = ", ".join(builder.info.splits) or "none"
+            raise InputError(f"{self.directory} has no split {self.split!r}, it has {known}: {_line(error)}") from error
+        if not len(self._source):
+            raise InputError(f"split {self.split!r} of {self.directory} holds no records")
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, index: int) -> Record:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        return _from_example(self._source[index])
+
+    def __getstate__(self):
+        return {"directory": self.directory, "split": self.split}
+
+    def __setstate__(self, state):
+        self.__dict__.update(state)
+        self._open()
+
+
+# Checks
+
+
+def _checked(record) -> Record:
+    """The record with its pictures in stored form; raises InputError."""
+    name = record.get("id") if isinstance(record, dict) else None
+    if not isinstance(name, str) or not name:
+        raise InputError(f"a record has the id {name!r}; each needs a non-empty text as id")
+    where = f"record {name!r}"
+    if missing := [key for key in Record.__required_keys__ if key not in record]:
+        raise InputError(f"{where} lacks {', '.join(sorted(missing))}")
+    _check_labels(record, where)
+    _check_texts(record, where)
+    _check_symbols(record)
+    images = [stored_picture(data, f"{where}, image {i}") for i, data in enumerate(record["images"])]
+    return {**record, "images": images}
+
+
+def _check_labels(record, where):
+    for key, known in (("kind", KINDS), ("order_effect", ORDER_EFFECTS)):
+        if record[key] not in known:
+            raise InputError(f"{where}: {key} {record[key]!r} is none of {', '.join(known)}")
+    accuracy = record["accuracy"]
+    if accuracy is not None and not 0 <= accuracy <= 1:
+        raise InputError(f"{where}: accuracy {accuracy!r} is not between 0 and 1; give None where it is not known")
+
+
+def _check_texts(record, where):
+    for key in ("question", "answer", "source"):
+        _check_text(record[key], f"{where}: {key}")
+        if not permute.SLOT.sub("", record[key]).strip():
+            raise InputError(f"{where}: {key} is empty")
+    for i, choice in enumerate(record["choices"]):
+        _check_text(choice, f"{where}: choice {i}")
+    choices, answer = record["choices"], record["answer"]
+    known = [*choices, *(chr(ord("A") + i) for i in range(len(choices)))]
+    if record["kind"] == "choice" and choices and answer not in known and not permute.MENTION.search(answer):
+        raise InputError(f"{where}: answer {answer!r} is none of its {len(choices)} choices, nor one of their letters")
+
+
+def _check_text(text, where):
+    if not isinstance(text, str):
+        raise InputError(f"{where} is a {type(text).__name__}, not text")
+    if "\0" in text or any("\ud800" <= character <= "\udfff" for character in text):
+        raise InputError(f"{where} holds a NUL or half a surrogate pair, which is no text; remove it")
+
+
+def _check_symbols(record):
+    """Renders the record as it stands and with its images turned round: permute knows what can go wrong there."""
+    order, places = list(range(len(record["images"]))), permute.movable_places(record)
+    for place, image in zip(places, reversed(places)):
+        order[place] = image
+    permute.render(record)
+    permute.render(permute.apply(record, order))
+
+
+def stored_picture(data: bytes, where: str) -> bytes:
+    """Encoded RGB PNG or JPEG of an encoded picture, the same bytes where they are that already.
+
+    Raises:
+        InputError: it does not decode; the line begins with `where`.
+    """
+    try:
+        with Image.open(io.BytesIO(data)) as picture:
+            picture.load()
+            upright = picture.getexif().get(0x0112, 1) == 1
+            if picture.mode == "RGB" and picture.format in ("PNG", "JPEG") and upright:
+                return data
+            picture = _to_rgb(ImageOps.exif_transpose(picture))
+    except (OSError, ValueError, TypeError, SyntaxError, Image.DecompressionBombError) as error:
+        reason = "no known format" if isinstance(error, UnidentifiedImageError) else _line(error)
+        raise InputError(f"{where}: cannot decode the picture ({reason}); replace or drop it") from error
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def _to_rgb(picture: Image.Image) -> Image.Image:
+    if picture.mode.startswith("I;16"):  # PIL would clip 16 bits to 8, not scale them
+        picture = picture.point(lambda value: value / 256, "L")
+    if "A" in picture.getbands() or "transparency" in picture.info:
+        picture = picture.convert("RGBA")
+        paper = Image.new("RGBA", picture.size, "white")
+        picture = Image.alpha_composite(paper, picture)
+    return picture.convert("RGB")
+
+
+# Storage
+
+
+def _tfds():
+    try:
+        import tensorflow_datasets as tfds
+    except ImportError as error:
+        raise InputError(f"records need the packages of requirements.txt; install them ({error})") from error
+    return tfds
+
+
+def _tfds_writer(directory, name):
+    tfds = _tfds()
+    text, texts = tfds.features.Text(), tfds.features.Sequence(tfds.features.Text())
+    features = tfds.features.FeaturesDict({
+        **dict.fromkeys(("id", "question", "answer", "kind", "order_effect", "source"), text),
+        "images": tfds.features.Sequence(tfds.features.Image(shape=(None, None, 3))),
+        "choices": texts,
+        "accuracy": tfds.features.Scalar(np.float32),  # NaN: not known
+        "movable": tfds.features.Sequence(tfds.features.Scalar(np.int32)),
+    })
+    identity = tfds.core.DatasetIdentity(
+        name=name, version=tfds.core.Version("1.0.0"), data_dir=directory, module_name=__name__
+    )
+    info = tfds.core.DatasetInfo(builder=identity, features=features, description=Record.__doc__)
+    return tfds.core.SequentialWriter(info, max_examples_per_shard=_RECORDS_PER_SHARD, file_format="array_record")
+
+
+def _as_stored(tfds):
+    class AsStored(tfds.decode.SkipDecoding):
+        """TFDS's own SkipDecoding lacks this method, which a sequence of images is read through."""
+
+        def decode_batch_example_np(self, example):
+            return example
+
+    return AsStored()
+
+
+def _to_example(record: Record) -> dict:
+    example = {key: record[key] for key in Record.__required_keys__}
+    example["accuracy"] = math.nan if record["accuracy"] is None else record["accuracy"]
+    example["movable"] = [_EVERY_PLACE] if record["movable"] is None else record["movable"]
+    return example
+
+
+def _from_example(example) -> Record:
+    record = {key: value.decode() if isinstance(value, bytes) else value for key, value in example.items()}
+    record["images"] = [bytes(data) for data in example["images"]]
+    record["choices"] = [choice.decode() for choice in example["choices"]]
+    record["accuracy"] = None if math.isnan(example["accuracy"]) else round(float(example["accuracy"]), 6)
+    movable = [int(place) for place in example["movable"]]
+    record["movable"] = None if movable == [_EVERY_PLACE] else movable
+    return record
+
+
+def _accepted(split, items, seen: set[str], reject) -> Iterator[Record]:
+    for item in items:
+        try:
+            record = _checked(item)
+            if record["id"] in seen:
+                raise InputError(f"record {record['id']!r} of split {split!r} has an id that was used before")
+        except InputError as error:
+            if reject is None:
+                raise
+            reject(split, item, error)
+            continue
+        seen.add(record["id"])
+        yield record
+
+
+def _chunks(items: Iterable) -> Iterator[list]:
+    chunk = []
+    for item in items:
+        chunk.append(item)
+        if len(chunk) == _CHUNK:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk
+
+
+class _Tally:
+    """What went by: how many records, of what kinds, and the hash of their content."""
+
+    def __init__(self):
+        self.records, self._digest = 0, hashlib.sha256()
+        self._counts = {key: collections.Counter() for key in ("source", "kind", "order_effect")}
+
+    def watch(self, items: Iterable[Record]) -> Iterator[Record]:
+        for record in items:
+            self.records += 1
+            for key, counter in self._counts.items():
+                counter[record[key]] += 1
+            self._digest.update(repr([record[key] for key in sorted(Record.__required_keys__)]).encode())
+            yield record
+
+    def summary(self) -> dict:
+        counts = {key: dict(sorted(counter.items())) for key, counter in self._counts.items()}
+        return {"records": self.records, "sha256": self._digest.hexdigest(), **counts}
+
+
+@contextlib.contextmanager
+def _renamed_when_done(directory: str) -> Iterator[str]:
+    partial = tempfile.mkdtemp(prefix=f".{os.path.basename(directory)}.partial-", dir=os.path.dirname(directory))
+    try:
+        os.chmod(partial, 0o755)  # mkdtemp's 0700 would keep others from reading the set
+        yield partial
+        os.rename(partial, directory)  # also onto an empty directory
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _require_set(directory: str):
+    if not os.path.isfile(os.path.join(directory, "dataset_info.json")):
+        raise InputError(f"{directory} holds no records (no dataset_info.json); write some with perl_jax.prepare")
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__

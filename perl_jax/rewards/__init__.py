@@ -1,0 +1,44 @@
+"""Rewards: one module each, found by name; a new one is one new file here, or any importable function.
+
+A reward is `score(record, text) -> float | dict[str, float]`. `record` is the record as it was rendered for the order
+that the model saw (`perl_jax.permute.render`), without its images; `text` is the whole response. A dict holds "reward"
+and any named parts of it, which are logged. It runs in worker processes, under a wall-clock limit and a limit on memory
+(`perl_jax.grading`), and must give the same result for the same input.
+"""
+
+import importlib
+import pkgutil
+from collections.abc import Callable, Mapping
+
+from models.errors import InputError
+
+Score = Callable[[Mapping[str, object], str], float | dict[str, float]]
+
+
+def names() -> list[str]:
+    """The rewards of this folder."""
+    return sorted(module.name for module in pkgutil.iter_modules(__path__))
+
+
+def find(name: str) -> Score:
+    """The reward called `name`: a module of this folder ("boxed"), or "package.module:function".
+
+    Raises InputError, with the names known, where there is none.
+
+    >>> find("boxed").__module__
+    'perl_jax.rewards.boxed'
+    """
+    if ":" in name:
+        module, function = name.split(":", 1)
+    elif name in names():
+        module, function = f"{__name__}.{name}", "score"
+    else:
+        raise InputError(f"no reward {name!r}: known are {', '.join(names())}, or give package.module:function")
+    try:
+        score = getattr(importlib.import_module(module), function)
+    except Exception as error:  # a person's own module may fail in any way while it is imported
+        why = " ".join(f"{type(error).__name__}: {error}".split())
+        raise InputError(f"reward {name!r} cannot be imported: {why}") from error
+    if not callable(score):
+        raise InputError(f"reward {name!r} is a {type(score).__name__}, not a function")
+    return score

@@ -1,0 +1,222 @@
+"""Permutation-enhanced GRPO (PeRL): `python -m perl_jax.train --config=configs/demo.py --workdir=DIR`.
+
+A run is one sequence of steps: a supervised warm-up where the config asks for one, then PeRL (GRPO with `n_s = 0`).
+Started again it goes on from its last checkpoint, exactly: draws depend on (seed, step, question), not on what ran.
+"""
+
+import json
+import logging
+from pathlib import Path
+
+import numpy as np
+import optax
+from absl import flags
+from ml_collections import config_flags
+
+from models.errors import InputError
+from perl_jax import batch as batches
+from perl_jax import checkpoint, cli, evaluation, logs, metrics, permute, policy, prepare, records, update
+from perl_jax.grading import Grader
+from perl_jax.pipeline import Stream
+
+logger = logging.getLogger(__name__)
+
+
+def train(config, workdir: Path) -> None:
+    """Runs, or resumes, the experiment `config` in `workdir`. Raises InputError for what a person can mend."""
+    workdir.mkdir(parents=True, exist_ok=True)
+    data = data_directory(config, workdir)
+    base = policy.load(config, workdir, texts(config, data))
+    held_out = {name: held_out_questions(config, data, name, base.prompts) for name in config.eval.sets}
+    facts = {"records": records.fingerprint(data), "base": base.fingerprint, "model": base.path}
+    last = config.warmup.steps + config.total_steps
+
+    with (
+        Grader(config.reward.name, workers=config.reward.workers, timeout=config.reward.timeout) as grader,
+        checkpoint.Checkpoints(workdir, config.checkpoint.keep, config.checkpoint.best or None) as checkpoints,
+        logs.RunLog(workdir, config.to_dict(), **facts) as log,
+    ):
+        source = batches.Source(config, Stream(data, split=config.data.split, seed=config.seed), base.prompts, grader)
+        done = checkpoints.latest() or 0
+        state = update.init(base.model, optimizer(config, max(done, 1)), trainable(config))
+        reference = base.model if config.loss.kl_coef else None  # `init` copied it: it stays the base policy
+        if done:
+            state = resume(checkpoints, done, state, source, facts)
+
+        def evaluate(step: int) -> dict[str, float]:
+            found = {}
+            for name, asked in held_out.items():
+                rows = evaluation.ask(state.model, asked, source.prompts, grader, config.sampling.max_new_tokens,
+                                      config.eval.batch)  # fmt: skip
+                values = {f"eval/{key}": value for key, value in evaluation.summary(rows).items()}
+                log.evaluation(name, stage(config, step), step, values, rows)
+                found = found or values  # the first set says which checkpoint is best
+            return found
+
+        if not done:
+            evaluate(0)
+        for step in log.track(done + 1, last):
+            clock = logs.Clock()
+            if step == config.warmup.steps + 1:
+                state = update.init(state.model, optimizer(config, step), trainable(config))
+
+            run_step = perl if step > config.warmup.steps else warm_up
+            state, values, groups = run_step(config, step, state, source, reference, clock)
+
+            log.groups([{"stage": stage(config, step), "step": step, **group} for group in groups])
+            log.step(stage(config, step), step, {**values, **clock.metrics()})
+            if not np.isfinite([values["update/loss"], values["update/grad_norm"]]).all():
+                raise InputError(f"step {step}: loss {values['update/loss']}, gradient norm "
+                                 f"{values['update/grad_norm']}; look at this step in {workdir}/rollouts.jsonl")
+            scores = evaluate(step) if step == last or step % config.eval.every == 0 else {}
+            if step == last or step % config.checkpoint.every == 0:
+                about = {**facts, "stream": source.stream.state(), "prompt": json.loads(source.prompts.to_json())}
+                checkpoints.save(step, state, about, scores)
+
+
+def perl(config, step, state, source, reference, clock):
+    """One step of PeRL: questions in permuted orders, rollouts, rewards, pooled advantages, update.
+
+    Returns (state, metrics, some groups to read).
+    """
+    t = step - config.warmup.steps
+    p = permute.probability(t, config.total_steps, **config.permute)
+    batch = batches.gather(source, state.model, p, step, clock)
+    if not batch.questions:  # the online filter left nothing: no gradient, no step
+        logger.warning("step %d: no group had unequal rewards; the policy stays as it is", step)
+        return state, batch.log | {"update/loss": 0.0, "update/grad_norm": 0.0}, []
+
+    with clock("update"):
+        groups = [
+            update.Group(
+                images=question.record["images"],
+                orders=question.orders,
+                prompts=[ids for ids, _ in question.prompts],
+                responses=responses,
+                advantages=advantages,
+                sampler_logprobs=logprobs,
+            )
+            for question, responses, advantages, logprobs in zip(
+                batch.questions, batch.responses, batch.advantages, batch.sampler_logprobs
+            )
+        ]
+        per_step = -(-config.questions // config.optimizer.steps_per_batch)
+        parts = [groups[start : start + per_step] for start in range(0, len(groups), per_step)]
+        forward = {"temperature": config.sampling.temperature, "micro_batches": config.micro_batches,
+                   "questions": per_step, **source.prompts.limits}  # fmt: skip
+        if reference:
+            parts = [with_logprobs("ref_logprobs", reference, part, forward) for part in parts]
+        if len(parts) > 1:  # all of them against the policy that sampled
+            parts = [with_logprobs("old_logprobs", state.model, part, forward) for part in parts]
+        steps = []
+        for part in parts:
+            state, values = update.step(
+                state, part, norm_length=config.sampling.max_new_tokens, remat=config.remat, **config.loss, **forward
+            )
+            steps.append(values)
+        values = batch.log | metrics.of_update(steps)
+    return state, values, batches.readable(batch, config.log_groups)
+
+
+def with_logprobs(field: str, model, groups, forward) -> list[update.Group]:
+    """The groups with `field` filled by their log-probs under `model`."""
+    return [group._replace(**{field: logp}) for group, logp in zip(groups, update.logprobs(model, groups, **forward))]
+
+
+def warm_up(config, step, state, source, reference, clock):
+    """One supervised step: GRPO with the reference answer as the only rollout, advantage 1, is maximum likelihood."""
+    del reference
+    processor = source.prompts.processor
+    with clock("data"):
+        questions = batches.draw(source, config.warmup.questions, n_s=0, p=0.0, step=step)
+        answers = [config.warmup.response.replace("{answer}", question.samples[0]["answer"]) for question in questions]
+    with clock("update"):
+        groups = [
+            update.Group(
+                images=question.record["images"],
+                orders=question.orders,
+                prompts=[question.prompts[0][0]],
+                responses=[[[*processor.encode(answer), processor.eos_ids[0]]]],
+                advantages=np.ones((1, 1)),
+            )
+            for question, answer in zip(questions, answers)
+        ]
+        state, values = update.step(
+            state, groups, micro_batches=config.micro_batches, remat=config.remat, **source.prompts.limits
+        )
+        values = metrics.of_update([values])
+    return state, values, []
+
+
+def stage(config, step: int) -> str:
+    return "warmup" if step <= config.warmup.steps else "perl"
+
+
+def optimizer(config, step: int) -> optax.GradientTransformation:
+    """AdamW with global clipping, at the stage's learning rate."""
+    c = config.optimizer
+    if stage(config, step) == "warmup":
+        steps, peak = config.warmup.steps, config.warmup.learning_rate
+        rate = optax.warmup_cosine_decay_schedule(0.0, peak, max(1, steps // 20), steps, peak / 10)
+    else:
+        rate = c.learning_rate
+    return optax.chain(
+        optax.clip_by_global_norm(c.clip_norm), optax.adamw(rate, b1=c.b1, b2=c.b2, weight_decay=c.weight_decay)
+    )
+
+
+def trainable(config):
+    """Which weights train, by attribute path; None: all."""
+    return None if config.train_vision else lambda path: not path.startswith("visual.")
+
+
+def resume(checkpoints, done: int, state: update.State, source: batches.Source, facts) -> update.State:
+    """The state of a checkpoint, with the data stream at its place; refuses another base model."""
+    saved = checkpoints.run(done)
+    if saved["base"] != facts["base"]:
+        raise InputError(f"step {done} was trained from other base weights ({saved['model']}, {saved['base']}) than "
+                         f"{facts['model']} ({facts['base']}); give those, or a new --workdir")  # fmt: skip
+    source.stream.restore(saved["stream"])
+    logger.info("resumed from step %d", done)
+    return checkpoints.restore(done, state)
+
+
+def data_directory(config, workdir: Path) -> str:
+    """The directory of records that the config names; an embedded source is written to the workdir first."""
+    c = config.data
+    if bool(c.directory) == bool(c.source):
+        raise InputError("config.data.directory must name a set of records, or config.data.source an embedded source")
+    directory = Path(c.directory or workdir / "data")
+    if c.source and not directory.exists():
+        prepare.build(c.source, str(directory), seed=config.seed, **c.options)
+    return str(directory)
+
+
+def texts(config, data: str):
+    """What a new model's tokenizer learns from: questions and answers as they are shown and taught."""
+    split = records.open_split(data, config.data.split)
+    for i in range(min(len(split), 2000)):
+        sample = permute.render(split[i])
+        yield sample["question"].replace(permute.MARKER, "") + "\n" + config.prompt.instruction
+        yield config.warmup.response.replace("{answer}", sample["answer"])
+
+
+def held_out_questions(config, data: str, name: str, prompts) -> list[evaluation.Question]:
+    """The first `config.eval.limit` records of a split, in the orders that they are asked in."""
+    split = records.open_split(data, name)
+    chosen = [split[i] for i in range(min(len(split), config.eval.limit))]
+    return evaluation.questions(chosen, prompts, config.eval.permute, config.seed)
+
+
+FLAGS = flags.FLAGS
+
+
+def main(_) -> None:
+    train(FLAGS.config, Path(FLAGS.workdir))
+
+
+if __name__ == "__main__":
+    config_flags.DEFINE_config_file("config", None, "The experiment: a file in configs/, e.g. configs/demo.py.")
+    flags.DEFINE_string("workdir", None, "Where the run keeps everything; started again there, it resumes.")
+    flags.mark_flags_as_required(["config", "workdir"])
+    cli.run(main)

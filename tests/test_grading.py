@@ -1,0 +1,153 @@
+"""Grading in processes: whatever one response does to the reward, the others are graded and the run goes on."""
+
+import logging
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from models.errors import InputError
+from perl_jax.grading import Grader
+
+REWARD = '''
+import os, sys, time
+
+def score(record, text):
+    if text == "hang":
+        while True:
+            pass
+    if text == "power":
+        return 10 ** (10 ** 10)  # one C call, deaf to signals
+    if text == "die":
+        os._exit(7)
+    if text == "raise":
+        raise KeyError("two\\nlines")
+    if text == "memory":
+        return len(bytearray(3 << 30))
+    return {"nan": float("nan"), "inf": {"reward": float("inf")}, "word": "good", "parts": {"accuracy": 1.0},
+            "none": None}.get(text, {"reward": 1.0, "length": len(text)})
+
+def plain(record, text):
+    return len(text) / 2
+
+calls = 0
+
+def seen(record, text):
+    global calls
+    calls += 1
+    return {"reward": float(sorted(record) == ["answer", "id"]), "jax": float("jax" in sys.modules), "calls": calls}
+'''
+RECORD = {"id": "q1", "answer": "1", "images": [b"bytes", object()]}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def user_module(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("user")
+    (folder / "my_reward.py").write_text(REWARD)
+    sys.path.insert(0, str(folder))
+    yield
+    sys.path.remove(str(folder))
+
+
+@pytest.fixture(scope="module")
+def grader():
+    with Grader("my_reward:score", workers=2, timeout=1.0) as grader:
+        yield grader
+
+
+def test_the_culprit_gets_zero_and_is_named_and_the_rest_is_graded(grader, caplog):
+    texts = [f"text {i}" for i in range(20)]
+    texts[3], texts[11] = "hang", "die"
+    pairs = [({**RECORD, "id": f"q{i}"}, text) for i, text in enumerate(texts)]
+    before = grader.timeouts, grader.crashes
+    with caplog.at_level(logging.WARNING):
+        graded = grader.grade(pairs)
+    assert [score["reward"] for score in graded] == [0.0 if i in (3, 11) else 1.0 for i in range(20)]
+    assert graded[3] == {"reward": 0.0, "length": 0.0} and graded[4]["length"] == len("text 4")
+    assert (grader.timeouts - before[0], grader.crashes - before[1]) == (1, 1)
+    assert all(words in caplog.text for words in ("'q3'", "'q11'", "exit code 7")) and "'q4'" not in caplog.text
+
+
+def test_a_call_deaf_to_signals_is_killed(grader):
+    start, before = time.monotonic(), grader.timeouts
+    assert grader.grade([(RECORD, "power"), (RECORD, "ok")])[1]["reward"] == 1.0
+    assert time.monotonic() - start < 20
+    assert grader.timeouts + grader.errors > before
+
+
+def test_failures_inside_a_reward(caplog):
+    texts = ["raise", "nan", "inf", "word", "parts", "none", "memory", "fine"]
+    with Grader("my_reward:score", workers=1) as grader, caplog.at_level(logging.WARNING):
+        graded = grader.grade([(RECORD, text) for text in texts])
+        assert [score["reward"] for score in graded] == [0.0] * 7 + [1.0]
+        assert (grader.errors, grader.timeouts, grader.crashes) == (7, 0, 0)
+    assert len(caplog.records) == 1 and "KeyError" in caplog.text and "'q1'" in caplog.text, "warns once"
+
+
+def test_a_float_is_the_reward_and_order_and_length_are_kept():
+    with Grader("my_reward:plain", workers=2) as grader:
+        graded = grader.grade((RECORD, "x" * (i % 7)) for i in range(100))
+        assert graded == [{"reward": (i % 7) / 2} for i in range(100)]
+        assert grader.grade([]) == []
+
+
+def test_workers_see_no_images_no_jax_and_each_pair_once():
+    import jax  # noqa: F401  (the parent has it, as a trainer has)
+
+    other = {**RECORD, "answer": "2"}
+    with Grader("my_reward:seen", workers=1) as grader:
+        graded = grader.grade([(RECORD, "a"), (dict(RECORD), "a"), (other, "a")])
+    assert all(score["reward"] == 1.0 and score["jax"] == 0.0 for score in graded)
+    assert graded[0]["calls"] == graded[1]["calls"] != graded[2]["calls"], "equal pairs are scored once"
+
+
+def test_a_worker_lost_between_two_calls_is_replaced(grader):
+    os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
+    time.sleep(0.3)
+    assert grader.grade([(RECORD, "ok")])[0]["reward"] == 1.0
+
+
+def test_grades_a_demo_step_in_little_time_from_any_thread():
+    pairs = [({"id": i // 8, "answer": str(i // 8 % 10), "kind": "number"}, f"<think></think>\\boxed{{{i % 10}}}")
+             for i in range(256)]
+    results = []
+    with Grader("boxed") as grader:
+        grader.grade(pairs[:1])
+        start = time.monotonic()
+        thread = threading.Thread(target=lambda: results.extend(grader.grade(pairs)))
+        thread.start()
+        thread.join()
+        assert time.monotonic() - start < 2
+    assert [score["accuracy"] for score in results] == [float(i // 8 % 10 == i % 10) for i in range(256)]
+
+
+def test_boxed_towers_of_powers_are_bounded():
+    record = {"id": "tower", "answer": r"\frac{1}{2}", "kind": "number"}
+    with Grader("boxed", timeout=3.0) as grader:
+        scores = grader.grade([(record, r"\boxed{0.5}"), (record, r"\boxed{9^{9^{9}}}"), (record, r"\boxed{1/2}")])
+    assert [score["accuracy"] for score in scores] == [1.0, 0.0, 1.0]
+
+
+def test_an_unknown_reward_and_a_closed_grader_say_so():
+    with pytest.raises(InputError, match="known are boxed"):
+        Grader("missing")
+    grader = Grader("boxed")
+    grader.close()
+    with pytest.raises(RuntimeError, match="closed"):
+        grader.grade([(RECORD, "x")])
+
+
+def test_a_script_needs_no_main_guard(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text("from perl_jax.grading import Grader\n"
+                      "print(Grader('my_reward:plain', workers=1).grade([({'id': 1}, 'four')]))\n")
+    path = os.pathsep.join([str(Path(__file__).parents[1]), *sys.path])
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=60, check=False,
+                          env={**os.environ, "PYTHONPATH": path})
+    assert (done.returncode, done.stdout.strip()) == (0, "[{'reward': 2.0}]"), done.stderr

@@ -1,0 +1,174 @@
+"""Our pictures are transformers' pictures, bit for bit, and broken ones give one line."""
+
+import io
+import warnings
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from models.errors import InputError
+from models.qwen2_5_vl import images
+from models.qwen2_5_vl.config import VisionConfig
+
+VISION = VisionConfig(1, 32, 48, 4, 48)
+SIZES = [(28, 28), (1, 1), (1, 200), (200, 1), (13, 29), (56, 55), (57, 56), (99, 301), (640, 48), (333, 517), (42, 70)]
+LIMITS = [(3136, 1003520), (1, 3136), (784, 784), (50000, 60000), (3136, 40000)]
+
+
+def picture(height: int, width: int, seed: int = 0) -> np.ndarray:
+    """Smooth and noisy at once, so that both the filter's weights and its clipping show."""
+    rng = np.random.default_rng((seed, height, width))
+    smooth = np.add.outer(np.arange(height) * 7, np.arange(width) * 3)[..., None] + np.array([0, 60, 170])
+    return ((smooth + rng.integers(0, 256, (height, width, 3))) % 256).astype(np.uint8)
+
+
+def reference(image, min_pixels, max_pixels, vision=VISION):
+    transformers = pytest.importorskip("transformers.models.qwen2_vl.image_processing_pil_qwen2_vl")
+    processor = transformers.Qwen2VLImageProcessorPil(
+        min_pixels=min_pixels,
+        max_pixels=max_pixels,
+        patch_size=vision.patch_size,
+        merge_size=vision.spatial_merge_size,
+        temporal_patch_size=vision.temporal_patch_size,
+    )
+    out = processor(image, return_tensors="np")
+    return out["pixel_values"], tuple(out["image_grid_thw"][0].tolist())
+
+
+def assert_equal(image, min_pixels, max_pixels, vision=VISION):
+    ours, grid = images.patches(image, vision, min_pixels, max_pixels)
+    image = Image.fromarray(image) if isinstance(image, np.ndarray) else image
+    theirs, their_grid = reference(image, min_pixels, max_pixels, vision)
+    assert grid == their_grid and ours.dtype == np.float32
+    np.testing.assert_array_equal(ours.view(np.int32), theirs.view(np.int32))
+    assert images.grid((image.height, image.width), vision, min_pixels, max_pixels) == grid[1:]
+
+
+@pytest.mark.parametrize("limits", LIMITS)
+def test_bits_of_the_reference(limits):
+    for size in SIZES:
+        assert_equal(picture(*size), *limits)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    height=st.integers(1, 260),
+    width=st.integers(1, 260),
+    low=st.integers(1, 60000),
+    more=st.integers(0, 200000),
+)
+def test_bits_of_the_reference_on_any_size(height, width, low, more):
+    if max(height, width) <= 200 * min(height, width):
+        assert_equal(picture(height, width), low, low + more)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    height=st.integers(1, 9000),
+    width=st.integers(1, 9000),
+    factor=st.integers(2, 64),
+    low=st.integers(1, 10**6),
+    more=st.integers(0, 2 * 10**7),
+)
+def test_resize_is_the_reference(height, width, factor, low, more):
+    theirs = pytest.importorskip("transformers.models.qwen2_vl.image_processing_pil_qwen2_vl").smart_resize
+    if max(height, width) <= 200 * min(height, width):
+        assert images.smart_resize(height, width, factor, low, low + more) == theirs(
+            height, width, factor, low, low + more
+        )
+
+
+def test_other_patch_sizes():
+    vision = VisionConfig(1, 32, 48, 4, 48, patch_size=8, spatial_merge_size=4, temporal_patch_size=3)
+    assert_equal(picture(70, 133), 1024, 20000, vision)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "LA", "RGBA", "PA", "CMYK", "YCbCr", "HSV", "I", "F", "I;16"])
+def test_every_mode(mode):
+    image = Image.fromarray(picture(40, 66))
+    if mode in ("LA", "RGBA", "PA"):
+        image.putalpha(Image.fromarray(picture(40, 66, seed=1)[..., 0]))
+    image = image.convert("I").convert(mode) if mode == "I;16" else image.convert(mode)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert_equal(image, 3136, 1003520)
+
+
+def test_transparency_of_a_palette():
+    image = Image.fromarray(picture(40, 66)).quantize(16)
+    image.info["transparency"] = 3
+    assert_equal(image, 3136, 1003520)
+
+
+def test_array_equals_pil():
+    array = picture(31, 90)
+    for a, b in zip(images.patches(array, VISION), images.patches(Image.fromarray(array), VISION)):
+        np.testing.assert_array_equal(a, b)
+
+
+def encoded(image: Image.Image, **options) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, **options)
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "GIF", "BMP"])
+def test_open_image(kind):
+    data = encoded(Image.fromarray(picture(60, 80)), format=kind)
+    image = images.open_image(data, "x")
+    assert image.mode == "RGB" and image.size == (80, 60)
+    image.getpixel((0, 0))
+
+
+def test_open_image_turns_as_exif_says():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    assert images.open_image(encoded(Image.fromarray(picture(60, 80)), format="JPEG", exif=exif), "x").size == (60, 80)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "GIF"])
+def test_broken_bytes(kind):
+    data = encoded(Image.fromarray(picture(60, 80)), format=kind)
+    broken = [b"", b"text", data[:20], data[: len(data) // 2], data[:8] + bytes(200)]
+    for number, part in enumerate(broken):
+        with pytest.raises(InputError, match=r"row 7, image 1: ") as error:
+            images.open_image(part, "row 7, image 1")
+        assert "\n" not in str(error.value), number
+
+
+def test_a_postscript_file_starts_no_program():
+    with pytest.raises(InputError):
+        images.open_image(encoded(Image.fromarray(picture(60, 80)), format="EPS"), "x")
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        "file.png",
+        None,
+        [[1, 2]],
+        np.zeros((4, 4, 3), np.float32),
+        np.zeros((4, 4), np.uint8),
+        np.zeros((4, 4, 4), np.uint8),
+        np.zeros((0, 4, 3), np.uint8),
+        np.zeros((2, 500, 3), np.uint8),
+    ],
+)
+def test_refused(image):
+    with pytest.raises(InputError):
+        images.patches(image, VISION)
+
+
+@pytest.mark.parametrize("limits", [(0, 100), (200, 100), (-1, 100)])
+def test_refused_limits(limits):
+    with pytest.raises(InputError, match="min_pixels"):
+        images.grid((50, 50), VISION, *limits)
+
+
+def test_aspect_ratio_of_200_is_the_last():
+    assert images.grid((1, 200), VISION)
+    with pytest.raises(InputError, match="201 x 1"):
+        images.grid((1, 201), VISION)

@@ -1,0 +1,306 @@
+"""The network against transformers, by golden files (no torch needed) and live, and what must hold of any weights."""
+
+import dataclasses
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+from flax import nnx
+
+from models import qwen2_5_vl as qwen
+from models.errors import InputError
+from perl_jax import rollout
+
+GOLDEN = Path(__file__).parent / "golden"
+FEATURES, LOGITS, GRADIENTS = 1e-4, 5e-4, 1e-3  # the last is relative to a tensor's largest value
+PACK = {"max_pixels": tiny.MAX_PIXELS}
+
+
+@nnx.jit
+def next_token_gradient(model, inputs):
+    return nnx.grad(lambda model: tiny.next_token_loss(model(inputs), inputs.ids, inputs.mask))(model)
+
+
+def assert_gradients_close(ours, expected):
+    """Both {hub name: array}, of the same names; each tensor within GRADIENTS of its own largest value."""
+    assert ours.keys() == expected.keys()
+    for name, value in expected.items():
+        scale = np.abs(value).max()
+        assert scale > 0, f"{name} has no gradient: it tests nothing"
+        assert np.abs(np.asarray(ours[name]) - value).max() <= GRADIENTS * scale, name
+
+
+# Golden files, see make_golden.py.
+
+
+@pytest.fixture(scope="module", params=list(tiny.CONFIGS))
+def golden(request):
+    """(model, its packed prompts, the prompts, expected values)."""
+    with np.load(GOLDEN / f"{request.param}.npz") as file:
+        expected = dict(file)
+    model = qwen.load(GOLDEN / request.param)
+    prompts = [
+        (expected[f"ids/{b}"].tolist(), [tiny.picture(*picture) for picture in expected[f"pictures/{b}"].tolist()])
+        for b in range(len(tiny.LAYOUTS))
+    ]
+    return model, qwen.pack(model.config, prompts, max_pixels=int(expected["max_pixels"])), prompts, expected
+
+
+def test_golden_checkpoints_are_the_tiny_configs(golden):
+    assert golden[0].config in tiny.CONFIGS.values()
+
+
+def test_golden_features_logits_and_positions(golden):
+    model, inputs, prompts, expected = golden
+    logits = np.asarray(model(inputs))
+    assert logits.dtype == np.float32
+    for b, (ids, pictures) in enumerate(prompts):
+        np.testing.assert_array_equal(inputs.position_ids[:, b, : len(ids)], expected[f"positions/{b}"])
+        np.testing.assert_allclose(logits[b, expected[f"at/{b}"]], expected[f"logits/{b}"], atol=LOGITS, rtol=0)
+        if pictures:
+            np.testing.assert_allclose(
+                tiny.features(model, inputs, b), expected[f"features/{b}"], atol=FEATURES, rtol=0
+            )
+
+
+def test_golden_greedy_tokens(golden):
+    model, _, prompts, expected = golden
+    count = len(expected["greedy/0"])
+    assert count == 24
+    out = rollout.generate(model, prompts, samples=1, max_new_tokens=count, temperature=0.0, **PACK)
+    np.testing.assert_array_equal(out.tokens[:, 0], [expected[f"greedy/{b}"] for b in range(len(prompts))])
+
+
+def test_golden_gradients(golden):
+    model, inputs, _, expected = golden
+    ours = {name: np.asarray(value) for name, value in qwen.named(next_token_gradient(model, inputs)).items()}
+    stored = {key.removeprefix("gradient/"): value for key, value in expected.items() if key.startswith("gradient/")}
+    strides = {name: -(-ours[name].size // 128) for name in stored}
+    assert_gradients_close({name: value.ravel()[:: strides[name]] for name, value in ours.items()}, stored)
+    for name, value in ours.items():
+        assert np.linalg.norm(value) == pytest.approx(expected[f"norm/{name}"], rel=GRADIENTS), name
+
+
+# Live comparison.
+
+
+def compare_live(model, theirs, prompts, max_pixels=tiny.MAX_PIXELS):
+    """Asserts equal positions, features and logits of prompts in one batch here and one by one there."""
+    import reference
+
+    inputs = qwen.pack(model.config, prompts, max_pixels=max_pixels)
+    logits = np.asarray(model(inputs))
+    for b, prompt in enumerate(prompts):
+        length = len(prompt[0])
+        expected = reference.logits(theirs, prompt, max_pixels).detach().numpy()
+        np.testing.assert_array_equal(
+            inputs.position_ids[:, b, :length], reference.position_ids(theirs, prompt, max_pixels)
+        )
+        np.testing.assert_allclose(logits[b, :length], expected, atol=LOGITS, rtol=0)
+        if prompt[1]:
+            expected = reference.features(theirs, prompt, max_pixels)
+            np.testing.assert_allclose(tiny.features(model, inputs, b), expected, atol=FEATURES, rtol=0)
+    return inputs
+
+
+@pytest.mark.parametrize("name", tiny.CONFIGS)
+def test_transformers_forward_and_gradients(models, theirs, name):
+    import reference
+
+    model, prompts = models[name], tiny.prompts(models[name].config)
+    inputs = compare_live(model, theirs[name], prompts)
+    ours = qwen.named(next_token_gradient(model, inputs))
+    assert_gradients_close(ours, reference.next_token_gradient(theirs[name], prompts, tiny.MAX_PIXELS))
+
+
+@pytest.mark.parametrize("depth, blocks", [(2, ()), (2, (0, 1)), (2, (0,)), (5, (4,)), (5, (1, 2))])
+def test_transformers_any_full_attention_blocks(depth, blocks):
+    """None, all, first, last, two in the middle; depth 5 is a loop, depth 2 unrolled."""
+    pytest.importorskip("torch")
+    import reference
+
+    base = tiny.CONFIGS["tied"]
+    vision = dataclasses.replace(base.vision, depth=depth, fullatt_block_indexes=blocks)
+    model = tiny.random_model(dataclasses.replace(base, vision=vision), seed=depth)
+    compare_live(model, reference.with_weights(model), tiny.prompts(model.config)[2:])
+
+
+def test_transformers_any_number_of_images(models, theirs):
+    """0 to 5 ragged images a prompt in one padded batch, and limits that shrink all of them."""
+    sizes = [(61, 95), (200, 40), (112, 113), (30, 30), (83, 141)]
+    for max_pixels in (28 * 28 * 12, 28 * 28 * 4):
+        prompts = [tiny.prompt(models["tied"].config, [*sizes[:count], 2], seed=count, max_pixels=max_pixels)
+                   for count in range(6)]  # fmt: skip
+        compare_live(models["tied"], theirs["tied"], prompts, max_pixels)
+
+
+# Properties.
+
+
+def test_a_future_token_changes_no_earlier_logit(models):
+    model = models["untied"]
+    ids, pictures = tiny.prompt(model.config, [3, (84, 84), 8], seed=3)
+    changed = list(ids)
+    place = len(ids) - 5
+    changed[place] = changed[place] + 1
+    logits = np.asarray(model(qwen.pack(model.config, [(ids, pictures), (changed, pictures)])))
+    np.testing.assert_array_equal(logits[0, :place], logits[1, :place])
+    later = np.abs(logits[0] - logits[1])[place : len(ids)].max(-1)
+    assert (later > 1e-3).all()  # and it does change its own logits and all later ones
+
+
+def test_no_logit_depends_on_later_embeddings(models):
+    """Causality by gradient: of the logits at `place` with respect to what the network reads at each position."""
+    model = models["untied"]
+    inputs = qwen.pack(model.config, [tiny.prompt(model.config, [3, (84, 84), 8], seed=3)])
+    place = int(inputs.lengths[0]) - 4
+    graph, state = nnx.split(model)
+
+    @jax.jit
+    def gradient(table):
+        """By a vocabulary of one entry a token, so that each position reads its own."""
+        mine = jax.tree.map(lambda x: x, state)
+        mine["model"]["embed_tokens"]["embedding"] = state["model"]["embed_tokens"]["embedding"].replace(table)
+        numbered = inputs.replace(ids=np.arange(inputs.ids.size, dtype=np.int32).reshape(inputs.ids.shape))
+        return nnx.merge(graph, mine)(numbered)[0, place].var()
+
+    table = model.model.embed_tokens.embedding[...][inputs.ids[0]]
+    reached = np.abs(np.asarray(jax.grad(gradient)(table))).max(-1)
+    text = inputs.image_index[0, :, 0] < 0
+    assert (reached[: place + 1][text[: place + 1]] > 0).all()
+    assert (reached[place + 1 :] == 0).all()
+
+
+@pytest.mark.parametrize("name", tiny.CONFIGS)
+def test_an_image_changes_no_other_images_features(models, name):
+    """Small pictures share rows and windows' blocks of the pack, and still see only themselves."""
+    model = models[name]
+    pictures = [tiny.picture(*size, seed=i) for i, size in enumerate([(84, 84), (140, 84), (56, 56), (84, 56)])]
+    other = [*pictures]
+    other[1] = 255 - other[1]
+
+    def features(pictures):
+        ids = [token for picture in pictures for token in tiny.image_tokens(model.config, picture)]
+        inputs = qwen.pack(model.config, [(ids, pictures)], **PACK)
+        return tiny.features(model, inputs, 0), inputs
+
+    (before, inputs), (after, _) = features(pictures), features(other)
+    rows = {int(index[0]) for index in inputs.image_index[0] if index[0] >= 0}
+    assert len(rows) < len(pictures)  # rows are shared, or this tests nothing
+    sizes = [len(tiny.image_tokens(model.config, picture)) - 2 for picture in pictures]
+    starts = np.cumsum([0, *sizes])
+    for i in range(len(pictures)):
+        one, two = (features[starts[i] : starts[i + 1]] for features in (before, after))
+        if i == 1:
+            assert np.abs(one - two).max() > 1e-2
+        else:
+            np.testing.assert_array_equal(one, two)
+
+
+def test_a_prompts_logits_do_not_depend_on_its_batch(models):
+    model = models["untied"]
+    prompts = tiny.prompts(model.config)
+    together = np.asarray(model(qwen.pack(model.config, prompts, **PACK)))
+    for b in (1, 3):
+        alone = np.asarray(model(qwen.pack(model.config, [prompts[b]], **PACK)))[0]
+        length = len(prompts[b][0])
+        np.testing.assert_allclose(together[b, :length], alone[:length], atol=2e-5)
+
+
+@pytest.mark.parametrize("name", tiny.CONFIGS)
+def test_remat_equals_none(models, name):
+    model = models[name]
+    inputs = qwen.pack(model.config, tiny.prompts(model.config), **PACK)
+
+    @nnx.jit(static_argnums=1)
+    def value_and_gradient(model, remat):
+        return nnx.value_and_grad(lambda model: jnp.sum(jnp.sin(model.encode(inputs.vision, remat=remat))))(model)
+
+    (plain, gradient), (saved, saved_gradient) = value_and_gradient(model, False), value_and_gradient(model, True)
+    assert float(plain) == pytest.approx(float(saved), rel=1e-5)
+    ours, remat = qwen.named(gradient), qwen.named(saved_gradient)
+    for key in ours:
+        np.testing.assert_allclose(remat[key], ours[key], atol=1e-5 * max(1e-30, np.abs(ours[key]).max()), err_msg=key)
+
+
+def test_compute_dtype(models):
+    """bfloat16 activations over float32 weights: float32 logits, near the float32 ones and not equal to them."""
+    model = models["untied"]
+    graph, state = nnx.split(model)
+    half = nnx.merge(graph, state)
+    half.compute_dtype = jnp.dtype(jnp.bfloat16)
+    inputs = qwen.pack(model.config, [tiny.prompt(model.config, [3, (84, 84), 8], seed=3)])
+    exact, rounded = np.asarray(model(inputs))[0], half(inputs)
+    assert rounded.dtype == jnp.float32
+    difference = np.abs(np.asarray(rounded)[0] - exact)[: int(inputs.lengths[0])].max()
+    assert 1e-4 < difference < 0.2 * np.abs(exact).max()
+
+
+# Bad input: one clear line.
+
+
+def good_prompt():
+    return tiny.prompt(tiny.CONFIGS["untied"], [3, (84, 84), (56, 56), 4], seed=0)
+
+
+def without_an_image(ids, pictures):
+    return ids, pictures[:1]
+
+
+def with_an_image_too_many(ids, pictures):
+    return ids, [*pictures, pictures[0]]
+
+
+def with_a_run_too_short(ids, pictures):
+    at = ids.index(tiny.CONFIGS["untied"].image_token_id)
+    return ids[:at] + ids[at + 1 :], pictures
+
+
+def with_images_swapped(ids, pictures):
+    return ids, pictures[::-1]
+
+
+def with_a_token_outside(ids, pictures):
+    return [*ids, tiny.CONFIGS["untied"].text.vocab_size], pictures
+
+
+def with_a_negative_token(ids, pictures):
+    return [-1, *ids], pictures
+
+
+def with_a_video(ids, pictures):
+    return [*ids, tiny.CONFIGS["untied"].video_token_id], pictures
+
+
+def with_float_ids(ids, pictures):
+    return np.array(ids, np.float32), pictures
+
+
+def with_nothing(ids, pictures):
+    return [], []
+
+
+@pytest.mark.parametrize(
+    "spoil, says",
+    [
+        (without_an_image, "1 images .* 2 runs"),
+        (with_an_image_too_many, "3 images .* 2 runs"),
+        (with_a_run_too_short, "image 1 takes 3 x 3 = 9 tokens, but its run has 8"),
+        (with_images_swapped, "image 1 takes 2 x 2 = 4 tokens, but its run has 9"),
+        (with_a_token_outside, "320"),
+        (with_a_negative_token, "-1"),
+        (with_a_video, "video"),
+        (with_float_ids, "float32"),
+        (with_nothing, "empty"),
+    ],
+)
+def test_bad_prompts(spoil, says):
+    config, prompt = tiny.CONFIGS["untied"], good_prompt()
+    qwen.pack(config, [prompt])
+    with pytest.raises(InputError, match=says) as error:
+        qwen.pack(config, [prompt, spoil(*prompt)])
+    message = str(error.value)
+    assert "\n" not in message and "prompt 1" in message

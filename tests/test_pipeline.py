@@ -1,0 +1,132 @@
+"""The stream of questions is one sequence, whatever the number of processes and wherever it is resumed."""
+
+import collections
+import io
+import json
+import pickle
+
+import pytest
+from PIL import Image
+
+from models.errors import InputError
+from perl_jax import pipeline, records
+
+
+def write(directory, name, count):
+    buffer = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(buffer, "PNG")
+    made = [
+        records.Record(
+            id=f"{name}{i}", images=[buffer.getvalue()] * (i % 3), question="?", choices=[], answer="1",
+            kind="number", order_effect="invariant", source=name, accuracy=None, movable=None,
+        )
+        for i in range(count)
+    ]
+    records.write({"train": made}, directory / name)
+    return str(directory / name)
+
+
+@pytest.fixture(scope="module")
+def sets(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("pipeline")
+    return {name: write(directory, name, count) for name, count in (("big", 23), ("small", 5), ("one", 1))}
+
+
+def ids(taken):
+    return [record["id"] for record in taken]
+
+
+def test_every_record_once_an_epoch_in_an_order_of_its_own(sets):
+    stream = pipeline.Stream(sets["big"], seed=3)
+    epochs = []
+    for epoch in range(4):
+        assert (stream.epoch, stream.position) == (epoch, 23 * epoch)
+        taken = stream.take(23)
+        assert {record["epoch"] for record in taken} == {epoch}
+        assert [record["position"] for record in taken] == list(range(23 * epoch, 23 * epoch + 23))
+        epochs.append(ids(taken))
+    assert all(len(set(epoch)) == 23 for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) == 4
+    assert ids(pipeline.Stream(sets["big"], seed=4).take(23)) not in epochs
+
+
+def test_records_are_those_stored(sets):
+    split = records.open_split(sets["big"])
+    stored = {record["id"]: record for record in (split[i] for i in range(len(split)))}
+    for record in pipeline.Stream(sets["big"]).take(30):
+        extra = {key: record.pop(key) for key in ("epoch", "position")}
+        assert record == stored[record["id"]] and extra["epoch"] == extra["position"] // 23
+
+
+def test_the_sizes_of_takes_do_not_matter(sets):
+    whole, parts = pipeline.Stream(sets["big"]).take(60), pipeline.Stream(sets["big"])
+    assert whole == [record for count in (7, 0, 1, 16, 16, 3, 16, 1) for record in parts.take(count)]
+
+
+def test_resume_is_exact_at_any_point(sets):
+    whole = ids(pipeline.Stream(sets["big"], seed=1).take(70))
+    for position in (*range(0, 50, 7), 22, 23, 24):
+        first = pipeline.Stream(sets["big"], seed=1)
+        first.take(position)
+        state = json.loads(json.dumps(first.state()))
+        resumed = pipeline.Stream(sets["big"], seed=1)
+        resumed.restore(state)
+        assert ids(resumed.take(20)) == whole[position:position + 20]
+        first.take(9)
+        first.restore(state)  # also backwards, on a stream that has read ahead
+        assert ids(first.take(20)) == whole[position:position + 20]
+
+
+def test_processes_share_one_stream(sets):
+    mixture = {sets["big"]: 2, sets["small"]: 1}
+    one = pipeline.Stream(mixture, seed=5)
+    two = [pipeline.Stream(mixture, seed=5, process_index=i, process_count=2) for i in range(2)]
+    for count in (8, 8, 2, 14):
+        assert one.take(count) == [record for stream in two for record in stream.take(count)]
+    assert one.state() == two[0].state() == two[1].state()
+    four = [pipeline.Stream(mixture, seed=5, process_index=i, process_count=4) for i in range(4)]
+    for stream in four:
+        stream.restore(two[1].state())
+    assert one.take(8) == [record for stream in four for record in stream.take(8)]
+    with pytest.raises(InputError, match="multiple"):
+        two[0].take(3)
+
+
+def test_a_set_smaller_than_a_batch_repeats(sets):
+    taken = pipeline.Stream(sets["small"]).take(12)
+    assert collections.Counter(record["epoch"] for record in taken) == {0: 5, 1: 5, 2: 2}
+    assert set(ids(pipeline.Stream(sets["one"]).take(3))) == {"one0"}
+
+
+def test_mixture_keeps_its_weights_and_each_set_its_epochs(sets):
+    taken = pipeline.Stream({sets["big"]: 3, sets["small"]: 1}).take(92)
+    by_source = collections.defaultdict(list)
+    for record in taken:
+        by_source[record["source"]].append(record)
+    assert {name: len(part) for name, part in by_source.items()} == {"big": 69, "small": 23}
+    for name, size in (("big", 23), ("small", 5)):
+        for epoch in range(3):
+            part = [record["id"] for record in by_source[name] if record["epoch"] == epoch]
+            assert sorted(part) == sorted({f"{name}{i}" for i in range(size)})
+
+
+def test_a_state_of_another_stream_is_refused(sets):
+    state = pipeline.Stream(sets["big"], seed=1).state()
+    for other in (pipeline.Stream(sets["big"], seed=2), pipeline.Stream(sets["small"], seed=1),
+                  pipeline.Stream({sets["big"]: 1, sets["one"]: 1}, seed=1)):
+        with pytest.raises(InputError, match="saved data position"):
+            other.restore(state)
+
+
+@pytest.mark.parametrize("options", [{"seed": -1}, {"process_index": 2, "process_count": 2}, {"split": "test"}])
+def test_bad_settings_are_named(sets, options):
+    with pytest.raises(InputError):
+        pipeline.Stream(sets["big"], **options)
+    for sources in ({}, {sets["big"]: 0}, "/nowhere"):
+        with pytest.raises(InputError):
+            pipeline.Stream(sources)
+
+
+def test_stored_splits_go_to_workers(sets):
+    split = pickle.loads(pickle.dumps(records.open_split(sets["big"])))
+    assert split[3]["id"] == "big3"

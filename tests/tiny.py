@@ -1,0 +1,116 @@
+"""Models of a few thousand weights and ragged prompts for them, shared by the tests and by make_golden.py.
+
+The two configs differ in all that the network's code branches on: a tied or a separate head, loops unrolled (up to four
+layers) or not, window sizes, full-attention blocks, heads per key/value head, and where the special tokens lie.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from models import qwen2_5_vl as qwen
+from models.qwen2_5_vl import images
+
+MAX_PIXELS = 28 * 28 * 30  # at most 30 tokens an image, so that the larger pictures below are made smaller
+
+CONFIGS = {
+    "untied": qwen.Config(
+        qwen.VisionConfig(4, 32, 48, 2, 48, window_size=112, fullatt_block_indexes=(1, 3)),
+        qwen.TextConfig(320, 48, 64, 3, 6, 2, 1e6, (2, 1, 1), 1e-6, tie_word_embeddings=False),
+        image_token_id=310,
+        video_token_id=311,
+        vision_start_token_id=308,
+        vision_end_token_id=309,
+    ),
+    "tied": qwen.Config(
+        qwen.VisionConfig(6, 24, 40, 3, 32, window_size=56, fullatt_block_indexes=(0,)),
+        qwen.TextConfig(300, 32, 56, 5, 4, 1, 1e4, (1, 2, 1), 1e-5, tie_word_embeddings=True),
+        image_token_id=3,
+        video_token_id=4,
+        vision_start_token_id=1,
+        vision_end_token_id=2,
+    ),
+}
+
+# Prompts by their parts: a number is that many text tokens, a pair the (height, width) of a picture.
+LAYOUTS = {
+    "two adjacent, first": [(84, 84), (56, 140), 6],
+    "none": [9],
+    "five, some made smaller or larger": [3, (290, 200), 2, (28, 56), (60, 60), (140, 168), 4, (90, 250), 5],
+    "one in the middle": [4, (113, 57), 3],
+}
+
+
+def random_model(config: qwen.Config, seed: int = 0, dtype=jnp.float32) -> qwen.Qwen2_5_VL:
+    """A model whose every weight is random, norms and biases too, at a scale that keeps activations near 1."""
+    graph, state = nnx.split(nnx.eval_shape(lambda: qwen.Qwen2_5_VL(config, rngs=nnx.Rngs(0), dtype=dtype)))
+    rng = np.random.default_rng(seed)
+
+    def draw(path, leaf):
+        leaf_name = [str(getattr(key, "key", "")) for key in path if getattr(key, "key", None)][-1]
+        noise = rng.normal(size=leaf.shape)
+        if leaf_name == "kernel":  # the patch embedding's is [C, time, p, p, D], a layer's [layers, D, E]
+            fan_in = leaf.shape[-2] if leaf.ndim < 5 else np.prod(leaf.shape[:-1])
+            noise *= fan_in**-0.5
+        elif leaf_name == "embedding":
+            noise *= 0.5
+        else:
+            noise = 0.1 * noise + (leaf_name == "scale")
+        return jnp.asarray(noise, leaf.dtype)
+
+    return nnx.merge(graph, jax.tree_util.tree_map_with_path(draw, state))
+
+
+def picture(height: int, width: int, seed: int) -> np.ndarray:
+    """A noisy picture, uint8 [H, W, 3], from integer arithmetic alone: the same bytes with any version of anything."""
+    x = np.arange(height * width * 3, dtype=np.uint32) + np.uint32(seed * 7919)
+    for factor in (2654435761, 0x2C1B3C6D):
+        x = x * np.uint32(factor)
+        x ^= x >> np.uint32(15)
+    y, x_axis, channel = np.indices((height, width, 3))
+    ramp = (3 * y + 5 * x_axis + 40 * channel + 17 * seed) % 256
+    return ((x >> np.uint32(24)).reshape(height, width, 3) // 2 + ramp // 2).astype(np.uint8)
+
+
+def image_tokens(config: qwen.Config, image: np.ndarray, max_pixels: int = MAX_PIXELS) -> list[int]:
+    """The tokens that show an image: a start, one token per merged patch, an end."""
+    height, width = images.grid(image.shape[:2], config.vision, None, max_pixels)
+    merged = height * width // config.vision.spatial_merge_size**2
+    return [config.vision_start_token_id, *[config.image_token_id] * merged, config.vision_end_token_id]
+
+
+def text_tokens(config: qwen.Config, rng: np.random.Generator, count: int) -> list[int]:
+    """Random ordinary tokens."""
+    return rng.integers(10, 290, count).tolist()
+
+
+def prompt(config: qwen.Config, parts, seed: int = 0, max_pixels: int = MAX_PIXELS):
+    """(ids, pictures) of a prompt given by its parts, as in LAYOUTS."""
+    rng = np.random.default_rng(seed)
+    ids, pictures = [], []
+    for place, part in enumerate(parts):
+        if isinstance(part, int):
+            ids += text_tokens(config, rng, part)
+        else:
+            pictures.append(picture(*part, seed=100 * seed + place))
+            ids += image_tokens(config, pictures[-1], max_pixels)
+    return ids, pictures
+
+
+def prompts(config: qwen.Config):
+    """One prompt of every layout."""
+    return [prompt(config, parts, seed) for seed, parts in enumerate(LAYOUTS.values())]
+
+
+def features(model: qwen.Qwen2_5_VL, inputs: qwen.Inputs, row: int) -> np.ndarray:
+    """The merged image tokens [S, D] that one prompt of packed inputs shows, in its order."""
+    tokens = np.asarray(model.encode(inputs.vision))
+    index = inputs.image_index[row][inputs.image_index[row, :, 0] >= 0]
+    return tokens[index[:, 0], index[:, 1]]
+
+
+def next_token_loss(logits, ids, mask):
+    """Minus the summed log-probs of each prompt's own next tokens, over 100: reaches every weight."""
+    logp = jnp.take_along_axis(jax.nn.log_softmax(logits[:, :-1]), jnp.asarray(ids)[:, 1:, None], axis=-1)[..., 0]
+    return -jnp.sum(jnp.where(mask[:, 1:], logp, 0.0)) / 100
