@@ -9,12 +9,12 @@ from ml_collections import ConfigDict
 def get_config() -> ConfigDict:
     return ConfigDict(
         {
-            # The policy: a Hugging Face directory, or a model from nothing with the sizes of `scratch`.
+            # The policy: a Hugging Face directory, else a model from nothing with the sizes of `scratch`.
             "model": "",
             "scratch": ConfigDict(),
             "compute_dtype": "bfloat16",  # of activations; weights that train are float32
             "train_vision": True,
-            # Questions: a directory of records, or an embedded source written to WORKDIR/data with `options`.
+            # Questions: a directory of records, else an embedded source written to WORKDIR/data with `options`.
             "data": {
                 "directory": "",
                 "source": "",
@@ -35,7 +35,8 @@ def get_config() -> ConfigDict:
                 "steps": 0,
                 "questions": 64,
                 "learning_rate": 1e-3,  # reached linearly, then a cosine to a tenth of it
-                "response": "<think></think>\\boxed{{answer}}",
+                "response": "<think>{captions}</think>\\boxed{{answer}}",
+                "separator": " ",  # between the captions of the images
             },
             # PeRL: groups of (n_s + 1) orders x `rollouts` responses; n_s = 0 is GRPO.
             "total_steps": 900,

@@ -13,28 +13,29 @@ def get_config():
     config = base.get_config()
     config.scratch = {
         "vision": {
-            "depth": 3, "hidden_size": 64, "intermediate_size": 128, "num_heads": 4, "window_size": 56,
+            "depth": 3, "hidden_size": 64, "intermediate_size": 128, "num_heads": 4, "window_size": 28,
             "fullatt_block_indexes": (2,),
         },
         "text": {
-            "hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 4, "num_attention_heads": 4,
-            "num_key_value_heads": 2, "rope_theta": 10000.0, "mrope_section": (4, 6, 6), "rms_norm_eps": 1e-6,
+            "hidden_size": 96, "intermediate_size": 192, "num_hidden_layers": 3, "num_attention_heads": 4,
+            "num_key_value_heads": 2, "rope_theta": 10000.0, "mrope_section": (4, 4, 4), "rms_norm_eps": 1e-6,
             "tie_word_embeddings": True,
         },
     }  # fmt: skip
     config.compute_dtype = "float32"
     config.data.source = "digits"
     config.data.options = {"train_size": 8000, "eval_size": 400}
-    config.prompt.system = ""
+    config.prompt.system = "Look."
     config.prompt.instruction = ""
     config.prompt.max_tokens = 128
     config.warmup.steps = 600
     config.warmup.questions = 64
-    config.warmup.learning_rate = 2e-3
+    config.warmup.learning_rate = 3e-3
+    config.warmup.separator = ""
     config.total_steps = 40
     config.questions = 32
     config.rollouts = 4
-    config.sampling.max_new_tokens = 12
+    config.sampling.max_new_tokens = 16
     config.loss.kl_coef = 0.0
     config.optimizer.learning_rate = 3e-4
     config.optimizer.steps_per_batch = 1

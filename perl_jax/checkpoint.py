@@ -34,7 +34,9 @@ class Checkpoints:
             cleanup_tmp_directories=not read_only, best_fn=(lambda metrics: metrics[best]) if best else None,
         )  # fmt: skip
         self._best = best
-        self._manager = ocp.CheckpointManager(directory, options=options)
+        handlers = {"weights": ocp.StandardCheckpointHandler(), "optimizer": ocp.StandardCheckpointHandler(),
+                    "run": ocp.JsonCheckpointHandler()}  # fmt: skip
+        self._manager = ocp.CheckpointManager(directory, options=options, item_handlers=handlers)
 
     def __enter__(self):
         return self
@@ -48,6 +50,12 @@ class Checkpoints:
 
     def steps(self) -> list[int]:
         return sorted(self._manager.all_steps())
+
+    def best(self) -> int | None:
+        """The step of the checkpoint with the highest metric that it was saved with, or None where none has one."""
+        scores = {step: self._manager.metrics(step) for step in self.steps()}
+        scores = {step: next(iter(found.values())) for step, found in scores.items() if found}
+        return max(scores, key=scores.get, default=None)
 
     def save(self, step: int, state: State, run: Mapping, metrics: Mapping[str, float]) -> None:
         """Starts writing; the arrays are copied before this returns, so the state may be donated."""
@@ -71,22 +79,30 @@ class Checkpoints:
     def restore_weights(self, step: int, model: nnx.Module) -> None:
         """Puts the weights of a checkpoint into `model` (those that did not train stay as they are)."""
         state = nnx.state(model, nnx.Param)
-        saved = self._manager.item_metadata(step).weights
+        saved = self._shapes(step, "weights")
         trained = nnx.filter_state(state, lambda path, _: ".".join(map(str, path)) in saved)
-        if len(jax.tree.leaves(trained)) != len(jax.tree.leaves(dict(saved))):
-            raise InputError(f"checkpoint {step} was written by a model of other sizes; give the same base model")
         (weights,) = self._restore(step, weights=trained)
         nnx.update(model, weights)
 
     def _restore(self, step: int, **trees):
-        args = {name: ocp.args.StandardRestore(_named(tree)) for name, tree in trees.items()}
+        for item, tree in trees.items():  # Orbax itself would cut or pad an array of another shape
+            saved, wanted = self._shapes(step, item), {name: x.shape for name, x in _named(tree).items()}
+            if differ := sorted(name for name in saved | wanted if saved.get(name) != wanted.get(name)):
+                raise InputError(f"checkpoint {step} is of another model or optimizer: its {item} have {differ[0]} as "
+                                 f"{saved.get(differ[0])}, not {wanted.get(differ[0])}")  # fmt: skip
+        args = {item: ocp.args.StandardRestore(_named(tree)) for item, tree in trees.items()}
         try:
             restored = self._manager.restore(step, args=ocp.args.Composite(**args))
-        except (ValueError, KeyError, FileNotFoundError) as error:
+        except (ValueError, KeyError, OSError) as error:
             line = (str(error).splitlines() or ["?"])[0]
-            raise InputError(f"checkpoint {step} cannot be restored into this model and optimizer: {line}") from error
-        return [jax.tree.unflatten(jax.tree.structure(tree), [restored[name][key] for key in _named(tree)])
-                for name, tree in trees.items()]  # fmt: skip
+            raise InputError(f"checkpoint {step} cannot be read: {line}; remove it, and the one before is used") from error
+        return [jax.tree.unflatten(jax.tree.structure(tree), [restored[item][name] for name in _named(tree)])
+                for item, tree in trees.items()]  # fmt: skip
+
+    def _shapes(self, step: int, item: str) -> dict[str, tuple[int, ...]]:
+        """{name: shape} of the arrays that a checkpoint holds."""
+        self._manager.wait_until_finished()
+        return {name: tuple(array.shape) for name, array in dict(self._manager.item_metadata(step)[item]).items()}
 
 
 def _named(tree) -> dict[str, jax.Array]:

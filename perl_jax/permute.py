@@ -1,7 +1,7 @@
 """Orders of a question's images: what changes when they move, and which orders a training step shows.
 
 A sample is a plain dict (DESIGN 4): `id`, `images`, `question`, `answer`, `order_effect`, and optionally `choices`,
-`kind`, `movable`. References to images are symbols in its text, i being a place counted from 0:
+`kind`, `movable`, `captions`. References to images are symbols in its text, i being a place counted from 0:
 
     <image:i>           the slot where image i is shown
     {image:i}           a mention, "Image 2"; {image:i|lower} "image 2", |number} "2", |ordinal} "second", |letter} "B"
@@ -98,8 +98,7 @@ def apply(sample: Sample, order: Iterable[int]) -> Sample:
     'What is in {image:1}?'
     """
     order = _checked(sample, order)
-    images = _images(sample)
-    new = {**sample, "images": [images[i] for i in order]}
+    new = {**sample, **_shown_in(order, sample)}
     if "choices" in sample:
         new["choices"] = list(sample["choices"] or ())
     if _effect(sample) != "rewrite" or order == tuple(range(len(order))):
@@ -189,7 +188,7 @@ def render(sample: Sample) -> Sample:
     if sorted(slots) != list(range(len(images))):
         raise InputError(f"{_name(sample)}: slots {slots} do not show each of its {len(images)} images once")
     question, *choices = [SLOT.sub(MARKER, _words(sample, text)) for text in shown]
-    new = {**sample, "images": [images[i] for i in slots], "question": question}
+    new = {**sample, **_shown_in(slots, sample), "question": question}
     if "choices" in sample:
         new["choices"] = choices
     return {**new, "answer": _words(sample, sample["answer"])}
@@ -233,6 +232,11 @@ def _name(sample: Sample) -> str:
 
 def _images(sample: Sample) -> list:
     return list(sample.get("images") or ())
+
+
+def _shown_in(order: Sequence[int], sample: Sample) -> dict[str, list]:
+    """What belongs to the images, in a new order."""
+    return {key: [sample[key][i] for i in order] for key in ("images", "captions") if sample.get(key)}
 
 
 def _kind(sample: Sample) -> str:

@@ -1,6 +1,7 @@
 """Where a policy comes from: a Hugging Face directory, or a small model from nothing."""
 
 import hashlib
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
@@ -9,6 +10,8 @@ from models import qwen2_5_vl as qwen
 from models.errors import InputError
 from perl_jax import scratch
 from perl_jax.prompts import Prompts
+
+FILES = ("*.json", "*.jinja", "*.txt", "*.safetensors", "LICENSE*")  # of a hub model: never a pickle
 
 
 class Policy(NamedTuple):
@@ -23,16 +26,35 @@ class Policy(NamedTuple):
 def load(config, workdir: Path, texts: Iterable[str]) -> Policy:
     """The policy that `config.model` names; without a name one of `config.scratch`'s sizes, made once in the workdir.
 
-    `texts` train a new model's tokenizer. Raises InputError where neither or both are given.
+    `texts` train a new model's tokenizer. Raises InputError where neither is given.
     """
-    if bool(config.model) == bool(config.scratch):
+    if not config.model and not config.scratch:
         raise InputError("config.model must name a Hugging Face directory, or config.scratch give sizes of a new model")
-    path = Path(config.model or workdir / "init")
-    if config.scratch and not path.exists():
+    path = directory(config.model) if config.model else workdir / "init"
+    if not config.model and not path.exists():
         scratch.make(path, config.scratch.to_dict(), texts, seed=config.seed)
     model = qwen.load(path, dtype="float32", compute_dtype=config.compute_dtype)
     prompts = Prompts(qwen.Processor.from_pretrained(path), **config.prompt)
     return Policy(model, prompts, str(path), fingerprint(path))
+
+
+def directory(name: str) -> Path:
+    """The local directory of a model: `name` itself, or a hub id such as `Qwen/Qwen2.5-VL-3B-Instruct@main`.
+
+    Raises InputError for what is neither here nor in the hub's cache and cannot be downloaded.
+    """
+    if Path(name).exists():
+        return Path(name)
+    hub_id = re.fullmatch(r"([\w.-]+/[\w.-]+)(?:@([\w./-]+))?", name)
+    if not hub_id:
+        raise InputError(f"{name}: no such directory, and no hub id like owner/name or owner/name@revision")
+    from huggingface_hub import snapshot_download
+
+    try:  # from its cache where the hub cannot be reached
+        return Path(snapshot_download(hub_id[1], revision=hub_id[2], allow_patterns=FILES))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{name}: no such directory, and the hub cannot be reached or has no such model; download "
+                         f"it where you are online (hf download {hub_id[1]}) and name its directory") from error  # fmt: skip
 
 
 def fingerprint(path: Path) -> str:

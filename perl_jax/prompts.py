@@ -3,12 +3,16 @@
 import dataclasses
 import hashlib
 import json
+from collections.abc import Mapping
+from pathlib import Path
 
 from models import qwen2_5_vl as qwen
 from models.errors import InputError
 from models.qwen2_5_vl.images import open_image
+from models.qwen2_5_vl.source import read_json
 
 FILE = "perl_jax.json"  # in an exported directory: what its prompts looked like in training
+FIELDS = {"system": str, "instruction": str, "min_pixels": int, "max_pixels": int, "max_tokens": int}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,29 +48,39 @@ class Prompts:
 
     def to_json(self, **more) -> str:
         """The content of `perl_jax.json`."""
-        template = hashlib.sha256(self.processor.template.encode()).hexdigest()
-        fields = ("system", "instruction", "min_pixels", "max_pixels", "max_tokens")
-        return json.dumps({**{f: getattr(self, f) for f in fields}, "template_sha256": template, **more}, indent=2)
+        fields = {name: getattr(self, name) for name in FIELDS}
+        return json.dumps({**fields, "template_sha256": _digest(self.processor), **more}, indent=2, ensure_ascii=False)
 
     @classmethod
     def of_directory(cls, path) -> "Prompts":
         """The prompts that a directory was trained with (its `perl_jax.json`), else its processor's plain ones.
 
-        Raises InputError where the chat template is no longer the one of training.
+        Raises InputError where the chat template or the limits of pictures are no longer those of training.
         """
         processor = qwen.Processor.from_pretrained(path)
-        plain = cls(processor, "", "", processor.min_pixels, processor.max_pixels, 1 << 20)
-        try:
-            with open(f"{path}/{FILE}", encoding="utf-8") as file:
-                saved = json.load(file)
-        except FileNotFoundError:
-            return plain
-        except ValueError as error:
-            raise InputError(f"{path}/{FILE} is not JSON ({error}); export the model again") from error
-        if saved.get("template_sha256") != hashlib.sha256(processor.template.encode()).hexdigest():
-            raise InputError(f"{path}: its chat template is not the one that {FILE} names; restore it or remove {FILE}")
-        names = ("system", "instruction", "min_pixels", "max_pixels", "max_tokens")
-        return dataclasses.replace(plain, **{name: saved[name] for name in names if name in saved})
+        file = Path(path) / FILE
+        if not file.exists():
+            return cls(processor, "", "", processor.min_pixels, processor.max_pixels, 1 << 20)
+        prompts = cls.of_json(processor, read_json(file), str(file))
+        if prompts.limits != {"min_pixels": processor.min_pixels, "max_pixels": processor.max_pixels}:
+            raise InputError(f"{path}: preprocessor_config.json limits pictures to {processor.min_pixels} and "
+                             f"{processor.max_pixels} pixels, {FILE} to {prompts.min_pixels} and {prompts.max_pixels}; "
+                             "make them equal")  # fmt: skip
+        return prompts
+
+    @classmethod
+    def of_json(cls, processor: qwen.Processor, saved: Mapping, where: str) -> "Prompts":
+        """The prompts whose `to_json` was `saved`; InputError, beginning with `where`, for another chat template."""
+        for name, kind in FIELDS.items():
+            if not isinstance(saved.get(name), kind):
+                raise InputError(f"{where}: {name} must be {kind.__name__}, not {saved.get(name)!r}")
+        if saved.get("template_sha256") != _digest(processor):
+            raise InputError(f"{where}: its chat template was another than the model has now; restore that one")
+        return cls(processor, **{name: saved[name] for name in FIELDS})
+
+
+def _digest(processor: qwen.Processor) -> str:
+    return hashlib.sha256(processor.template.encode()).hexdigest()
 
 
 def decoded(record):

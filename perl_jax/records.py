@@ -47,6 +47,7 @@ class Record(TypedDict):
     source: str  # the name under which metrics are split
     accuracy: float | None  # mean accuracy of the base model, 0 to 1, from the rollout filter
     movable: list[int] | None  # image places that may be permuted; None: all of them
+    captions: NotRequired[list[str]]  # [K] what each image shows; moves with it, and only warm-up responses use it
     epoch: NotRequired[int]  # added by pipeline.Stream: which pass over its set
     position: NotRequired[int]  # added by pipeline.Stream: global draw number
 
@@ -213,6 +214,11 @@ def _check_texts(record, where):
             raise InputError(f"{where}: {key} is empty")
     for i, choice in enumerate(record["choices"]):
         _check_text(choice, f"{where}: choice {i}")
+    captions = record.get("captions") or []
+    if captions and len(captions) != len(record["images"]):
+        raise InputError(f"{where}: {len(captions)} captions for {len(record['images'])} images; give one for each")
+    for i, caption in enumerate(captions):
+        _check_text(caption, f"{where}: caption {i}")
     choices, answer = record["choices"], record["answer"]
     known = [*choices, *(chr(ord("A") + i) for i in range(len(choices)))]
     if record["kind"] == "choice" and choices and answer not in known and not permute.MENTION.search(answer):
@@ -284,6 +290,7 @@ def _tfds_writer(directory, name):
         **dict.fromkeys(("id", "question", "answer", "kind", "order_effect", "source"), text),
         "images": tfds.features.Sequence(tfds.features.Image(shape=(None, None, 3))),
         "choices": texts,
+        "captions": texts,  # empty: none
         "accuracy": tfds.features.Scalar(np.float32),  # NaN: not known
         "movable": tfds.features.Sequence(tfds.features.Scalar(np.int32)),
     })
@@ -306,6 +313,7 @@ def _as_stored(tfds):
 
 def _to_example(record: Record) -> dict:
     example = {key: record[key] for key in Record.__required_keys__}
+    example["captions"] = record.get("captions", [])
     example["accuracy"] = math.nan if record["accuracy"] is None else record["accuracy"]
     example["movable"] = [_EVERY_PLACE] if record["movable"] is None else record["movable"]
     return example
@@ -316,6 +324,8 @@ def _from_example(example) -> Record:
     record["images"] = [bytes(data) for data in example["images"]]
     record["choices"] = [choice.decode() for choice in example["choices"]]
     record["accuracy"] = None if math.isnan(example["accuracy"]) else round(float(example["accuracy"]), 6)
+    if captions := [caption.decode() for caption in record.pop("captions", [])]:
+        record["captions"] = captions
     movable = [int(place) for place in example["movable"]]
     record["movable"] = None if movable == [_EVERY_PLACE] else movable
     return record

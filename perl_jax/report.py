@@ -5,11 +5,14 @@ as report.md beside one self-contained HTML page with learning curves, the quest
 rollouts, and what each run was started with. What a run has not written yet is left out.
 """
 
+import base64
+import io
 import json
 import math
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from html import escape
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,15 +20,12 @@ import numpy as np
 from absl import flags, logging
 
 from models.errors import InputError
-from perl_jax import statistics
+from perl_jax import cli, statistics
 
 FLAGS = flags.FLAGS
 EVALUATION = re.compile(r"(.+)-(\d{8,})\.jsonl")
 ROW_KEYS = {"id", "source", "order", "canonical", "images", "text", "answer", "meaning", "correct"}
 GROUP_KEYS = ("orders", "questions", "responses", "rewards", "advantages")
-COLUMNS = {"canonical": "canonical accuracy", "permuted": "permuted accuracy", "worst": "worst order",
-           "flip": "flip rate", "single": "single-image accuracy"}  # fmt: skip
-COMPARED = ("canonical", "permuted", "flip")
 CURVES = (  # (title, stage, metric)
     ("reward in training", "perl", "reward/mean"),
     ("accuracy in training", "perl", "reward/accuracy"),
@@ -36,7 +36,7 @@ CURVES = (  # (title, stage, metric)
     ("advantages that are 0", "perl", "advantage/zero_share"),
     ("KL to the reference, nats a token", "perl", "update/kl"),
     ("gradient norm", "perl", "update/grad_norm"),
-    ("loss of the warm-up", "warmup", "update/loss"),
+    ("log-prob of the answers in the warm-up", "warmup", "update/logprob"),
 )
 COLOURS = ("#0b5fb3", "#d55e00", "#009e73", "#a4508b", "#8a6d00", "#4a4a4a", "#56b4e9")
 CHANGED_SHOWN, GROUPS_SHOWN, WORDS_SHOWN = 8, 3, 500  # questions a kind of change, groups a run, characters a text
@@ -51,40 +51,16 @@ class Run(NamedTuple):
     evaluations: dict[str, dict[int, list[dict]]]  # set: step: prediction rows
     groups: list[dict]  # some of rollouts.jsonl
 
-    def last(self, name: str) -> tuple[int, list[dict]]:
-        """Step and prediction rows of a set's last evaluation; (0, []) without any."""
-        return max(self.evaluations.get(name, {}).items(), default=(0, []))
-
-    @property
-    def seconds(self) -> float:
-        """Time of all steps, evaluations and starts not counted; NaN without any."""
-        return sum(self.values("time/total").values()) or math.nan
+    def result(self, name: str) -> statistics.Result:
+        """A set's last evaluation, without rows if there is none; seconds are those of all steps, NaN without any."""
+        step, rows = max(self.evaluations.get(name, {}).items(), default=(0, []))
+        return statistics.Result(self.name, step, rows, sum(self.values("time/total").values()) or math.nan)
 
     def values(self, metric: str, stage: str | None = None) -> dict[tuple[str, int], float]:
         """The finite values of a metric by (stage, step), in the order of steps."""
         found = {key: said.get(metric) for key, said in sorted(self.metrics.items(), key=lambda item: item[0][1])
                  if stage in (None, key[0])}  # fmt: skip
         return {key: value for key, value in found.items() if isinstance(value, int | float) and math.isfinite(value)}
-
-
-class Table(NamedTuple):
-    """A table of texts, for Markdown and for HTML."""
-
-    header: Sequence[str]
-    rows: Sequence[Sequence[str]]
-
-    def markdown(self) -> str:
-        lines = [self.header, ["---"] * len(self.header), *self.rows]
-        return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
-
-
-class Section(NamedTuple):
-    """The figures of one held-out set."""
-
-    title: str
-    figures: Table
-    differences: Table
-    notes: list[str]
 
 
 # Reading
@@ -103,7 +79,7 @@ def parse_workdirs(items: Sequence[str]) -> dict[str, Path]:
         if not os.path.isdir(path):
             raise InputError(f"--workdir={item}: {path} is not a directory")
         if name in out:
-            raise InputError(f"--workdir={item}: the name {name!r} is taken by {out[name]}; give another one, NAME={path}")
+            raise InputError(f"--workdir={item}: the name {name!r} is taken, by {out[name]}; give another, NAME={path}")
         out[name] = Path(path)
     return out
 
@@ -155,66 +131,247 @@ def _starts(file: Path) -> list[dict]:
     return [start for start in found if isinstance(start, dict)] if isinstance(found, list) else []
 
 
-# Figures
+# The page
+
+STYLE = """
+:root { color-scheme: light; }
+body { font: 16px/1.5 system-ui, sans-serif; color: #1b1f24; background: #fff; max-width: 70rem; margin: 0 auto;
+       padding: 1rem; }
+h1 { font-size: 1.6rem; margin: .5rem 0; } h2 { font-size: 1.25rem; margin: 2.2rem 0 .6rem; }
+h3 { font-size: 1rem; margin: 1.2rem 0 .4rem; }
+.wide { overflow-x: auto; margin: .6rem 0 1rem; }
+table { border-collapse: collapse; font-size: .9rem; } th, td { padding: .35rem .7rem; text-align: left; }
+th { border-bottom: 2px solid #8c959f; vertical-align: bottom; } td { border-bottom: 1px solid #d8dee4; }
+.figures td { white-space: nowrap; font-variant-numeric: tabular-nums; } 
+.figures :is(th, td):first-child { position: sticky; left: 0; background: #fff; }
+.runs-last tr:last-child td { font-weight: 600; }
+p.note, .dim { color: #57606a; font-size: .85rem; font-weight: normal; } p.note { max-width: 50rem; margin: .3rem 0; }
+.runs + p.note { margin-bottom: 1rem; }
+.runs span { display: inline-block; margin-right: 1.2rem; }
+.runs i { display: inline-block; width: 1.6rem; height: .3rem; margin-right: .4rem; vertical-align: middle; }
+.plots { display: grid; grid-template-columns: repeat(auto-fill, minmax(18rem, 1fr)); gap: 1rem; }
+figure { margin: 0; } figcaption { font-size: .9rem; font-weight: 600; } figure img { width: 100%; height: auto; }
+.said { white-space: pre-wrap; overflow-wrap: anywhere; unicode-bidi: isolate; font: .82rem/1.4 ui-monospace, monospace;
+        min-width: 9rem; }
+.right { background: #e3f4e8; } .wrong { background: #fdeceb; } td.number { white-space: nowrap; text-align: right; }
+details { margin: .5rem 0; border: 1px solid #d8dee4; border-radius: .4rem; padding: .4rem .8rem; }
+summary { cursor: pointer; } pre { font-size: .8rem; white-space: pre-wrap; overflow-wrap: anywhere; }
+"""
 
 
-def section(runs: Sequence[Run], name: str) -> Section:
-    """The last evaluations of all runs on one held-out set, and the last run against each other one."""
-    rows = {run.name: run.last(name)[1] for run in runs}
-    found = {run_name: statistics.measures(mine) for run_name, mine in rows.items()}
-    key = next((rows[run.name] for run in reversed(runs) if rows[run.name]), [])
-    figures = [_figures("chance", statistics.chance(key), math.nan)]
-    figures += [_figures(run.name, found[run.name], run.seconds) for run in runs]
-    last, others = runs[-1].name, [run.name for run in runs[:-1]]
-    differences = [_differences(f"{last} minus {other}", found[last], found[other]) for other in others]
-    steps = ", ".join(f"{run.name} {run.last(name)[0]}" for run in runs if rows[run.name])
-    asked = {frozenset(statistics.by_question(mine)) for mine in rows.values() if mine}
-    notes = [
-        f"Set `{name}`, each run's last evaluation (step: {steps}); seconds are those of its training steps.",
-        "Permuted accuracy: mean over questions of the share of drawn orders answered right, with Wilson's 95% "
-        "interval on the number of questions, not of answers, since the orders of a question are not independent. "
-        "Worst order: right in all orders asked. Flip rate: the answer changes with the order (lower is better).",
-        "Chance: a guesser that draws from the true answers of the same source, number of images and kind of order.",
-    ]
-    if others:
-        notes.append("Differences are in points, with a 95% bootstrap interval over the questions that both runs were "
-                     "asked (10,000 paired resamples); not separated: the interval holds 0.")  # fmt: skip
-    if len(asked) > 1:
-        notes.append("The runs were not all asked the same questions: rows of the first table differ in questions, too.")
-    header = [f"{COLUMNS[key]}, points" for key in COMPARED]
-    return Section(name, Table(["", *COLUMNS.values(), "seconds"], figures),
-                   Table(["", "questions", *header], differences), notes)  # fmt: skip
+class Html(str):
+    """Text that is HTML already; any other text is escaped by `_element`."""
+
+    __slots__ = ()
 
 
-def _figures(name: str, measures: Mapping, seconds: float) -> list[str]:
-    cells = {key: _percent(statistics.proportion(values).mean) for key, values in measures.items()}
-    permuted = statistics.proportion(measures["permuted"])
-    if permuted.questions and measures["flip"]:  # chance is a figure without an interval
-        cells["permuted"] += f" [{100 * permuted.low:.1f}, {100 * permuted.high:.1f}] of {permuted.questions}"
-    return [name, *(cells[key] for key in COLUMNS), "–" if math.isnan(seconds) else f"{seconds:,.0f}"]
+def _element(tag: str, *inside: object, **attributes: str) -> Html:
+    """`<tag attributes>inside</tag>` with all that is not `Html` escaped: model output is not to be trusted."""
+    opening = "".join(f' {name.rstrip("_")}="{escape(str(value))}"' for name, value in attributes.items())
+    body = "".join(part if isinstance(part, Html) else escape(str(part)) for part in inside)
+    return Html(f"<{tag}{opening}>{body}</{tag}>")
 
 
-def _differences(name: str, last: Mapping, other: Mapping) -> list[str]:
-    found = [statistics.difference(last[key], other[key]) for key in COMPARED]
-    return [name, str(max(estimate.questions for estimate in found)), *map(_points, found)]
-
-
-def _points(estimate: statistics.Estimate) -> str:
-    if not estimate.questions:
-        return "–"
-    mean, low, high = (100 * x + 0.0 for x in estimate[:3])
-    return f"{mean:+.1f} [{low:+.1f}, {high:+.1f}]" + ("" if estimate.separated else ", not separated")
-
-
-def _percent(share: float) -> str:
-    return "–" if math.isnan(share) else f"{100 * share:.1f}%"
-
-
-def markdown(sections: Sequence[Section]) -> str:
-    """The sections as Markdown: tables, then what their words mean."""
-    parts = []
+def page(runs: Sequence[Run], sections: Sequence[statistics.Section]) -> str:
+    """The whole report as one HTML file that needs no other and runs no script."""
+    body = [_element("h1", "PeRL report: " + ", ".join(run.name for run in runs))]
     for part in sections:
-        parts += [f"## {part.title}"] if len(sections) > 1 else []
-        parts += [part.figures.markdown()] + ([part.differences.markdown()] if part.differences.rows else [])
-        parts += part.notes
-    return "\n\n".join(parts) + "\n"
+        body += [_element("h2", "Held-out figures" + f": {part.title}" * (len(sections) > 1))]
+        body += [_table(part.figures, "figures runs-last"), _table(part.differences, "figures")]
+        body += [_element("p", note, class_="note") for note in part.notes]
+    if plots := _curves(runs):
+        body += [_element("h2", "Learning curves"), _legend(runs), _element("div", *plots, class_="plots")]
+    for part in sections if len(runs) > 1 else ():
+        body += _changes(runs[0], runs[-1], part.title)
+    if any(run.groups for run in runs):
+        body.append(_element("h2", "Rollouts"))
+    for run in reversed(runs):
+        body += [_group(run.name, group) for group in run.groups]
+    body += [_element("h2", "How the runs were started"), *(_provenance(run) for run in runs)]
+    policy = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+    head = [Html('<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'),
+            Html(f'<meta http-equiv="Content-Security-Policy" content="{policy}">'),
+            _element("title", "PeRL report"), _element("style", Html(STYLE))]  # fmt: skip
+    return "<!doctype html>\n" + _element("html", _element("head", *head), _element("body", *body), lang="en") + "\n"
+
+
+def _table(table: statistics.Table, class_: str) -> Html:
+    if not table.rows:
+        return Html("")
+    header = _element("tr", *(_element("th", cell) for cell in table.header))
+    rows = [_element("tr", *(cell if isinstance(cell, Html) else _element("td", cell) for cell in row))
+            for row in table.rows]  # fmt: skip
+    return _element("div", _element("table", header, *rows, class_=class_), class_="wide")
+
+
+def _legend(runs: Sequence[Run]) -> Html:
+    """Names stand here and not in the plots: whatever a name is, the plots hold only numbers."""
+    marks = [_element("i", style=f"background:{COLOURS[i % len(COLOURS)]}") for i in range(len(runs))]
+    names = _element("p", *(_element("span", mark, run.name) for mark, run in zip(marks, runs)), class_="runs")
+    note = "Training curves are running means over a twentieth of the run, around each step; faint: every step."
+    return Html(names + _element("p", note, class_="note"))
+
+
+def _curves(runs: Sequence[Run]) -> list[Html]:
+    """A plot of each held-out measure and each metric that some run has."""
+    panels = []
+    names = sorted({name for run in runs for name in run.evaluations})
+    for name in names:
+        at = [{step: statistics.measures(rows) for step, rows in sorted(run.evaluations.get(name, {}).items())}
+              for run in runs]  # fmt: skip
+        for key in ("permuted", "canonical", "flip"):
+            lines = [{step: statistics.proportion(found[key]).mean for step, found in mine.items() if found[key]}
+                     for mine in at]  # fmt: skip
+            panels.append((f"{statistics.COLUMNS[key]}, held out" + f" ({name})" * (len(names) > 1), lines, "o"))
+    for title, stage, metric in CURVES:
+        lines = [{step: y for (_, step), y in run.values(metric, stage).items()} for run in runs]
+        panels.append((title, lines, ""))
+    return [_element("figure", _element("figcaption", title), _plot(lines, marker))
+            for title, lines, marker in panels if any(lines)]  # fmt: skip
+
+
+def _plot(lines: Sequence[Mapping[int, float]], marker: str) -> Html:
+    """One line a run over steps: shares as they are, with a marker; else a running mean over a faint line."""
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import PercentFormatter
+
+    figure = Figure(figsize=(4.2, 2.6), layout="constrained")
+    axes = figure.subplots()
+    for i, line in enumerate(lines):
+        steps, values = list(line), np.array(list(line.values()))
+        style = {"color": COLOURS[i % len(COLOURS)], "linewidth": 2.2 if i == len(lines) - 1 else 1.5}
+        half = 0 if marker else len(values) // 40
+        if half:
+            axes.plot(steps, values, color=style["color"], alpha=0.2, linewidth=0.8)
+            window = 2 * half + 1
+            steps, values = steps[half:-half], np.convolve(values, np.full(window, 1 / window), "valid")
+        axes.plot(steps, values, marker=marker or "." * (len(values) < 10), markersize=4, **style)
+    axes.ticklabel_format(useOffset=False)
+    if marker:
+        axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(alpha=0.25)
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.set_xlabel("step", fontsize=9)
+    axes.tick_params(labelsize=9)
+    file = io.BytesIO()
+    figure.savefig(file, format="svg", metadata={"Date": None})
+    return Html(f'<img alt="" src="data:image/svg+xml;base64,{base64.b64encode(file.getvalue()).decode()}">')
+
+
+def _changes(first: Run, last: Run, name: str) -> list[Html]:
+    """The questions that `last` answers otherwise than `first`, a bounded number of each kind."""
+    found = statistics.changed(last.result(name).rows, first.result(name).rows)
+    if not any(found):
+        return []
+    kinds = {"right in more orders": found.gained, "right in fewer orders": found.lost,
+             "right in as many orders, but in others": found.mixed}  # fmt: skip
+    out = [_element("h2", f"Questions that changed from {first.name} to {last.name}", _dim(f" {name}"))]
+    for kind, pairs in kinds.items():
+        shown = f", the first {CHANGED_SHOWN}" if len(pairs) > CHANGED_SHOWN else ""
+        parts = []
+        for old, new in pairs[:CHANGED_SHOWN]:
+            rows = [[_order(b["order"]), _said(b["answer"]), *(_said(row["text"], row["correct"]) for row in (a, b))]
+                    for a, b in zip(old, new)]  # fmt: skip
+            table = _table(statistics.Table(["order", "true answer", first.name, last.name], rows), "words")
+            parts += [_element("h3", f"{new[0]['id']} ", _dim(new[0]["source"])), table]
+        if pairs:
+            title = _element("summary", f"{last.name} is {kind}: {len(pairs)}{shown}")
+            out.append(_element("details", title, *parts))
+    return out
+
+
+def _group(name: str, group: Mapping) -> Html:
+    """One group of rollouts: a row each, its colour and strength the sign and size of its advantage."""
+    rows = []
+    try:
+        strongest = max(abs(a) for row in group["advantages"] for a in row) or 1.0
+        for order, question, *parts in zip(*(group[key] for key in GROUP_KEYS)):
+            asked = f"order {_order(order)}\n{_clip(question)}"
+            rows.append([_element("td", asked, colspan="3", class_="said dim")])
+            for text, reward, advantage in zip(*parts):
+                colour = "26,152,80" if advantage > 0 else "215,48,39"
+                style = f"background:rgba({colour},{0.45 * abs(advantage) / strongest:.2f})"
+                numbers = (_element("td", f"{x:.2f}", class_="number", style=style) for x in (reward, advantage))
+                rows.append([_element("td", _clip(text), class_="said", style=style), *numbers])
+    except (TypeError, ValueError):
+        rows = [["this group could not be read"]]
+    title = f"{name}, step {group.get('step', '–')}: {group.get('id', '')}"
+    table = _table(statistics.Table(["response", "reward", "advantage"], rows), "words")
+    return _element("details", _element("summary", title), table)
+
+
+def _provenance(run: Run) -> Html:
+    """What each start of a run was: command, commit, versions, device, and its config."""
+    parts = []
+    for start in run.starts:
+        command = start.get("command", "–")
+        tree = {True: "", False: ", with uncommitted changes"}.get(start.get("clean"), ", unknown whether clean")
+        facts = {"command": " ".join(map(str, command)) if isinstance(command, list) else command,
+                 "commit": f"{start.get('commit') or 'unknown'}{tree}"}  # fmt: skip
+        facts |= {key: value for key, value in start.items() if key not in {*facts, "config", "clean"}}
+        if isinstance(facts.get("versions"), dict):
+            facts["versions"] = ", ".join(f"{key} {value}" for key, value in facts["versions"].items())
+        rows = [[key, _said(value if isinstance(value, str) else json.dumps(value))] for key, value in facts.items()]
+        config = _element("pre", json.dumps(start.get("config"), indent=1))
+        parts.append(_table(statistics.Table(["", ""], rows), "words"))
+        parts.append(_element("details", _element("summary", "config"), config))
+    starts = f"{len(run.starts)} start" + "s" * (len(run.starts) != 1) if run.starts else "no run.json"
+    return _element("details", _element("summary", f"{run.name} ", _dim(starts)), *parts)
+
+
+def _said(text: object, correct: bool | None = None) -> Html:
+    mark = "" if correct is None else "✓ " if correct else "✗ "
+    return _element("td", mark, _clip(text), class_="said" + {None: "", True: " right", False: " wrong"}[correct])
+
+
+def _clip(text: object) -> str:
+    text = str(text)
+    return text if len(text) <= WORDS_SHOWN else f"{text[:WORDS_SHOWN]}… ({len(text)} characters)"
+
+
+def _order(order: Sequence[int]) -> str:
+    """Places of the original images, from 1, as the questions count them."""
+    return " ".join(str(i + 1) for i in order)
+
+
+def _dim(text: object) -> Html:
+    return _element("span", text, class_="dim")
+
+
+# The command
+
+
+def write(workdirs: Mapping[str, Path], out: Path) -> str:
+    """Writes the page `out` and its Markdown beside it, and returns the Markdown.
+
+    Raises:
+        InputError: `out` is not named *.html, the runs hold nothing to report, or rows of another form.
+    """
+    if out.suffix != ".html":
+        raise InputError(f"--out={out}: name it *.html; the table goes beside it as *.md")
+    runs = [read_run(name, path) for name, path in workdirs.items()]
+    if not any(run.metrics or run.evaluations or run.groups for run in runs):
+        raise InputError(f"nothing to report yet in {', '.join(map(str, workdirs.values()))}: "
+                         "no evaluations/, metrics.jsonl or rollouts.jsonl")  # fmt: skip
+    names = sorted({name for run in runs for name in run.evaluations})
+    sections = [statistics.section(name, [run.result(name) for run in runs]) for name in names]
+    text = statistics.markdown(sections) if sections else "No evaluation yet.\n"
+    out.parent.mkdir(parents=True, exist_ok=True)
+    for file, content in ((out, page(runs, sections)), (out.with_suffix(".md"), text)):
+        partial = file.with_name(file.name + ".partial")
+        partial.write_text(content, encoding="utf-8", errors="replace")  # a model may say half a surrogate pair
+        partial.replace(file)
+    return text
+
+
+def main(_: Sequence[str]) -> None:
+    print(write(parse_workdirs(FLAGS.workdir), Path(FLAGS.out)))
+    print(f"wrote {FLAGS.out}")
+
+
+if __name__ == "__main__":
+    flags.DEFINE_multi_string("workdir", None, "A run, as NAME=DIRECTORY or DIRECTORY; several, the one to judge last.",
+                              required=True)  # fmt: skip
+    flags.DEFINE_string("out", "report.html", "The page to write; its table goes beside it as *.md.")
+    cli.run(main)

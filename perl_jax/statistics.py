@@ -1,8 +1,8 @@
-"""What a comparison of runs may claim: measures by question, chance, intervals, paired differences. Pure functions.
+"""What a comparison of runs may claim: measures by question, chance, intervals, differences, and tables that say it.
 
 A row is what `evaluation.predictions` returns: one question in one order. The orders of a question are not independent
 of each other, so everything here counts questions: a measure is a dict from question to its value in [0, 1], and two
-runs are compared on the questions that both were asked.
+runs are compared on the questions that both were asked. Pure functions, all of them.
 """
 
 import math
@@ -16,6 +16,9 @@ Row = Mapping[str, object]
 Question = tuple  # (id, ((order, true answer), ...)): equal in two runs exactly if both were asked the same
 
 Z_95 = 1.959963984540054  # standard normal quantile at 0.975
+COLUMNS = {"canonical": "canonical accuracy", "permuted": "permuted accuracy", "worst": "worst order",
+           "flip": "flip rate", "single": "single-image accuracy"}  # fmt: skip
+COMPARED = ("canonical", "permuted", "flip")
 
 
 class Estimate(NamedTuple):
@@ -37,7 +40,11 @@ def by_question(rows: Sequence[Row]) -> dict[Question, list[Row]]:
     groups: dict[object, list[Row]] = {}
     for row in rows:
         groups.setdefault(row["id"], []).append(row)
-    ordered = [sorted(group, key=lambda row: (not row["canonical"], row["order"])) for group in groups.values()]
+
+    def place(row: Row) -> tuple:
+        return not row["canonical"], row["order"], row["answer"]
+
+    ordered = [sorted(group, key=place) for group in groups.values()]
     return {(group[0]["id"], tuple((tuple(row["order"]), row["answer"]) for row in group)): group for group in ordered}
 
 
@@ -138,3 +145,93 @@ def changed(last: Sequence[Row], other: Sequence[Row]) -> Changed:
         if any(steps):
             (out.gained if sum(steps) > 0 else out.lost if sum(steps) < 0 else out.mixed).append(pair)
     return out
+
+
+# In words
+
+
+class Table(NamedTuple):
+    """A table of texts, for Markdown and for HTML."""
+
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+    def markdown(self) -> str:
+        lines = [self.header, ["---"] * len(self.header), *self.rows]
+        return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+class Result(NamedTuple):
+    """What a run reached on one held-out set."""
+
+    name: str
+    step: int
+    rows: Sequence[Row]  # empty: not evaluated yet
+    seconds: float  # NaN: unknown
+
+
+class Section(NamedTuple):
+    """The figures of one held-out set."""
+
+    title: str
+    figures: Table
+    differences: Table
+    notes: list[str]
+
+
+def section(title: str, results: Sequence[Result]) -> Section:
+    """The figures of all runs on one held-out set, and the last run against each other one, in words."""
+    found = [measures(result.rows) for result in results]
+    key = next((result.rows for result in reversed(results) if result.rows), [])
+    figures = [_figures("chance", chance(key), math.nan, interval=False)]
+    figures += [_figures(result.name, mine, result.seconds) for result, mine in zip(results, found)]
+    differences = [_differences(f"{results[-1].name} minus {result.name}", found[-1], mine)
+                   for result, mine in zip(results[:-1], found)]  # fmt: skip
+    steps = ", ".join(f"{result.name} {result.step}" for result in results if result.rows)
+    notes = [
+        f"Set {title}, each run's last evaluation (step: {steps}); seconds are those of its training steps.",
+        "Permuted accuracy: mean over questions of the share of drawn orders answered right, with Wilson's 95% "
+        "interval on the number of questions, not of answers, since the orders of a question are not independent. "
+        "Worst order: right in all orders asked. Flip rate: the answer changes with the order (lower is better).",
+        "Chance: a guesser that draws from the true answers of the same source, number of images and kind of order.",
+    ]
+    if differences:
+        notes.append("Differences are in points, with a 95% bootstrap interval over the questions that both runs were "
+                     "asked (10,000 paired resamples); not separated: the interval holds 0.")  # fmt: skip
+    if len({frozenset(by_question(result.rows)) for result in results if result.rows}) > 1:
+        notes.append("The runs were not all asked the same questions: the first table's rows differ in that, too.")
+    header = [f"{COLUMNS[key]}, points" for key in COMPARED]
+    return Section(title, Table(["", *COLUMNS.values(), "seconds"], figures),
+                   Table(["", "questions", *header], differences), notes)  # fmt: skip
+
+
+def _figures(name: str, values: Mapping, seconds: float, interval: bool = True) -> list[str]:
+    estimates = {key: proportion(values[key]) for key in COLUMNS}
+    cells = {key: f"{100 * each.mean:.1f}%" if each.questions else "–" for key, each in estimates.items()}
+    permuted = estimates["permuted"]
+    if interval and permuted.questions:
+        cells["permuted"] += f" [{100 * permuted.low:.1f}, {100 * permuted.high:.1f}] of {permuted.questions}"
+    return [name, *cells.values(), "–" if math.isnan(seconds) else f"{seconds:,.0f}"]
+
+
+def _differences(name: str, last: Mapping, other: Mapping) -> list[str]:
+    found = [difference(last[key], other[key]) for key in COMPARED]
+    counts = dict.fromkeys(str(estimate.questions) for estimate in found)
+    return [name, " / ".join(counts), *map(_points, found)]
+
+
+def _points(estimate: Estimate) -> str:
+    if not estimate.questions:
+        return "–"
+    mean, low, high = (100 * x for x in estimate[:3])
+    return f"{mean:+z.1f} [{low:+z.1f}, {high:+z.1f}]" + ("" if estimate.separated else ", not separated")
+
+
+def markdown(sections: Sequence[Section]) -> str:
+    """The sections as Markdown: tables, then what their words mean."""
+    parts = []
+    for part in sections:
+        parts += [f"## {part.title}"] if len(sections) > 1 else []
+        parts += [part.figures.markdown()] + ([part.differences.markdown()] if part.differences.rows else [])
+        parts += part.notes
+    return "\n\n".join(parts) + "\n"

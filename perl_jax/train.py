@@ -129,7 +129,7 @@ def warm_up(config, step, state, source, reference, clock):
     processor = source.prompts.processor
     with clock("data"):
         questions = batches.draw(source, config.warmup.questions, n_s=0, p=0.0, step=step)
-        answers = [config.warmup.response.replace("{answer}", question.samples[0]["answer"]) for question in questions]
+        answers = [taught_response(config, question.samples[0]) for question in questions]
     with clock("update"):
         groups = [
             update.Group(
@@ -146,6 +146,12 @@ def warm_up(config, step, state, source, reference, clock):
         )
         values = metrics.of_update([values])
     return state, values, []
+
+
+def taught_response(config, sample) -> str:
+    """What the warm-up teaches to say to a rendered sample: `config.warmup.response`, filled in."""
+    captions = config.warmup.separator.join(sample.get("captions", ()))
+    return config.warmup.response.replace("{captions}", captions).replace("{answer}", sample["answer"])
 
 
 def stage(config, step: int) -> str:
@@ -184,21 +190,22 @@ def resume(checkpoints, done: int, state: update.State, source: batches.Source, 
 def data_directory(config, workdir: Path) -> str:
     """The directory of records that the config names; an embedded source is written to the workdir first."""
     c = config.data
-    if bool(c.directory) == bool(c.source):
+    if not c.directory and not c.source:
         raise InputError("config.data.directory must name a set of records, or config.data.source an embedded source")
     directory = Path(c.directory or workdir / "data")
-    if c.source and not directory.exists():
+    if not c.directory and not directory.exists():
         prepare.build(c.source, str(directory), seed=config.seed, **c.options)
     return str(directory)
 
 
 def texts(config, data: str):
-    """What a new model's tokenizer learns from: questions and answers as they are shown and taught."""
+    """What a new model's tokenizer learns from: whole conversations, as they are shown and taught."""
     split = records.open_split(data, config.data.split)
     for i in range(min(len(split), 2000)):
         sample = permute.render(split[i])
-        yield sample["question"].replace(permute.MARKER, "") + "\n" + config.prompt.instruction
-        yield config.warmup.response.replace("{answer}", sample["answer"])
+        question = sample["question"].replace(permute.MARKER, "")
+        yield f"system\n{config.prompt.system}user\n{question}\n{config.prompt.instruction}assistant\n"
+        yield taught_response(config, sample)
 
 
 def held_out_questions(config, data: str, name: str, prompts) -> list[evaluation.Question]:

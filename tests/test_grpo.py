@@ -192,12 +192,15 @@ def test_clip_fractions():
     assert one_token(up, 0.0, 1.0)[2]["clip_high"] == 1 and one_token(up, 0.0, 1.0)[2]["clip_low"] == 0
     assert one_token(down, 0.0, -1.0)[2]["clip_low"] == 1 and one_token(down, 0.0, -1.0)[2]["clip_high"] == 0
     assert one_token(ten, 0.0, -1.0)[2]["clip_dual"] == 1 and one_token(up, 0.0, -1.0)[2]["clip_dual"] == 0
-    metrics = grpo.loss(np.log([[1.5, 2.0, 1.0, 9.0]]), np.zeros((1, 4)), [1.0], [[1, 1, 1, 0]])[1]
+    mask = np.array([[1, 1, 1, 0]])
+    metrics = grpo.loss(np.log([[1.5, 2.0, 1.0, 9.0]]), np.zeros((1, 4)), np.ones(1), mask)[1]
     assert float(metrics["clip_high"]) == pytest.approx(2 / 3)
     assert float(metrics["ratio"]) == pytest.approx(4.5 / 3) and float(metrics["ratio_max"]) == pytest.approx(2.0)
 
 
-@pytest.mark.parametrize("d, expected", [(0.5, math.exp(0.5) - 1.5), (-3.0, math.exp(-3.0) + 2), (3.0, 10), (-15.0, 10)])
+@pytest.mark.parametrize(
+    "d, expected", [(0.5, math.exp(0.5) - 1.5), (-3.0, math.exp(-3.0) + 2), (3.0, 10), (-15.0, 10)]
+)
 def test_k3_and_its_limit(d, expected):
     loss, _, metrics = one_token(-1.0, -1.0, 0.0, ref_logp=jnp.full((1, 1), -1.0 + d), kl_coef=1.0)
     assert loss == pytest.approx(expected, rel=1e-5) and metrics["kl"] == pytest.approx(expected, rel=1e-5)

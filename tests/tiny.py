@@ -114,3 +114,13 @@ def next_token_loss(logits, ids, mask):
     """Minus the summed log-probs of each prompt's own next tokens, over 100: reaches every weight."""
     logp = jnp.take_along_axis(jax.nn.log_softmax(logits[:, :-1]), jnp.asarray(ids)[:, 1:, None], axis=-1)[..., 0]
     return -jnp.sum(jnp.where(mask[:, 1:], logp, 0.0)) / 100
+
+
+def array_shapes(jaxpr):
+    """The shapes of all that a program computes, its inner programs included."""
+    for equation in jaxpr.eqns:
+        yield from (tuple(v.aval.shape) for v in equation.outvars)
+        for value in jax.tree.leaves(list(equation.params.values()), is_leaf=lambda x: hasattr(x, "eqns")):
+            inner = getattr(value, "jaxpr", value)
+            if hasattr(inner, "eqns"):
+                yield from array_shapes(inner)

@@ -32,6 +32,7 @@ EXAMPLE = {
     "source": "digits_which",
     "accuracy": None,
     "movable": None,
+    "captions": ["0", "6", "9", "5"],
 }
 
 
@@ -86,6 +87,7 @@ def records(
             source=f"digits_{name}",
             accuracy=None,
             movable=None,
+            captions=[str(digit) for digit in digits],
         )
 
 

@@ -1,0 +1,113 @@
+"""A checkpoint as a Hugging Face directory: `python -m perl_jax.export --workdir=DIR --out=DIR [--step=N|best]`.
+
+The directory is complete: weights in the hub's names and the base model's dtypes, tokenizer and chat template as they
+were, settings with which other software sees and answers as training did, and `perl_jax.json` with what they cannot
+say: the texts around a question, the base model and the run. It appears when all of it is written.
+"""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from absl import flags
+
+from models import qwen2_5_vl as qwen
+from models.errors import InputError
+from perl_jax import checkpoint, cli, policy, prompts
+
+FLAGS = flags.FLAGS
+PICTURES, PROCESSOR, GENERATION = "preprocessor_config.json", "processor_config.json", "generation_config.json"
+
+
+def export(workdir: Path, out: Path, step: str = "latest") -> int:
+    """Writes checkpoint `step` (its number, `latest` or `best`) of the run in `workdir` to `out`; returns its number.
+
+    Raises InputError for a step that is not there, for base weights that are gone or not those that the run started
+    from, and for an `out` that holds something.
+    """
+    if out.is_file() or (out.is_dir() and any(out.iterdir())):
+        raise InputError(f"{out} exists and is not empty; give a new directory with --out")
+    with checkpoint.Checkpoints(workdir, read_only=True) as checkpoints:
+        number = numbered(checkpoints, step, workdir)
+        saved = checkpoints.run(number)
+        base = base_directory(workdir, saved)
+        model = qwen.load(base)
+        checkpoints.restore_weights(number, model)
+    asked = prompts.Prompts.of_json(qwen.Processor.from_pretrained(base), saved["prompt"], f"{workdir}, step {number}")
+    about = {"base": {key: saved[key] for key in ("model", "base")}, "step": number, "run": last_start(workdir)}
+    written = {name: json.dumps(content, indent=2, ensure_ascii=False)
+               for name, content in settings(model, asked).items()}  # fmt: skip
+    written[prompts.FILE] = asked.to_json(**about)
+    files = dict(model.source.files) | {name: f"{text}\n".encode() for name, text in written.items()}
+    model.source = dataclasses.replace(model.source, files=tuple(files.items()))
+    qwen.save(model, out)
+    return number
+
+
+def numbered(checkpoints: checkpoint.Checkpoints, step: str, workdir: Path) -> int:
+    """The number of the checkpoint that `step` names."""
+    steps = {str(number): number for number in checkpoints.steps()}
+    found = {"latest": checkpoints.latest(), "best": checkpoints.best(), **steps}.get(step)
+    if found is None:
+        raise InputError(f"{workdir} has no checkpoint {step!r}; there are: {', '.join(steps) or 'none'}")
+    return found
+
+
+def base_directory(workdir: Path, saved: Mapping) -> Path:
+    """Where the base model of a run lies; the run's own new model also after its workdir was moved."""
+    for path in (Path(saved["model"]), workdir / "init"):
+        if path.is_dir() and policy.fingerprint(path) == saved["base"]:
+            return path
+    raise InputError(f"{saved['model']} does not hold the base weights ({saved['base']}) that {workdir} was trained "
+                     "from; put them back")  # fmt: skip
+
+
+def last_start(workdir: Path) -> dict:
+    """The last start in a run's run.json (config, command, commit, versions); empty without that file."""
+    file = workdir / "run.json"
+    return json.loads(file.read_text(encoding="utf-8"))[-1] if file.exists() else {}
+
+
+def settings(model: qwen.Qwen2_5_VL, asked: prompts.Prompts) -> dict[str, dict]:
+    """{file: content} of what tells other software the limits of pictures, and to answer as training did."""
+    source = {name: json.loads(data) for name, data in model.source.files if name in (PICTURES, PROCESSOR)}
+    processor = source.get(PROCESSOR, {})
+    nested = processor.get("image_processor")  # transformers 5 keeps it here, and reads it before the other file
+    vision = model.config.vision
+    plain = {
+        "image_processor_type": "Qwen2VLImageProcessor",
+        "patch_size": vision.patch_size,
+        "temporal_patch_size": vision.temporal_patch_size,
+        "merge_size": vision.spatial_merge_size,
+    }
+    files = {PICTURES: limited(source.get(PICTURES) or nested or plain, asked)}
+    if nested:
+        files[PROCESSOR] = processor | {"image_processor": limited(nested, asked)}
+    files[GENERATION] = {  # nothing else: a repetition penalty, say, would change even greedy answers
+        "do_sample": False,
+        "eos_token_id": list(asked.processor.eos_ids),
+        "pad_token_id": asked.processor.pad_id,
+        "repetition_penalty": 1.0,
+        "suppress_tokens": [model.config.image_token_id, model.config.video_token_id],  # as rollouts do
+    }
+    return files
+
+
+def limited(pictures: Mapping, asked: prompts.Prompts) -> dict:
+    """Settings of an image processor with the limits of training, in both forms that transformers has known."""
+    size = {"size": {"shortest_edge": asked.min_pixels, "longest_edge": asked.max_pixels}} if "size" in pictures else {}
+    return {**pictures, **asked.limits, **size}
+
+
+def main(_) -> None:
+    out = Path(FLAGS.out)
+    number = export(Path(FLAGS.workdir), out, FLAGS.step)
+    print(f"wrote step {number} of {FLAGS.workdir} to {out}")
+
+
+if __name__ == "__main__":
+    flags.DEFINE_string("workdir", None, "The training run.", required=True)
+    flags.DEFINE_string("out", None, "Directory to write; must not exist yet, or be empty.", required=True)
+    flags.DEFINE_string("step", "latest", "Which checkpoint: its number, latest or best.")
+    cli.run(main)

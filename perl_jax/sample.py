@@ -1,0 +1,69 @@
+"""Asks a model about pictures: `python -m perl_jax.sample --model=DIR --image=a.png --image=b.png --prompt="..."`.
+
+The pictures come before the text, or in its `<image>` slots where it has some. An exported directory is asked as it was
+trained: with its system text, its instruction and its limits of pictures.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from absl import flags
+
+from models import qwen2_5_vl as qwen
+from models.errors import InputError
+from models.qwen2_5_vl.images import open_image
+from models.qwen2_5_vl.processing import SLOT
+from perl_jax import cli, policy, rollout
+from perl_jax.prompts import Prompts
+
+FLAGS = flags.FLAGS
+
+
+def answers(path: Path, question: str, pictures: Sequence, *, samples: int = 1, temperature: float = 0.0,
+            max_new_tokens: int = 256, seed: int = 0, dtype: str = "float32") -> list[str]:  # fmt: skip
+    """`samples` responses of the model in `path` to a question about pictures (encoded bytes, PIL or arrays).
+
+    Raises InputError where the question's slots and the pictures differ in number, and for a picture that cannot be
+    read.
+    """
+    if SLOT not in question:
+        question = SLOT * len(pictures) + question
+    prompts = Prompts.of_directory(path)
+    prompt = prompts.encode({"id": "--prompt", "question": question, "images": pictures})
+    out = rollout.generate(
+        qwen.load(path, dtype=dtype), [prompt], samples=samples, temperature=temperature,
+        max_new_tokens=max_new_tokens, seed=seed, eos_ids=prompts.processor.eos_ids, **prompts.limits,
+    )  # fmt: skip
+    return [prompts.processor.decode(tokens[:length]) for tokens, length in zip(out.tokens[0], out.lengths[0])]
+
+
+def main(_) -> None:
+    pictures = [picture(file) for file in FLAGS.image]
+    texts = answers(
+        policy.directory(FLAGS.model), FLAGS.prompt, pictures, samples=FLAGS.samples, temperature=FLAGS.temperature,
+        max_new_tokens=FLAGS.max_new_tokens, seed=FLAGS.seed, dtype=FLAGS.dtype,
+    )  # fmt: skip
+    for number, text in enumerate(texts, start=1):
+        print(text if len(texts) == 1 else f"[{number}] {text}")
+
+
+def picture(file: str):
+    """The RGB picture in a file."""
+    try:
+        data = Path(file).read_bytes()
+    except OSError as error:
+        raise InputError(f"--image={file}: cannot be read ({error.strerror})") from error
+    return open_image(data, f"--image={file}")
+
+
+if __name__ == "__main__":
+    flags.DEFINE_string("model", None, "A model's directory, or its hub id (owner/name or owner/name@revision).",
+                        required=True)  # fmt: skip
+    flags.DEFINE_multi_string("image", [], "A picture file; may be given several times.")
+    flags.DEFINE_string("prompt", None, f"The question, with a {SLOT} for each picture or without any.", required=True)
+    flags.DEFINE_integer("samples", 1, "How many responses; all alike at temperature 0.", lower_bound=1)
+    flags.DEFINE_float("temperature", 0.0, "0 takes the most probable token each time.", lower_bound=0.0)
+    flags.DEFINE_integer("max_new_tokens", 256, "Longest response.", lower_bound=1)
+    flags.DEFINE_integer("seed", 0, "Of the draws.", lower_bound=0)
+    flags.DEFINE_enum("dtype", "float32", ("float32", "bfloat16"), "Of weights and activations.")
+    cli.run(main)

@@ -1,0 +1,129 @@
+"""Checkpoints: what comes back is what was saved, bit for bit; the right ones are kept; the wrong ones are refused."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import optax
+import pytest
+import tiny
+from flax import nnx
+
+from models.errors import InputError
+from perl_jax import checkpoint, update
+
+RUN = {"base": "abc", "stream": {"position": 7, "data": [["x", 1.0]]}, "prompt": {"system": "Grüße"}}
+
+
+def state_of(model, seed: int, trainable=None) -> update.State:
+    """A training state whose every number is random, the optimizer's too."""
+    state = update.init(model, optax.adamw(1e-3), trainable)
+    rng = np.random.default_rng(seed)
+
+    def noise(leaf):
+        return leaf + rng.integers(1, 99) if leaf.ndim == 0 else rng.normal(size=leaf.shape).astype(leaf.dtype)
+
+    return state.replace(trainable=jax.tree.map(noise, state.trainable), opt_state=jax.tree.map(noise, state.opt_state))
+
+
+def equal(a, b) -> bool:
+    same = jax.tree.map(lambda x, y: x.dtype == y.dtype and np.array_equal(x, y), a, b)
+    return all(jax.tree.leaves(same)) and len(jax.tree.leaves(same)) > 0
+
+
+@pytest.fixture
+def model(models):
+    return models["untied"]
+
+
+def test_what_comes_back_is_what_was_saved(model, tmp_path):
+    saved = state_of(model, seed=1)
+    with checkpoint.Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.latest() is None and checkpoints.best() is None
+        checkpoints.save(12, jax.tree.map(jax.numpy.array, saved), RUN, {})
+    with checkpoint.Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.latest() == 12 and checkpoints.best() is None
+        assert checkpoints.run(12) == RUN
+        restored = checkpoints.restore(12, state_of(model, seed=2))
+    assert restored.step == 12
+    assert equal(restored.trainable, saved.trainable) and equal(restored.opt_state, saved.opt_state)
+
+
+def test_a_state_may_be_donated_right_after_it_is_saved(model, tmp_path):
+    saved = state_of(model, seed=1)
+    on_device = jax.tree.map(jax.numpy.array, saved)
+    with checkpoint.Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, on_device, RUN, {})
+        for leaf in jax.tree.leaves(on_device):
+            leaf.delete()
+    with checkpoint.Checkpoints(tmp_path) as checkpoints:
+        assert equal(checkpoints.restore(1, saved).trainable, saved.trainable)
+
+
+def test_the_newest_and_the_best_are_kept(model, tmp_path):
+    state = jax.tree.map(jax.numpy.array, state_of(model, seed=1, trainable=lambda path: path.endswith("norm.scale")))
+    scores = {1: 0.2, 2: 0.9, 3: None, 4: 0.5, 5: None}
+    with checkpoint.Checkpoints(tmp_path, keep=2, best="eval/x") as checkpoints:
+        for step, score in scores.items():
+            checkpoints.save(step, state, RUN, {} if score is None else {"eval/x": score, "eval/y": 1.0 - score})
+    with checkpoint.Checkpoints(tmp_path, read_only=True) as checkpoints:
+        assert checkpoints.steps() == [2, 4, 5]
+        assert checkpoints.latest() == 5 and checkpoints.best() == 2
+
+
+def test_a_half_written_checkpoint_does_not_count(model, tmp_path):
+    state = jax.tree.map(jax.numpy.array, state_of(model, seed=1, trainable=lambda path: path.endswith("norm.scale")))
+    with checkpoint.Checkpoints(tmp_path, keep=3) as checkpoints:
+        checkpoints.save(3, state, RUN, {})
+    folder = tmp_path / checkpoint.FOLDER
+    written = next(file for file in (folder / "3").rglob("*") if file.is_file())
+    for name in ("4.orbax-checkpoint-tmp", "4.orbax-checkpoint-tmp-1795262537"):  # as a kill leaves them
+        (folder / name / "weights").mkdir(parents=True)
+        (folder / name / "weights" / written.name).write_bytes(written.read_bytes()[:9])
+    with checkpoint.Checkpoints(tmp_path, keep=3) as checkpoints:
+        assert checkpoints.latest() == 3
+        checkpoints.save(4, state, RUN, {})
+    with checkpoint.Checkpoints(tmp_path, read_only=True) as checkpoints:
+        assert checkpoints.steps() == [3, 4]
+
+
+def test_weights_alone_go_into_a_model_and_leave_those_that_did_not_train(model, tmp_path):
+    saved = state_of(model, seed=1, trainable=lambda path: not path.startswith("visual."))
+    with checkpoint.Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, jax.tree.map(jax.numpy.array, saved), RUN, {})
+    with checkpoint.Checkpoints(tmp_path, read_only=True) as checkpoints:
+        target = tiny.random_model(tiny.CONFIGS["untied"], seed=9)
+        before = jax.tree.map(np.array, nnx.state(target.visual, nnx.Param))
+        checkpoints.restore_weights(1, target)
+    assert equal(nnx.state(target.visual, nnx.Param), before)
+    assert equal(nnx.state(target.model, nnx.Param), nnx.state(saved.model.model, nnx.Param))
+
+
+@pytest.mark.parametrize("change", [{"hidden_size": 32, "vocab_size": 320}, {"num_hidden_layers": 4}])
+def test_a_model_of_other_sizes_is_refused(model, tmp_path, change):
+    text = dataclasses.replace(model.config.text, **change)
+    vision = dataclasses.replace(model.config.vision, out_hidden_size=text.hidden_size)
+    other = tiny.random_model(dataclasses.replace(model.config, text=text, vision=vision))
+    with checkpoint.Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, jax.tree.map(jax.numpy.array, state_of(model, seed=1)), RUN, {})
+    with checkpoint.Checkpoints(tmp_path, read_only=True) as checkpoints:
+        with pytest.raises(InputError, match="checkpoint 1"):
+            checkpoints.restore(1, state_of(other, seed=2))
+        with pytest.raises(InputError, match="checkpoint 1"):
+            checkpoints.restore_weights(1, other)
+
+
+def test_other_trainable_weights_are_refused(model, tmp_path):
+    with checkpoint.Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, jax.tree.map(jax.numpy.array, state_of(model, seed=1)), RUN, {})
+    with checkpoint.Checkpoints(tmp_path, read_only=True) as checkpoints:
+        with pytest.raises(InputError, match="checkpoint 1"):
+            checkpoints.restore(1, state_of(model, seed=2, trainable=lambda path: path.startswith("visual.")))
+        with pytest.raises(InputError, match="checkpoint 1"):
+            checkpoints.restore_weights(1, tiny.random_model(tiny.CONFIGS["tied"]))
+
+
+def test_reading_where_no_run_was_says_so_and_makes_nothing(tmp_path):
+    with pytest.raises(InputError, match="holds no checkpoints"):
+        checkpoint.Checkpoints(tmp_path / "none", read_only=True)
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,188 @@
+"""Export: what transformers loads from an exported directory is the policy that was trained, and answers as it does."""
+
+import json
+import shutil
+
+import ml_dtypes
+import numpy as np
+import pytest
+import tiny
+import tiny_run
+
+from models import qwen2_5_vl as qwen
+from models.errors import InputError
+from perl_jax import checkpoint, export, policy, prompts, rollout
+
+LAST = tiny_run.WARMUP + tiny_run.STEPS
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    out = tmp_path_factory.mktemp("export") / "deep" / "model"
+    assert export.export(tiny_run.trained(), out) == LAST
+    return out
+
+
+def asked(path):
+    """(our model, its prompts, a prompt of two pictures, one too large)."""
+    shown = prompts.Prompts.of_directory(path)
+    record = {"id": "x", "question": "<image><image>Which image shows 3?", "images": [
+        tiny.picture(40, 30, seed=1), tiny.picture(200, 120, seed=2)]}  # fmt: skip
+    return qwen.load(path), shown, shown.encode(record)
+
+
+def names(path):
+    return sorted(file.name for file in path.iterdir())
+
+
+def test_the_directory_is_complete_and_nothing_else_is_left(exported):
+    base = tiny_run.trained() / "init"
+    assert names(exported) == sorted([*names(base), prompts.FILE])
+    assert names(exported.parent) == ["model"]
+    changed = {"model.safetensors", "generation_config.json", "preprocessor_config.json"}
+    for name in set(names(base)) - changed:  # the chat template, for one
+        assert (exported / name).read_bytes() == (base / name).read_bytes(), name
+
+
+def test_weights_are_those_of_the_checkpoint(exported):
+    base, model = qwen.load(tiny_run.trained() / "init"), qwen.load(exported)
+    with checkpoint.Checkpoints(tiny_run.trained(), read_only=True) as checkpoints:
+        checkpoints.restore_weights(LAST, base)
+    trained = qwen.named(base)
+    assert all(np.array_equal(value, trained[name]) for name, value in qwen.named(model).items())
+    assert not np.array_equal(
+        trained["model.embed_tokens.weight"],
+        qwen.named(qwen.load(tiny_run.trained() / "init"))["model.embed_tokens.weight"],
+    )
+
+
+def test_perl_jax_json_says_where_the_model_comes_from(exported):
+    about, config = json.loads((exported / prompts.FILE).read_text()), tiny_run.config()
+    assert {name: about[name] for name in prompts.FIELDS} == config.prompt.to_dict()
+    assert about["step"] == LAST
+    assert about["base"]["base"] == policy.fingerprint(tiny_run.trained() / "init")
+    assert about["run"]["config"]["total_steps"] == tiny_run.STEPS and about["run"]["versions"]["jax"]
+
+
+def test_transformers_loads_it_whole_and_gives_the_same_greedy_tokens(exported):
+    torch = pytest.importorskip("torch")
+    import transformers
+
+    theirs, info = transformers.Qwen2_5_VLForConditionalGeneration.from_pretrained(exported, output_loading_info=True)
+    assert not any(info[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    model, shown, (ids, pictures) = asked(exported)
+    processed = transformers.Qwen2VLImageProcessorPil.from_pretrained(exported)(pictures, return_tensors="pt")
+    input_ids = torch.tensor([ids])
+    count = 12
+    tokens = theirs.generate(  # all else as the directory's generation_config.json says
+        input_ids=input_ids, attention_mask=torch.ones_like(input_ids), max_new_tokens=count,
+        mm_token_type_ids=(input_ids == model.config.image_token_id).int(),
+        pixel_values=processed["pixel_values"], image_grid_thw=processed["image_grid_thw"],
+    )[0, len(ids) :]  # fmt: skip
+    out = rollout.generate(model, [(ids, pictures)], samples=1, max_new_tokens=count, temperature=0.0,
+                           eos_ids=shown.processor.eos_ids, **shown.limits)  # fmt: skip
+    assert tokens.tolist() == out.tokens[0, 0, : out.lengths[0, 0]].tolist()
+
+
+def test_others_read_the_limits_and_how_to_generate(exported):
+    pytest.importorskip("torch")
+    import transformers
+
+    config = tiny_run.config()
+    processor = transformers.AutoImageProcessor.from_pretrained(exported, backend="pil")
+    assert (processor.size["shortest_edge"], processor.size["longest_edge"]) == (
+        config.prompt.min_pixels, config.prompt.max_pixels)  # fmt: skip
+    generation = transformers.GenerationConfig.from_pretrained(exported)
+    generation.validate(strict=True)
+    assert generation.do_sample is False and generation.repetition_penalty == 1.0
+    assert generation.temperature in (None, 1.0) and generation.top_p in (None, 1.0)
+    assert tuple(generation.eos_token_id) == qwen.Processor.from_pretrained(tiny_run.trained() / "init").eos_ids
+
+
+def test_all_forms_of_settings_are_rewritten(exported):
+    """Published settings: a repetition penalty, other limits in both forms, and transformers 5's nested processor."""
+    model, shown, _ = asked(exported)
+    pictures = {"min_pixels": 1, "max_pixels": 2, "size": {"shortest_edge": 1, "longest_edge": 2}, "patch_size": 14}
+    files = {
+        "preprocessor_config.json": pictures,
+        "processor_config.json": {"processor_class": "X", "image_processor": pictures},
+        "generation_config.json": {"repetition_penalty": 1.05, "temperature": 0.1, "top_k": 1, "do_sample": True},
+    }
+    source = qwen.Source(b"{}", (), tuple((name, json.dumps(content).encode()) for name, content in files.items()))
+    found = export.settings(type("Model", (), {"source": source, "config": model.config}), shown)
+    limits = shown.limits | {"size": {"shortest_edge": shown.min_pixels, "longest_edge": shown.max_pixels}}
+    assert found["preprocessor_config.json"] == pictures | limits
+    assert found["processor_config.json"] == {"processor_class": "X", "image_processor": pictures | limits}
+    assert found["generation_config.json"].keys() == {
+        "do_sample", "eos_token_id", "pad_token_id", "repetition_penalty", "suppress_tokens"}  # fmt: skip
+
+
+@pytest.mark.parametrize("step", ["best", "2"])
+def test_a_named_step_is_exported(tmp_path, step):
+    with checkpoint.Checkpoints(tiny_run.trained(), read_only=True) as checkpoints:
+        best = checkpoints.best()
+        scores = {n: checkpoints._manager.metrics(n) for n in checkpoints.steps()}
+    found = export.export(tiny_run.trained(), tmp_path / "model", step)
+    assert found == (best if step == "best" else 2)
+    assert step != "best" or scores[best] == max((s for s in scores.values() if s), key=lambda s: max(s.values()))
+    assert json.loads((tmp_path / "model" / prompts.FILE).read_text())["step"] == found
+
+
+def test_a_step_that_is_not_there_lists_those_that_are(tmp_path):
+    there = ", ".join(map(str, range(1, LAST + 1)))
+    for step in ("99", "newest", "-1", ""):
+        with pytest.raises(InputError, match=f"no checkpoint {step!r}; there are: {there}"):
+            export.export(tiny_run.trained(), tmp_path / "model", step)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture
+def moved(tmp_path):
+    """A run whose base model and data are no longer where they were, but whole in its workdir."""
+    workdir = tmp_path / "moved"
+    shutil.copytree(tiny_run.trained(), workdir, ignore=shutil.ignore_patterns("data"))
+    record = workdir / "checkpoints" / str(LAST) / "run" / "metadata"
+    about = json.loads(record.read_text())
+    record.write_text(json.dumps(about | {"model": str(tmp_path / "gone")}))
+    return workdir
+
+
+def test_a_moved_run_without_its_data_is_exported(moved, exported, tmp_path):
+    export.export(moved, tmp_path / "model")
+    assert (tmp_path / "model" / "model.safetensors").read_bytes() == (exported / "model.safetensors").read_bytes()
+
+
+def test_another_base_is_refused(moved, tmp_path):
+    file = moved / "init" / "model.safetensors"
+    data = bytearray(file.read_bytes())
+    data[-3] ^= 1
+    file.write_bytes(data)
+    with pytest.raises(InputError, match="does not hold the base weights"):
+        export.export(moved, tmp_path / "model")
+    assert names(tmp_path) == ["moved"]
+
+
+def test_a_directory_in_use_is_refused(exported, tmp_path):
+    with pytest.raises(InputError, match="not empty"):
+        export.export(tiny_run.trained(), exported)
+    (tmp_path / "model").mkdir()
+    export.export(tiny_run.trained(), tmp_path / "model")  # an empty one is not in use
+
+
+def test_bfloat16_weights_stay_bfloat16(moved, tmp_path):
+    """Training holds them in float32; an export writes each in the dtype that the base has on disk."""
+    base = tmp_path / "base"
+    qwen.save(qwen.load(moved / "init"), base, dtype="bfloat16")
+    shutil.rmtree(moved / "init")
+    shutil.copytree(base, moved / "init")
+    record = moved / "checkpoints" / str(LAST) / "run" / "metadata"
+    record.write_text(json.dumps(json.loads(record.read_text()) | {"base": policy.fingerprint(base)}))
+    export.export(moved, tmp_path / "model")
+    assert (tmp_path / "model" / "config.json").read_bytes() == (base / "config.json").read_bytes()
+    written = qwen.load(tmp_path / "model")
+    assert set(written.source.dtype_of.values()) == {"BF16"}
+    trained = qwen.load(tiny_run.trained() / "init")
+    with checkpoint.Checkpoints(tiny_run.trained(), read_only=True) as checkpoints:
+        checkpoints.restore_weights(LAST, trained)
+    for name, value in qwen.named(trained).items():
+        assert np.array_equal(np.asarray(value).astype(ml_dtypes.bfloat16), qwen.named(written)[name]), name

@@ -1,0 +1,123 @@
+"""Prompts: what a policy gets to see of a record, and that an exported directory shows the same."""
+
+import dataclasses
+import io
+import json
+
+import numpy as np
+import pytest
+import tiny_run
+from PIL import Image
+
+from models import qwen2_5_vl as qwen
+from models.errors import InputError
+from perl_jax import prompts, scratch
+
+RECORD = {"id": "cats-7", "question": "<image>Which is it?", "choices": ["a cat", "a dog"]}
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory):
+    path = tmp_path_factory.mktemp("prompts") / "model"
+    scratch.make(path, tiny_run.config().scratch.to_dict(), ["Which is it? cat dog image"], vocab_size=300)
+    return path
+
+
+@pytest.fixture(scope="module")
+def asked(directory):
+    return prompts.Prompts(qwen.Processor.from_pretrained(directory), "Be brief.", "Box it.", 28 * 28, 56 * 56, 200)
+
+
+def picture(width: int, height: int) -> Image.Image:
+    return Image.fromarray(np.full((height, width, 3), 90, np.uint8))
+
+
+def test_question_lettered_choices_and_instruction_in_one_user_turn(asked):
+    assert asked.messages(RECORD) == [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "<image>Which is it?\nA. a cat\nB. a dog\nBox it."},
+    ]
+    ids, pictures = asked.encode({**RECORD, "images": [picture(28, 28)]})
+    pad = "<|image_pad|>"
+    assert asked.processor.tokenizer.decode(ids) == (
+        f"<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\n<|vision_start|>{pad}<|vision_end|>Which is it?\n"
+        "A. a cat\nB. a dog\nBox it.<|im_end|>\n<|im_start|>assistant\n"
+    )
+    assert [image.size for image in pictures] == [(28, 28)]
+
+
+def test_empty_texts_leave_no_trace(asked):
+    bare = dataclasses.replace(asked, system="", instruction="")
+    assert bare.messages({"id": "x", "question": "Why?"}) == [{"role": "user", "content": "Why?"}]
+    assert bare.messages({"id": "x", "question": "Why?", "choices": []}) == bare.messages({"id": "x", "question": "Why?"})
+
+
+@pytest.mark.parametrize(("size", "tokens"), [((14, 14), 1), ((56, 56), 4), ((280, 280), 4)])
+def test_pictures_are_shown_within_the_limits(asked, size, tokens):
+    ids, _ = asked.encode({**RECORD, "images": [picture(*size)]})
+    assert ids.count(asked.processor.image_token_id) == tokens
+
+
+def test_a_prompt_that_is_too_long_names_its_record(asked):
+    with pytest.raises(InputError, match=r"record 'cats-7': its prompt has \d+ tokens, more than .*max_tokens = 200"):
+        asked.encode({**RECORD, "question": "<image>" + "Which " * 300, "images": [picture(28, 28)]})
+
+
+def test_slots_and_pictures_must_agree(asked):
+    with pytest.raises(InputError, match="1 slots for images, but 2 images"):
+        asked.encode({**RECORD, "images": [picture(28, 28)] * 2})
+
+
+def test_a_directory_without_the_file_is_asked_plainly(directory):
+    plain = prompts.Prompts.of_directory(directory)
+    assert (plain.system, plain.instruction) == ("", "")
+    assert plain.limits == {"min_pixels": 3136, "max_pixels": 1003520}
+
+
+@pytest.fixture
+def exported(asked, directory, tmp_path):
+    """A copy of the directory with the file and the limits that an export writes."""
+    for file in directory.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    settings = json.loads((directory / "preprocessor_config.json").read_text())
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(settings | asked.limits))
+    (tmp_path / prompts.FILE).write_text(asked.to_json(step=3), encoding="utf-8")
+    return tmp_path
+
+
+def test_an_exported_directory_shows_what_training_showed(asked, exported):
+    again = prompts.Prompts.of_directory(exported)
+    assert again.limits == asked.limits and again.max_tokens == asked.max_tokens
+    record = {**RECORD, "images": [picture(90, 40)]}
+    assert again.encode(record)[0] == asked.encode(record)[0]
+    assert json.loads((exported / prompts.FILE).read_text())["step"] == 3
+
+
+def test_a_changed_chat_template_is_refused(exported):
+    template = exported / "chat_template.jinja"
+    template.write_text(template.read_text() + " ")
+    with pytest.raises(InputError, match=r"perl_jax\.json: its chat template"):
+        prompts.Prompts.of_directory(exported)
+
+
+def test_other_limits_of_pictures_are_refused(exported):
+    settings = exported / "preprocessor_config.json"
+    settings.write_text(json.dumps(json.loads(settings.read_text()) | {"max_pixels": 12845056}))
+    with pytest.raises(InputError, match="12845056 pixels"):
+        prompts.Prompts.of_directory(exported)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[1]", "{}", '{"system": 3}'])
+def test_a_broken_file_is_named(exported, content):
+    (exported / prompts.FILE).write_text(content)
+    with pytest.raises(InputError, match=r"perl_jax\.json"):
+        prompts.Prompts.of_directory(exported)
+
+
+def test_encoded_pictures_are_decoded_once_and_a_broken_one_is_named():
+    buffer = io.BytesIO()
+    picture(8, 6).save(buffer, "PNG")
+    made = prompts.decoded({"id": "r", "images": [buffer.getvalue()] * 2, "question": "?"})
+    assert [image.size for image in made["images"]] == [(8, 6)] * 2 and made["question"] == "?"
+    with pytest.raises(InputError, match="record 'r', image 2"):
+        prompts.decoded({"id": "r", "images": [buffer.getvalue(), buffer.getvalue()[:40]]})

@@ -1,0 +1,454 @@
+"""The update on shared prompts against one row a rollout (here and in transformers), and against its own options."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import tiny
+from flax import nnx
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from models import qwen2_5_vl as qwen
+from models.errors import InputError
+from perl_jax import grpo, rollout, update
+
+SIZES = [[(56, 56), (56, 84), (84, 56)], [], [(84, 84), (56, 56)]]  # of the images of each question
+ORDERS = [[(0, 1, 2), (2, 0, 1)], [(), ()], [(0, 1), (1, 0)]]
+LENGTHS = [[[3, 9], [1, 12]], [[5, 2], [0, 7]], [[12, 4], [6, 1]]]  # of the responses, [Q][O][G]; one is empty
+Q, O, G, R = 3, 2, 2, 12
+TOTAL = 64  # tokens of a row of the reference: the longest prompt and response fit
+GRADIENT = 1e-4  # of a tensor's largest value
+
+RATE = 0.1
+# Plain descent that also keeps the last gradient as its state, so that one compiled step shows both.
+DESCENT = optax.GradientTransformation(
+    lambda weights: jax.tree.map(jnp.zeros_like, weights),
+    lambda grads, _, weights=None: (jax.tree.map(lambda g: -RATE * g, grads), grads),
+)
+
+
+def make_groups(config, orders=ORDERS, lengths=LENGTHS, seed=0, **more):
+    """Three questions of 3, 0 and 2 images in two orders, with ragged responses and random advantages."""
+    rng = np.random.default_rng(seed)
+    groups = []
+    for q, sizes in enumerate(SIZES):
+        images = [tiny.picture(*size, seed=10 * seed + q + i) for i, size in enumerate(sizes)]
+        prompts = []
+        for o, order in enumerate(orders[q]):
+            shown = [[*tiny.text_tokens(config, rng, 1), *tiny.image_tokens(config, images[i])] for i in order]
+            prompts.append(sum(shown, tiny.text_tokens(config, rng, 3)) + tiny.text_tokens(config, rng, 2 + o))
+        responses = [[tiny.text_tokens(config, rng, n) for n in row] for row in lengths[q]]
+        advantages = rng.normal(size=(O, G)).astype(np.float32)
+        groups.append(update.Group(images, orders[q], prompts, responses, advantages))
+    return [group._replace(**{name: values[q] for name, values in more.items()}) for q, group in enumerate(groups)]
+
+
+def random_logprobs(near=None, spread=0.3, seed=1):
+    """Ragged log-probs [Q][O][G][length] about `near` [Q, O, G, R]."""
+    rng = np.random.default_rng(seed)
+    values = (np.full((Q, O, G, R), -5.0) if near is None else near) + rng.normal(size=(Q, O, G, R)) * spread
+    return [[[values[q, o, g, :n] for g, n in enumerate(row)] for o, row in enumerate(rows)]
+            for q, rows in enumerate(LENGTHS)]  # fmt: skip
+
+
+def dense(ragged) -> np.ndarray:
+    """[Q][O][G][length] as float32 [Q, O, G, R], 0 past the lengths."""
+    out = np.zeros((Q, O, G, R), np.float32)
+    for place in np.ndindex(Q, O, G):
+        values = ragged[place[0]][place[1]][place[2]]
+        out[place][: len(values)] = values
+    return out
+
+
+def rollouts_of(groups):
+    """Each rollout as a prompt of its own: (ids, pictures, the response)."""
+    for group in groups:
+        for ids, order, responses in zip(group.prompts, group.orders, group.responses):
+            for response in responses:
+                yield ids, [group.images[i] for i in order], response
+
+
+def plain_rows(config, groups):
+    """(inputs, index [N, R], targets [N, R], mask [Q, O, G, R]): one row a rollout, the response written after it.
+
+    Rows are filled with a token that causality hides, so that all calls share one shape.
+    """
+    rows, index, targets = [], np.zeros((Q * O * G, R), int), np.zeros((Q * O * G, R), int)
+    mask = np.zeros((Q * O * G, R), bool)
+    for n, (ids, pictures, response) in enumerate(rollouts_of(groups)):
+        row = [*ids, *response]
+        rows.append((row + [10] * (TOTAL - len(row)), pictures))
+        index[n] = np.arange(len(ids) - 1, len(ids) - 1 + R)
+        targets[n, : len(response)], mask[n, : len(response)] = response, True
+    return qwen.pack(config, rows), index, targets, mask.reshape(Q, O, G, R)
+
+
+def plain_logprobs(model, inputs, index, targets, temperature=1.0):
+    """Log-probs [Q, O, G, R] of one row a rollout; unspecified past the lengths."""
+    logp = jax.nn.log_softmax(model(inputs) / temperature)
+    picked = jnp.take_along_axis(logp, index[:, :, None], axis=1)
+    return jnp.take_along_axis(picked, targets[:, :, None], axis=2).reshape(Q, O, G, R)
+
+
+@nnx.jit(static_argnums=(6,))
+def plain_loss_and_gradient(model, rows, advantages, mask, old, ref, options):
+    """(loss, gradient) of the whole method by one row a rollout; options as a tuple of pairs."""
+    options = dict(options)
+    temperature = options.pop("temperature", 1.0)
+
+    def loss(model):
+        logp = plain_logprobs(model, *rows, temperature)
+        before = jax.lax.stop_gradient(logp) if old is None else old
+        return grpo.loss(logp, before, advantages, mask, ref, **options)[0]
+
+    return nnx.value_and_grad(loss)(model)
+
+
+def plain(model, groups, **options):
+    """The loss and {hub name: gradient} of groups by one row a rollout."""
+    *rows, mask = plain_rows(model.config, groups)
+    old, ref = (None if getattr(groups[0], name) is None else dense([getattr(group, name) for group in groups])
+                for name in ("old_logprobs", "ref_logprobs"))  # fmt: skip
+    advantages = np.stack([group.advantages for group in groups])
+    loss, gradient = plain_loss_and_gradient(model, rows, advantages, mask, old, ref, tuple(options.items()))
+    return float(loss), qwen.named(gradient)
+
+
+def stepped(model, groups, **options):
+    """The metrics and {hub name: gradient} of one step."""
+    state, metrics = update.step(update.init(model, DESCENT), groups, **options)
+    return {name: float(value) for name, value in metrics.items()}, qwen.named(state.opt_state)
+
+
+def assert_close(ours, expected, tolerance=GRADIENT):
+    """Gradients {hub name: array}, each tensor within `tolerance` of its own largest value."""
+    assert ours.keys() == expected.keys()
+    for name, value in expected.items():
+        scale = np.abs(value).max()
+        assert np.isfinite(scale) and np.abs(np.asarray(ours[name]) - value).max() <= tolerance * scale, name
+
+
+@pytest.fixture(scope="module")
+def model(models):
+    return models["tied"]
+
+
+@pytest.fixture(scope="module")
+def groups(model):
+    return make_groups(model.config)
+
+
+@pytest.fixture(scope="module")
+def first_step(model, groups):
+    """(metrics, gradient) of the plainest step, that others are compared with."""
+    return stepped(model, groups)
+
+
+# The shared prompt equals one row a rollout.
+
+PERMUTATIONS = st.tuples(
+    st.tuples(st.permutations(range(3)), st.permutations(range(3))),
+    st.just(((), ())),
+    st.tuples(st.permutations(range(2)), st.permutations(range(2))),
+)
+RAGGED = st.lists(st.integers(0, R), min_size=Q * O * G, max_size=Q * O * G).map(
+    lambda lengths: np.array(lengths).reshape(Q, O, G).tolist()
+)
+
+
+@nnx.jit
+def weighted_gradients(model, shared, rows, weights):
+    """Log-probs and the gradient of their weighted sum, on shared prompts and by one row a rollout."""
+
+    def ours(model):
+        logp = update.token_logprobs(model, shared)[0].reshape(Q, O, G, -1)[..., :R]
+        return jnp.sum(jnp.where(weights != 0, logp * weights, 0)), logp
+
+    def theirs(model):
+        logp = plain_logprobs(model, *rows)
+        return jnp.sum(jnp.where(weights != 0, logp * weights, 0)), logp
+
+    return [nnx.grad(f, has_aux=True)(model) for f in (ours, theirs)]
+
+
+@settings(max_examples=8)
+@given(orders=PERMUTATIONS, lengths=RAGGED, seed=st.integers(0, 99))
+@example(orders=ORDERS, lengths=LENGTHS, seed=0)
+def test_shared_prompts_equal_one_row_a_rollout(model, orders, lengths, seed):
+    """Log-probs within 2e-5, gradients within 1e-4 of each tensor's largest value."""
+    groups = make_groups(model.config, orders, lengths, seed)
+    *rows, mask = plain_rows(model.config, groups)
+    shared = update.pack_rows(model.config, groups, 1, None, None, None)
+    shared = jax.tree.map(lambda leaf: leaf[0], shared)
+    weights = np.where(mask, np.random.default_rng(seed).normal(size=mask.shape), 0).astype(np.float32)
+    (gradient, logp), (expected_gradient, expected) = weighted_gradients(model, shared, rows, weights)
+    np.testing.assert_allclose(np.where(mask, logp, 0), np.where(mask, expected, 0), atol=2e-5)
+    assert_close(qwen.named(gradient), qwen.named(expected_gradient))
+
+
+def test_logprobs(model, groups):
+    *rows, mask = plain_rows(model.config, groups)
+    for temperature, micro_batches in ((1.0, 1), (0.7, 2)):
+        expected = np.where(mask, plain_logprobs(model, *rows, temperature), 0)
+        got = update.logprobs(model, groups, temperature, micro_batches=micro_batches)
+        assert got.shape == (Q, O, G, R) and got.dtype == np.float32
+        np.testing.assert_allclose(got, expected, atol=2e-5)
+        assert (got[~mask] == 0).all()
+
+
+def test_the_gradient_on_policy(model, groups, first_step):
+    """Without old log-probs every ratio is 1, so the gradient is that of -A logp, averaged over all tokens."""
+    metrics, gradient = first_step
+    *rows, mask = plain_rows(model.config, groups)
+    advantages = np.stack([group.advantages for group in groups])
+    weights = np.where(mask, -advantages[..., None] / mask.sum(), 0).astype(np.float32)
+    shared = jax.tree.map(lambda leaf: leaf[0], update.pack_rows(model.config, groups, 1, None, None, None))
+    _, (expected, _) = weighted_gradients(model, shared, rows, weights)
+    assert_close(gradient, qwen.named(expected))
+    assert metrics["loss"] == pytest.approx(weights.sum(), rel=1e-4, abs=1e-6)
+    assert metrics["grad_norm"] == pytest.approx(norm(qwen.named(expected)), rel=1e-4)
+    assert metrics["ratio"] == metrics["ratio_max"] == 1 and metrics["tokens"] == np.sum(LENGTHS)
+
+
+def norm(gradient):
+    return np.sqrt(sum((np.asarray(value, np.float64) ** 2).sum() for value in gradient.values()))
+
+
+OFF_POLICY = {"kl_coef": 0.05, "aggregate": "seq-mean-token-mean", "temperature": 0.7}
+
+
+@pytest.fixture(scope="module")
+def off_policy(model, groups):
+    """The groups with old, reference and sampler log-probs, and what a step of OFF_POLICY makes of them."""
+    logp = update.logprobs(model, groups, 0.7, micro_batches=2)
+    more = {"old_logprobs": random_logprobs(logp), "ref_logprobs": random_logprobs(seed=2),
+            "sampler_logprobs": random_logprobs(logp + 0.25, spread=0.0)}  # fmt: skip
+    groups = make_groups(model.config, **more)
+    state, metrics = update.step(update.init(model, DESCENT), groups, **OFF_POLICY)
+    return groups, {name: float(value) for name, value in metrics.items()}, state
+
+
+def test_the_gradient_off_policy(model, off_policy):
+    groups, metrics, state = off_policy
+    loss, expected = plain(model, groups, **OFF_POLICY)
+    assert metrics["loss"] == pytest.approx(loss, rel=1e-4, abs=1e-6)
+    assert metrics["grad_norm"] == pytest.approx(norm(expected), rel=1e-4)
+    assert_close(qwen.named(state.opt_state), expected)
+    assert metrics["ratio_max"] > 1.2 and metrics["clip_high"] + metrics["clip_low"] > 0 and metrics["kl"] > 0
+    assert metrics["sampler_gap"] == pytest.approx(0.25, rel=1e-4)
+
+
+def test_transformers_takes_the_same_step(model, off_policy, theirs):
+    """One step of descent on the GRPO loss, against torch autograd through transformers with the loss written out."""
+    import reference
+    import torch
+
+    groups, _, state = off_policy
+    other = theirs["tied"]
+    other.zero_grad()
+    responses_with_tokens = np.count_nonzero(LENGTHS)
+    for (q, o, g), (ids, pictures, response) in zip(np.ndindex(Q, O, G), rollouts_of(groups)):
+        if not response:
+            continue
+        logits = reference.logits(other, ([*ids, *response], pictures), tiny.MAX_PIXELS) / 0.7
+        logp = torch.log_softmax(logits[len(ids) - 1 : -1], -1).gather(1, torch.tensor(response)[:, None])[:, 0]
+        old, ref = (torch.tensor(values[o][g], dtype=torch.float32)
+                    for values in (groups[q].old_logprobs, groups[q].ref_logprobs))  # fmt: skip
+        ratio, a = (logp - old).exp(), float(groups[q].advantages[o, g])
+        losses = torch.maximum(-a * ratio, -a * ratio.clamp(0.8, 1.2))
+        losses = torch.minimum(losses, torch.tensor(-a * 3.0)) if a < 0 else losses
+        losses = losses + 0.05 * ((ref - logp).exp() - (ref - logp) - 1).clamp(-10, 10)
+        (losses.mean() / responses_with_tokens).backward()
+    before, after = qwen.named(model), qwen.named(state.model)
+    moved = {name: (np.asarray(before[name]) - np.asarray(after[name])) / RATE for name in after}
+    expected = reference.gradient(other)
+    assert_close(qwen.named(state.opt_state), expected, tolerance=1e-3)
+    for name, value in expected.items():  # a weight of size 1 cannot move by less than its own rounding
+        np.testing.assert_allclose(moved[name], value, atol=1e-3 * np.abs(value).max() + 2e-6, err_msg=name)
+
+
+# Options that change nothing.
+
+
+@pytest.mark.parametrize("options", [{"micro_batches": 2}, {"questions": 5, "remat": True}])
+def test_how_it_runs_changes_nothing(model, groups, first_step, options):
+    """Micro-batches (3 questions in 2 leave a remainder), recomputation, rows of padding."""
+    metrics, gradient = stepped(model, groups, **options)
+    assert metrics == pytest.approx(first_step[0], rel=1e-4, abs=1e-6)
+    assert_close(gradient, first_step[1])
+
+
+def test_chunks_of_logits_change_nothing(model, monkeypatch):
+    """Chunks of 7 tokens that do not divide 30: values and gradients; and no more than that exists at a time."""
+    rng = np.random.default_rng(5)
+    vocabulary, width = model.config.text.vocab_size, model.config.text.hidden_size
+    hidden = rng.normal(size=(3, 10, width)).astype(np.float32)
+    targets, weights = rng.integers(0, vocabulary, (3, 10)), rng.normal(size=(3, 10)).astype(np.float32)
+
+    def loss(hidden):
+        logp, entropy = update.chunked_logprobs(model, hidden, targets, 0.9)
+        return jnp.sum(logp * weights + 5 * entropy), (logp, entropy)
+
+    def largest():
+        program = jax.make_jaxpr(jax.grad(lambda hidden: loss(hidden)[0]))(hidden)
+        shapes = tiny.array_shapes(program.jaxpr)
+        return max(shape[0] for shape in shapes if len(shape) == 2 and shape[1] == vocabulary and shape[0] != width)
+
+    (_, whole), whole_gradient = jax.value_and_grad(loss, has_aux=True)(hidden)
+    assert largest() == 30
+    monkeypatch.setattr(update, "CHUNK", 7 * vocabulary + 5)
+    (_, chunked), chunked_gradient = jax.value_and_grad(loss, has_aux=True)(hidden)
+    assert largest() == 7
+    np.testing.assert_allclose(whole[0], chunked[0], atol=1e-5)
+    np.testing.assert_allclose(whole_gradient, chunked_gradient, atol=1e-5)
+    logits = np.asarray(model.logits(hidden)) / 0.9
+    probs = np.asarray(jax.nn.softmax(logits, -1))
+    np.testing.assert_allclose(chunked[1], -(probs * np.log(probs)).sum(-1), rtol=1e-4, atol=1e-5)
+    # The entropy is a metric: its gradient is not part of the update's.
+    exact = jax.grad(lambda h: jnp.sum(jnp.take_along_axis(
+        jax.nn.log_softmax(model.logits(h) / 0.9), targets[..., None], -1)[..., 0] * weights))(hidden)  # fmt: skip
+    np.testing.assert_allclose(whole_gradient, exact, atol=1e-5)
+
+
+# Masked tokens.
+
+
+def test_masked_tokens_get_no_gradient(model, groups, first_step):
+    """NaN as the advantage of the empty response, and log-probs that go on after a response's end."""
+    assert LENGTHS[1][1][0] == 0
+    spoiled = groups[1].advantages.copy()
+    spoiled[1, 0] = np.nan
+    metrics, gradient = stepped(model, [groups[0], groups[1]._replace(advantages=spoiled), groups[2]])
+    assert metrics == pytest.approx(first_step[0], rel=1e-5, abs=1e-7)
+    assert_close(gradient, first_step[1], tolerance=1e-6)
+
+
+def test_tokens_past_the_end_are_not_read(model, groups):
+    """Other tokens in the padding of prompts and responses: the same log-probs and gradients under the mask."""
+    *rows, mask = plain_rows(model.config, groups)
+    shared = jax.tree.map(lambda leaf: leaf[0], update.pack_rows(model.config, groups, 1, None, None, None))
+    other = shared.replace(
+        responses=np.where(shared.mask, shared.responses, 17),
+        inputs=shared.inputs.replace(ids=np.where(shared.inputs.mask, shared.inputs.ids, 23)),
+    )
+    assert (other.responses != shared.responses).any() and (other.inputs.ids != shared.inputs.ids).any()
+    weights = np.where(mask, 1.0, 0.0).astype(np.float32)
+    (gradient, logp), _ = weighted_gradients(model, shared, rows, weights)
+    (other_gradient, other_logp), _ = weighted_gradients(model, other, rows, weights)
+    np.testing.assert_array_equal(np.where(mask, logp, 0), np.where(mask, other_logp, 0))
+    assert_close(qwen.named(other_gradient), qwen.named(gradient), tolerance=1e-6)
+
+
+# The state.
+
+
+def leaf_bytes(tree):
+    return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(tree)]
+
+
+def test_a_filter_freezes(model, groups, first_step):
+    """What does not train keeps its bytes and has no optimizer state; what trains moves as it would without it."""
+    adamw = optax.adamw(1e-3)
+    state = update.init(model, adamw, trainable=lambda path: path.startswith("model.layers."))
+    names = set(qwen.named(state.trainable))
+    assert names == {name for name in qwen.named(model) if name.startswith("model.layers.")}
+    size = sum(leaf.size for leaf in jax.tree.leaves(state.trainable))
+    assert sum(leaf.size for leaf in jax.tree.leaves(state.opt_state) if leaf.ndim) == 2 * size
+    state, metrics = update.step(state, groups)
+    before, after = qwen.named(model), qwen.named(state.model)
+    assert before.keys() == after.keys()
+    for name in before:
+        assert (np.asarray(before[name]).tobytes() == np.asarray(after[name]).tobytes()) == (name not in names), name
+    trained = {name: first_step[1][name] for name in names}
+    assert float(metrics["grad_norm"]) == pytest.approx(norm(trained), rel=1e-4)
+
+
+def test_the_model_stays_and_the_states_is_usable(model, groups):
+    before = leaf_bytes(nnx.state(model))
+    prompts = [(ids, [group.images[i] for i in order]) for group in groups
+               for ids, order in zip(group.prompts, group.orders)]  # fmt: skip
+    first = rollout.generate(model, prompts, samples=G, max_new_tokens=R)
+    state, _ = update.step(update.init(model, DESCENT), groups)
+    state, _ = update.step(state, groups)
+    assert int(state.step) == 2
+    assert leaf_bytes(nnx.state(model)) == before
+    again = rollout.generate(model, prompts, samples=G, max_new_tokens=R)
+    np.testing.assert_array_equal(again.logprobs, first.logprobs)
+    moved = rollout.generate(state.model, prompts, samples=G, max_new_tokens=R)
+    assert (moved.logprobs != first.logprobs).any()
+    tokens = moved.tokens.reshape(Q, O, G, R)
+    sampled = [group._replace(responses=list(tokens[q])) for q, group in enumerate(groups)]
+    np.testing.assert_allclose(update.logprobs(state.model, sampled).reshape(-1, G, R), moved.logprobs, atol=1e-4)
+
+
+def test_master_weights_are_float32(groups):
+    """Steps too small for bfloat16 add up in the masters; what is frozen stays as it was."""
+    half = tiny.random_model(tiny.CONFIGS["tied"], dtype=jnp.bfloat16)
+    state = update.init(half, optax.sgd(1e-5), trainable=lambda path: path.startswith("model."))
+    assert {leaf.dtype for leaf in jax.tree.leaves(state.trainable)} == {jnp.dtype(jnp.float32)}
+    assert {leaf.dtype for leaf in jax.tree.leaves(state.frozen)} == {jnp.dtype(jnp.bfloat16)}
+    before = np.asarray(qwen.named(state.model)["model.norm.weight"])
+    state, _ = update.step(state, groups)
+    assert state.model.compute_dtype == jnp.bfloat16
+    after = np.asarray(qwen.named(state.model)["model.norm.weight"])
+    assert after.dtype == np.float32 and (after != before).mean() > 0.5
+    np.testing.assert_array_equal(after.astype(jnp.bfloat16), before.astype(jnp.bfloat16))
+
+
+# Metrics, shapes, errors.
+
+
+def test_metrics(model, groups, first_step):
+    """Means over the tokens of log-probs and entropy."""
+    logp = update.logprobs(model, groups)
+    metrics, _ = first_step
+    assert metrics["logprob"] == pytest.approx(logp.sum() / np.sum(LENGTHS), rel=1e-4)
+    *rows, mask = plain_rows(model.config, groups)
+    logits = np.asarray(model(rows[0]))[np.arange(Q * O * G)[:, None], rows[1]].reshape(*mask.shape, -1)
+    full = np.asarray(jax.nn.log_softmax(logits, -1))
+    entropy = -(np.exp(full) * full).sum(-1)[mask].mean()
+    assert metrics["entropy"] == pytest.approx(entropy, rel=1e-4)
+
+
+def test_nothing_compiles_anew(model, groups):
+    """Other questions, orders and lengths in the same buckets run the programs that are there."""
+    state, _ = update.step(update.init(model, DESCENT), groups)
+    compiled = update._step._cache_size()
+    for seed in (1, 2):
+        orders = [[(1, 2, 0), (0, 2, 1)], [(), ()], [(1, 0), (0, 1)]]
+        lengths = np.random.default_rng(seed).integers(1, 16, (Q, O, G)).tolist()
+        state, _ = update.step(state, make_groups(model.config, orders, lengths, seed=seed))
+    assert update._step._cache_size() == compiled
+
+
+def test_orders_share_their_images(model, groups):
+    rows = update.pack_rows(model.config, groups, 1, None, None, None)
+    images = rows.inputs.vision.images.reshape(-1, rows.inputs.vision.images.shape[-1])
+    assert sum(len(set(row.tolist()) - {-1}) for row in images) == sum(map(len, SIZES))
+
+
+@pytest.mark.parametrize("given", [[], [0], [0, 2]])
+def test_kl_needs_every_reference(model, groups, given):
+    ref = random_logprobs()
+    some = [group._replace(ref_logprobs=ref[q]) if q in given else group for q, group in enumerate(groups)]
+    with pytest.raises(ValueError, match="ref_logprobs"):
+        update.step(update.init(model, DESCENT), some, kl_coef=0.01)
+
+
+def test_groups_that_do_not_fit(model, groups):
+    state = update.init(model, DESCENT)
+    first = groups[0]
+    with pytest.raises(ValueError, match="at least one group"):
+        update.step(state, [])
+    with pytest.raises(ValueError, match="group 1: 1 orders"):
+        update.step(state, [first, groups[2]._replace(orders=groups[2].orders[:1])])
+    with pytest.raises(ValueError, match="group 0: every order needs 2 responses"):
+        update.step(state, [first._replace(responses=[first.responses[0], first.responses[1][:1]])])
+    with pytest.raises(InputError, match=r"group 0, order 1, response 0.* 300"):
+        update.step(state, [first._replace(responses=[first.responses[0], [[999], [5]]])])
+    with pytest.raises(InputError, match="prompt 1: image 1"):
+        update.step(state, [first._replace(orders=[first.orders[0], (0, 1, 2)])])  # the prompt shows another order
+    with pytest.raises(ValueError, match="'mean'"):
+        update.step(state, groups, aggregate="mean")

@@ -1,0 +1,83 @@
+"""Training runs of a minute's model on real digits, small enough for tests: one whole run is shared by many of them."""
+
+import atexit
+import functools
+import json
+import shutil
+import tempfile
+from pathlib import Path
+
+from configs import base
+from perl_jax import train
+
+WARMUP, STEPS = 2, 4  # of the shared run
+
+
+def config(**changes):
+    """A run of `WARMUP` supervised steps and `STEPS` of PeRL with a micro model; `changes` as {"loss.kl_coef": 0.1}."""
+    made = base.get_config()
+    made.scratch = {
+        "vision": {
+            "depth": 2, "hidden_size": 32, "intermediate_size": 32, "num_heads": 2, "window_size": 56,
+            "fullatt_block_indexes": (1,),
+        },
+        "text": {
+            "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 4,
+            "num_key_value_heads": 2, "rope_theta": 1e4, "mrope_section": (2, 1, 1), "rms_norm_eps": 1e-6,
+            "tie_word_embeddings": True,
+        },
+    }  # fmt: skip
+    few = {
+        "compute_dtype": "float32",
+        "remat": False,
+        "data.source": "digits",
+        "data.options": {"train_size": 24, "eval_size": 6, "image_size": 28, "max_images": 2,
+                         "questions": ("which", "what")},
+        "prompt.system": "",
+        "prompt.instruction": "In a box.",
+        "prompt.min_pixels": 28 * 28,
+        "prompt.max_pixels": 56 * 56,
+        "prompt.max_tokens": 128,
+        "warmup.steps": WARMUP,
+        "warmup.questions": 4,
+        "warmup.learning_rate": 1e-2,
+        "warmup.response": "\\boxed{{answer}}",
+        "total_steps": STEPS,
+        "questions": 2,
+        "rollouts": 2,
+        "sampling.max_new_tokens": 8,
+        "reward.name": "tiny_reward:score",
+        "reward.workers": 1,
+        "loss.kl_coef": 0.0,
+        "optimizer.learning_rate": 1e-2,
+        "optimizer.steps_per_batch": 1,
+        "eval.sets": ("eval",),
+        "eval.every": 3,
+        "eval.permute": 1,
+        "eval.batch": 12,
+        "checkpoint.every": 1,
+        "checkpoint.keep": 9,
+    }
+    with made.unlocked():
+        made.update_from_flattened_dict({**few, **changes})
+    return made
+
+
+def run(workdir: Path, **changes) -> Path:
+    """Trains in `workdir` and returns it."""
+    train.train(config(**changes), workdir)
+    return workdir
+
+
+@functools.cache
+def trained() -> Path:
+    """The workdir of one whole run, for reading only."""
+    directory = Path(tempfile.mkdtemp(prefix="perl_jax-tiny-run-"))
+    atexit.register(shutil.rmtree, directory, ignore_errors=True)
+    return run(directory / "run")
+
+
+def metrics(workdir: Path, stage: str | None = None) -> list[dict]:
+    """The lines of metrics.jsonl that are steps (not evaluations)."""
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    return [line for line in lines if "update/loss" in line and stage in (None, line["stage"])]
