@@ -24,21 +24,22 @@ def get_config():
     }  # fmt: skip
     config.compute_dtype = "float32"
     config.data.source = "digits"
-    config.data.options = {"train_size": 8000, "eval_size": 400}
+    config.data.options = {"train_size": 8000, "eval_size": 400, "bias": 0.6, "questions": "which,what,largest,single"}
     config.prompt.system = "Look."
     config.prompt.instruction = ""
     config.prompt.max_tokens = 128
-    config.warmup.steps = 600
+    config.warmup.steps = 400
     config.warmup.questions = 64
     config.warmup.learning_rate = 3e-3
     config.warmup.separator = ""
     config.total_steps = 40
-    config.questions = 32
+    config.questions = 64
     config.rollouts = 4
     config.sampling.max_new_tokens = 16
     config.loss.kl_coef = 0.0
     config.optimizer.learning_rate = 3e-4
     config.optimizer.steps_per_batch = 1
+    config.micro_batches = 4
     config.remat = False
     config.eval.sets = ("eval",)
     config.eval.every = 20

@@ -120,7 +120,7 @@ def grade(source: Source, p: float, questions, out: rollout.Rollouts) -> Batch:
     log = {
         **metrics.of_rewards(scores, [question.record for question in questions], shape),
         **metrics.of_groups(rewards, correct, advantages),
-        **metrics.of_responses(lengths, ~ended),
+        **metrics.of_responses(lengths, ~ended, out.logprobs),
         **metrics.of_orders([question.orders for question in questions], p),
     }
     return Batch(questions, responses, ragged(out.logprobs), texts, rewards, advantages, log)

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from flax import nnx
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
@@ -95,14 +96,20 @@ class Checkpoints:
             restored = self._manager.restore(step, args=ocp.args.Composite(**args))
         except (ValueError, KeyError, OSError) as error:
             line = (str(error).splitlines() or ["?"])[0]
-            raise InputError(f"checkpoint {step} cannot be read: {line}; remove it, and the one before is used") from error
-        return [jax.tree.unflatten(jax.tree.structure(tree), [restored[item][name] for name in _named(tree)])
+            raise InputError(f"checkpoint {step} cannot be read ({line}); remove it to use the one before") from error
+        return [jax.tree.unflatten(jax.tree.structure(tree), [_placed(restored[item][name], x)
+                                                              for name, x in _named(tree).items()])
                 for item, tree in trees.items()]  # fmt: skip
 
     def _shapes(self, step: int, item: str) -> dict[str, tuple[int, ...]]:
         """{name: shape} of the arrays that a checkpoint holds."""
         self._manager.wait_until_finished()
         return {name: tuple(array.shape) for name, array in dict(self._manager.item_metadata(step)[item]).items()}
+
+
+def _placed(restored: jax.Array, like: jax.Array) -> jax.Array:
+    """The restored array, free to move where `like` is: jit would compile all anew for one tied to its device."""
+    return restored if like.committed else jax.numpy.array(np.asarray(restored))
 
 
 def _named(tree) -> dict[str, jax.Array]:

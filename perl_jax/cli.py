@@ -5,9 +5,10 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 import jax
-from absl import app
+from absl import app, flags
 from absl import logging as absl_logging
 
 from models.errors import InputError
@@ -18,7 +19,7 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
 
     def guarded(argv: Sequence[str]) -> None:
         if len(argv) > 1:
-            raise app.UsageError(f"unexpected argument {argv[1]!r}; flags look like --name=value")
+            refuse(InputError(f"unexpected argument {argv[1]!r}; flags look like --name=value"))
         absl_logging.set_verbosity(absl_logging.WARNING)  # Orbax says much through it
         logging.getLogger("perl_jax").setLevel(logging.INFO)
         if not jax.config.jax_compilation_cache_dir:  # what was compiled once is not compiled again tomorrow
@@ -27,7 +28,33 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
         try:
             main(argv)
         except InputError as error:
-            print(f"error: {error}", file=sys.stderr)
-            sys.exit(1)
+            refuse(error)
 
-    app.run(guarded)
+    app.run(guarded, flags_parser=parse)
+
+
+def parse(argv: Sequence[str]) -> Sequence[str]:
+    """What the flags leave of `argv`; a flag or config key that is unknown or of another type is one line too."""
+    try:
+        rest = flags.FLAGS(argv)
+        if "config" in flags.FLAGS:
+            flags.FLAGS.config.keys()  # a config file that cannot be read says so only when it is used
+        return rest
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+        text = message(error)
+        key = text.split("'")[1] if text.startswith("'") else ""  # ml_collections names the last part of a key only
+        named = [a for a in argv if key and a.startswith("--config.") and key in a.partition("=")[0].split(".")]
+        refuse(InputError(f"{named[0]}: no such key in the config: {text}" if named else text))
+
+
+def message(error: Exception) -> str:
+    """What an exception says, in one line, without the quotes around a message in a message."""
+    while error.args and isinstance(error.args[0], Exception):
+        error = error.args[0]
+    return " ".join(str(error.args[0] if isinstance(error, KeyError) and error.args else error).split())
+
+
+def refuse(error: InputError) -> NoReturn:
+    """One line on stderr, and exit code 1."""
+    print("error:", " ".join(str(error).split()), file=sys.stderr)
+    sys.exit(1)

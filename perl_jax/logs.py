@@ -17,7 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 LIBRARIES = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-datasets", "transformers")
 IN_LINE = {  # metric: its short name in a step's line
     "reward/mean": "reward", "reward/accuracy": "accuracy", "permute/probability": "p", "group/all_right": "all right",
-    "group/all_wrong": "all wrong", "update/logprob": "logprob", "update/entropy": "entropy",
+    "group/all_wrong": "all wrong", "response/entropy": "entropy", "update/logprob": "logprob",
     "update/grad_norm": "|grad|", "update/sampler_gap": "gap", "response/length_mean": "tokens",
 }  # fmt: skip
 
@@ -45,9 +45,10 @@ class Clock:
 
 
 class RunLog:
-    """The log of one run in its workdir: run.json, metrics.jsonl, rollouts.jsonl, evaluations/, tensorboard/."""
+    """The log of a run of `last` steps in its workdir: run.json, metrics.jsonl, rollouts.jsonl, evaluations/ and
+    tensorboard/."""
 
-    def __init__(self, workdir: Path, config: Mapping, **facts):
+    def __init__(self, workdir: Path, config: Mapping, last: int, **facts):
         from tensorboardX import SummaryWriter
 
         self._workdir = workdir
@@ -56,7 +57,7 @@ class RunLog:
         self._metrics = (workdir / "metrics.jsonl").open("a", encoding="utf-8")
         self._rollouts = (workdir / "rollouts.jsonl").open("a", encoding="utf-8")
         self._console = Console(stderr=True, highlight=False)
-        self._total, self._left = 0, None
+        self._last, self._left = last, None
 
     def __enter__(self):
         return self
@@ -65,18 +66,18 @@ class RunLog:
         for file in (self._tensorboard, self._metrics, self._rollouts):
             file.close()
 
-    def track(self, first: int, last: int) -> Iterator[int]:
+    def track(self, first: int) -> Iterator[int]:
         """Steps first..last, with a progress bar (done, rate, remaining time) on a terminal."""
-        self._total, started = last, time.perf_counter()
+        started = time.perf_counter()
         columns = (TextColumn("step"), MofNCompleteColumn(), BarColumn(), TextColumn("{task.fields[rate]}"),
                    TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())  # fmt: skip
         with Progress(*columns, console=self._console, disable=not self._console.is_terminal) as progress:
-            task = progress.add_task("", total=self._total, completed=first - 1, rate="")
-            for step in range(first, last + 1):
+            task = progress.add_task("", total=self._last, completed=first - 1, rate="")
+            for step in range(first, self._last + 1):
                 yield step
                 seconds = (time.perf_counter() - started) / (step - first + 1)
                 progress.update(task, advance=1, rate=f"{seconds:.2f} s/step")
-                self._left = seconds * (self._total - step)
+                self._left = seconds * (self._last - step)
 
     def step(self, stage: str, step: int, values: Mapping[str, float]) -> None:
         """One step's metrics: to TensorBoard and metrics.jsonl, and the main ones as a line."""
@@ -85,7 +86,7 @@ class RunLog:
         parts.append(f"{values['time/total']:.2f} s")
         if not self._console.is_terminal and self._left is not None:
             parts.append(f"{_minutes(self._left)} left")
-        self._console.print(f"{stage} {step}/{self._total}  " + "  ".join(parts), soft_wrap=True)
+        self._console.print(f"{stage} {step}/{self._last}  " + "  ".join(parts), soft_wrap=True)
 
     def evaluation(self, name: str, stage: str, step: int, values: Mapping, rows: Iterable[Mapping]) -> None:
         """An evaluation's metrics, and its predictions as evaluations/<name>-<step>.jsonl, whole or not at all."""
@@ -96,7 +97,7 @@ class RunLog:
         partial.replace(file)
         self._write(stage, step, values)
         text = "  ".join(f"{key.removeprefix('eval/')} {x:.3f}" for key, x in values.items() if key.count("/") == 1)
-        self._console.print(f"{stage} {step}/{self._total}  {name}: {text}", soft_wrap=True)
+        self._console.print(f"{stage} {step}/{self._last}  {name}: {text}", soft_wrap=True)
 
     def groups(self, rows: Iterable[Mapping]) -> None:
         """Some of a step's groups, for people to read: rollouts.jsonl."""

@@ -32,12 +32,13 @@ def of_groups(rewards: np.ndarray, correct: np.ndarray, advantages: np.ndarray) 
     }
 
 
-def of_responses(lengths: np.ndarray, truncated: np.ndarray) -> dict[str, float]:
-    """Lengths in tokens and the share that hit the limit; both [Q, O, G]."""
+def of_responses(lengths: np.ndarray, truncated: np.ndarray, logprobs: np.ndarray) -> dict[str, float]:
+    """Lengths in tokens and the share that hit the limit, both [Q, O, G]; the entropy as the mean of -logprobs."""
     return {
         "response/length_mean": lengths.mean(),
         "response/length_max": lengths.max(),
         "response/truncated": truncated.mean(),
+        "response/entropy": -logprobs.sum() / lengths.sum(),
     }
 
 

@@ -53,8 +53,8 @@ def directory(name: str) -> Path:
     try:  # from its cache where the hub cannot be reached
         return Path(snapshot_download(hub_id[1], revision=hub_id[2], allow_patterns=FILES))
     except (OSError, ValueError) as error:
-        raise InputError(f"{name}: no such directory, and the hub cannot be reached or has no such model; download "
-                         f"it where you are online (hf download {hub_id[1]}) and name its directory") from error  # fmt: skip
+        raise InputError(f"{name}: no such directory, and the hub cannot be reached or has no such model: "
+                         f"download it where you are online (hf download {hub_id[1]})") from error  # fmt: skip
 
 
 def fingerprint(path: Path) -> str:

@@ -102,7 +102,7 @@ def _generate(graph, options: Sampling, weights, inputs, seed, ids):
     streams = (jnp.full((N, G, R), options.pad_id, jnp.int32), jnp.zeros((N, G, R)), jnp.zeros((N, G, R)))
     first = draw(jnp.broadcast_to(hidden[:, None], (N, G, hidden.shape[-1])), 0)
     streams, done = write(streams, 0, first, jnp.zeros((N, G), bool))
-    cache = jax.tree.map(lambda c: jnp.zeros((c.shape[0], N, G, R - 1, *c.shape[3:]), c.dtype), prompt_cache)
+    cache = jax.tree.map(lambda c: jnp.zeros((c.shape[0], N, G, max(R - 1, 1), *c.shape[3:]), c.dtype), prompt_cache)
     carry = (jnp.int32(1), streams, done, jnp.ones((N, G), jnp.int32), cache)
     _, streams, _, stream_lengths, _ = jax.lax.while_loop(lambda c: (c[0] < R) & ~c[2].all(), body, carry)
     return *streams, stream_lengths

@@ -34,7 +34,7 @@ def train(config, workdir: Path) -> None:
     with (
         Grader(config.reward.name, workers=config.reward.workers, timeout=config.reward.timeout) as grader,
         checkpoint.Checkpoints(workdir, config.checkpoint.keep, config.checkpoint.best or None) as checkpoints,
-        logs.RunLog(workdir, config.to_dict(), **facts) as log,
+        logs.RunLog(workdir, config.to_dict(), last, **facts) as log,
     ):
         source = batches.Source(config, Stream(data, split=config.data.split, seed=config.seed), base.prompts, grader)
         done = checkpoints.latest() or 0
@@ -55,7 +55,7 @@ def train(config, workdir: Path) -> None:
 
         if not done:
             evaluate(0)
-        for step in log.track(done + 1, last):
+        for step in log.track(done + 1):
             clock = logs.Clock()
             if step == config.warmup.steps + 1:
                 state = update.init(state.model, optimizer(config, step), trainable(config))
@@ -155,7 +155,7 @@ def taught_response(config, sample) -> str:
 
 
 def stage(config, step: int) -> str:
-    return "warmup" if step <= config.warmup.steps else "perl"
+    return "warmup" if step <= config.warmup.steps and config.warmup.steps else "perl"
 
 
 def optimizer(config, step: int) -> optax.GradientTransformation:

@@ -93,22 +93,30 @@ def step(state: State, groups: Sequence[Group], *, clip_low=0.2, clip_high=0.2, 
     """One optimizer step over groups that share O and G: (state, metrics {name: float32 []}). Donates `state`.
 
     The loss is `grpo.loss` of all groups together, whatever the number of `micro_batches` that their gradients are
-    summed over. `questions` pads with rows of no token, so that a varying number of groups keeps one shape. Metrics
-    are means over tokens (`ratio`, `kl`, `clip_*`, `entropy`, `logprob`, `sampler_gap`), `loss`, `grad_norm` (global,
-    before clipping), `ratio_max` and `tokens`. Raises ValueError for `kl_coef` > 0 without `ref_logprobs`.
+    summed over. Without KL, a group whose advantages are all 0 has no gradient: its tokens count in the mean, and
+    nothing is computed for it. `questions` says how many groups there are room for, so that a varying number keeps one
+    shape. Metrics are means over the computed tokens (`ratio`, `kl`, `clip_*`, `entropy`, `logprob`, `sampler_gap`),
+    `loss`, `grad_norm` (global, before clipping), `ratio_max`, `tokens` and `computed_share`. Raises ValueError for
+    `kl_coef` > 0 without `ref_logprobs`.
     """
     if kl_coef and any(group.ref_logprobs is None for group in groups):
         raise ValueError("kl_coef > 0 needs ref_logprobs in every group: update.logprobs of the reference policy")
     losses = {"clip_low": clip_low, "clip_high": clip_high, "dual_clip": dual_clip, "kl_coef": kl_coef}
     options = Options(tuple(losses.items()), aggregate, norm_length, temperature, remat)
-    rows = pack_rows(state.model.config, groups, micro_batches, questions, min_pixels, max_pixels)
-    return _step(state, rows, options)
+    taught = [group for group in groups if kl_coef or np.any(group.advantages)]
+    lengths = [len(r) for group in groups if not (kl_coef or np.any(group.advantages))
+               for responses in group.responses for r in responses]  # fmt: skip
+    rows = pack_rows(state.model.config, taught or groups[:1], micro_batches, max(len(groups), questions or 0),
+                     min_pixels, max_pixels)  # fmt: skip
+    per_batch = rows.mask.shape[1] // len(groups[0].responses)
+    left_out = np.array([sum(lengths), np.count_nonzero(lengths)], np.int32)
+    return _step(state, rows, -(-len(taught) // per_batch), left_out, options)
 
 
-@partial(jax.jit, static_argnums=2, donate_argnums=0)
-def _step(state: State, rows: Rows, options: Options):
-    weights = grpo.token_weights(rows.mask, options.aggregate, options.norm_length)  # [M, B, G, R]: over all of them
-    tokens = rows.mask.sum()
+@partial(jax.jit, static_argnums=4, donate_argnums=0)
+def _step(state: State, rows: Rows, used, left_out, options: Options):
+    """`used`: how many of the M micro-batches hold groups; `left_out` [2]: tokens and responses that none holds."""
+    weights = grpo.token_weights(rows.mask, options.aggregate, options.norm_length, *left_out)  # over all of them
 
     def objective(trainable, rows: Rows, weights):
         model = nnx.merge(state.graph, trainable, state.frozen)
@@ -123,15 +131,24 @@ def _step(state: State, rows: Rows, options: Options):
         stats |= {name: jnp.where(rows.mask, x, 0.0) for name, x in more.items()}
         return jnp.sum(losses * weights), grpo.totals(jax.lax.stop_gradient(stats))
 
-    def micro_batch(carry, inputs):
-        (loss, totals), grads = jax.value_and_grad(objective, has_aux=True)(state.trainable, *inputs)
-        return jax.tree.map(jnp.add, carry, (loss, grads)), totals
+    def micro_batch(m, carry):
+        part = jax.tree.map(lambda x: x[m], (rows, weights))
+        (loss, (sums, maxima)), grads = jax.value_and_grad(objective, has_aux=True)(state.trainable, *part)
+        added = jax.tree.map(jnp.add, carry[:3], (loss, grads, sums))
+        return *added, jax.tree.map(jnp.maximum, carry[3], maxima)
 
-    zeros = (jnp.float32(0), jax.tree.map(jnp.zeros_like, state.trainable))
-    (loss, grads), (sums, maxima) = jax.lax.scan(micro_batch, zeros, (rows, weights))
+    # A loop of a count that is not static, each turn with its own gradient: empty micro-batches cost nothing.
+    (loss, (sums, maxima)), grads = jax.eval_shape(
+        jax.value_and_grad(objective, has_aux=True), state.trainable, *jax.tree.map(lambda x: x[0], (rows, weights)))
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (loss, grads, sums, maxima))
+    loss, grads, sums, maxima = jax.lax.fori_loop(0, used, micro_batch, zeros)
     updates, opt_state = state.optimizer.update(grads, state.opt_state, state.trainable)
-    metrics = grpo.metrics(jax.tree.map(jnp.sum, sums), jax.tree.map(jnp.max, maxima), tokens)
-    metrics |= {"loss": loss, "grad_norm": optax.global_norm(grads), "tokens": tokens.astype(jnp.float32)}
+    computed = rows.mask.sum(where=(jnp.arange(len(rows.mask)) < used)[:, None, None, None])
+    tokens = (computed + left_out[0]).astype(jnp.float32)
+    metrics = grpo.metrics(sums, maxima, computed) | {
+        "loss": loss, "grad_norm": optax.tree.norm(grads), "tokens": tokens,
+        "computed_share": computed / jnp.maximum(tokens, 1),
+    }  # fmt: skip
     trainable = optax.apply_updates(state.trainable, updates)
     return state.replace(step=state.step + 1, trainable=trainable, opt_state=opt_state), metrics
 

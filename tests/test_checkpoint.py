@@ -3,6 +3,7 @@
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -21,7 +22,7 @@ def state_of(model, seed: int, trainable=None) -> update.State:
     rng = np.random.default_rng(seed)
 
     def noise(leaf):
-        return leaf + rng.integers(1, 99) if leaf.ndim == 0 else rng.normal(size=leaf.shape).astype(leaf.dtype)
+        return jnp.array(rng.integers(1, 99) if leaf.ndim == 0 else rng.normal(size=leaf.shape), leaf.dtype)
 
     return state.replace(trainable=jax.tree.map(noise, state.trainable), opt_state=jax.tree.map(noise, state.opt_state))
 
@@ -40,18 +41,19 @@ def test_what_comes_back_is_what_was_saved(model, tmp_path):
     saved = state_of(model, seed=1)
     with checkpoint.Checkpoints(tmp_path) as checkpoints:
         assert checkpoints.latest() is None and checkpoints.best() is None
-        checkpoints.save(12, jax.tree.map(jax.numpy.array, saved), RUN, {})
+        checkpoints.save(12, jax.tree.map(jnp.array, saved), RUN, {})
     with checkpoint.Checkpoints(tmp_path) as checkpoints:
         assert checkpoints.latest() == 12 and checkpoints.best() is None
         assert checkpoints.run(12) == RUN
         restored = checkpoints.restore(12, state_of(model, seed=2))
     assert restored.step == 12
+    assert not any(leaf.committed for leaf in jax.tree.leaves(restored.trainable))  # or all would compile anew
     assert equal(restored.trainable, saved.trainable) and equal(restored.opt_state, saved.opt_state)
 
 
 def test_a_state_may_be_donated_right_after_it_is_saved(model, tmp_path):
     saved = state_of(model, seed=1)
-    on_device = jax.tree.map(jax.numpy.array, saved)
+    on_device = jax.tree.map(jnp.array, saved)
     with checkpoint.Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(1, on_device, RUN, {})
         for leaf in jax.tree.leaves(on_device):
@@ -61,7 +63,7 @@ def test_a_state_may_be_donated_right_after_it_is_saved(model, tmp_path):
 
 
 def test_the_newest_and_the_best_are_kept(model, tmp_path):
-    state = jax.tree.map(jax.numpy.array, state_of(model, seed=1, trainable=lambda path: path.endswith("norm.scale")))
+    state = jax.tree.map(jnp.array, state_of(model, seed=1, trainable=lambda path: path.endswith("norm.scale")))
     scores = {1: 0.2, 2: 0.9, 3: None, 4: 0.5, 5: None}
     with checkpoint.Checkpoints(tmp_path, keep=2, best="eval/x") as checkpoints:
         for step, score in scores.items():
@@ -72,7 +74,7 @@ def test_the_newest_and_the_best_are_kept(model, tmp_path):
 
 
 def test_a_half_written_checkpoint_does_not_count(model, tmp_path):
-    state = jax.tree.map(jax.numpy.array, state_of(model, seed=1, trainable=lambda path: path.endswith("norm.scale")))
+    state = jax.tree.map(jnp.array, state_of(model, seed=1, trainable=lambda path: path.endswith("norm.scale")))
     with checkpoint.Checkpoints(tmp_path, keep=3) as checkpoints:
         checkpoints.save(3, state, RUN, {})
     folder = tmp_path / checkpoint.FOLDER
@@ -90,7 +92,7 @@ def test_a_half_written_checkpoint_does_not_count(model, tmp_path):
 def test_weights_alone_go_into_a_model_and_leave_those_that_did_not_train(model, tmp_path):
     saved = state_of(model, seed=1, trainable=lambda path: not path.startswith("visual."))
     with checkpoint.Checkpoints(tmp_path) as checkpoints:
-        checkpoints.save(1, jax.tree.map(jax.numpy.array, saved), RUN, {})
+        checkpoints.save(1, jax.tree.map(jnp.array, saved), RUN, {})
     with checkpoint.Checkpoints(tmp_path, read_only=True) as checkpoints:
         target = tiny.random_model(tiny.CONFIGS["untied"], seed=9)
         before = jax.tree.map(np.array, nnx.state(target.visual, nnx.Param))
@@ -105,7 +107,7 @@ def test_a_model_of_other_sizes_is_refused(model, tmp_path, change):
     vision = dataclasses.replace(model.config.vision, out_hidden_size=text.hidden_size)
     other = tiny.random_model(dataclasses.replace(model.config, text=text, vision=vision))
     with checkpoint.Checkpoints(tmp_path) as checkpoints:
-        checkpoints.save(1, jax.tree.map(jax.numpy.array, state_of(model, seed=1)), RUN, {})
+        checkpoints.save(1, jax.tree.map(jnp.array, state_of(model, seed=1)), RUN, {})
     with checkpoint.Checkpoints(tmp_path, read_only=True) as checkpoints:
         with pytest.raises(InputError, match="checkpoint 1"):
             checkpoints.restore(1, state_of(other, seed=2))
@@ -115,7 +117,7 @@ def test_a_model_of_other_sizes_is_refused(model, tmp_path, change):
 
 def test_other_trainable_weights_are_refused(model, tmp_path):
     with checkpoint.Checkpoints(tmp_path) as checkpoints:
-        checkpoints.save(1, jax.tree.map(jax.numpy.array, state_of(model, seed=1)), RUN, {})
+        checkpoints.save(1, jax.tree.map(jnp.array, state_of(model, seed=1)), RUN, {})
     with checkpoint.Checkpoints(tmp_path, read_only=True) as checkpoints:
         with pytest.raises(InputError, match="checkpoint 1"):
             checkpoints.restore(1, state_of(model, seed=2, trainable=lambda path: path.startswith("visual.")))

@@ -3,13 +3,16 @@
 import atexit
 import functools
 import json
+import os
 import shutil
+import signal
 import tempfile
 from pathlib import Path
 
 from configs import base
-from perl_jax import train
+from perl_jax import logs, train
 
+REPOSITORY = Path(__file__).resolve().parents[1]
 WARMUP, STEPS = 2, 4  # of the shared run
 
 
@@ -67,6 +70,19 @@ def run(workdir: Path, **changes) -> Path:
     """Trains in `workdir` and returns it."""
     train.train(config(**changes), workdir)
     return workdir
+
+
+def run_until(workdir: str, step: int) -> None:
+    """As `run`, but the process dies as by `kill -9` when `step` is logged, its checkpoint perhaps half written."""
+    write = logs.RunLog.step
+
+    def write_and_die(log, stage, number, values):
+        write(log, stage, number, values)
+        if number == step:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    logs.RunLog.step = write_and_die
+    run(Path(workdir))
 
 
 @functools.cache

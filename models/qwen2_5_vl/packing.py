@@ -49,10 +49,11 @@ class Inputs:
         return self.position_ids.max(axis=(0, 2)) + 1
 
 
-def bucket(size: int, least: int = 16) -> int:
-    """`size` rounded up to one of few sizes (at most four between two powers of two), so that little compiles anew."""
-    step = max(least, 1 << max(0, (max(size, 1) - 1).bit_length() - 3))
-    return -(-max(size, 1) // step) * step
+def bucket(size: int, least: int = 16, between: int = 4) -> int:
+    """`size` rounded up to one of few sizes, so that little compiles anew: `between` to a doubling, steps >= least."""
+    size = max(size, 1)
+    step = max(least, (1 << (size - 1).bit_length()) // (2 * between))
+    return -(-size // step) * step
 
 
 def block_size(config: VisionConfig) -> int:
@@ -119,7 +120,7 @@ def pack_images(config: VisionConfig, batches) -> list[tuple[Vision | None, list
     alone = max(_Row(block, None).place(image) for batch in windows for image in batch)
     capacity = bucket(alone, least=1)  # blocks a row
     placed = [_assign(batch, block, capacity) for batch in windows]
-    rows = bucket(max(count for count, _ in placed), least=1)
+    rows = bucket(max(count for count, _ in placed), least=1, between=2)
     packs = []
     for batch, (_, places) in zip(batches, placed):
         shape = (rows, capacity * block, unit)

@@ -1,0 +1,281 @@
+"""Training: whole runs of a micro model, what they leave, and that a run cut anywhere ends as one that was not."""
+
+import ast
+import json
+import math
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+import tiny_run
+
+from configs import base
+from models import qwen2_5_vl as qwen
+from models.errors import InputError
+from perl_jax import batch, checkpoint, permute, policy, prompts, records, train, update
+from perl_jax.pipeline import Stream
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+LAST = tiny_run.WARMUP + tiny_run.STEPS
+UPDATE = {"loss", "grad_norm", "entropy", "logprob", "tokens"}
+NAMES = {
+    "reward/mean", "reward/accuracy", "reward/format", "reward/kind/number", "group/all_right", "group/all_wrong",
+    "advantage/std", "advantage/zero_share", "reward/between_order_variance", "reward/within_order_variance",
+    "permute/probability", "permute/share", "response/truncated", "response/length_mean", "response/length_max",
+    "update/clip_low", "update/clip_high", "update/clip_dual", "update/ratio", "update/ratio_max", "update/sampler_gap",
+    "time/data", "time/rollout", "time/reward", "time/update", "time/other", "time/total",
+    *(f"update/{name}" for name in UPDATE),
+}  # fmt: skip
+
+
+def lines(file: Path) -> list[dict]:
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+
+
+# What a run leaves
+
+
+def test_every_step_says_the_same_things():
+    steps = tiny_run.metrics(tiny_run.trained())
+    assert [(line["stage"], line["step"]) for line in steps] == [
+        ("warmup" if step <= tiny_run.WARMUP else "perl", step) for step in range(1, LAST + 1)]  # fmt: skip
+    for line in steps:
+        assert all(math.isfinite(value) for name, value in line.items() if name != "stage")
+        assert line.keys() >= (NAMES if line["stage"] == "perl" else {f"update/{name}" for name in UPDATE})
+    assert [line["permute/probability"] for line in steps[tiny_run.WARMUP :]] == [0.75, 0.5, 0.25, 0.0]
+    assert all(line["update/sampler_gap"] < 1e-4 for line in steps[tiny_run.WARMUP :])
+    assert any(line["update/grad_norm"] > 0 for line in steps[tiny_run.WARMUP :])
+
+
+def test_held_out_questions_are_asked_before_step_1_then_regularly_and_at_the_end():
+    workdir = tiny_run.trained()
+    found = [line for line in lines(workdir / "metrics.jsonl") if "eval/accuracy" in line]
+    assert [line["step"] for line in found] == [0, 3, 6]
+    files = sorted((workdir / "evaluations").iterdir())
+    assert [file.name for file in files] == [f"eval-{step:08d}.jsonl" for step in (0, 3, 6)]
+    rows = lines(files[-1])
+    assert len(rows) == 2 * 6 and {row["canonical"] for row in rows} == {True, False}
+    canonical = [row["correct"] for row in rows if row["canonical"]]
+    assert found[-1]["eval/accuracy"] == pytest.approx(np.mean(canonical))
+
+
+def test_run_json_says_what_was_run():
+    workdir = tiny_run.trained()
+    (start,) = json.loads((workdir / "run.json").read_text())
+    assert start["config"]["warmup"]["steps"] == tiny_run.WARMUP and start["config"]["seed"] == 0
+    assert {"jax", "flax", "python"} <= start["versions"].keys() and start["command"] and start["device"]
+    assert "commit" in start and "clean" in start
+    assert start["base"] == policy.fingerprint(workdir / "init")
+    assert start["records"] == records.fingerprint(str(workdir / "data"))
+
+
+def test_rollouts_are_there_to_read():
+    groups = lines(tiny_run.trained() / "rollouts.jsonl")
+    assert {group["step"] for group in groups} == set(range(tiny_run.WARMUP + 1, LAST + 1))
+    for group in groups:
+        shape = np.shape(group["rewards"])
+        assert shape == np.shape(group["advantages"]) == np.shape(group["responses"]) == (2, 2)
+        assert group["orders"][0] == [0, 1] and len(group["orders"]) == len(group["answers"]) == 2
+        assert sum(map(sum, group["advantages"])) == pytest.approx(0, abs=1e-5)
+
+
+def test_tensorboard_files_hold_the_metrics():
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    events = accumulator.EventAccumulator(str(tiny_run.trained() / "tensorboard"))
+    events.Reload()
+    assert set(events.Tags()["scalars"]) >= NAMES | {"eval/accuracy"}
+    expected = {line["step"]: line["update/loss"] for line in tiny_run.metrics(tiny_run.trained())}
+    written = {event.step: event.value for event in events.Scalars("update/loss")}
+    assert written == pytest.approx(expected)
+
+
+# Cut and started again
+
+
+def outcome(workdir: Path):
+    """All that a run ends with: weights, optimizer, data position, and the metrics of its steps but for the times."""
+    config = tiny_run.config()
+    state = update.init(qwen.load(workdir / "init"), train.optimizer(config, LAST), train.trainable(config))
+    with checkpoint.Checkpoints(workdir, read_only=True) as checkpoints:
+        state = checkpoints.restore(LAST, state)
+        stream = checkpoints.run(LAST)["stream"]
+    steps = {line["step"]: {name: value for name, value in line.items() if not name.startswith("time/")}
+             for line in tiny_run.metrics(workdir)}  # fmt: skip
+    return jax.tree.leaves((state.trainable, state.opt_state)), stream, steps
+
+
+def assert_same_outcome(workdir: Path):
+    (arrays, stream, steps), (ours, our_stream, our_steps) = outcome(tiny_run.trained()), outcome(workdir)
+    assert all(np.array_equal(a, b) for a, b in zip(arrays, ours, strict=True))
+    assert stream == our_stream and steps == our_steps
+
+
+@pytest.mark.parametrize("cut", [1, tiny_run.WARMUP])
+def test_a_run_that_goes_on_from_a_checkpoint_ends_as_one_that_was_not_cut(tmp_path, cut):
+    workdir = tmp_path / "run"
+    shutil.copytree(tiny_run.trained(), workdir)
+    for step in range(cut + 1, LAST + 1):
+        shutil.rmtree(workdir / "checkpoints" / str(step))
+    kept = [line for line in lines(workdir / "metrics.jsonl") if line["step"] <= cut]
+    (workdir / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in kept))
+    tiny_run.run(workdir)
+    assert [line["step"] for line in tiny_run.metrics(workdir)] == list(range(1, LAST + 1))
+    assert_same_outcome(workdir)
+
+
+def test_a_killed_run_goes_on_exactly(tmp_path):
+    """`kill -9` right after a step, with its predecessor's checkpoint perhaps still being written."""
+    workdir = tmp_path / "run"
+    code = f"import tiny_run; tiny_run.run_until({str(workdir)!r}, {tiny_run.WARMUP + 2})"
+    paths = os.pathsep.join([str(REPOSITORY), str(REPOSITORY / "tests")])
+    cache = {"JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir or ""}
+    done = subprocess.run([sys.executable, "-c", code], env={**os.environ, **cache, "PYTHONPATH": paths},
+                          capture_output=True, text=True)  # fmt: skip
+    assert done.returncode == -9, done.stderr
+    with checkpoint.Checkpoints(workdir, read_only=True) as checkpoints:
+        assert 1 <= checkpoints.latest() <= tiny_run.WARMUP + 1
+    tiny_run.run(workdir)
+    assert_same_outcome(workdir)
+    assert len(json.loads((workdir / "run.json").read_text())) == 2
+    steps = [line["step"] for line in tiny_run.metrics(workdir)]
+    assert sorted(set(steps)) == list(range(1, LAST + 1))
+
+
+def test_a_finished_run_started_again_does_nothing_but_say_so(tmp_path):
+    workdir = tmp_path / "run"
+    shutil.copytree(tiny_run.trained(), workdir)
+    before = (workdir / "metrics.jsonl").read_bytes()
+    tiny_run.run(workdir)
+    assert (workdir / "metrics.jsonl").read_bytes() == before
+    assert len(json.loads((workdir / "run.json").read_text())) == 2
+
+
+def test_another_base_or_other_data_is_refused(tmp_path):
+    workdir = tmp_path / "run"
+    shutil.copytree(tiny_run.trained(), workdir)
+    qwen.save(qwen.load(workdir / "init"), tmp_path / "other", dtype="bfloat16")
+    with pytest.raises(InputError, match="other base weights"):
+        tiny_run.run(workdir, scratch={}, model=str(tmp_path / "other"))
+    with pytest.raises(InputError, match="saved data position belongs to seed 0"):
+        tiny_run.run(workdir, seed=1)
+
+
+# The method's options
+
+
+def short(workdir: Path, **changes) -> list[dict]:
+    """The metrics of two steps of PeRL without warm-up or evaluation, from the shared run's base and data."""
+    shutil.copytree(tiny_run.trained() / "init", workdir / "init")
+    settings = {"warmup.steps": 0, "total_steps": 2, "eval.sets": (), "data.source": "",
+                "data.directory": str(tiny_run.trained() / "data")}  # fmt: skip
+    tiny_run.run(workdir, **{**settings, **changes})
+    return tiny_run.metrics(workdir)
+
+
+def test_grpo_is_the_same_program_with_no_further_order(tmp_path):
+    steps = short(tmp_path, n_s=0, rollouts=4, **{"data.fixed_shuffle": True})
+    assert all(line["permute/share"] == 0 and line["update/grad_norm"] > 0 for line in steps)
+    for group in lines(tmp_path / "rollouts.jsonl"):
+        assert group["orders"] == [[0, 1]] and np.shape(group["rewards"]) == (1, 4)
+
+
+def test_the_reference_policy_and_several_optimizer_steps_a_batch(tmp_path):
+    first, second = short(tmp_path, **{"loss.kl_coef": 0.5, "optimizer.steps_per_batch": 2})
+    for line in (first, second):  # the second optimizer step of a batch is off the policy that sampled
+        assert line["update/ratio_max"] > 1 and math.isfinite(line["update/loss"])
+    assert 0 < first["update/kl"] < second["update/kl"]
+
+
+def test_groups_without_a_signal_make_no_step(tmp_path):
+    steps = short(tmp_path, online_filter="drop", **{"reward.name": "tiny_reward:nothing"})
+    assert all(line["update/loss"] == 0 and line["group/kept"] == 0 for line in steps)
+    model = qwen.load(tmp_path / "init")
+    before = {name: np.array(value) for name, value in qwen.named(model).items()}
+    with checkpoint.Checkpoints(tmp_path, read_only=True) as checkpoints:
+        checkpoints.restore_weights(2, model)
+    assert all(np.array_equal(before[name], value) for name, value in qwen.named(model).items())
+
+
+def test_refill_draws_further_questions_and_counts_them(tmp_path):
+    steps = short(tmp_path, online_filter="refill", refill_rounds=5, **{"reward.name": "tiny_reward:rare"})
+    config = tiny_run.config()
+    for line in steps:
+        assert line["group/kept"] == config.questions or line["group/rounds"] == 5
+    assert max(line["group/rounds"] for line in steps) > 1
+    with checkpoint.Checkpoints(tmp_path, read_only=True) as checkpoints:
+        position = checkpoints.run(2)["stream"]["position"]
+    assert position == config.questions * sum(line["group/rounds"] for line in steps)
+
+
+def test_fixed_shuffle_shows_each_question_in_one_order_of_its_own(tmp_path):
+    config = tiny_run.config(**{"data.fixed_shuffle": True})
+    data = str(tiny_run.trained() / "data")
+    shown = prompts.Prompts(qwen.Processor.from_pretrained(tiny_run.trained() / "init"), **config.prompt)
+    source = batch.Source(config, Stream(data), shown, None)
+    moved = {}
+    for _ in range(2):  # epochs
+        for record in source.stream.take(source.stream.size):
+            question = batch.ask(source, record, n_s=0, p=0.0, step=1)
+            plain = permute.render(record)
+            answer = question.samples[0]["answer"], question.samples[0]["question"]
+            moved.setdefault(record["id"], set()).add(answer == (plain["answer"], plain["question"]))
+    assert all(len(found) == 1 for found in moved.values())
+    assert {True, False} == {found.pop() for found in moved.values()}
+
+
+def test_numbers_that_are_none_stop_the_run_with_the_step(tmp_path):
+    model = qwen.load(tiny_run.trained() / "init")
+    model.model.norm.scale[...] = np.nan
+    qwen.save(model, tmp_path / "nan")
+    with pytest.raises(InputError, match="step 1: loss nan"):
+        short(tmp_path / "run", scratch={}, model=str(tmp_path / "nan"))
+
+
+# The config
+
+
+def test_every_key_is_read():
+    """By source text: `config.a.b`, `c = config.a` and then `c.b`, or the whole section as `**config.a`."""
+    read, whole = set(), set()
+    for file in (REPOSITORY / "perl_jax").glob("*.py"):
+        for function in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(function, ast.FunctionDef):
+                collect(function, read, whole)
+    read |= {name.removesuffix(".to_dict") for name in read}
+    unread = [key for key in flat(base.get_config()) if key not in read and key.rpartition(".")[0] not in whole]
+    assert not unread
+
+
+def collect(function: ast.FunctionDef, read: set[str], whole: set[str]) -> None:
+    names = {"config": ""}
+    for node in ast.walk(function):
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+            for target, value in [(node.targets[0], node.value)]:
+                if (path := dotted(value, {"config": ""})) is not None:
+                    names[target.id] = path
+    for node in ast.walk(function):
+        if (path := dotted(node, names)) is not None:
+            read.add(path)
+        if isinstance(node, ast.keyword) and node.arg is None and (path := dotted(node.value, names)) is not None:
+            whole.add(path)
+
+
+def dotted(node, names) -> str | None:
+    """"a.b" of `config.a.b`, or of `c.b` where `names` has {"c": "a"}."""
+    if isinstance(node, ast.Name):
+        return names.get(node.id)
+    if isinstance(node, ast.Attribute) and (path := dotted(node.value, names)) is not None:
+        return f"{path}.{node.attr}".removeprefix(".")
+    return None
+
+
+def flat(config, prefix: str = "") -> list[str]:
+    keys = []
+    for key, value in config.items():
+        keys += flat(value, f"{prefix}{key}.") if hasattr(value, "items") and len(value) else [prefix + key]
+    return keys
