@@ -1,13 +1,14 @@
 """The defaults of every experiment, once: the paper's (PeRL, section 4) wherever it states them.
 
-Another config calls this `get_config()` and changes what differs. Keys are locked: one that is not here is an error.
+Another config calls this `get_config()` and changes what differs. Keys are locked, but for those of `scratch` and
+`data.options`: one that is not here is an error.
 """
 
 from ml_collections import ConfigDict
 
 
 def get_config() -> ConfigDict:
-    return ConfigDict(
+    config = ConfigDict(
         {
             # The policy: a Hugging Face directory, else a model from nothing with the sizes of `scratch`.
             "model": "",
@@ -36,7 +37,7 @@ def get_config() -> ConfigDict:
                 "questions": 64,
                 "learning_rate": 1e-3,  # reached linearly, then a cosine to a tenth of it
                 "response": "<think>{captions}</think>\\boxed{{answer}}",
-                "separator": " ",  # between the captions of the images
+                "caption": "Image {place} shows {caption}. ",  # of each image, where records have captions
             },
             # PeRL: groups of (n_s + 1) orders x `rollouts` responses; n_s = 0 is GRPO.
             "total_steps": 900,
@@ -68,7 +69,12 @@ def get_config() -> ConfigDict:
             "remat": True,
             # Held-out questions, answered greedily in their own order and in `permute` uniformly drawn ones.
             "eval": {"sets": (), "every": 50, "limit": 500, "permute": 3, "batch": 256},
+            # Saved every `every` steps, after each evaluation and at the end. Kept: the newest `keep`, and the one
+            # whose evaluation (of the first of the sets; without sets there is none) has the highest `best`.
             "checkpoint": {"every": 50, "keep": 2, "best": "eval/permuted_accuracy"},
             "log_groups": 2,  # groups written to rollouts.jsonl at each step
         }
-    )
+    ).lock()
+    config.scratch.unlock()
+    config.data.options.unlock()
+    return config

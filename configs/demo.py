@@ -1,7 +1,9 @@
 """The demo: a small Qwen2.5-VL learns to read handwritten digits in several images, from nothing, on two CPU cores.
 
 Command:   bash launch/demo.sh            (warm-up, then three arms from its checkpoint, and the table)
-One arm:   python -m perl_jax.train --config=configs/demo.py --workdir=demo/run
+One run:   python -m perl_jax.train --config=configs/demo.py --workdir=demo/run      (warm-up, then PeRL)
+One part:  --config=configs/demo.py:ARM with ARM one of warm-up, grpo, grpo-shuffled, perl; an arm also needs
+           --config.model=(exported warm-up) --config.data.directory=(its data)
 Hardware:  2 CPU cores, 8 GiB
 Result:    the table in README.md
 """
@@ -9,7 +11,7 @@ Result:    the table in README.md
 from configs import base
 
 
-def get_config():
+def get_config(arm: str = ""):
     config = base.get_config()
     config.scratch = {
         "vision": {
@@ -24,18 +26,20 @@ def get_config():
     }  # fmt: skip
     config.compute_dtype = "float32"
     config.data.source = "digits"
-    config.data.options = {"train_size": 8000, "eval_size": 400, "bias": 0.6, "questions": "which,what,largest,single"}
+    config.data.options = {
+        "train_size": 8000, "eval_size": 400, "bias": 0.6, "max_images": 3, "questions": "which,what,largest,single",
+    }  # fmt: skip
     config.prompt.system = "Look."
     config.prompt.instruction = ""
     config.prompt.max_tokens = 128
     config.warmup.steps = 400
     config.warmup.questions = 64
     config.warmup.learning_rate = 3e-3
-    config.warmup.separator = ""
+    config.warmup.caption = "{place}:{caption} "
     config.total_steps = 40
     config.questions = 64
     config.rollouts = 4
-    config.sampling.max_new_tokens = 16
+    config.sampling.max_new_tokens = 24
     config.loss.kl_coef = 0.0
     config.optimizer.learning_rate = 3e-4
     config.optimizer.steps_per_batch = 1
@@ -45,4 +49,13 @@ def get_config():
     config.eval.every = 20
     config.eval.limit = 300
     config.checkpoint.every = 20
+    if arm == "warm-up":
+        config.total_steps = 0
+    elif arm in ("grpo", "grpo-shuffled", "perl"):
+        config.warmup.steps = 0
+    elif arm:
+        raise ValueError(f"configs/demo.py has no arm {arm!r}; it has warm-up, grpo, grpo-shuffled and perl")
+    if arm.startswith("grpo"):  # as many rollouts a question as PeRL has, all in one order
+        config.n_s, config.rollouts = 0, 2 * config.rollouts
+        config.data.fixed_shuffle = arm == "grpo-shuffled"
     return config

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -48,10 +49,13 @@ def parse(argv: Sequence[str]) -> Sequence[str]:
 
 
 def message(error: Exception) -> str:
-    """What an exception says, in one line, without the quotes around a message in a message."""
+    """What an exception says, in one line: no quotes around a message in a message, no traceback, no list of keys."""
     while error.args and isinstance(error.args[0], Exception):
         error = error.args[0]
-    return " ".join(str(error.args[0] if isinstance(error, KeyError) and error.args else error).split())
+    text = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
+    head, traceback, rest = text.partition("Traceback (most recent call last):")
+    text = head + rest.strip().splitlines()[-1] if traceback else text
+    return re.sub(r' Other fields present: ".*?"(?= Did you mean|$)', "", " ".join(text.split()))
 
 
 def refuse(error: InputError) -> NoReturn:

@@ -5,9 +5,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from perl_jax import permute, rollout
+from perl_jax import permute, rollout, statistics
 from perl_jax.prompts import Prompts, decoded
 from perl_jax.rewards.boxed import extract_boxed
+
+NAMES = {"canonical": "accuracy", "permuted": "permuted_accuracy", "worst": "worst_order", "flip": "flip_rate",
+         "single": "single_image_accuracy"}  # fmt: skip
 
 
 class Question(NamedTuple):
@@ -73,24 +76,14 @@ def predictions(asked: Sequence[Question], texts: Sequence[Sequence[str]], grade
 
 
 def summary(rows: Sequence[dict]) -> dict[str, float]:
-    """Accuracies and consistency of prediction rows.
+    """Accuracies and consistency of prediction rows, as means over questions of `statistics.measures`.
 
-    `accuracy`: multi-image questions in their own order; `permuted_accuracy`: in the drawn orders; `worst_order`:
-    right in every order that was asked; `flip_rate`: questions whose answer (in the original frame) is not the same in
-    all of them; `single_image_accuracy`; the last four only where there are such questions.
+    `accuracy`: multi-image questions in their own order, and `accuracy/<source>` all questions of a source so;
+    `permuted_accuracy`: in the drawn orders; `worst_order`: right in every order that was asked; `flip_rate`: the
+    answer (in the original frame) is not the same in all of them; `single_image_accuracy`. A name stands only where
+    there are such questions.
     """
-    by_id: dict[str, list[dict]] = {}
-    for row in rows:
-        by_id.setdefault(row["id"], []).append(row)
-    many = [row for row in rows if row["images"] > 1]
-    moved = [group for group in by_id.values() if len(group) > 1]
-    values = {
-        "accuracy": [row["correct"] for row in many if row["canonical"]],
-        "permuted_accuracy": [row["correct"] for row in many if not row["canonical"]],
-        "worst_order": [all(row["correct"] for row in group) for group in moved],
-        "flip_rate": [len({row["meaning"] for row in group}) > 1 for group in moved],
-        "single_image_accuracy": [row["correct"] for row in rows if row["images"] == 1 and row["canonical"]],
-    }
+    values = {NAMES[measure]: list(found.values()) for measure, found in statistics.measures(rows).items()}
     for source in sorted({row["source"] for row in rows}):
         values[f"accuracy/{source}"] = [row["correct"] for row in rows if row["source"] == source and row["canonical"]]
     return {name: float(np.mean(value)) for name, value in values.items() if value}

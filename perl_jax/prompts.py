@@ -63,7 +63,7 @@ class Prompts:
             return cls(processor, "", "", processor.min_pixels, processor.max_pixels, 1 << 20)
         prompts = cls.of_json(processor, read_json(file), str(file))
         if prompts.limits != {"min_pixels": processor.min_pixels, "max_pixels": processor.max_pixels}:
-            raise InputError(f"{path}: preprocessor_config.json limits pictures to {processor.min_pixels} and "
+            raise InputError(f"{path}: its image processor limits pictures to {processor.min_pixels} and "
                              f"{processor.max_pixels} pixels, {FILE} to {prompts.min_pixels} and {prompts.max_pixels}; "
                              "make them equal")  # fmt: skip
         return prompts

@@ -369,7 +369,8 @@ class _Tally:
             self.records += 1
             for key, counter in self._counts.items():
                 counter[record[key]] += 1
-            self._digest.update(repr([record[key] for key in sorted(Record.__required_keys__)]).encode())
+            content = [record[key] for key in sorted(Record.__required_keys__)] + list(record.get("captions") or ())
+            self._digest.update(repr(content).encode())
             yield record
 
     def summary(self) -> dict:

@@ -53,7 +53,7 @@ def measures(rows: Sequence[Row], right: Sequence[float] | None = None) -> dict[
 
     `canonical`: right in its own order; `permuted`: share of its drawn orders that are right; `worst`: right in all
     orders; `flip`: the answer, in the original frame, is not the same in all of them; `single`: right, of a question
-    with one image. Their means are those of `evaluation.summary` (which draws equally many orders of each question).
+    with one image or none. `evaluation.summary` is their means.
 
     Args:
         rows: prediction rows.

@@ -51,6 +51,9 @@ def train(config, workdir: Path) -> None:
                 values = {f"eval/{key}": value for key, value in evaluation.summary(rows).items()}
                 log.evaluation(name, stage(config, step), step, values, rows)
                 found = found or values  # the first set says which checkpoint is best
+            if found and config.checkpoint.best and config.checkpoint.best not in found:
+                raise InputError(f"config.checkpoint.best is {config.checkpoint.best!r}, but the evaluation says only "
+                                 f"{', '.join(found)}")  # fmt: skip
             return found
 
         if not done:
@@ -65,11 +68,10 @@ def train(config, workdir: Path) -> None:
 
             log.groups([{"stage": stage(config, step), "step": step, **group} for group in groups])
             log.step(stage(config, step), step, {**values, **clock.metrics()})
-            if not np.isfinite([values["update/loss"], values["update/grad_norm"]]).all():
-                raise InputError(f"step {step}: loss {values['update/loss']}, gradient norm "
-                                 f"{values['update/grad_norm']}; look at this step in {workdir}/rollouts.jsonl")
+            if bad := [f"{name} {value}" for name, value in values.items() if not np.isfinite(value)]:
+                raise InputError(f"step {step}: {', '.join(bad)}; look at this step in {workdir}/rollouts.jsonl")
             scores = evaluate(step) if step == last or step % config.eval.every == 0 else {}
-            if step == last or step % config.checkpoint.every == 0:
+            if scores or step == last or step % config.checkpoint.every == 0:
                 about = {**facts, "stream": source.stream.state(), "prompt": json.loads(source.prompts.to_json())}
                 checkpoints.save(step, state, about, scores)
 
@@ -150,7 +152,8 @@ def warm_up(config, step, state, source, reference, clock):
 
 def taught_response(config, sample) -> str:
     """What the warm-up teaches to say to a rendered sample: `config.warmup.response`, filled in."""
-    captions = config.warmup.separator.join(sample.get("captions", ()))
+    captions = "".join(config.warmup.caption.format(place=i + 1, caption=caption)
+                       for i, caption in enumerate(sample.get("captions", ())))  # fmt: skip
     return config.warmup.response.replace("{captions}", captions).replace("{answer}", sample["answer"])
 
 
@@ -210,6 +213,8 @@ def texts(config, data: str):
 
 def held_out_questions(config, data: str, name: str, prompts) -> list[evaluation.Question]:
     """The first `config.eval.limit` records of a split, in the orders that they are asked in."""
+    if not isinstance(name, str):
+        raise InputError(f"config.eval.sets must hold names of splits, such as ('eval',), not {config.eval.sets}")
     split = records.open_split(data, name)
     chosen = [split[i] for i in range(min(len(split), config.eval.limit))]
     return evaluation.questions(chosen, prompts, config.eval.permute, config.seed)
@@ -219,11 +224,15 @@ FLAGS = flags.FLAGS
 
 
 def main(_) -> None:
+    for name, part in FLAGS.config.items():  # a part that is assigned as a whole may hold wrong keys and lack others
+        if hasattr(part, "is_locked") and not part.is_locked and name != "scratch":
+            raise InputError(f"config.{name} is replaced as a whole; set config.{name}.{', '.join(part)} one by one")
     train(FLAGS.config, Path(FLAGS.workdir))
 
 
 if __name__ == "__main__":
-    config_flags.DEFINE_config_file("config", None, "The experiment: a file in configs/, e.g. configs/demo.py.")
+    config_flags.DEFINE_config_file("config", None, "The experiment: a file in configs/, e.g. configs/demo.py.",
+                                    lock_config=False)  # base.py has locked what is not open
     flags.DEFINE_string("workdir", None, "Where the run keeps everything; started again there, it resumes.")
     flags.mark_flags_as_required(["config", "workdir"])
     cli.run(main)

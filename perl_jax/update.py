@@ -96,8 +96,8 @@ def step(state: State, groups: Sequence[Group], *, clip_low=0.2, clip_high=0.2, 
     summed over. Without KL, a group whose advantages are all 0 has no gradient: its tokens count in the mean, and
     nothing is computed for it. `questions` says how many groups there are room for, so that a varying number keeps one
     shape. Metrics are means over the computed tokens (`ratio`, `kl`, `clip_*`, `entropy`, `logprob`, `sampler_gap`),
-    `loss`, `grad_norm` (global, before clipping), `ratio_max`, `tokens` and `computed_share`. Raises ValueError for
-    `kl_coef` > 0 without `ref_logprobs`.
+    `loss`, `grad_norm` (global, before clipping), `update_norm` (of what is added to the weights: not finite if any of
+    it is not), `ratio_max`, `tokens` and `computed_share`. Raises ValueError for `kl_coef` > 0 without `ref_logprobs`.
     """
     if kl_coef and any(group.ref_logprobs is None for group in groups):
         raise ValueError("kl_coef > 0 needs ref_logprobs in every group: update.logprobs of the reference policy")
@@ -146,8 +146,8 @@ def _step(state: State, rows: Rows, used, left_out, options: Options):
     computed = rows.mask.sum(where=(jnp.arange(len(rows.mask)) < used)[:, None, None, None])
     tokens = (computed + left_out[0]).astype(jnp.float32)
     metrics = grpo.metrics(sums, maxima, computed) | {
-        "loss": loss, "grad_norm": optax.tree.norm(grads), "tokens": tokens,
-        "computed_share": computed / jnp.maximum(tokens, 1),
+        "loss": loss, "grad_norm": optax.tree.norm(grads), "update_norm": optax.tree.norm(updates),
+        "tokens": tokens, "computed_share": computed / jnp.maximum(tokens, 1),
     }  # fmt: skip
     trainable = optax.apply_updates(state.trainable, updates)
     return state.replace(step=state.step + 1, trainable=trainable, opt_state=opt_state), metrics

@@ -11,6 +11,7 @@ import tiny
 import tiny_run
 from PIL import Image
 
+from configs import base
 from perl_jax import scratch
 
 CONFIG = "--config=configs/demo.py"
@@ -30,8 +31,8 @@ def refused(words: str, command: str, *arguments) -> str:
     return said[0]
 
 
-@pytest.fixture(scope="module")
-def base(tmp_path_factory):
+@pytest.fixture(scope="module", name="base")
+def base_model(tmp_path_factory):
     """A whole small model."""
     path = tmp_path_factory.mktemp("commands") / "base"
     scratch.make(path, tiny_run.config().scratch.to_dict(), ["Which image shows 7?"], vocab_size=300)
@@ -122,12 +123,39 @@ def test_keys_and_values_of_a_config(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(("line", "words"), [
+    ("totl_steps = 3", "totl_steps"),
+    ("warmup.stepz = 3", 'Did you mean "steps"'),
+    ("data.optoins = {}", "optoins"),
+    ("warmup = {'steps': 3, 'stepz': 3}", "config.warmup is replaced as a whole"),
+    ("total_steps = 'many'", "total_steps"),
+    ("eval.sets = 'eval'", "sets"),
+])
+def test_keys_and_values_in_a_config_file(tmp_path, line, words):
+    file = tmp_path / "mine.py"
+    file.write_text(f"from configs import base\n\ndef get_config():\n    config = base.get_config()\n"
+                    f"    config.{line}\n    return config\n")  # fmt: skip
+    assert len(refused(words, "train", f"--config={file}", f"--workdir={tmp_path / 'run'}")) < 300
+    assert not (tmp_path / "run").exists()
+
+
+def test_scratch_and_options_are_open():
+    """What takes them says which keys there are."""
+    config = base.get_config()
+    config.scratch.depth = 3
+    config.data.options.size = 4
+    config.data.options = {"other": 5}
+    config.data.options.size = 6
+    assert config.data.options.to_dict() == {"other": 5, "size": 6} and config.scratch.depth == 3
+
+
 @pytest.mark.parametrize(("change", "words"), [
     ("model=somewhere", "somewhere: no such directory"),
     ("data.directory=somewhere", "somewhere holds no records"),
     ("data.source=none", "none"),
     ("reward.name=none", "none"),
     ("eval.sets=('nope',)", "nope"),
+    ("eval.sets=3", "config.eval.sets must hold names"),
 ])
 def test_settings_that_cannot_be(tmp_path, change, words):
     refused(words, "train", CONFIG, f"--workdir={tmp_path / 'run'}", "--config.data.options.train_size=4",

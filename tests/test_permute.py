@@ -180,6 +180,18 @@ def test_render_shows_each_image_once_in_the_order_of_its_slots():
         "first", "tenth", "11th", "12th", "13th", "21st", "22nd", "111th"]
 
 
+@pytest.mark.parametrize("effect", ["rewrite", "invariant"])
+def test_captions_move_with_their_images(effect):
+    sample = sample_of(3, question="<image:1> <image:0> <image:2>", order_effect=effect, captions=["x", "y", "z"])
+    moved = permute.apply(sample, [2, 0, 1])
+    assert moved["captions"] == ["z", "x", "y"]
+    for record in (sample, moved):  # as the slots show the images, so they are told
+        shown = permute.render(record)
+        assert [dict(zip(sample["images"], "xyz"))[image] for image in shown["images"]] == shown["captions"]
+    assert permute.render(moved)["captions"] == ["x", "z", "y"]
+    assert "captions" not in permute.render(permute.apply(sample_of(3), [2, 0, 1]))
+
+
 @pytest.mark.parametrize("fields, words", [
     ({"question": "<image:0> <image:1>"}, r"slots \[0, 1\]"),
     ({"question": "<image:0> <image:1> <image:2> <image:2>"}, "once"),

@@ -233,11 +233,30 @@ def test_pixel_limits(path):
 
 
 @pytest.mark.parametrize("settings", [{"image_mean": [0.5, 0.5, 0.5]}, {"patch_size": 16}, {"do_rescale": False},
-                                      {"resample": 2}, {"max_pixels": "many"}])  # fmt: skip
+                                      {"rescale_factor": 1.0}, {"resample": 2}, {"max_pixels": "many"}])  # fmt: skip
 def test_pictures_prepared_otherwise(path, settings):
-    (path / "preprocessor_config.json").write_text(json.dumps(settings))
-    with pytest.raises(InputError, match="preprocessor_config"):
-        qwen.Processor.from_pretrained(path)
+    file = path / "preprocessor_config.json"
+    for name, content in ((file.name, settings), ("processor_config.json", {"image_processor": settings})):
+        (path / name).write_text(json.dumps(content))
+        with pytest.raises(InputError, match=f"/{name}: "):
+            qwen.Processor.from_pretrained(path)
+        file.unlink(missing_ok=True)
+
+
+def test_settings_nested_as_transformers_5_saves_them(path):
+    """They count before preprocessor_config.json, for transformers too."""
+    pil = pytest.importorskip("transformers.models.qwen2_vl.image_processing_pil_qwen2_vl").Qwen2VLImageProcessorPil
+    settings = {"image_processor": pil(min_pixels=784, max_pixels=784 * 25).to_dict(),
+                "processor_class": "Qwen2_5_VLProcessor"}  # fmt: skip
+    for older in (False, True):
+        if older:
+            (path / "preprocessor_config.json").write_text(json.dumps({"min_pixels": 1, "max_pixels": 784 * 9}))
+        (path / "processor_config.json").write_text(json.dumps(settings))
+        ours, theirs = qwen.Processor.from_pretrained(path), pil.from_pretrained(path)
+        assert (ours.min_pixels, ours.max_pixels) == (784, 784 * 25)
+        assert (theirs.size["shortest_edge"], theirs.size["longest_edge"]) == (784, 784 * 25)
+    (path / "processor_config.json").write_text(json.dumps({"processor_class": "Qwen2_5_VLProcessor"}))
+    assert qwen.Processor.from_pretrained(path).max_pixels == 784 * 9
 
 
 def test_published_preprocessor_config(path):

@@ -38,6 +38,7 @@ def record(number=0, images=2, **changes):
 
 def test_records_come_back_in_order_and_as_they_were(tmp_path):
     train, held_out = [record(i, images=i % 4) for i in range(150)], [record(200, images=1, movable=[0])]
+    train[6]["captions"] = ["eins", "zwei 図"]
     summary = records.write({"train": iter(train), "eval": held_out}, tmp_path / "set", name="made_up")
     assert {split: part["records"] for split, part in summary["splits"].items()} == {"train": 150, "eval": 1}
     assert summary["splits"]["train"]["order_effect"] == {"invariant": 150}
@@ -92,6 +93,8 @@ def test_pictures_are_rgb_and_upright_when_stored(tmp_path):
     ({"question": "<image:0><image:1>a\0b"}, "NUL"),
     ({"answer": "\ud800"}, "surrogate"),
     ({"answer": 2}, "int"),
+    ({"captions": ["one"]}, "1 captions for 2 images"),
+    ({"captions": ["one", 2]}, "caption 1 is a int"),
     ({"accuracy": 1.5}, "1.5"),
     ({"movable": [2]}, "2"),
     ({"kind": "choice", "choices": ["cat", "dog"], "answer": "C"}, "choices"),
@@ -155,10 +158,11 @@ def test_opening_what_is_not_there(tmp_path):
 
 
 def test_fingerprint_follows_content_not_place(tmp_path):
-    for name, answer in (("a", "2"), ("b", "2"), ("c", "3")):
-        records.write({"train": [record(i, answer=answer) for i in range(3)]}, tmp_path / name)
+    for name, changes in (("a", {}), ("b", {}), ("c", {"answer": "3"}), ("e", {"captions": ["x", "y"]}),
+                          ("f", {"captions": ["y", "x"]})):  # fmt: skip
+        records.write({"train": [record(i, **changes) for i in range(3)]}, tmp_path / name)
     (tmp_path / "b").rename(tmp_path / "d")
-    prints = {name: records.fingerprint(tmp_path / name) for name in "acd"}
-    assert prints["a"] == prints["d"] != prints["c"]
+    prints = {name: records.fingerprint(tmp_path / name) for name in "acdef"}
+    assert prints["a"] == prints["d"] and len(set(prints.values())) == 4
     (tmp_path / "a" / "records-train.array_record-00000").write_bytes(b"short")
     assert records.fingerprint(tmp_path / "a") != prints["a"]

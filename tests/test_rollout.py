@@ -341,6 +341,14 @@ def test_an_image_given_twice_is_encoded_once(model, monkeypatch):
     assert (out.logprobs[0] != out.logprobs[1]).all()  # and still the order matters
 
 
+def test_nothing_compiles_anew(model, prompts, sampled):
+    """Other prompts, ids and seeds in the same buckets run the program that is there."""
+    compiled = rollout._generate._cache_size()
+    out = generate(model, prompts[::-1], ids=[9, 8, 7, 6], seed=5)
+    assert (out.tokens[::-1] != sampled.tokens).any(-1).all()
+    assert rollout._generate._cache_size() == compiled
+
+
 @pytest.mark.parametrize(
     "options",
     [{"temperature": -1.0}, {"top_p": 0.0}, {"top_p": 1.1}, {"top_k": -1}, {"samples": 0}, {"max_new_tokens": 0},

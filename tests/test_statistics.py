@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
-from perl_jax import evaluation, statistics
+from perl_jax import statistics
 
 
 def row(name="q", order=(0, 1), canonical=True, correct=True, **changes):
@@ -42,15 +42,6 @@ def test_no_questions_no_interval():
 def test_orders_of_one_question_count_as_one_question():
     rows = [row(), *(row(order=(1, 0), canonical=False) for _ in range(9))]
     assert statistics.proportion(statistics.measures(rows)["permuted"]).questions == 1
-
-
-def test_measures_are_those_of_the_evaluation():
-    rows = random_rows()
-    means = {name: np.mean(list(values.values())) for name, values in statistics.measures(rows).items()}
-    expected = evaluation.summary(rows)
-    names = {"canonical": "accuracy", "permuted": "permuted_accuracy", "worst": "worst_order", "flip": "flip_rate",
-             "single": "single_image_accuracy"}  # fmt: skip
-    assert means == pytest.approx({name: expected[theirs] for name, theirs in names.items()})
 
 
 def test_chance_is_what_the_answer_key_gives_away():

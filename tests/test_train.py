@@ -22,7 +22,7 @@ from perl_jax.pipeline import Stream
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 LAST = tiny_run.WARMUP + tiny_run.STEPS
-UPDATE = {"loss", "grad_norm", "entropy", "logprob", "tokens"}
+UPDATE = {"loss", "grad_norm", "update_norm", "entropy", "logprob", "tokens", "computed_share"}
 NAMES = {
     "reward/mean", "reward/accuracy", "reward/format", "reward/kind/number", "group/all_right", "group/all_wrong",
     "advantage/std", "advantage/zero_share", "reward/between_order_variance", "reward/within_order_variance",
@@ -228,12 +228,45 @@ def test_fixed_shuffle_shows_each_question_in_one_order_of_its_own(tmp_path):
     assert {True, False} == {found.pop() for found in moved.values()}
 
 
-def test_numbers_that_are_none_stop_the_run_with_the_step(tmp_path):
+# Numbers that are none
+
+
+def stops_unsaved(words: str, workdir: Path, **changes):
+    with pytest.raises(InputError, match=words):
+        short(workdir, **changes)
+    with checkpoint.Checkpoints(workdir, read_only=True) as checkpoints:
+        assert not checkpoints.steps()
+
+
+@pytest.mark.parametrize(("words", "changes"), [
+    ("step 1: .*update/loss nan", {}),
+    ("step 1: response/entropy nan", {"online_filter": "drop", "reward.name": "tiny_reward:nothing"}),
+])
+def test_a_base_of_nan_stops_the_run_with_the_step(tmp_path, words, changes):
     model = qwen.load(tiny_run.trained() / "init")
     model.model.norm.scale[...] = np.nan
     qwen.save(model, tmp_path / "nan")
-    with pytest.raises(InputError, match="step 1: loss nan"):
-        short(tmp_path / "run", scratch={}, model=str(tmp_path / "nan"))
+    stops_unsaved(words, tmp_path / "run", scratch={}, model=str(tmp_path / "nan"), **changes)
+
+
+def test_new_weights_of_nan_stop_the_run_though_the_loss_is_a_number(tmp_path):
+    stops_unsaved("step 1: update/update_norm nan;", tmp_path, **{"optimizer.learning_rate": math.nan})
+
+
+# Evaluations and checkpoints
+
+
+def test_every_evaluation_has_its_checkpoint(tmp_path):
+    often = {"eval.sets": ("eval",), "eval.every": 2, "checkpoint.every": 9, "online_filter": "drop",
+             "reward.name": "tiny_reward:nothing"}  # fmt: skip
+    short(tmp_path, total_steps=3, **often)
+    with checkpoint.Checkpoints(tmp_path, read_only=True) as checkpoints:
+        assert checkpoints.steps() == [2, 3] and checkpoints.best() in (2, 3)
+
+
+def test_a_best_metric_that_no_evaluation_says(tmp_path):
+    with pytest.raises(InputError, match=r"best is 'accuracy', but .* eval/accuracy, eval/permuted_accuracy, .*"):
+        short(tmp_path, **{"eval.sets": ("eval",), "checkpoint.best": "accuracy"})
 
 
 # The config

@@ -312,6 +312,49 @@ def test_chunks_of_logits_change_nothing(model, monkeypatch):
     np.testing.assert_allclose(whole_gradient, exact, atol=1e-5)
 
 
+# Groups without a signal.
+
+
+def without_signal(groups, silent):
+    """The groups with all advantages 0 where `silent` says so."""
+    return [group._replace(advantages=np.zeros((O, G), np.float32)) if q in silent else group
+            for q, group in enumerate(groups)]  # fmt: skip
+
+
+def test_groups_without_a_signal_are_left_out_and_counted(model, groups):
+    """As when they are computed: the same loss, gradient and weights, by the same program and one micro-batch less."""
+    groups = without_signal(groups, [2])
+    state, metrics = update.step(update.init(model, DESCENT), groups, micro_batches=2)
+    compiled = update._step._cache_size()
+    rows = update.pack_rows(model.config, groups, 2, None, None, None)
+    options = update.Options((("clip_low", 0.2), ("clip_high", 0.2), ("dual_clip", 3.0), ("kl_coef", 0.0)),
+                             "token-mean", None, 1.0, False)  # fmt: skip
+    expected, all_of_them = update._step(update.init(model, DESCENT), rows, 2, np.zeros(2, np.int32), options)
+    assert update._step._cache_size() == compiled
+    for name in ("loss", "grad_norm", "update_norm", "tokens"):
+        assert float(metrics[name]) == pytest.approx(float(all_of_them[name]), rel=1e-5), name
+    assert_close(qwen.named(state.opt_state), qwen.named(expected.opt_state), tolerance=1e-5)
+    assert_close(qwen.named(state.model), qwen.named(expected.model), tolerance=1e-6)
+    assert float(metrics["update_norm"]) == pytest.approx(RATE * float(metrics["grad_norm"]), rel=1e-5)
+    assert float(metrics["computed_share"]) == pytest.approx(np.sum(LENGTHS[:2]) / np.sum(LENGTHS))
+    assert float(all_of_them["computed_share"]) == 1
+
+
+def test_no_signal_at_all_changes_nothing(model, groups):
+    state, metrics = update.step(update.init(model, DESCENT), without_signal(groups, [0, 1, 2]), micro_batches=2)
+    assert metrics["loss"] == metrics["grad_norm"] == metrics["update_norm"] == metrics["computed_share"] == 0
+    assert metrics["tokens"] == np.sum(LENGTHS)
+    assert leaf_bytes(qwen.named(state.model)) == leaf_bytes(qwen.named(model))
+
+
+def test_with_kl_groups_without_a_signal_are_computed(model, off_policy):
+    groups = without_signal(off_policy[0], [0])
+    metrics, gradient = stepped(model, groups, **OFF_POLICY)
+    loss, expected = plain(model, groups, **OFF_POLICY)
+    assert metrics["computed_share"] == 1 and metrics["loss"] == pytest.approx(loss, rel=1e-4, abs=1e-6)
+    assert_close(gradient, expected)
+
+
 # Masked tokens.
 
 

@@ -61,8 +61,7 @@ def config(**changes):
         "checkpoint.every": 1,
         "checkpoint.keep": 9,
     }
-    with made.unlocked():
-        made.update_from_flattened_dict({**few, **changes})
+    made.update_from_flattened_dict({**few, **changes})
     return made
 
 

@@ -22,7 +22,7 @@ IMAGE_ITEM = {"type": "image"}  # what the chat template gets to see of a pictur
 class Processor:
     """A tokenizer, its chat template and the limits of its pictures.
 
-    `min_pixels` and `max_pixels` are those of preprocessor_config.json, else 3136 and 1003520; give the ones that were
+    `min_pixels` and `max_pixels` are those of the picture settings, else 3136 and 1003520; give the ones that were
     used to `pack` too. `eos_ids` come from generation_config.json, else from the tokenizer.
     """
 
@@ -220,8 +220,7 @@ def _template(path: Path, tokenizer: Any) -> str:
 
 def _picture_settings(path: Path) -> tuple[VisionConfig, tuple[int, int]]:
     """The vision config and (min_pixels, max_pixels); InputError where pictures would be prepared in another way."""
-    file = path / "preprocessor_config.json"
-    raw = read_json(file) if file.exists() else {}
+    file, raw = _image_processor(path)
     if (path / "config.json").exists():
         vision = Config.from_hf(read_json(path / "config.json")).vision
     else:  # a directory with only a tokenizer: its pictures are cut as published models do
@@ -232,6 +231,7 @@ def _picture_settings(path: Path) -> tuple[VisionConfig, tuple[int, int]]:
         "merge_size": vision.spatial_merge_size,
         "do_resize": True,
         "do_rescale": True,
+        "rescale_factor": 1 / 255,
         "do_normalize": True,
         "image_mean": list(image_processing.MEAN),
         "image_std": list(image_processing.STD),
@@ -248,6 +248,16 @@ def _picture_settings(path: Path) -> tuple[VisionConfig, tuple[int, int]]:
     if not all(isinstance(limit, int) for limit in limits):
         raise InputError(f"{file}: min_pixels and max_pixels must be whole numbers, not {limits}")
     return vision, limits
+
+
+def _image_processor(path: Path) -> tuple[Path, dict]:
+    """The settings of pictures and the file that holds them; transformers 5 nests them, and looks there first."""
+    for file, key in ((path / "processor_config.json", "image_processor"), (path / "preprocessor_config.json", None)):
+        raw = read_json(file) if file.exists() else None
+        raw = raw.get(key) if raw and key else raw
+        if isinstance(raw, dict):
+            return file, raw
+    return file, {}
 
 
 def _eos_ids(path: Path, tokenizer: Any) -> tuple[int, ...]:
