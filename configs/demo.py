@@ -27,28 +27,29 @@ def get_config(arm: str = ""):
     config.compute_dtype = "float32"
     config.data.source = "digits"
     config.data.options = {
-        "train_size": 8000, "eval_size": 400, "bias": 0.6, "max_images": 3, "questions": "which,what,largest,single",
+        "train_size": 12000, "eval_size": 400, "bias": 0.8, "max_images": 3, "questions": "which,what,largest,single",
     }  # fmt: skip
     config.prompt.system = "Look."
     config.prompt.instruction = ""
     config.prompt.max_tokens = 128
-    config.warmup.steps = 400
+    config.warmup.steps = 320
     config.warmup.questions = 64
     config.warmup.learning_rate = 3e-3
     config.warmup.caption = "{place}:{caption} "
-    config.total_steps = 40
+    config.total_steps = 60
     config.questions = 64
     config.rollouts = 4
     config.sampling.max_new_tokens = 24
     config.loss.kl_coef = 0.0
     config.optimizer.learning_rate = 3e-4
+    config.optimizer.b2 = 0.95
     config.optimizer.steps_per_batch = 1
-    config.micro_batches = 4
+    config.micro_batches = 8
     config.remat = False
     config.eval.sets = ("eval",)
-    config.eval.every = 20
-    config.eval.limit = 300
-    config.checkpoint.every = 20
+    config.eval.every = 160
+    config.eval.limit = 400
+    config.checkpoint.every = 40
     if arm == "warm-up":
         config.total_steps = 0
     elif arm in ("grpo", "grpo-shuffled", "perl"):

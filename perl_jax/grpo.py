@@ -42,18 +42,17 @@ def loss(logp, old_logp, advantages, mask, ref_logp=None, clip_low=0.2, clip_hig
     return jnp.sum(losses * token_weights(mask, aggregate)), metrics(*totals(stats), jnp.sum(mask))
 
 
-def token_weights(mask, aggregate: str = "token-mean", norm_length: int | None = None, more_tokens=0, more_responses=0):
+def token_weights(mask, aggregate: str = "token-mean", norm_length: int | None = None):
     """What each token of an optimizer step counts, float32 [..., R], 0 under mask 0.
 
     `token-mean`: all tokens alike; `seq-mean-token-mean`: responses alike, tokens alike within one;
-    `seq-mean-token-sum-norm` (Dr. GRPO): a response's sum over a constant length, by default R. `more_tokens` and
-    `more_responses` are those of the same step that are not in `mask`.
+    `seq-mean-token-sum-norm` (Dr. GRPO): a response's sum over a constant length, by default R.
     """
     mask = jnp.asarray(mask, jnp.float32)
     lengths = mask.sum(-1, keepdims=True)
-    responses = jnp.maximum(jnp.sum(lengths > 0) + more_responses, 1)
+    responses = jnp.maximum(jnp.sum(lengths > 0), 1)
     if aggregate == "token-mean":
-        return mask / jnp.maximum(mask.sum() + more_tokens, 1)
+        return mask / jnp.maximum(mask.sum(), 1)
     if aggregate == "seq-mean-token-mean":
         return mask / jnp.maximum(lengths, 1) / responses
     if aggregate == "seq-mean-token-sum-norm":

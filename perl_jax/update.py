@@ -93,30 +93,28 @@ def step(state: State, groups: Sequence[Group], *, clip_low=0.2, clip_high=0.2, 
     """One optimizer step over groups that share O and G: (state, metrics {name: float32 []}). Donates `state`.
 
     The loss is `grpo.loss` of all groups together, whatever the number of `micro_batches` that their gradients are
-    summed over. Without KL, a group whose advantages are all 0 has no gradient: its tokens count in the mean, and
-    nothing is computed for it. `questions` says how many groups there are room for, so that a varying number keeps one
-    shape. Metrics are means over the computed tokens (`ratio`, `kl`, `clip_*`, `entropy`, `logprob`, `sampler_gap`),
-    `loss`, `grad_norm` (global, before clipping), `update_norm` (of what is added to the weights: not finite if any of
-    it is not), `ratio_max`, `tokens` and `computed_share`. Raises ValueError for `kl_coef` > 0 without `ref_logprobs`.
+    summed over. Without KL, a group whose advantages are all 0 has no gradient: its tokens count in the mean, and it is
+    computed only where it shares a micro-batch with another one. `questions` says how many groups there are room for,
+    so that a varying number keeps one shape. Metrics are means over the computed tokens (`ratio`, `kl`, `clip_*`,
+    `entropy`, `logprob`, `sampler_gap`), `loss`, `grad_norm` (global, before clipping), `update_norm` (of what is added
+    to the weights: not finite if any of it is not), `ratio_max`, `tokens` and `computed_share`. Raises ValueError for
+    `kl_coef` > 0 without `ref_logprobs`.
     """
     if kl_coef and any(group.ref_logprobs is None for group in groups):
         raise ValueError("kl_coef > 0 needs ref_logprobs in every group: update.logprobs of the reference policy")
     losses = {"clip_low": clip_low, "clip_high": clip_high, "dual_clip": dual_clip, "kl_coef": kl_coef}
     options = Options(tuple(losses.items()), aggregate, norm_length, temperature, remat)
-    taught = [group for group in groups if kl_coef or np.any(group.advantages)]
-    lengths = [len(r) for group in groups if not (kl_coef or np.any(group.advantages))
-               for responses in group.responses for r in responses]  # fmt: skip
-    rows = pack_rows(state.model.config, taught or groups[:1], micro_batches, max(len(groups), questions or 0),
-                     min_pixels, max_pixels)  # fmt: skip
+    groups = sorted(groups, key=lambda group: not (kl_coef or np.any(group.advantages)))  # those with a signal first
+    taught = sum(bool(kl_coef or np.any(group.advantages)) for group in groups)
+    rows = pack_rows(state.model.config, groups, micro_batches, questions, min_pixels, max_pixels)
     per_batch = rows.mask.shape[1] // len(groups[0].responses)
-    left_out = np.array([sum(lengths), np.count_nonzero(lengths)], np.int32)
-    return _step(state, rows, -(-len(taught) // per_batch), left_out, options)
+    return _step(state, rows, -(-taught // per_batch), options)
 
 
-@partial(jax.jit, static_argnums=4, donate_argnums=0)
-def _step(state: State, rows: Rows, used, left_out, options: Options):
-    """`used`: how many of the M micro-batches hold groups; `left_out` [2]: tokens and responses that none holds."""
-    weights = grpo.token_weights(rows.mask, options.aggregate, options.norm_length, *left_out)  # over all of them
+@partial(jax.jit, static_argnums=3, donate_argnums=0)
+def _step(state: State, rows: Rows, used, options: Options):
+    """`used`: how many of the M micro-batches, from the first on, have a gradient."""
+    weights = grpo.token_weights(rows.mask, options.aggregate, options.norm_length)  # over all of them
 
     def objective(trainable, rows: Rows, weights):
         model = nnx.merge(state.graph, trainable, state.frozen)
@@ -137,14 +135,14 @@ def _step(state: State, rows: Rows, used, left_out, options: Options):
         added = jax.tree.map(jnp.add, carry[:3], (loss, grads, sums))
         return *added, jax.tree.map(jnp.maximum, carry[3], maxima)
 
-    # A loop of a count that is not static, each turn with its own gradient: empty micro-batches cost nothing.
+    # A loop of a count that is not static, each turn with its own gradient: the other micro-batches cost nothing.
     (loss, (sums, maxima)), grads = jax.eval_shape(
         jax.value_and_grad(objective, has_aux=True), state.trainable, *jax.tree.map(lambda x: x[0], (rows, weights)))
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (loss, grads, sums, maxima))
     loss, grads, sums, maxima = jax.lax.fori_loop(0, used, micro_batch, zeros)
     updates, opt_state = state.optimizer.update(grads, state.opt_state, state.trainable)
     computed = rows.mask.sum(where=(jnp.arange(len(rows.mask)) < used)[:, None, None, None])
-    tokens = (computed + left_out[0]).astype(jnp.float32)
+    tokens = rows.mask.sum().astype(jnp.float32)
     metrics = grpo.metrics(sums, maxima, computed) | {
         "loss": loss, "grad_norm": optax.tree.norm(grads), "update_norm": optax.tree.norm(updates),
         "tokens": tokens, "computed_share": computed / jnp.maximum(tokens, 1),

@@ -230,16 +230,6 @@ def test_unknown_aggregate():
         grpo.loss(PI, OLD, A, MASK, aggregate="mean")
 
 
-@given(batch=batches(), aggregate=st.sampled_from(grpo.AGGREGATES), count=st.integers(0, 4))
-@settings(max_examples=30)
-def test_tokens_left_out_still_count(batch, aggregate, count):
-    """The weights of some responses, told how much the others hold, are those that they have among all."""
-    mask = batch[-1]
-    left_out = mask[count:].sum(), mask[count:].any(-1).sum()
-    weights = grpo.token_weights(mask[:count], aggregate, 3, *left_out)
-    np.testing.assert_allclose(weights, grpo.token_weights(mask, aggregate, 3)[:count], rtol=1e-6)
-
-
 @given(batch=batches(), aggregate=st.sampled_from(grpo.AGGREGATES), extra=st.integers(1, 4))
 @settings(max_examples=30)
 def test_padding_counts_nowhere(batch, aggregate, extra):

@@ -329,7 +329,7 @@ def test_groups_without_a_signal_are_left_out_and_counted(model, groups):
     rows = update.pack_rows(model.config, groups, 2, None, None, None)
     options = update.Options((("clip_low", 0.2), ("clip_high", 0.2), ("dual_clip", 3.0), ("kl_coef", 0.0)),
                              "token-mean", None, 1.0, False)  # fmt: skip
-    expected, all_of_them = update._step(update.init(model, DESCENT), rows, 2, np.zeros(2, np.int32), options)
+    expected, all_of_them = update._step(update.init(model, DESCENT), rows, 2, options)
     assert update._step._cache_size() == compiled
     for name in ("loss", "grad_norm", "update_norm", "tokens"):
         assert float(metrics[name]) == pytest.approx(float(all_of_them[name]), rel=1e-5), name

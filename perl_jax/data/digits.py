@@ -4,7 +4,8 @@ Five sources of questions: `digits_which` (which image shows X: the answer is a 
 i show: the mention is a place), `digits_count` and `digits_largest` (no place matters) and `digits_single` (one image).
 Places are biased as in real data, in training and evaluation alike: what the question is about stands in the first
 image with probability `bias`, else anywhere behind it. So a model can learn to look at the first image, and a
-canonical evaluation will not show that it did.
+canonical evaluation will not show that it did. `captions` say what each image shows, and "yes" at those that
+the question is about: what a warm-up can teach to write down before the answer.
 """
 
 import functools
@@ -32,7 +33,7 @@ EXAMPLE = {
     "source": "digits_which",
     "accuracy": None,
     "movable": None,
-    "captions": ["0", "6", "9", "5"],
+    "captions": ["0 yes", "6", "9", "5"],
 }
 
 
@@ -74,7 +75,7 @@ def records(
         rng = np.random.default_rng([seed, SPLITS.index(split), number])
         name = questions[number % len(questions)]
         count = 1 if name == "single" else int(rng.integers(min_images, max_images + 1))
-        digits, question, answer, effect = _question(rng, name, count, bias)
+        digits, question, answer, effect, asked = _question(rng, name, count, bias)
         chosen = [int(rng.choice(pools[digit])) for digit in digits]
         yield Record(
             id=f"digits-{split}-{seed}-{number}",
@@ -87,7 +88,7 @@ def records(
             source=f"digits_{name}",
             accuracy=None,
             movable=None,
-            captions=[str(digit) for digit in digits],
+            captions=[f"{digit} yes" if place in asked else f"{digit}" for place, digit in enumerate(digits)],
         )
 
 
@@ -98,26 +99,26 @@ def picture(index: int, size: int) -> bytes:
 
 
 def _question(rng, name, count, bias):
-    """(the digit of each image, question, answer, order_effect)."""
+    """(the digit of each image, question, answer, order_effect, places that it asks about)."""
     place = 0 if count == 1 or rng.random() < bias else int(rng.integers(1, count))
     digits = [int(digit) for digit in rng.choice(10, size=count, replace=False)]
     if name == "which":
         # The others may repeat each other, so that X is not simply a digit that comes once.
         others = [digit for digit in range(10) if digit != digits[place]]
         shown = [digit if i == place else int(rng.choice(others)) for i, digit in enumerate(digits)]
-        return shown, f"Which image shows {digits[place]}?", f"{{image:{place}|number}}", "rewrite"
+        return shown, f"Which image shows {digits[place]}?", f"{{image:{place}|number}}", "rewrite", {place}
     if name == "what":
-        return digits, f"What does {{image:{place}|lower}} show?", str(digits[place]), "rewrite"
+        return digits, f"What does {{image:{place}|lower}} show?", str(digits[place]), "rewrite", {place}
     if name == "count":
         wanted, others = digits[0], digits[1:]
         hits = set(rng.choice(count, size=rng.integers(0, count + 1), replace=False).tolist())
         shown = [wanted if i in hits else int(rng.choice(others)) for i in range(count)]
-        return shown, f"How many images show {wanted}?", str(len(hits)), "invariant"
+        return shown, f"How many images show {wanted}?", str(len(hits)), "invariant", hits
     if name == "largest":
         largest = digits.index(max(digits))
         digits[largest], digits[place] = digits[place], digits[largest]
-        return digits, "What is the largest digit?", str(max(digits)), "invariant"
-    return digits, "What digit is this?", str(digits[0]), "invariant"
+        return digits, "What is the largest digit?", str(max(digits)), "invariant", {}
+    return digits, "What digit is this?", str(digits[0]), "invariant", {}
 
 
 @functools.cache

@@ -1,0 +1,72 @@
+#!/usr/bin/env bash
+# The demo, from nothing to a table: a small Qwen2.5-VL learns to read handwritten digits in several images, then three
+# ways of reinforcement learning go on from the same checkpoint, and the last one's model is exported and asked.
+#
+#   bash launch/demo.sh            goes on where demo/ ends
+#   bash launch/demo.sh --fresh    starts anew
+#
+# PERL_JAX_DEMO_ARGS holds flags for every training run, such as "--config.eval.limit=20".
+set -euo pipefail
+cd "$(dirname "$0")/.."
+source launch/venv.sh .venv-demo requirements.txt
+
+case ${1:-} in
+--fresh) rm -rf demo ;;
+"") ;;
+*)
+    echo "usage: bash launch/demo.sh [--fresh]" >&2
+    exit 1
+    ;;
+esac
+
+export JAX_PLATFORMS=cpu JAX_COMPILATION_CACHE_DIR=$PWD/.cache/jax
+read -r -a more <<<"${PERL_JAX_DEMO_ARGS:-}"
+
+stage() { printf '\n== %s (%d:%02d)\n' "$1" $((SECONDS / 60)) $((SECONDS % 60)); }
+
+train() { # ARM WORKDIR [flags]
+    python -m perl_jax.train --config="configs/demo.py:$1" --workdir="demo/$2" "${@:3}" ${more[@]+"${more[@]}"}
+}
+
+export_once() { # WORKDIR DIRECTORY: from the last checkpoint
+    [ -d "demo/$2" ] || python -m perl_jax.export --workdir="demo/$1" --out="demo/$2"
+}
+
+stage "Warm-up: from nothing, supervised"
+train warm-up warm-up
+export_once warm-up warm-up/model
+
+for arm in grpo grpo-shuffled perl; do
+    stage "$arm, from the warm-up"
+    train "$arm" "$arm" --config.model=demo/warm-up/model --config.data.directory=demo/warm-up/data
+done
+
+stage "Table and page"
+python -m perl_jax.report --workdir="warm-up=demo/warm-up" --workdir="GRPO=demo/grpo" \
+    --workdir="GRPO shuffled=demo/grpo-shuffled" --workdir="PeRL=demo/perl" --out=demo/report.html
+
+stage "Three held-out questions to the exported PeRL model"
+export_once perl model
+python - <<'PYTHON'
+from pathlib import Path
+
+from perl_jax import permute, records
+
+split = records.open_split("demo/warm-up/data", "eval")
+for number in range(3):
+    sample = permute.render(split[number])
+    folder = Path("demo/questions", str(number + 1))
+    folder.mkdir(parents=True, exist_ok=True)
+    for place, image in enumerate(sample["images"], start=1):
+        (folder / f"image{place}.png").write_bytes(image)
+    (folder / "question.txt").write_text(sample["question"].replace(permute.MARKER, "") + "\n")
+    (folder / "answer.txt").write_text(sample["answer"] + "\n")
+PYTHON
+for folder in demo/questions/*/; do
+    images=("$folder"image*.png)
+    echo
+    echo "${images[*]}: $(cat "$folder/question.txt")  [$(cat "$folder/answer.txt")]"
+    python -m perl_jax.sample --model=demo/model --prompt="$(cat "$folder/question.txt")" "${images[@]/#/--image=}"
+done
+
+stage "Done: the page is demo/report.html, the model is in demo/model"

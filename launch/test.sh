@@ -1,0 +1,18 @@
+#!/usr/bin/env bash
+# The tests, in an environment of their own: bash launch/test.sh [pytest's arguments]
+set -euo pipefail
+cd "$(dirname "$0")/.."
+source launch/venv.sh .venv-test requirements.txt requirements-dev.txt
+
+# With torch the network is also compared live with transformers. On Linux only the CPU build: the other is gigabytes.
+if ! python -c 'import torch' 2>/dev/null; then
+    case $(uname -s) in
+    Linux) torch=(torch==2.13.0+cpu --extra-index-url https://download.pytorch.org/whl/cpu) ;;
+    *) torch=(torch==2.13.0) ;;
+    esac
+    python -m pip install --quiet --disable-pip-version-check --retries 1 "${torch[@]}" ||
+        echo "No CPU build of torch here: the tests compare with stored values of transformers only."
+fi
+
+ruff check .
+exec python -m pytest "$@"

@@ -1,0 +1,50 @@
+"""What README.md shows is so: its snippet runs, its table has a place, its commands and folders exist."""
+
+import re
+import sys
+
+import numpy as np
+import pytest
+import tiny_run
+from PIL import Image
+
+import models.qwen2_5_vl as qwen
+
+REPOSITORY = tiny_run.REPOSITORY
+PAGE = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_snippet_runs(tmp_path, monkeypatch):
+    """On a small model, with pictures of any size."""
+    (tmp_path / "model").symlink_to(tiny_run.trained() / "init")
+    for seed, name in enumerate(("a.png", "b.png")):
+        pixels = np.random.default_rng(seed).integers(0, 256, (40 + 30 * seed, 60, 3), np.uint8)
+        Image.fromarray(pixels).save(tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    (code,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+    names = {}
+    exec(compile(code, "README.md", "exec"), names)
+    assert [sample["answer"] for sample in names["samples"]] == ["1", "2"]
+    assert names["out"].tokens.shape[:2] == (2, 4) and np.isfinite(float(names["metrics"]["loss"]))
+    assert qwen.load(tmp_path / "trained").config == names["model"].config
+
+
+def test_what_it_names_is_there():
+    """Scripts, configs, modules and folders; what is not built yet is not named as a command."""
+    for path in set(re.findall(r"\b(?:launch|configs|perl_jax|models|tests|benchmarks)/[\w/.]*\w", PAGE)):
+        assert (REPOSITORY / path).exists() or (REPOSITORY / f"{path}.py").exists(), path
+    for module in set(re.findall(r"python -m (perl_jax\.\w+)", PAGE)):
+        assert (REPOSITORY / (module.replace(".", "/") + ".py")).exists(), module
+
+
+def test_tables_have_a_place(monkeypatch):
+    monkeypatch.syspath_prepend(str(REPOSITORY / "benchmarks"))
+    import readme
+
+    for name, (_, command) in readme.TABLES.items():
+        filled = readme.fill(PAGE, name, "| a |\n|---|\n| \\1 |", command, "2026-01-01")
+        assert "| \\1 |" in filled and len(filled.splitlines()) < 200
+        assert readme.fill(filled, name, "| a |\n|---|\n| \\1 |", command, "2026-01-01") == filled
+    with pytest.raises(ValueError, match="no place for the other table"):
+        readme.fill(PAGE, "other", "", "", "")
+    sys.modules.pop("readme")
