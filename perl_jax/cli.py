@@ -14,6 +14,8 @@ from absl import logging as absl_logging
 
 from models.errors import InputError
 
+os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # that there is no torch is how it should be
+
 
 def run(main: Callable[[Sequence[str]], None]) -> None:
     """Runs `main(argv)` under absl's flags; an InputError is one line on stderr and exit code 1."""
@@ -21,7 +23,7 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
     def guarded(argv: Sequence[str]) -> None:
         if len(argv) > 1:
             refuse(InputError(f"unexpected argument {argv[1]!r}; flags look like --name=value"))
-        absl_logging.set_verbosity(absl_logging.WARNING)  # Orbax says much through it
+        absl_logging.set_verbosity(absl_logging.ERROR)  # Orbax says much through it
         logging.getLogger("perl_jax").setLevel(logging.INFO)
         if not jax.config.jax_compilation_cache_dir:  # what was compiled once is not compiled again tomorrow
             jax.config.update("jax_compilation_cache_dir", str(Path(os.path.expanduser("~/.cache/perl_jax/jit"))))

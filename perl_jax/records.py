@@ -47,7 +47,7 @@ class Record(TypedDict):
     source: str  # the name under which metrics are split
     accuracy: float | None  # mean accuracy of the base model, 0 to 1, from the rollout filter
     movable: list[int] | None  # image places that may be permuted; None: all of them
-    captions: NotRequired[list[str]]  # [K] what each image shows; moves with it, and only warm-up responses use it
+    captions: NotRequired[list[str]]  # [K] a note on each image; moves with it, and only warm-up responses use it
     epoch: NotRequired[int]  # added by pipeline.Stream: which pass over its set
     position: NotRequired[int]  # added by pipeline.Stream: global draw number
 

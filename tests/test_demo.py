@@ -1,0 +1,50 @@
+"""The demo's own program, much shorter: it learns to read digits that it was never shown, and its export answers."""
+
+import json
+
+import pytest
+
+from configs import demo
+from perl_jax import permute, records, sample, statistics, train
+from perl_jax.export import export
+
+
+def test_it_learns_against_chance(tmp_path):
+    config = demo.get_config()
+    config.data.options = {"train_size": 2000, "eval_size": 120, "max_images": 2, "questions": "single,single,which"}
+    config.warmup.steps, config.total_steps = 120, 2
+    config.questions, config.eval.every, config.eval.permute = 8, 1000, 1
+    train.train(config, tmp_path / "run")
+
+    def last(step: int) -> statistics.Estimate:
+        rows = (tmp_path / "run" / "evaluations" / f"eval-{step:08d}.jsonl").read_text().splitlines()
+        found = [json.loads(row) for row in rows]
+        return statistics.proportion(statistics.measures(found)["single"])
+
+    before, after = last(0), last(122)
+    assert before.mean <= 0.2 and after.questions == 80
+    assert after.low > 0.25, "ten digits: chance is a tenth, and the held-out pictures were never trained on"
+
+    export(tmp_path / "run", tmp_path / "model")
+    split = records.open_split(str(tmp_path / "run" / "data"), "eval")
+    question = permute.render(split[0])
+    (answer,) = sample.answers(tmp_path / "model", question["question"], question["images"], max_new_tokens=24)
+    assert answer.startswith("<think>") and "\\boxed{" in answer
+
+
+def test_the_arms_differ_in_the_method_only():
+    warm_up, grpo, shuffled, perl = (demo.get_config(arm) for arm in ("warm-up", "grpo", "grpo-shuffled", "perl"))
+    assert warm_up.total_steps == 0 and not any(arm.warmup.steps for arm in (grpo, shuffled, perl))
+    rollouts = {arm.questions * (arm.n_s + 1) * arm.rollouts * arm.total_steps for arm in (grpo, shuffled, perl)}
+    assert len(rollouts) == 1, "equal rollouts"
+    assert (grpo.n_s, shuffled.n_s, perl.n_s) == (0, 0, 1)
+    assert (grpo.data.fixed_shuffle, shuffled.data.fixed_shuffle, perl.data.fixed_shuffle) == (False, True, False)
+    for arm in (grpo, shuffled):
+        with arm.unlocked():
+            arm.n_s, arm.rollouts, arm.data.fixed_shuffle = perl.n_s, perl.rollouts, False
+        assert arm.to_dict() == perl.to_dict()
+
+
+def test_an_arm_that_is_none():
+    with pytest.raises(ValueError, match="no arm 'pearl'"):
+        demo.get_config("pearl")
