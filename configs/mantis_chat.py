@@ -3,7 +3,7 @@
 Command:   python -m perl_jax.prepare --source=mantis_chat --input=FOLDER --out=runs/mantis_chat-data
            python -m perl_jax.train --config=configs/mantis_chat.py --workdir=runs/mantis_chat
 Hardware:  2 CPU cores, 8 GiB
-Result:    a check of the machinery: in 20 steps of RL the reward went from 0.28 to 0.47 (2 cores, 3.5 minutes, 78 of 982
+Result:    a check of the machinery: in 20 steps of RL the reward went from 0.28 to 0.47 (3.5 minutes, 78 of 982
            question pairs kept), mostly by keeping the form of an answer; so small a model sees nothing in a photograph
 """
 
