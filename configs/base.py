@@ -31,7 +31,7 @@ def get_config() -> ConfigDict:
                 "max_tokens": 8192,  # a longer prompt is skipped, counted and named
             },
             "seed": 0,
-            # Supervised stage before PeRL: the reference answer of each question, in its original order.
+            # Supervised stage before PeRL: the reference answer of each question, never permuted.
             "warmup": {
                 "steps": 0,
                 "questions": 64,
@@ -46,7 +46,8 @@ def get_config() -> ConfigDict:
             "rollouts": 6,
             "permute": {"start": 1.0, "end": 0.0, "warmup_steps": 0},
             "sampling": {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "max_new_tokens": 2048},
-            "reward": {"name": "boxed", "workers": 2, "timeout": 10.0},
+            "reward": "boxed",  # a file in perl_jax/rewards/, or package.module:function
+            "grading": {"workers": 2, "timeout": 10.0},  # processes, and seconds for a response
             "advantage_scale": "std",
             "online_filter": "off",  # groups of equal rewards: off (they count), drop, refill (draw others)
             "refill_rounds": 4,  # batches of questions that `refill` draws at most for one step

@@ -5,10 +5,9 @@
 #   bash launch/demo.sh            goes on where demo/ ends
 #   bash launch/demo.sh --fresh    starts anew
 #
-# PERL_JAX_DEMO_ARGS holds flags for every training run, such as "--config.eval.limit=20".
+# PERL_JAX_DEMO_ARGS holds flags for every training run, parted by spaces, such as "--config.eval.limit=20".
 set -euo pipefail
-cd "$(dirname "$0")/.."
-source launch/venv.sh .venv-demo requirements.txt
+cd -- "$(dirname -- "$0")/.." >/dev/null
 
 case ${1:-} in
 --fresh) rm -rf demo ;;
@@ -18,6 +17,17 @@ case ${1:-} in
     exit 1
     ;;
 esac
+
+# What runs under other settings must not go on from what is there.
+mkdir -p demo
+settings="${PERL_JAX_DEMO_ARGS:-} $(cat configs/base.py configs/demo.py | cksum)"
+if [ -f demo/settings ] && [ "$(cat demo/settings)" != "$settings" ]; then
+    echo "error: demo/ was made with other settings; start anew with: bash launch/demo.sh --fresh" >&2
+    exit 1
+fi
+echo "$settings" >demo/settings
+
+source launch/venv.sh .venv-demo requirements.txt
 
 export JAX_PLATFORMS=cpu JAX_COMPILATION_CACHE_DIR=$PWD/.cache/jax
 read -r -a more <<<"${PERL_JAX_DEMO_ARGS:-}"

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The tests, in an environment of their own: bash launch/test.sh [pytest's arguments]
 set -euo pipefail
-cd "$(dirname "$0")/.."
+cd -- "$(dirname -- "$0")/.." >/dev/null
 source launch/venv.sh .venv-test requirements.txt requirements-dev.txt
 
 # With torch the network is also compared live with transformers. On Linux only the CPU build: the other is gigabytes.

@@ -110,20 +110,24 @@ def grade(source: Source, p: float, questions, out: rollout.Rollouts) -> Batch:
 
     responses = ragged(out.tokens)
     texts = [[[processor.decode(r) for r in order] for order in question] for question in responses]
-    pairs = [(sample, text) for question, orders in zip(questions, texts)
-             for sample, rollouts in zip(question.samples, orders) for text in rollouts]  # fmt: skip
+    ended = np.array([r[-1] in processor.eos_ids for q in responses for o in q for r in o]).reshape(shape)
+    pairs = [({**question.samples[o], "truncated": not ended[q, o, g]}, texts[q][o][g])
+             for q, question in enumerate(questions) for o in range(shape[1]) for g in range(shape[2])]
+    failed = source.grader.failed
     scores = source.grader.grade(pairs)
     rewards = np.array([score["reward"] for score in scores], np.float32).reshape(shape)
     correct = np.array([score.get("accuracy", score["reward"]) >= 0.5 for score in scores]).reshape(shape)
     advantages = grpo.advantages(rewards, scale=config.advantage_scale)
-    ended = np.array([r[-1] in processor.eos_ids for q in responses for o in q for r in o]).reshape(shape)
     log = {
         **metrics.of_rewards(scores, [question.record for question in questions], shape),
+        "grading/failed": source.grader.failed - failed,
         **metrics.of_groups(rewards, correct, advantages),
         **metrics.of_responses(lengths, ~ended, out.logprobs),
         **metrics.of_orders([question.orders for question in questions], p),
     }
-    return Batch(questions, responses, ragged(out.logprobs), texts, rewards, advantages, log)
+    # The update's are of the distribution at the sampling temperature, so its gap to the sampler is taken there.
+    sampled_from = out.logprobs if config.sampling.temperature == 1 else out.sample_logprobs
+    return Batch(questions, responses, ragged(sampled_from), texts, rewards, advantages, log)
 
 
 def teaching(batch: Batch) -> Batch:

@@ -1,5 +1,6 @@
 """Checkpoints of a run with Orbax: written in the background, the newest and the best kept, exact to resume from."""
 
+import contextlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,7 +21,7 @@ class Checkpoints:
     """The checkpoints of one run, numbered by its steps done.
 
     Each holds `weights` (those that train, by attribute path), `optimizer`, and `run`: what belongs to the weights, as
-    JSON (data position, fingerprint of the base weights, metrics).
+    JSON (data position, fingerprints of records and base weights, prompt texts).
     """
 
     def __init__(self, workdir: Path, keep: int = 1, best: str | None = None, read_only: bool = False):
@@ -70,7 +71,8 @@ class Checkpoints:
 
     def run(self, step: int) -> dict:
         """What `save` was given as `run`."""
-        return self._manager.restore(step, args=ocp.args.Composite(run=ocp.args.JsonRestore())).run
+        with _readable(step):
+            return self._manager.restore(step, args=ocp.args.Composite(run=ocp.args.JsonRestore())).run
 
     def restore(self, step: int, state: State) -> State:
         """`state` with the arrays of a checkpoint; its structure must be the one that was saved."""
@@ -92,11 +94,8 @@ class Checkpoints:
                 raise InputError(f"checkpoint {step} is of another model or optimizer: its {item} have {differ[0]} as "
                                  f"{saved.get(differ[0])}, not {wanted.get(differ[0])}")  # fmt: skip
         args = {item: ocp.args.StandardRestore(_named(tree)) for item, tree in trees.items()}
-        try:
+        with _readable(step):
             restored = self._manager.restore(step, args=ocp.args.Composite(**args))
-        except (ValueError, KeyError, OSError) as error:
-            line = (str(error).splitlines() or ["?"])[0]
-            raise InputError(f"checkpoint {step} cannot be read ({line}); remove it to use the one before") from error
         return [jax.tree.unflatten(jax.tree.structure(tree), [_placed(restored[item][name], x)
                                                               for name, x in _named(tree).items()])
                 for item, tree in trees.items()]  # fmt: skip
@@ -104,7 +103,18 @@ class Checkpoints:
     def _shapes(self, step: int, item: str) -> dict[str, tuple[int, ...]]:
         """{name: shape} of the arrays that a checkpoint holds."""
         self._manager.wait_until_finished()
-        return {name: tuple(array.shape) for name, array in dict(self._manager.item_metadata(step)[item]).items()}
+        with _readable(step):
+            return {name: tuple(array.shape) for name, array in dict(self._manager.item_metadata(step)[item]).items()}
+
+
+@contextlib.contextmanager
+def _readable(step: int):
+    """Tells in one line that a checkpoint is damaged, whatever Orbax finds first."""
+    try:
+        yield
+    except (AttributeError, KeyError, OSError, TypeError, ValueError) as error:
+        line = (str(error).splitlines() or ["?"])[0]
+        raise InputError(f"checkpoint {step} cannot be read ({line}); remove it to use the one before") from error
 
 
 def _placed(restored: jax.Array, like: jax.Array) -> jax.Array:

@@ -7,7 +7,7 @@ import numpy as np
 
 from perl_jax import permute, rollout, statistics
 from perl_jax.prompts import Prompts, decoded
-from perl_jax.rewards.boxed import extract_boxed
+from perl_jax.rewards.boxed import extract_boxed, normalized
 
 NAMES = {"canonical": "accuracy", "permuted": "permuted_accuracy", "worst": "worst_order", "flip": "flip_rate",
          "single": "single_image_accuracy"}  # fmt: skip
@@ -61,6 +61,7 @@ def predictions(asked: Sequence[Question], texts: Sequence[Sequence[str]], grade
         for number, (order, text) in enumerate(zip(question.orders, responses)):
             score = next(scores)
             boxed = extract_boxed(text)
+            meaning = None if boxed is None else permute.canonical_answer(normalized(boxed), question.record, order)
             rows.append({
                 "id": question.record["id"],
                 "source": question.record["source"],
@@ -69,7 +70,7 @@ def predictions(asked: Sequence[Question], texts: Sequence[Sequence[str]], grade
                 "images": len(order),
                 "text": text,
                 "answer": question.samples[number]["answer"],
-                "meaning": None if boxed is None else permute.canonical_answer(boxed, question.record, order),
+                "meaning": meaning,
                 "correct": bool(score.get("accuracy", score["reward"]) >= 0.5),
             })  # fmt: skip
     return rows

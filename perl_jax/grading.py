@@ -12,6 +12,7 @@ import contextlib
 import logging
 import math
 import resource
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from multiprocessing import context, spawn
 from threading import Lock
@@ -54,6 +55,11 @@ class Grader:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    @property
+    def failed(self) -> int:
+        """The responses that got zero because their reward failed, so far."""
+        return self.timeouts + self.crashes + self.errors
 
     def close(self) -> None:
         """Stops the workers, also in the middle of a response."""
@@ -145,8 +151,10 @@ def _outcome(future) -> list[_Scored] | Exception:
 
 
 def _prepare(reward_name: str, memory: int) -> None:
-    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
-    resource.setrlimit(resource.RLIMIT_DATA, (memory if hard == resource.RLIM_INFINITY else min(memory, hard), hard))
+    if sys.platform != "darwin":  # macOS does not take this limit; the clock holds there alone
+        _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+        limit = memory if hard == resource.RLIM_INFINITY else min(memory, hard)
+        resource.setrlimit(resource.RLIMIT_DATA, (limit, hard))
     rewards.find(reward_name)  # imported before the clock of the first chunk runs
 
 

@@ -1,4 +1,4 @@
-"""Group-relative advantages and the clipped policy loss: pure functions of arrays (DESIGN of PeRL, section 3.2).
+"""Group-relative advantages and the clipped policy loss: pure functions of arrays (PeRL, section 3.2).
 
 Letters: Q questions, O orders of a question's images, G rollouts of one order, R response tokens.
 """
@@ -56,7 +56,7 @@ def token_weights(mask, aggregate: str = "token-mean", norm_length: int | None =
     if aggregate == "seq-mean-token-mean":
         return mask / jnp.maximum(lengths, 1) / responses
     if aggregate == "seq-mean-token-sum-norm":
-        return mask / (norm_length or mask.shape[-1]) / responses
+        return mask / (mask.shape[-1] if norm_length is None else norm_length) / responses
     raise ValueError(f"aggregate is one of {', '.join(AGGREGATES)}, not {aggregate!r}")
 
 

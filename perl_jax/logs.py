@@ -3,6 +3,7 @@
 import contextlib
 import importlib.metadata
 import json
+import os
 import subprocess
 import sys
 import time
@@ -54,8 +55,8 @@ class RunLog:
         self._workdir = workdir
         _append_run(workdir / "run.json", {"config": config, **environment(), **facts})
         self._tensorboard = SummaryWriter(str(workdir / "tensorboard"))
-        self._metrics = (workdir / "metrics.jsonl").open("a", encoding="utf-8")
-        self._rollouts = (workdir / "rollouts.jsonl").open("a", encoding="utf-8")
+        self._metrics = _appended(workdir / "metrics.jsonl")
+        self._rollouts = _appended(workdir / "rollouts.jsonl")
         self._console = Console(stderr=True, highlight=False)
         self._last, self._left = last, None
 
@@ -142,6 +143,13 @@ def _append_run(file: Path, entry: Mapping) -> None:
     partial = file.with_suffix(".partial")
     partial.write_text(json.dumps([*runs, entry], indent=2, default=_plain), encoding="utf-8")
     partial.replace(file)
+
+
+def _appended(file: Path):
+    """The file, open for more lines; a last line that a killed run left unfinished is cut."""
+    if file.exists() and not (content := file.read_bytes()).endswith(b"\n"):
+        os.truncate(file, content.rfind(b"\n") + 1)
+    return file.open("a", encoding="utf-8")
 
 
 def _plain(value):

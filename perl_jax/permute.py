@@ -1,6 +1,6 @@
 """Orders of a question's images: what changes when they move, and which orders a training step shows.
 
-A sample is a plain dict (DESIGN 4): `id`, `images`, `question`, `answer`, `order_effect`, and optionally `choices`,
+A sample is a plain dict: `id`, `images`, `question`, `answer`, `order_effect`, and optionally `choices`,
 `kind`, `movable`, `captions`. References to images are symbols in its text, i being a place counted from 0:
 
     <image:i>           the slot where image i is shown
@@ -9,7 +9,7 @@ A sample is a plain dict (DESIGN 4): `id`, `images`, `question`, `answer`, `orde
 so moving the images is an exact rewriting of symbols, and words appear only in `render`. (Words count places, not
 occurrences: a text should number its slots in the order in which they stand.) An answer that lists an order
 is stored as mentions too: "{image:1|number}→{image:0|number}". Method: PeRL, permutation of the image sequence with
-rephrasing (paper, section on permuted rollouts); the schedule and the draws follow DESIGN 4.
+rephrasing (paper, section on permuted rollouts); the schedule is the paper's, linear.
 """
 
 import hashlib

@@ -62,7 +62,8 @@ def generate(model: qwen.Qwen2_5_VL, prompts: Sequence, samples: int = 8, max_ne
                        min(int(top_k), model.config.text.vocab_size), tuple(sorted({int(e) for e in eos_ids})),
                        model.source.pad_id if model.source else 0)  # fmt: skip
     graph, weights = nnx.split(model)
-    *streams, lengths = jax.device_get(_generate(graph, options, weights, inputs, seed, ids.astype(np.uint32)))
+    seed, ids = np.uint32(seed % 2**32), ids.astype(np.uint32)
+    *streams, lengths = jax.device_get(_generate(graph, options, weights, inputs, seed, ids))
     longest = max(int(lengths.max()), 1)
     return Rollouts(*(stream[..., :longest] for stream in streams), lengths)
 

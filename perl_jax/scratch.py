@@ -131,6 +131,8 @@ def _network_config(config, tokenizer) -> qwen.Config:
         "vision": {"out_hidden_size": config["text"]["hidden_size"]} if "hidden_size" in config.get("text", {}) else {},
     }
     parts = {}
+    if unknown := sorted(set(config) - {"vision", "text"}):
+        raise InputError(f"{unknown[0]} cannot be set for a new model; its parts are vision and text")
     for section, kind in (("vision", qwen.VisionConfig), ("text", qwen.TextConfig)):
         given = {key: tuple(value) if isinstance(value, list) else value
                  for key, value in dict(config.get(section, {})).items()}

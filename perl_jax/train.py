@@ -15,7 +15,7 @@ from ml_collections import config_flags
 
 from models.errors import InputError
 from perl_jax import batch as batches
-from perl_jax import checkpoint, cli, evaluation, logs, metrics, permute, policy, prepare, records, update
+from perl_jax import checkpoint, cli, evaluation, logs, metrics, permute, policy, prepare, records, settings, update
 from perl_jax.grading import Grader
 from perl_jax.pipeline import Stream
 
@@ -24,6 +24,7 @@ logger = logging.getLogger(__name__)
 
 def train(config, workdir: Path) -> None:
     """Runs, or resumes, the experiment `config` in `workdir`. Raises InputError for what a person can mend."""
+    settings.check(config)
     workdir.mkdir(parents=True, exist_ok=True)
     data = data_directory(config, workdir)
     base = policy.load(config, workdir, texts(config, data))
@@ -32,9 +33,8 @@ def train(config, workdir: Path) -> None:
     last = config.warmup.steps + config.total_steps
 
     with (
-        Grader(config.reward.name, workers=config.reward.workers, timeout=config.reward.timeout) as grader,
+        Grader(config.reward, **config.grading) as grader,
         checkpoint.Checkpoints(workdir, config.checkpoint.keep, config.checkpoint.best or None) as checkpoints,
-        logs.RunLog(workdir, config.to_dict(), last, **facts) as log,
     ):
         source = batches.Source(config, Stream(data, split=config.data.split, seed=config.seed), base.prompts, grader)
         done = checkpoints.latest() or 0
@@ -43,37 +43,40 @@ def train(config, workdir: Path) -> None:
         if done:
             state = resume(checkpoints, done, state, source, facts)
 
-        def evaluate(step: int) -> dict[str, float]:
-            found = {}
-            for name, asked in held_out.items():
-                rows = evaluation.ask(state.model, asked, source.prompts, grader, config.sampling.max_new_tokens,
-                                      config.eval.batch)  # fmt: skip
-                values = {f"eval/{key}": value for key, value in evaluation.summary(rows).items()}
-                log.evaluation(name, stage(config, step), step, values, rows)
-                found = found or values  # the first set says which checkpoint is best
-            if found and config.checkpoint.best and config.checkpoint.best not in found:
-                raise InputError(f"config.checkpoint.best is {config.checkpoint.best!r}, but the evaluation says only "
-                                 f"{', '.join(found)}")  # fmt: skip
-            return found
+        with logs.RunLog(workdir, config.to_dict(), last, **facts) as log:
 
-        if not done:
-            evaluate(0)
-        for step in log.track(done + 1):
-            clock = logs.Clock()
-            if step == config.warmup.steps + 1:
-                state = update.init(state.model, optimizer(config, step), trainable(config))
+            def evaluate(step: int) -> dict[str, float]:
+                found = {}
+                for name, asked in held_out.items():
+                    rows = evaluation.ask(state.model, asked, source.prompts, grader, config.sampling.max_new_tokens,
+                                          config.eval.batch)  # fmt: skip
+                    place = "eval/" + f"{name}/" * bool(found)  # the first set, which says what is best, by plain names
+                    values = {place + key: value for key, value in evaluation.summary(rows).items()}
+                    log.evaluation(name, stage(config, step), step, values, rows)
+                    found = found or values
+                if found and config.checkpoint.best and config.checkpoint.best not in found:
+                    raise InputError(f"config.checkpoint.best is {config.checkpoint.best!r}, but the evaluation says "
+                                     f"only {', '.join(found)}")  # fmt: skip
+                return found
 
-            run_step = perl if step > config.warmup.steps else warm_up
-            state, values, groups = run_step(config, step, state, source, reference, clock)
+            if not done:
+                evaluate(0)
+            for step in log.track(done + 1):
+                clock = logs.Clock()
+                if step == config.warmup.steps + 1:
+                    state = update.init(state.model, optimizer(config, step), trainable(config))
 
-            log.groups([{"stage": stage(config, step), "step": step, **group} for group in groups])
-            log.step(stage(config, step), step, {**values, **clock.metrics()})
-            if bad := [f"{name} {value}" for name, value in values.items() if not np.isfinite(value)]:
-                raise InputError(f"step {step}: {', '.join(bad)}; look at this step in {workdir}/rollouts.jsonl")
-            scores = evaluate(step) if step == last or step % config.eval.every == 0 else {}
-            if scores or step == last or step % config.checkpoint.every == 0:
-                about = {**facts, "stream": source.stream.state(), "prompt": json.loads(source.prompts.to_json())}
-                checkpoints.save(step, state, about, scores)
+                run_step = perl if step > config.warmup.steps else warm_up
+                state, values, groups = run_step(config, step, state, source, reference, clock)
+
+                log.groups([{"stage": stage(config, step), "step": step, **group} for group in groups])
+                log.step(stage(config, step), step, {**values, **clock.metrics()})
+                if bad := [f"{name} {value}" for name, value in values.items() if not np.isfinite(value)]:
+                    raise InputError(f"step {step}: {', '.join(bad)}; see {workdir}/metrics.jsonl and rollouts.jsonl")
+                scores = evaluate(step) if step == last or step % config.eval.every == 0 else {}
+                if scores or step == last or step % config.checkpoint.every == 0:
+                    about = {**facts, "stream": source.stream.state(), "prompt": json.loads(source.prompts.to_json())}
+                    checkpoints.save(step, state, about, scores)
 
 
 def perl(config, step, state, source, reference, clock):
@@ -128,17 +131,16 @@ def with_logprobs(field: str, model, groups, forward) -> list[update.Group]:
 def warm_up(config, step, state, source, reference, clock):
     """One supervised step: GRPO with the reference answer as the only rollout, advantage 1, is maximum likelihood."""
     del reference
-    processor = source.prompts.processor
     with clock("data"):
         questions = batches.draw(source, config.warmup.questions, n_s=0, p=0.0, step=step)
-        answers = [taught_response(config, question.samples[0]) for question in questions]
+        answers = [taught_tokens(config, question.samples[0], source.prompts.processor) for question in questions]
     with clock("update"):
         groups = [
             update.Group(
                 images=question.record["images"],
                 orders=question.orders,
                 prompts=[question.prompts[0][0]],
-                responses=[[[*processor.encode(answer), processor.eos_ids[0]]]],
+                responses=[[answer]],
                 advantages=np.ones((1, 1)),
             )
             for question, answer in zip(questions, answers)
@@ -155,6 +157,15 @@ def taught_response(config, sample) -> str:
     captions = "".join(config.warmup.caption.format(place=i + 1, caption=caption)
                        for i, caption in enumerate(sample.get("captions", ())))  # fmt: skip
     return config.warmup.response.replace("{captions}", captions).replace("{answer}", sample["answer"])
+
+
+def taught_tokens(config, sample, processor) -> list[int]:
+    """`taught_response` as token ids with an EOS; InputError where a rollout would have no room for it."""
+    ids = [*processor.encode(taught_response(config, sample)), processor.eos_ids[0]]
+    if len(ids) > config.sampling.max_new_tokens:
+        raise InputError(f"record {sample['id']!r}: the warm-up's response has {len(ids)} tokens, more than "
+                         f"config.sampling.max_new_tokens = {config.sampling.max_new_tokens}; raise that")
+    return ids
 
 
 def stage(config, step: int) -> str:
@@ -196,8 +207,15 @@ def data_directory(config, workdir: Path) -> str:
     if not c.directory and not c.source:
         raise InputError("config.data.directory must name a set of records, or config.data.source an embedded source")
     directory = Path(c.directory or workdir / "data")
-    if not c.directory and not directory.exists():
-        prepare.build(c.source, str(directory), seed=config.seed, **c.options)
+    if not c.directory:
+        made = {"source": c.source, "seed": config.seed, "options": c.options.to_dict()}
+        said = workdir / "data.json"  # written first: records that are there are what it says
+        if directory.exists() and said.exists() and json.loads(said.read_text()) != json.loads(json.dumps(made)):
+            raise InputError(f"{directory} was made with other settings ({said}) than config.data and config.seed say; "
+                             "give those, or a new --workdir")  # fmt: skip
+        if not directory.exists():
+            said.write_text(json.dumps(made))
+            prepare.build(c.source, str(directory), seed=config.seed, **c.options)
     return str(directory)
 
 
@@ -213,8 +231,6 @@ def texts(config, data: str):
 
 def held_out_questions(config, data: str, name: str, prompts) -> list[evaluation.Question]:
     """The first `config.eval.limit` records of a split, in the orders that they are asked in."""
-    if not isinstance(name, str):
-        raise InputError(f"config.eval.sets must hold names of splits, such as ('eval',), not {config.eval.sets}")
     split = records.open_split(data, name)
     chosen = [split[i] for i in range(min(len(split), config.eval.limit))]
     return evaluation.questions(chosen, prompts, config.eval.permute, config.seed)
@@ -224,9 +240,7 @@ FLAGS = flags.FLAGS
 
 
 def main(_) -> None:
-    for name, part in FLAGS.config.items():  # a part that is assigned as a whole may hold wrong keys and lack others
-        if hasattr(part, "is_locked") and not part.is_locked and name != "scratch":
-            raise InputError(f"config.{name} is replaced as a whole; set config.{name}.{', '.join(part)} one by one")
+    settings.check_parts(FLAGS.config)
     train(FLAGS.config, Path(FLAGS.workdir))
 
 

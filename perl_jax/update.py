@@ -82,7 +82,6 @@ class Options(NamedTuple):
 
     losses: tuple[tuple[str, float | None], ...]
     aggregate: str
-    norm_length: int | None
     temperature: float
     remat: bool
 
@@ -103,18 +102,21 @@ def step(state: State, groups: Sequence[Group], *, clip_low=0.2, clip_high=0.2, 
     if kl_coef and any(group.ref_logprobs is None for group in groups):
         raise ValueError("kl_coef > 0 needs ref_logprobs in every group: update.logprobs of the reference policy")
     losses = {"clip_low": clip_low, "clip_high": clip_high, "dual_clip": dual_clip, "kl_coef": kl_coef}
-    options = Options(tuple(losses.items()), aggregate, norm_length, temperature, remat)
+    options = Options(tuple(losses.items()), aggregate, temperature, remat)
     groups = sorted(groups, key=lambda group: not (kl_coef or np.any(group.advantages)))  # those with a signal first
     taught = sum(bool(kl_coef or np.any(group.advantages)) for group in groups)
     rows = pack_rows(state.model.config, groups, micro_batches, questions, min_pixels, max_pixels)
     per_batch = rows.mask.shape[1] // len(groups[0].responses)
-    return _step(state, rows, -(-taught // per_batch), options)
+    if norm_length is None:
+        norm_length = max(len(r) for group in groups for responses in group.responses for r in responses)
+    # Without a signal anywhere one micro-batch is computed all the same: its gradient is 0, its metrics are true.
+    return _step(state, rows, max(1, -(-taught // per_batch)), np.float32(max(norm_length, 1)), options)
 
 
-@partial(jax.jit, static_argnums=3, donate_argnums=0)
-def _step(state: State, rows: Rows, used, options: Options):
+@partial(jax.jit, static_argnums=4, donate_argnums=0)
+def _step(state: State, rows: Rows, used, norm_length, options: Options):
     """`used`: how many of the M micro-batches, from the first on, have a gradient."""
-    weights = grpo.token_weights(rows.mask, options.aggregate, options.norm_length)  # over all of them
+    weights = grpo.token_weights(rows.mask, options.aggregate, norm_length)  # over all of them
 
     def objective(trainable, rows: Rows, weights):
         model = nnx.merge(state.graph, trainable, state.frozen)
@@ -265,7 +267,9 @@ def pack_rows(config: qwen.Config, groups: Sequence[Group], micro_batches: int, 
 
     def optional(name):
         given = [getattr(group, name) for group in groups]
-        return None if any(x is None for x in given) else ragged([row for x in given for row in x], np.float32)
+        if len({x is None for x in given}) > 1:
+            raise ValueError(f"{name} must be given for all groups or for none")
+        return None if given[0] is None else ragged([row for x in given for row in x], np.float32)
 
     advantages = np.zeros((count, G), np.float32)
     for q, group in enumerate(groups):

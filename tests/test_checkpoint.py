@@ -73,6 +73,19 @@ def test_the_newest_and_the_best_are_kept(model, tmp_path):
         assert checkpoints.latest() == 5 and checkpoints.best() == 2
 
 
+def test_a_damaged_checkpoint_is_named(model, tmp_path):
+    state = jax.tree.map(jnp.array, state_of(model, seed=1, trainable=lambda path: path.endswith("norm.scale")))
+    with checkpoint.Checkpoints(tmp_path, keep=3) as checkpoints:
+        checkpoints.save(3, state, RUN, {})
+    for file in (tmp_path / checkpoint.FOLDER / "3").rglob("*"):
+        if file.is_file() and file.parent.name != "3":
+            file.write_bytes(b"")
+    with checkpoint.Checkpoints(tmp_path, read_only=True) as checkpoints:
+        for read in (lambda: checkpoints.run(3), lambda: checkpoints.restore(3, state)):
+            with pytest.raises(InputError, match="checkpoint 3 cannot be read"):
+                read()
+
+
 def test_a_half_written_checkpoint_does_not_count(model, tmp_path):
     state = jax.tree.map(jnp.array, state_of(model, seed=1, trainable=lambda path: path.endswith("norm.scale")))
     with checkpoint.Checkpoints(tmp_path, keep=3) as checkpoints:

@@ -153,7 +153,7 @@ def test_scratch_and_options_are_open():
     ("model=somewhere", "somewhere: no such directory"),
     ("data.directory=somewhere", "somewhere holds no records"),
     ("data.source=none", "none"),
-    ("reward.name=none", "none"),
+    ("reward=none", "none"),
     ("eval.sets=('nope',)", "nope"),
     ("eval.sets=3", "config.eval.sets must hold names"),
 ])

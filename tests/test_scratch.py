@@ -128,3 +128,8 @@ def test_used_directories_and_tiny_vocabularies_are_refused(model_dir, tmp_path)
     with pytest.raises(InputError, match="at least 270"):
         scratch.make(tmp_path / "model", SIZES, TEXTS, vocab_size=100)
     assert json.loads((model_dir / "config.json").read_text())["model_type"] == "qwen2_5_vl"
+
+
+def test_a_part_that_is_none(tmp_path):
+    with pytest.raises(InputError, match=r"depth cannot be set .* vision and text"):
+        scratch.make(tmp_path / "model", SIZES.to_dict() | {"depth": 3}, TEXTS)

@@ -17,7 +17,7 @@ import tiny_run
 from configs import base
 from models import qwen2_5_vl as qwen
 from models.errors import InputError
-from perl_jax import batch, checkpoint, permute, policy, prompts, records, train, update
+from perl_jax import batch, checkpoint, logs, permute, policy, prompts, records, rewards, rollout, train, update
 from perl_jax.pipeline import Stream
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -25,6 +25,7 @@ LAST = tiny_run.WARMUP + tiny_run.STEPS
 UPDATE = {"loss", "grad_norm", "update_norm", "entropy", "logprob", "tokens", "computed_share"}
 NAMES = {
     "reward/mean", "reward/accuracy", "reward/format", "reward/kind/number", "group/all_right", "group/all_wrong",
+    "grading/failed",
     "advantage/std", "advantage/zero_share", "reward/between_order_variance", "reward/within_order_variance",
     "permute/probability", "permute/share", "response/truncated", "response/length_mean", "response/length_max",
     "update/clip_low", "update/clip_high", "update/clip_dual", "update/ratio", "update/ratio_max", "update/sampler_gap",
@@ -128,6 +129,15 @@ def test_a_run_that_goes_on_from_a_checkpoint_ends_as_one_that_was_not_cut(tmp_p
     assert_same_outcome(workdir)
 
 
+def test_a_line_that_a_kill_cut_is_gone_when_the_next_is_written(tmp_path):
+    for name in ("metrics.jsonl", "rollouts.jsonl"):
+        (tmp_path / name).write_text('{"step": 1}\n{"step": 2, "x"')
+    with logs.RunLog(tmp_path, {}, 3) as log:
+        log.groups([{"step": 3}])
+    assert [line["step"] for line in lines(tmp_path / "rollouts.jsonl")] == [1, 3]
+    assert [line["step"] for line in lines(tmp_path / "metrics.jsonl")] == [1]
+
+
 def test_a_killed_run_goes_on_exactly(tmp_path):
     """`kill -9` right after a step, with its predecessor's checkpoint perhaps still being written."""
     workdir = tmp_path / "run"
@@ -161,7 +171,7 @@ def test_another_base_or_other_data_is_refused(tmp_path):
     qwen.save(qwen.load(workdir / "init"), tmp_path / "other", dtype="bfloat16")
     with pytest.raises(InputError, match="other base weights"):
         tiny_run.run(workdir, scratch={}, model=str(tmp_path / "other"))
-    with pytest.raises(InputError, match="saved data position belongs to seed 0"):
+    with pytest.raises(InputError, match="made with other settings"):
         tiny_run.run(workdir, seed=1)
 
 
@@ -192,7 +202,7 @@ def test_the_reference_policy_and_several_optimizer_steps_a_batch(tmp_path):
 
 
 def test_groups_without_a_signal_make_no_step(tmp_path):
-    steps = short(tmp_path, online_filter="drop", **{"reward.name": "tiny_reward:nothing"})
+    steps = short(tmp_path, online_filter="drop", reward="tiny_reward:nothing")
     assert all(line["update/loss"] == 0 and line["group/kept"] == 0 for line in steps)
     model = qwen.load(tmp_path / "init")
     before = {name: np.array(value) for name, value in qwen.named(model).items()}
@@ -202,7 +212,7 @@ def test_groups_without_a_signal_make_no_step(tmp_path):
 
 
 def test_refill_draws_further_questions_and_counts_them(tmp_path):
-    steps = short(tmp_path, online_filter="refill", refill_rounds=5, **{"reward.name": "tiny_reward:rare"})
+    steps = short(tmp_path, online_filter="refill", refill_rounds=5, reward="tiny_reward:rare")
     config = tiny_run.config()
     for line in steps:
         assert line["group/kept"] == config.questions or line["group/rounds"] == 5
@@ -240,7 +250,7 @@ def stops_unsaved(words: str, workdir: Path, **changes):
 
 @pytest.mark.parametrize(("words", "changes"), [
     ("step 1: .*update/loss nan", {}),
-    ("step 1: response/entropy nan", {"online_filter": "drop", "reward.name": "tiny_reward:nothing"}),
+    ("step 1: response/entropy nan", {"online_filter": "drop", "reward": "tiny_reward:nothing"}),
 ])
 def test_a_base_of_nan_stops_the_run_with_the_step(tmp_path, words, changes):
     model = qwen.load(tiny_run.trained() / "init")
@@ -258,7 +268,7 @@ def test_new_weights_of_nan_stop_the_run_though_the_loss_is_a_number(tmp_path):
 
 def test_every_evaluation_has_its_checkpoint(tmp_path):
     often = {"eval.sets": ("eval",), "eval.every": 2, "checkpoint.every": 9, "online_filter": "drop",
-             "reward.name": "tiny_reward:nothing"}  # fmt: skip
+             "reward": "tiny_reward:nothing"}  # fmt: skip
     short(tmp_path, total_steps=3, **often)
     with checkpoint.Checkpoints(tmp_path, read_only=True) as checkpoints:
         assert checkpoints.steps() == [2, 3] and checkpoints.best() in (2, 3)
@@ -267,6 +277,13 @@ def test_every_evaluation_has_its_checkpoint(tmp_path):
 def test_a_best_metric_that_no_evaluation_says(tmp_path):
     with pytest.raises(InputError, match=r"best is 'accuracy', but .* eval/accuracy, eval/permuted_accuracy, .*"):
         short(tmp_path, **{"eval.sets": ("eval",), "checkpoint.best": "accuracy"})
+
+
+def test_a_second_set_has_names_of_its_own(tmp_path):
+    short(tmp_path, total_steps=1, **{"eval.sets": ("eval", "train"), "eval.limit": 4})
+    (first, second) = [line for line in lines(tmp_path / "metrics.jsonl") if line["step"] == 0]
+    assert "eval/accuracy" in first and "eval/train/accuracy" in second and not first.keys() & second.keys() - {
+        "stage", "step"}  # fmt: skip
 
 
 # The config
@@ -312,3 +329,41 @@ def flat(config, prefix: str = "") -> list[str]:
     for key, value in config.items():
         keys += flat(value, f"{prefix}{key}.") if hasattr(value, "items") and len(value) else [prefix + key]
     return keys
+
+
+def test_records_are_made_once_for_one_setting(tmp_path):
+    config = tiny_run.config()
+    made = train.data_directory(config, tmp_path)
+    assert train.data_directory(config, tmp_path) == made
+    config.data.options.train_size = 25
+    with pytest.raises(InputError, match=r"made with other settings .* new --workdir"):
+        train.data_directory(config, tmp_path)
+
+
+def test_a_taught_response_must_have_room(tmp_path):
+    with pytest.raises(InputError, match=r"record 'digits-train-0-\d+': the warm-up's response has \d+ tokens"):
+        tiny_run.run(tmp_path, **{"sampling.max_new_tokens": 2})
+
+
+def test_a_cut_response_fails_the_format():
+    """Told by its last token, whatever its text says."""
+    class Processor:
+        eos_ids = (9,)
+
+        def decode(self, tokens):
+            return "<think></think>\\boxed{1}"
+
+    class Grader:
+        failed = 0
+
+        def grade(self, pairs):
+            return [rewards.find("boxed")(sample, text) for sample, text in pairs]
+
+    config = tiny_run.config(n_s=0)
+    record = {"id": "a", "source": "s", "kind": "number"}
+    question = batch.Question(record, [(0,)], [{**record, "answer": "1"}], None)
+    source = batch.Source(config, None, prompts.Prompts(Processor(), "", "", 1, 1, 9), Grader())
+    out = rollout.Rollouts(np.array([[[1, 9], [1, 1]]]), *np.zeros((2, 1, 2, 2), np.float32), np.array([[2, 2]]))
+    graded = batch.grade(source, 0.0, [question], out)
+    np.testing.assert_allclose(graded.rewards, [[[1.0, 0.9]]])
+    assert graded.log["response/truncated"] == 0.5 and graded.log["reward/format"] == 0.5

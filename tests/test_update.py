@@ -312,6 +312,25 @@ def test_chunks_of_logits_change_nothing(model, monkeypatch):
     np.testing.assert_allclose(whole_gradient, exact, atol=1e-5)
 
 
+def test_a_sum_is_over_the_longest_response_by_default(model, groups):
+    """As `grpo.loss` has it, not over the bucket that responses are padded to; another length is no other program."""
+    options = {"aggregate": "seq-mean-token-sum-norm"}
+    metrics, gradient = stepped(model, groups, **options)
+    loss, expected = plain(model, groups, **options)
+    assert metrics["loss"] == pytest.approx(loss, rel=1e-4, abs=1e-6)
+    assert_close(gradient, expected)
+    compiled = update._step._cache_size()
+    halved, _ = stepped(model, groups, norm_length=2 * R, **options)
+    assert halved["grad_norm"] == pytest.approx(metrics["grad_norm"] / 2, rel=1e-4)
+    assert update._step._cache_size() == compiled
+
+
+def test_log_probs_for_some_groups_only(model, off_policy):
+    groups = [off_policy[0][0]._replace(old_logprobs=None), *off_policy[0][1:]]
+    with pytest.raises(ValueError, match="old_logprobs must be given for all groups or for none"):
+        update.step(update.init(model, DESCENT), groups)
+
+
 # Groups without a signal.
 
 
@@ -328,8 +347,8 @@ def test_groups_without_a_signal_are_left_out_and_counted(model, groups):
     compiled = update._step._cache_size()
     rows = update.pack_rows(model.config, groups, 2, None, None, None)
     options = update.Options((("clip_low", 0.2), ("clip_high", 0.2), ("dual_clip", 3.0), ("kl_coef", 0.0)),
-                             "token-mean", None, 1.0, False)  # fmt: skip
-    expected, all_of_them = update._step(update.init(model, DESCENT), rows, 2, options)
+                             "token-mean", 1.0, False)  # fmt: skip
+    expected, all_of_them = update._step(update.init(model, DESCENT), rows, 2, np.float32(R), options)
     assert update._step._cache_size() == compiled
     for name in ("loss", "grad_norm", "update_norm", "tokens"):
         assert float(metrics[name]) == pytest.approx(float(all_of_them[name]), rel=1e-5), name
@@ -342,8 +361,8 @@ def test_groups_without_a_signal_are_left_out_and_counted(model, groups):
 
 def test_no_signal_at_all_changes_nothing(model, groups):
     state, metrics = update.step(update.init(model, DESCENT), without_signal(groups, [0, 1, 2]), micro_batches=2)
-    assert metrics["loss"] == metrics["grad_norm"] == metrics["update_norm"] == metrics["computed_share"] == 0
-    assert metrics["tokens"] == np.sum(LENGTHS)
+    assert metrics["loss"] == metrics["grad_norm"] == metrics["update_norm"] == 0
+    assert metrics["tokens"] == np.sum(LENGTHS) and metrics["entropy"] > 0 and metrics["ratio"] == pytest.approx(1)
     assert leaf_bytes(qwen.named(state.model)) == leaf_bytes(qwen.named(model))
 
 

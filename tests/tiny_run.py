@@ -1,4 +1,4 @@
-"""Training runs of a minute's model on real digits, small enough for tests: one whole run is shared by many of them."""
+"""Training runs of a micro model on real digits, short enough for tests: one whole run is shared by many of them."""
 
 import atexit
 import functools
@@ -49,8 +49,8 @@ def config(**changes):
         "questions": 2,
         "rollouts": 2,
         "sampling.max_new_tokens": 8,
-        "reward.name": "tiny_reward:score",
-        "reward.workers": 1,
+        "reward": "tiny_reward:score",
+        "grading.workers": 1,
         "loss.kl_coef": 0.0,
         "optimizer.learning_rate": 1e-2,
         "optimizer.steps_per_batch": 1,

@@ -1,4 +1,4 @@
-r"""The paper's reward: 0.9 * accuracy of the boxed answer + 0.1 * format (PeRL, reward section; DESIGN 4).
+r"""The paper's reward: 0.9 * accuracy of the boxed answer + 0.1 * format (PeRL, reward section).
 
 Letters, yes/no, image names, texts and orders are compared by exact rules: a grader of mathematics takes words for
 products of letters. Numbers and formulas go to math-verify with its own time limits off (they are signals, and would
@@ -27,6 +27,8 @@ _ARROW_OR_SPACE = re.compile(r"(?:\\(?:[Ll]ong)?[Rr]ightarrow|\\to(?![a-z])|\\[,
 def score(record: Mapping[str, object], text: str) -> dict[str, float]:
     r"""{"reward", "accuracy", "format"} of a whole response; `record` is rendered, with `answer` and maybe `kind`.
 
+    A response that its limit has cut (`truncated` in the record) fails the format.
+
     >>> score({"answer": "B", "kind": "choice"}, r"<think>look</think> \boxed{B}")
     {'reward': 1.0, 'accuracy': 1.0, 'format': 1.0}
     >>> score({"answer": "B", "kind": "choice"}, r"\boxed{B}")
@@ -36,7 +38,7 @@ def score(record: Mapping[str, object], text: str) -> dict[str, float]:
     """
     prediction = extract_boxed(text)
     accuracy = float(prediction is not None and is_correct(record, prediction))
-    layout = float(has_format(text))
+    layout = float(has_format(text) and not record.get("truncated"))
     return {"reward": 0.9 * accuracy + 0.1 * layout, "accuracy": accuracy, "format": layout}
 
 

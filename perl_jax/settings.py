@@ -1,0 +1,53 @@
+"""What a config must say for a run to start: told in one line before anything is computed or written."""
+
+from models.errors import InputError
+from perl_jax import grpo
+
+ONE_OF = {
+    "online_filter": ("off", "drop", "refill"),
+    "advantage_scale": ("std", "none"),
+    "loss.aggregate": grpo.AGGREGATES,
+}
+AT_LEAST = {
+    "warmup.steps": 0, "warmup.questions": 1, "total_steps": 0, "questions": 1, "rollouts": 1, "n_s": 0,
+    "refill_rounds": 1, "sampling.max_new_tokens": 1, "sampling.top_k": 0, "optimizer.steps_per_batch": 1,
+    "micro_batches": 1, "eval.every": 1, "eval.limit": 1, "eval.permute": 0, "eval.batch": 1, "checkpoint.every": 1,
+    "checkpoint.keep": 1, "log_groups": 0, "prompt.max_tokens": 1,
+}  # fmt: skip
+
+
+def check(config) -> None:
+    """Raises InputError, with the key, for a value with which no run could be right."""
+    said = dict(_flat(config))
+    for key, known in ONE_OF.items():
+        if said[key] not in known:
+            raise InputError(f"config.{key} is one of {', '.join(known)}, not {said[key]!r}")
+    for key, least in AT_LEAST.items():
+        if said[key] < least:
+            raise InputError(f"config.{key} is {said[key]}; it must be at least {least}")
+    if said["sampling.temperature"] <= 0 or not 0 < said["sampling.top_p"] <= 1:
+        raise InputError("config.sampling: temperature must be above 0, and top_p above 0 and at most 1")
+    if not all(isinstance(name, str) for name in said["eval.sets"]):
+        raise InputError(f"config.eval.sets must hold names of splits, such as ('eval',), not {said['eval.sets']}")
+    try:
+        said["warmup.caption"].format(place=1, caption="")
+    except (KeyError, IndexError, ValueError) as error:
+        raise InputError(f"config.warmup.caption is {said['warmup.caption']!r}; it may hold {{place}} and {{caption}} "
+                         f"({type(error).__name__}: {error})") from error  # fmt: skip
+    if said["loss.kl_coef"] and said["warmup.steps"]:
+        raise InputError("config.loss.kl_coef would hold the policy to what it was before the warm-up; train the "
+                         "warm-up with total_steps=0, export it, and give it as config.model")  # fmt: skip
+
+
+def check_parts(config) -> None:
+    """Raises InputError for a part that was assigned as a whole: that goes past ml_collections' lock."""
+    for name, part in config.items():
+        if hasattr(part, "is_locked") and not part.is_locked and name != "scratch":
+            raise InputError(f"config.{name} is replaced as a whole; set config.{name}.{', '.join(part)} one by one")
+
+
+def _flat(config, prefix: str = ""):
+    for key, value in config.items():
+        yield prefix + key, value
+        if hasattr(value, "items"):
+            yield from _flat(value, f"{prefix}{key}.")

@@ -1,0 +1,39 @@
+"""What a config must say is said before anything is computed or written."""
+
+import pytest
+
+from configs import base
+from models.errors import InputError
+from perl_jax import settings
+
+
+@pytest.mark.parametrize(("changes", "words"), [
+    ({"online_filter": "dropp"}, "online_filter is one of off, drop, refill, not 'dropp'"),
+    ({"advantage_scale": "x"}, "advantage_scale is one of std, none"),
+    ({"loss.aggregate": "mean"}, "loss.aggregate is one of token-mean"),
+    ({"eval.every": 0}, "eval.every is 0; it must be at least 1"),
+    ({"n_s": -1}, "n_s is -1"),
+    ({"refill_rounds": 0}, "refill_rounds is 0"),
+    ({"sampling.temperature": 0.0}, "temperature must be above 0"),
+    ({"sampling.top_p": 1.5}, "top_p"),
+    ({"eval.sets": (3,)}, "config.eval.sets must hold names"),
+    ({"warmup.caption": "{number}"}, "warmup.caption is '{number}'"),
+    ({"warmup.steps": 3, "loss.kl_coef": 0.1}, "before the warm-up"),
+])  # fmt: skip
+def test_a_value_with_which_no_run_is_right(changes, words):
+    config = base.get_config()
+    settings.check(config)
+    config.update_from_flattened_dict(changes)
+    with pytest.raises(InputError, match=words):
+        settings.check(config)
+
+
+def test_a_part_that_is_replaced():
+    config = base.get_config()
+    settings.check_parts(config)
+    config.scratch = {"vision": {}}
+    config.data.options = {"size": 3}
+    settings.check_parts(config)
+    config.eval = {"sets": ()}
+    with pytest.raises(InputError, match=r"config\.eval is replaced as a whole; set config.eval.sets one by one"):
+        settings.check_parts(config)
