@@ -32,7 +32,7 @@ def get_config(arm: str = ""):
     config.prompt.system = "Look."
     config.prompt.instruction = ""
     config.prompt.max_tokens = 128
-    config.warmup.steps = 260
+    config.warmup.steps = 300
     config.warmup.questions = 64
     config.warmup.learning_rate = 3e-3
     config.warmup.caption = "{place}:{caption} "
@@ -47,7 +47,7 @@ def get_config(arm: str = ""):
     config.micro_batches = 8
     config.remat = False
     config.eval.sets = ("eval",)
-    config.eval.every = 130
+    config.eval.every = 150
     config.eval.limit = 400
     config.checkpoint.every = 40
     if arm == "warm-up":
