@@ -328,6 +328,16 @@ def _move_item(sample: Sample, item: str, place_of: Order) -> str:
 
 def _move_letter(sample: Sample, letter: str, place_of: Order) -> str:
     if _choices_are_images(sample):
+        choices, movable = len(sample.get("choices") or ()), sorted(sample.get("movable") or ())
+        if choices == len(movable) < len(sample["images"]) and choices:  # a reference image, choices after it
+            index = ord(letter.upper()) - ord("A")
+            if index >= choices:
+                raise InputError(f"{_name(sample)}: answer {letter!r}, but it has {choices} choices")
+            moved = _letter(movable.index(place_of[movable[index]]))
+            return moved if letter.isupper() else moved.lower()
+        if choices not in (0, len(sample["images"])):
+            raise InputError(f"{_name(sample)}: {choices} choices that are only letters, for {len(sample['images'])} "
+                             "images: which image a letter names cannot be told")  # fmt: skip
         return _move_item(sample, letter, place_of)
     if not _answers_by_shown_choice(sample):
         return letter

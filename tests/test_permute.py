@@ -293,3 +293,14 @@ def test_uniform_orders():
 
 def test_examples_in_the_docstrings():
     assert doctest.testmod(permute).failed == 0
+
+
+def test_letters_of_choices_after_a_reference_image_name_the_movable_ones():
+    """Five images, the first a reference: B is image 2, and goes where that goes."""
+    sample = sample_of(5, question="<image:0><image:1><image:2><image:3><image:4>?", kind="choice", answer="B",
+                       choices=["A", "B", "C", "D"], movable=[1, 2, 3, 4], order_effect="rewrite")  # fmt: skip
+    moved = permute.apply(sample, [0, 3, 4, 1, 2])
+    assert moved["images"][1 + "ABCD".index(moved["answer"])] == sample["images"][2]
+    assert permute.canonical_answer(moved["answer"], sample, [0, 3, 4, 1, 2]) == "B"
+    with pytest.raises(InputError, match="cannot be told"):
+        permute.apply({**sample, "movable": None}, [1, 0, 2, 3, 4])
