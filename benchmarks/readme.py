@@ -1,4 +1,4 @@
-"""Puts the tables that commands have written into README.md: `python benchmarks/readme.py`.
+"""Puts the tables that commands have written into README.md: `python -m benchmarks.readme`.
 
 A table stands between `<!-- NAME table... -->` and `<!-- /NAME table -->`; `TABLES` says which file holds it and which
 command wrote that. What has no file keeps what stands there.

@@ -5,7 +5,8 @@
 #   bash launch/demo.sh            goes on where demo/ ends
 #   bash launch/demo.sh --fresh    starts anew
 #
-# PERL_JAX_DEMO_ARGS holds flags for every training run, parted by spaces, such as "--config.eval.limit=20".
+# PERL_JAX_DEMO_ARGS holds flags for all four runs, parted by spaces, such as "--config.eval.limit=20"; not total_steps
+# or warmup.steps, which tell the runs apart.
 set -euo pipefail
 cd -- "$(dirname -- "$0")/.." >/dev/null
 

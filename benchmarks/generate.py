@@ -1,0 +1,85 @@
+"""Sampling against transformers: `python -m benchmarks.generate` (needs torch).
+
+Eight prompts of 83 to 97 tokens with two 84x84 pictures each, eight samples a prompt, 64 tokens a sample, float32, on
+the same random checkpoint and the same prompts, in turns. transformers gets its best batched way: one `generate` for
+all prompts, padded on the left, with `num_return_sequences=8`. Greedy tokens of both must be equal, else it fails.
+"""
+
+import statistics
+import tempfile
+import time
+
+import jax
+import numpy as np
+import torch
+import transformers
+
+from benchmarks import workload
+from models import qwen2_5_vl as qwen
+from models.qwen2_5_vl import images as image_processing
+from perl_jax import rollout
+
+PROMPTS, SAMPLES, TOKENS, ROUNDS = 8, 8, 64, 5
+
+
+def theirs_inputs(prompts) -> dict[str, torch.Tensor]:
+    """The prompts as transformers takes them: padded on the left, pictures as patches."""
+    longest = max(len(ids) for ids, _ in prompts)
+    rows = torch.tensor([[0] * (longest - len(ids)) + ids for ids, _ in prompts])
+    mask = torch.tensor([[0] * (longest - len(ids)) + [1] * len(ids) for ids, _ in prompts])
+    patches = [image_processing.patches(image, workload.CONFIG.vision, 3136, 1003520)
+               for _, shown in prompts for image in shown]  # fmt: skip
+    return {
+        "input_ids": rows,
+        "attention_mask": mask,
+        "mm_token_type_ids": (rows == workload.CONFIG.image_token_id).int(),
+        "pixel_values": torch.tensor(np.concatenate([values for values, _ in patches])),
+        "image_grid_thw": torch.tensor([list(grid) for _, grid in patches]),
+    }
+
+
+def main() -> None:
+    rng = np.random.default_rng(0)
+    model = workload.model()
+    prompts = [workload.prompt(workload.pictures(2, 84, rng), length, rng)
+               for length in rng.integers(83, 98, PROMPTS).tolist()]  # fmt: skip
+    with tempfile.TemporaryDirectory() as folder:
+        qwen.save(model, folder)
+        theirs = transformers.Qwen2_5_VLForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval()
+    given = theirs_inputs(prompts)
+    settings = {"max_new_tokens": TOKENS, "min_new_tokens": TOKENS, "pad_token_id": 0, "eos_token_id": None,
+                "suppress_tokens": [workload.CONFIG.image_token_id, workload.CONFIG.video_token_id]}  # fmt: skip
+
+    def ours(seed: int, **options):
+        return rollout.generate(model, prompts, max_new_tokens=TOKENS, seed=seed, **options)
+
+    @torch.inference_mode()
+    def peer(**options):
+        return theirs.generate(**given, **{**settings, **options})[:, given["input_ids"].shape[1] :].numpy()
+
+    greedy, expected = ours(0, samples=1, temperature=0.0).tokens[:, 0], peer(do_sample=False)
+    if not np.array_equal(greedy, expected):
+        raise SystemExit(f"greedy tokens differ: {np.mean(greedy == expected):.1%} are equal")
+
+    timed = {"transformers": lambda seed: peer(do_sample=True, num_return_sequences=SAMPLES, top_k=0, top_p=1.0),
+             "perl_jax": lambda seed: ours(seed, samples=SAMPLES)}  # fmt: skip
+    seconds = {name: [] for name in timed}
+    for round_ in range(ROUNDS + 1):  # the first one compiles and warms up
+        for name, run in timed.items():
+            start = time.perf_counter()
+            run(round_)
+            if round_:
+                seconds[name].append(time.perf_counter() - start)
+    tokens = PROMPTS * SAMPLES * TOKENS
+    base = statistics.median(seconds["transformers"])
+    parameters = sum(value.size for value in qwen.named(model).values())
+    print(f"{parameters / 1e6:.1f}M parameters, {jax.device_count()} {jax.default_backend()} device, "
+          f"{torch.get_num_threads()} torch threads, median of {ROUNDS}, greedy tokens equal\n")  # fmt: skip
+    print("| sampler | seconds | tokens a second | ratio |\n| --- | --- | --- | --- |")
+    for name, values in seconds.items():
+        middle = statistics.median(values)
+        print(f"| {name} | {middle:.2f} | {tokens / middle:,.0f} | {base / middle:.2f} |")
+
+
+if __name__ == "__main__":
+    main()

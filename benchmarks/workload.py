@@ -1,0 +1,41 @@
+"""What the benchmarks run: a small random model of stated size and prompts with pictures, the same for every peer."""
+
+import numpy as np
+from flax import nnx
+
+from models import qwen2_5_vl as qwen
+
+CONFIG = qwen.Config(  # 4.3 million parameters with a vocabulary of 2,048
+    qwen.VisionConfig(
+        depth=4, hidden_size=128, intermediate_size=384, num_heads=4, out_hidden_size=192, window_size=112,
+        fullatt_block_indexes=(1, 3),
+    ),
+    qwen.TextConfig(
+        vocab_size=2048, hidden_size=192, intermediate_size=768, num_hidden_layers=4, num_attention_heads=6,
+        num_key_value_heads=2, rope_theta=1e6, mrope_section=(4, 6, 6), rms_norm_eps=1e-6, tie_word_embeddings=False,
+    ),
+    image_token_id=2040,
+    video_token_id=2041,
+    vision_start_token_id=2042,
+    vision_end_token_id=2043,
+)  # fmt: skip
+WORDS = 2000  # token ids below are plain text
+
+
+def model(seed: int = 0) -> qwen.Qwen2_5_VL:
+    """The model with random float32 weights."""
+    return qwen.Qwen2_5_VL(CONFIG, rngs=nnx.Rngs(seed))
+
+
+def pictures(count: int, side: int, rng: np.random.Generator) -> list[np.ndarray]:
+    """Random pictures, uint8 [side, side, 3]."""
+    return [rng.integers(0, 256, (side, side, 3), np.uint8) for _ in range(count)]
+
+
+def prompt(images: list[np.ndarray], length: int, rng: np.random.Generator) -> tuple[list[int], list[np.ndarray]]:
+    """(ids, images) of `length` tokens: the images one after the other, then random words."""
+    ids = []
+    for image in images:
+        tokens = image.shape[0] * image.shape[1] // 28**2
+        ids += [CONFIG.vision_start_token_id, *[CONFIG.image_token_id] * tokens, CONFIG.vision_end_token_id]
+    return ids + rng.integers(0, WORDS, length - len(ids)).tolist(), images
