@@ -2,21 +2,31 @@
 
 A stream draws token t with the key fold_in(seed, id, rollout, t), so its tokens do not depend on what else is in the
 batch. Log-probs of the raw distribution come with each token, from the logits at hand.
+
+The device decodes in segments, between which the host sees what was drawn. A batch's time is not set by its longest
+answer: own caches start small and double when they are full, and the streams still alive move to a smaller batch as
+soon as they fit. The shapes that this can come to are few (`capacities` x `batch_sizes`) and compiled ahead.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import NamedTuple
 
+import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
 from models import qwen2_5_vl as qwen
-from models.qwen2_5_vl.attention import attention, causal
+from models.qwen2_5_vl.attention import causal, merged, partial_attention
+from models.qwen2_5_vl.layers import unstacked
+from perl_jax.sampling import Sampling, sample
 
-BLOCK = 512  # entries per block of the two-level draw: 152k logits are 297 blocks
+SEGMENT = 64  # tokens between two looks of the host
+CAPACITY = 128  # tokens of the first own cache; a call that needs no more keeps one batch
+FEWEST = 8  # prompts of the smallest batch that streams move to
 
 
 class Rollouts(NamedTuple):
@@ -28,168 +38,286 @@ class Rollouts(NamedTuple):
     lengths: np.ndarray  # int32 [N, G]
 
 
-class Sampling(NamedTuple):
-    """The static part of a call."""
+@flax.struct.dataclass
+class Streams:
+    """G streams of each of N prompts in the middle of decoding. Prompts are padded to P tokens, own caches hold C."""
 
-    samples: int
-    max_new_tokens: int
-    temperature: float
-    top_p: float
-    top_k: int
-    eos_ids: tuple[int, ...]
-    pad_id: int
+    prompt: list  # a layer: keys [N, J, d, P] and values [N, J, P, d], shared by a prompt's streams
+    own: list  # a layer: keys [N, G, J, d, C] and values [N, G, J, C, d]
+    lengths: jax.Array  # int32 [N]: of the prompts
+    starts: jax.Array  # int32 [N]: the position of the first token after each prompt
+    keys: jax.Array  # [N, G]
+    last: jax.Array  # int32 [N, G]: the newest token, whose keys and values are still to come
+    done: jax.Array  # bool [N, G]
+
+
+class Segment(NamedTuple):
+    """What a batch drew, S tokens a stream; arbitrary after a stream's end."""
+
+    tokens: jax.Array  # int32 [N, G, S]
+    logprobs: jax.Array  # float32 [N, G, S]
+    sample_logprobs: jax.Array  # float32 [N, G, S]
+    lengths: jax.Array  # int32 [N, G]: tokens of this segment
+    done: jax.Array  # bool [N, G]
 
 
 def generate(model: qwen.Qwen2_5_VL, prompts: Sequence, samples: int = 8, max_new_tokens: int = 64,
              temperature: float = 1.0, top_p: float = 1.0, top_k: int = 0, eos_ids: Sequence[int] = (), seed: int = 0,
-             ids: Sequence[int] | None = None, min_pixels: int | None = None,
-             max_pixels: int | None = None) -> Rollouts:  # fmt: skip
+             ids: Sequence[int] | None = None, min_pixels: int | None = None, max_pixels: int | None = None,
+             finished: Callable[[int, int, np.ndarray], None] | None = None) -> Rollouts:  # fmt: skip
     """Samples `samples` responses to each prompt [(input_ids, images), ...] (as `qwen.pack` takes them).
 
     `temperature=0.0` is greedy; `top_k=0` and `top_p=1.0` are off; `eos_ids=()` never stops early. `ids` [N] (by
     default 0..N-1) key the draws: the same id and prompt give the same tokens in any batch (in float32, up to
-    rounding). Image and video tokens are never sampled.
+    rounding). Image and video tokens are never sampled. `finished(n, g, tokens)` is called once for each response, as
+    soon as the host sees its end; others may still be decoding.
     """
     if temperature < 0 or not 0 < top_p <= 1 or top_k < 0 or samples < 1 or max_new_tokens < 1:
         raise ValueError("needs temperature >= 0, 0 < top_p <= 1, top_k >= 0, samples >= 1 and max_new_tokens >= 1")
     if not prompts:
         raise ValueError("generate needs at least one prompt")
-    inputs = qwen.pack(model.config, prompts, min_pixels, max_pixels)
     ids = np.arange(len(prompts)) if ids is None else np.asarray(ids)
     if ids.shape != (len(prompts),):
         raise ValueError(f"ids must hold one id per prompt: {ids.shape} for {len(prompts)} prompts")
-    options = Sampling(samples, max_new_tokens, float(temperature), float(top_p),
-                       min(int(top_k), model.config.text.vocab_size), tuple(sorted({int(e) for e in eos_ids})),
-                       model.source.pad_id if model.source else 0)  # fmt: skip
-    graph, weights = nnx.split(model)
-    seed, ids = np.uint32(seed % 2**32), ids.astype(np.uint32)
-    *streams, lengths = jax.device_get(_generate(graph, options, weights, inputs, seed, ids))
-    longest = max(int(lengths.max()), 1)
-    return Rollouts(*(stream[..., :longest] for stream in streams), lengths)
+    options = Sampling(float(temperature), float(top_p), min(int(top_k), model.config.text.vocab_size),
+                       tuple(sorted({int(e) for e in eos_ids})))  # fmt: skip
+    inputs = qwen.pack(model.config, prompts, min_pixels, max_pixels)
+    N, G, R = len(prompts), samples, max_new_tokens
+    rooms, sizes = capacities(R), batch_sizes(N, G, R)
+    streams, segment = _start(*nnx.split(model), options, G, rooms[0], inputs, np.uint32(seed % 2**32),
+                              ids.astype(np.uint32))  # fmt: skip
+    decoder = nnx.split(for_decoding(model))
+    if len(rooms) > 1:
+        compile_ahead(*decoder, options, streams, rooms, sizes)
+
+    decoded = Decoded(N, G, R, finished)
+    decoded.add(segment, 0, 1)
+    t, room, size = 1, 0, 0
+    while t < R and decoded.alive.any():
+        while size + 1 < len(sizes) and (moves := regroup(decoded.alive, *sizes[size + 1])):
+            streams, size = _shrink(streams, *moves), size + 1
+            decoded.move(moves)
+        if t > rooms[room]:
+            room += 1
+            streams = streams.replace(own=[_grow(streams.own.pop(0), rooms[room]) for _ in list(streams.own)])
+        stop = min(t + SEGMENT, rooms[room] + 1, R)
+        smaller = sizes[size + 1] if size + 1 < len(sizes) else (0, 1)
+        streams, end, segment = _decode(*decoder, options, smaller, streams, np.int32(t), np.int32(stop))
+        decoded.add(segment, t, int(end))
+        t = int(end)
+    return decoded.rollouts(model.source.pad_id if model.source else 0)
 
 
-@partial(jax.jit, static_argnums=(0, 1))
-def _generate(graph, options: Sampling, weights, inputs, seed, ids):
-    dtype = nnx.merge(graph, weights).compute_dtype
-    model = nnx.merge(graph, jax.tree.map(lambda w: w.astype(dtype), weights))  # cast once, not once a token
-    N, G, R = len(ids), options.samples, options.max_new_tokens
-    hidden, prompt_cache = prefill(model, inputs)
-    seeds = jax.vmap(lambda n: jax.vmap(partial(jax.random.fold_in, jax.random.fold_in(jax.random.key(seed), n)))(
-        jnp.arange(G)))(ids)  # fmt: skip
-    suppress = jnp.array([model.config.image_token_id, model.config.video_token_id])
+class Decoded:
+    """The host's side of a call: which stream each slot of the batch decodes, and what has come from them."""
 
-    def draw(hidden, t):
-        """Tokens and both log-probs, each [N, G], from the hidden states [N, G, D] that predict token t."""
-        keys = jax.vmap(jax.vmap(lambda key: jax.random.fold_in(key, t)))(seeds)
-        return sample(keys, model.logits(hidden), suppress, options)
+    def __init__(self, N: int, G: int, R: int, finished):
+        self.alive = np.ones((N, G), bool)  # by slot
+        self._streams = np.arange(N * G).reshape(N, G)  # by slot; -1: none
+        self._shape, self._finished = (N, G, R), finished
+        self._drawn = [np.zeros((N * G, R), dtype) for dtype in (np.int32, np.float32, np.float32)]
+        self._lengths = np.zeros(N * G, np.int32)
 
-    def write(streams, t, drawn, done):
-        """Appends what was drawn to the streams [N, G, R] that are still alive; returns which are done now."""
-        alive = ~done
-        pads = (options.pad_id, 0.0, 0.0)
-        streams = tuple(s.at[:, :, t].set(jnp.where(alive, x, pad)) for s, x, pad in zip(streams, drawn, pads))
-        ended = jnp.isin(drawn[0], jnp.array(options.eos_ids, jnp.int32)) if options.eos_ids else jnp.zeros_like(done)
-        return streams, done | ended
+    def add(self, segment: Segment, t: int, end: int) -> None:
+        """Takes the tokens t, ..., end - 1 of all slots (a segment may have room for more)."""
+        *drawn, lengths, done = jax.device_get(segment)
+        streams = self._streams[self.alive]
+        for values, new in zip(self._drawn, drawn):
+            values[streams, t:end] = new[self.alive, : end - t]
+        self._lengths[streams] += lengths[self.alive]
+        ended = self._streams[self.alive & (done | (end == self._shape[2]))]
+        self.alive = self.alive & ~done
+        for stream in ended if self._finished else ():
+            n, g = divmod(int(stream), self._shape[1])
+            self._finished(n, g, self._drawn[0][stream, : self._lengths[stream]])
+
+    def move(self, moves) -> None:
+        """Follows `_shrink`."""
+        _, slots = moves
+        self._streams = np.where(slots >= 0, self._streams.ravel()[slots], -1)
+        self.alive = slots >= 0
+
+    def rollouts(self, pad_id: int) -> Rollouts:
+        N, G, _ = self._shape
+        longest = max(int(self._lengths.max()), 1)
+        past = np.arange(longest) >= self._lengths[:, None]
+        drawn = [np.where(past, fill, values[:, :longest]).astype(values.dtype).reshape(N, G, longest)
+                 for values, fill in zip(self._drawn, (pad_id, 0, 0))]  # fmt: skip
+        return Rollouts(*drawn, self._lengths.reshape(N, G))
+
+
+# The shapes of a call.
+
+
+def capacities(R: int) -> list[int]:
+    """The own caches, in tokens, that a call of at most R new tokens comes to."""
+    rooms = [min(CAPACITY, max(R - 1, 1))]
+    while rooms[-1] < R - 1:
+        rooms.append(min(2 * rooms[-1], R - 1))
+    return rooms
+
+
+def batch_sizes(N: int, G: int, R: int) -> list[tuple[int, int]]:
+    """The batches, in prompts x streams, that a call comes to as its streams end: each a quarter of the one before."""
+    sizes = [(N, G)]
+    while R - 1 > CAPACITY and (G > 1 or N > FEWEST):
+        N, G = (N, -(-G // 4)) if G > 1 else (max(-(-N // 4), FEWEST), 1)
+        sizes.append((N, G))
+    return sizes
+
+
+def regroup(alive, rows: int, width: int):
+    """Which slots alive [N, G] make up a batch of rows x width, or None where they do not fit.
+
+    (old prompt of each row [rows], old slot [rows, width], -1 where none). A prompt may need several rows.
+    """
+    groups = [(n, slots[i : i + width]) for n, row in enumerate(alive) for slots in [np.flatnonzero(row)]
+              for i in range(0, len(slots), width)]  # fmt: skip
+    if len(groups) > rows:
+        return None
+    prompts, slots = np.zeros(rows, np.int32), np.full((rows, width), -1, np.int32)
+    for row, (n, chosen) in enumerate(groups):
+        prompts[row], slots[row, : len(chosen)] = n, n * alive.shape[1] + chosen
+    return prompts, slots
+
+
+def compile_ahead(graph, weights, options: Sampling, streams: Streams, rooms, sizes) -> None:
+    """Compiles all programs that a call may come to, so that no later step waits for one; known ones cost nothing."""
+    programs, shapes = [], jax.eval_shape(lambda streams: streams, streams)
+    for smaller in [*sizes[1:], None]:
+        moves = smaller and (np.zeros(smaller[0], np.int32), np.zeros(smaller, np.int32))
+        grown = shapes
+        for larger in [*rooms[1:], None]:
+            programs.append((_decode, graph, weights, options, smaller or (0, 1), grown, np.int32(0), np.int32(0)))
+            if smaller:
+                programs.append((_shrink, grown, *moves))
+            if larger:
+                programs.append((_grow, grown.own[0], larger))
+                grown = grown.replace(own=[jax.eval_shape(partial(_grow, capacity=larger), c) for c in grown.own])
+        if smaller:
+            shapes = jax.eval_shape(_shrink, shapes, *moves)
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(lambda program: program[0].lower(*program[1:]).compile(), programs))
+
+
+# On the device.
+
+
+@partial(jax.jit, static_argnums=(0, 2, 3, 4))
+def _start(graph, weights, options: Sampling, G: int, capacity: int, inputs: qwen.Inputs, seed, ids):
+    """Prefills the prompts and draws the first tokens: (streams, a segment of one token)."""
+    model = nnx.merge(graph, weights)
+    hidden, prompt = prefill(model, inputs)
+    of_prompt = jax.vmap(partial(jax.random.fold_in, jax.random.key(seed)))(ids)
+    keys = jax.vmap(lambda key: jax.vmap(partial(jax.random.fold_in, key))(jnp.arange(G)))(of_prompt)
+    hidden = jnp.broadcast_to(hidden[:, None], (*keys.shape, hidden.shape[-1]))
+    token, *logprobs = draw(model, options, keys, hidden, 0)
+    done = ended(token, options)
+    J, d = prompt[0][0].shape[1:3]
+    own = [(jnp.zeros((*keys.shape, J, d, capacity), k.dtype), jnp.zeros((*keys.shape, J, capacity, d), v.dtype))
+           for k, v in prompt]  # fmt: skip
+    streams = Streams(prompt, own, inputs.lengths, inputs.starts, keys, token, done)
+    drawn = (x[..., None] for x in (token, *logprobs))
+    return streams, Segment(*drawn, jnp.ones(keys.shape, jnp.int32), done)
+
+
+def prefill(model, inputs: qwen.Inputs):
+    """Hidden states [N, D] of each prompt's last token, and a list of each layer's (keys, values) of all of them."""
+    h = model.embed(inputs.ids, inputs.image_index, model.encode(inputs.vision))
+    h, (keys, values) = jax.vmap(lambda h, positions: model.model(h, positions, causal), in_axes=(0, 1),
+                                 out_axes=(0, 1))(h, inputs.position_ids)  # fmt: skip
+    cache = zip(jnp.einsum("lnpjd->lnjdp", keys), jnp.einsum("lnpjd->lnjpd", values))
+    return h[jnp.arange(len(h)), inputs.lengths - 1], list(cache)
+
+
+@partial(jax.jit, static_argnums=(0, 2, 3), donate_argnums=4)
+def _decode(graph, weights, options: Sampling, smaller: tuple[int, int], streams: Streams, t, stop):
+    """Draws tokens t, t + 1, ... below `stop`, until what is alive fits `smaller`: (streams, end, segment)."""
+    model = nnx.merge(graph, weights)
+    rows, width = smaller
+
+    def goes_on(carry):
+        t, streams, _ = carry
+        alive = jnp.sum(~streams.done, axis=1)
+        return (t < stop) & (jnp.sum(-(-alive // width)) > rows)
 
     def body(carry):
-        t, streams, done, lengths_so_far, cache = carry
-        token = jax.lax.dynamic_index_in_dim(streams[0], t - 1, axis=2, keepdims=False)
-        hidden, new = decode(model, inputs, prompt_cache, token, cache, t - 1)
-        cache = jax.tree.map(lambda c, x: c.at[:, :, :, t - 1].set(x), cache, new)
-        lengths_so_far = lengths_so_far + ~done
-        streams, done = write(streams, t, draw(hidden, t), done)
-        return t + 1, streams, done, lengths_so_far, cache
+        at, streams, segment = carry
+        hidden, own = decode(model, streams, at - 1)
+        drawn = draw(model, options, streams.keys, hidden, at)
+        written = (x.at[:, :, at - t].set(new) for x, new in zip(segment, drawn))
+        done = streams.done | ended(drawn[0], options)
+        segment = Segment(*written, segment.lengths + ~streams.done, done)
+        return at + 1, streams.replace(own=own, last=drawn[0], done=done), segment
 
-    streams = (jnp.full((N, G, R), options.pad_id, jnp.int32), jnp.zeros((N, G, R)), jnp.zeros((N, G, R)))
-    first = draw(jnp.broadcast_to(hidden[:, None], (N, G, hidden.shape[-1])), 0)
-    streams, done = write(streams, 0, first, jnp.zeros((N, G), bool))
-    cache = jax.tree.map(lambda c: jnp.zeros((c.shape[0], N, G, max(R - 1, 1), *c.shape[3:]), c.dtype), prompt_cache)
-    carry = (jnp.int32(1), streams, done, jnp.ones((N, G), jnp.int32), cache)
-    _, streams, _, stream_lengths, _ = jax.lax.while_loop(lambda c: (c[0] < R) & ~c[2].all(), body, carry)
-    return *streams, stream_lengths
+    shape = streams.done.shape
+    empty = Segment(jnp.zeros((*shape, SEGMENT), jnp.int32), *jnp.zeros((2, *shape, SEGMENT)),
+                    jnp.zeros(shape, jnp.int32), streams.done)  # fmt: skip
+    end, streams, segment = jax.lax.while_loop(goes_on, body, (t, streams, empty))
+    return streams, end, segment
 
 
-def prefill(model, inputs):
-    """Hidden states [N, D] of each prompt's last token, and keys and values, each [L, N, P, J, d], of all of them."""
-    h = model.embed(inputs.ids, inputs.image_index, model.encode(inputs.vision))
-    h, cache = jax.vmap(lambda h, positions: model.model(h, positions, causal), in_axes=(0, 1), out_axes=(0, 1))(
-        h, inputs.position_ids)  # fmt: skip
-    return h[jnp.arange(len(h)), inputs.lengths - 1], cache
+def for_decoding(model: qwen.Qwen2_5_VL) -> qwen.Qwen2_5_VL:
+    """What a decoding step reads: the text tower with its layers apart, in the dtype that it computes in."""
+    decoder = nnx.merge(*nnx.split(model))  # the same arrays
+    del decoder.visual
+    decoder.model.layers = unstacked(model.model.layers, model.compute_dtype)
+    return decoder
 
 
-def decode(model, inputs, prompt_cache, tokens, cache, used):
-    """The next token of each stream: tokens [N, G] -> hidden states [N, G, D] and their keys and values.
+def decode(model, streams: Streams, used):
+    """Feeds the streams' newest tokens: hidden states [N, G, D] that predict the next ones, and the own caches.
 
-    `prompt_cache` [L, N, P, J, d] is shared by a prompt's streams, `cache` [L, N, G, R - 1, J, d] holds `used` tokens
-    of each. The new keys and values come back as [L, N, G, J, d]: writing them is one update for all layers.
+    `used` tokens of each own cache hold something before, one more after. A prompt's keys and values are read once for
+    all of its streams, and the two parts of the softmax merged.
     """
+    N, G = streams.last.shape
+    P, C = streams.prompt[0][0].shape[-1], streams.own[0][0].shape[-1]
+    in_prompt = (jnp.arange(P) < streams.lengths[:, None])[:, None, None]  # [N, 1, 1, P]
+    in_own = jnp.arange(C) <= used
 
-    def row(tokens, position, length, prompt_cache, cache):
-        def attend(q, k, v, layer):
-            (prompt_k, prompt_v), (own_k, own_v) = layer
-            q, newest_k, newest_v = (x[:, None] for x in (q, k, v))  # each stream has one token
-            in_prompt = jnp.arange(prompt_k.shape[0])[None] < length
-            in_own = jnp.arange(own_k.shape[1])[None] < used
-            parts = (prompt_k, prompt_v, in_prompt), (own_k, own_v, in_own), (newest_k, newest_v, True)
-            return attention(q, *parts)[:, 0], (k, v)
+    def attend(q, k, v, cache):
+        (prompt_k, prompt_v), (own_k, own_v) = cache
+        k, v = (x.reshape(N, G, *x.shape[1:]) for x in (k, v))
+        own_k, own_v = own_k.at[..., used].set(k), own_v.at[..., used, :].set(v)
+        J, heads = k.shape[2], q.shape[1]
+        q = q.reshape(N, G, J, heads // J, -1)
+        of_prompt = partial_attention(q.swapaxes(1, 2).reshape(N, J, G * (heads // J), -1), prompt_k, prompt_v,
+                                      in_prompt)  # fmt: skip
+        of_prompt = [x.reshape(N, J, G, heads // J, -1).swapaxes(1, 2) for x in of_prompt]
+        out = merged(of_prompt, partial_attention(q, own_k, own_v, in_own))
+        return out.reshape(N * G, heads, -1).astype(k.dtype), (own_k, own_v)
 
-        positions = jnp.broadcast_to(position, (3, len(tokens)))
-        return model.model(model.embed(tokens), positions, attend, (prompt_cache, cache))
-
-    return jax.vmap(row, in_axes=(0, 0, 0, 1, 1), out_axes=(0, 1))(
-        tokens, inputs.starts + used, inputs.lengths, prompt_cache, cache
-    )
-
-
-def sample(keys, logits, suppress, options: Sampling):
-    """Draws from logits [..., V] with keys [...]: (token int32, raw log-prob, log-prob as sampled), each [...]."""
-    allowed = logits.at[..., suppress].set(-jnp.inf)
-    if options.temperature == 0.0:
-        token = jnp.argmax(allowed, axis=-1)
-        sample_logprob = jnp.zeros(token.shape)
-    else:
-        allowed = keep_top(allowed / options.temperature, options.top_k, options.top_p)
-        token = jnp.vectorize(draw_categorical, signature="(),(v)->()")(keys, allowed)
-        sample_logprob = log_softmax_at(allowed, token)
-    return token.astype(jnp.int32), log_softmax_at(logits, token), sample_logprob
+    positions = jnp.broadcast_to((streams.starts + used)[:, None], (3, N, G)).reshape(3, N * G)
+    h, own = model.model(model.embed(streams.last.ravel()), positions, attend, list(zip(streams.prompt, streams.own)))
+    return h.reshape(N, G, -1), own
 
 
-def log_softmax_at(logits, index):
-    """log-softmax(logits)[index] for logits [..., V] and index [...], with no second array of size V."""
-    picked = jnp.take_along_axis(logits, index[..., None], axis=-1)[..., 0]
-    return picked - jax.nn.logsumexp(logits, axis=-1)
+def draw(model, options: Sampling, keys, hidden, t):
+    """Token t of each stream and its two log-probs, each [N, G], from the hidden states [N, G, D] that predict it."""
+    keys = jax.vmap(jax.vmap(lambda key: jax.random.fold_in(key, t)))(keys)
+    suppress = jnp.array([model.config.image_token_id, model.config.video_token_id])
+    return sample(keys, model.logits(hidden), suppress, options)
 
 
-def keep_top(logits, top_k: int, top_p: float):
-    """Logits [..., V] with all but the `top_k` largest, then all but the `top_p` nucleus, at -inf (ties are kept).
-
-    The nucleus is the smallest set of most probable tokens whose probability reaches `top_p`. Sorts only when asked.
-    """
-    if top_k == 0 and top_p == 1.0:
-        return logits
-    largest = jax.lax.top_k(logits, top_k or logits.shape[-1])[0]  # [..., k], descending
-    least = largest[..., -1:]
-    if top_p < 1.0:
-        probs = jax.nn.softmax(largest, axis=-1)
-        before = jnp.cumsum(probs, axis=-1) - probs
-        kept = jnp.maximum(jnp.sum(before < top_p, axis=-1, keepdims=True), 1)
-        least = jnp.take_along_axis(largest, kept - 1, axis=-1)
-    return jnp.where(logits < least, -jnp.inf, logits)
+def ended(token, options: Sampling):
+    """Which tokens end their streams."""
+    return jnp.isin(token, jnp.array(options.eos_ids, jnp.int32)) if options.eos_ids else jnp.zeros(token.shape, bool)
 
 
-def draw_categorical(key, logits):
-    """One index from softmax(logits [V]), int32 []: first its block by the blocks' sums, then its place in the block.
-
-    One cumulative sum over 152k float32 probabilities loses most of the tail to rounding; two short ones do not.
-    """
-    probs = jnp.exp(logits - jnp.max(logits))
-    blocks = jnp.pad(probs, (0, -len(probs) % BLOCK)).reshape(-1, BLOCK)
-    u_block, u_place = jax.random.uniform(key, (2,))
-    block = _invert(jnp.cumsum(blocks.sum(-1)), u_block)
-    return block * BLOCK + _invert(jnp.cumsum(blocks[block]), u_place)
+@jax.jit
+def _shrink(streams: Streams, prompts, slots) -> Streams:
+    """The batch that `regroup` made up."""
+    N, G = streams.done.shape
+    own, keys, last = jax.tree.map(lambda x: x.reshape(N * G, *x.shape[2:])[slots],
+                                   (streams.own, streams.keys, streams.last))  # fmt: skip
+    prompt, lengths, starts = jax.tree.map(lambda x: x[prompts], (streams.prompt, streams.lengths, streams.starts))
+    return Streams(prompt, own, lengths, starts, keys, last, slots < 0)
 
 
-def _invert(cumulative, u):
-    """The first index whose cumulative sum exceeds u of the total; never one of no mass."""
-    target = jnp.minimum(u * cumulative[-1], jnp.nextafter(cumulative[-1], 0.0))
-    return jnp.sum(cumulative <= target)
+@partial(jax.jit, static_argnames="capacity")
+def _grow(own, capacity: int):
+    """One layer's own cache with room for `capacity` tokens."""
+    k, v = own
+    more = capacity - k.shape[-1]
+    return jnp.pad(k, [(0, 0)] * 4 + [(0, more)]), jnp.pad(v, [(0, 0)] * 3 + [(0, more), (0, 0)])

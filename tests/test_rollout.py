@@ -1,6 +1,5 @@
-"""Sampling: the model's own distribution, keyed by prompt and stream and by nothing else, to the end of its tail."""
+"""Rollouts: the model's own distribution, keyed by prompt and stream and by nothing else, in batches of any shape."""
 
-import math
 from functools import partial
 
 import jax
@@ -9,12 +8,14 @@ import numpy as np
 import pytest
 import tiny
 from flax import nnx
-from hypothesis import assume, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from models import qwen2_5_vl as qwen
 from perl_jax import rollout, update
+from perl_jax.compilations import Compilations
+from perl_jax.sampling import Sampling
 
 R = 8
 
@@ -230,101 +231,107 @@ def test_image_and_video_tokens_are_never_sampled(models, temperature):
     assert (out.sample_logprobs > out.logprobs).all()
 
 
-LOGITS = hnp.arrays(np.float32, 9, elements=st.integers(-3, 3))  # so that there are ties
+# Long responses: caches that grow and batches that shrink.
 
 
-@given(logits=LOGITS, top_k=st.sampled_from([0, 1, 4, 9]), top_p=st.sampled_from([0.113, 0.377, 0.613, 0.907, 1.0]))
-@settings(max_examples=80)
-def test_keep_top_with_ties(logits, top_k, top_p):
-    """Without ties the kept set is unique; a tie with the last of it is kept too."""
-    kept = np.isfinite(np.asarray(rollout.keep_top(jnp.asarray(logits), top_k, top_p)))
-    ordered = np.sort(logits)[::-1][: top_k or None]
-    probs = np.exp(log_softmax(ordered))
-    totals = np.cumsum(probs)
-    assume(top_p == 1 or np.abs(totals - top_p).min() > 1e-5)
-    least = ordered[-1] if top_p == 1 else ordered[np.flatnonzero(totals >= top_p)[0]]
-    np.testing.assert_array_equal(kept, logits >= least)
+@pytest.fixture
+def small_shapes(monkeypatch):
+    """Every way that a long call can take, in a short one."""
+    monkeypatch.setattr(rollout, "CAPACITY", 2)
+    monkeypatch.setattr(rollout, "SEGMENT", 3)
+    monkeypatch.setattr(rollout, "FEWEST", 1)
+    yield
+    jax.clear_caches()  # SEGMENT is a constant of compiled programs
 
 
-@given(logits=LOGITS)
-@settings(max_examples=20)
-def test_keep_top_leaves_what_it_keeps(logits):
-    out = np.asarray(rollout.keep_top(jnp.asarray(logits), 2, 0.9))
-    assert out[logits.argmax()] == logits.max()
-    np.testing.assert_array_equal(out[np.isfinite(out)], logits[np.isfinite(out)])
+def test_growing_and_shrinking_change_nothing(model, prompts, sampled, small_shapes):
+    """Each stream is the one of the plain call, up to its end, whatever it was batched with on the way."""
+    eos_ids = sorted({int(token) for token in sampled.tokens[:, :, 3].ravel()})[:5]
+    expected = np.where(np.isin(sampled.tokens, eos_ids).any(-1), np.isin(sampled.tokens, eos_ids).argmax(-1) + 1, R)
+    assert len(np.unique(expected)) > 2 and rollout.capacities(R) == [2, 4, 7]
+    seen = []
+    out = generate(model, prompts, eos_ids=eos_ids, finished=lambda n, g, tokens: seen.append((n, g, tokens.copy())))
+    np.testing.assert_array_equal(out.lengths, expected)
+    past = np.arange(R) >= expected[..., None]
+    np.testing.assert_array_equal(out.tokens, np.where(past, 0, sampled.tokens))
+    np.testing.assert_allclose(out.logprobs, np.where(past, 0, sampled.logprobs), atol=1e-5)
+    np.testing.assert_allclose(out.sample_logprobs, np.where(past, 0, sampled.sample_logprobs), atol=1e-5)
+    assert sorted((n, g) for n, g, _ in seen) == list(np.ndindex(out.lengths.shape))
+    for n, g, tokens in seen:
+        np.testing.assert_array_equal(tokens, out.tokens[n, g, : out.lengths[n, g]])
+    assert [out.lengths[n, g] for n, g, _ in seen] != sorted(out.lengths.ravel())[::-1]
 
 
-# The draw itself.
+def test_the_tail_is_decoded_in_a_small_batch(model, prompts, sampled, small_shapes, monkeypatch):
+    """Tokens that the device computes: with one stream that goes on alone, few more than there are."""
+    eos_ids = sorted(set(sampled.tokens.ravel().tolist()) - set(sampled.tokens[0, 0].tolist()))
+    sizes = []
+    monkeypatch.setattr(rollout, "compile_ahead", lambda *_: None)
+    decode = rollout._decode
+    monkeypatch.setattr(rollout, "_decode", lambda *args: sizes.append(args[4].last.shape) or decode(*args))
+    out = generate(model, prompts, eos_ids=eos_ids)
+    assert out.lengths[0, 0] == R and np.sort(out.lengths.ravel())[-3] < R - 1
+    assert sizes[0] == (4, 3) and sizes[-1] == (1, 1)
 
 
-def draws(logits, count: int, seed: int = 0) -> np.ndarray:
-    """`count` draws from one distribution, in batches that fit in memory."""
-    keys = jax.random.split(jax.random.key(seed), (count // 10000, 10000))
-    draw = jax.vmap(partial(rollout.draw_categorical, logits=jnp.asarray(logits, jnp.float32)))
-    return np.asarray(jax.jit(lambda keys: jax.lax.map(draw, keys))(keys)).ravel()
+def test_what_a_long_call_may_need_is_compiled_ahead(model, prompts, sampled, small_shapes):
+    """By the first call, whatever it comes to; after it streams may end as they like."""
+    eos_ids = sorted(set(sampled.tokens[:, :, 2].ravel().tolist()))
+    lengths = {generate(model, prompts, eos_ids=eos_ids).lengths.tobytes()}
+    with Compilations() as compilations:
+        for seed in range(1, 6):
+            lengths.add(generate(model, prompts, eos_ids=eos_ids, seed=seed).lengths.tobytes())
+    assert compilations.count == 0 and len(lengths) > 3
 
 
-def assert_fits(counts, expected):
-    """Chi-square of counts, within five standard deviations of its mean; as many counts below as above five."""
-    assert expected.min() > 5
-    chi2, freedom = ((counts - expected) ** 2 / expected).sum(), len(counts) - 1
-    assert abs(chi2 - freedom) < 5 * math.sqrt(2 * freedom), (chi2, freedom)
+@given(alive=hnp.arrays(bool, (5, 6)), rows=st.integers(1, 9), width=st.integers(1, 6))
+def test_regroup(alive, rows, width):
+    moves = rollout.regroup(alive, rows, width)
+    needed = sum(-(-int(row.sum()) // width) for row in alive)
+    assert (moves is None) == (needed > rows)
+    if moves:
+        prompts, slots = moves
+        assert prompts.shape == (rows,) and slots.shape == (rows, width)
+        assert sorted(slots[slots >= 0]) == np.flatnonzero(alive).tolist()
+        assert (slots[slots >= 0] // 6 == np.broadcast_to(prompts[:, None], slots.shape)[slots >= 0]).all()
 
 
-@pytest.mark.parametrize("head", [0, 100_000, 152_063])
-def test_draws_reach_the_tail_of_a_large_vocabulary(head):
-    """Half the mass on one token, the rest shared by 130k: every region comes up as often as it should."""
-    size, count = 152_064, 200_000
-    possible = np.arange(size) % 7 != 3
-    possible[head] = True
-    probs = np.where(possible, 0.5 / (possible.sum() - 1), 0)
-    probs[head] = 0.5
-    with np.errstate(divide="ignore"):
-        got = draws(np.log(probs) + 3.0, count, seed=head)
-    assert got.min() >= 0 and got.max() < size and possible[got].all()
-    assert abs((got == head).sum() - count / 2) < 5 * math.sqrt(count / 4)
-    tail = got[got != head]
-    tail_probs = np.where(np.arange(size) == head, 0, probs)
-    tail_probs /= tail_probs.sum()
-    for region in (np.arange(size) // 1024, np.arange(size) % rollout.BLOCK):  # far apart, and within a block
-        counts = np.bincount(region[tail], minlength=region.max() + 1)
-        assert_fits(counts, len(tail) * np.bincount(region, tail_probs))
-
-
-def test_draws_from_few_tokens():
-    probs = np.array([0.5, 0.2, 0.0, 0.2, 0.1, 0.0])
-    with np.errstate(divide="ignore"):
-        counts = np.bincount(draws(np.log(probs), 100_000), minlength=6)
-    assert counts[2] == counts[5] == 0
-    assert_fits(counts[probs > 0], 100_000 * probs[probs > 0])
-
-
-def test_draws_with_one_choice_and_with_far_logits():
-    certain = np.full(1300, -np.inf)
-    certain[777] = -50.0
-    assert (draws(certain, 10_000) == 777).all()
-    assert set(draws(np.array([3e4, -3e4, 3e4]), 10_000)) == {0, 2}  # exp() of neither over- nor underflows to NaN
+def test_shapes_are_few():
+    assert rollout.capacities(1) == [1] and rollout.capacities(64) == [63] and rollout.capacities(129) == [128]
+    assert rollout.capacities(2048) == [128, 256, 512, 1024, 2047]
+    assert rollout.batch_sizes(128, 12, 129) == [(128, 12)]
+    assert rollout.batch_sizes(128, 12, 2048) == [(128, 12), (128, 3), (128, 1), (32, 1), (8, 1)]
+    assert rollout.batch_sizes(2, 1, 2048) == [(2, 1)]
 
 
 # Shared work.
 
 
 def test_a_prompts_cache_is_not_repeated_for_its_streams(model):
-    """No array has both the streams and the prompt's tokens beside a head's width: the scores alone have both."""
+    """No array has both the streams and the prompt's tokens beside a head's width: the scores alone have both.
+
+    And so in bytes: a prompt's keys and values are there once, whatever the number of its streams.
+    """
     text = model.config.text
     streams, heads = 11, (text.num_key_value_heads, text.head_dim)
     inputs = qwen.pack(model.config, [tiny.prompt(model.config, [100], seed=1)] * 2)
     tokens = inputs.ids.shape[1]
     assert len({streams, tokens, *heads, text.num_attention_heads}) == 5
-    graph, weights = nnx.split(model)
-    options = rollout.Sampling(streams, 6, 1.0, 1.0, 0, (), 0)
-    program = jax.make_jaxpr(rollout._generate, static_argnums=(0, 1))(
-        graph, options, weights, inputs, 0, np.arange(2, dtype=np.uint32)
-    )
-    shapes = set(tiny.array_shapes(program.jaxpr))
-    assert any(shape[-3:] == (tokens, *heads) for shape in shapes)
-    assert any({streams, tokens} <= set(shape) for shape in shapes)
-    assert not [shape for shape in shapes if {streams, tokens, text.head_dim} <= set(shape)]
+    options, ids = Sampling(1.0, 1.0, 0, ()), np.arange(2, dtype=np.uint32)
+    start = partial(rollout._start, *nnx.split(model), options, streams, 5, inputs, 0, ids)
+    state, _ = start()
+    decoder = nnx.split(rollout.for_decoding(model))
+    programs = [
+        jax.make_jaxpr(start)(),
+        jax.make_jaxpr(partial(rollout._decode, *decoder, options, (0, 1)))(state, 1, 5),
+    ]
+    shapes = [set(tiny.array_shapes(program.jaxpr)) for program in programs]
+    assert any(set(shape[-3:]) == {tokens, *heads} for shape in shapes[0])
+    assert any({streams, tokens} <= set(shape) or {streams * text.num_attention_heads, tokens} <= set(shape)
+               for shape in shapes[1])  # fmt: skip
+    assert not [shape for shape in shapes[0] | shapes[1] if {streams, tokens, text.head_dim} <= set(shape)]
+    size = sum(leaf.nbytes for leaf in jax.tree.leaves(state.prompt))
+    assert size == text.num_hidden_layers * 2 * 2 * tokens * heads[0] * heads[1] * 4
 
 
 def test_an_image_given_twice_is_encoded_once(model, monkeypatch):
@@ -343,10 +350,11 @@ def test_an_image_given_twice_is_encoded_once(model, monkeypatch):
 
 def test_nothing_compiles_anew(model, prompts, sampled):
     """Other prompts, ids and seeds in the same buckets run the program that is there."""
-    compiled = rollout._generate._cache_size()
-    out = generate(model, prompts[::-1], ids=[9, 8, 7, 6], seed=5)
+    generate(model, prompts)
+    with Compilations() as compilations:
+        out = generate(model, prompts[::-1], ids=[9, 8, 7, 6], seed=5)
     assert (out.tokens[::-1] != sampled.tokens).any(-1).all()
-    assert rollout._generate._cache_size() == compiled
+    assert compilations.count == 0
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,8 @@ of the tokens at hand, already rotated; out [T, H, d]. What a token may see is t
 decoding and training share one network. Batches come by `jax.vmap`.
 """
 
+from functools import reduce
+
 import jax
 import jax.numpy as jnp
 
@@ -40,6 +42,29 @@ def _mix(weights, v):
     """Values under attention weights: [..., J, H / J, T, S], v [..., S, J, d] -> [..., T, H, d]."""
     out = jnp.einsum("...jgts,...sjd->...tjgd", weights.astype(v.dtype), v, precision=precision(v.dtype))
     return out.reshape(*out.shape[:-3], -1, out.shape[-1])
+
+
+def partial_attention(q, k, v, mask):
+    """One block's part of a softmax over several, to be `merged`: q [..., T, d], k [..., d, S], v [..., S, d].
+
+    Returns float32 (largest score [..., T, 1], sum of exponentials [..., T, 1], weighted values [..., T, d]). `mask`
+    broadcasts to [..., T, S]; each token must see a key.
+    """
+    exact = precision(q.dtype)
+    scores = jnp.matmul(q, k, precision=exact, preferred_element_type=jnp.float32) * q.shape[-1] ** -0.5
+    scores = jnp.where(mask, scores, -jnp.inf)
+    largest = jnp.max(scores, axis=-1, keepdims=True)
+    weights = jnp.exp(scores - largest)
+    out = jnp.matmul(weights.astype(v.dtype), v, precision=exact, preferred_element_type=jnp.float32)
+    return largest, jnp.sum(weights, axis=-1, keepdims=True), out
+
+
+def merged(*parts):
+    """Attention over all keys, float32 [..., T, d], from parts by `partial_attention`."""
+    largest = reduce(jnp.maximum, [part[0] for part in parts])
+    scales = [jnp.exp(part[0] - largest) for part in parts]
+    total = sum(part[1] * scale for part, scale in zip(parts, scales))
+    return sum(part[2] * scale for part, scale in zip(parts, scales)) / total
 
 
 def causal(q, k, v, cache):

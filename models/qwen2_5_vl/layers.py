@@ -6,6 +6,8 @@ Matrix products run in the dtype of their activations, in full precision where t
 default would round its inputs to bfloat16 or TF32).
 """
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -78,11 +80,19 @@ def rotate(x, rope):
     return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1).astype(x.dtype)
 
 
-def scan_layers(layers: nnx.Module, h, step, xs=None, *, remat=False):
+def scan_layers(layers: nnx.Module | list, h, step, xs=None, *, remat=False):
     """Runs `step(layer, h, x) -> (h, y)` over stacked `layers`; returns (h, ys). `remat` recomputes a layer backward.
 
-    A few layers are unrolled, which runs faster; many are a loop, which compiles in the time of one.
+    A few layers are unrolled, which runs faster; many are a loop, which compiles in the time of one. Layers that are
+    apart (`unstacked`) are always unrolled, with a list of xs and of ys: a decoding step then neither cuts weights out
+    of a stack for each token nor a cache that is updated in place.
     """
+    if isinstance(layers, nnx.List):
+        ys = []
+        for layer, x in zip(layers, xs):
+            h, y = step(layer, h, x)
+            ys.append(y)
+        return h, ys
     graph, weights = nnx.split(layers)
     depth = jax.tree.leaves(weights)[0].shape[0]
 
@@ -92,3 +102,15 @@ def scan_layers(layers: nnx.Module, h, step, xs=None, *, remat=False):
 
     body = jax.checkpoint(body, prevent_cse=False) if remat else body
     return jax.lax.scan(body, h, (weights, xs), unroll=depth if depth <= 4 else 1)
+
+
+def unstacked(layers: nnx.Module, dtype) -> nnx.List:
+    """Stacked layers as layers apart, copied in `dtype`."""
+    graph, weights = nnx.split(layers)
+    return nnx.List([nnx.merge(graph, layer) for layer in _unstacked(weights, dtype)])
+
+
+@partial(jax.jit, static_argnums=1)
+def _unstacked(weights, dtype):
+    depth = jax.tree.leaves(weights)[0].shape[0]
+    return [jax.tree.map(lambda w, i=i: w[i].astype(dtype), weights) for i in range(depth)]

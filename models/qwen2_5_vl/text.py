@@ -61,7 +61,7 @@ class TextTower(nnx.Module):
         """Embeddings h [T, D] at positions [3, T] -> (hidden [T, D] after the last norm, caches).
 
         `attend` is each layer's attention (see attention.py); `caches` is a pytree with a leading layer axis that it
-        reads, and the caches that it returns come back stacked the same way.
+        reads, and the caches that it returns come back stacked the same way (lists where the layers are apart).
         """
         rope = mrope(positions, self.config)
         h, caches = scan_layers(

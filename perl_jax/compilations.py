@@ -1,0 +1,66 @@
+"""Counts compilations and says which shape caused one: in steady state there should be none."""
+
+import logging
+import re
+import threading
+
+import jax
+
+logger = logging.getLogger(__name__)
+
+MISSES = ("jax._src.interpreters.partial_eval", "jax._src.compiler")  # loggers by which JAX explains itself
+LEAST = 0.1  # seconds of a compilation that is worth a line by itself
+
+
+class Compilations:
+    """Programs compiled (or read from the persistent cache) while it is open: `with Compilations() as compiled:`.
+
+    `count` and `seconds` add up until `take` resets them. Each one that took a while, or that JAX knows a like of, is
+    a line in the log, with what differs.
+    """
+
+    def __enter__(self) -> "Compilations":
+        self.count, self.seconds = 0, 0.0
+        self._reasons = {}  # function: what JAX says of its last miss
+        self._lock = threading.Lock()
+        self._before = jax.config.jax_explain_cache_misses
+        jax.config.update("jax_explain_cache_misses", True)
+        for name in MISSES:
+            logging.getLogger(name).addFilter(self._explain)
+        jax.monitoring.register_event_duration_secs_listener(self._hear)
+        return self
+
+    def __exit__(self, *_) -> None:
+        jax.monitoring.unregister_event_duration_listener(self._hear)
+        for name in MISSES:
+            logging.getLogger(name).removeFilter(self._explain)
+        jax.config.update("jax_explain_cache_misses", self._before)
+
+    def take(self) -> dict[str, float]:
+        """`compile/count` and `compile/seconds` since the last call."""
+        with self._lock:
+            taken = {"compile/count": self.count, "compile/seconds": self.seconds}
+            self.count, self.seconds = 0, 0.0
+        return taken
+
+    def _hear(self, event: str, seconds: float, fun_name: str = "", **_) -> None:
+        if event != "/jax/core/compile/backend_compile_duration":
+            return
+        name = fun_name.removeprefix("jit(").removesuffix(")")
+        with self._lock:
+            self.count += 1
+            self.seconds += seconds
+            reason = self._reasons.pop(name, "")
+        if seconds > LEAST or reason:
+            logger.info("compiled %s in %.1f s%s", name, seconds, f": {reason}" if reason else "")
+
+    def _explain(self, record: logging.LogRecord) -> bool:
+        """Keeps what JAX says of a cache miss, and lets the log have what it says of other things."""
+        text = record.getMessage()
+        if not re.search("CACHE MISS|persistent cache entry", text):
+            return True
+        name = re.search(r"\n\s+for (\S+)", text)
+        if name and (differs := re.findall(r"\* at (.+)", text)):
+            with self._lock:
+                self._reasons[name[1]] = "; ".join(differs[:4]) + "; ..." * (len(differs) > 4)
+        return False

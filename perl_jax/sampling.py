@@ -1,0 +1,98 @@
+"""Drawing a token from logits: filters, the draw itself, and the log-probs of what was drawn."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+BLOCK = 512  # entries per block of the two-level draw: 152k logits are 297 blocks
+NUCLEUS = 256  # tokens that top-p looks at before it sorts a whole vocabulary
+
+
+class Sampling(NamedTuple):
+    """How to draw; the static part of a compiled program."""
+
+    temperature: float  # 0.0: greedy
+    top_p: float  # 1.0: off
+    top_k: int  # 0: off
+    eos_ids: tuple[int, ...]  # what ends a stream
+
+
+def sample(keys, logits, suppress, options: Sampling):
+    """Draws from logits [..., V] with keys [...]: (token int32, raw log-prob, log-prob as sampled), each [...].
+
+    The ids `suppress` are never drawn. The raw log-prob is of softmax(logits), whatever is suppressed or filtered.
+    """
+    allowed = jnp.where(jnp.isin(jnp.arange(logits.shape[-1]), suppress), -jnp.inf, logits)
+    if options.temperature == 0.0:
+        token = jnp.argmax(allowed, axis=-1)
+        return token.astype(jnp.int32), log_softmax_at(logits, token), jnp.zeros(token.shape)
+    plain = options.temperature == 1.0 and options.top_k == 0 and options.top_p == 1.0
+    if not plain:
+        allowed = keep_top(allowed / options.temperature, options.top_k, options.top_p)
+    token, total = jnp.vectorize(draw_categorical, signature="(),(v)->(),()")(keys, allowed)
+    picked = _at(allowed, token)
+    if not plain:
+        return token.astype(jnp.int32), log_softmax_at(logits, token), picked - total
+    raw_total = jax.nn.logsumexp(jnp.concatenate([total[..., None], logits[..., suppress]], axis=-1), axis=-1)
+    return token.astype(jnp.int32), picked - raw_total, picked - total
+
+
+def log_softmax_at(logits, index):
+    """log-softmax(logits)[index] for logits [..., V] and index [...], with no second array of size V."""
+    return _at(logits, index) - jax.nn.logsumexp(logits, axis=-1)
+
+
+def _at(values, index):
+    return jnp.take_along_axis(values, index[..., None], axis=-1)[..., 0]
+
+
+def keep_top(logits, top_k: int, top_p: float):
+    """Logits [..., V] with all but the `top_k` largest, then all but the `top_p` nucleus, at -inf (ties are kept).
+
+    The nucleus is the smallest set of most probable tokens whose probability reaches `top_p`. It is looked for among
+    the `NUCLEUS` most probable tokens, and only where it is larger than that in the whole vocabulary.
+    """
+    if top_k == 0 and top_p == 1.0:
+        return logits
+    size = logits.shape[-1]
+    if top_k:
+        largest = jax.lax.top_k(logits, top_k)[0]
+        least = _nucleus(largest, jax.nn.logsumexp(largest, axis=-1), top_p)[0] if top_p < 1.0 else largest[..., -1:]
+    else:
+        total = jax.nn.logsumexp(logits, axis=-1)
+        least, found = _nucleus(jax.lax.top_k(logits, min(NUCLEUS, size))[0], total, top_p)
+        if size > NUCLEUS:
+            least = jax.lax.cond(
+                found.all(), lambda: least, lambda: _nucleus(jax.lax.top_k(logits, size)[0], total, top_p)[0]
+            )
+    return jnp.where(logits < least, -jnp.inf, logits)
+
+
+def _nucleus(largest, total, top_p: float):
+    """The least logit [..., 1] of the nucleus, from descending logits [..., k]; and whether it ends among them."""
+    probs = jnp.exp(largest - total[..., None])
+    reached = jnp.cumsum(probs, axis=-1)
+    kept = jnp.maximum(jnp.sum(reached - probs < top_p, axis=-1, keepdims=True), 1)
+    return jnp.take_along_axis(largest, kept - 1, axis=-1), reached[..., -1] >= top_p
+
+
+def draw_categorical(key, logits):
+    """One index from softmax(logits [V]), int32 [], and logsumexp(logits), float32 [].
+
+    First its block by the blocks' sums, then its place in the block: one cumulative sum over 152k float32
+    probabilities loses most of the tail to rounding; two short ones do not.
+    """
+    largest = jnp.max(logits)
+    probs = jnp.exp(logits - largest)
+    blocks = jnp.pad(probs, (0, -len(probs) % BLOCK)).reshape(-1, BLOCK)
+    sums = jnp.cumsum(blocks.sum(-1))
+    u_block, u_place = jax.random.uniform(key, (2,))
+    block = _invert(sums, u_block)
+    return block * BLOCK + _invert(jnp.cumsum(blocks[block]), u_place), largest + jnp.log(sums[-1])
+
+
+def _invert(cumulative, u):
+    """The first index whose cumulative sum exceeds u of the total; never one of no mass."""
+    target = jnp.minimum(u * cumulative[-1], jnp.nextafter(cumulative[-1], 0.0))
+    return jnp.sum(cumulative <= target)
