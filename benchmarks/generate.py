@@ -5,9 +5,7 @@ the same random checkpoint and the same prompts, in turns. transformers gets its
 all prompts, padded on the left, with `num_return_sequences=8`. Greedy tokens of both must be equal, else it fails.
 """
 
-import statistics
 import tempfile
-import time
 
 import jax
 import numpy as np
@@ -50,35 +48,27 @@ def main() -> None:
     settings = {"max_new_tokens": TOKENS, "min_new_tokens": TOKENS, "pad_token_id": 0, "eos_token_id": None,
                 "suppress_tokens": [workload.CONFIG.image_token_id, workload.CONFIG.video_token_id]}  # fmt: skip
 
-    def ours(seed: int, **options):
-        return rollout.generate(model, prompts, max_new_tokens=TOKENS, seed=seed, **options)
+    def ours(**options):
+        return rollout.generate(model, prompts, max_new_tokens=TOKENS, **options)
 
     @torch.inference_mode()
     def peer(**options):
         return theirs.generate(**given, **{**settings, **options})[:, given["input_ids"].shape[1] :].numpy()
 
-    greedy, expected = ours(0, samples=1, temperature=0.0).tokens[:, 0], peer(do_sample=False)
+    greedy, expected = ours(samples=1, temperature=0.0).tokens[:, 0], peer(do_sample=False)
     if not np.array_equal(greedy, expected):
         raise SystemExit(f"greedy tokens differ: {np.mean(greedy == expected):.1%} are equal")
 
-    timed = {"transformers": lambda seed: peer(do_sample=True, num_return_sequences=SAMPLES, top_k=0, top_p=1.0),
-             "perl_jax": lambda seed: ours(seed, samples=SAMPLES)}  # fmt: skip
-    seconds = {name: [] for name in timed}
-    for round_ in range(ROUNDS + 1):  # the first one compiles and warms up
-        for name, run in timed.items():
-            start = time.perf_counter()
-            run(round_)
-            if round_:
-                seconds[name].append(time.perf_counter() - start)
-    tokens = PROMPTS * SAMPLES * TOKENS
-    base = statistics.median(seconds["transformers"])
+    timed = {"transformers": lambda: peer(do_sample=True, num_return_sequences=SAMPLES, top_k=0, top_p=1.0),
+             "perl_jax": lambda: ours(samples=SAMPLES)}  # fmt: skip
+    seconds = workload.alternate(timed, ROUNDS)
+    tokens, base = PROMPTS * SAMPLES * TOKENS, seconds["transformers"]
     parameters = sum(value.size for value in qwen.named(model).values())
     print(f"{parameters / 1e6:.1f}M parameters, {jax.device_count()} {jax.default_backend()} device, "
           f"{torch.get_num_threads()} torch threads, median of {ROUNDS}, greedy tokens equal\n")  # fmt: skip
     print("| sampler | seconds | tokens a second | ratio |\n| --- | --- | --- | --- |")
-    for name, values in seconds.items():
-        middle = statistics.median(values)
-        print(f"| {name} | {middle:.2f} | {tokens / middle:,.0f} | {base / middle:.2f} |")
+    for name, value in seconds.items():
+        print(f"| {name} | {value:.2f} | {tokens / value:,.0f} | {base / value:.2f} |")
 
 
 if __name__ == "__main__":

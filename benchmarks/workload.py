@@ -1,5 +1,8 @@
 """What the benchmarks run: a small random model of stated size and prompts with pictures, the same for every peer."""
 
+import statistics
+import time
+
 import numpy as np
 from flax import nnx
 
@@ -39,3 +42,15 @@ def prompt(images: list[np.ndarray], length: int, rng: np.random.Generator) -> t
         tokens = image.shape[0] * image.shape[1] // 28**2
         ids += [CONFIG.vision_start_token_id, *[CONFIG.image_token_id] * tokens, CONFIG.vision_end_token_id]
     return ids + rng.integers(0, WORDS, length - len(ids)).tolist(), images
+
+
+def alternate(runs: dict, rounds: int) -> dict[str, float]:
+    """The median seconds of each of {name: function}, run in turns after one turn that compiles and warms up."""
+    seconds = {name: [] for name in runs}
+    for number in range(rounds + 1):
+        for name, run in runs.items():
+            start = time.perf_counter()
+            run()
+            if number:
+                seconds[name].append(time.perf_counter() - start)
+    return {name: statistics.median(values) for name, values in seconds.items()}

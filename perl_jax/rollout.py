@@ -25,7 +25,7 @@ from models.qwen2_5_vl.layers import unstacked
 from perl_jax.sampling import Sampling, sample
 
 SEGMENT = 64  # tokens between two looks of the host
-CAPACITY = 128  # tokens of the first own cache; a call that needs no more keeps one batch
+CAPACITY = 64  # tokens of the first own cache; a call that needs no more keeps one batch
 FEWEST = 8  # prompts of the smallest batch that streams move to
 
 
@@ -43,7 +43,7 @@ class Streams:
     """G streams of each of N prompts in the middle of decoding. Prompts are padded to P tokens, own caches hold C."""
 
     prompt: list  # a layer: keys [N, J, d, P] and values [N, J, P, d], shared by a prompt's streams
-    own: list  # a layer: keys [N, G, J, d, C] and values [N, G, J, C, d]
+    own: list  # a layer: keys [N * G, J, d, C] and values [N * G, J, C, d]
     lengths: jax.Array  # int32 [N]: of the prompts
     starts: jax.Array  # int32 [N]: the position of the first token after each prompt
     keys: jax.Array  # [N, G]
@@ -182,7 +182,10 @@ def regroup(alive, rows: int, width: int):
 
 
 def compile_ahead(graph, weights, options: Sampling, streams: Streams, rooms, sizes) -> None:
-    """Compiles all programs that a call may come to, so that no later step waits for one; known ones cost nothing."""
+    """Compiles all programs that a call may come to, once, so that no later step waits for one."""
+    signature = (graph, options, *rooms, *sizes, streams.prompt[0][0].shape)
+    if signature in _compiled:
+        return
     programs, shapes = [], jax.eval_shape(lambda streams: streams, streams)
     for smaller in [*sizes[1:], None]:
         moves = smaller and (np.zeros(smaller[0], np.int32), np.zeros(smaller, np.int32))
@@ -198,6 +201,10 @@ def compile_ahead(graph, weights, options: Sampling, streams: Streams, rooms, si
             shapes = jax.eval_shape(_shrink, shapes, *moves)
     with ThreadPoolExecutor() as pool:
         list(pool.map(lambda program: program[0].lower(*program[1:]).compile(), programs))
+    _compiled.add(signature)
+
+
+_compiled = set()
 
 
 # On the device.
@@ -214,8 +221,10 @@ def _start(graph, weights, options: Sampling, G: int, capacity: int, inputs: qwe
     token, *logprobs = draw(model, options, keys, hidden, 0)
     done = ended(token, options)
     J, d = prompt[0][0].shape[1:3]
-    own = [(jnp.zeros((*keys.shape, J, d, capacity), k.dtype), jnp.zeros((*keys.shape, J, capacity, d), v.dtype))
-           for k, v in prompt]  # fmt: skip
+    own = [
+        (jnp.zeros((keys.size, J, d, capacity), k.dtype), jnp.zeros((keys.size, J, capacity, d), v.dtype))
+        for k, v in prompt
+    ]
     streams = Streams(prompt, own, inputs.lengths, inputs.starts, keys, token, done)
     drawn = (x[..., None] for x in (token, *logprobs))
     return streams, Segment(*drawn, jnp.ones(keys.shape, jnp.int32), done)
@@ -278,15 +287,13 @@ def decode(model, streams: Streams, used):
 
     def attend(q, k, v, cache):
         (prompt_k, prompt_v), (own_k, own_v) = cache
-        k, v = (x.reshape(N, G, *x.shape[1:]) for x in (k, v))
         own_k, own_v = own_k.at[..., used].set(k), own_v.at[..., used, :].set(v)
-        J, heads = k.shape[2], q.shape[1]
-        q = q.reshape(N, G, J, heads // J, -1)
-        of_prompt = partial_attention(q.swapaxes(1, 2).reshape(N, J, G * (heads // J), -1), prompt_k, prompt_v,
-                                      in_prompt)  # fmt: skip
-        of_prompt = [x.reshape(N, J, G, heads // J, -1).swapaxes(1, 2) for x in of_prompt]
-        out = merged(of_prompt, partial_attention(q, own_k, own_v, in_own))
-        return out.reshape(N * G, heads, -1).astype(k.dtype), (own_k, own_v)
+        J, heads, d = k.shape[1], q.shape[1] // k.shape[1], k.shape[2]
+        rows = q.reshape(N, G, J, heads, d).swapaxes(1, 2).reshape(N, J, G * heads, d)
+        of_prompt = partial_attention(rows, prompt_k, prompt_v, in_prompt)
+        of_prompt = [x.reshape(N, J, G, heads, -1).swapaxes(1, 2).reshape(N * G, J, heads, -1) for x in of_prompt]
+        out = merged(of_prompt, partial_attention(q.reshape(N * G, J, heads, d), own_k, own_v, in_own))
+        return out.reshape(q.shape).astype(q.dtype), (own_k, own_v)
 
     positions = jnp.broadcast_to((streams.starts + used)[:, None], (3, N, G)).reshape(3, N * G)
     h, own = model.model(model.embed(streams.last.ravel()), positions, attend, list(zip(streams.prompt, streams.own)))
@@ -308,9 +315,8 @@ def ended(token, options: Sampling):
 @jax.jit
 def _shrink(streams: Streams, prompts, slots) -> Streams:
     """The batch that `regroup` made up."""
-    N, G = streams.done.shape
-    own, keys, last = jax.tree.map(lambda x: x.reshape(N * G, *x.shape[2:])[slots],
-                                   (streams.own, streams.keys, streams.last))  # fmt: skip
+    own = jax.tree.map(lambda x: x[slots.ravel()], streams.own)
+    keys, last = streams.keys.ravel()[slots], streams.last.ravel()[slots]
     prompt, lengths, starts = jax.tree.map(lambda x: x[prompts], (streams.prompt, streams.lengths, streams.starts))
     return Streams(prompt, own, lengths, starts, keys, last, slots < 0)
 
@@ -320,4 +326,4 @@ def _grow(own, capacity: int):
     """One layer's own cache with room for `capacity` tokens."""
     k, v = own
     more = capacity - k.shape[-1]
-    return jnp.pad(k, [(0, 0)] * 4 + [(0, more)]), jnp.pad(v, [(0, 0)] * 3 + [(0, more), (0, 0)])
+    return jnp.pad(k, [(0, 0)] * 3 + [(0, more)]), jnp.pad(v, [(0, 0)] * 2 + [(0, more), (0, 0)])

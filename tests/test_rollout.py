@@ -242,6 +242,7 @@ def small_shapes(monkeypatch):
     monkeypatch.setattr(rollout, "FEWEST", 1)
     yield
     jax.clear_caches()  # SEGMENT is a constant of compiled programs
+    rollout._compiled.clear()
 
 
 def test_growing_and_shrinking_change_nothing(model, prompts, sampled, small_shapes):
@@ -297,9 +298,9 @@ def test_regroup(alive, rows, width):
 
 
 def test_shapes_are_few():
-    assert rollout.capacities(1) == [1] and rollout.capacities(64) == [63] and rollout.capacities(129) == [128]
-    assert rollout.capacities(2048) == [128, 256, 512, 1024, 2047]
-    assert rollout.batch_sizes(128, 12, 129) == [(128, 12)]
+    assert rollout.capacities(1) == [1] and rollout.capacities(64) == [63] and rollout.capacities(65) == [64]
+    assert rollout.capacities(2048) == [64, 128, 256, 512, 1024, 2047]
+    assert rollout.batch_sizes(128, 12, 65) == [(128, 12)]
     assert rollout.batch_sizes(128, 12, 2048) == [(128, 12), (128, 3), (128, 1), (32, 1), (8, 1)]
     assert rollout.batch_sizes(2, 1, 2048) == [(2, 1)]
 

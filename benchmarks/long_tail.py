@@ -1,0 +1,70 @@
+"""A batch with a long tail: `python -m benchmarks.long_tail`.
+
+Of 32 prompts x 8 samples 90% of the responses have 32 tokens, and 10% have 256. The ideal is the larger of two times:
+all tokens at the rate of a full batch (every response 32 tokens), and the longest response at the rate of one stream
+alone. Both rates are measured in the same run, by whole calls, prefill included.
+
+A random model never ends on purpose; so an end is drawn from each stream's own key here, at the length it shall have.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks import workload
+from perl_jax import rollout
+
+PROMPTS, SAMPLES, SHORT, LONG, SHARE, ROUNDS = 32, 8, 32, 256, 0.1, 5
+END = 1  # the token that ends a response
+
+
+def place(key):
+    """Where a stream stands among all, by its key, in 0..1."""
+    return jax.random.uniform(jax.random.fold_in(key, 2**31))
+
+
+def with_lengths(longest: float):
+    """`rollout.draw`, but a stream ends at its length: LONG from the place `longest` on, SHORT before it."""
+    plain = rollout.draw
+
+    def draw(model, options, keys, hidden, t):
+        token, *logprobs = plain(model, options, keys, hidden, t)
+        length = jnp.where(jax.vmap(jax.vmap(place))(keys) < longest, SHORT, LONG)
+        return jnp.where(t + 1 == length, END, jnp.where(token == END, END + 1, token)), *logprobs
+
+    return draw
+
+
+def main() -> None:
+    rng = np.random.default_rng(0)
+    model = workload.model()
+    prompts = [workload.prompt(workload.pictures(2, 84, rng), length, rng)
+               for length in rng.integers(83, 98, PROMPTS).tolist()]  # fmt: skip
+    keys = [jax.random.fold_in(jax.random.fold_in(jax.random.key(0), n), g) for n in range(PROMPTS)
+            for g in range(SAMPLES)]  # fmt: skip
+    rollout.draw = with_lengths(sorted(map(place, keys))[-round(SHARE * len(keys))])
+
+    def tail():
+        return rollout.generate(model, prompts, samples=SAMPLES, max_new_tokens=LONG, eos_ids=[END])
+
+    def full():
+        return rollout.generate(model, prompts, samples=SAMPLES, max_new_tokens=SHORT)
+
+    def alone():
+        return rollout.generate(model, prompts[:1], samples=1, max_new_tokens=LONG)
+
+    out = tail()
+    tokens, longest = int(out.lengths.sum()), int(out.lengths.max())
+    seconds = workload.alternate({"tail": tail, "full": full, "alone": alone}, ROUNDS)
+    full_rate, alone_rate = PROMPTS * SAMPLES * SHORT / seconds["full"], LONG / seconds["alone"]
+    ideal = max(tokens / full_rate, longest / alone_rate)
+    print(f"{PROMPTS * SAMPLES} responses, {np.mean(out.lengths == LONG):.0%} of {LONG} tokens, the others of {SHORT}; "
+          f"full batch {full_rate:,.0f} tokens a second, one stream {alone_rate:,.0f}; median of {ROUNDS}\n")  # fmt: skip
+    print("| | seconds | over the ideal |\n| --- | --- | --- |")
+    print(f"| ideal | {ideal:.2f} | 1.00 |\n| perl_jax | {seconds['tail']:.2f} | {seconds['tail'] / ideal:.2f} |")
+    print(f"| a batch that waits for its longest | {PROMPTS * SAMPLES * LONG / full_rate:.2f} | "
+          f"{PROMPTS * SAMPLES * LONG / full_rate / ideal:.2f} |")  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
