@@ -58,8 +58,9 @@ def main() -> None:
     seconds = workload.alternate({"tail": tail, "full": full, "alone": alone}, ROUNDS)
     full_rate, alone_rate = PROMPTS * SAMPLES * SHORT / seconds["full"], LONG / seconds["alone"]
     ideal = max(tokens / full_rate, longest / alone_rate)
-    print(f"{PROMPTS * SAMPLES} responses, {np.mean(out.lengths == LONG):.0%} of {LONG} tokens, the others of {SHORT}; "
-          f"full batch {full_rate:,.0f} tokens a second, one stream {alone_rate:,.0f}; median of {ROUNDS}\n")  # fmt: skip
+    share = np.mean(out.lengths == LONG)
+    print(f"{PROMPTS * SAMPLES} responses, {share:.0%} of {LONG} tokens, others of {SHORT}; tokens a second: "
+          f"{full_rate:,.0f} in a full batch, {alone_rate:,.0f} alone; median of {ROUNDS}\n")  # fmt: skip
     print("| | seconds | over the ideal |\n| --- | --- | --- |")
     print(f"| ideal | {ideal:.2f} | 1.00 |\n| perl_jax | {seconds['tail']:.2f} | {seconds['tail'] / ideal:.2f} |")
     print(f"| a batch that waits for its longest | {PROMPTS * SAMPLES * LONG / full_rate:.2f} | "

@@ -66,7 +66,9 @@ def get_config() -> ConfigDict:
                 "clip_norm": 1.0,
                 "steps_per_batch": 4,  # optimizer steps over disjoint questions of a batch
             },
-            "micro_batches": 1,  # of one optimizer step, their gradients summed
+            # What one forward and backward pass holds; an optimizer step sums the gradients of as many as it needs.
+            # Short prompts share a row with their responses; what is longer than a row is split by responses.
+            "micro_batch": {"rows": 1, "row_tokens": 16384},
             "remat": True,
             # Held-out questions, answered greedily in their own order and in `permute` uniformly drawn ones.
             "eval": {"sets": (), "every": 50, "limit": 500, "permute": 3, "batch": 256},

@@ -16,6 +16,7 @@ def get_config():
     config.data.directory = "runs/mantis_chat-data"
     config.prompt.max_pixels = 112 * 112
     config.prompt.max_tokens = 512
+    config.micro_batch.rows, config.micro_batch.row_tokens = 4, 1024
     config.warmup.steps = 60
     config.warmup.questions = 16
     config.total_steps = 20

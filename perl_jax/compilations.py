@@ -23,17 +23,22 @@ class Compilations:
         self.count, self.seconds = 0, 0.0
         self._reasons = {}  # function: what JAX says of its last miss
         self._lock = threading.Lock()
+        self._levels = []
         self._before = jax.config.jax_explain_cache_misses
         jax.config.update("jax_explain_cache_misses", True)
         for name in MISSES:
-            logging.getLogger(name).addFilter(self._explain)
+            jax_logger = logging.getLogger(name)
+            self._levels.append(jax_logger.level)
+            jax_logger.setLevel(logging.WARNING)
+            jax_logger.addFilter(self._explain)
         jax.monitoring.register_event_duration_secs_listener(self._hear)
         return self
 
     def __exit__(self, *_) -> None:
         jax.monitoring.unregister_event_duration_listener(self._hear)
-        for name in MISSES:
+        for name, level in zip(MISSES, self._levels):
             logging.getLogger(name).removeFilter(self._explain)
+            logging.getLogger(name).setLevel(level)
         jax.config.update("jax_explain_cache_misses", self._before)
 
     def take(self) -> dict[str, float]:

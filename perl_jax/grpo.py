@@ -39,24 +39,24 @@ def loss(logp, old_logp, advantages, mask, ref_logp=None, clip_low=0.2, clip_hig
     losses, stats = token_losses(
         logp, old_logp, advantages, mask, ref_logp, clip_low=clip_low, clip_high=clip_high, dual_clip=dual_clip,
         kl_coef=kl_coef)  # fmt: skip
-    return jnp.sum(losses * token_weights(mask, aggregate)), metrics(*totals(stats), jnp.sum(mask))
+    weights = response_weights(jnp.sum(mask, axis=-1), aggregate, norm_length=mask.shape[-1])
+    return jnp.sum(losses * weights[..., None]), metrics(*totals(stats), jnp.sum(mask))
 
 
-def token_weights(mask, aggregate: str = "token-mean", norm_length: int | None = None):
-    """What each token of an optimizer step counts, float32 [..., R], 0 under mask 0.
+def response_weights(lengths, aggregate: str = "token-mean", norm_length: int | None = None):
+    """What each token of a response counts in an optimizer step, float [...], for the lengths [...] of all responses.
 
     `token-mean`: all tokens alike; `seq-mean-token-mean`: responses alike, tokens alike within one;
-    `seq-mean-token-sum-norm` (Dr. GRPO): a response's sum over a constant length, by default R.
+    `seq-mean-token-sum-norm` (Dr. GRPO): a response's sum over a constant length. Works on numpy and on JAX arrays.
     """
-    mask = jnp.asarray(mask, jnp.float32)
-    lengths = mask.sum(-1, keepdims=True)
-    responses = jnp.maximum(jnp.sum(lengths > 0), 1)
+    given = (lengths > 0).astype("float32")
+    responses = given.sum().clip(1)
     if aggregate == "token-mean":
-        return mask / jnp.maximum(mask.sum(), 1)
+        return given / lengths.sum().clip(1)
     if aggregate == "seq-mean-token-mean":
-        return mask / jnp.maximum(lengths, 1) / responses
+        return given / lengths.clip(1) / responses
     if aggregate == "seq-mean-token-sum-norm":
-        return mask / (mask.shape[-1] if norm_length is None else norm_length) / responses
+        return given / norm_length / responses
     raise ValueError(f"aggregate is one of {', '.join(AGGREGATES)}, not {aggregate!r}")
 
 

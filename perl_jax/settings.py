@@ -11,7 +11,8 @@ ONE_OF = {
 AT_LEAST = {
     "warmup.steps": 0, "warmup.questions": 1, "total_steps": 0, "questions": 1, "rollouts": 1, "n_s": 0,
     "refill_rounds": 1, "sampling.max_new_tokens": 1, "sampling.top_k": 0, "optimizer.steps_per_batch": 1,
-    "micro_batches": 1, "eval.every": 1, "eval.limit": 1, "eval.permute": 0, "eval.batch": 1, "checkpoint.every": 1,
+    "micro_batch.rows": 1,
+    "eval.every": 1, "eval.limit": 1, "eval.permute": 0, "eval.batch": 1, "checkpoint.every": 1,
     "checkpoint.keep": 1, "log_groups": 0, "prompt.max_tokens": 1,
 }  # fmt: skip
 
@@ -27,6 +28,10 @@ def check(config) -> None:
             raise InputError(f"config.{key} is {said[key]}; it must be at least {least}")
     if said["sampling.temperature"] <= 0 or not 0 < said["sampling.top_p"] <= 1:
         raise InputError("config.sampling: temperature must be above 0, and top_p above 0 and at most 1")
+    longest = said["prompt.max_tokens"] + said["sampling.max_new_tokens"]
+    if said["micro_batch.row_tokens"] < longest:
+        raise InputError(f"config.micro_batch.row_tokens is {said['micro_batch.row_tokens']}, but a prompt and a "
+                         f"response may have {longest} tokens (prompt.max_tokens + sampling.max_new_tokens)")
     if not all(isinstance(name, str) for name in said["eval.sets"]):
         raise InputError(f"config.eval.sets must hold names of splits, such as ('eval',), not {said['eval.sets']}")
     try:

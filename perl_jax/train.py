@@ -16,6 +16,7 @@ from ml_collections import config_flags
 from models.errors import InputError
 from perl_jax import batch as batches
 from perl_jax import checkpoint, cli, evaluation, logs, metrics, permute, policy, prepare, records, settings, update
+from perl_jax.compilations import Compilations
 from perl_jax.grading import Grader
 from perl_jax.pipeline import Stream
 
@@ -43,7 +44,7 @@ def train(config, workdir: Path) -> None:
         if done:
             state = resume(checkpoints, done, state, source, facts)
 
-        with logs.RunLog(workdir, config.to_dict(), last, **facts) as log:
+        with logs.RunLog(workdir, config.to_dict(), last, **facts) as log, Compilations() as compilations:
 
             def evaluate(step: int) -> dict[str, float]:
                 found = {}
@@ -70,7 +71,7 @@ def train(config, workdir: Path) -> None:
                 state, values, groups = run_step(config, step, state, source, reference, clock)
 
                 log.groups([{"stage": stage(config, step), "step": step, **group} for group in groups])
-                log.step(stage(config, step), step, {**values, **clock.metrics()})
+                log.step(stage(config, step), step, {**values, **clock.metrics(), **compilations.take()})
                 if bad := [f"{name} {value}" for name, value in values.items() if not np.isfinite(value)]:
                     raise InputError(f"step {step}: {', '.join(bad)}; see {workdir}/metrics.jsonl and rollouts.jsonl")
                 scores = evaluate(step) if step == last or step % config.eval.every == 0 else {}
@@ -107,8 +108,7 @@ def perl(config, step, state, source, reference, clock):
         ]
         per_step = -(-config.questions // config.optimizer.steps_per_batch)
         parts = [groups[start : start + per_step] for start in range(0, len(groups), per_step)]
-        forward = {"temperature": config.sampling.temperature, "micro_batches": config.micro_batches,
-                   "questions": per_step, **source.prompts.limits}  # fmt: skip
+        forward = {"temperature": config.sampling.temperature, **config.micro_batch, **source.prompts.limits}
         if reference:
             parts = [with_logprobs("ref_logprobs", reference, part, forward) for part in parts]
         if len(parts) > 1:  # all of them against the policy that sampled
@@ -145,9 +145,7 @@ def warm_up(config, step, state, source, reference, clock):
             )
             for question, answer in zip(questions, answers)
         ]
-        state, values = update.step(
-            state, groups, micro_batches=config.micro_batches, remat=config.remat, **source.prompts.limits
-        )
+        state, values = update.step(state, groups, remat=config.remat, **config.micro_batch, **source.prompts.limits)
         values = metrics.of_update([values])
     return state, values, []
 

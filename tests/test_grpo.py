@@ -233,10 +233,11 @@ def test_unknown_aggregate():
 @given(batch=batches(), aggregate=st.sampled_from(grpo.AGGREGATES), extra=st.integers(1, 4))
 @settings(max_examples=30)
 def test_padding_counts_nowhere(batch, aggregate, extra):
-    """Rows of no token, and with a constant length also columns: the weights of the others stay."""
-    mask = batch[-1]
-    weights = grpo.token_weights(mask, aggregate, norm_length=3)
-    padded = grpo.token_weights(np.pad(mask, ((0, extra), (0, extra))), aggregate, norm_length=3)
-    np.testing.assert_array_equal(padded[: len(mask), : mask.shape[1]], weights)
-    assert float(padded.sum()) == pytest.approx(float(weights.sum()), rel=1e-6)
-    assert (np.asarray(weights)[~mask] == 0).all()
+    """Responses of no token: the weights of the others stay; on JAX arrays as on numpy's."""
+    lengths = batch[-1].sum(-1)
+    weights = grpo.response_weights(lengths, aggregate, norm_length=3)
+    padded = grpo.response_weights(np.pad(lengths, (0, extra)), aggregate, norm_length=3)
+    np.testing.assert_array_equal(padded[: len(lengths)], weights)
+    assert (padded[len(lengths) :] == 0).all() and (weights[lengths == 0] == 0).all()
+    on_device = grpo.response_weights(jnp.asarray(lengths), aggregate, norm_length=3)
+    np.testing.assert_allclose(on_device, weights, rtol=1e-6)

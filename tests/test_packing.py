@@ -10,7 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from models import qwen2_5_vl as qwen
-from models.qwen2_5_vl.packing import block_size, bucket, pack_images, pack_many
+from models.qwen2_5_vl.packing import block_size, bucket, pack_images
 
 VALUES = 5  # per patch; the layout does not depend on it
 SIZES = st.lists(st.tuples(st.integers(1, 7), st.integers(1, 7)), min_size=1, max_size=7)  # in merged patches
@@ -104,13 +104,11 @@ def test_buckets_are_few():
         assert len({bucket(size) for size in range(low + 1, 2 * low + 1)}) <= 4
 
 
-def test_pack_many_pads_alike_and_changes_nothing():
+def test_a_pack_holds_each_prompt_as_it_is_alone():
     config = tiny.CONFIGS["untied"]
     every = tiny.prompts(config)
-    batches = [every[:2], every[2:], [every[1]] * 2]
-    together = pack_many(config, batches, max_pixels=tiny.MAX_PIXELS)
-    assert len({str(jax.tree.map(np.shape, inputs)) for inputs in together}) == 1
-    for prompts, inputs in zip(batches, together):
+    for prompts in (every[:2], every[2:], [every[1]] * 2):
+        inputs = qwen.pack(config, prompts, max_pixels=tiny.MAX_PIXELS)
         for b, (ids, pictures) in enumerate(prompts):
             length = int(inputs.lengths[b])
             assert inputs.ids[b, :length].tolist() == list(ids) and length == len(ids)

@@ -99,13 +99,13 @@ def test_tensorboard_files_hold_the_metrics():
 
 
 def outcome(workdir: Path):
-    """All that a run ends with: weights, optimizer, data position, and the metrics of its steps but for the times."""
+    """All that a run ends with: weights, optimizer, data position, and its steps' metrics but for what took how long."""
     config = tiny_run.config()
     state = update.init(qwen.load(workdir / "init"), train.optimizer(config, LAST), train.trainable(config))
     with checkpoint.Checkpoints(workdir, read_only=True) as checkpoints:
         state = checkpoints.restore(LAST, state)
         stream = checkpoints.run(LAST)["stream"]
-    steps = {line["step"]: {name: value for name, value in line.items() if not name.startswith("time/")}
+    steps = {line["step"]: {name: value for name, value in line.items() if not name.startswith(("time/", "compile/"))}
              for line in tiny_run.metrics(workdir)}  # fmt: skip
     return jax.tree.leaves((state.trainable, state.opt_state)), stream, steps
 

@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 
 from models import qwen2_5_vl as qwen
 from models.errors import InputError
-from perl_jax import grpo, rollout, update
+from models.qwen2_5_vl import attention
+from perl_jax import grpo, rollout, trees, update
+from perl_jax.compilations import Compilations
 
 SIZES = [[(56, 56), (56, 84), (84, 56)], [], [(84, 84), (56, 56)]]  # of the images of each question
 ORDERS = [[(0, 1, 2), (2, 0, 1)], [(), ()], [(0, 1), (1, 0)]]
@@ -148,6 +150,12 @@ def first_step(model, groups):
 
 # The shared prompt equals one row a rollout.
 
+
+def numbered(mask) -> np.ndarray:
+    """The number of each token among all, -1 where there is none."""
+    return np.where(mask, np.cumsum(mask).reshape(mask.shape) - 1, -1)
+
+
 PERMUTATIONS = st.tuples(
     st.tuples(st.permutations(range(3)), st.permutations(range(3))),
     st.just(((), ())),
@@ -159,11 +167,16 @@ RAGGED = st.lists(st.integers(0, R), min_size=Q * O * G, max_size=Q * O * G).map
 
 
 @nnx.jit
-def weighted_gradients(model, shared, rows, weights):
-    """Log-probs and the gradient of their weighted sum, on shared prompts and by one row a rollout."""
+def weighted_gradients(model, shared, rows, weights, places):
+    """Log-probs [Q, O, G, R] and the gradient of their weighted sum, on shared prompts and by one row a rollout.
+
+    `places` [Q, O, G, R] numbers the tokens of all responses, -1 where there is none.
+    """
 
     def ours(model):
-        logp = update.token_logprobs(model, shared)[0].reshape(Q, O, G, -1)[..., :R]
+        scored, at = update.token_logprobs(model, shared)[0].ravel(), shared.index.ravel()
+        scored = jnp.zeros(weights.size).at[jnp.where(at < 0, weights.size, at)].set(scored, mode="drop")
+        logp = jnp.where(places < 0, 0.0, scored[places])
         return jnp.sum(jnp.where(weights != 0, logp * weights, 0)), logp
 
     def theirs(model):
@@ -180,19 +193,18 @@ def test_shared_prompts_equal_one_row_a_rollout(model, orders, lengths, seed):
     """Log-probs within 2e-5, gradients within 1e-4 of each tensor's largest value."""
     groups = make_groups(model.config, orders, lengths, seed)
     *rows, mask = plain_rows(model.config, groups)
-    shared = update.pack_rows(model.config, groups, 1, None, None, None)
-    shared = jax.tree.map(lambda leaf: leaf[0], shared)
+    [shared] = trees.pack(model.config, groups, None, None, None, None).batches
     weights = np.where(mask, np.random.default_rng(seed).normal(size=mask.shape), 0).astype(np.float32)
-    (gradient, logp), (expected_gradient, expected) = weighted_gradients(model, shared, rows, weights)
+    (gradient, logp), (expected_gradient, expected) = weighted_gradients(model, shared, rows, weights, numbered(mask))
     np.testing.assert_allclose(np.where(mask, logp, 0), np.where(mask, expected, 0), atol=2e-5)
     assert_close(qwen.named(gradient), qwen.named(expected_gradient))
 
 
 def test_logprobs(model, groups):
     *rows, mask = plain_rows(model.config, groups)
-    for temperature, micro_batches in ((1.0, 1), (0.7, 2)):
+    for temperature, options in ((1.0, {}), (0.7, {"rows": 2, "row_tokens": 64})):
         expected = np.where(mask, plain_logprobs(model, *rows, temperature), 0)
-        got = update.logprobs(model, groups, temperature, micro_batches=micro_batches)
+        got = update.logprobs(model, groups, temperature, **options)
         assert got.shape == (Q, O, G, R) and got.dtype == np.float32
         np.testing.assert_allclose(got, expected, atol=2e-5)
         assert (got[~mask] == 0).all()
@@ -204,8 +216,8 @@ def test_the_gradient_on_policy(model, groups, first_step):
     *rows, mask = plain_rows(model.config, groups)
     advantages = np.stack([group.advantages for group in groups])
     weights = np.where(mask, -advantages[..., None] / mask.sum(), 0).astype(np.float32)
-    shared = jax.tree.map(lambda leaf: leaf[0], update.pack_rows(model.config, groups, 1, None, None, None))
-    _, (expected, _) = weighted_gradients(model, shared, rows, weights)
+    [shared] = trees.pack(model.config, groups, None, None, None, None).batches
+    _, (expected, _) = weighted_gradients(model, shared, rows, weights, numbered(mask))
     assert_close(gradient, qwen.named(expected))
     assert metrics["loss"] == pytest.approx(weights.sum(), rel=1e-4, abs=1e-6)
     assert metrics["grad_norm"] == pytest.approx(norm(qwen.named(expected)), rel=1e-4)
@@ -222,7 +234,7 @@ OFF_POLICY = {"kl_coef": 0.05, "aggregate": "seq-mean-token-mean", "temperature"
 @pytest.fixture(scope="module")
 def off_policy(model, groups):
     """The groups with old, reference and sampler log-probs, and what a step of OFF_POLICY makes of them."""
-    logp = update.logprobs(model, groups, 0.7, micro_batches=2)
+    logp = update.logprobs(model, groups, 0.7, rows=2)
     more = {"old_logprobs": random_logprobs(logp), "ref_logprobs": random_logprobs(seed=2),
             "sampler_logprobs": random_logprobs(logp + 0.25, spread=0.0)}  # fmt: skip
     groups = make_groups(model.config, **more)
@@ -272,40 +284,67 @@ def test_transformers_takes_the_same_step(model, off_policy, theirs):
 # Options that change nothing.
 
 
-@pytest.mark.parametrize("options", [{"micro_batches": 2}, {"questions": 5, "remat": True}])
+@pytest.mark.parametrize("options", [{"rows": 3}, {"rows": 1, "row_tokens": 300}, {"rows": 9, "remat": True}])
 def test_how_it_runs_changes_nothing(model, groups, first_step, options):
-    """Micro-batches (3 questions in 2 leave a remainder), recomputation, rows of padding."""
+    """Micro-batches of few rows, all trees in one row, recomputation, rows of padding."""
     metrics, gradient = stepped(model, groups, **options)
-    assert metrics == pytest.approx(first_step[0], rel=1e-4, abs=1e-6)
+    for name in metrics.keys() - {"padding", "split_trees"}:
+        assert metrics[name] == pytest.approx(first_step[0][name], rel=1e-4, abs=1e-6), name
+    assert_close(gradient, first_step[1])
+
+
+def test_trees_that_are_split_change_nothing(model):
+    """Rows with room for one response of each tree, or for two of some; told in the metrics."""
+    groups = make_groups(model.config, lengths=np.full((Q, O, G), R).tolist())
+    longest = max(len(ids) for group in groups for ids in group.prompts)
+    whole, expected = stepped(model, groups, rows=6)
+    for options in ({"rows": 2, "row_tokens": longest + R}, {"rows": 1, "row_tokens": longest + 2 * R - 1}):
+        metrics, gradient = stepped(model, groups, **options)
+        assert metrics["split_trees"] > 0 and whole["split_trees"] == 0
+        for name in metrics.keys() - {"padding", "split_trees"}:
+            assert metrics[name] == pytest.approx(whole[name], rel=1e-4, abs=1e-6), name
+        assert_close(gradient, expected)
+
+
+def test_long_rows_recompute_their_attention(model, groups, first_step, monkeypatch):
+    monkeypatch.setattr(attention, "STORED", 8)
+    _, gradient = stepped(model, groups, rows=7)
     assert_close(gradient, first_step[1])
 
 
 def test_chunks_of_logits_change_nothing(model, monkeypatch):
-    """Chunks of 7 tokens that do not divide 30: values and gradients; and no more than that exists at a time."""
+    """Chunks that do not divide the row, some with no scored token: values and gradients; never more at a time."""
     rng = np.random.default_rng(5)
     vocabulary, width = model.config.text.vocab_size, model.config.text.hidden_size
     hidden = rng.normal(size=(3, 10, width)).astype(np.float32)
     targets, weights = rng.integers(0, vocabulary, (3, 10)), rng.normal(size=(3, 10)).astype(np.float32)
+    scored = np.arange(10) < np.array([[4], [7], [2]])
 
     def loss(hidden):
-        logp, entropy = update.chunked_logprobs(model, hidden, targets, 0.9)
+        logp, entropy = update.chunked_logprobs(model, hidden, targets, scored, 0.9)
         return jnp.sum(logp * weights + 5 * entropy), (logp, entropy)
 
     def largest():
         program = jax.make_jaxpr(jax.grad(lambda hidden: loss(hidden)[0]))(hidden)
         shapes = tiny.array_shapes(program.jaxpr)
-        return max(shape[0] for shape in shapes if len(shape) == 2 and shape[1] == vocabulary and shape[0] != width)
+        return max(shape[1] for shape in shapes if len(shape) == 3 and shape[2] == vocabulary)
 
+    monkeypatch.setattr(update, "PIECES", 1)
     (_, whole), whole_gradient = jax.value_and_grad(loss, has_aux=True)(hidden)
-    assert largest() == 30
-    monkeypatch.setattr(update, "CHUNK", 7 * vocabulary + 5)
-    (_, chunked), chunked_gradient = jax.value_and_grad(loss, has_aux=True)(hidden)
-    assert largest() == 7
-    np.testing.assert_allclose(whole[0], chunked[0], atol=1e-5)
-    np.testing.assert_allclose(whole_gradient, chunked_gradient, atol=1e-5)
+    assert largest() == 10
+    for chunk, pieces, size in ((3 * 3 * vocabulary + 5, 1, 3), (1 << 30, 4, 3), (1, 1, 1)):
+        monkeypatch.setattr(update, "CHUNK", chunk)
+        monkeypatch.setattr(update, "PIECES", pieces)
+        (_, chunked), chunked_gradient = jax.value_and_grad(loss, has_aux=True)(hidden)
+        assert largest() == size
+        np.testing.assert_allclose(whole[0], chunked[0], atol=1e-5)
+        np.testing.assert_allclose(whole_gradient, chunked_gradient, atol=1e-5)
+    assert (np.asarray(whole[0])[~scored] == 0).all() and (np.asarray(whole_gradient)[~scored] == 0).all()
     logits = np.asarray(model.logits(hidden)) / 0.9
     probs = np.asarray(jax.nn.softmax(logits, -1))
-    np.testing.assert_allclose(chunked[1], -(probs * np.log(probs)).sum(-1), rtol=1e-4, atol=1e-5)
+    entropy = np.where(scored, -(probs * np.log(probs)).sum(-1), 0)
+    np.testing.assert_allclose(chunked[1], entropy, rtol=1e-4, atol=1e-5)
+    weights = np.where(scored, weights, 0)
     # The entropy is a metric: its gradient is not part of the update's.
     exact = jax.grad(lambda h: jnp.sum(jnp.take_along_axis(
         jax.nn.log_softmax(model.logits(h) / 0.9), targets[..., None], -1)[..., 0] * weights))(hidden)  # fmt: skip
@@ -319,10 +358,10 @@ def test_a_sum_is_over_the_longest_response_by_default(model, groups):
     loss, expected = plain(model, groups, **options)
     assert metrics["loss"] == pytest.approx(loss, rel=1e-4, abs=1e-6)
     assert_close(gradient, expected)
-    compiled = update._step._cache_size()
-    halved, _ = stepped(model, groups, norm_length=2 * R, **options)
+    with Compilations() as compilations:
+        halved, _ = stepped(model, groups, norm_length=2 * R, **options)
     assert halved["grad_norm"] == pytest.approx(metrics["grad_norm"] / 2, rel=1e-4)
-    assert update._step._cache_size() == compiled
+    assert compilations.count == 0
 
 
 def test_log_probs_for_some_groups_only(model, off_policy):
@@ -341,26 +380,19 @@ def without_signal(groups, silent):
 
 
 def test_groups_without_a_signal_are_left_out_and_counted(model, groups):
-    """As when they are computed: the same loss, gradient and weights, by the same program and one micro-batch less."""
-    groups = without_signal(groups, [2])
-    state, metrics = update.step(update.init(model, DESCENT), groups, micro_batches=2)
-    compiled = update._step._cache_size()
-    rows = update.pack_rows(model.config, groups, 2, None, None, None)
-    options = update.Options((("clip_low", 0.2), ("clip_high", 0.2), ("dual_clip", 3.0), ("kl_coef", 0.0)),
-                             "token-mean", 1.0, False)  # fmt: skip
-    expected, all_of_them = update._step(update.init(model, DESCENT), rows, 2, np.float32(R), options)
-    assert update._step._cache_size() == compiled
-    for name in ("loss", "grad_norm", "update_norm", "tokens"):
-        assert float(metrics[name]) == pytest.approx(float(all_of_them[name]), rel=1e-5), name
-    assert_close(qwen.named(state.opt_state), qwen.named(expected.opt_state), tolerance=1e-5)
-    assert_close(qwen.named(state.model), qwen.named(expected.model), tolerance=1e-6)
-    assert float(metrics["update_norm"]) == pytest.approx(RATE * float(metrics["grad_norm"]), rel=1e-5)
-    assert float(metrics["computed_share"]) == pytest.approx(np.sum(LENGTHS[:2]) / np.sum(LENGTHS))
-    assert float(all_of_them["computed_share"]) == 1
+    """Nothing is computed for them, but they are in the mean: as in the plain loss over all groups."""
+    silenced = without_signal(groups, [0, 2])
+    state, metrics = update.step(update.init(model, DESCENT), silenced)
+    loss, expected = plain(model, silenced)
+    assert metrics["loss"] == pytest.approx(loss, rel=1e-4, abs=1e-6)
+    assert_close(qwen.named(state.opt_state), expected)
+    assert metrics["tokens"] == np.sum(LENGTHS)
+    assert metrics["computed_share"] == pytest.approx(np.sum(LENGTHS[1]) / np.sum(LENGTHS))
+    assert metrics["update_norm"] == pytest.approx(RATE * metrics["grad_norm"], rel=1e-5)
 
 
 def test_no_signal_at_all_changes_nothing(model, groups):
-    state, metrics = update.step(update.init(model, DESCENT), without_signal(groups, [0, 1, 2]), micro_batches=2)
+    state, metrics = update.step(update.init(model, DESCENT), without_signal(groups, [0, 1, 2]))
     assert metrics["loss"] == metrics["grad_norm"] == metrics["update_norm"] == 0
     assert metrics["tokens"] == np.sum(LENGTHS) and metrics["entropy"] > 0 and metrics["ratio"] == pytest.approx(1)
     assert leaf_bytes(qwen.named(state.model)) == leaf_bytes(qwen.named(model))
@@ -390,15 +422,18 @@ def test_masked_tokens_get_no_gradient(model, groups, first_step):
 def test_tokens_past_the_end_are_not_read(model, groups):
     """Other tokens in the padding of prompts and responses: the same log-probs and gradients under the mask."""
     *rows, mask = plain_rows(model.config, groups)
-    shared = jax.tree.map(lambda leaf: leaf[0], update.pack_rows(model.config, groups, 1, None, None, None))
+    [shared] = trees.pack(model.config, groups, None, None, None, None).batches
+    padding = np.asarray(shared.spans.start) == np.arange(shared.ids.shape[1])
+    padding &= shared.spans.fork == np.arange(shared.ids.shape[1])
     other = shared.replace(
-        responses=np.where(shared.mask, shared.responses, 17),
-        inputs=shared.inputs.replace(ids=np.where(shared.inputs.mask, shared.inputs.ids, 23)),
+        ids=np.where(padding, 17, shared.ids),
+        targets=np.where(shared.index < 0, 23, shared.targets),
+        sources=np.where(shared.index < 0, 5, shared.sources),
     )
-    assert (other.responses != shared.responses).any() and (other.inputs.ids != shared.inputs.ids).any()
+    assert (other.ids != shared.ids).any() and (other.targets != shared.targets).any()
     weights = np.where(mask, 1.0, 0.0).astype(np.float32)
-    (gradient, logp), _ = weighted_gradients(model, shared, rows, weights)
-    (other_gradient, other_logp), _ = weighted_gradients(model, other, rows, weights)
+    (gradient, logp), _ = weighted_gradients(model, shared, rows, weights, numbered(mask))
+    (other_gradient, other_logp), _ = weighted_gradients(model, other, rows, weights, numbered(mask))
     np.testing.assert_array_equal(np.where(mask, logp, 0), np.where(mask, other_logp, 0))
     assert_close(qwen.named(other_gradient), qwen.named(gradient), tolerance=1e-6)
 
@@ -475,19 +510,20 @@ def test_metrics(model, groups, first_step):
 
 
 def test_nothing_compiles_anew(model, groups):
-    """Other questions, orders and lengths in the same buckets run the programs that are there."""
-    state, _ = update.step(update.init(model, DESCENT), groups)
-    compiled = update._step._cache_size()
-    for seed in (1, 2):
-        orders = [[(1, 2, 0), (0, 2, 1)], [(), ()], [(1, 0), (0, 1)]]
-        lengths = np.random.default_rng(seed).integers(1, 16, (Q, O, G)).tolist()
-        state, _ = update.step(state, make_groups(model.config, orders, lengths, seed=seed))
-    assert update._step._cache_size() == compiled
+    """Other questions, orders and lengths run the programs that are there."""
+    state, _ = update.step(update.init(model, DESCENT), groups, rows=2, row_tokens=96)
+    with Compilations() as compilations:
+        for seed in (1, 2):
+            orders = [[(1, 2, 0), (0, 2, 1)], [(), ()], [(1, 0), (0, 1)]]
+            lengths = np.random.default_rng(seed).integers(1, 13, (Q, O, G)).tolist()
+            made = make_groups(model.config, orders, lengths, seed=seed)
+            state, _ = update.step(state, made, rows=2, row_tokens=96)
+    assert compilations.count == 0
 
 
 def test_orders_share_their_images(model, groups):
-    rows = update.pack_rows(model.config, groups, 1, None, None, None)
-    images = rows.inputs.vision.images.reshape(-1, rows.inputs.vision.images.shape[-1])
+    [rows] = trees.pack(model.config, groups, None, None, None, None).batches
+    images = rows.vision.images.reshape(-1, rows.vision.images.shape[-1])
     assert sum(len(set(row.tolist()) - {-1}) for row in images) == sum(map(len, SIZES))
 
 
@@ -510,7 +546,7 @@ def test_groups_that_do_not_fit(model, groups):
         update.step(state, [first._replace(responses=[first.responses[0], first.responses[1][:1]])])
     with pytest.raises(InputError, match=r"group 0, order 1, response 0.* 300"):
         update.step(state, [first._replace(responses=[first.responses[0], [[999], [5]]])])
-    with pytest.raises(InputError, match="prompt 1: image 1"):
+    with pytest.raises(InputError, match="group 0, order 1: image 1"):
         update.step(state, [first._replace(orders=[first.orders[0], (0, 1, 2)])])  # the prompt shows another order
     with pytest.raises(ValueError, match="'mean'"):
         update.step(state, groups, aggregate="mean")

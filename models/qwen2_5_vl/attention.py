@@ -6,42 +6,28 @@ decoding and training share one network. Batches come by `jax.vmap`.
 """
 
 from functools import reduce
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from models.qwen2_5_vl.layers import precision
 
+STORED = 2048  # tokens of the longest packed row whose attention weights are kept for the gradient; else computed again
 
-def attention(q, *parts):
-    """One softmax over several blocks of keys: q [..., T, H, d], parts (k [..., S, J, d], v alike, mask [T or 1, S]).
 
-    A part without q's leading axes is shared by all of them and never repeated. Each token must see at least one key.
-    Plain arithmetic, so the gradient is that of one dense masked softmax over all parts. Returns [..., T, H, d].
+def attention(q, k, v, mask):
+    """Masked attention: q [T, H, d], k and v [S, J, d], mask broadcastable to [T, S] -> [T, H, d].
+
+    Each token must see at least one key. Heads go first, so that all products are of whole matrices.
     """
-    scores = [jnp.where(mask, _scores(q, k), -jnp.inf) for k, _, mask in parts]
-    weights = jax.nn.softmax(jnp.concatenate(scores, axis=-1) if len(parts) > 1 else scores[0], axis=-1)
-    out, start = 0, 0
-    for k, v, _ in parts:
-        out = out + _mix(weights[..., start : start + k.shape[-3]], v)
-        start += k.shape[-3]
-    return out
-
-
-def _scores(q, k):
-    """Scaled products of grouped queries: q [..., T, H, d], k [..., S, J, d] -> float32 [..., J, H / J, T, S]."""
-    heads = (k.shape[-2], q.shape[-2] // k.shape[-2])
-    q = q.reshape(*q.shape[:-2], *heads, q.shape[-1])
-    products = jnp.einsum(
-        "...tjgd,...sjd->...jgts", q, k, precision=precision(q.dtype), preferred_element_type=jnp.float32
-    )
-    return products * q.shape[-1] ** -0.5
-
-
-def _mix(weights, v):
-    """Values under attention weights: [..., J, H / J, T, S], v [..., S, J, d] -> [..., T, H, d]."""
-    out = jnp.einsum("...jgts,...sjd->...tjgd", weights.astype(v.dtype), v, precision=precision(v.dtype))
-    return out.reshape(*out.shape[:-3], -1, out.shape[-1])
+    (T, H, d), J = q.shape, k.shape[1]
+    rows = q.reshape(T, J, H // J, d).transpose(1, 2, 0, 3).reshape(J, -1, d)
+    mask = jnp.broadcast_to(jnp.asarray(mask), (T, len(k)))
+    mask = jnp.tile(mask, (H // J, 1))  # of the rows of one key head
+    _, total, out = partial_attention(rows, k.transpose(1, 2, 0), v.swapaxes(0, 1), mask)
+    return (out / total).astype(v.dtype).reshape(J, H // J, T, d).transpose(2, 0, 1, 3).reshape(T, H, d)
 
 
 def partial_attention(q, k, v, mask):
@@ -53,7 +39,7 @@ def partial_attention(q, k, v, mask):
     exact = precision(q.dtype)
     scores = jnp.matmul(q, k, precision=exact, preferred_element_type=jnp.float32) * q.shape[-1] ** -0.5
     scores = jnp.where(mask, scores, -jnp.inf)
-    largest = jnp.max(scores, axis=-1, keepdims=True)
+    largest = jax.lax.stop_gradient(jnp.max(scores, axis=-1, keepdims=True))  # any other would give the same
     weights = jnp.exp(scores - largest)
     out = jnp.matmul(weights.astype(v.dtype), v, precision=exact, preferred_element_type=jnp.float32)
     return largest, jnp.sum(weights, axis=-1, keepdims=True), out
@@ -67,7 +53,49 @@ def merged(*parts):
     return sum(part[2] * scale for part, scale in zip(parts, scales)) / total
 
 
+class Spans(NamedTuple):
+    """What each token of a packed row [C] sees: its tree's prompt and its own response, up to itself.
+
+    Trees are prompts with responses, `[prompt | r_1 | ... | r_G]` each; a row holds the prompts of all its trees first,
+    then the responses. A padding token is a tree of its own.
+    """
+
+    start: jax.Array  # int32 [..., C]: where its tree's prompt starts
+    fork: jax.Array  # int32 [..., C]: where its tree's prompt ends
+    branch: jax.Array  # int32 [..., C]: where its response starts, or of a prompt token its prompt
+
+    def visible(self, queries: slice, keys):
+        """Which of the places `keys` [S] the tokens `queries` see, bool [T, S]."""
+        i, j = np.arange(queries.start, queries.stop)[:, None], keys
+        start, fork, branch = (x[queries, None] for x in self)
+        return (j <= i) & (j >= start) & ((j < fork) | (j >= branch))
+
+
+def along(spans: Spans, prompts: int, window: int):
+    """The attention of B packed rows [B, C], one after the other: blocks of queries, each with the keys in its reach.
+
+    The prompts of a row take up `prompts` places at most, from the first on, and a response at most `window`.
+    """
+
+    def row(q, k, v, spans):
+        size, out = max(128, -(-len(q) // 16)), []
+        block = jax.checkpoint(attention) if len(q) > STORED else attention
+        for start in range(0, len(q), size):
+            end, near = min(start + size, len(q)), max(start - window + 1, 0)
+            reach = [slice(0, prompts), slice(near, end)] if prompts < near else [slice(0, end)]
+            keys, values = (jnp.concatenate([x[part] for part in reach]) for x in (k, v))
+            places = np.concatenate([np.arange(part.start, part.stop) for part in reach])
+            out.append(block(q[start:end], keys, values, spans.visible(slice(start, end), places)))
+        return jnp.concatenate(out)
+
+    def attend(q, k, v, cache):
+        rows = (x.reshape(*spans.start.shape, *x.shape[1:]) for x in (q, k, v))
+        return jax.vmap(row)(*rows, spans).reshape(q.shape), cache
+
+    return attend
+
+
 def causal(q, k, v, cache):
     """Each token sees itself and what stands before it; right padding is never seen. Takes no cache, returns (k, v)."""
     del cache
-    return attention(q, (k, v, jnp.tri(q.shape[0], dtype=bool))), (k, v)
+    return attention(q, k, v, jnp.tri(q.shape[0], dtype=bool)), (k, v)

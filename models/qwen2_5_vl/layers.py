@@ -80,12 +80,15 @@ def rotate(x, rope):
     return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1).astype(x.dtype)
 
 
-def scan_layers(layers: nnx.Module | list, h, step, xs=None, *, remat=False):
+UNROLLED = 4  # layers at most that run faster one after the other; more are a loop, which compiles in the time of one
+
+
+def scan_layers(layers: nnx.Module | nnx.List, h, step, xs, *, remat=False):
     """Runs `step(layer, h, x) -> (h, y)` over stacked `layers`; returns (h, ys). `remat` recomputes a layer backward.
 
-    A few layers are unrolled, which runs faster; many are a loop, which compiles in the time of one. Layers that are
-    apart (`unstacked`) are always unrolled, with a list of xs and of ys: a decoding step then neither cuts weights out
-    of a stack for each token nor a cache that is updated in place.
+    xs are stacked like the layers, and so are the ys; numpy arrays among them are constants to an unrolled layer.
+    Layers that are apart (`unstacked`) are always unrolled, with a list of xs and of ys: a decoding step then neither
+    cuts weights out of a stack for each token nor a cache that is updated in place.
     """
     if isinstance(layers, nnx.List):
         ys = []
@@ -100,8 +103,15 @@ def scan_layers(layers: nnx.Module | list, h, step, xs=None, *, remat=False):
         layer_weights, x = inputs
         return step(nnx.merge(graph, layer_weights), h, x)
 
-    body = jax.checkpoint(body, prevent_cse=False) if remat else body
-    return jax.lax.scan(body, h, (weights, xs), unroll=depth if depth <= 4 else 1)
+    if depth > UNROLLED:
+        return jax.lax.scan(jax.checkpoint(body, prevent_cse=False) if remat else body, h, (weights, xs))
+    ys = []
+    for i in range(depth):
+        layer_weights, x = jax.tree.map(lambda a, i=i: a[i], (weights, xs))
+        run = partial(body, inputs=(layer_weights, x))
+        h, y = (jax.checkpoint(run) if remat else run)(h)
+        ys.append(y)
+    return h, jax.tree.map(lambda *y: jnp.stack(y), *ys)
 
 
 def unstacked(layers: nnx.Module, dtype) -> nnx.List:

@@ -67,29 +67,18 @@ def pack(config: Config, prompts: Sequence, min_pixels: int | None = None, max_p
     ids hold one image token per merged patch; an image that occurs again (same bytes) is packed once.
     Raises InputError where ids and images do not fit each other.
     """
-    return pack_many(config, [prompts], min_pixels, max_pixels)[0]
+    images = Images(config.vision, min_pixels, max_pixels)
+    shown = [[images.add(image) for image in pictures] for _, pictures in prompts]
+    [layout] = pack_images(config.vision, [images.patches])
+    length = bucket(max((len(ids) for ids, _ in prompts), default=1))
+    return _pack_text(config, prompts, shown, images, layout, length)
 
 
-def pack_many(config: Config, batches: Sequence[Sequence], min_pixels: int | None = None,
-              max_pixels: int | None = None) -> list[Inputs]:  # fmt: skip
-    """`pack` of several batches of equally many prompts, all padded to the same shapes (to be stacked)."""
-    limits = (min_pixels or MIN_PIXELS, max_pixels or MAX_PIXELS)
-    distinct = [_Distinct(config.vision, limits) for _ in batches]
-    shown = [[[images_of.add(image) for image in images] for _, images in prompts]
-             for images_of, prompts in zip(distinct, batches)]  # fmt: skip
-    layouts = pack_images(config.vision, [images_of.patches for images_of in distinct])
-    length = bucket(max((len(ids) for prompts in batches for ids, _ in prompts), default=1))
-    return [
-        _pack_text(config, prompts, keys, images_of, layout, length)
-        for prompts, keys, images_of, layout in zip(batches, shown, distinct, layouts)
-    ]
+class Images:
+    """Distinct images, prepared as patches once each, in the order of their first appearance."""
 
-
-class _Distinct:
-    """The distinct images of a batch, in the order of their first appearance."""
-
-    def __init__(self, config: VisionConfig, limits: tuple[int, int]):
-        self.config, self.limits = config, limits
+    def __init__(self, config: VisionConfig, min_pixels: int | None = None, max_pixels: int | None = None):
+        self.config, self.limits = config, (min_pixels or MIN_PIXELS, max_pixels or MAX_PIXELS)
         self.patches, self._of_object, self._of_content = [], {}, {}
 
     def add(self, image) -> int:
@@ -201,15 +190,15 @@ def _assign(batch, block: int, capacity: int):
     return len(rows), places
 
 
-def _pack_text(config: Config, prompts, keys, images_of: _Distinct, layout, length: int) -> Inputs:
+def _pack_text(config: Config, prompts, shown, images: Images, layout, length: int) -> Inputs:
     vision, index = layout
     shape = (len(prompts), length)
     ids, mask = np.zeros(shape, np.int32), np.zeros(shape, bool)
     positions = np.zeros((3, *shape), np.int32)
     image_index = np.full((*shape, 2), -1, np.int32)
-    for row, ((prompt, _), numbers) in enumerate(zip(prompts, keys)):
+    for row, ((prompt, _), numbers) in enumerate(zip(prompts, shown)):
         prompt = check_ids(config, prompt, f"prompt {row}")
-        grids = [images_of.patches[number][1] for number in numbers]
+        grids = [images.patches[number][1] for number in numbers]
         ids[row, : len(prompt)] = prompt
         mask[row, : len(prompt)] = True
         positions[:, row, : len(prompt)] = mrope_positions(config, prompt, grids, f"prompt {row}")

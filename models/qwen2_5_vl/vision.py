@@ -47,10 +47,10 @@ class VisionAttention(nnx.Module):
         self.num_heads = config.num_heads
 
     def __call__(self, x, rope, segments, block: int):
-        """x [C, D] of one row; a patch sees its own segment [C] within its block of `block` patches."""
+        """x [N, D]; a patch sees its own segment [N] within its block of `block` patches."""
         q, k, v = jnp.moveaxis(self.qkv(x).reshape(len(x), 3, self.num_heads, -1), 1, 0)
         blocks = [a.reshape(-1, block, *a.shape[1:]) for a in (rotate(q, rope), rotate(k, rope), v, segments)]
-        out = jax.vmap(lambda q, k, v, s: attention(q, (k, v, s[:, None] == s)))(*blocks)
+        out = jax.vmap(lambda q, k, v, s: attention(q, k, v, s[:, None] == s))(*blocks)
         return self.proj(out.reshape(x.shape))
 
 
@@ -90,28 +90,29 @@ class VisionTower(nnx.Module):
         self.merger = PatchMerger(config, rngs=rngs, dtype=dtype)
 
     def __call__(self, pack: Vision, dtype, *, remat=False):
-        """Merged tokens [rows, C / merge^2, text width] of a pack of images, computed in `dtype`."""
-        return jax.vmap(lambda row: self.row(row, dtype, remat))(pack)
+        """Merged tokens [R, C / merge^2, text width] of a pack of R rows of images, computed in `dtype`.
 
-    def row(self, row: Vision, dtype, remat: bool):
-        """One row: windows are dense blocks of it, full attention is the row whole; segments keep images apart."""
-        head_dim = self.config.hidden_size // self.config.num_heads
-        angles = row.positions[:, :, None] * inverse_frequencies(ROPE_THETA, head_dim // 2)
-        angles = angles.reshape(len(angles), -1)  # height's, then width's
+        Windows are dense blocks of the rows, full attention is a row whole; segments keep images apart. All else is
+        one matrix of R * C patches.
+        """
+        (R, C), head_dim = pack.images.shape, self.config.hidden_size // self.config.num_heads
+        angles = pack.positions.reshape(R * C, 2, 1) * inverse_frequencies(ROPE_THETA, head_dim // 2)
+        angles = angles.reshape(R * C, -1)  # height's, then width's
         rope = (jnp.cos(angles), jnp.sin(angles))
         full = np.isin(np.arange(self.config.depth), self.config.fullatt_block_indexes)
 
         def step(block, h, is_full):
             def whole(h):
-                return block(h, rope, row.images, len(h))
+                return block(h, rope, pack.images.ravel(), C)
 
             def windows(h):
-                return block(h, rope, row.windows, block_size(self.config))
+                return block(h, rope, pack.windows.ravel(), block_size(self.config))
 
-            if full.all() or not full.any():
-                return (whole if full.all() else windows)(h), None
+            if isinstance(is_full, np.bool_):  # known for each layer where layers are unrolled
+                return (whole if is_full else windows)(h), None
             return jax.lax.cond(is_full, whole, windows, h), None
 
-        h, _ = scan_layers(self.blocks, self.patch_embed(row.patches.astype(dtype)), step, jnp.asarray(full),
-                           remat=remat)  # fmt: skip
-        return self.merger(h)
+        h = self.patch_embed(pack.patches.reshape(R * C, -1).astype(dtype))
+        h, _ = scan_layers(self.blocks, h, step, full, remat=remat)
+        h = self.merger(h)
+        return h.reshape(R, -1, h.shape[-1])

@@ -1,0 +1,50 @@
+"""How much of an update is padding: `python -m benchmarks.padding` (counts tokens, computes nothing).
+
+64 questions in two orders with six responses each, on two sets. Ragged: prompts of 60 to 200 tokens, responses
+log-normal with median 33 (at most 256). Skewed: prompts of 60 to 90 tokens but 600 in one of ten, responses of 16 to 32
+tokens but 256 in one of ten. Packed into rows of 2,048 tokens, two a micro-batch, against what padding costs where each
+rollout is a row, and where a prompt is shared but all its responses are padded to the longest.
+"""
+
+import numpy as np
+
+from benchmarks import workload
+from perl_jax import trees
+
+QUESTIONS, ORDERS, ROLLOUTS, ROWS, ROW_TOKENS = 64, 2, 6, 2, 2048
+
+
+def ragged(rng: np.random.Generator):
+    """(prompt lengths [O], response lengths [O, G])"""
+    responses = np.clip(rng.lognormal(3.5, 0.7, (ORDERS, ROLLOUTS)), 1, 256).astype(int)
+    return rng.integers(60, 200, ORDERS), responses
+
+
+def skewed(rng: np.random.Generator):
+    prompt = 600 if rng.random() < 0.1 else rng.integers(60, 90)
+    shape = (ORDERS, ROLLOUTS)
+    return np.full(ORDERS, prompt), np.where(rng.random(shape) < 0.1, 256, rng.integers(16, 32, shape))
+
+
+def main() -> None:
+    print("| set | tokens | packed trees | responses padded on shared prompts | a padded row a rollout |")
+    print("| --- | --- | --- | --- | --- |")
+    for lengths in (ragged, skewed):
+        rng, groups = np.random.default_rng(0), []
+        drawn = [lengths(rng) for _ in range(QUESTIONS)]
+        for prompts, responses in drawn:
+            ids = [rng.integers(0, workload.WORDS, n) for n in prompts]
+            answers = [[rng.integers(0, workload.WORDS, n) for n in row] for row in responses]
+            groups.append(trees.Group([], [()] * ORDERS, ids, answers, np.zeros((ORDERS, ROLLOUTS))))
+        forest = trees.pack(workload.CONFIG, groups, ROWS, ROW_TOKENS, None, None)
+        prompt = np.array([prompts for prompts, _ in drawn])
+        response = np.array([responses for _, responses in drawn])
+        shared = prompt.sum() + response.sum()
+        dense = prompt.size * (prompt.max() + ROLLOUTS * response.max())
+        alone = (prompt * ROLLOUTS).sum() + response.sum(), response.size * (prompt.max() + response.max())
+        print(f"| {lengths.__name__} | {shared:,} | {forest.padding:.1%} | {1 - shared / dense:.1%} | "
+              f"{1 - alone[0] / alone[1]:.1%} of {alone[1] / shared:.1f} times as many |")  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

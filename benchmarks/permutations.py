@@ -1,0 +1,87 @@
+"""What more orders of the same images cost: `python -m benchmarks.permutations`.
+
+Two questions with four pictures of 224x224 each, 12 rollouts a question of 64 tokens, shared out over n_s + 1 orders
+with a prompt of 303 tokens each. The images are encoded once whatever n_s is: the vision tower's work stays, and the
+whole step (sampling, then an update) grows with the prompts alone.
+"""
+
+import jax
+import numpy as np
+import optax
+from flax import nnx
+
+from benchmarks import workload
+from models import qwen2_5_vl as qwen
+from perl_jax import flops, rollout, trees, update
+
+QUESTIONS, PICTURES, SIDE, PROMPT, ROLLOUTS, TOKENS, ROUNDS = 2, 4, 224, 303, 12, 64, 3
+
+
+def questions(orders: int) -> list[update.Group]:
+    """The questions in so many orders, with random responses."""
+    groups = []
+    for q in range(QUESTIONS):
+        rng = np.random.default_rng(q)
+        pictures = workload.pictures(PICTURES, SIDE, rng)
+        shown = [tuple(np.roll(range(PICTURES), o).tolist()) for o in range(orders)]
+        prompts = [workload.prompt([pictures[i] for i in order], PROMPT, rng)[0] for order in shown]
+        responses = rng.integers(0, workload.WORDS, (orders, ROLLOUTS // orders, TOKENS)).tolist()
+        advantages = rng.normal(size=(orders, ROLLOUTS // orders))
+        groups.append(update.Group(pictures, shown, prompts, responses, advantages))
+    return groups
+
+
+def peak(state: update.State, groups: list[update.Group]) -> int:
+    """Bytes that a micro-batch's forward and backward pass holds at most, beside weights, gradients and optimizer."""
+    program, sizes = update._accumulate, []
+
+    def measured(*args):
+        sizes.append(program.lower(*args).compile().memory_analysis().temp_size_in_bytes)
+        return program(*args)
+
+    update._accumulate = measured
+    try:
+        update.step(jax.tree.map(jax.numpy.copy, state), groups)
+    finally:
+        update._accumulate = program
+    return max(sizes)
+
+
+def main() -> None:
+    model = workload.model()
+    graph, weights = nnx.split(model.visual)
+    tower = jax.jit(jax.grad(lambda weights, pack: (nnx.merge(graph, weights)(pack, np.float32) ** 2).sum()))
+    states = {}
+    columns = ("n_s", "vision GFLOPs", "vision s", "sampling s", "update s", "all s", "prompt cache MB",
+               "own caches MB", "update's peak MB")  # fmt: skip
+    print("| " + " | ".join(columns) + " |\n|" + " --- |" * len(columns))
+    for n_s in range(4):
+        groups = questions(n_s + 1)
+        G = ROLLOUTS // (n_s + 1)
+        prompts = [(ids, [group.images[i] for i in order]) for group in groups
+                   for ids, order in zip(group.prompts, group.orders)]  # fmt: skip
+        [batch] = trees.pack(model.config, groups, None, None, None, None).batches
+
+        def vision(batch=batch):
+            jax.block_until_ready(tower(weights, batch.vision))
+
+        def sampling(prompts=prompts, G=G):
+            rollout.generate(model, prompts, samples=G, max_new_tokens=TOKENS)
+
+        def step(groups=groups, n_s=n_s):
+            states[n_s], _ = update.step(states.get(n_s) or update.init(model, optax.adamw(1e-6)), groups)
+
+        seconds = workload.alternate({"vision": vision, "sampling": sampling, "update": step}, ROUNDS)
+        patches = [n for group in groups for n in flops.image_patches(model.config, group.prompts[0])]
+        text = model.config.text
+        token = 2 * text.num_hidden_layers * text.num_key_value_heads * text.head_dim * 4 / 1e6
+        ids = qwen.pack(model.config, prompts).ids
+        times = [seconds[name] for name in ("vision", "sampling", "update")]
+        row = [str(n_s), f"{3 * flops.vision(model.config.vision, patches) / 1e9:.1f}",
+               *(f"{value:.2f}" for value in (*times, times[1] + times[2])), f"{ids.size * token:.1f}",
+               f"{len(prompts) * G * (TOKENS - 1) * token:.1f}", f"{peak(states[n_s], groups) / 1e6:.0f}"]  # fmt: skip
+        print("| " + " | ".join(row) + " |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

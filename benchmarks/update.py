@@ -1,0 +1,108 @@
+"""The update against one row a rollout: `python -m benchmarks.update` (needs torch).
+
+One question with four pictures of 224x224 in two orders, eight responses of 64 tokens to each order's prompt of 303
+tokens: a gradient step on 16 rollouts, float32, on the same random checkpoint. Others compute every rollout as a row of
+its own, its prompt and pictures again for each: so do transformers here (all rows in one batch or one at a time,
+whichever is faster) and our own code with sharing off. Log-probs and gradient norms must agree, else it fails.
+"""
+
+import tempfile
+
+import numpy as np
+import optax
+import torch
+import transformers
+
+from benchmarks import workload
+from models import qwen2_5_vl as qwen
+from models.qwen2_5_vl import images as image_processing
+from perl_jax import update
+
+PROMPT, ORDERS, ROLLOUTS, TOKENS, PICTURES, SIDE, ROUNDS = 303, 2, 8, 64, 4, 224, 5
+
+
+def question(rng: np.random.Generator) -> update.Group:
+    """The workload."""
+    pictures = workload.pictures(PICTURES, SIDE, rng)
+    orders = [list(range(PICTURES)), list(range(PICTURES))[::-1]][:ORDERS]
+    prompts = [workload.prompt([pictures[i] for i in order], PROMPT, rng)[0] for order in orders]
+    responses = rng.integers(0, workload.WORDS, (ORDERS, ROLLOUTS, TOKENS)).tolist()
+    return update.Group(pictures, orders, prompts, responses, rng.normal(size=(ORDERS, ROLLOUTS)))
+
+
+def unshared(group: update.Group) -> list[update.Group]:
+    """Each rollout as a question of its own."""
+    return [
+        update.Group(group.images, [order], [ids], [[response]], np.array([[advantage]]))
+        for order, ids, responses, advantages in zip(group.orders, group.prompts, group.responses, group.advantages)
+        for response, advantage in zip(responses, advantages)
+    ]
+
+
+class Naive:
+    """transformers' model, one row a rollout."""
+
+    def __init__(self, folder: str, group: update.Group):
+        self.model = transformers.Qwen2_5_VLForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
+        self.model.gradient_checkpointing_disable()
+        single = unshared(group)
+        self.rows = torch.tensor([[*one.prompts[0], *one.responses[0][0]] for one in single])
+        self.advantages = torch.tensor([one.advantages[0, 0] for one in single], dtype=torch.float32)
+        patches = [[image_processing.patches(one.images[i], workload.CONFIG.vision, 3136, 1003520)
+                    for i in one.orders[0]] for one in single]  # fmt: skip
+        self.pixels = torch.tensor(np.stack([np.concatenate([values for values, _ in row]) for row in patches]))
+        self.grids = torch.tensor([[list(grid) for _, grid in row] for row in patches])
+
+    def step(self, rows: int) -> tuple[np.ndarray, float]:
+        """The log-probs and the norm of the gradient, `rows` rollouts at a time."""
+        self.model.zero_grad()
+        found = []
+        for start in range(0, len(self.rows), rows):
+            part = slice(start, start + rows)
+            ids = self.rows[part]
+            out = self.model(
+                input_ids=ids, attention_mask=torch.ones_like(ids), pixel_values=self.pixels[part].flatten(0, 1),
+                mm_token_type_ids=(ids == workload.CONFIG.image_token_id).int(),
+                image_grid_thw=self.grids[part].flatten(0, 1), use_cache=False, logits_to_keep=TOKENS + 1,
+            )  # fmt: skip
+            logp = torch.log_softmax(out.logits[:, :-1], -1).gather(2, ids[:, PROMPT:, None])[..., 0]
+            (-(self.advantages[part, None] * logp).sum() / (len(self.rows) * TOKENS)).backward()
+            found.append(logp.detach().numpy())
+        norm = torch.nn.utils.get_total_norm([p.grad for p in self.model.parameters() if p.grad is not None])
+        return np.concatenate(found), float(norm)
+
+
+def main() -> None:
+    model, group = workload.model(), question(np.random.default_rng(0))
+    with tempfile.TemporaryDirectory() as folder:
+        qwen.save(model, folder)
+        naive = Naive(folder, group)
+    frozen = optax.set_to_zero()  # the gradient is computed, the weights stay as they are
+    states = {}
+
+    def ours(name, groups, **options):
+        states[name], metrics = update.step(states.get(name) or update.init(model, frozen), groups, **options)
+        return float(metrics["grad_norm"])
+
+    runs = {
+        "transformers, one batch": lambda: naive.step(ORDERS * ROLLOUTS),
+        "transformers, a row at a time": lambda: naive.step(1),
+        "perl_jax, nothing shared": lambda: ours("unshared", unshared(group), rows=1),
+        "perl_jax": lambda: ours("shared", [group]),
+    }
+    logp, norm = naive.step(1)
+    gap = np.abs(update.logprobs(model, [group])[0].reshape(logp.shape) - logp).max()
+    norms = [abs(runs[name]() / norm - 1) for name in ("perl_jax, nothing shared", "perl_jax")]
+    if gap > 1e-4 or max(norms) > 1e-4:
+        raise SystemExit(f"log-probs differ by {gap:.1e}, gradient norms by {max(norms):.1e}")
+    seconds = workload.alternate(runs, ROUNDS)
+    base = min(value for name, value in seconds.items() if "transformers" in name)
+    print(f"log-probs within {gap:.0e} and gradient norms within {max(norms):.0e} of transformers'; "
+          f"median of {ROUNDS}\n")  # fmt: skip
+    print("| update | seconds | ratio |\n| --- | --- | --- |")
+    for name, value in seconds.items():
+        print(f"| {name} | {value:.2f} | {base / value:.1f} |")
+
+
+if __name__ == "__main__":
+    main()

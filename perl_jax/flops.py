@@ -1,0 +1,80 @@
+"""Counts what a step must compute, in floating-point operations, and says what share of a device's peak that is (MFU).
+
+A multiply-add is 2. Counted is what the method needs with everything shared: an image once, a prompt once, matrix
+products and attention over visible pairs; not norms, softmaxes, padding or what is computed again to save memory. A
+backward pass is twice its forward pass. So a number is comparable whatever the implementation does.
+"""
+
+from collections.abc import Iterable, Sequence
+
+import jax
+
+from models import qwen2_5_vl as qwen
+
+PEAK = {  # dense bfloat16, per device, by JAX's `device_kind`; from the vendors' data sheets
+    "TPU v4": 275e12, "TPU v5 lite": 197e12, "TPU v5e": 197e12, "TPU v5": 459e12, "TPU v5p": 459e12,
+    "TPU v6 lite": 918e12, "TPU v6e": 918e12, "NVIDIA A100-SXM4-40GB": 312e12, "NVIDIA A100-SXM4-80GB": 312e12,
+    "NVIDIA H100 80GB HBM3": 989e12, "NVIDIA H200": 989e12,
+}  # fmt: skip
+
+
+def text(config: qwen.TextConfig, tokens: int, pairs: int, scored: int) -> int:
+    """The text tower's forward pass over `tokens` tokens that see `pairs` tokens in all, and `scored` rows of logits.
+
+    2 tokens L (2 D H d + 2 D J d + 3 D F) + 4 pairs L H d + 2 scored D V.
+    """
+    D, F, L = config.hidden_size, config.intermediate_size, config.num_hidden_layers
+    q, kv = config.num_attention_heads * config.head_dim, config.num_key_value_heads * config.head_dim
+    layer = 2 * D * q + 2 * D * kv + 3 * D * F
+    return 2 * tokens * L * layer + 4 * pairs * L * q + 2 * scored * D * config.vocab_size
+
+
+def vision(config: qwen.VisionConfig, patches: Sequence[int]) -> int:
+    """The vision tower's forward pass over images of so many patches each.
+
+    2 n (X D + L (4 D^2 + 3 D F)) + 4 D (full layers n^2 + window layers n w) + the merger's 2 n (m D^2 + D E), for n
+    patches of X values, windows of w patches and m of them merged to one token of width E.
+    """
+    D, F, L = config.hidden_size, config.intermediate_size, config.depth
+    merged = config.spatial_merge_size**2
+    values = config.in_channels * config.temporal_patch_size * config.patch_size**2
+    full = sum(0 <= index < L for index in config.fullatt_block_indexes)
+    window = (config.window_size // config.patch_size) ** 2
+    total = 0
+    for n in patches:
+        total += 2 * n * (values * D + L * (4 * D * D + 3 * D * F))
+        total += 4 * D * (full * n * n + (L - full) * n * min(n, window))
+        total += 2 * n * (merged * D * D + D * config.out_hidden_size)
+    return total
+
+
+def group(config: qwen.Config, patches: Sequence[int], prompts: Iterable[int],
+          responses: Iterable[Iterable[int]]) -> int:  # fmt: skip
+    """A forward pass over one question: its images, and each order's prompt and responses, by their lengths.
+
+    Sampling computes this once (the prompt as prefill, the responses token by token), an update three times.
+    """
+    total = vision(config.vision, patches)
+    for prompt, lengths in zip(prompts, responses):
+        lengths = list(lengths)
+        pairs = prompt * (prompt + 1) // 2 + sum(n * prompt + n * (n + 1) // 2 for n in lengths)
+        total += text(config.text, prompt + sum(lengths), pairs, sum(lengths))
+    return total
+
+
+def image_patches(config: qwen.Config, ids: Sequence[int]) -> list[int]:
+    """The patches of each image of a prompt, read off its runs of image tokens."""
+    runs, before = [], None
+    for token in ids:
+        if token == config.image_token_id:
+            if before != token:
+                runs.append(0)
+            runs[-1] += config.vision.spatial_merge_size**2
+        before = token
+    return runs
+
+
+def utilisation(flops: float, seconds: float) -> dict[str, float]:
+    """{"mfu": share of all devices' peak}, or nothing where the peak of the device is not known (as on a CPU)."""
+    peak = PEAK.get(jax.devices()[0].device_kind)
+    return {"mfu": flops / seconds / (peak * jax.device_count())} if peak and seconds > 0 else {}

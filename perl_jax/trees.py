@@ -1,0 +1,224 @@
+"""Packs groups for the update (host side): a prompt and its responses are a tree, and trees share rows of equal length.
+
+In a tree `[prompt | r_1 | ... | r_G]` each response sees the prompt and itself. Rows hold C tokens, so short trees
+share one and a long one is split by its responses, its prompt once in each part; B rows are a micro-batch. Whatever
+the lengths, one shape fits all micro-batches and little of it is padding. The trees of a question stay together where
+they can, so that its images are encoded once for all of its orders.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import flax.struct
+import numpy as np
+
+from models import qwen2_5_vl as qwen
+from models.errors import InputError
+from models.qwen2_5_vl.attention import Spans
+from models.qwen2_5_vl.packing import Images, Vision, bucket, check_ids, mrope_positions, pack_images
+
+
+class Group(NamedTuple):
+    """One question: K images, O orders of them, G rollouts of each order. Log-probs are ragged, [O][G][length]."""
+
+    images: Sequence  # [K]
+    orders: Sequence  # [O][K]: order[j] is the image shown at place j
+    prompts: Sequence  # [O] token ids
+    responses: Sequence  # [O][G] token ids
+    advantages: np.ndarray  # [O, G]
+    old_logprobs: Sequence | None = None
+    ref_logprobs: Sequence | None = None
+    sampler_logprobs: Sequence | None = None  # only to measure their gap to the update's
+
+
+@flax.struct.dataclass
+class Rows:
+    """One micro-batch: B rows of C tokens, and up to C response tokens of each row to be scored, these in front."""
+
+    ids: np.ndarray  # int32 [B, C]
+    position_ids: np.ndarray  # int32 [3, B, C]: M-RoPE
+    image_index: np.ndarray  # int32 [B, C, 2]: (row, merged token) of the vision pack; -1 where text
+    spans: Spans  # of int32 [B, C]: what each token sees
+    vision: Vision | None
+    sources: np.ndarray  # int32 [B, C]: the place that predicts the token
+    targets: np.ndarray  # int32 [B, C]: the token
+    index: np.ndarray  # int32 [B, C]: its number among all response tokens of the groups; -1: none
+    prompts: int = flax.struct.field(pytree_node=False)  # places that the prompts of a row take up at most
+    window: int = flax.struct.field(pytree_node=False)  # tokens of a response at most
+
+
+class Tree(NamedTuple):
+    """A prompt of a group and some of its responses."""
+
+    group: int
+    order: int
+    responses: tuple[int, ...]
+    length: int
+
+
+class Forest(NamedTuple):
+    """All micro-batches of some groups, in one shape."""
+
+    batches: list[Rows]
+    padding: float  # the share of their tokens that is none
+    split: int  # trees that did not fit in a row and are there in parts
+
+
+def flat(groups: Sequence[Group], name: str) -> np.ndarray | None:
+    """A ragged field of all response tokens as one array [T], in the order of groups, orders, rollouts and tokens.
+
+    Raises ValueError where some groups have it and some have not.
+    """
+    given = [getattr(group, name) for group in groups]
+    if len({x is None for x in given}) > 1:
+        raise ValueError(f"{name} must be given for all groups or for none")
+    if given[0] is None:
+        return None
+    parts = [np.asarray(values)[: len(response)] for group, x in zip(groups, given)
+             for order, rows in zip(group.responses, x) for response, values in zip(order, rows)]  # fmt: skip
+    return np.concatenate([np.zeros(0), *parts]).astype(np.float32)
+
+
+def pack(config: qwen.Config, groups: Sequence[Group], rows: int | None, row_tokens: int | None,
+         min_pixels: int | None, max_pixels: int | None) -> Forest:  # fmt: skip
+    """Packs groups that share O and G into micro-batches of `rows` rows of `row_tokens` tokens.
+
+    Without `row_tokens` a row has room for the longest tree, without `rows` there is one micro-batch. Raises ValueError
+    for groups of different shapes, InputError for ids and images that do not fit each other, and for a prompt that does
+    not fit in a row with its longest response.
+    """
+    check(groups)
+    prompts = [[check_ids(config, ids, f"group {q}, prompt {o}") for o, ids in enumerate(group.prompts)]
+               for q, group in enumerate(groups)]  # fmt: skip
+    responses = [[[check_ids(config, r, f"group {q}, order {o}, response {g}") if len(r) else np.zeros(0, np.int32)
+                   for g, r in enumerate(order)] for o, order in enumerate(group.responses)]
+                 for q, group in enumerate(groups)]  # fmt: skip
+    lengths = np.array([[[len(r) for r in order] for order in group] for group in responses])
+    first = np.cumsum(lengths.ravel()).reshape(lengths.shape) - lengths  # each response's place among all tokens
+
+    trees = [[_parts(q, o, len(prompt), lengths[q, o], row_tokens) for o, prompt in enumerate(prompts[q])]
+             for q in range(len(groups))]  # fmt: skip
+    questions = [[part for parts in orders for part in parts] for orders in trees]
+    longest = max(tree.length for question in questions for tree in question)
+    capacity = row_tokens or bucket(longest, between=8)
+    batches = _assign(questions, rows, capacity)
+
+    images = Images(config.vision, min_pixels, max_pixels)
+    shown = [[[images.add(group.images[i]) for i in order] for order in group.orders] for group in groups]
+    needed = [sorted({number for row in batch for tree in row for number in shown[tree.group][tree.order]})
+              for batch in batches]  # fmt: skip
+    layouts = pack_images(config.vision, [[images.patches[number] for number in numbers] for numbers in needed])
+
+    packed, reach = [], _reach(batches, prompts, lengths, capacity)
+    for batch, numbers, (vision, places) in zip(batches, needed, layouts):
+        place = dict(zip(numbers, places))
+        shape = (len(batch), capacity)
+        ids, sources, targets = np.zeros((3, *shape), np.int32)
+        positions, index = np.zeros((3, *shape), np.int32), np.full(shape, -1, np.int32)
+        image_index = np.full((*shape, 2), -1, np.int32)
+        spans = np.broadcast_to(np.arange(capacity, dtype=np.int32), (3, *shape)).copy()  # padding sees itself
+        for b, row in enumerate(batch):
+            at, scored, forks = 0, 0, []
+            for tree in row:
+                q, o = tree.group, tree.order
+                prompt = prompts[q][o]
+                here = slice(at, at + len(prompt))
+                ids[b, here], spans[:, b, here] = prompt, [[at], [here.stop], [at]]
+                grids = [images.patches[number][1] for number in shown[q][o]]
+                positions[:, b, here] = mrope_positions(config, prompt, grids, f"group {q}, order {o}")
+                if shown[q][o]:
+                    of_images = at + np.flatnonzero(prompt == config.image_token_id)
+                    image_index[b, of_images] = np.concatenate([place[number] for number in shown[q][o]])
+                forks.append((at, here.stop, positions[:, b, here].max() + 1))
+                at = here.stop
+            for tree, (start, fork, position) in zip(row, forks):
+                for g in tree.responses:
+                    tokens = responses[tree.group][tree.order][g]
+                    here, there = slice(at, at + len(tokens)), slice(scored, scored + len(tokens))
+                    ids[b, here] = targets[b, there] = tokens
+                    spans[:, b, here] = [[start], [fork], [at]]
+                    positions[:, b, here] = position + np.arange(len(tokens))
+                    sources[b, there] = [fork - 1, *range(at, here.stop - 1)][: len(tokens)]
+                    index[b, there] = first[tree.group, tree.order, g] + np.arange(len(tokens))
+                    at, scored = here.stop, there.stop
+        packed.append(Rows(ids, positions, image_index, Spans(*spans), vision, sources, targets, index, *reach))
+    used = sum(tree.length for question in questions for tree in question)
+    return Forest(packed, 1 - used / sum(rows.ids.size for rows in packed),
+                  sum(len(parts) > 1 for orders in trees for parts in orders))  # fmt: skip
+
+
+def check(groups: Sequence[Group]) -> None:
+    """Raises ValueError where there are no groups, or groups of different O or G."""
+    if not groups:
+        raise ValueError("an update needs at least one group")
+    O, G = len(groups[0].responses), len(groups[0].responses[0])
+    for q, group in enumerate(groups):
+        if not len(group.orders) == len(group.prompts) == len(group.responses) == O:
+            raise ValueError(f"group {q}: {len(group.orders)} orders, {len(group.prompts)} prompts and "
+                             f"{len(group.responses)} lists of responses; all groups need {O} of each")  # fmt: skip
+        if any(len(order) != G for order in group.responses):
+            raise ValueError(f"group {q}: every order needs {G} responses, as the first group has")
+
+
+def _reach(batches, prompts, lengths, capacity: int) -> tuple[int, int]:
+    """`prompts` and `window` of the rows, in two steps each: a finer one would be one more program to compile."""
+    most = max(sum(len(prompts[tree.group][tree.order]) for tree in row) for batch in batches for row in batch)
+    longest = max(lengths[tree.group, tree.order, g] for batch in batches for row in batch for tree in row
+                  for g in tree.responses)  # fmt: skip
+    half, eighth = -(-capacity // 2), -(-capacity // 8)
+    return (half if most <= half else capacity), (eighth if longest <= eighth else capacity)
+
+
+def _parts(group: int, order: int, prompt: int, lengths, limit: int | None) -> list[Tree]:
+    """A prompt with all of its responses, or where that has more than `limit` tokens, with some of them in each part.
+
+    Raises InputError where the prompt and its longest response do not fit.
+    """
+    parts: list[list[int]] = []
+    for g in sorted(range(len(lengths)), key=lambda g: -lengths[g]):  # the longest first, where it still has room
+        used = [prompt + sum(lengths[i] for i in part) for part in parts]
+        at = next((i for i, tokens in enumerate(used) if not limit or tokens + lengths[g] <= limit), None)
+        if at is not None:
+            parts[at].append(g)
+        elif limit and prompt + lengths[g] > limit:
+            raise InputError(f"group {group}, order {order}: a prompt of {prompt} tokens and a response of "
+                             f"{lengths[g]} do not fit in a row of {limit} tokens; allow longer rows")  # fmt: skip
+        else:
+            parts.append([g])
+    return [Tree(group, order, tuple(sorted(part)), prompt + int(sum(lengths[g] for g in part))) for part in parts]
+
+
+def _assign(questions: Sequence[Sequence[Tree]], rows: int | None, capacity: int) -> list[list[list[Tree]]]:
+    """Micro-batches of `rows` rows of trees, the longest questions first, each where it has room as a whole.
+
+    A question that no micro-batch has room for goes to several. Without `rows` there is one micro-batch.
+    """
+    batches: list[list[list[Tree]]] = []
+    free: list[list[int]] = []
+    size = rows or sum(map(len, questions))
+
+    def fits(room, trees):
+        """The row that each tree would take, first fit, or None."""
+        room, taken = list(room), []
+        for tree in trees:
+            row = next((i for i, tokens in enumerate(room) if tokens >= tree.length), None)
+            if row is None:
+                return None
+            room[row] -= tree.length
+            taken.append(row)
+        return taken
+
+    for question in sorted(questions, key=lambda trees: -sum(tree.length for tree in trees)):
+        for trees in [question] if fits([capacity] * size, question) else [[tree] for tree in question]:
+            found = next(((m, taken) for m, room in enumerate(free) if (taken := fits(room, trees))), None)
+            if found is None:
+                batches.append([[] for _ in range(size)])
+                free.append([capacity] * size)
+                found = len(batches) - 1, fits(free[-1], trees)
+            m, taken = found
+            for tree, row in zip(trees, taken):
+                batches[m][row].append(tree)
+                free[m][row] -= tree.length
+    if rows is None:
+        batches[0] = batches[0][: bucket(sum(map(bool, batches[0])), least=1)]
+    return batches

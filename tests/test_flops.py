@@ -1,0 +1,51 @@
+"""Counted operations against XLA's own count of the programs, where nothing is padded or repeated."""
+
+import jax
+import numpy as np
+import pytest
+import tiny
+from flax import nnx
+
+from models import qwen2_5_vl as qwen
+from perl_jax import flops
+
+
+def counted(f, *args) -> float:
+    return jax.jit(f).lower(*args).compile().cost_analysis()["flops"]
+
+
+def test_text_and_vision_are_what_xla_counts(models):
+    """But for norms, softmaxes and rotations, a third more in so narrow a model. Its layers are unrolled: XLA counts a
+    loop's body once."""
+    model = models["untied"]
+    config = model.config
+    ids, pictures = tiny.prompt(config, [2, (112, 112), 30])
+    inputs = qwen.pack(config, [(ids, pictures)])
+    tokens, patches = inputs.ids.shape[1], inputs.vision.images.size
+    graph, weights = nnx.split(model)
+    seen = (inputs.vision.images >= 0).sum()
+    assert flops.image_patches(config, ids) == [seen] == [64] and patches == 64
+    tower = counted(lambda weights: nnx.merge(graph, weights).encode(inputs.vision), weights)
+    assert flops.vision(config.vision, [64]) == pytest.approx(tower, rel=0.35)
+    whole = counted(lambda weights: nnx.merge(graph, weights)(inputs), weights)
+    text = flops.text(config.text, tokens, tokens * tokens, tokens)
+    assert flops.vision(config.vision, [64]) + text == pytest.approx(whole, rel=0.35)
+
+
+def test_a_group_is_its_parts():
+    config = tiny.CONFIGS["tied"]
+    alone = flops.group(config, [16, 32], [10], [[3]])
+    assert alone == flops.vision(config.vision, [16, 32]) + flops.text(config.text, 13, 13 * 14 // 2, 3)
+    shared = flops.group(config, [16, 32], [10, 10], [[3] * 4, [3] * 4])
+    assert 8 * flops.text(config.text, 3, 0, 3) < shared - flops.vision(config.vision, [16, 32]) < 8 * alone
+
+
+def test_published_sizes():
+    """2 FLOPs a weight and token: the text layers and the head of Qwen2.5-VL-3B have 3.09 billion weights."""
+    config = qwen.TextConfig(151936, 2048, 11008, 36, 16, 2, 1e6, (16, 24, 24), 1e-6, True)
+    assert flops.text(config, 1, 0, 1) == pytest.approx(2 * 3.085e9, rel=1e-3)
+
+
+def test_no_utilisation_without_a_peak():
+    assert flops.utilisation(1e12, 1.0) == {}
+    assert np.all(np.array(list(flops.PEAK.values())) > 1e14)
