@@ -2,6 +2,7 @@
 
 import itertools
 import logging
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
@@ -15,12 +16,14 @@ from perl_jax.prompts import Prompts, decoded
 
 logger = logging.getLogger(__name__)
 
+EARLY = 32  # responses that are graded while others are decoded go to the grader so many at a time
+
 
 class Source(NamedTuple):
     """What batches are made with."""
 
     config: object
-    stream: Stream
+    questions: "Questions"
     prompts: Prompts
     grader: Grader
 
@@ -46,31 +49,61 @@ class Batch(NamedTuple):
     log: dict[str, float]
 
 
-def draw(source: Source, count: int, n_s: int, p: float, step: int) -> list[Question]:
-    """The next `count` questions, each in its own order and n_s more; what cannot be shown is skipped and named."""
-    config, questions, skipped = source.config, [], 0
-    while len(questions) < count:
-        for record in source.stream.take(count - len(questions)):
-            try:
-                questions.append(ask(source, record, n_s, p, step))
-            except InputError as error:
-                skipped += 1
-                logger.warning("skipped (%d in this step): %s", skipped, error)
-        if skipped > max(10 * count, 2 * source.stream.size):
-            raise InputError(f"step {step}: no question of {config.data.directory or config.data.source} can be shown; "
-                             "the warnings above say why")  # fmt: skip
-    return questions
+class Questions:
+    """The questions of each step, in their orders; those of the next step are prepared while the device is at work."""
 
+    def __init__(self, config, stream: Stream, prompts: Prompts):
+        self._config, self._stream, self._prompts = config, stream, prompts
+        self._thread = ThreadPoolExecutor(1)
+        self._ahead: tuple | None = None  # (what is being drawn, its future, the stream's state before)
 
-def ask(source: Source, record, n_s: int, p: float, step: int) -> Question:
-    """A record in its own order and n_s more, each permuted with probability p."""
-    config = source.config
-    record = decoded(record)
-    if config.data.fixed_shuffle:
-        record = permute.apply(record, permute.uniform_orders(record, 1, config.seed)[0])
-    orders = permute.draw_orders(record, n_s, p, seed=config.seed, epoch=record["epoch"], step=step)
-    samples = [permute.render(permute.apply(record, order)) for order in orders]
-    return Question(record, orders, samples, [source.prompts.encode(sample) for sample in samples])
+    def take(self, count: int, n_s: int, p: float, step: int) -> list[Question]:
+        """The next `count` questions, each in its own order and n_s more, these permuted with probability p.
+
+        What cannot be shown is skipped and named. Raises InputError where nothing can.
+        """
+        if self._ahead is None:
+            return self._draw(count, n_s, p, step)
+        wanted, future, _ = self._ahead
+        if wanted != (count, n_s, p, step):
+            raise RuntimeError(f"{wanted} was prepared, but {(count, n_s, p, step)} is asked for")
+        self._ahead = None
+        return future.result()
+
+    def prepare(self, *draw) -> None:
+        """Starts on what the next `take` will ask for. It must be the next."""
+        self._ahead = draw, self._thread.submit(self._draw, *draw), self._stream.state()
+
+    def state(self) -> dict:
+        """The data position, as if nothing were prepared: what a checkpoint saves."""
+        return self._ahead[2] if self._ahead else self._stream.state()
+
+    def restore(self, state) -> None:
+        self._stream.restore(state)
+
+    def _draw(self, count: int, n_s: int, p: float, step: int) -> list[Question]:
+        questions, skipped = [], 0
+        while len(questions) < count:
+            for record in self._stream.take(count - len(questions)):
+                try:
+                    questions.append(self._ask(record, n_s, p, step))
+                except InputError as error:
+                    skipped += 1
+                    logger.warning("skipped (%d in this step): %s", skipped, error)
+            if skipped > max(10 * count, 2 * self._stream.size):
+                data = self._config.data
+                raise InputError(f"step {step}: no question of {data.directory or data.source} can be shown; "
+                                 "the warnings above say why")  # fmt: skip
+        return questions
+
+    def _ask(self, record, n_s: int, p: float, step: int) -> Question:
+        config = self._config
+        record = decoded(record)
+        if config.data.fixed_shuffle:
+            record = permute.apply(record, permute.uniform_orders(record, 1, config.seed)[0])
+        orders = permute.draw_orders(record, n_s, p, seed=config.seed, epoch=record["epoch"], step=step)
+        samples = [permute.render(permute.apply(record, order)) for order in orders]
+        return Question(record, orders, samples, [self._prompts.encode(sample) for sample in samples])
 
 
 def gather(source: Source, model, p: float, step: int, clock: Clock) -> Batch:
@@ -81,14 +114,14 @@ def gather(source: Source, model, p: float, step: int, clock: Clock) -> Batch:
     config, kept = source.config, []
     for _ in range(config.refill_rounds if config.online_filter == "refill" else 1):
         with clock("data"):
-            questions = draw(source, config.questions, config.n_s, p, step)
+            questions = source.questions.take(config.questions, config.n_s, p, step)
         with clock("rollout"):
             orders = config.n_s + 1
             ids = [q.record["position"] * orders + o for q in questions for o in range(orders)]  # unique in the run
             out = rollout.generate(
                 model, [prompt for q in questions for prompt in q.prompts], samples=config.rollouts,
                 eos_ids=source.prompts.processor.eos_ids, seed=config.seed, ids=np.array(ids) % 2**32,
-                **config.sampling, **source.prompts.limits,
+                finished=Early(source, questions), **config.sampling, **source.prompts.limits,
             )  # fmt: skip
         with clock("reward"):
             kept.append(grade(source, p, questions, out))
@@ -97,9 +130,30 @@ def gather(source: Source, model, p: float, step: int, clock: Clock) -> Batch:
     return kept[0] if config.online_filter == "off" else joined([teaching(batch) for batch in kept], config.questions)
 
 
+class Early:
+    """Hands responses to the grader as they end, some at a time, while others are decoded."""
+
+    def __init__(self, source: Source, questions: list[Question]):
+        self._source, self._questions, self._waiting = source, questions, []
+
+    def __call__(self, n: int, g: int, tokens: np.ndarray) -> None:
+        q, o = divmod(n, self._source.config.n_s + 1)
+        self._waiting.append(gradable(self._source, self._questions[q], o, tokens)[0])
+        if len(self._waiting) >= EARLY:
+            self._source.grader.start(self._waiting)
+            self._waiting = []
+
+
+def gradable(source: Source, question: Question, order: int, tokens) -> tuple[tuple[dict, str], bool]:
+    """((record, text) as the grader takes it, whether the response ended by itself)."""
+    processor = source.prompts.processor
+    ended = tokens[-1] in processor.eos_ids
+    return ({**question.samples[order], "truncated": not ended}, processor.decode(tokens)), ended
+
+
 def grade(source: Source, p: float, questions, out: rollout.Rollouts) -> Batch:
     """Rewards each rollout against its own order's answer; advantages over all orders and rollouts of a question."""
-    config, processor = source.config, source.prompts.processor
+    config = source.config
     shape = (len(questions), config.n_s + 1, config.rollouts)
     lengths = out.lengths.reshape(shape)
 
@@ -109,10 +163,12 @@ def grade(source: Source, p: float, questions, out: rollout.Rollouts) -> Batch:
                 for q in range(shape[0])]  # fmt: skip
 
     responses = ragged(out.tokens)
-    texts = [[[processor.decode(r) for r in order] for order in question] for question in responses]
-    ended = np.array([r[-1] in processor.eos_ids for q in responses for o in q for r in o]).reshape(shape)
-    pairs = [({**question.samples[o], "truncated": not ended[q, o, g]}, texts[q][o][g])
-             for q, question in enumerate(questions) for o in range(shape[1]) for g in range(shape[2])]
+    found = [gradable(source, question, o, tokens) for question, rows in zip(questions, responses)
+             for o, row in enumerate(rows) for tokens in row]  # fmt: skip
+    pairs = [pair for pair, _ in found]
+    ended = np.array([end for _, end in found]).reshape(shape)
+    flat = iter(text for _, text in pairs)
+    texts = [[[next(flat) for _ in row] for row in rows] for rows in responses]
     failed = source.grader.failed
     scores = source.grader.grade(pairs)
     rewards = np.array([score["reward"] for score in scores], np.float32).reshape(shape)

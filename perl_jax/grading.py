@@ -48,6 +48,7 @@ class Grader:
         self._memory = int(memory_gib * 2**30)
         self._parts = {"reward"}  # names seen so far, so that a failed response has them all, as zeros
         self._warned = self._closed = False
+        self._started = {}  # pair: (the future of its chunk, its place there)
         self._pool = self._start()
 
     def __enter__(self) -> "Grader":
@@ -66,11 +67,28 @@ class Grader:
         self._stop()
         self._closed = True
 
+    def start(self, pairs: Iterable[_Pair]) -> None:
+        """Begins to score pairs that a later `grade` will ask for; returns at once."""
+        with contextlib.suppress(RuntimeError):  # a broken pool: `grade` starts it again
+            self._schedule(self._distinct(pairs)[1])
+
     def grade(self, pairs: Iterable[_Pair]) -> list[dict[str, float]]:
         """One dict for each pair, in order: "reward" and its named parts. Equal pairs are scored once.
 
         The reward gets the record without its images, which stay in this process.
         """
+        keys, distinct = self._distinct(pairs)
+        found = self._outcomes(distinct)
+        self._started = {}
+        lost = [key for key, score in found.items() if isinstance(score, Exception)]
+        if len(distinct) > 1 and lost:  # alone, the guilty one shows
+            found |= self._outcomes({key: distinct[key] for key in lost}, size=1)
+            self._started = {}
+        scored = {key: self._settle(distinct[key][0], score) for key, score in found.items()}
+        return [dict.fromkeys(self._parts, 0.0) | scored[key] for key in keys]
+
+    def _distinct(self, pairs: Iterable[_Pair]) -> tuple[list[tuple], dict[tuple, _Pair]]:
+        """The key of each pair, and one slim pair of each key."""
         slim, keys, distinct = {}, [], {}
         for record, text in pairs:
             if id(record) not in slim:
@@ -79,38 +97,35 @@ class Grader:
             _, light, printed = slim[id(record)]
             keys.append((printed, text))
             distinct.setdefault(keys[-1], (light, text))
-        scored = dict(zip(distinct, self._grade(list(distinct.values()))))
-        return [dict.fromkeys(self._parts, 0.0) | scored[key] for key in keys]
+        return keys, distinct
 
-    def _grade(self, pairs: Sequence[_Pair]) -> list[dict[str, float]]:
-        size = min(MAX_CHUNK, max(1, math.ceil(len(pairs) / (2 * self._workers))))
-        chunks = [pairs[start : start + size] for start in range(0, len(pairs), size)]
-        graded = self._run(chunks)
-        lost = [isinstance(scores, Exception) for scores in graded]
-        alone = [[pair] for chunk, again in zip(chunks, lost) if again and len(chunk) > 1 for pair in chunk]
-        retried = iter(self._run(alone))
-        results = []
-        for chunk, scores, again in zip(chunks, graded, lost):
-            if again:
-                single = [scores] if len(chunk) == 1 else [next(retried) for _ in chunk]
-                scores = [score if isinstance(score, Exception) else score[0] for score in single]
-            results += [self._settle(record, score) for (record, _), score in zip(chunk, scores)]
-        return results
+    def _schedule(self, distinct: Mapping[tuple, _Pair], size: int | None = None) -> None:
+        """Sends what is not yet under way to the workers, `size` pairs at a time."""
+        fresh = [key for key in distinct if key not in self._started]
+        size = size or min(MAX_CHUNK, max(1, math.ceil(len(fresh) / (2 * self._workers))))
+        for start in range(0, len(fresh), size):
+            chunk = fresh[start : start + size]
+            future = self._pool.schedule(_score, (self._reward_name, [distinct[key] for key in chunk]),
+                                         timeout=self._timeout)  # fmt: skip
+            self._started |= {key: (future, place) for place, key in enumerate(chunk)}
 
-    def _run(self, chunks: Sequence[Sequence[_Pair]], fresh: bool = False) -> list[list[_Scored] | Exception]:
-        """The scores of each chunk, or the exception that says its worker was stopped or lost."""
+    def _outcomes(self, distinct: Mapping[tuple, _Pair], size: int | None = None, fresh: bool = False) -> dict:
+        """The score of each pair, or the exception that says its chunk's worker was stopped or lost."""
         try:
-            futures = [self._pool.schedule(_score, (self._reward_name, chunk), timeout=self._timeout)
-                       for chunk in chunks]
-            return [_outcome(future) for future in futures]
+            self._schedule(distinct, size)
+            futures = [self._started[key] for key in distinct]
+            done = {id(future): _outcome(future) for future, _ in futures}
+            outcomes = [(done[id(future)], place) for future, place in futures]
+            return {key: found if isinstance(found, Exception) else found[place]
+                    for key, (found, place) in zip(distinct, outcomes)}  # fmt: skip
         except RuntimeError as error:
             # pebble's pool breaks when a worker dies between two tasks, as under a lack of memory: once may be chance.
             if fresh or self._closed:
                 why = "the grader is closed" if self._closed else "its workers die while they start"
                 raise RuntimeError(f"reward {self._reward_name!r}: {why}") from error
             self._stop()
-            self._pool = self._start()
-            return self._run(chunks, fresh=True)
+            self._pool, self._started = self._start(), {}
+            return self._outcomes(distinct, size, fresh=True)
 
     def _settle(self, record: Mapping[str, object], score: _Scored | Exception) -> dict[str, float]:
         """Counts and names a failure, which is zero; passes a score on."""

@@ -20,6 +20,7 @@ IN_LINE = {  # metric: its short name in a step's line
     "reward/mean": "reward", "reward/accuracy": "accuracy", "permute/probability": "p", "group/all_right": "all right",
     "group/all_wrong": "all wrong", "response/entropy": "entropy", "update/logprob": "logprob",
     "update/grad_norm": "|grad|", "update/sampler_gap": "gap", "response/length_mean": "tokens",
+    "speed/rollout_tokens_per_second": "rollout/s", "speed/update_tokens_per_second": "update/s",
 }  # fmt: skip
 
 
@@ -37,6 +38,10 @@ class Clock:
             yield
         finally:
             self._parts[part] = self._parts.get(part, 0.0) + time.perf_counter() - start
+
+    def seconds(self, part: str) -> float:
+        """What a part took so far."""
+        return self._parts.get(part, 0.0)
 
     def metrics(self) -> dict[str, float]:
         """Seconds by part, `time/<part>`, with `time/other` and `time/total`."""
@@ -84,6 +89,8 @@ class RunLog:
         """One step's metrics: to TensorBoard and metrics.jsonl, and the main ones as a line."""
         self._write(stage, step, values)
         parts = [f"{short} {values[name]:.3g}" for name, short in IN_LINE.items() if name in values]
+        if values.get("compile/count"):
+            parts.append(f"compiled {values['compile/count']} in {values['compile/seconds']:.1f} s")
         parts.append(f"{values['time/total']:.2f} s")
         if not self._console.is_terminal and self._left is not None:
             parts.append(f"{_minutes(self._left)} left")

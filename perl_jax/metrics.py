@@ -4,6 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from perl_jax import flops
+
 
 def of_rewards(scores: Sequence[dict], records: Sequence[dict], shape: tuple[int, int, int]) -> dict[str, float]:
     """Means of each part of the reward, whole, by source and by kind; scores [Q * O * G], records [Q]."""
@@ -52,3 +54,22 @@ def of_update(steps: Sequence[dict]) -> dict[str, float]:
     """Means over a batch's optimizer steps; maxima stay maxima."""
     return {f"update/{name}": (max if name.endswith("max") else np.mean)([float(s[name]) for s in steps])
             for name in steps[0]}  # fmt: skip
+
+
+def of_speed(config, batch, clock, all_computed: bool) -> dict[str, float]:
+    """Tokens a second of rollout (response tokens) and update (those and the prompts', where a group has a signal or
+    `all_computed`), and what share of the device's peak that is (`flops`; nothing where the peak is not known)."""
+    out = {}
+    for part, passes in (("rollout", 1), ("update", 3)):
+        tokens = work = 0
+        for question, responses, advantages in zip(batch.questions, batch.responses, batch.advantages):
+            if part == "update" and not all_computed and not advantages.any():
+                continue
+            prompts = [ids for ids, _ in question.prompts]
+            lengths = [[len(tokens) for tokens in row] for row in responses]
+            work += passes * flops.group(config, flops.image_patches(config, prompts[0]), map(len, prompts), lengths)
+            tokens += sum(map(sum, lengths)) + (sum(map(len, prompts)) if part == "update" else 0)
+        seconds = clock.seconds(part)
+        out[f"speed/{part}_tokens_per_second"] = tokens / max(seconds, 1e-9)
+        out |= {f"speed/{part}_{name}": value for name, value in flops.utilisation(work, seconds).items()}
+    return out

@@ -8,6 +8,7 @@ import json
 import logging
 from pathlib import Path
 
+import jax
 import numpy as np
 import optax
 from absl import flags
@@ -23,8 +24,11 @@ from perl_jax.pipeline import Stream
 logger = logging.getLogger(__name__)
 
 
-def train(config, workdir: Path) -> None:
-    """Runs, or resumes, the experiment `config` in `workdir`. Raises InputError for what a person can mend."""
+def train(config, workdir: Path, profile: tuple[int, int] = (0, 0)) -> None:
+    """Runs, or resumes, the experiment `config` in `workdir`. Raises InputError for what a person can mend.
+
+    Steps `profile[0]` to `profile[1]` are traced to WORKDIR/profile, for TensorBoard or Perfetto.
+    """
     settings.check(config)
     workdir.mkdir(parents=True, exist_ok=True)
     data = data_directory(config, workdir)
@@ -37,7 +41,8 @@ def train(config, workdir: Path) -> None:
         Grader(config.reward, **config.grading) as grader,
         checkpoint.Checkpoints(workdir, config.checkpoint.keep, config.checkpoint.best or None) as checkpoints,
     ):
-        source = batches.Source(config, Stream(data, split=config.data.split, seed=config.seed), base.prompts, grader)
+        stream = Stream(data, split=config.data.split, seed=config.seed)
+        source = batches.Source(config, batches.Questions(config, stream, base.prompts), base.prompts, grader)
         done = checkpoints.latest() or 0
         state = update.init(base.model, optimizer(config, max(done, 1)), trainable(config))
         reference = base.model if config.loss.kl_coef else None  # `init` copied it: it stays the base policy
@@ -64,19 +69,24 @@ def train(config, workdir: Path) -> None:
                 evaluate(0)
             for step in log.track(done + 1):
                 clock = logs.Clock()
+                if step == profile[0]:
+                    jax.profiler.start_trace(workdir / "profile", create_perfetto_trace=True)
                 if step == config.warmup.steps + 1:
                     state = update.init(state.model, optimizer(config, step), trainable(config))
 
                 run_step = perl if step > config.warmup.steps else warm_up
                 state, values, groups = run_step(config, step, state, source, reference, clock)
 
+                if step == profile[1]:
+                    jax.profiler.stop_trace()
                 log.groups([{"stage": stage(config, step), "step": step, **group} for group in groups])
                 log.step(stage(config, step), step, {**values, **clock.metrics(), **compilations.take()})
                 if bad := [f"{name} {value}" for name, value in values.items() if not np.isfinite(value)]:
                     raise InputError(f"step {step}: {', '.join(bad)}; see {workdir}/metrics.jsonl and rollouts.jsonl")
                 scores = evaluate(step) if step == last or step % config.eval.every == 0 else {}
                 if scores or step == last or step % config.checkpoint.every == 0:
-                    about = {**facts, "stream": source.stream.state(), "prompt": json.loads(source.prompts.to_json())}
+                    about = {**facts, "stream": source.questions.state(),
+                             "prompt": json.loads(source.prompts.to_json())}  # fmt: skip
                     checkpoints.save(step, state, about, scores)
 
 
@@ -85,9 +95,9 @@ def perl(config, step, state, source, reference, clock):
 
     Returns (state, metrics, some groups to read).
     """
-    t = step - config.warmup.steps
-    p = permute.probability(t, config.total_steps, **config.permute)
+    _, _, p, _ = draw(config, step)
     batch = batches.gather(source, state.model, p, step, clock)
+    prepare_next(config, step, source)
     if not batch.questions:  # the online filter left nothing: no gradient, no step
         logger.warning("step %d: no group had unequal rewards; the policy stays as it is", step)
         return state, batch.log | {"update/loss": 0.0, "update/grad_norm": 0.0}, []
@@ -120,6 +130,7 @@ def perl(config, step, state, source, reference, clock):
             )
             steps.append(values)
         values = batch.log | metrics.of_update(steps)
+    values |= metrics.of_speed(state.model.config, batch, clock, all_computed=bool(config.loss.kl_coef))
     return state, values, batches.readable(batch, config.log_groups)
 
 
@@ -132,7 +143,8 @@ def warm_up(config, step, state, source, reference, clock):
     """One supervised step: GRPO with the reference answer as the only rollout, advantage 1, is maximum likelihood."""
     del reference
     with clock("data"):
-        questions = batches.draw(source, config.warmup.questions, n_s=0, p=0.0, step=step)
+        questions = source.questions.take(*draw(config, step))
+        prepare_next(config, step, source)
         answers = [taught_tokens(config, question.samples[0], source.prompts.processor) for question in questions]
     with clock("update"):
         groups = [
@@ -148,6 +160,20 @@ def warm_up(config, step, state, source, reference, clock):
         state, values = update.step(state, groups, remat=config.remat, **config.micro_batch, **source.prompts.limits)
         values = metrics.of_update([values])
     return state, values, []
+
+
+def draw(config, step: int) -> tuple[int, int, float, int]:
+    """What a step takes from `batch.Questions`: how many, in how many more orders, permuted with which probability."""
+    if step <= config.warmup.steps:
+        return config.warmup.questions, 0, 0.0, step
+    p = permute.probability(step - config.warmup.steps, config.total_steps, **config.permute)
+    return config.questions, config.n_s, p, step
+
+
+def prepare_next(config, step: int, source) -> None:
+    """Has the next step's questions prepared from here on, while the device updates on this one's."""
+    if step < config.warmup.steps + config.total_steps:
+        source.questions.prepare(*draw(config, step + 1))
 
 
 def taught_response(config, sample) -> str:
@@ -194,7 +220,7 @@ def resume(checkpoints, done: int, state: update.State, source: batches.Source, 
     if saved["base"] != facts["base"]:
         raise InputError(f"step {done} was trained from other base weights ({saved['model']}, {saved['base']}) than "
                          f"{facts['model']} ({facts['base']}); give those, or a new --workdir")  # fmt: skip
-    source.stream.restore(saved["stream"])
+    source.questions.restore(saved["stream"])
     logger.info("resumed from step %d", done)
     return checkpoints.restore(done, state)
 
@@ -239,12 +265,21 @@ FLAGS = flags.FLAGS
 
 def main(_) -> None:
     settings.check_parts(FLAGS.config)
-    train(FLAGS.config, Path(FLAGS.workdir))
+    train(FLAGS.config, Path(FLAGS.workdir), steps_of(FLAGS.profile_steps))
+
+
+def steps_of(text: str) -> tuple[int, int]:
+    """`"10:12"` as (10, 12); nothing as (0, 0). Raises InputError for anything else."""
+    first, _, last = (text or "0:0").partition(":")
+    if not (first.isdigit() and last.isdigit() and int(first) <= int(last)):
+        raise InputError(f"--profile_steps={text}: expected FIRST:LAST, such as 10:12")
+    return int(first), int(last)
 
 
 if __name__ == "__main__":
     config_flags.DEFINE_config_file("config", None, "The experiment: a file in configs/, e.g. configs/demo.py.",
                                     lock_config=False)  # base.py has locked what is not open
     flags.DEFINE_string("workdir", None, "Where the run keeps everything; started again there, it resumes.")
+    flags.DEFINE_string("profile_steps", "", "FIRST:LAST: steps to trace to WORKDIR/profile.")
     flags.mark_flags_as_required(["config", "workdir"])
     cli.run(main)

@@ -151,3 +151,15 @@ def test_a_script_needs_no_main_guard(tmp_path):
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=60, check=False,
                           env={**os.environ, "PYTHONPATH": path})
     assert (done.returncode, done.stdout.strip()) == (0, "[{'reward': 2.0}]"), done.stderr
+
+
+def test_what_was_started_early_is_not_scored_again(grader):
+    """A culprit among it still gets zero alone, and the next call starts anew."""
+    with Grader("my_reward:seen", workers=1) as counting:
+        counting.start([(RECORD, "a"), (RECORD, "b")])
+        counting.start([(RECORD, "b")])
+        assert [score["calls"] for score in counting.grade([(RECORD, "c"), (RECORD, "b"), (RECORD, "a")])] == [3, 2, 1]
+        assert counting.grade([(RECORD, "a")])[0]["calls"] == 4
+    texts = ["die", *(f"text {i}" for i in range(6))]
+    grader.start([(RECORD, text) for text in texts[:4]])
+    assert [score["reward"] for score in grader.grade([(RECORD, text) for text in texts])] == [0.0] + [1.0] * 6

@@ -22,13 +22,16 @@ from perl_jax.pipeline import Stream
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 LAST = tiny_run.WARMUP + tiny_run.STEPS
-UPDATE = {"loss", "grad_norm", "update_norm", "entropy", "logprob", "tokens", "computed_share"}
+UPDATE = {"loss", "grad_norm", "update_norm", "entropy", "logprob", "tokens", "computed_share", "padding",
+          "split_trees"}  # fmt: skip
+MEASURED = ("time/", "compile/", "speed/")  # what differs between equal runs
 NAMES = {
     "reward/mean", "reward/accuracy", "reward/format", "reward/kind/number", "group/all_right", "group/all_wrong",
     "grading/failed",
     "advantage/std", "advantage/zero_share", "reward/between_order_variance", "reward/within_order_variance",
     "permute/probability", "permute/share", "response/truncated", "response/length_mean", "response/length_max",
     "update/clip_low", "update/clip_high", "update/clip_dual", "update/ratio", "update/ratio_max", "update/sampler_gap",
+    "compile/count", "compile/seconds", "speed/rollout_tokens_per_second", "speed/update_tokens_per_second",
     "time/data", "time/rollout", "time/reward", "time/update", "time/other", "time/total",
     *(f"update/{name}" for name in UPDATE),
 }  # fmt: skip
@@ -99,13 +102,13 @@ def test_tensorboard_files_hold_the_metrics():
 
 
 def outcome(workdir: Path):
-    """All that a run ends with: weights, optimizer, data position, and its steps' metrics but for what took how long."""
+    """All that a run ends with: weights, optimizer, data position, and its steps' metrics but for how long."""
     config = tiny_run.config()
     state = update.init(qwen.load(workdir / "init"), train.optimizer(config, LAST), train.trainable(config))
     with checkpoint.Checkpoints(workdir, read_only=True) as checkpoints:
         state = checkpoints.restore(LAST, state)
         stream = checkpoints.run(LAST)["stream"]
-    steps = {line["step"]: {name: value for name, value in line.items() if not name.startswith(("time/", "compile/"))}
+    steps = {line["step"]: {name: value for name, value in line.items() if not name.startswith(MEASURED)}
              for line in tiny_run.metrics(workdir)}  # fmt: skip
     return jax.tree.leaves((state.trainable, state.opt_state)), stream, steps
 
@@ -226,16 +229,44 @@ def test_fixed_shuffle_shows_each_question_in_one_order_of_its_own(tmp_path):
     config = tiny_run.config(**{"data.fixed_shuffle": True})
     data = str(tiny_run.trained() / "data")
     shown = prompts.Prompts(qwen.Processor.from_pretrained(tiny_run.trained() / "init"), **config.prompt)
-    source = batch.Source(config, Stream(data), shown, None)
+    stream = Stream(data)
+    questions = batch.Questions(config, stream, shown)
+    plain_of = {record["id"]: permute.render(record) for record in Stream(data).take(stream.size)}
     moved = {}
     for _ in range(2):  # epochs
-        for record in source.stream.take(source.stream.size):
-            question = batch.ask(source, record, n_s=0, p=0.0, step=1)
-            plain = permute.render(record)
+        for question in questions.take(stream.size, 0, 0.0, 1):
+            record = question.record
+            plain = plain_of[record["id"]]
             answer = question.samples[0]["answer"], question.samples[0]["question"]
             moved.setdefault(record["id"], set()).add(answer == (plain["answer"], plain["question"]))
     assert all(len(found) == 1 for found in moved.values())
     assert {True, False} == {found.pop() for found in moved.values()}
+
+
+def test_questions_prepared_ahead_are_the_ones_drawn_anyway():
+    """And the data position that is saved is that of before."""
+    config = tiny_run.config()
+    data = str(tiny_run.trained() / "data")
+    shown = prompts.Prompts(qwen.Processor.from_pretrained(tiny_run.trained() / "init"), **config.prompt)
+    plain, ahead = (batch.Questions(config, Stream(data), shown) for _ in range(2))
+    for step in range(1, 4):
+        draw = (3, 1, 0.5, step)
+        ahead.prepare(*draw)
+        assert ahead.state() == plain.state()
+        expected, got = plain.take(*draw), ahead.take(*draw)
+        assert [(q.record["id"], q.orders, q.prompts[1][0]) for q in got] == [
+            (q.record["id"], q.orders, q.prompts[1][0]) for q in expected]  # fmt: skip
+        assert ahead.state() == plain.state()
+    ahead.prepare(3, 1, 0.5, 4)
+    with pytest.raises(RuntimeError, match="was prepared"):
+        ahead.take(3, 1, 0.5, 5)
+
+
+@pytest.mark.parametrize("text", ["3", "4:2", "a:b", ":"])
+def test_profile_steps_that_say_nothing(text):
+    assert train.steps_of("3:4") == (3, 4) and train.steps_of("") == (0, 0)
+    with pytest.raises(InputError, match="expected FIRST:LAST"):
+        train.steps_of(text)
 
 
 # Numbers that are none
