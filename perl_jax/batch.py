@@ -72,7 +72,8 @@ class Questions:
 
     def prepare(self, *draw) -> None:
         """Starts on what the next `take` will ask for. It must be the next."""
-        self._ahead = draw, self._thread.submit(self._draw, *draw), self._stream.state()
+        before = self._stream.state()
+        self._ahead = draw, self._thread.submit(self._draw, *draw), before
 
     def state(self) -> dict:
         """The data position, as if nothing were prepared: what a checkpoint saves."""

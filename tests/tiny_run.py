@@ -54,6 +54,8 @@ def config(**changes):
         "loss.kl_coef": 0.0,
         "optimizer.learning_rate": 1e-2,
         "optimizer.steps_per_batch": 1,
+        "micro_batch.rows": 2,
+        "micro_batch.row_tokens": 256,
         "eval.sets": ("eval",),
         "eval.every": 3,
         "eval.permute": 1,
