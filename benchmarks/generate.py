@@ -5,16 +5,12 @@ the same random checkpoint and the same prompts, in turns. transformers gets its
 all prompts, padded on the left, with `num_return_sequences=8`. Greedy tokens of both must be equal, else it fails.
 """
 
-import tempfile
-
 import jax
 import numpy as np
 import torch
-import transformers
 
-from benchmarks import workload
+from benchmarks import peer, workload
 from models import qwen2_5_vl as qwen
-from models.qwen2_5_vl import images as image_processing
 from perl_jax import rollout
 
 PROMPTS, SAMPLES, TOKENS, ROUNDS = 8, 8, 64, 5
@@ -25,14 +21,13 @@ def theirs_inputs(prompts) -> dict[str, torch.Tensor]:
     longest = max(len(ids) for ids, _ in prompts)
     rows = torch.tensor([[0] * (longest - len(ids)) + ids for ids, _ in prompts])
     mask = torch.tensor([[0] * (longest - len(ids)) + [1] * len(ids) for ids, _ in prompts])
-    patches = [image_processing.patches(image, workload.CONFIG.vision, 3136, 1003520)
-               for _, shown in prompts for image in shown]  # fmt: skip
+    values, grids = peer.pixels([image for _, shown in prompts for image in shown])
     return {
         "input_ids": rows,
         "attention_mask": mask,
         "mm_token_type_ids": (rows == workload.CONFIG.image_token_id).int(),
-        "pixel_values": torch.tensor(np.concatenate([values for values, _ in patches])),
-        "image_grid_thw": torch.tensor([list(grid) for _, grid in patches]),
+        "pixel_values": values,
+        "image_grid_thw": grids,
     }
 
 
@@ -41,9 +36,7 @@ def main() -> None:
     model = workload.model()
     prompts = [workload.prompt(workload.pictures(2, 84, rng), length, rng)
                for length in rng.integers(83, 98, PROMPTS).tolist()]  # fmt: skip
-    with tempfile.TemporaryDirectory() as folder:
-        qwen.save(model, folder)
-        theirs = transformers.Qwen2_5_VLForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval()
+    theirs = peer.model(model).eval()
     given = theirs_inputs(prompts)
     settings = {"max_new_tokens": TOKENS, "min_new_tokens": TOKENS, "pad_token_id": 0, "eos_token_id": None,
                 "suppress_tokens": [workload.CONFIG.image_token_id, workload.CONFIG.video_token_id]}  # fmt: skip
@@ -52,23 +45,23 @@ def main() -> None:
         return rollout.generate(model, prompts, max_new_tokens=TOKENS, **options)
 
     @torch.inference_mode()
-    def peer(**options):
+    def sampled(**options):
         return theirs.generate(**given, **{**settings, **options})[:, given["input_ids"].shape[1] :].numpy()
 
-    greedy, expected = ours(samples=1, temperature=0.0).tokens[:, 0], peer(do_sample=False)
+    greedy, expected = ours(samples=1, temperature=0.0).tokens[:, 0], sampled(do_sample=False)
     if not np.array_equal(greedy, expected):
         raise SystemExit(f"greedy tokens differ: {np.mean(greedy == expected):.1%} are equal")
 
-    timed = {"transformers": lambda: peer(do_sample=True, num_return_sequences=SAMPLES, top_k=0, top_p=1.0),
+    timed = {"transformers": lambda: sampled(do_sample=True, num_return_sequences=SAMPLES, top_k=0, top_p=1.0),
              "perl_jax": lambda: ours(samples=SAMPLES)}  # fmt: skip
     seconds = workload.alternate(timed, ROUNDS)
     tokens, base = PROMPTS * SAMPLES * TOKENS, seconds["transformers"]
     parameters = sum(value.size for value in qwen.named(model).values())
     print(f"{parameters / 1e6:.1f}M parameters, {jax.device_count()} {jax.default_backend()} device, "
           f"{torch.get_num_threads()} torch threads, median of {ROUNDS}, greedy tokens equal\n")  # fmt: skip
-    print("| sampler | seconds | tokens a second | ratio |\n| --- | --- | --- | --- |")
-    for name, value in seconds.items():
-        print(f"| {name} | {value:.2f} | {tokens / value:,.0f} | {base / value:.2f} |")
+    workload.table(("sampler", "seconds", "tokens a second", "ratio"),
+                   ((name, f"{value:.2f}", f"{tokens / value:,.0f}", f"{base / value:.2f}")
+                    for name, value in seconds.items()))  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -61,10 +61,10 @@ def main() -> None:
     share = np.mean(out.lengths == LONG)
     print(f"{PROMPTS * SAMPLES} responses, {share:.0%} of {LONG} tokens, others of {SHORT}; tokens a second: "
           f"{full_rate:,.0f} in a full batch, {alone_rate:,.0f} alone; median of {ROUNDS}\n")  # fmt: skip
-    print("| | seconds | over the ideal |\n| --- | --- | --- |")
-    print(f"| ideal | {ideal:.2f} | 1.00 |\n| perl_jax | {seconds['tail']:.2f} | {seconds['tail'] / ideal:.2f} |")
-    print(f"| a batch that waits for its longest | {PROMPTS * SAMPLES * LONG / full_rate:.2f} | "
-          f"{PROMPTS * SAMPLES * LONG / full_rate / ideal:.2f} |")  # fmt: skip
+    rows = {"ideal": ideal, "perl_jax": seconds["tail"],
+            "a batch that waits for its longest": PROMPTS * SAMPLES * LONG / full_rate}  # fmt: skip
+    workload.table(("", "seconds", "over the ideal"),
+                   ((name, f"{value:.2f}", f"{value / ideal:.2f}") for name, value in rows.items()))  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -6,16 +6,12 @@ its own, its prompt and pictures again for each: so do transformers here (all ro
 whichever is faster) and our own code with sharing off. Log-probs and gradient norms must agree, else it fails.
 """
 
-import tempfile
-
 import numpy as np
 import optax
 import torch
-import transformers
 
-from benchmarks import workload
+from benchmarks import peer, workload
 from models import qwen2_5_vl as qwen
-from models.qwen2_5_vl import images as image_processing
 from perl_jax import update
 
 PROMPT, ORDERS, ROLLOUTS, TOKENS, PICTURES, SIDE, ROUNDS = 303, 2, 8, 64, 4, 224, 5
@@ -42,16 +38,14 @@ def unshared(group: update.Group) -> list[update.Group]:
 class Naive:
     """transformers' model, one row a rollout."""
 
-    def __init__(self, folder: str, group: update.Group):
-        self.model = transformers.Qwen2_5_VLForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
+    def __init__(self, model: qwen.Qwen2_5_VL, group: update.Group):
+        self.model = peer.model(model)
         self.model.gradient_checkpointing_disable()
         single = unshared(group)
         self.rows = torch.tensor([[*one.prompts[0], *one.responses[0][0]] for one in single])
         self.advantages = torch.tensor([one.advantages[0, 0] for one in single], dtype=torch.float32)
-        patches = [[image_processing.patches(one.images[i], workload.CONFIG.vision, 3136, 1003520)
-                    for i in one.orders[0]] for one in single]  # fmt: skip
-        self.pixels = torch.tensor(np.stack([np.concatenate([values for values, _ in row]) for row in patches]))
-        self.grids = torch.tensor([[list(grid) for _, grid in row] for row in patches])
+        values, grids = zip(*(peer.pixels([one.images[i] for i in one.orders[0]]) for one in single))
+        self.pixels, self.grids = torch.stack(values), torch.stack(grids)
 
     def step(self, rows: int) -> tuple[np.ndarray, float]:
         """The log-probs and the norm of the gradient, `rows` rollouts at a time."""
@@ -74,9 +68,7 @@ class Naive:
 
 def main() -> None:
     model, group = workload.model(), question(np.random.default_rng(0))
-    with tempfile.TemporaryDirectory() as folder:
-        qwen.save(model, folder)
-        naive = Naive(folder, group)
+    naive = Naive(model, group)
     frozen = optax.set_to_zero()  # the gradient is computed, the weights stay as they are
     states = {}
 
@@ -99,9 +91,8 @@ def main() -> None:
     base = min(value for name, value in seconds.items() if "transformers" in name)
     print(f"log-probs within {gap:.0e} and gradient norms within {max(norms):.0e} of transformers'; "
           f"median of {ROUNDS}\n")  # fmt: skip
-    print("| update | seconds | ratio |\n| --- | --- | --- |")
-    for name, value in seconds.items():
-        print(f"| {name} | {value:.2f} | {base / value:.1f} |")
+    workload.table(("update", "seconds", "ratio"),
+                   ((name, f"{value:.2f}", f"{base / value:.1f}") for name, value in seconds.items()))  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -44,6 +44,13 @@ def prompt(images: list[np.ndarray], length: int, rng: np.random.Generator) -> t
     return ids + rng.integers(0, WORDS, length - len(ids)).tolist(), images
 
 
+def table(columns, rows) -> None:
+    """Prints a Markdown table, each row as it comes."""
+    print("| " + " | ".join(columns) + " |\n|" + " --- |" * len(columns))
+    for row in rows:
+        print("| " + " | ".join(row) + " |", flush=True)
+
+
 def alternate(runs: dict, rounds: int) -> dict[str, float]:
     """The median seconds of each of {name: function}, run in turns after one turn that compiles and warms up."""
     seconds = {name: [] for name in runs}

@@ -116,16 +116,17 @@ def gather(source: Source, model, p: float, step: int, clock: Clock) -> Batch:
     for _ in range(config.refill_rounds if config.online_filter == "refill" else 1):
         with clock("data"):
             questions = source.questions.take(config.questions, config.n_s, p, step)
+        early = Early(source, questions)
         with clock("rollout"):
             orders = config.n_s + 1
             ids = [q.record["position"] * orders + o for q in questions for o in range(orders)]  # unique in the run
             out = rollout.generate(
                 model, [prompt for q in questions for prompt in q.prompts], samples=config.rollouts,
                 eos_ids=source.prompts.processor.eos_ids, seed=config.seed, ids=np.array(ids) % 2**32,
-                finished=Early(source, questions), **config.sampling, **source.prompts.limits,
+                finished=early, **config.sampling, **source.prompts.limits,
             )  # fmt: skip
         with clock("reward"):
-            kept.append(grade(source, p, questions, out))
+            kept.append(grade(source, p, questions, out, early.found))
         if sum(len(teaching(batch).questions) for batch in kept) >= config.questions:
             break
     return kept[0] if config.online_filter == "off" else joined([teaching(batch) for batch in kept], config.questions)
@@ -136,10 +137,12 @@ class Early:
 
     def __init__(self, source: Source, questions: list[Question]):
         self._source, self._questions, self._waiting = source, questions, []
+        self.found = {}  # (prompt, rollout): what `gradable` says of it
 
     def __call__(self, n: int, g: int, tokens: np.ndarray) -> None:
         q, o = divmod(n, self._source.config.n_s + 1)
-        self._waiting.append(gradable(self._source, self._questions[q], o, tokens)[0])
+        self.found[n, g] = gradable(self._source, self._questions[q], o, tokens)
+        self._waiting.append(self.found[n, g][0])
         if len(self._waiting) >= EARLY:
             self._source.grader.start(self._waiting)
             self._waiting = []
@@ -152,8 +155,11 @@ def gradable(source: Source, question: Question, order: int, tokens) -> tuple[tu
     return ({**question.samples[order], "truncated": not ended}, processor.decode(tokens)), ended
 
 
-def grade(source: Source, p: float, questions, out: rollout.Rollouts) -> Batch:
-    """Rewards each rollout against its own order's answer; advantages over all orders and rollouts of a question."""
+def grade(source: Source, p: float, questions, out: rollout.Rollouts, found) -> Batch:
+    """Rewards each rollout against its own order's answer; advantages over all orders and rollouts of a question.
+
+    `found` has what `gradable` says of each response, by (prompt, rollout).
+    """
     config = source.config
     shape = (len(questions), config.n_s + 1, config.rollouts)
     lengths = out.lengths.reshape(shape)
@@ -164,10 +170,8 @@ def grade(source: Source, p: float, questions, out: rollout.Rollouts) -> Batch:
                 for q in range(shape[0])]  # fmt: skip
 
     responses = ragged(out.tokens)
-    found = [gradable(source, question, o, tokens) for question, rows in zip(questions, responses)
-             for o, row in enumerate(rows) for tokens in row]  # fmt: skip
-    pairs = [pair for pair, _ in found]
-    ended = np.array([end for _, end in found]).reshape(shape)
+    pairs, ended = zip(*(found[place] for place in np.ndindex(out.lengths.shape)))
+    ended = np.array(ended).reshape(shape)
     flat = iter(text for _, text in pairs)
     texts = [[[next(flat) for _ in row] for row in rows] for rows in responses]
     failed = source.grader.failed

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 import jax
 
 from models import qwen2_5_vl as qwen
+from models.qwen2_5_vl.packing import image_runs
 
 PEAK = {  # dense bfloat16, per device, by JAX's `device_kind`; from the vendors' data sheets
     "TPU v4": 275e12, "TPU v5 lite": 197e12, "TPU v5e": 197e12, "TPU v5": 459e12, "TPU v5p": 459e12,
@@ -64,14 +65,8 @@ def group(config: qwen.Config, patches: Sequence[int], prompts: Iterable[int],
 
 def image_patches(config: qwen.Config, ids: Sequence[int]) -> list[int]:
     """The patches of each image of a prompt, read off its runs of image tokens."""
-    runs, before = [], None
-    for token in ids:
-        if token == config.image_token_id:
-            if before != token:
-                runs.append(0)
-            runs[-1] += config.vision.spatial_merge_size**2
-        before = token
-    return runs
+    starts, ends = image_runs(config, ids)
+    return ((ends - starts) * config.vision.spatial_merge_size**2).tolist()
 
 
 def utilisation(flops: float, seconds: float) -> dict[str, float]:

@@ -8,6 +8,7 @@ A worker imports this module and the reward, and nothing of the program that sta
 accelerator, and no need of a main guard. A user's own reward must therefore live in an importable module.
 """
 
+import collections
 import contextlib
 import logging
 import math
@@ -79,11 +80,12 @@ class Grader:
         """
         keys, distinct = self._distinct(pairs)
         found = self._outcomes(distinct)
+        together = collections.Counter(id(future) for future, _ in self._started.values())
+        lost = [key for key, score in found.items()
+                if isinstance(score, Exception) and together[id(self._started[key][0])] > 1]  # fmt: skip
         self._started = {}
-        lost = [key for key, score in found.items() if isinstance(score, Exception)]
-        if len(distinct) > 1 and lost:  # alone, the guilty one shows
-            found |= self._outcomes({key: distinct[key] for key in lost}, size=1)
-            self._started = {}
+        found |= self._outcomes({key: distinct[key] for key in lost}, size=1)  # alone, the guilty one shows
+        self._started = {}
         scored = {key: self._settle(distinct[key][0], score) for key, score in found.items()}
         return [dict.fromkeys(self._parts, 0.0) | scored[key] for key in keys]
 

@@ -59,17 +59,20 @@ def of_update(steps: Sequence[dict]) -> dict[str, float]:
 def of_speed(config, batch, clock, all_computed: bool) -> dict[str, float]:
     """Tokens a second of rollout (response tokens) and update (those and the prompts', where a group has a signal or
     `all_computed`), and what share of the device's peak that is (`flops`; nothing where the peak is not known)."""
+    tokens, work = {"rollout": 0, "update": 0}, {"rollout": 0, "update": 0}
+    for question, responses, advantages in zip(batch.questions, batch.responses, batch.advantages):
+        prompts = [len(ids) for ids, _ in question.prompts]
+        lengths = [[len(response) for response in row] for row in responses]
+        patches = flops.image_patches(config, question.prompts[0][0])
+        forward, drawn = flops.group(config, patches, prompts, lengths), sum(map(sum, lengths))
+        work["rollout"] += forward
+        tokens["rollout"] += drawn
+        if all_computed or advantages.any():
+            work["update"] += 3 * forward
+            tokens["update"] += drawn + sum(prompts)
     out = {}
-    for part, passes in (("rollout", 1), ("update", 3)):
-        tokens = work = 0
-        for question, responses, advantages in zip(batch.questions, batch.responses, batch.advantages):
-            if part == "update" and not all_computed and not advantages.any():
-                continue
-            prompts = [ids for ids, _ in question.prompts]
-            lengths = [[len(tokens) for tokens in row] for row in responses]
-            work += passes * flops.group(config, flops.image_patches(config, prompts[0]), map(len, prompts), lengths)
-            tokens += sum(map(sum, lengths)) + (sum(map(len, prompts)) if part == "update" else 0)
+    for part in tokens:
         seconds = clock.seconds(part)
-        out[f"speed/{part}_tokens_per_second"] = tokens / max(seconds, 1e-9)
-        out |= {f"speed/{part}_{name}": value for name, value in flops.utilisation(work, seconds).items()}
+        out[f"speed/{part}_tokens_per_second"] = tokens[part] / max(seconds, 1e-9)
+        out |= {f"speed/{part}_{name}": value for name, value in flops.utilisation(work[part], seconds).items()}
     return out

@@ -28,6 +28,8 @@ SEGMENT = 64  # tokens between two looks of the host
 CAPACITY = 64  # tokens of the first own cache; a call that needs no more keeps one batch
 FEWEST = 8  # prompts of the smallest batch that streams move to
 
+_compiled = set()  # signatures that `compile_ahead` has seen
+
 
 class Rollouts(NamedTuple):
     """N prompts x G rollouts; R is the longest response. Past a response's length: the pad id and log-prob 0."""
@@ -204,9 +206,6 @@ def compile_ahead(graph, weights, options: Sampling, streams: Streams, rooms, si
     _compiled.add(signature)
 
 
-_compiled = set()
-
-
 # On the device.
 
 
@@ -269,7 +268,9 @@ def _decode(graph, weights, options: Sampling, smaller: tuple[int, int], streams
 def for_decoding(model: qwen.Qwen2_5_VL) -> qwen.Qwen2_5_VL:
     """What a decoding step reads: the text tower with its layers apart, in the dtype that it computes in."""
     decoder = nnx.merge(*nnx.split(model))  # the same arrays
-    del decoder.visual
+    del decoder.visual, decoder.model.layers
+    graph, others = nnx.split(decoder)
+    decoder = nnx.merge(graph, jax.tree.map(lambda w: w.astype(model.compute_dtype), others))
     decoder.model.layers = unstacked(model.model.layers, model.compute_dtype)
     return decoder
 

@@ -90,19 +90,16 @@ def step(state: State, groups: Sequence[Group], *, clip_low=0.2, clip_high=0.2, 
         raise ValueError("kl_coef > 0 needs ref_logprobs in every group: update.logprobs of the reference policy")
     losses = {"clip_low": clip_low, "clip_high": clip_high, "dual_clip": dual_clip, "kl_coef": kl_coef}
     options = Options(tuple(losses.items()), temperature, remat)
-    lengths = np.array([len(r) for group in groups for order in group.responses for r in order])
+    lengths = np.array([[len(r) for order in group.responses for r in order] for group in groups])  # [Q, O * G]
     weights = grpo.response_weights(lengths, aggregate, norm_length or max(lengths.max(initial=1), 1))
-    per_group = np.split(weights, len(groups))
 
     # Without a signal anywhere the first group is computed all the same: its gradient is 0, its metrics are true.
     taught = [q for q, group in enumerate(groups) if kl_coef or np.any(group.advantages)] or [0]
-    weights = np.concatenate([per_group[q] for q in taught])
-    groups = [groups[q] for q in taught]
+    groups, scored = [groups[q] for q in taught], lengths[taught].ravel()
     forest = trees.pack(state.model.config, groups, rows, row_tokens, min_pixels, max_pixels)
-    per_token = [len(r) for group in groups for order in group.responses for r in order]
     fields = Tokens(
-        weights=np.repeat(weights, per_token).astype(np.float32),
-        advantages=np.repeat(np.concatenate([np.ravel(group.advantages) for group in groups]), per_token),
+        weights=np.repeat(weights[taught].ravel(), scored).astype(np.float32),
+        advantages=np.repeat(np.concatenate([np.ravel(group.advantages) for group in groups]), scored),
         old_logprobs=trees.flat(groups, "old_logprobs"),
         ref_logprobs=trees.flat(groups, "ref_logprobs"),
         sampler_logprobs=trees.flat(groups, "sampler_logprobs"),
@@ -116,7 +113,7 @@ def step(state: State, groups: Sequence[Group], *, clip_low=0.2, clip_high=0.2, 
     state, norms = _apply(state, grads)
     stats, norms = jax.device_get((stats, norms))
     losses, sums, maxima = (jax.tree.map(lambda *values: np.stack(values), *part) for part in zip(*stats))
-    computed = sum(per_token)
+    computed = scored.sum()
     return state, {
         **{name: values.sum() / max(computed, 1) for name, values in sums.items()},
         **{name: values.max() for name, values in maxima.items()},
@@ -193,9 +190,8 @@ def _logprobs(graph, weights, rows: Rows, temperature: float):
 def token_logprobs(model: qwen.Qwen2_5_VL, rows: Rows, temperature: float = 1.0, remat: bool = False):
     """Log-probs of the rows' scored tokens and entropies of their distributions, both float32 [B, C].
 
-    Where `rows.index` is -1 they are unspecified, but finite. The entropy carries no gradient.
+    Where `rows.index` is -1 they are 0. The entropy carries no gradient.
     """
-
     B, C = rows.ids.shape
     h = model.embed(rows.ids, rows.image_index, model.encode(rows.vision, remat=remat)).reshape(B * C, -1)
     attend = along(rows.spans, rows.prompts, rows.window)

@@ -395,6 +395,7 @@ def test_a_cut_response_fails_the_format():
     question = batch.Question(record, [(0,)], [{**record, "answer": "1"}], None)
     source = batch.Source(config, None, prompts.Prompts(Processor(), "", "", 1, 1, 9), Grader())
     out = rollout.Rollouts(np.array([[[1, 9], [1, 1]]]), *np.zeros((2, 1, 2, 2), np.float32), np.array([[2, 2]]))
-    graded = batch.grade(source, 0.0, [question], out)
+    found = {(0, g): batch.gradable(source, question, 0, out.tokens[0, g]) for g in range(2)}
+    graded = batch.grade(source, 0.0, [question], out, found)
     np.testing.assert_allclose(graded.rewards, [[[1.0, 0.9]]])
     assert graded.log["response/truncated"] == 0.5 and graded.log["reward/format"] == 0.5

@@ -221,14 +221,19 @@ def check_ids(config: Config, ids, where: str) -> np.ndarray:
     return ids.astype(np.int32)
 
 
+def image_runs(config: Config, ids) -> tuple[np.ndarray, np.ndarray]:
+    """(starts, ends) of the runs of image tokens in ids [T], one for each image."""
+    image = np.concatenate([[False], np.asarray(ids) == config.image_token_id, [False]])
+    return tuple(np.flatnonzero(np.diff(image.astype(np.int8))).reshape(-1, 2).T)
+
+
 def mrope_positions(config: Config, ids: np.ndarray, grids, where: str) -> np.ndarray:
     """M-RoPE positions, int32 [3, T], of ids [T] whose runs of image tokens show images of `grids` (1, h, w), in order.
 
     Text counts on all axes; an image keeps the time of its start and counts rows and columns from it; what follows
     starts after its longer side (Qwen2-VL, section 2.1). Raises InputError where a run's length is not its image's.
     """
-    image = np.concatenate([[False], ids == config.image_token_id, [False]])
-    starts, ends = np.flatnonzero(np.diff(image.astype(np.int8))).reshape(-1, 2).T
+    starts, ends = image_runs(config, ids)
     if len(starts) != len(grids):
         raise InputError(f"{where}: {len(grids)} images were given for {len(starts)} runs of image tokens")
     positions = np.empty((3, len(ids)), np.int32)

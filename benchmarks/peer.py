@@ -1,0 +1,24 @@
+"""transformers' side of the benchmarks (needs torch)."""
+
+import tempfile
+
+import numpy as np
+import torch
+import transformers
+
+from benchmarks import workload
+from models import qwen2_5_vl as qwen
+from models.qwen2_5_vl import images as image_processing
+
+
+def model(ours: qwen.Qwen2_5_VL):
+    """transformers' model in float32 with the weights of ours."""
+    with tempfile.TemporaryDirectory() as folder:
+        qwen.save(ours, folder)
+        return transformers.Qwen2_5_VLForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
+
+
+def pixels(pictures) -> tuple[torch.Tensor, torch.Tensor]:
+    """(patches of all pictures, their grids), as transformers takes them."""
+    patches = [image_processing.patches(picture, workload.CONFIG.vision) for picture in pictures]
+    return torch.tensor(np.concatenate([values for values, _ in patches])), torch.tensor([grid for _, grid in patches])
