@@ -1,19 +1,24 @@
-"""Attention for one row of tokens, in plain XLA: softmax in float32, grouped queries without repeated keys.
+"""Attention for one row of tokens: softmax in float32, grouped queries without repeated keys.
+
+`spanned` is what prefill and training use: blocks in plain XLA, or the kernels of the platform (kernels.py). Decoding
+and the vision tower are products of whole matrices on any platform.
 
 An `attend(q, k, v, cache) -> (out, cache)` is one layer's attention for the text tower: q [T, H, d] and k, v [T, J, d]
 of the tokens at hand, already rotated; out [T, H, d]. What a token may see is the caller's choice, so that prefill,
 decoding and training share one network. Batches come by `jax.vmap`.
 """
 
-from functools import reduce
+from functools import partial, reduce
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from models.qwen2_5_vl import kernels
 from models.qwen2_5_vl.layers import precision
 
+LEAST_BLOCK = 128  # queries of a block of a packed row
 STORED = 2048  # tokens of the longest packed row whose attention weights are kept for the gradient; else computed again
 
 
@@ -71,26 +76,32 @@ class Spans(NamedTuple):
         return (j <= i) & (j >= start) & ((j < fork) | (j >= branch))
 
 
-def along(spans: Spans, prompts: int, window: int):
-    """The attention of B packed rows [B, C], one after the other: blocks of queries, each with the keys in its reach.
+def spanned(q, k, v, spans: Spans, prompts: int, window: int):
+    """Attention of one packed row: q [T, H, d], k and v [T, J, d], spans of [T] each -> [T, H, d].
 
-    The prompts of a row take up `prompts` places at most, from the first on, and a response at most `window`.
+    Prompts take up `prompts` places at most, from the first on, and a response at most `window`. By the Pallas kernel
+    on a TPU or an NVIDIA GPU, if heads have its size, and in plain XLA everywhere else; the results are the same.
     """
+    platform = jax.default_backend()
+    if platform in ("tpu", "gpu") and q.shape[-1] == kernels.HEAD:
+        return kernels.attention(q, k, v, spans, platform)
+    size, out = max(LEAST_BLOCK, -(-len(q) // 16)), []
+    block = jax.checkpoint(attention) if len(q) > STORED else attention
+    for start in range(0, len(q), size):
+        end, near = min(start + size, len(q)), max(start - window + 1, 0)
+        reach = [slice(0, prompts), slice(near, end)] if prompts < near else [slice(0, end)]
+        keys, values = (jnp.concatenate([x[part] for part in reach]) for x in (k, v))
+        places = np.concatenate([np.arange(part.start, part.stop) for part in reach])
+        out.append(block(q[start:end], keys, values, spans.visible(slice(start, end), places)))
+    return jnp.concatenate(out)
 
-    def row(q, k, v, spans):
-        size, out = max(128, -(-len(q) // 16)), []
-        block = jax.checkpoint(attention) if len(q) > STORED else attention
-        for start in range(0, len(q), size):
-            end, near = min(start + size, len(q)), max(start - window + 1, 0)
-            reach = [slice(0, prompts), slice(near, end)] if prompts < near else [slice(0, end)]
-            keys, values = (jnp.concatenate([x[part] for part in reach]) for x in (k, v))
-            places = np.concatenate([np.arange(part.start, part.stop) for part in reach])
-            out.append(block(q[start:end], keys, values, spans.visible(slice(start, end), places)))
-        return jnp.concatenate(out)
+
+def along(spans: Spans, prompts: int, window: int):
+    """The attention of B packed rows [B, C], one after the other, as `spanned`."""
 
     def attend(q, k, v, cache):
         rows = (x.reshape(*spans.start.shape, *x.shape[1:]) for x in (q, k, v))
-        return jax.vmap(row)(*rows, spans).reshape(q.shape), cache
+        return jax.vmap(partial(spanned, prompts=prompts, window=window))(*rows, spans).reshape(q.shape), cache
 
     return attend
 
@@ -98,4 +109,6 @@ def along(spans: Spans, prompts: int, window: int):
 def causal(q, k, v, cache):
     """Each token sees itself and what stands before it; right padding is never seen. Takes no cache, returns (k, v)."""
     del cache
-    return attention(q, k, v, jnp.tri(q.shape[0], dtype=bool)), (k, v)
+    T = len(q)
+    ends = jnp.zeros(T, jnp.int32), jnp.full(T, T, jnp.int32), jnp.zeros(T, jnp.int32)  # one prompt, no response
+    return spanned(q, k, v, Spans(*ends), T, T), (k, v)
