@@ -14,7 +14,7 @@ import numpy as np
 
 from models import qwen2_5_vl as qwen
 from models.errors import InputError
-from models.qwen2_5_vl.attention import Spans
+from models.qwen2_5_vl.attention import Spans, kernel_platform
 from models.qwen2_5_vl.packing import Images, Vision, bucket, check_ids, mrope_positions, pack_images
 
 
@@ -36,7 +36,7 @@ class Rows:
     """One micro-batch: B rows of C tokens, and up to C response tokens of each row to be scored, these in front."""
 
     ids: np.ndarray  # int32 [B, C]
-    position_ids: np.ndarray  # int32 [3, B, C]: M-RoPE
+    position_ids: np.ndarray  # int32 [B, 3, C]: M-RoPE
     image_index: np.ndarray  # int32 [B, C, 2]: (row, merged token) of the vision pack; -1 where text
     spans: Spans  # of int32 [B, C]: what each token sees
     vision: Vision | None
@@ -109,12 +109,12 @@ def pack(config: qwen.Config, groups: Sequence[Group], rows: int | None, row_tok
               for batch in batches]  # fmt: skip
     layouts = pack_images(config.vision, [[images.patches[number] for number in numbers] for numbers in needed])
 
-    packed, reach = [], _reach(batches, prompts, lengths, capacity)
+    packed, reach = [], _reach(config, batches, prompts, lengths, capacity)
     for batch, numbers, (vision, places) in zip(batches, needed, layouts):
         place = dict(zip(numbers, places))
         shape = (len(batch), capacity)
         ids, sources, targets = np.zeros((3, *shape), np.int32)
-        positions, index = np.zeros((3, *shape), np.int32), np.full(shape, -1, np.int32)
+        positions, index = np.zeros((len(batch), 3, capacity), np.int32), np.full(shape, -1, np.int32)
         image_index = np.full((*shape, 2), -1, np.int32)
         spans = np.broadcast_to(np.arange(capacity, dtype=np.int32), (3, *shape)).copy()  # padding sees itself
         for b, row in enumerate(batch):
@@ -125,11 +125,11 @@ def pack(config: qwen.Config, groups: Sequence[Group], rows: int | None, row_tok
                 here = slice(at, at + len(prompt))
                 ids[b, here], spans[:, b, here] = prompt, [[at], [here.stop], [at]]
                 grids = [images.patches[number][1] for number in shown[q][o]]
-                positions[:, b, here] = mrope_positions(config, prompt, grids, f"group {q}, order {o}")
+                positions[b, :, here] = mrope_positions(config, prompt, grids, f"group {q}, order {o}")
                 if shown[q][o]:
                     of_images = at + np.flatnonzero(prompt == config.image_token_id)
                     image_index[b, of_images] = np.concatenate([place[number] for number in shown[q][o]])
-                forks.append((at, here.stop, positions[:, b, here].max() + 1))
+                forks.append((at, here.stop, positions[b, :, here].max() + 1))
                 at = here.stop
             for tree, (start, fork, position) in zip(row, forks):
                 for g in tree.responses:
@@ -137,7 +137,7 @@ def pack(config: qwen.Config, groups: Sequence[Group], rows: int | None, row_tok
                     here, there = slice(at, at + len(tokens)), slice(scored, scored + len(tokens))
                     ids[b, here] = targets[b, there] = tokens
                     spans[:, b, here] = [[start], [fork], [at]]
-                    positions[:, b, here] = position + np.arange(len(tokens))
+                    positions[b, :, here] = position + np.arange(len(tokens))
                     sources[b, there] = [fork - 1, *range(at, here.stop - 1)][: len(tokens)]
                     index[b, there] = first[tree.group, tree.order, g] + np.arange(len(tokens))
                     at, scored = here.stop, there.stop
@@ -160,13 +160,15 @@ def check(groups: Sequence[Group]) -> None:
             raise ValueError(f"group {q}: every order needs {G} responses, as the first group has")
 
 
-def _reach(batches, prompts, lengths, capacity: int) -> tuple[int, int]:
-    """`prompts` and `window` of the rows, in two steps each: a finer one would be one more program to compile."""
+def _reach(config: qwen.Config, batches, prompts, lengths, capacity: int) -> tuple[int, int]:
+    """`prompts` and `window` of the rows, in few steps: a finer one would be one more program to compile."""
+    if kernel_platform(config.text.head_dim):
+        return capacity, capacity  # kernels do not ask
     most = max(sum(len(prompts[tree.group][tree.order]) for tree in row) for batch in batches for row in batch)
     longest = max(lengths[tree.group, tree.order, g] for batch in batches for row in batch for tree in row
                   for g in tree.responses)  # fmt: skip
-    half, eighth = -(-capacity // 2), -(-capacity // 8)
-    return (half if most <= half else capacity), (eighth if longest <= eighth else capacity)
+    eighth = -(-capacity // 8)
+    return min(-(-most // eighth) * eighth, capacity), (eighth if longest <= eighth else capacity)
 
 
 def _parts(group: int, order: int, prompt: int, lengths, limit: int | None) -> list[Tree]:

@@ -17,7 +17,7 @@ import optax
 from flax import nnx
 
 from models import qwen2_5_vl as qwen
-from models.qwen2_5_vl.attention import along
+from models.qwen2_5_vl.attention import spanned
 from perl_jax import grpo, trees
 from perl_jax.trees import Group, Rows
 
@@ -112,7 +112,7 @@ def step(state: State, groups: Sequence[Group], *, clip_low=0.2, clip_high=0.2, 
         stats.append(found)
     state, norms = _apply(state, grads)
     stats, norms = jax.device_get((stats, norms))
-    losses, sums, maxima = (jax.tree.map(lambda *values: np.stack(values), *part) for part in zip(*stats))
+    losses, sums, maxima = (jax.tree.map(lambda *values: np.concatenate(values), *part) for part in zip(*stats))
     computed = scored.sum()
     return state, {
         **{name: values.sum() / max(computed, 1) for name, values in sums.items()},
@@ -133,25 +133,36 @@ def _zeros(tree):
 
 @partial(jax.jit, static_argnums=4, donate_argnums=0)
 def _accumulate(grads, state: State, rows: Rows, tokens: Tokens, options: Options):
-    """Adds a micro-batch's gradient: (grads, (loss, sums, maxima) of its tokens)."""
+    """Adds a micro-batch's gradient: (grads, (loss, sums, maxima) of its rows [B]).
 
-    def objective(trainable):
+    Images are encoded once for all rows; these are computed one after the other, so that only one is held.
+    """
+
+    def encode(trainable):
+        return nnx.merge(state.graph, trainable, state.frozen).encode(rows.vision, remat=options.remat)
+
+    def objective(trainable, images, row: Rows, tokens: Tokens):
         model = nnx.merge(state.graph, trainable, state.frozen)
-        logp, entropy = token_logprobs(model, rows, options.temperature, options.remat)
+        logp, entropy = token_logprobs(model, row, images, options.temperature, options.remat)
         old = jax.lax.stop_gradient(logp) if tokens.old_logprobs is None else tokens.old_logprobs
-        scored = rows.index >= 0
+        scored = row.index >= 0
         losses, stats = grpo.token_losses(
-            *(x[..., None] for x in (logp, old)), tokens.advantages, scored[..., None],
-            None if tokens.ref_logprobs is None else tokens.ref_logprobs[..., None], **dict(options.losses),
+            *(x[:, None] for x in (logp, old)), tokens.advantages, scored[:, None],
+            None if tokens.ref_logprobs is None else tokens.ref_logprobs[:, None], **dict(options.losses),
         )  # fmt: skip
         more = {"entropy": entropy, "logprob": logp}
         if tokens.sampler_logprobs is not None:
             more["sampler_gap"] = jnp.abs(logp - tokens.sampler_logprobs)
         stats |= {name: jnp.where(scored, x, 0.0) for name, x in more.items()}
-        return jnp.sum(losses[..., 0] * tokens.weights), grpo.totals(jax.lax.stop_gradient(stats))
+        return jnp.sum(losses[:, 0] * tokens.weights), grpo.totals(jax.lax.stop_gradient(stats))
 
-    (loss, (sums, maxima)), more = jax.value_and_grad(objective, has_aux=True)(state.trainable)
-    return jax.tree.map(jnp.add, grads, more), (loss, sums, maxima)
+    def add_row(carry, row):
+        (loss, totals), more = jax.value_and_grad(objective, (0, 1), has_aux=True)(state.trainable, images, *row)
+        return jax.tree.map(jnp.add, carry, more), (loss, *totals)
+
+    images, pull = jax.vjp(encode, state.trainable)
+    (grads, of_images), stats = jax.lax.scan(add_row, (grads, _zeros(images)), (rows.replace(vision=None), tokens))
+    return jax.tree.map(jnp.add, grads, *pull(of_images)), stats
 
 
 @partial(jax.jit, donate_argnums=0)
@@ -184,35 +195,42 @@ def logprobs(model: qwen.Qwen2_5_VL, groups: Sequence[Group], temperature: float
 
 @partial(jax.jit, static_argnums=(0, 3))
 def _logprobs(graph, weights, rows: Rows, temperature: float):
-    return token_logprobs(nnx.merge(graph, weights), rows, temperature)[0]
+    return rows_logprobs(nnx.merge(graph, weights), rows, temperature)
 
 
-def token_logprobs(model: qwen.Qwen2_5_VL, rows: Rows, temperature: float = 1.0, remat: bool = False):
-    """Log-probs of the rows' scored tokens and entropies of their distributions, both float32 [B, C].
+def rows_logprobs(model: qwen.Qwen2_5_VL, rows: Rows, temperature: float = 1.0):
+    """`token_logprobs` of all rows of a micro-batch, float32 [B, C]."""
+    images = model.encode(rows.vision)
+    return jax.lax.map(lambda row: token_logprobs(model, row, images, temperature)[0], rows.replace(vision=None))
 
-    Where `rows.index` is -1 they are 0. The entropy carries no gradient.
+
+def token_logprobs(model: qwen.Qwen2_5_VL, row: Rows, images, temperature: float = 1.0, remat: bool = False):
+    """Log-probs of one row's scored tokens and entropies of their distributions, both float32 [C].
+
+    Where `row.index` is -1 they are 0. The entropy carries no gradient.
     """
-    B, C = rows.ids.shape
-    h = model.embed(rows.ids, rows.image_index, model.encode(rows.vision, remat=remat)).reshape(B * C, -1)
-    attend = along(rows.spans, rows.prompts, rows.window)
-    h, _ = model.model(h, rows.position_ids.reshape(3, B * C), attend, remat=remat)
-    h = jnp.take_along_axis(h.reshape(B, C, -1), rows.sources[..., None], axis=1)
-    return chunked_logprobs(model, h, rows.targets, rows.index >= 0, temperature)
+
+    def attend(q, k, v, cache):
+        return spanned(q, k, v, row.spans, row.prompts, row.window), cache
+
+    h = model.embed(row.ids, row.image_index, images)
+    h, _ = model.model(h, row.position_ids, attend, remat=remat)
+    return chunked_logprobs(model, h[row.sources], row.targets, row.index >= 0, temperature)
 
 
 def chunked_logprobs(model: qwen.Qwen2_5_VL, hidden, targets, scored, temperature: float):
-    """Log-probs of targets [B, C] under hidden [B, C, D], and entropies, both float32 [B, C]; 0 where not `scored`.
+    """Log-probs of targets [C] under hidden [C, D], and entropies, both float32 [C]; 0 where not `scored`.
 
     No more than `CHUNK` logits exist at a time, forward or backward, and none for a chunk without a scored token.
     """
-    B, C = targets.shape
-    size = max(1, min(-(-C // PIECES), CHUNK // (B * model.config.text.vocab_size)))
+    C = len(targets)
+    size = max(1, min(-(-C // PIECES), CHUNK // model.config.text.vocab_size))
 
     def logprobs(h, target):
         logits = model.logits(h) / temperature
         logp = jax.nn.log_softmax(logits, axis=-1)
         entropy = -jnp.sum(jnp.exp(logp) * logp, axis=-1)
-        return jnp.take_along_axis(logp, target[..., None], axis=-1)[..., 0], jax.lax.stop_gradient(entropy)
+        return jnp.take_along_axis(logp, target[:, None], axis=-1)[:, 0], jax.lax.stop_gradient(entropy)
 
     @jax.checkpoint  # around the condition, whose own residuals would hold the head's weights once a chunk
     def chunk(inputs):
@@ -221,8 +239,7 @@ def chunked_logprobs(model: qwen.Qwen2_5_VL, hidden, targets, scored, temperatur
         return jax.lax.cond(scored.any(), logprobs, lambda *_: none, h, target)
 
     def pieces(x):
-        x = jnp.pad(x, [(0, 0), (0, -C % size)] + [(0, 0)] * (x.ndim - 2))
-        return jnp.moveaxis(x.reshape(B, -1, size, *x.shape[2:]), 1, 0)
+        return jnp.pad(x, [(0, -C % size)] + [(0, 0)] * (x.ndim - 1)).reshape(-1, size, *x.shape[1:])
 
     results = jax.lax.map(chunk, (pieces(hidden), pieces(targets), pieces(scored)))
-    return tuple(jnp.where(scored, jnp.moveaxis(x, 0, 1).reshape(B, -1)[:, :C], 0.0) for x in results)
+    return tuple(jnp.where(scored, x.ravel()[:C], 0.0) for x in results)

@@ -61,7 +61,7 @@ def test_each_response_once_after_its_own_prompt(lengths, rows, room):
                 source, number = batch.sources[b, s], int(row[s])
                 assert number not in seen
                 seen[number] = batch.ids[b, visible[source]].tolist(), int(batch.targets[b, s])
-                position = batch.position_ids[:, b, source]
+                position = batch.position_ids[b, :, source]
                 assert (position == visible[source].sum() - 1).all()  # text alone counts up
                 near = np.flatnonzero(visible[source])
                 assert ((near < batch.prompts) | (near > source - batch.window)).all()

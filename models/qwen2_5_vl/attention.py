@@ -8,7 +8,7 @@ of the tokens at hand, already rotated; out [T, H, d]. What a token may see is t
 decoding and training share one network. Batches come by `jax.vmap`.
 """
 
-from functools import partial, reduce
+from functools import reduce
 from typing import NamedTuple
 
 import jax
@@ -76,14 +76,19 @@ class Spans(NamedTuple):
         return (j <= i) & (j >= start) & ((j < fork) | (j >= branch))
 
 
+def kernel_platform(head_dim: int) -> str | None:
+    """The platform whose kernels `spanned` uses for heads of this size; None: blocks in XLA."""
+    platform = jax.default_backend()
+    return platform if platform in ("tpu", "gpu") and head_dim == kernels.HEAD else None
+
+
 def spanned(q, k, v, spans: Spans, prompts: int, window: int):
     """Attention of one packed row: q [T, H, d], k and v [T, J, d], spans of [T] each -> [T, H, d].
 
-    Prompts take up `prompts` places at most, from the first on, and a response at most `window`. By the Pallas kernel
-    on a TPU or an NVIDIA GPU, if heads have its size, and in plain XLA everywhere else; the results are the same.
+    Prompts take up `prompts` places at most, from the first on, and a response at most `window`; kernels go by the
+    spans alone.
     """
-    platform = jax.default_backend()
-    if platform in ("tpu", "gpu") and q.shape[-1] == kernels.HEAD:
+    if platform := kernel_platform(q.shape[-1]):
         return kernels.attention(q, k, v, spans, platform)
     size, out = max(LEAST_BLOCK, -(-len(q) // 16)), []
     block = jax.checkpoint(attention) if len(q) > STORED else attention
@@ -94,16 +99,6 @@ def spanned(q, k, v, spans: Spans, prompts: int, window: int):
         places = np.concatenate([np.arange(part.start, part.stop) for part in reach])
         out.append(block(q[start:end], keys, values, spans.visible(slice(start, end), places)))
     return jnp.concatenate(out)
-
-
-def along(spans: Spans, prompts: int, window: int):
-    """The attention of B packed rows [B, C], one after the other, as `spanned`."""
-
-    def attend(q, k, v, cache):
-        rows = (x.reshape(*spans.start.shape, *x.shape[1:]) for x in (q, k, v))
-        return jax.vmap(partial(spanned, prompts=prompts, window=window))(*rows, spans).reshape(q.shape), cache
-
-    return attend
 
 
 def causal(q, k, v, cache):
