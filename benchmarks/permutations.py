@@ -5,6 +5,8 @@ with a prompt of 303 tokens each. The images are encoded once whatever n_s is: t
 whole step (sampling, then an update) grows with the prompts alone.
 """
 
+from functools import partial
+
 import jax
 import numpy as np
 import optax
@@ -32,18 +34,24 @@ def questions(orders: int) -> list[update.Group]:
 
 
 def peak(state: update.State, groups: list[update.Group]) -> int:
-    """Bytes that a micro-batch's forward and backward pass holds at most, beside weights, gradients and optimizer."""
-    program, sizes = update._accumulate, []
+    """Bytes that a micro-batch's programs hold at most, beside weights, gradients and optimizer."""
+    held, sizes = 0, []
+    embed, add_rows, add_pulled = update._embed, update._add_rows, update._add_pulled
 
-    def measured(*args):
-        sizes.append(program.lower(*args).compile().memory_analysis().temp_size_in_bytes)
-        return program(*args)
+    def measured(program, *args):
+        nonlocal held
+        compiled = program.lower(*args).compile().memory_analysis()
+        sizes.append(held + compiled.temp_size_in_bytes)
+        out = program(*args)
+        if program is embed:
+            held = compiled.output_size_in_bytes  # embeddings, and what their gradient needs
+        return out
 
-    update._accumulate = measured
+    update._embed, update._add_rows, update._add_pulled = (partial(measured, f) for f in (embed, add_rows, add_pulled))
     try:
         update.step(jax.tree.map(jax.numpy.copy, state), groups)
     finally:
-        update._accumulate = program
+        update._embed, update._add_rows, update._add_pulled = embed, add_rows, add_pulled
     return max(sizes)
 
 

@@ -22,6 +22,7 @@ from flax import nnx
 from models import qwen2_5_vl as qwen
 from models.qwen2_5_vl.attention import causal, merged, partial_attention
 from models.qwen2_5_vl.layers import unstacked
+from models.qwen2_5_vl.model import embeddings
 from perl_jax.sampling import Sampling, sample
 
 SEGMENT = 64  # tokens between two looks of the host
@@ -86,8 +87,10 @@ def generate(model: qwen.Qwen2_5_VL, prompts: Sequence, samples: int = 8, max_ne
     inputs = qwen.pack(model.config, prompts, min_pixels, max_pixels)
     N, G, R = len(prompts), samples, max_new_tokens
     rooms, sizes = capacities(R), batch_sizes(N, G, R)
-    streams, segment = _start(*nnx.split(model), options, G, rooms[0], inputs, np.uint32(seed % 2**32),
-                              ids.astype(np.uint32))  # fmt: skip
+    parts = nnx.split(model)
+    h = embeddings(*parts, inputs.ids, inputs.image_index, inputs.vision)
+    streams, segment = _start(*parts, options, G, rooms[0], h, inputs.position_ids, inputs.lengths, inputs.starts,
+                              np.uint32(seed % 2**32), ids.astype(np.uint32))  # fmt: skip
     decoder = nnx.split(for_decoding(model))
     if len(rooms) > 1:
         compile_ahead(*decoder, options, streams, rooms, sizes)
@@ -210,10 +213,10 @@ def compile_ahead(graph, weights, options: Sampling, streams: Streams, rooms, si
 
 
 @partial(jax.jit, static_argnums=(0, 2, 3, 4))
-def _start(graph, weights, options: Sampling, G: int, capacity: int, inputs: qwen.Inputs, seed, ids):
+def _start(graph, weights, options: Sampling, G: int, capacity: int, h, position_ids, lengths, starts, seed, ids):
     """Prefills the prompts and draws the first tokens: (streams, a segment of one token)."""
     model = nnx.merge(graph, weights)
-    hidden, prompt = prefill(model, inputs)
+    hidden, prompt = prefill(model, h, position_ids, lengths)
     of_prompt = jax.vmap(partial(jax.random.fold_in, jax.random.key(seed)))(ids)
     keys = jax.vmap(lambda key: jax.vmap(partial(jax.random.fold_in, key))(jnp.arange(G)))(of_prompt)
     hidden = jnp.broadcast_to(hidden[:, None], (*keys.shape, hidden.shape[-1]))
@@ -224,18 +227,17 @@ def _start(graph, weights, options: Sampling, G: int, capacity: int, inputs: qwe
         (jnp.zeros((keys.size, J, d, capacity), k.dtype), jnp.zeros((keys.size, J, capacity, d), v.dtype))
         for k, v in prompt
     ]
-    streams = Streams(prompt, own, inputs.lengths, inputs.starts, keys, token, done)
+    streams = Streams(prompt, own, lengths, starts, keys, token, done)
     drawn = (x[..., None] for x in (token, *logprobs))
     return streams, Segment(*drawn, jnp.ones(keys.shape, jnp.int32), done)
 
 
-def prefill(model, inputs: qwen.Inputs):
+def prefill(model, h, position_ids, lengths):
     """Hidden states [N, D] of each prompt's last token, and a list of each layer's (keys, values) of all of them."""
-    h = model.embed(inputs.ids, inputs.image_index, model.encode(inputs.vision))
     h, (keys, values) = jax.vmap(lambda h, positions: model.model(h, positions, causal), in_axes=(0, 1),
-                                 out_axes=(0, 1))(h, inputs.position_ids)  # fmt: skip
+                                 out_axes=(0, 1))(h, position_ids)  # fmt: skip
     cache = zip(jnp.einsum("lnpjd->lnjdp", keys), jnp.einsum("lnpjd->lnjpd", values))
-    return h[jnp.arange(len(h)), inputs.lengths - 1], list(cache)
+    return h[jnp.arange(len(h)), lengths - 1], list(cache)
 
 
 @partial(jax.jit, static_argnums=(0, 2, 3), donate_argnums=4)

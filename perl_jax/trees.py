@@ -46,6 +46,15 @@ class Rows:
     prompts: int = flax.struct.field(pytree_node=False)  # places that the prompts of a row take up at most
     window: int = flax.struct.field(pytree_node=False)  # tokens of a response at most
 
+    @property
+    def content(self):
+        """(ids, image_index, vision): what the input embeddings are made of."""
+        return self.ids, self.image_index, self.vision
+
+    def without_content(self) -> "Rows":
+        """What goes with input embeddings."""
+        return self.replace(ids=None, image_index=None, vision=None)
+
 
 class Tree(NamedTuple):
     """A prompt of a group and some of its responses."""
@@ -191,13 +200,27 @@ def _parts(group: int, order: int, prompt: int, lengths, limit: int | None) -> l
 
 
 def _assign(questions: Sequence[Sequence[Tree]], rows: int | None, capacity: int) -> list[list[list[Tree]]]:
-    """Micro-batches of `rows` rows of trees, the longest questions first, each where it has room as a whole.
+    """Micro-batches of `rows` rows of trees: as few as first fit comes to, all about as full.
 
-    A question that no micro-batch has room for goes to several. Without `rows` there is one micro-batch.
+    All packs of images have the shape of the largest: one micro-batch of the longest questions would cost padding in
+    the others. Without `rows` there is one micro-batch.
     """
-    batches: list[list[list[Tree]]] = []
-    free: list[list[int]] = []
     size = rows or sum(map(len, questions))
+    few = _fill(questions, size, capacity)
+    batches = _fill(questions, size, capacity, len(few)) or few
+    if rows is None:
+        batches[0] = batches[0][: bucket(sum(map(bool, batches[0])), least=1)]
+    return batches
+
+
+def _fill(questions: Sequence[Sequence[Tree]], rows: int, capacity: int, count: int | None = None):
+    """Micro-batches, the longest questions first, each as a whole where one has room for it; else it goes to several.
+
+    Into the first that has room, and a new one where none has; or with `count` of them into the emptiest, and None
+    where that does not work out.
+    """
+    batches = [[[] for _ in range(rows)] for _ in range(count or 0)]
+    free = [[capacity] * rows for _ in batches]
 
     def fits(room, trees):
         """The row that each tree would take, first fit, or None."""
@@ -211,16 +234,17 @@ def _assign(questions: Sequence[Sequence[Tree]], rows: int | None, capacity: int
         return taken
 
     for question in sorted(questions, key=lambda trees: -sum(tree.length for tree in trees)):
-        for trees in [question] if fits([capacity] * size, question) else [[tree] for tree in question]:
-            found = next(((m, taken) for m, room in enumerate(free) if (taken := fits(room, trees))), None)
+        for trees in [question] if fits([capacity] * rows, question) else [[tree] for tree in question]:
+            order = sorted(range(len(batches)), key=lambda m: -sum(free[m])) if count else range(len(batches))
+            found = next(((m, taken) for m in order if (taken := fits(free[m], trees))), None)
+            if found is None and count:
+                return None
             if found is None:
-                batches.append([[] for _ in range(size)])
-                free.append([capacity] * size)
+                batches.append([[] for _ in range(rows)])
+                free.append([capacity] * rows)
                 found = len(batches) - 1, fits(free[-1], trees)
             m, taken = found
             for tree, row in zip(trees, taken):
                 batches[m][row].append(tree)
                 free[m][row] -= tree.length
-    if rows is None:
-        batches[0] = batches[0][: bucket(sum(map(bool, batches[0])), least=1)]
     return batches

@@ -1,7 +1,7 @@
 """The policy update on shared prompts: a prompt is computed once for its G rollouts, an image once for all orders.
 
 Each response sees the prompt and itself, and takes up the M-RoPE position after its own order's prompt (`trees.py`
-packs them so). The host adds up the gradients of micro-batches, one compiled program over and over, and then takes one
+packs them so). The host adds up the gradients of micro-batches, the same programs over and over, and then takes one
 optimizer step; each token's weight in the loss is known beforehand, so the split changes nothing.
 """
 
@@ -18,6 +18,7 @@ from flax import nnx
 
 from models import qwen2_5_vl as qwen
 from models.qwen2_5_vl.attention import spanned
+from models.qwen2_5_vl.model import embeddings
 from perl_jax import grpo, trees
 from perl_jax.trees import Group, Rows
 
@@ -108,7 +109,9 @@ def step(state: State, groups: Sequence[Group], *, clip_low=0.2, clip_high=0.2, 
     grads, stats = _zeros(state.trainable), []
     for batch in forest.batches:
         tokens = jax.tree.map(lambda x, index=batch.index: np.where(index >= 0, x[index], 0).astype(np.float32), fields)
-        grads, found = _accumulate(grads, state, batch, tokens, options)
+        h, pull = _embed(state, *batch.content, remat)
+        grads, of_h, found = _add_rows(grads, state, h, batch.without_content(), tokens, options)
+        grads = _add_pulled(grads, pull, of_h)
         stats.append(found)
     state, norms = _apply(state, grads)
     stats, norms = jax.device_get((stats, norms))
@@ -131,19 +134,27 @@ def _zeros(tree):
     return jax.tree.map(jnp.zeros_like, tree)
 
 
-@partial(jax.jit, static_argnums=4, donate_argnums=0)
-def _accumulate(grads, state: State, rows: Rows, tokens: Tokens, options: Options):
-    """Adds a micro-batch's gradient: (grads, (loss, sums, maxima) of its rows [B]).
+# A micro-batch is three programs, so that one compiled for the sizes of pictures fits any lengths of text.
 
-    Images are encoded once for all rows; these are computed one after the other, so that only one is held.
-    """
 
-    def encode(trainable):
-        return nnx.merge(state.graph, trainable, state.frozen).encode(rows.vision, remat=options.remat)
+@partial(jax.jit, static_argnums=4)
+def _embed(state: State, ids, image_index, vision, remat: bool):
+    """Input embeddings [B, C, D], each image encoded once for all rows, and the function to their weights' gradient."""
 
-    def objective(trainable, images, row: Rows, tokens: Tokens):
+    def embedded(trainable):
         model = nnx.merge(state.graph, trainable, state.frozen)
-        logp, entropy = token_logprobs(model, row, images, options.temperature, options.remat)
+        return model.embed(ids, image_index, model.encode(vision, remat=remat))
+
+    return jax.vjp(embedded, state.trainable)
+
+
+@partial(jax.jit, static_argnums=5, donate_argnums=(0, 2))
+def _add_rows(grads, state: State, h, rows: Rows, tokens: Tokens, options: Options):
+    """Adds the gradient of rows, one after the other: (grads, that of h, (loss, sums, maxima) of each row [B])."""
+
+    def objective(trainable, h, row: Rows, tokens: Tokens):
+        model = nnx.merge(state.graph, trainable, state.frozen)
+        logp, entropy = token_logprobs(model, h, row, options.temperature, options.remat)
         old = jax.lax.stop_gradient(logp) if tokens.old_logprobs is None else tokens.old_logprobs
         scored = row.index >= 0
         losses, stats = grpo.token_losses(
@@ -156,13 +167,17 @@ def _accumulate(grads, state: State, rows: Rows, tokens: Tokens, options: Option
         stats |= {name: jnp.where(scored, x, 0.0) for name, x in more.items()}
         return jnp.sum(losses[:, 0] * tokens.weights), grpo.totals(jax.lax.stop_gradient(stats))
 
-    def add_row(carry, row):
-        (loss, totals), more = jax.value_and_grad(objective, (0, 1), has_aux=True)(state.trainable, images, *row)
-        return jax.tree.map(jnp.add, carry, more), (loss, *totals)
+    def add(grads, inputs):
+        (loss, totals), (more, of_h) = jax.value_and_grad(objective, (0, 1), has_aux=True)(state.trainable, *inputs)
+        return jax.tree.map(jnp.add, grads, more), (of_h, (loss, *totals))
 
-    images, pull = jax.vjp(encode, state.trainable)
-    (grads, of_images), stats = jax.lax.scan(add_row, (grads, _zeros(images)), (rows.replace(vision=None), tokens))
-    return jax.tree.map(jnp.add, grads, *pull(of_images)), stats
+    grads, (of_h, stats) = jax.lax.scan(add, grads, (h, rows, tokens))
+    return grads, of_h, stats
+
+
+@partial(jax.jit, donate_argnums=0)
+def _add_pulled(grads, pull, of_h):
+    return jax.tree.map(jnp.add, grads, *pull(of_h))
 
 
 @partial(jax.jit, donate_argnums=0)
@@ -184,7 +199,10 @@ def logprobs(model: qwen.Qwen2_5_VL, groups: Sequence[Group], temperature: float
     forest = trees.pack(model.config, groups, rows, row_tokens, min_pixels, max_pixels)
     lengths = np.array([[[len(r) for r in order] for order in group.responses] for group in groups])
     graph, weights = nnx.split(model)
-    found = jax.device_get([_logprobs(graph, weights, batch, temperature) for batch in forest.batches])
+    found = jax.device_get([
+        _logprobs(graph, weights, embeddings(graph, weights, *batch.content), batch.without_content(), temperature)
+        for batch in forest.batches
+    ])  # fmt: skip
     scored = np.zeros(lengths.sum(), np.float32)
     for batch, logp in zip(forest.batches, found):
         scored[batch.index[batch.index >= 0]] = logp[batch.index >= 0]
@@ -193,27 +211,25 @@ def logprobs(model: qwen.Qwen2_5_VL, groups: Sequence[Group], temperature: float
     return out
 
 
-@partial(jax.jit, static_argnums=(0, 3))
-def _logprobs(graph, weights, rows: Rows, temperature: float):
-    return rows_logprobs(nnx.merge(graph, weights), rows, temperature)
+@partial(jax.jit, static_argnums=(0, 4))
+def _logprobs(graph, weights, h, rows: Rows, temperature: float):
+    return rows_logprobs(nnx.merge(graph, weights), h, rows, temperature)
 
 
-def rows_logprobs(model: qwen.Qwen2_5_VL, rows: Rows, temperature: float = 1.0):
-    """`token_logprobs` of all rows of a micro-batch, float32 [B, C]."""
-    images = model.encode(rows.vision)
-    return jax.lax.map(lambda row: token_logprobs(model, row, images, temperature)[0], rows.replace(vision=None))
+def rows_logprobs(model: qwen.Qwen2_5_VL, h, rows: Rows, temperature: float = 1.0):
+    """`token_logprobs` of all rows of a micro-batch, one after the other, float32 [B, C]."""
+    return jax.lax.map(lambda row: token_logprobs(model, *row, temperature)[0], (h, rows))
 
 
-def token_logprobs(model: qwen.Qwen2_5_VL, row: Rows, images, temperature: float = 1.0, remat: bool = False):
+def token_logprobs(model: qwen.Qwen2_5_VL, h, row: Rows, temperature: float = 1.0, remat: bool = False):
     """Log-probs of one row's scored tokens and entropies of their distributions, both float32 [C].
 
-    Where `row.index` is -1 they are 0. The entropy carries no gradient.
+    h [C, D] are the row's input embeddings. Where `row.index` is -1 both are 0. The entropy carries no gradient.
     """
 
     def attend(q, k, v, cache):
         return spanned(q, k, v, row.spans, row.prompts, row.window), cache
 
-    h = model.embed(row.ids, row.image_index, images)
     h, _ = model.model(h, row.position_ids, attend, remat=remat)
     return chunked_logprobs(model, h[row.sources], row.targets, row.index >= 0, temperature)
 

@@ -5,7 +5,9 @@ import logging
 import jax
 import jax.numpy as jnp
 import numpy as np
+import tiny
 
+from benchmarks import compilations as ragged
 from perl_jax.compilations import Compilations
 
 
@@ -49,3 +51,10 @@ def test_compiled_ahead_is_not_compiled_again():
         assert compilations.take()["compile/count"] == 1
         cube(np.ones(4, np.float32))
         assert compilations.take()["compile/count"] == 0
+
+
+def test_sixty_ragged_steps_compile_nothing_after_warm_up():
+    """Sampling and update with new pictures, prompts and responses of other lengths in every step."""
+    steps = list(ragged.steps(tiny.random_model(tiny.CONFIGS["tied"]), 60))
+    programs = [step["programs"] for step in steps]
+    assert programs[0] >= 5 and sum(programs[20:]) == 0, programs

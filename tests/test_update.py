@@ -174,7 +174,9 @@ def weighted_gradients(model, shared, rows, weights, places):
     """
 
     def ours(model):
-        scored, at = update.rows_logprobs(model, shared).ravel(), shared.index.ravel()
+        ids, image_index, vision = shared.content
+        h = model.embed(ids, image_index, model.encode(vision))
+        scored, at = update.rows_logprobs(model, h, shared.without_content()).ravel(), shared.index.ravel()
         scored = jnp.zeros(weights.size).at[jnp.where(at < 0, weights.size, at)].set(scored, mode="drop")
         logp = jnp.where(places < 0, 0.0, scored[places])
         return jnp.sum(jnp.where(weights != 0, logp * weights, 0)), logp

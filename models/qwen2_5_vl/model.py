@@ -58,6 +58,16 @@ class Qwen2_5_VL(nnx.Module):
 
 
 @partial(jax.jit, static_argnums=0)
+def embeddings(graph, weights, ids, image_index, vision: Vision | None):
+    """Input embeddings [..., D] of ids [...], by a program of its own: one for the sizes of pictures fits any text.
+
+    `graph` and `weights` are a model's, by `nnx.split`.
+    """
+    model = nnx.merge(graph, weights)
+    return model.embed(ids, image_index, model.encode(vision))
+
+
+@partial(jax.jit, static_argnums=0)
 def _forward(graph, weights, inputs: Inputs):
     model = nnx.merge(graph, weights)
     h = model.embed(inputs.ids, inputs.image_index, model.encode(inputs.vision))

@@ -107,7 +107,7 @@ def pack_images(config: VisionConfig, batches) -> list[tuple[Vision | None, list
     block = block_size(config) // unit  # in merged tokens
     windows = [[_windows(grid, config) for _, grid in batch] for batch in batches]
     alone = max(_Row(block, None).place(image) for batch in windows for image in batch)
-    capacity = bucket(alone, least=1)  # blocks a row
+    capacity = bucket(alone, least=1, between=2)  # blocks a row
     placed = [_assign(batch, block, capacity) for batch in windows]
     rows = bucket(max(count for count, _ in placed), least=1, between=2)
     packs = []

@@ -1,0 +1,73 @@
+"""What a run compiles: `python -m benchmarks.compilations`.
+
+60 steps of ragged work. Each samples responses to 24 prompts (12 questions in two orders, of one to three pictures with
+sides of 28 to 84 pixels and 5 to 60 tokens of text), and takes an optimizer step on responses of 1 to 32 tokens. All
+lengths are drawn anew for each step; what is computed falls into few shapes. The table counts, ten steps a row, the
+programs compiled and the time that this took.
+"""
+
+import time
+from collections.abc import Iterator
+
+import numpy as np
+import optax
+
+from benchmarks import workload
+from models import qwen2_5_vl as qwen
+from perl_jax import rollout, update
+from perl_jax.compilations import Compilations
+
+STEPS, QUESTIONS, ORDERS, ROLLOUTS, TOKENS = 60, 24, 2, 4, 32
+MICRO_BATCH = {"rows": 4, "row_tokens": 256}
+LIMITS = {"min_pixels": 28 * 28}
+
+
+def question(config: qwen.Config, rng: np.random.Generator) -> update.Group:
+    """A question with random pictures, words and responses."""
+
+    def words(count):
+        return rng.integers(config.text.vocab_size // 10, config.text.vocab_size * 9 // 10, count).tolist()
+
+    def shown(picture):
+        tokens = picture.shape[0] * picture.shape[1] // 28**2
+        return [config.vision_start_token_id, *[config.image_token_id] * tokens, config.vision_end_token_id]
+
+    sides = 28 * rng.integers(1, 4, (rng.integers(1, 4), 2))
+    pictures = [rng.integers(0, 256, (*side, 3), np.uint8) for side in sides]
+    orders = [rng.permutation(len(pictures)).tolist() for _ in range(ORDERS)]
+    asked = words(rng.integers(5, 61))
+    prompts = [[token for i in order for token in shown(pictures[i])] + asked for order in orders]
+    responses = [[words(rng.integers(1, TOKENS + 1)) for _ in range(ROLLOUTS)] for _ in orders]
+    return update.Group(pictures, orders, prompts, responses, rng.normal(size=(ORDERS, ROLLOUTS)))
+
+
+def steps(model: qwen.Qwen2_5_VL, count: int) -> Iterator[dict[str, float]]:
+    """Runs `count` steps; of each, how many programs were compiled, for how long, and how long it took in all."""
+    state, rng = update.init(model, optax.sgd(1e-3)), np.random.default_rng(0)
+    with Compilations() as compilations:
+        for step in range(count):
+            start = time.perf_counter()
+            groups = [question(model.config, rng) for _ in range(QUESTIONS)]
+            prompts = [(ids, [group.images[i] for i in order]) for group in groups
+                       for ids, order in zip(group.prompts, group.orders)]  # fmt: skip
+            rollout.generate(state.model, prompts, samples=ROLLOUTS, max_new_tokens=TOKENS, seed=step, **LIMITS)
+            state, metrics = update.step(state, groups, **MICRO_BATCH, **LIMITS)
+            taken = compilations.take()
+            yield {"programs": taken["compile/count"], "compiling": taken["compile/seconds"],
+                   "seconds": time.perf_counter() - start, "padding": metrics["padding"]}  # fmt: skip
+
+
+def main() -> None:
+    done = list(steps(workload.model(), STEPS))
+    parts = [(first, done[first : first + 10]) for first in range(0, STEPS, 10)]
+    workload.table(("steps", "programs compiled", "s compiling", "s a step without", "padding"), (
+        (f"{first + 1}-{first + len(part)}", f"{sum(one['programs'] for one in part)}",
+         f"{sum(one['compiling'] for one in part):.1f}",
+         f"{np.mean([one['seconds'] - one['compiling'] for one in part]):.2f}",
+         f"{np.mean([one['padding'] for one in part]):.0%}")
+        for first, part in parts
+    ))  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
