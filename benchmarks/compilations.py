@@ -67,6 +67,9 @@ def main() -> None:
          f"{np.mean([one['padding'] for one in part]):.0%}")
         for first, part in parts
     ))  # fmt: skip
+    last = max(number for number, one in enumerate(done, 1) if one["programs"])
+    programs = sum(one["programs"] for one in done)
+    workload.conclude(f"{STEPS} ragged steps: {programs} programs compiled, the last in step {last}")
 
 
 if __name__ == "__main__":

@@ -62,6 +62,7 @@ def main() -> None:
     workload.table(("sampler", "seconds", "tokens a second", "ratio"),
                    ((name, f"{value:.2f}", f"{tokens / value:,.0f}", f"{base / value:.2f}")
                     for name, value in seconds.items()))  # fmt: skip
+    workload.conclude(f"sampling: {base / seconds['perl_jax']:.1f} times transformers' tokens a second")
 
 
 if __name__ == "__main__":

@@ -27,8 +27,7 @@ def skewed(rng: np.random.Generator):
 
 
 def main() -> None:
-    print("| set | tokens | packed trees | responses padded on shared prompts | a padded row a rollout |")
-    print("| --- | --- | --- | --- | --- |")
+    table, shares = [], []
     for lengths in (ragged, skewed):
         rng, groups = np.random.default_rng(0), []
         drawn = [lengths(rng) for _ in range(QUESTIONS)]
@@ -42,8 +41,12 @@ def main() -> None:
         shared = prompt.sum() + response.sum()
         dense = prompt.size * (prompt.max() + ROLLOUTS * response.max())
         alone = (prompt * ROLLOUTS).sum() + response.sum(), response.size * (prompt.max() + response.max())
-        print(f"| {lengths.__name__} | {shared:,} | {forest.padding:.1%} | {1 - shared / dense:.1%} | "
-              f"{1 - alone[0] / alone[1]:.1%} of {alone[1] / shared:.1f} times as many |")  # fmt: skip
+        table.append((lengths.__name__, f"{shared:,}", f"{forest.padding:.1%}", f"{1 - shared / dense:.1%}",
+                      f"{1 - alone[0] / alone[1]:.1%} of {alone[1] / shared:.1f} times as many"))  # fmt: skip
+        shares.append(f"{forest.padding:.0%} of the {lengths.__name__} set")
+    columns = ("set", "tokens", "packed trees", "responses padded on shared prompts", "a padded row a rollout")
+    workload.table(columns, table)
+    workload.conclude(f"an update's tokens that are padding: {', '.join(shares)}")
 
 
 if __name__ == "__main__":

@@ -62,8 +62,9 @@ def main() -> None:
     states = {}
     columns = ("n_s", "vision GFLOPs", "vision s", "sampling s", "update s", "all s", "prompt cache MB",
                "own caches MB", "update's peak MB")  # fmt: skip
-    print("| " + " | ".join(columns) + " |\n|" + " --- |" * len(columns))
-    for n_s in range(4):
+    times = {}
+
+    def measured(n_s):
         groups = questions(n_s + 1)
         G = ROLLOUTS // (n_s + 1)
         prompts = [(ids, [group.images[i] for i in order]) for group in groups
@@ -84,11 +85,14 @@ def main() -> None:
         text = model.config.text
         token = 2 * text.num_hidden_layers * text.num_key_value_heads * text.head_dim * 4 / 1e6
         ids = qwen.pack(model.config, prompts).ids
-        times = [seconds[name] for name in ("vision", "sampling", "update")]
-        row = [str(n_s), f"{3 * flops.vision(model.config.vision, patches) / 1e9:.1f}",
-               *(f"{value:.2f}" for value in (*times, times[1] + times[2])), f"{ids.size * token:.1f}",
-               f"{len(prompts) * G * (TOKENS - 1) * token:.1f}", f"{peak(states[n_s], groups) / 1e6:.0f}"]  # fmt: skip
-        print("| " + " | ".join(row) + " |", flush=True)
+        times[n_s] = seconds["vision"], seconds["sampling"], seconds["update"], seconds["sampling"] + seconds["update"]
+        return (str(n_s), f"{3 * flops.vision(model.config.vision, patches) / 1e9:.1f}",
+                *(f"{value:.2f}" for value in times[n_s]), f"{ids.size * token:.1f}",
+                f"{len(prompts) * G * (TOKENS - 1) * token:.1f}", f"{peak(states[n_s], groups) / 1e6:.0f}")  # fmt: skip
+
+    workload.table(columns, map(measured, range(4)))
+    vision, whole = (times[3][i] / times[0][i] for i in (0, 3))
+    workload.conclude(f"four orders for one: {vision:.1f} times the vision tower's time, {whole:.1f} times the step's")
 
 
 if __name__ == "__main__":

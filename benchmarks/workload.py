@@ -51,6 +51,11 @@ def table(columns, rows) -> None:
         print("| " + " | ".join(row) + " |", flush=True)
 
 
+def conclude(text: str) -> None:
+    """Prints what a benchmark found in one line, which `benchmarks.readme` shows."""
+    print(f"\n**{text}**")
+
+
 def alternate(runs: dict, rounds: int) -> dict[str, float]:
     """The median seconds of each of {name: function}, run in turns after one turn that compiles and warms up."""
     seconds = {name: [] for name in runs}

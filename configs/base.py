@@ -66,8 +66,9 @@ def get_config() -> ConfigDict:
                 "clip_norm": 1.0,
                 "steps_per_batch": 4,  # optimizer steps over disjoint questions of a batch
             },
-            # What one forward and backward pass holds; an optimizer step sums the gradients of as many as it needs.
-            # Short prompts share a row with their responses; what is longer than a row is split by responses.
+            # An optimizer step sums the gradients of as many micro-batches as it needs. The images of a micro-batch are
+            # encoded together, its rows computed one after the other: activations of one row are held. Short prompts
+            # share a row with their responses; what is longer than a row is split by responses.
             "micro_batch": {"rows": 1, "row_tokens": 16384},
             "remat": True,
             # Held-out questions, answered greedily in their own order and in `permute` uniformly drawn ones.

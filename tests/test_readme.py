@@ -10,7 +10,7 @@ import tiny_run
 from PIL import Image
 
 import models.qwen2_5_vl as qwen
-from benchmarks import readme
+from benchmarks import readme, results
 
 REPOSITORY = tiny_run.REPOSITORY
 PAGE = (REPOSITORY / "README.md").read_text(encoding="utf-8")
@@ -42,9 +42,16 @@ def test_what_it_names_is_there():
 
 
 def test_tables_have_a_place():
-    for name, (_, command) in readme.TABLES.items():
-        filled = readme.fill(PAGE, name, "| a |\n|---|\n| \\1 |", command, "2026-01-01")
+    for name in readme.TABLES:
+        filled = readme.fill(PAGE, name, "| a |\n|---|\n| \\1 |")
         assert "| \\1 |" in filled and len(filled.splitlines()) < 200
-        assert readme.fill(filled, name, "| a |\n|---|\n| \\1 |", command, "2026-01-01") == filled
+        assert readme.fill(filled, name, "| a |\n|---|\n| \\1 |") == filled
     with pytest.raises(ValueError, match="no place for the other table"):
-        readme.fill(PAGE, "other", "", "", "")
+        readme.fill(PAGE, "other", "")
+
+
+def test_the_figures_of_speed_are_those_of_the_results():
+    """One line a benchmark, as `python -m benchmarks.readme` writes it."""
+    shown = readme.speed(REPOSITORY / "benchmarks" / "RESULTS.md")
+    assert re.findall(r"^- `benchmarks\.(\w+)`: \w", shown, re.MULTILINE) == list(results.NAMES)
+    assert shown in PAGE

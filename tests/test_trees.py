@@ -80,6 +80,13 @@ def test_a_questions_trees_stay_together():
         assert len({batch.vision.images.shape for batch in forest.batches}) == 1
 
 
+def test_micro_batches_are_filled_alike():
+    """Nine questions of 40 tokens where four fit: three in each, not one alone with a pack of images of its own."""
+    groups = [group([28], [[4, 4, 4]], seed=q) for q in range(9)]
+    forest = packed(groups, 2, 80)
+    assert [(batch.index >= 0).sum() for batch in forest.batches] == [36, 36, 36]
+
+
 def test_long_trees_are_split_by_responses():
     """30 + 3 * 20 tokens do not fit in 75: two parts, one with two responses; told as one split tree."""
     forest = packed([group([30], [[20, 20, 20]])], 1, 75)

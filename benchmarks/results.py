@@ -1,0 +1,37 @@
+"""Runs all benchmarks and writes benchmarks/RESULTS.md: `python -m benchmarks.results` (needs torch; 8 minutes)."""
+
+import subprocess
+import sys
+from datetime import date
+from pathlib import Path
+
+import jax
+
+from benchmarks.readme import REPOSITORY, machine
+
+NAMES = ("generate", "long_tail", "update", "permutations", "padding", "compilations")
+FILE = Path(__file__).with_name("RESULTS.md")
+
+
+def main() -> None:
+    devices = f"{jax.device_count()} {jax.devices()[0].device_kind} device"
+    parts = [
+        "# What the benchmarks printed",
+        f"`python -m benchmarks.results` on {machine()} ({devices}), {date.today()}. Each section is one command;\n"
+        "peers run in the same process, in turns. The machine's other load moves a ratio by a tenth from run to run.",
+    ]
+    for name in NAMES:
+        command = f"python -m benchmarks.{name}"
+        print(f"{command} ...", flush=True)
+        run = subprocess.run([sys.executable, *command.split()[1:]], stdout=subprocess.PIPE, text=True, cwd=REPOSITORY)
+        if run.returncode:
+            raise SystemExit(f"{command} ended with exit code {run.returncode}; {FILE.name} is left as it was")
+        print(run.stdout)
+        parts += [f"## `{command}`", run.stdout.strip()]
+    if jax.default_backend() == "cpu":
+        parts += ["## Not run", "Whatever needs a GPU or a TPU: none was at hand."]
+    FILE.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
