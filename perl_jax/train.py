@@ -144,8 +144,8 @@ def warm_up(config, step, state, source, reference, clock):
     del reference
     with clock("data"):
         questions = source.questions.take(*draw(config, step))
-        prepare_next(config, step, source)
         answers = [taught_tokens(config, question.samples[0], source.prompts.processor) for question in questions]
+        prepare_next(config, step, source)
     with clock("update"):
         groups = [
             update.Group(
