@@ -62,7 +62,7 @@ class Compilations:
     def _explain(self, record: logging.LogRecord) -> bool:
         """Keeps what JAX says of a cache miss, and lets the log have what it says of other things."""
         text = record.getMessage()
-        if not re.search("CACHE MISS|persistent cache entry", text):
+        if not re.search("CACHE MISS|persistent (compilation )?cache", text):
             return True
         name = re.search(r"\n\s+for (\S+)", text)
         if name and (differs := re.findall(r"\* at (.+)", text)):
