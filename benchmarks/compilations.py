@@ -28,15 +28,12 @@ def question(config: qwen.Config, rng: np.random.Generator) -> update.Group:
     def words(count):
         return rng.integers(config.text.vocab_size // 10, config.text.vocab_size * 9 // 10, count).tolist()
 
-    def shown(picture):
-        tokens = picture.shape[0] * picture.shape[1] // 28**2
-        return [config.vision_start_token_id, *[config.image_token_id] * tokens, config.vision_end_token_id]
-
     sides = 28 * rng.integers(1, 4, (rng.integers(1, 4), 2))
     pictures = [rng.integers(0, 256, (*side, 3), np.uint8) for side in sides]
     orders = [rng.permutation(len(pictures)).tolist() for _ in range(ORDERS)]
     asked = words(rng.integers(5, 61))
-    prompts = [[token for i in order for token in shown(pictures[i])] + asked for order in orders]
+    shown = [workload.image_tokens(config, picture) for picture in pictures]
+    prompts = [[token for i in order for token in shown[i]] + asked for order in orders]
     responses = [[words(rng.integers(1, TOKENS + 1)) for _ in range(ROLLOUTS)] for _ in orders]
     return update.Group(pictures, orders, prompts, responses, rng.normal(size=(ORDERS, ROLLOUTS)))
 

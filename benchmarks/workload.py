@@ -35,12 +35,17 @@ def pictures(count: int, side: int, rng: np.random.Generator) -> list[np.ndarray
     return [rng.integers(0, 256, (side, side, 3), np.uint8) for _ in range(count)]
 
 
+def image_tokens(config: qwen.Config, image: np.ndarray) -> list[int]:
+    """The tokens that show an image whose sides are multiples of 28."""
+    tokens = image.shape[0] * image.shape[1] // 28**2
+    return [config.vision_start_token_id, *[config.image_token_id] * tokens, config.vision_end_token_id]
+
+
 def prompt(images: list[np.ndarray], length: int, rng: np.random.Generator) -> tuple[list[int], list[np.ndarray]]:
     """(ids, images) of `length` tokens: the images one after the other, then random words."""
     ids = []
     for image in images:
-        tokens = image.shape[0] * image.shape[1] // 28**2
-        ids += [CONFIG.vision_start_token_id, *[CONFIG.image_token_id] * tokens, CONFIG.vision_end_token_id]
+        ids += image_tokens(CONFIG, image)
     return ids + rng.integers(0, WORDS, length - len(ids)).tolist(), images
 
 

@@ -71,9 +71,8 @@ class Spans(NamedTuple):
 
     def visible(self, queries: slice, keys):
         """Which of the places `keys` [S] the tokens `queries` see, bool [T, S]."""
-        i, j = np.arange(queries.start, queries.stop)[:, None], keys
-        start, fork, branch = (x[queries, None] for x in self)
-        return (j <= i) & (j >= start) & ((j < fork) | (j >= branch))
+        places = np.arange(queries.start, queries.stop)[:, None]
+        return kernels.visible(places, keys, *(x[queries, None] for x in self))
 
 
 def kernel_platform(head_dim: int) -> str | None:

@@ -25,6 +25,11 @@ UNSEEN = -1e30  # a score; infinity would make NaN of a block in which a query s
 VMEM = 64 << 20  # bytes of a TPU core's memory that a program may use: a head's keys and values, twice
 
 
+def visible(i, j, start, fork, branch):
+    """Whether the token at place i, of these spans (`attention.Spans`), sees the one at place j."""
+    return (j <= i) & (j >= start) & ((j < fork) | (j >= branch))
+
+
 @partial(jax.custom_vjp, nondiff_argnums=(4,))
 def attention(q, k, v, spans, platform: str):
     """Attention of one row: q [T, H, d], k and v [T, J, d], `attention.Spans` of int32 [T] each -> [T, H, d]."""
@@ -146,8 +151,7 @@ def _scores(k, q, spans, key_block, query_block):
     B = q.shape[-1]
     i = query_block * B + jax.lax.broadcasted_iota(jnp.int32, (B, B), 1)
     j = key_block * B + jax.lax.broadcasted_iota(jnp.int32, (B, B), 0)
-    start, fork, branch = (spans[query_block, pl.ds(row, 1), :] for row in range(3))
-    seen = (j <= i) & (j >= start) & ((j < fork) | (j >= branch))
+    seen = visible(i, j, *(spans[query_block, pl.ds(row, 1), :] for row in range(3)))
     return jnp.where(seen, _dot(k, q, (1, 0)) * k.shape[-1] ** -0.5, UNSEEN)
 
 
