@@ -8,7 +8,8 @@ import jax
 
 logger = logging.getLogger(__name__)
 
-MISSES = ("jax._src.interpreters.partial_eval", "jax._src.compiler")  # loggers by which JAX explains itself
+# Loggers by which JAX explains itself.
+MISSES = ("jax._src.interpreters.partial_eval", "jax._src.compiler", "jax._src.compilation_cache")
 LEAST = 0.1  # seconds of a compilation that is worth a line by itself
 
 
