@@ -5,8 +5,6 @@ import sys
 from datetime import date
 from pathlib import Path
 
-import jax
-
 from benchmarks.readme import REPOSITORY, machine
 
 NAMES = ("generate", "long_tail", "update", "permutations", "padding", "compilations")
@@ -14,13 +12,16 @@ FILE = Path(__file__).with_name("RESULTS.md")
 
 
 def main() -> None:
-    devices = f"{jax.device_count()} {jax.devices()[0].device_kind} device"
+    ask = "import jax; print(jax.device_count(), jax.devices()[0].device_kind)"  # a process that asks holds the device
+    devices = subprocess.run([sys.executable, "-c", ask], stdout=subprocess.PIPE, text=True, check=True).stdout.strip()
+    cpu = devices.endswith("cpu")
     parts = [
         "# What the benchmarks printed",
-        f"`python -m benchmarks.results` on {machine()} ({devices}), {date.today()}. Each section is one command;\n"
-        "peers run in the same process, in turns. The machine's other load moves a ratio by a tenth from run to run.",
+        f"`python -m benchmarks.results` on {machine()} ({devices} device), {date.today()}. Each section is one "
+        "command;\npeers run in the same process, in turns. "
+        "The machine's other load moves a ratio by a tenth from run to run.",
     ]
-    for name in NAMES:
+    for name in NAMES if cpu else (*NAMES, "accelerator"):
         command = f"python -m benchmarks.{name}"
         print(f"{command} ...", flush=True)
         run = subprocess.run([sys.executable, *command.split()[1:]], stdout=subprocess.PIPE, text=True, cwd=REPOSITORY)
@@ -28,8 +29,8 @@ def main() -> None:
             raise SystemExit(f"{command} ended with exit code {run.returncode}; {FILE.name} is left as it was")
         print(run.stdout)
         parts += [f"## `{command}`", run.stdout.strip()]
-    if jax.default_backend() == "cpu":
-        parts += ["## Not run", "Whatever needs a GPU or a TPU: none was at hand."]
+    if cpu:
+        parts += ["## Not run", "`python -m benchmarks.accelerator`: it needs a GPU or a TPU, and none was at hand."]
     FILE.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
 
 

@@ -1,0 +1,219 @@
+"""How well a GPU or TPU is used: `python -m benchmarks.accelerator [--peer=vllm]` (80 GB; peers need torch with CUDA).
+
+A model of Qwen2.5-VL-3B's shape with random weights. The update: a question with four pictures of 448x448 in two
+orders, eight responses of 256 tokens to each order's prompt, as a share of the device's bfloat16 peak (MFU: the work
+that the method needs, see `perl_jax.flops`, so that a peer's is comparable). Decoding: 16 such prompts x 8 samples,
+what each of the last 128 of 256 tokens takes, as a share of the rate at which the memory delivers what a step has to
+read: the text tower's weights, each prompt's keys and values once, each stream's own. A row of the table is measured
+by a process of its own, so that it has the device to itself. `--tiny` is the small model of the other benchmarks, to
+try the program anywhere. Not yet run on a GPU or TPU.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+
+from benchmarks import workload
+from benchmarks.readme import REPOSITORY
+from models import qwen2_5_vl as qwen
+from perl_jax import flops, rollout, update
+
+PICTURES, ORDERS, ROLLOUTS, PROMPTS, ROUNDS = 4, 2, 8, 16, 3
+BANDWIDTH = {  # bytes a second from a device's own memory, by JAX's `device_kind`; from the vendors' data sheets
+    "TPU v4": 1.23e12, "TPU v5 lite": 0.82e12, "TPU v5": 2.77e12, "TPU v6 lite": 1.64e12,
+    "NVIDIA A100-SXM4-40GB": 1.56e12, "NVIDIA A100-SXM4-80GB": 2.04e12, "NVIDIA H100 80GB HBM3": 3.35e12,
+    "NVIDIA H200": 4.8e12,
+}  # fmt: skip
+CONFIG = qwen.Config(  # Qwen2.5-VL-3B's
+    qwen.VisionConfig(32, 1280, 3420, 16, 2048, window_size=112, fullatt_block_indexes=(7, 15, 23, 31)),
+    qwen.TextConfig(151936, 2048, 11008, 36, 16, 2, 1e6, (16, 24, 24), 1e-6, tie_word_embeddings=True),
+    image_token_id=151655,
+    video_token_id=151656,
+    vision_start_token_id=151652,
+    vision_end_token_id=151653,
+)
+
+
+def question(config: qwen.Config, side: int, words: int, tokens: int) -> update.Group:
+    """The update's question, with random pictures, words and responses; its first prompt is also what is decoded."""
+    rng = np.random.default_rng(0)
+    pictures = workload.pictures(PICTURES, side, rng)
+    ids = [token for picture in pictures for token in workload.image_tokens(config, picture)]
+    ids += rng.integers(0, workload.WORDS, words).tolist()
+    orders = [np.roll(range(PICTURES), o).tolist() for o in range(ORDERS)]
+    responses = rng.integers(0, workload.WORDS, (ORDERS, ROLLOUTS, tokens)).tolist()
+    return update.Group(pictures, orders, [ids] * ORDERS, responses, rng.normal(size=(ORDERS, ROLLOUTS)))
+
+
+def fastest(run: Callable) -> float:
+    """The least seconds of a few runs, after one that compiles."""
+    seconds = []
+    for _ in range(ROUNDS + 1):
+        start = time.perf_counter()
+        run()
+        seconds.append(time.perf_counter() - start)
+    return min(seconds[1:])
+
+
+def a_token(generate: Callable[[int], object], tokens: int) -> float:
+    """Seconds that each token of the second half takes, from two lengths: neither prefill nor start counts."""
+    return (fastest(lambda: generate(tokens)) - fastest(lambda: generate(tokens // 2))) / (tokens - tokens // 2)
+
+
+def perl_jax(config: qwen.Config, group: update.Group, tokens: int, dtype: str) -> tuple[float, float]:
+    """(seconds an update, seconds a decoded token of all streams) of ours."""
+    model = qwen.Qwen2_5_VL(config, rngs=nnx.Rngs(0), compute_dtype=dtype)
+    prompts = [(group.prompts[0], group.images)] * PROMPTS
+    decode = a_token(partial(rollout.generate, model, prompts, ROLLOUTS), tokens)
+    state = update.init(model, optax.set_to_zero())
+    del model  # as large as the state
+
+    def step():
+        nonlocal state
+        state, _ = update.step(state, [group], remat=True)
+
+    return fastest(step), decode
+
+
+def transformers(config: qwen.Config, group: update.Group, tokens: int, dtype: str) -> tuple[float, float]:
+    """The same of transformers: a row a rollout, one or four at a time, and one batched `generate`."""
+    import torch
+    from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+
+    from benchmarks import peer
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    torch.set_default_dtype(getattr(torch, dtype))
+    with torch.device(device):
+        model = Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig.from_dict(config.to_hf()))
+    shown = dict(zip(("pixel_values", "image_grid_thw"), peer.pixels(group.images)))
+
+    def inputs(rows):
+        ids = torch.tensor(rows)
+        given = {"input_ids": ids, "attention_mask": torch.ones_like(ids),
+                 "mm_token_type_ids": (ids == config.image_token_id).int(),
+                 **{name: x.repeat(len(rows), 1) for name, x in shown.items()}}  # fmt: skip
+        return {name: x.to(device) for name, x in given.items()}
+
+    @torch.inference_mode()
+    def generate(count):
+        model.generate(**inputs([group.prompts[0]] * PROMPTS), do_sample=True, num_return_sequences=ROLLOUTS, top_k=0,
+                       top_p=1.0, max_new_tokens=count, min_new_tokens=count, pad_token_id=0, eos_token_id=None,
+                       suppress_tokens=[config.image_token_id, config.video_token_id]).cpu()  # fmt: skip
+
+    def step(size):
+        rows = [[*ids, *response] for ids, order in zip(group.prompts, group.responses) for response in order]
+        model.zero_grad()
+        for start in range(0, len(rows), size):
+            given = inputs(rows[start : start + size])
+            logits = model(**given, use_cache=False, logits_to_keep=tokens + 1).logits[:, :-1]
+            picked = logits.float().log_softmax(-1).gather(2, given["input_ids"][:, -tokens:, None])
+            (-picked.mean()).backward()
+        if device == "cuda":
+            torch.cuda.synchronize()
+
+    seconds = []
+    for size in (1, 4):
+        with suppress(torch.cuda.OutOfMemoryError):
+            seconds.append(fastest(partial(step, size)))
+    model.zero_grad()
+    return min(seconds), a_token(generate, tokens)
+
+
+def vllm(config: qwen.Config, group: update.Group, tokens: int, dtype: str) -> tuple[None, float]:
+    """The same of vLLM, which only samples: the published model's config and processor, with random weights."""
+    from PIL import Image
+    from vllm import LLM, SamplingParams
+
+    engine = LLM("Qwen/Qwen2.5-VL-3B-Instruct", load_format="dummy", dtype=dtype, max_model_len=4096,
+                 limit_mm_per_prompt={"image": PICTURES}, enable_prefix_caching=True)  # fmt: skip
+    ids, expanded = [], group.prompts[0]
+    for token in expanded:  # vLLM wants one placeholder a picture
+        if token != config.image_token_id or ids[-1] != config.image_token_id:
+            ids.append(token)
+    shown = {"image": [Image.fromarray(picture) for picture in group.images]}
+    prompts = [{"prompt_token_ids": ids, "multi_modal_data": shown}] * PROMPTS
+
+    def generate(count):
+        engine.generate(prompts, SamplingParams(n=ROLLOUTS, max_tokens=count, ignore_eos=True, detokenize=False),
+                        use_tqdm=False)  # fmt: skip
+
+    return None, a_token(generate, tokens)
+
+
+def step_bytes(config: qwen.TextConfig, prompt: int, own: float, size: int) -> float:
+    """What a decoding step must read at least, with `own` tokens in each stream's cache and numbers of `size` bytes."""
+    D, d, L, J = config.hidden_size, config.head_dim, config.num_hidden_layers, config.num_key_value_heads
+    layer = 2 * D * d * (config.num_attention_heads + J) + 3 * D * config.intermediate_size
+    cached = 2 * L * J * d * PROMPTS * (prompt + ROLLOUTS * own)
+    return size * (L * layer + D * config.vocab_size + cached)
+
+
+def row(name: str, dtype: str, config: qwen.Config, group: update.Group, tokens: int, measured: dict) -> tuple:
+    """What the table says of a measurement."""
+    lengths = [[len(response) for response in order] for order in group.responses]
+    patches = flops.image_patches(config, group.prompts[0])
+    work = 3 * flops.group(config, patches, map(len, group.prompts), lengths)
+    needed = step_bytes(config.text, len(group.prompts[0]), 0.75 * tokens, jnp.dtype(dtype).itemsize)
+    update_seconds, decode, peak, bandwidth = (measured[key] for key in ("update", "decode", "peak", "bandwidth"))
+    return (name, dtype, "-" if update_seconds is None else f"{update_seconds:.3f}",
+            f"{work / update_seconds / peak:.0%}" if peak and update_seconds else "-",
+            f"{1e3 * decode:.2f}", f"{PROMPTS * ROLLOUTS / decode:,.0f}",
+            f"{needed / decode / bandwidth:.0%}" if bandwidth else "-")  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--peer", choices=["vllm"], help="a further peer, where it is installed")
+    parser.add_argument("--tiny", action="store_true", help="the small model")
+    parser.add_argument("--row", nargs=2, help=argparse.SUPPRESS)  # a process of one row
+    args = parser.parse_args()
+    config, side, words, tokens = (workload.CONFIG, 84, 30, 128) if args.tiny else (CONFIG, 448, 100, 256)
+    group = question(config, side, words, tokens)
+    if args.row:
+        name, dtype = args.row
+        kind = jax.devices()[0].device_kind
+        update_seconds, decode = globals()[name](config, group, tokens, dtype)
+        print(json.dumps({"kind": kind, "update": update_seconds, "decode": decode, "peak": flops.PEAK.get(kind),
+                          "bandwidth": BANDWIDTH.get(kind)}))  # fmt: skip
+        return
+
+    runs = [("perl_jax", "float32"), ("perl_jax", "bfloat16"), ("transformers", "bfloat16")]
+    lines, found = [], {}
+    for name, dtype in [*runs, ("vllm", "bfloat16")] if args.peer else runs:
+        command = [sys.executable, "-m", "benchmarks.accelerator", "--row", name, dtype, *["--tiny"] * args.tiny]
+        room = {} if name == "perl_jax" else {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}  # JAX would keep the memory
+        run = subprocess.run(command, stdout=subprocess.PIPE, text=True, cwd=REPOSITORY, env=os.environ | room)
+        if run.returncode and name == "perl_jax":
+            raise SystemExit(f"{' '.join(command)} ended with exit code {run.returncode}")
+        if run.returncode:
+            lines.append((name, dtype, "not measured", *["-"] * 4))
+        else:
+            found[name, dtype] = json.loads(run.stdout.splitlines()[-1])
+            lines.append(row(name, dtype, config, group, tokens, found[name, dtype]))
+    ours, theirs = found["perl_jax", "bfloat16"], found.get(("transformers", "bfloat16"))
+    parameters = "4.3M" if args.tiny else "3B"
+    print(f"{ours['kind']}, {parameters} parameters, prompts of {len(group.prompts[0]):,} tokens\n")
+    workload.table(("", "dtype", "update s", "MFU", "decode ms", "tokens a second", "of the memory's rate"), lines)
+    if not args.peer:
+        print("\nvLLM: not measured; where it is installed: python -m benchmarks.accelerator --peer=vllm")
+    _, _, _, mfu, _, _, memory = lines[1]
+    ratios = theirs and [f"{theirs[key] / ours[key]:.1f}" for key in ("update", "decode")]
+    than = f"{ratios[0]} and {ratios[1]} times as fast as transformers" if ratios else "transformers not measured"
+    workload.conclude(f"bfloat16: the update's MFU {mfu}, decoding at {memory} of the memory's rate; {than}")
+
+
+if __name__ == "__main__":
+    main()
