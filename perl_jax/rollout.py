@@ -6,6 +6,8 @@ batch. Log-probs of the raw distribution come with each token, from the logits a
 The device decodes in segments, between which the host sees what was drawn. A batch's time is not set by its longest
 answer: own caches start small and double when they are full, and the streams still alive move to a smaller batch as
 soon as they fit. The shapes that this can come to are few (`capacities` x `batch_sizes`) and compiled ahead.
+
+On a mesh each shard decodes its share of the prompts, all of their streams, and no stream moves to another shard.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,7 +24,8 @@ from flax import nnx
 from models import qwen2_5_vl as qwen
 from models.qwen2_5_vl.attention import causal, merged, partial_attention
 from models.qwen2_5_vl.layers import unstacked
-from models.qwen2_5_vl.model import embeddings
+from perl_jax import mesh
+from perl_jax.embeddings import embeddings
 from perl_jax.sampling import Sampling, sample
 
 SEGMENT = 64  # tokens between two looks of the host
@@ -84,23 +87,26 @@ def generate(model: qwen.Qwen2_5_VL, prompts: Sequence, samples: int = 8, max_ne
         raise ValueError(f"ids must hold one id per prompt: {ids.shape} for {len(prompts)} prompts")
     options = Sampling(float(temperature), float(top_p), min(int(top_k), model.config.text.vocab_size),
                        tuple(sorted({int(e) for e in eos_ids})))  # fmt: skip
-    inputs = qwen.pack(model.config, prompts, min_pixels, max_pixels)
-    N, G, R = len(prompts), samples, max_new_tokens
-    rooms, sizes = capacities(R), batch_sizes(N, G, R)
+    shards = mesh.shards()
+    filled = np.arange(-(-len(prompts) // shards) * shards).clip(max=len(prompts) - 1)  # in equal shares
+    inputs = qwen.pack(model.config, [prompts[n] for n in filled], min_pixels, max_pixels, shards)
+    N, G, R = len(filled), samples, max_new_tokens
+    rooms, sizes = capacities(R), batch_sizes(N, G, R, shards)
     parts = nnx.split(model)
-    h = embeddings(*parts, inputs.ids, inputs.image_index, inputs.vision)
-    streams, segment = _start(*parts, options, G, rooms[0], h, inputs.position_ids, inputs.lengths, inputs.starts,
-                              np.uint32(seed % 2**32), ids.astype(np.uint32))  # fmt: skip
+    h = embeddings(*parts, *mesh.place((inputs.ids, inputs.image_index, inputs.vision)))
+    streams, segment = _start(*parts, options, G, rooms[0], h, mesh.place(inputs.position_ids, axis=1),
+                              *mesh.place((inputs.lengths, inputs.starts, ids[filled].astype(np.uint32))),
+                              np.uint32(seed % 2**32), np.int32(len(prompts)))  # fmt: skip
     decoder = nnx.split(for_decoding(model))
     if len(rooms) > 1:
         compile_ahead(*decoder, options, streams, rooms, sizes)
 
-    decoded = Decoded(N, G, R, finished)
+    decoded = Decoded(len(prompts), N, G, R, shards, finished)
     decoded.add(segment, 0, 1)
     t, room, size = 1, 0, 0
     while t < R and decoded.alive.any():
-        while size + 1 < len(sizes) and (moves := regroup(decoded.alive, *sizes[size + 1])):
-            streams, size = _shrink(streams, *moves), size + 1
+        while size + 1 < len(sizes) and (moves := regroup(decoded.alive, *sizes[size + 1], shards)):
+            streams, size = _shrink(streams, *mesh.place(moves)), size + 1
             decoded.move(moves)
         if t > rooms[room]:
             room += 1
@@ -116,12 +122,13 @@ def generate(model: qwen.Qwen2_5_VL, prompts: Sequence, samples: int = 8, max_ne
 class Decoded:
     """The host's side of a call: which stream each slot of the batch decodes, and what has come from them."""
 
-    def __init__(self, N: int, G: int, R: int, finished):
-        self.alive = np.ones((N, G), bool)  # by slot
+    def __init__(self, prompts: int, N: int, G: int, R: int, shards: int, finished):
         self._streams = np.arange(N * G).reshape(N, G)  # by slot; -1: none
-        self._shape, self._finished = (N, G, R), finished
-        self._drawn = [np.zeros((N * G, R), dtype) for dtype in (np.int32, np.float32, np.float32)]
-        self._lengths = np.zeros(N * G, np.int32)
+        self._streams[prompts:] = -1
+        self.alive = self._streams >= 0  # by slot
+        self._shape, self._shards, self._finished = (prompts, G, R), shards, finished
+        self._drawn = [np.zeros((prompts * G, R), dtype) for dtype in (np.int32, np.float32, np.float32)]
+        self._lengths = np.zeros(prompts * G, np.int32)
 
     def add(self, segment: Segment, t: int, end: int) -> None:
         """Takes the tokens t, ..., end - 1 of all slots (a segment may have room for more)."""
@@ -139,7 +146,8 @@ class Decoded:
     def move(self, moves) -> None:
         """Follows `_shrink`."""
         _, slots = moves
-        self._streams = np.where(slots >= 0, self._streams.ravel()[slots], -1)
+        parts = zip(*(np.split(x, self._shards) for x in (self._streams, slots)))
+        self._streams = np.concatenate([np.where(to >= 0, streams.ravel()[to], -1) for streams, to in parts])
         self.alive = slots >= 0
 
     def rollouts(self, pad_id: int) -> Rollouts:
@@ -162,20 +170,24 @@ def capacities(R: int) -> list[int]:
     return rooms
 
 
-def batch_sizes(N: int, G: int, R: int) -> list[tuple[int, int]]:
+def batch_sizes(N: int, G: int, R: int, shards: int = 1) -> list[tuple[int, int]]:
     """The batches, in prompts x streams, that a call comes to as its streams end: each a quarter of the one before."""
-    sizes = [(N, G)]
-    while R - 1 > CAPACITY and (G > 1 or N > FEWEST):
-        N, G = (N, -(-G // 4)) if G > 1 else (max(-(-N // 4), FEWEST), 1)
-        sizes.append((N, G))
+    sizes, share, fewest = [(N, G)], N // shards, -(-FEWEST // shards)
+    while R - 1 > CAPACITY and (G > 1 or share > fewest):
+        share, G = (share, -(-G // 4)) if G > 1 else (max(-(-share // 4), fewest), 1)
+        sizes.append((shards * share, G))
     return sizes
 
 
-def regroup(alive, rows: int, width: int):
+def regroup(alive, rows: int, width: int, shards: int = 1):
     """Which slots alive [N, G] make up a batch of rows x width, or None where they do not fit.
 
-    (old prompt of each row [rows], old slot [rows, width], -1 where none). A prompt may need several rows.
+    (old prompt of each row [rows], old slot [rows, width], -1 where none), each counted within its shard: a stream
+    stays where its cache is. A prompt may need several rows.
     """
+    if shards > 1:
+        parts = [regroup(part, rows // shards, width) for part in np.split(alive, shards)]
+        return None if None in parts else tuple(map(np.concatenate, zip(*parts)))
     groups = [(n, slots[i : i + width]) for n, row in enumerate(alive) for slots in [np.flatnonzero(row)]
               for i in range(0, len(slots), width)]  # fmt: skip
     if len(groups) > rows:
@@ -191,9 +203,9 @@ def compile_ahead(graph, weights, options: Sampling, streams: Streams, rooms, si
     signature = (graph, options, *rooms, *sizes, streams.prompt[0][0].shape)
     if signature in _compiled:
         return
-    programs, shapes = [], jax.eval_shape(lambda streams: streams, streams)
+    programs, shapes = [], mesh.shapes(streams, streams)
     for smaller in [*sizes[1:], None]:
-        moves = smaller and (np.zeros(smaller[0], np.int32), np.zeros(smaller, np.int32))
+        moves = smaller and mesh.place((np.zeros(smaller[0], np.int32), np.zeros(smaller, np.int32)))
         grown = shapes
         for larger in [*rooms[1:], None]:
             programs.append((_decode, graph, weights, options, smaller or (0, 1), grown, np.int32(0), np.int32(0)))
@@ -201,9 +213,10 @@ def compile_ahead(graph, weights, options: Sampling, streams: Streams, rooms, si
                 programs.append((_shrink, grown, *moves))
             if larger:
                 programs.append((_grow, grown.own[0], larger))
-                grown = grown.replace(own=[jax.eval_shape(partial(_grow, capacity=larger), c) for c in grown.own])
+                own = [jax.eval_shape(partial(_grow, capacity=larger), layer) for layer in grown.own]
+                grown = grown.replace(own=mesh.shapes(own, streams.own))
         if smaller:
-            shapes = jax.eval_shape(_shrink, shapes, *moves)
+            shapes = mesh.shapes(jax.eval_shape(_shrink, shapes, *moves), streams)
     with ThreadPoolExecutor() as pool:
         list(pool.map(lambda program: program[0].lower(*program[1:]).compile(), programs))
     _compiled.add(signature)
@@ -213,15 +226,16 @@ def compile_ahead(graph, weights, options: Sampling, streams: Streams, rooms, si
 
 
 @partial(jax.jit, static_argnums=(0, 2, 3, 4))
-def _start(graph, weights, options: Sampling, G: int, capacity: int, h, position_ids, lengths, starts, seed, ids):
-    """Prefills the prompts and draws the first tokens: (streams, a segment of one token)."""
+def _start(graph, weights, options: Sampling, G: int, capacity: int, h, position_ids, lengths, starts, ids, seed,
+           prompts):  # fmt: skip
+    """Prefills the prompts, of which `prompts` count, and draws the first tokens: (streams, a segment of one token)."""
     model = nnx.merge(graph, weights)
     hidden, prompt = prefill(model, h, position_ids, lengths)
     of_prompt = jax.vmap(partial(jax.random.fold_in, jax.random.key(seed)))(ids)
     keys = jax.vmap(lambda key: jax.vmap(partial(jax.random.fold_in, key))(jnp.arange(G)))(of_prompt)
     hidden = jnp.broadcast_to(hidden[:, None], (*keys.shape, hidden.shape[-1]))
     token, *logprobs = draw(model, options, keys, hidden, 0)
-    done = ended(token, options)
+    done = ended(token, options) | (jnp.arange(len(token)) >= prompts)[:, None]
     J, d = prompt[0][0].shape[1:3]
     own = [
         (jnp.zeros((keys.size, J, d, capacity), k.dtype), jnp.zeros((keys.size, J, capacity, d), v.dtype))
@@ -229,13 +243,23 @@ def _start(graph, weights, options: Sampling, G: int, capacity: int, h, position
     ]
     streams = Streams(prompt, own, lengths, starts, keys, token, done)
     drawn = (x[..., None] for x in (token, *logprobs))
-    return streams, Segment(*drawn, jnp.ones(keys.shape, jnp.int32), done)
+    return placed(streams), mesh.whole(Segment(*drawn, jnp.ones(keys.shape, jnp.int32), done))
+
+
+def placed(streams: Streams) -> Streams:
+    """Each shard's streams, with their key heads over the mesh's `tensor`."""
+    rest = mesh.rows(streams.replace(prompt=None, own=None))
+    return rest.replace(prompt=mesh.rows(streams.prompt, heads=1), own=mesh.rows(streams.own, heads=1))
 
 
 def prefill(model, h, position_ids, lengths):
     """Hidden states [N, D] of each prompt's last token, and a list of each layer's (keys, values) of all of them."""
-    h, (keys, values) = jax.vmap(lambda h, positions: model.model(h, positions, causal), in_axes=(0, 1),
-                                 out_axes=(0, 1))(h, position_ids)  # fmt: skip
+
+    def attend(q, k, v, cache):
+        return mesh.by_heads(lambda *qkv: causal(*qkv, cache)[0])(q, k, v), (k, v)
+
+    h, (keys, values) = mesh.by_row(lambda h, positions: model.model(h, positions, attend), in_axes=(0, 1),
+                                    out_axes=(0, 1))(h, position_ids)  # fmt: skip
     cache = zip(jnp.einsum("lnpjd->lnjdp", keys), jnp.einsum("lnpjd->lnjpd", values))
     return h[jnp.arange(len(h)), lengths - 1], list(cache)
 
@@ -248,8 +272,9 @@ def _decode(graph, weights, options: Sampling, smaller: tuple[int, int], streams
 
     def goes_on(carry):
         t, streams, _ = carry
-        alive = jnp.sum(~streams.done, axis=1)
-        return (t < stop) & (jnp.sum(-(-alive // width)) > rows)
+        needed = -(-jnp.sum(~streams.done, axis=1) // width)
+        shards = mesh.shards()
+        return (t < stop) & (jnp.max(jnp.sum(needed.reshape(shards, -1), axis=1)) > rows // shards)
 
     def body(carry):
         at, streams, segment = carry
@@ -258,13 +283,13 @@ def _decode(graph, weights, options: Sampling, smaller: tuple[int, int], streams
         written = (x.at[:, :, at - t].set(new) for x, new in zip(segment, drawn))
         done = streams.done | ended(drawn[0], options)
         segment = Segment(*written, segment.lengths + ~streams.done, done)
-        return at + 1, streams.replace(own=own, last=drawn[0], done=done), segment
+        return at + 1, placed(streams.replace(own=own, last=drawn[0], done=done)), segment
 
     shape = streams.done.shape
     empty = Segment(jnp.zeros((*shape, SEGMENT), jnp.int32), *jnp.zeros((2, *shape, SEGMENT)),
                     jnp.zeros(shape, jnp.int32), streams.done)  # fmt: skip
-    end, streams, segment = jax.lax.while_loop(goes_on, body, (t, streams, empty))
-    return streams, end, segment
+    end, streams, segment = jax.lax.while_loop(goes_on, body, (t, streams, mesh.rows(empty)))
+    return placed(streams), end, mesh.whole(segment)
 
 
 def for_decoding(model: qwen.Qwen2_5_VL) -> qwen.Qwen2_5_VL:
@@ -274,7 +299,8 @@ def for_decoding(model: qwen.Qwen2_5_VL) -> qwen.Qwen2_5_VL:
     graph, others = nnx.split(decoder)
     decoder = nnx.merge(graph, jax.tree.map(lambda w: w.astype(model.compute_dtype), others))
     decoder.model.layers = unstacked(model.model.layers, model.compute_dtype)
-    return decoder
+    graph, weights = nnx.split(decoder)
+    return nnx.merge(graph, mesh.moved(weights, "decode"))
 
 
 def decode(model, streams: Streams, used):
@@ -290,6 +316,7 @@ def decode(model, streams: Streams, used):
 
     def attend(q, k, v, cache):
         (prompt_k, prompt_v), (own_k, own_v) = cache
+        k, v = mesh.rows((k, v), heads=1)  # as the caches lie, which would else be moved
         own_k, own_v = own_k.at[..., used].set(k), own_v.at[..., used, :].set(v)
         J, heads, d = k.shape[1], q.shape[1] // k.shape[1], k.shape[2]
         rows = q.reshape(N, G, J, heads, d).swapaxes(1, 2).reshape(N, J, G * heads, d)
@@ -307,7 +334,7 @@ def draw(model, options: Sampling, keys, hidden, t):
     """Token t of each stream and its two log-probs, each [N, G], from the hidden states [N, G, D] that predict it."""
     keys = jax.vmap(jax.vmap(lambda key: jax.random.fold_in(key, t)))(keys)
     suppress = jnp.array([model.config.image_token_id, model.config.video_token_id])
-    return sample(keys, model.logits(hidden), suppress, options)
+    return sample(keys, mesh.rows(mesh.rows(model.logits(hidden), heads=2)), suppress, options)
 
 
 def ended(token, options: Sampling):
@@ -318,10 +345,14 @@ def ended(token, options: Sampling):
 @jax.jit
 def _shrink(streams: Streams, prompts, slots) -> Streams:
     """The batch that `regroup` made up."""
-    own = jax.tree.map(lambda x: x[slots.ravel()], streams.own)
-    keys, last = streams.keys.ravel()[slots], streams.last.ravel()[slots]
-    prompt, lengths, starts = jax.tree.map(lambda x: x[prompts], (streams.prompt, streams.lengths, streams.starts))
-    return Streams(prompt, own, lengths, starts, keys, last, slots < 0)
+
+    def of_shard(streams, prompts, slots):
+        own = jax.tree.map(lambda x: x[slots.ravel()], streams.own)
+        keys, last = streams.keys.ravel()[slots], streams.last.ravel()[slots]
+        prompt, lengths, starts = jax.tree.map(lambda x: x[prompts], (streams.prompt, streams.lengths, streams.starts))
+        return Streams(prompt, own, lengths, starts, keys, last, slots < 0)
+
+    return placed(mesh.by_shard(of_shard)(streams, prompts, slots))
 
 
 @partial(jax.jit, static_argnames="capacity")
@@ -329,4 +360,5 @@ def _grow(own, capacity: int):
     """One layer's own cache with room for `capacity` tokens."""
     k, v = own
     more = capacity - k.shape[-1]
-    return jnp.pad(k, [(0, 0)] * 3 + [(0, more)]), jnp.pad(v, [(0, 0)] * 2 + [(0, more), (0, 0)])
+    k, v = jnp.pad(k, [(0, 0)] * 3 + [(0, more)]), jnp.pad(v, [(0, 0)] * 2 + [(0, more), (0, 0)])
+    return mesh.rows((k, v), heads=1)

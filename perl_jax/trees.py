@@ -1,9 +1,9 @@
 """Packs groups for the update (host side): a prompt and its responses are a tree, and trees share rows of equal length.
 
 In a tree `[prompt | r_1 | ... | r_G]` each response sees the prompt and itself. Rows hold C tokens, so short trees
-share one and a long one is split by its responses, its prompt once in each part; B rows are a micro-batch. Whatever
-the lengths, one shape fits all micro-batches and little of it is padding. The trees of a question stay together where
-they can, so that its images are encoded once for all of its orders.
+share one and a long one is split by its responses, its prompt once in each part; B rows on each of S shards of the
+mesh are a micro-batch. Whatever the lengths, one shape fits all micro-batches and little of it is padding. The trees of
+a question stay together where they can, so that its images are encoded once for all of its orders.
 """
 
 from collections.abc import Sequence
@@ -33,16 +33,17 @@ class Group(NamedTuple):
 
 @flax.struct.dataclass
 class Rows:
-    """One micro-batch: B rows of C tokens, and up to C response tokens of each row to be scored, these in front."""
+    """One micro-batch: B rows of C tokens on each of S shards, and up to C response tokens of each row to be scored,
+    these in front."""
 
-    ids: np.ndarray  # int32 [B, C]
-    position_ids: np.ndarray  # int32 [B, 3, C]: M-RoPE
-    image_index: np.ndarray  # int32 [B, C, 2]: (row, merged token) of the vision pack; -1 where text
-    spans: Spans  # of int32 [B, C]: what each token sees
+    ids: np.ndarray  # int32 [B, S, C]
+    position_ids: np.ndarray  # int32 [B, S, 3, C]: M-RoPE
+    image_index: np.ndarray  # int32 [B, S, C, 2]: (row, merged token) of the vision pack; -1 where text
+    spans: Spans  # of int32 [B, S, C]: what each token sees
     vision: Vision | None
-    sources: np.ndarray  # int32 [B, C]: the place that predicts the token
-    targets: np.ndarray  # int32 [B, C]: the token
-    index: np.ndarray  # int32 [B, C]: its number among all response tokens of the groups; -1: none
+    sources: np.ndarray  # int32 [B, S, C]: the place that predicts the token
+    targets: np.ndarray  # int32 [B, S, C]: the token
+    index: np.ndarray  # int32 [B, S, C]: its number among all response tokens of the groups; -1: none
     prompts: int = flax.struct.field(pytree_node=False)  # places that the prompts of a row take up at most
     window: int = flax.struct.field(pytree_node=False)  # tokens of a response at most
 
@@ -89,8 +90,8 @@ def flat(groups: Sequence[Group], name: str) -> np.ndarray | None:
 
 
 def pack(config: qwen.Config, groups: Sequence[Group], rows: int | None, row_tokens: int | None,
-         min_pixels: int | None, max_pixels: int | None) -> Forest:  # fmt: skip
-    """Packs groups that share O and G into micro-batches of `rows` rows of `row_tokens` tokens.
+         min_pixels: int | None, max_pixels: int | None, shards: int = 1) -> Forest:  # fmt: skip
+    """Packs groups that share O and G into micro-batches of `rows` rows of `row_tokens` tokens for each shard.
 
     Without `row_tokens` a row has room for the longest tree, without `rows` there is one micro-batch. Raises ValueError
     for groups of different shapes, InputError for ids and images that do not fit each other, and for a prompt that does
@@ -110,13 +111,13 @@ def pack(config: qwen.Config, groups: Sequence[Group], rows: int | None, row_tok
     questions = [[part for parts in orders for part in parts] for orders in trees]
     longest = max(tree.length for question in questions for tree in question)
     capacity = row_tokens or bucket(longest, between=8)
-    batches = _assign(questions, rows, capacity)
+    batches = _assign(questions, rows, capacity, shards)
 
     images = Images(config.vision, min_pixels, max_pixels)
     shown = [[[images.add(group.images[i]) for i in order] for order in group.orders] for group in groups]
     needed = [sorted({number for row in batch for tree in row for number in shown[tree.group][tree.order]})
               for batch in batches]  # fmt: skip
-    layouts = pack_images(config.vision, [[images.patches[number] for number in numbers] for numbers in needed])
+    layouts = pack_images(config.vision, [[images.patches[number] for number in numbers] for numbers in needed], shards)
 
     packed, reach = [], _reach(config, batches, prompts, lengths, capacity)
     for batch, numbers, (vision, places) in zip(batches, needed, layouts):
@@ -150,7 +151,12 @@ def pack(config: qwen.Config, groups: Sequence[Group], rows: int | None, row_tok
                     sources[b, there] = [fork - 1, *range(at, here.stop - 1)][: len(tokens)]
                     index[b, there] = first[tree.group, tree.order, g] + np.arange(len(tokens))
                     at, scored = here.stop, there.stop
-        packed.append(Rows(ids, positions, image_index, Spans(*spans), vision, sources, targets, index, *reach))
+        # The first S rows are each shard's first, and so on: what is empty is the last row everywhere.
+        apart = [x.reshape(-1, shards, *x.shape[1:]) for x in (ids, positions, image_index, *spans, sources, targets,
+                                                               index)]  # fmt: skip
+        ids, positions, image_index, start, fork, branch, sources, targets, index = apart
+        spans = Spans(start, fork, branch)
+        packed.append(Rows(ids, positions, image_index, spans, vision, sources, targets, index, *reach))
     used = sum(tree.length for question in questions for tree in question)
     return Forest(packed, 1 - used / sum(rows.ids.size for rows in packed),
                   sum(len(parts) > 1 for orders in trees for parts in orders))  # fmt: skip
@@ -199,17 +205,18 @@ def _parts(group: int, order: int, prompt: int, lengths, limit: int | None) -> l
     return [Tree(group, order, tuple(sorted(part)), prompt + int(sum(lengths[g] for g in part))) for part in parts]
 
 
-def _assign(questions: Sequence[Sequence[Tree]], rows: int | None, capacity: int) -> list[list[list[Tree]]]:
-    """Micro-batches of `rows` rows of trees: as few as first fit comes to, all about as full.
+def _assign(questions: Sequence[Sequence[Tree]], rows: int | None, capacity: int,
+            shards: int) -> list[list[list[Tree]]]:  # fmt: skip
+    """Micro-batches of `rows` rows of trees for each shard: as few as first fit comes to, all about as full.
 
     All packs of images have the shape of the largest: one micro-batch of the longest questions would cost padding in
     the others. Without `rows` there is one micro-batch.
     """
-    size = rows or sum(map(len, questions))
+    size = shards * (rows or sum(map(len, questions)))
     few = _fill(questions, size, capacity)
     batches = _fill(questions, size, capacity, len(few)) or few
     if rows is None:
-        batches[0] = batches[0][: bucket(sum(map(bool, batches[0])), least=1)]
+        batches[0] = batches[0][: shards * bucket(-(-sum(map(bool, batches[0])) // shards), least=1)]
     return batches
 
 

@@ -18,8 +18,8 @@ from flax import nnx
 
 from models import qwen2_5_vl as qwen
 from models.qwen2_5_vl.attention import spanned
-from models.qwen2_5_vl.model import embeddings
-from perl_jax import grpo, trees
+from perl_jax import grpo, mesh, trees
+from perl_jax.embeddings import embedded, embeddings
 from perl_jax.trees import Group, Rows
 
 __all__ = ["Group", "State", "init", "logprobs", "step"]
@@ -64,7 +64,7 @@ class Options(NamedTuple):
 
 @flax.struct.dataclass
 class Tokens:
-    """What the loss needs of a micro-batch's scored tokens, float32 [B, C] each."""
+    """What the loss needs of a micro-batch's scored tokens, float32 [B, S, C] each."""
 
     weights: np.ndarray  # 0 where there is none
     advantages: np.ndarray
@@ -97,7 +97,7 @@ def step(state: State, groups: Sequence[Group], *, clip_low=0.2, clip_high=0.2, 
     # Without a signal anywhere the first group is computed all the same: its gradient is 0, its metrics are true.
     taught = [q for q, group in enumerate(groups) if kl_coef or np.any(group.advantages)] or [0]
     groups, scored = [groups[q] for q in taught], lengths[taught].ravel()
-    forest = trees.pack(state.model.config, groups, rows, row_tokens, min_pixels, max_pixels)
+    forest = trees.pack(state.model.config, groups, rows, row_tokens, min_pixels, max_pixels, mesh.shards())
     fields = Tokens(
         weights=np.repeat(weights[taught].ravel(), scored).astype(np.float32),
         advantages=np.repeat(np.concatenate([np.ravel(group.advantages) for group in groups]), scored),
@@ -109,6 +109,7 @@ def step(state: State, groups: Sequence[Group], *, clip_low=0.2, clip_high=0.2, 
     grads, stats = _zeros(state.trainable), []
     for batch in forest.batches:
         tokens = jax.tree.map(lambda x, index=batch.index: np.where(index >= 0, x[index], 0).astype(np.float32), fields)
+        batch, tokens = placed(batch), mesh.place(tokens, axis=1)
         h, pull = _embed(state, *batch.content, remat)
         grads, of_h, found = _add_rows(grads, state, h, batch.without_content(), tokens, options)
         grads = _add_pulled(grads, pull, of_h)
@@ -129,9 +130,14 @@ def step(state: State, groups: Sequence[Group], *, clip_low=0.2, clip_high=0.2, 
     }
 
 
+def placed(batch: Rows) -> Rows:
+    """The micro-batch on the devices: each shard's rows and its part of the pictures."""
+    return mesh.place(batch.replace(vision=None), axis=1).replace(vision=mesh.place(batch.vision))
+
+
 @jax.jit
 def _zeros(tree):
-    return jax.tree.map(jnp.zeros_like, tree)
+    return mesh.weights(jax.tree.map(jnp.zeros_like, tree))
 
 
 # A micro-batch is three programs, so that one compiled for the sizes of pictures fits any lengths of text.
@@ -139,18 +145,17 @@ def _zeros(tree):
 
 @partial(jax.jit, static_argnums=4)
 def _embed(state: State, ids, image_index, vision, remat: bool):
-    """Input embeddings [B, C, D], each image encoded once for all rows, and the function to their weights' gradient."""
+    """Input embeddings [B, S, C, D], each image encoded once for all, and the function to their weights' gradient."""
 
-    def embedded(trainable):
-        model = nnx.merge(state.graph, trainable, state.frozen)
-        return model.embed(ids, image_index, model.encode(vision, remat=remat))
+    def of_weights(trainable):
+        return embedded(nnx.merge(state.graph, trainable, state.frozen), ids, image_index, vision, 1, remat)
 
-    return jax.vjp(embedded, state.trainable)
+    return jax.vjp(of_weights, state.trainable)
 
 
 @partial(jax.jit, static_argnums=5, donate_argnums=(0, 2))
 def _add_rows(grads, state: State, h, rows: Rows, tokens: Tokens, options: Options):
-    """Adds the gradient of rows, one after the other: (grads, that of h, (loss, sums, maxima) of each row [B])."""
+    """Adds the gradient of rows, on each shard one after the other: (grads, that of h, (loss, sums, maxima) [B])."""
 
     def objective(trainable, h, row: Rows, tokens: Tokens):
         model = nnx.merge(state.graph, trainable, state.frozen)
@@ -158,18 +163,18 @@ def _add_rows(grads, state: State, h, rows: Rows, tokens: Tokens, options: Optio
         old = jax.lax.stop_gradient(logp) if tokens.old_logprobs is None else tokens.old_logprobs
         scored = row.index >= 0
         losses, stats = grpo.token_losses(
-            *(x[:, None] for x in (logp, old)), tokens.advantages, scored[:, None],
-            None if tokens.ref_logprobs is None else tokens.ref_logprobs[:, None], **dict(options.losses),
+            *(x[..., None] for x in (logp, old)), tokens.advantages, scored[..., None],
+            None if tokens.ref_logprobs is None else tokens.ref_logprobs[..., None], **dict(options.losses),
         )  # fmt: skip
         more = {"entropy": entropy, "logprob": logp}
         if tokens.sampler_logprobs is not None:
             more["sampler_gap"] = jnp.abs(logp - tokens.sampler_logprobs)
         stats |= {name: jnp.where(scored, x, 0.0) for name, x in more.items()}
-        return jnp.sum(losses[:, 0] * tokens.weights), grpo.totals(jax.lax.stop_gradient(stats))
+        return jnp.sum(losses[..., 0] * tokens.weights), grpo.totals(jax.lax.stop_gradient(stats))
 
     def add(grads, inputs):
         (loss, totals), (more, of_h) = jax.value_and_grad(objective, (0, 1), has_aux=True)(state.trainable, *inputs)
-        return jax.tree.map(jnp.add, grads, more), (of_h, (loss, *totals))
+        return mesh.weights(jax.tree.map(jnp.add, grads, more)), (mesh.rows(of_h), (loss, *totals))
 
     grads, (of_h, stats) = jax.lax.scan(add, grads, (h, rows, tokens))
     return grads, of_h, stats
@@ -177,15 +182,15 @@ def _add_rows(grads, state: State, h, rows: Rows, tokens: Tokens, options: Optio
 
 @partial(jax.jit, donate_argnums=0)
 def _add_pulled(grads, pull, of_h):
-    return jax.tree.map(jnp.add, grads, *pull(of_h))
+    return mesh.weights(jax.tree.map(jnp.add, grads, *pull(of_h)))
 
 
 @partial(jax.jit, donate_argnums=0)
 def _apply(state: State, grads):
     updates, opt_state = state.optimizer.update(grads, state.opt_state, state.trainable)
     norms = {"grad_norm": optax.tree.norm(grads), "update_norm": optax.tree.norm(updates)}
-    trainable = optax.apply_updates(state.trainable, updates)
-    return state.replace(step=state.step + 1, trainable=trainable, opt_state=opt_state), norms
+    trainable = mesh.weights(optax.apply_updates(state.trainable, updates))
+    return state.replace(step=state.step + 1, trainable=trainable, opt_state=mesh.weights(opt_state)), norms
 
 
 def logprobs(model: qwen.Qwen2_5_VL, groups: Sequence[Group], temperature: float = 1.0, *, rows: int | None = None,
@@ -196,12 +201,12 @@ def logprobs(model: qwen.Qwen2_5_VL, groups: Sequence[Group], temperature: float
     R is the longest response; past a response's length they are 0. Advantages and given log-probs are not read; the
     other options as in `step`.
     """
-    forest = trees.pack(model.config, groups, rows, row_tokens, min_pixels, max_pixels)
+    forest = trees.pack(model.config, groups, rows, row_tokens, min_pixels, max_pixels, mesh.shards())
     lengths = np.array([[[len(r) for r in order] for order in group.responses] for group in groups])
     graph, weights = nnx.split(model)
     found = jax.device_get([
-        _logprobs(graph, weights, embeddings(graph, weights, *batch.content), batch.without_content(), temperature)
-        for batch in forest.batches
+        _logprobs(graph, weights, embeddings(graph, weights, *batch.content, 1), batch.without_content(), temperature)
+        for batch in map(placed, forest.batches)
     ])  # fmt: skip
     scored = np.zeros(lengths.sum(), np.float32)
     for batch, logp in zip(forest.batches, found):
@@ -217,36 +222,41 @@ def _logprobs(graph, weights, h, rows: Rows, temperature: float):
 
 
 def rows_logprobs(model: qwen.Qwen2_5_VL, h, rows: Rows, temperature: float = 1.0):
-    """`token_logprobs` of all rows of a micro-batch, one after the other, float32 [B, C]."""
+    """`token_logprobs` of all rows of a micro-batch, on each shard one after the other, float32 [B, S, C]."""
     return jax.lax.map(lambda row: token_logprobs(model, *row, temperature)[0], (h, rows))
 
 
 def token_logprobs(model: qwen.Qwen2_5_VL, h, row: Rows, temperature: float = 1.0, remat: bool = False):
-    """Log-probs of one row's scored tokens and entropies of their distributions, both float32 [C].
+    """Log-probs of the scored tokens of one row of each shard, and entropies of their distributions, float32 [S, C].
 
-    h [C, D] are the row's input embeddings. Where `row.index` is -1 both are 0. The entropy carries no gradient.
+    h [S, C, D] are the rows' input embeddings. Where `row.index` is -1 both are 0. The entropy carries no gradient.
     """
 
-    def attend(q, k, v, cache):
-        return spanned(q, k, v, row.spans, row.prompts, row.window), cache
+    def hidden(h, positions, spans):
+        def attend(q, k, v, cache):
+            return mesh.by_heads(lambda *qkvs: spanned(*qkvs, row.prompts, row.window))(q, k, v, spans), cache
 
-    h, _ = model.model(h, row.position_ids, attend, remat=remat)
-    return chunked_logprobs(model, h[row.sources], row.targets, row.index >= 0, temperature)
+        return model.model(h, positions, attend, remat=remat)[0]
+
+    h = mesh.by_own_row(hidden)(h, row.position_ids, row.spans)
+    h = jnp.take_along_axis(h, row.sources[..., None], axis=1)
+    return chunked_logprobs(model, h, row.targets, row.index >= 0, temperature)
 
 
 def chunked_logprobs(model: qwen.Qwen2_5_VL, hidden, targets, scored, temperature: float):
-    """Log-probs of targets [C] under hidden [C, D], and entropies, both float32 [C]; 0 where not `scored`.
+    """Log-probs of targets [S, C] under hidden [S, C, D], and entropies, both float32 [S, C]; 0 where not `scored`.
 
-    No more than `CHUNK` logits exist at a time, forward or backward, and none for a chunk without a scored token.
+    No more than `CHUNK` logits of a shard exist at a time, forward or backward, and none for a chunk without a scored
+    token.
     """
-    C = len(targets)
+    S, C = targets.shape
     size = max(1, min(-(-C // PIECES), CHUNK // model.config.text.vocab_size))
 
     def logprobs(h, target):
         logits = model.logits(h) / temperature
         logp = jax.nn.log_softmax(logits, axis=-1)
         entropy = -jnp.sum(jnp.exp(logp) * logp, axis=-1)
-        return jnp.take_along_axis(logp, target[:, None], axis=-1)[:, 0], jax.lax.stop_gradient(entropy)
+        return jnp.take_along_axis(logp, target[..., None], axis=-1)[..., 0], jax.lax.stop_gradient(entropy)
 
     @jax.checkpoint  # around the condition, whose own residuals would hold the head's weights once a chunk
     def chunk(inputs):
@@ -255,7 +265,8 @@ def chunked_logprobs(model: qwen.Qwen2_5_VL, hidden, targets, scored, temperatur
         return jax.lax.cond(scored.any(), logprobs, lambda *_: none, h, target)
 
     def pieces(x):
-        return jnp.pad(x, [(0, -C % size)] + [(0, 0)] * (x.ndim - 1)).reshape(-1, size, *x.shape[1:])
+        x = jnp.pad(x, [(0, 0), (0, -C % size)] + [(0, 0)] * (x.ndim - 2))
+        return x.reshape(S, -1, size, *x.shape[2:]).swapaxes(0, 1)
 
     results = jax.lax.map(chunk, (pieces(hidden), pieces(targets), pieces(scored)))
-    return tuple(jnp.where(scored, x.ravel()[:C], 0.0) for x in results)
+    return tuple(jnp.where(scored, x.swapaxes(0, 1).reshape(S, -1)[:, :C], 0.0) for x in results)

@@ -321,7 +321,7 @@ def test_a_prompts_cache_is_not_repeated_for_its_streams(model):
     options, ids = Sampling(1.0, 1.0, 0, ()), np.arange(2, dtype=np.uint32)
     h = np.zeros((*inputs.ids.shape, text.hidden_size), np.float32)
     start = partial(rollout._start, *nnx.split(model), options, streams, 5, h, inputs.position_ids, inputs.lengths,
-                    inputs.starts, 0, ids)  # fmt: skip
+                    inputs.starts, ids, 0, 2)  # fmt: skip
     state, _ = start()
     decoder = nnx.split(rollout.for_decoding(model))
     programs = [

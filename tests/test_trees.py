@@ -24,8 +24,8 @@ def group(prompts, lengths, images=0, seed=0):
     return trees.Group(pictures, [range(images)] * len(prompts), ids, responses, advantages)
 
 
-def packed(groups, rows=None, row_tokens=None):
-    return trees.pack(CONFIG, groups, rows, row_tokens, None, None)
+def packed(groups, rows=None, row_tokens=None, shards=1):
+    return trees.pack(CONFIG, groups, rows, row_tokens, None, None, shards)
 
 
 LENGTHS = st.integers(1, 4).flatmap(
@@ -41,27 +41,28 @@ LENGTHS = st.integers(1, 4).flatmap(
 
 
 @settings(max_examples=40)
-@given(lengths=LENGTHS, rows=st.integers(1, 3), room=st.integers(0, 60))
-def test_each_response_once_after_its_own_prompt(lengths, rows, room):
+@given(lengths=LENGTHS, rows=st.integers(1, 3), room=st.integers(0, 60), shards=st.integers(1, 3))
+def test_each_response_once_after_its_own_prompt(lengths, rows, room, shards):
     """What each scored token's source sees, read off the spans: its prompt and its own response so far, no more."""
     groups = [group(*one, seed=q) for q, one in enumerate(lengths)]
-    forest = packed(groups, rows, 50 + room)
+    forest = packed(groups, rows, 50 + room, shards)
     prompts = [ids for one in groups for ids in one.prompts]
     expected = [(ids, response[:t], token) for one in groups for ids, order in zip(one.prompts, one.responses)
                 for response in order for t, token in enumerate(response)]  # fmt: skip
     seen = {}
     for batch in forest.batches:
-        assert batch.ids.shape == (rows, 50 + room)
-        for b, row in enumerate(batch.index):
+        assert batch.ids.shape == (rows, shards, 50 + room)
+        for b in np.ndindex(rows, shards):
+            row = batch.index[b]
             scored = row >= 0
             assert scored[: scored.sum()].all()
             visible = Spans(*(x[b] for x in batch.spans)).visible(slice(0, len(row)), np.arange(len(row)))
             assert visible[np.arange(len(row)), np.arange(len(row))].all()
             for s in np.flatnonzero(scored):
-                source, number = batch.sources[b, s], int(row[s])
+                source, number = batch.sources[b][s], int(row[s])
                 assert number not in seen
-                seen[number] = batch.ids[b, visible[source]].tolist(), int(batch.targets[b, s])
-                position = batch.position_ids[b, :, source]
+                seen[number] = batch.ids[b][visible[source]].tolist(), int(batch.targets[b][s])
+                position = batch.position_ids[b][:, source]
                 assert (position == visible[source].sum() - 1).all()  # text alone counts up
                 near = np.flatnonzero(visible[source])
                 assert ((near < batch.prompts) | (near > source - batch.window)).all()

@@ -318,9 +318,9 @@ def test_chunks_of_logits_change_nothing(model, monkeypatch):
     """Chunks that do not divide the row, some with no scored token: values and gradients; never more at a time."""
     rng = np.random.default_rng(5)
     vocabulary, width = model.config.text.vocab_size, model.config.text.hidden_size
-    hidden = rng.normal(size=(10, width)).astype(np.float32)
-    targets, weights = rng.integers(0, vocabulary, 10), rng.normal(size=10).astype(np.float32)
-    scored = np.arange(10) < 7
+    hidden = rng.normal(size=(2, 10, width)).astype(np.float32)  # of two shards
+    targets, weights = rng.integers(0, vocabulary, (2, 10)), rng.normal(size=(2, 10)).astype(np.float32)
+    scored = np.arange(10) < np.array([[7], [3]])
 
     def loss(hidden):
         logp, entropy = update.chunked_logprobs(model, hidden, targets, scored, 0.9)
@@ -329,7 +329,7 @@ def test_chunks_of_logits_change_nothing(model, monkeypatch):
     def largest():
         program = jax.make_jaxpr(jax.grad(lambda hidden: loss(hidden)[0]))(hidden)
         shapes = set(tiny.array_shapes(program.jaxpr)) - {(width, vocabulary)}  # the head's weights
-        return max(shape[0] for shape in shapes if len(shape) == 2 and shape[1] == vocabulary)
+        return max(np.prod(shape[:-1]) for shape in shapes if shape[-1:] == (vocabulary,)) / 2
 
     monkeypatch.setattr(update, "PIECES", 1)
     (_, whole), whole_gradient = jax.value_and_grad(loss, has_aux=True)(hidden)
@@ -425,8 +425,8 @@ def test_tokens_past_the_end_are_not_read(model, groups):
     """Other tokens in the padding of prompts and responses: the same log-probs and gradients under the mask."""
     *rows, mask = plain_rows(model.config, groups)
     [shared] = trees.pack(model.config, groups, None, None, None, None).batches
-    padding = np.asarray(shared.spans.start) == np.arange(shared.ids.shape[1])
-    padding &= shared.spans.fork == np.arange(shared.ids.shape[1])
+    padding = np.asarray(shared.spans.start) == np.arange(shared.ids.shape[-1])
+    padding &= shared.spans.fork == np.arange(shared.ids.shape[-1])
     other = shared.replace(
         ids=np.where(padding, 17, shared.ids),
         targets=np.where(shared.index < 0, 23, shared.targets),

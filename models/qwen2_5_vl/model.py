@@ -36,9 +36,9 @@ class Qwen2_5_VL(nnx.Module):
         """Logits, float32 [B, T, V], of packed prompts; unspecified where `inputs.mask` is 0."""
         return _forward(*nnx.split(self), inputs)
 
-    def encode(self, pack: Vision | None, *, remat=False):
-        """Merged image tokens [rows, C / merge^2, D] of a pack, or None where there are no images."""
-        return None if pack is None else self.visual(pack, self.compute_dtype, remat=remat)
+    def encode(self, pack: Vision | None, **options):
+        """Merged image tokens [rows, C / merge^2, D] of a pack, or None where there are no images; as VisionTower."""
+        return None if pack is None else self.visual(pack, self.compute_dtype, **options)
 
     def embed(self, ids, image_index=None, image_tokens=None):
         """Input embeddings [..., D] of ids [...]; where image_index [..., 2] >= 0 the image token at (row, place)."""
@@ -55,16 +55,6 @@ class Qwen2_5_VL(nnx.Module):
         else:
             kernel = self.lm_head.kernel[...]
         return jnp.matmul(h, kernel.astype(h.dtype), precision=precision(h.dtype), preferred_element_type=jnp.float32)
-
-
-@partial(jax.jit, static_argnums=0)
-def embeddings(graph, weights, ids, image_index, vision: Vision | None):
-    """Input embeddings [..., D] of ids [...], by a program of its own: one for the sizes of pictures fits any text.
-
-    `graph` and `weights` are a model's, by `nnx.split`.
-    """
-    model = nnx.merge(graph, weights)
-    return model.embed(ids, image_index, model.encode(vision))
 
 
 @partial(jax.jit, static_argnums=0)

@@ -61,15 +61,17 @@ def block_size(config: VisionConfig) -> int:
     return (config.window_size // config.patch_size // config.spatial_merge_size * config.spatial_merge_size) ** 2
 
 
-def pack(config: Config, prompts: Sequence, min_pixels: int | None = None, max_pixels: int | None = None) -> Inputs:
+def pack(config: Config, prompts: Sequence, min_pixels: int | None = None, max_pixels: int | None = None,
+         shards: int = 1) -> Inputs:  # fmt: skip
     """Packs prompts [(input_ids, images), ...], one list of PIL images or uint8 [H, W, 3] arrays per prompt.
 
-    ids hold one image token per merged patch; an image that occurs again (same bytes) is packed once.
+    ids hold one image token per merged patch; an image that occurs again (same bytes) is packed once. The rows of
+    images are a multiple of `shards`.
     Raises InputError where ids and images do not fit each other.
     """
     images = Images(config.vision, min_pixels, max_pixels)
     shown = [[images.add(image) for image in pictures] for _, pictures in prompts]
-    [layout] = pack_images(config.vision, [images.patches])
+    [layout] = pack_images(config.vision, [images.patches], shards)
     length = bucket(max((len(ids) for ids, _ in prompts), default=1))
     return _pack_text(config, prompts, shown, images, layout, length)
 
@@ -95,11 +97,11 @@ class Images:
         return number
 
 
-def pack_images(config: VisionConfig, batches) -> list[tuple[Vision | None, list[np.ndarray]]]:
+def pack_images(config: VisionConfig, batches, shards: int = 1) -> list[tuple[Vision | None, list[np.ndarray]]]:
     """Packs each batch of preprocessed images [(patches [n, X], (1, grid height, grid width)), ...].
 
     Returns for each the pack and, per image, the (row, merged token) int32 [n / merge^2, 2] of its merged tokens in
-    raster order. All packs have the same shape; None in all of them where no batch has an image.
+    raster order. All packs have the same shape, with a multiple of `shards` rows; None where no batch has an image.
     """
     if not any(batches):
         return [(None, []) for _ in batches]
@@ -109,7 +111,7 @@ def pack_images(config: VisionConfig, batches) -> list[tuple[Vision | None, list
     alone = max(_Row(block, None).place(image) for batch in windows for image in batch)
     capacity = bucket(alone, least=1, between=2)  # blocks a row
     placed = [_assign(batch, block, capacity) for batch in windows]
-    rows = bucket(max(count for count, _ in placed), least=1, between=2)
+    rows = shards * bucket(-(-max(count for count, _ in placed) // shards), least=1, between=2)
     packs = []
     for batch, (_, places) in zip(batches, placed):
         shape = (rows, capacity * block, unit)

@@ -37,9 +37,9 @@ class TextAttention(nnx.Module):
 class TextLayer(nnx.Module):
     def __init__(self, config: TextConfig, *, rngs, dtype):
         L, D, eps = config.num_hidden_layers, config.hidden_size, config.rms_norm_eps
-        self.input_layernorm = RMSNorm((L, D), ("layers", "embed"), eps, rngs=rngs, dtype=dtype)
+        self.input_layernorm = RMSNorm((L, D), ("layers", "norm"), eps, rngs=rngs, dtype=dtype)
         self.self_attn = TextAttention(config, rngs=rngs, dtype=dtype)
-        self.post_attention_layernorm = RMSNorm((L, D), ("layers", "embed"), eps, rngs=rngs, dtype=dtype)
+        self.post_attention_layernorm = RMSNorm((L, D), ("layers", "norm"), eps, rngs=rngs, dtype=dtype)
         self.mlp = SwiGLU(L, D, config.intermediate_size, ("embed", "mlp"), rngs=rngs, dtype=dtype)
 
     def __call__(self, h, rope, attend, cache):
@@ -55,7 +55,7 @@ class TextTower(nnx.Module):
         self.embed_tokens = nnx.Module()
         self.embed_tokens.embedding = weight(rngs, (V, D), ("vocab", "embed"), NORMAL, dtype)
         self.layers = TextLayer(config, rngs=rngs, dtype=dtype)
-        self.norm = RMSNorm((D,), ("embed",), config.rms_norm_eps, rngs=rngs, dtype=dtype)
+        self.norm = RMSNorm((D,), ("norm",), config.rms_norm_eps, rngs=rngs, dtype=dtype)
 
     def __call__(self, h, positions, attend, caches=None, *, remat=False):
         """Embeddings h [T, D] at positions [3, T] -> (hidden [T, D] after the last norm, caches).

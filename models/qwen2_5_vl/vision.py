@@ -57,8 +57,8 @@ class VisionAttention(nnx.Module):
 class VisionBlock(nnx.Module):
     def __init__(self, config: VisionConfig, *, rngs, dtype):
         L, D = config.depth, config.hidden_size
-        self.norm1 = RMSNorm((L, D), ("layers", "vision_embed"), EPS, rngs=rngs, dtype=dtype)
-        self.norm2 = RMSNorm((L, D), ("layers", "vision_embed"), EPS, rngs=rngs, dtype=dtype)
+        self.norm1 = RMSNorm((L, D), ("layers", "norm"), EPS, rngs=rngs, dtype=dtype)
+        self.norm2 = RMSNorm((L, D), ("layers", "norm"), EPS, rngs=rngs, dtype=dtype)
         self.attn = VisionAttention(config, rngs=rngs, dtype=dtype)
         self.mlp = SwiGLU(L, D, config.intermediate_size, ("vision_embed", "vision_mlp"),
                           bias=True, rngs=rngs, dtype=dtype)  # fmt: skip
@@ -73,7 +73,7 @@ class PatchMerger(nnx.Module):
 
     def __init__(self, config: VisionConfig, *, rngs, dtype):
         D, wide = config.hidden_size, config.hidden_size * config.spatial_merge_size**2
-        self.ln_q = RMSNorm((D,), ("vision_embed",), EPS, rngs=rngs, dtype=dtype)
+        self.ln_q = RMSNorm((D,), ("norm",), EPS, rngs=rngs, dtype=dtype)
         self.mlp_0 = Linear((wide, wide), ("vision_merge", "vision_mlp"), bias=True, rngs=rngs, dtype=dtype)
         self.mlp_2 = Linear((wide, config.out_hidden_size), ("vision_mlp", "embed"), bias=True, rngs=rngs, dtype=dtype)
 
@@ -89,11 +89,11 @@ class VisionTower(nnx.Module):
         self.blocks = VisionBlock(config, rngs=rngs, dtype=dtype)
         self.merger = PatchMerger(config, rngs=rngs, dtype=dtype)
 
-    def __call__(self, pack: Vision, dtype, *, remat=False):
+    def __call__(self, pack: Vision, dtype, *, remat=False, constrain=lambda h: h):
         """Merged tokens [R, C / merge^2, text width] of a pack of R rows of images, computed in `dtype`.
 
         Windows are dense blocks of the rows, full attention is a row whole; segments keep images apart. All else is
-        one matrix of R * C patches.
+        one matrix of R * C patches, on which `constrain` is called before each block: where it lies on a mesh.
         """
         (R, C), head_dim = pack.images.shape, self.config.hidden_size // self.config.num_heads
         angles = pack.positions.reshape(R * C, 2, 1) * inverse_frequencies(ROPE_THETA, head_dim // 2)
@@ -102,6 +102,8 @@ class VisionTower(nnx.Module):
         full = np.isin(np.arange(self.config.depth), self.config.fullatt_block_indexes)
 
         def step(block, h, is_full):
+            h = constrain(h)
+
             def whole(h):
                 return block(h, rope, pack.images.ravel(), C)
 

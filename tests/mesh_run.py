@@ -1,0 +1,94 @@
+"""What the tests compare between meshes: rollouts, log-probs and an update of a tiny model.
+
+As a program, `python tests/mesh_run.py MODEL OUT DEVICES JSON`: the same on virtual CPU devices, one file OUT/NAME.npz
+for each {NAME: mesh sizes}, and OUT/NAME.json with what was compiled.
+"""
+
+import json
+import os
+import re
+import sys
+from pathlib import Path
+
+CONFIG = "untied"  # 6 query and 2 key heads, unrolled layers
+STREAMS = 8  # of the call whose program is read
+
+
+def results(model, optimizer) -> dict:
+    """{name: array} of all that is to be equal on any mesh."""
+    import numpy as np
+    import tiny
+
+    from models import qwen2_5_vl as qwen
+    from perl_jax import rollout, update
+
+    prompts = [*tiny.prompts(model.config), tiny.prompt(model.config, [5], seed=7)]  # 5: no mesh here divides it
+    pixels = {"max_pixels": tiny.MAX_PIXELS}
+    out = rollout.generate(model, prompts, samples=3, max_new_tokens=80, eos_ids=range(10, 20), **pixels)
+    rng = np.random.default_rng(0)
+    groups = []
+    for q in range(5):
+        ids, pictures = tiny.prompt(model.config, [(84, 84), 3, (84, 84), 6], seed=q)
+        responses = [[tiny.text_tokens(model.config, rng, rng.integers(1, 9)) for _ in range(3)] for _ in range(2)]
+        groups.append(update.Group(pictures, [(0, 1), (1, 0)], [ids, ids], responses, rng.normal(size=(2, 3))))
+    rows = {"rows": 1, "row_tokens": 96, **pixels}
+    logprobs = update.logprobs(model, groups, **rows)
+    state, metrics = update.step(update.init(model, optimizer), groups, remat=True, **rows)
+    names = ("loss", "grad_norm", "entropy", "logprob", "ratio_max", "update_norm")
+    return {
+        "tokens": out.tokens, "lengths": out.lengths, "sampled": out.logprobs, "logprobs": logprobs,
+        **{f"metric {name}": metrics[name] for name in names},
+        **{f"weight {name}": np.asarray(value) for name, value in qwen.named(state.model).items()},
+    }  # fmt: skip
+
+
+def gathered(text: str) -> set[tuple[int, ...]]:
+    """The shapes of all that a compiled program gathers, in its loops and before them."""
+    shapes = re.findall(r"= \w+\[([\d,]*)\]\S* all-gather", text)
+    return {tuple(map(int, filter(None, shape.split(",")))) for shape in shapes}
+
+
+def main(model_path: str, out: str, devices: str, meshes: str) -> None:
+    os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={devices}"
+    os.environ["JAX_PLATFORMS"] = "cpu"
+    import jax
+    import numpy as np
+    import optax
+    from conftest import CACHE
+
+    from models import qwen2_5_vl as qwen
+    from perl_jax import mesh, rollout
+    from perl_jax.compilations import Compilations
+
+    jax.config.update("jax_compilation_cache_dir", str(CACHE))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+    descent = optax.sgd(0.01)
+    decode, seen = rollout._decode, set()
+
+    def spied(*args):
+        seen.update(gathered(decode.lower(*args).compile().as_text()))
+        return decode(*args)
+
+    spied.lower = decode.lower
+    for name, sizes in json.loads(meshes).items():
+        with jax.set_mesh(mesh.make(sizes)):
+            model = qwen.load(model_path, sharding=mesh.sharding)
+            np.savez(Path(out, f"{name}.npz"), **results(model, descent))
+            with Compilations() as compilations:
+                results(model, descent)
+            rollout._decode = spied
+            seen.clear()
+            prompts = [([5, 6, 7], [])] * STREAMS
+            rollout.generate(model, prompts, samples=1, max_new_tokens=4)
+            kept, moved = sorted(seen), mesh.moved
+            mesh.moved = lambda state, layout: state  # as if decoding read the weights where training has them
+            seen.clear()
+            rollout.generate(model, prompts, samples=1, max_new_tokens=4)
+            mesh.moved, rollout._decode = moved, decode
+        said = {"compiled": compilations.count, "gathered": kept, "gathered in the training layout": sorted(seen)}
+        Path(out, f"{name}.json").write_text(json.dumps(said))
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+    main(*sys.argv[1:])

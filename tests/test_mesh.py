@@ -1,0 +1,143 @@
+"""Several devices: where weights and rows lie, and that what is computed does not depend on it."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import mesh_run
+import numpy as np
+import optax
+import pytest
+import tiny
+from jax.sharding import AbstractMesh, AxisType
+from jax.sharding import PartitionSpec as P
+
+from models import qwen2_5_vl as qwen
+from models.errors import InputError
+from perl_jax import mesh, rollout
+
+MESHES = {
+    "fsdp": {"fsdp": -1},
+    "all": {"data": 2, "fsdp": 2, "tensor": 2},
+    "slices": {"slice": 2, "tensor": 4},  # more than there are key heads
+}
+
+
+@pytest.fixture(scope="module")
+def results(models, tmp_path_factory):
+    """(results on one device, {mesh: results}, {mesh: what was said of it})."""
+    folder = tmp_path_factory.mktemp("meshes")
+    model = models[mesh_run.CONFIG]
+    qwen.save(model, folder / "model")
+    command = [sys.executable, mesh_run.__file__, folder / "model", folder, "8", json.dumps(MESHES)]
+    run = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"XLA_FLAGS": ""})
+    assert run.returncode == 0, run.stderr
+    assert "rematerialization" not in run.stderr, "XLA holds an array whole in between"
+    found = {name: dict(np.load(folder / f"{name}.npz")) for name in MESHES}
+    said = {name: json.loads((folder / f"{name}.json").read_text()) for name in MESHES}
+    return mesh_run.results(qwen.load(folder / "model"), optax.sgd(0.01)), found, said
+
+
+@pytest.mark.parametrize("name", MESHES)
+def test_a_mesh_computes_what_one_device_does(results, name):
+    """Float32: tokens equal; log-probs, metrics and updated weights (a step of SGD: the gradient) within 2e-5."""
+    expected, found, _ = results
+    assert expected.keys() == found[name].keys()
+    for key, value in expected.items():
+        if key in ("tokens", "lengths"):
+            np.testing.assert_array_equal(found[name][key], value, err_msg=key)
+        else:
+            np.testing.assert_allclose(found[name][key], value, rtol=2e-5, atol=2e-5, err_msg=key)
+    assert len(set(expected["lengths"].ravel())) > 3
+
+
+@pytest.mark.parametrize("name", MESHES)
+def test_nothing_is_compiled_again(results, name):
+    assert results[2][name]["compiled"] == 0
+
+
+def test_decoding_gathers_no_weights(results):
+    """Read off the compiled program, its loop and what stands before it."""
+    config = tiny.CONFIGS[mesh_run.CONFIG].text
+    D, F, kv = config.hidden_size, config.intermediate_size, config.num_key_value_heads * config.head_dim
+    for name, sizes in MESHES.items():
+        parts = [out // n for n in (1, sizes.get("tensor", 1)) for out in (D, F, kv, config.vocab_size)]
+        weights = {shape for part in parts for shape in ((D, part), (part, D))}
+        assert not {tuple(shape) for shape in results[2][name]["gathered"]} & weights, name
+
+
+def test_decoding_moves_nothing_but_what_is_drawn(results):
+    """Where no layer is parted; in the training layout each token's activations would go around."""
+    said = results[2]["fsdp"]
+    drawn = [[mesh_run.STREAMS, 1], [mesh_run.STREAMS, 1, rollout.SEGMENT]]
+    assert all(shape in drawn for shape in said["gathered"])
+    assert not all(shape in drawn for shape in said["gathered in the training layout"])
+
+
+def at(**sizes):
+    """An abstract mesh of these sizes."""
+    sizes = {axis: sizes.get(axis, 1) for axis in mesh.AXES}
+    types = (AxisType.Auto,) * len(mesh.AXES)
+    return jax.sharding.use_abstract_mesh(AbstractMesh(tuple(sizes.values()), tuple(sizes), axis_types=types))
+
+
+def test_where_weights_lie():
+    with at(fsdp=4, tensor=2):
+        assert mesh.spec((36, 2048, 11008), ("layers", "embed", "mlp")) == P(None, "fsdp", "tensor")
+        assert mesh.spec((2048, 11008), ("layers", "embed", "mlp")) == P("fsdp", "tensor"), "a layer of the stack"
+        assert mesh.spec((36, 2048, 11008), ("layers", "embed", "mlp"), "decode") == P(None, None, "tensor")
+        assert mesh.spec((151936, 2048), ("vocab", "embed")) == P("tensor", "fsdp")
+        assert mesh.spec((36, 2048), ("layers", "norm")) == P(None, None)
+        assert mesh.spec((36, 2050, 11008), ("layers", "embed", "mlp")) == P(None, None, "tensor"), "4 divides no 2050"
+
+
+def test_shards_and_layouts():
+    with at(slice=2, data=3, fsdp=4, tensor=2):
+        assert mesh.shards() == 24
+    with at(tensor=8):
+        assert mesh.shards() == 1
+    assert mesh.shards() == 1
+
+
+def test_every_name_of_a_weight_is_known():
+    """What is cut is cut on purpose: a new logical name must be listed here."""
+    whole = {"layers", "norm", "channels", "time", "height", "width", "vision_heads"}
+    names = {axis for config in tiny.CONFIGS.values() for axes in axes_of(config) for axis in axes}
+    assert names == whole | mesh.LAYOUTS["train"].keys()
+
+
+def axes_of(config):
+    from flax import nnx
+
+    state = nnx.state(nnx.eval_shape(lambda: qwen.Qwen2_5_VL(config, rngs=nnx.Rngs(0))))
+    return [param.get_metadata("axes") for _, param in nnx.to_flat_state(state)]
+
+
+@pytest.mark.parametrize(
+    "sizes, said",
+    [
+        ({"fsdp": 3}, "fsdp=3, tensor=1 does not make up 1 devices"),
+        ({"fsdp": -1, "data": -1}, "-1 once"),
+        ({"data": 0}, "1 or more"),
+        ({"tensor": 2, "fsdp": -1}, "does not make up 1 devices"),
+    ],
+)
+def test_meshes_that_cannot_be(sizes, said):
+    with pytest.raises(InputError, match=said):
+        mesh.make(sizes)
+
+
+def test_one_device_is_a_mesh_too():
+    assert dict(mesh.make({}).shape) == dict(mesh.make({"fsdp": -1}).shape) == dict.fromkeys(mesh.AXES, 1)
+
+
+def test_the_module_names_the_axes_alone():
+    """No other module knows what a mesh axis is called."""
+    repository = Path(__file__).resolve().parents[1]
+    for room in ("models", "perl_jax"):
+        for file in (repository / room).rglob("*.py"):
+            text = file.read_text(encoding="utf-8")
+            assert file.name == "mesh.py" or not any(f'"{axis}"' in text for axis in ("fsdp", "tensor")), file
