@@ -31,6 +31,8 @@ def get_config() -> ConfigDict:
                 "max_tokens": 8192,  # a longer prompt is skipped, counted and named
             },
             "seed": 0,
+            # Devices by axis (perl_jax/mesh.py says what each is for); -1: what is left.
+            "mesh": {"slice": 1, "data": 1, "fsdp": -1, "tensor": 1},
             # Supervised stage before PeRL: the reference answer of each question, never permuted.
             "warmup": {
                 "steps": 0,

@@ -77,7 +77,7 @@ class Checkpoints:
     def restore(self, step: int, state: State) -> State:
         """`state` with the arrays of a checkpoint; its structure must be the one that was saved."""
         weights, optimizer = self._restore(step, weights=state.trainable, optimizer=state.opt_state)
-        return state.replace(step=jax.numpy.int32(step), trainable=weights, opt_state=optimizer)
+        return state.replace(trainable=weights, opt_state=optimizer)
 
     def restore_weights(self, step: int, model: nnx.Module) -> None:
         """Puts the weights of a checkpoint into `model` (those that did not train stay as they are)."""

@@ -1,4 +1,4 @@
-"""Grades many responses at once in worker processes, each of which can be killed.
+"""Grades many responses at once in worker processes, each of which can be killed; each process of a run its share.
 
 A reward may hang (a tower of powers) or take its process down with it, and no signal stops either; so the responses go
 to `pebble`'s pool in chunks, a chunk that exceeds the wall-clock limit or loses its worker is graded again one
@@ -14,6 +14,7 @@ import logging
 import math
 import resource
 import sys
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from multiprocessing import context, spawn
 from threading import Lock
@@ -44,7 +45,7 @@ class Grader:
 
     def __init__(self, reward_name: str, workers: int = 2, timeout: float = 10.0, memory_gib: float = 2.0):
         rewards.find(reward_name)
-        self.timeouts = self.crashes = self.errors = 0
+        self.timeouts = self.crashes = self.errors = self._elsewhere = 0
         self._reward_name, self._workers, self._timeout = reward_name, workers, timeout
         self._memory = int(memory_gib * 2**30)
         self._parts = {"reward"}  # names seen so far, so that a failed response has them all, as zeros
@@ -60,8 +61,8 @@ class Grader:
 
     @property
     def failed(self) -> int:
-        """The responses that got zero because their reward failed, so far."""
-        return self.timeouts + self.crashes + self.errors
+        """The responses that got zero because their reward failed, so far, in all processes of the run."""
+        return self.timeouts + self.crashes + self.errors + self._elsewhere
 
     def close(self) -> None:
         """Stops the workers, also in the middle of a response."""
@@ -71,14 +72,16 @@ class Grader:
     def start(self, pairs: Iterable[_Pair]) -> None:
         """Begins to score pairs that a later `grade` will ask for; returns at once."""
         with contextlib.suppress(RuntimeError):  # a broken pool: `grade` starts it again
-            self._schedule(self._distinct(pairs)[1])
+            self._schedule(_own(self._distinct(pairs)[1]))
 
     def grade(self, pairs: Iterable[_Pair]) -> list[dict[str, float]]:
         """One dict for each pair, in order: "reward" and its named parts. Equal pairs are scored once.
 
-        The reward gets the record without its images, which stay in this process.
+        The reward gets the record without its images, which stay in this process. All processes of a run must ask for
+        the same pairs; each scores its share.
         """
-        keys, distinct = self._distinct(pairs)
+        keys, every = self._distinct(pairs)
+        distinct, failed = _own(every), self.failed
         found = self._outcomes(distinct)
         together = collections.Counter(id(future) for future, _ in self._started.values())
         lost = [key for key, score in found.items()
@@ -86,8 +89,22 @@ class Grader:
         self._started = {}
         found |= self._outcomes({key: distinct[key] for key in lost}, size=1)  # alone, the guilty one shows
         self._started = {}
-        scored = {key: self._settle(distinct[key][0], score) for key, score in found.items()}
+        own = {key: self._settle(distinct[key][0], score) for key, score in found.items()}
+        scored = self._exchanged(every, [own[key] for key in distinct], self.failed - failed)
         return [dict.fromkeys(self._parts, 0.0) | scored[key] for key in keys]
+
+    def _exchanged(self, every: Mapping[tuple, _Pair], scores: Sequence[_Scored], failed: int) -> dict:
+        """The scores of all processes' shares, from this one's."""
+        from perl_jax import processes
+
+        scored = {}
+        shares = processes.exchange([scores, failed])
+        for index, (theirs, failures) in enumerate(shares):
+            scored |= zip([key for key in every if _number(key) % len(shares) == index], theirs)
+            self._elsewhere += failures
+        self._elsewhere -= failed
+        self._parts |= {part for score in scored.values() for part in score}
+        return scored
 
     def _distinct(self, pairs: Iterable[_Pair]) -> tuple[list[tuple], dict[tuple, _Pair]]:
         """The key of each pair, and one slim pair of each key."""
@@ -155,6 +172,18 @@ class Grader:
     def _stop(self) -> None:
         self._pool.stop()
         self._pool.join()
+
+
+def _own(distinct: Mapping[tuple, _Pair]) -> dict[tuple, _Pair]:
+    """This process's share of the pairs."""
+    from perl_jax import processes  # not above, where workers would import JAX with it
+
+    return {key: pair for key, pair in distinct.items() if processes.owns(_number(key))}
+
+
+def _number(key: tuple) -> int:
+    """A pair's number, the same in every process."""
+    return zlib.crc32("\0".join(key).encode())
 
 
 def _outcome(future) -> list[_Scored] | Exception:

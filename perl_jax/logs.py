@@ -121,6 +121,29 @@ class RunLog:
             self._tensorboard.add_scalar(name, value, step)
 
 
+class Silent:
+    """The log of a process that leaves writing to another."""
+
+    def __init__(self, workdir: Path, config: Mapping, last: int, **facts):
+        del workdir, config, facts
+        self._last = last
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def track(self, first: int) -> Iterator[int]:
+        """Steps first..last."""
+        return iter(range(first, self._last + 1))
+
+    def step(self, *_) -> None:
+        """Nothing, and so the others."""
+
+    evaluation = groups = step
+
+
 def environment() -> dict:
     """Command, commit, whether its tree was clean, versions, device and time of this start."""
     here = Path(__file__).parent

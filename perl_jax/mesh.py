@@ -5,13 +5,13 @@
     fsdp    rows apart, and a part of each weight on each device, gathered layer by layer
     tensor  parts of each layer's computation: heads, hidden units of an MLP, vocabulary
 
-The mesh is JAX's current one (`with jax.set_mesh(mesh.make(...))`); without one everything here does nothing, and all
+The mesh is JAX's current one (`with jax.set_mesh(mesh.make())`); without one everything here does nothing, and all
 is on one device. Weights say by logical names what their dimensions are (`models`), and the tables below say which
 mesh axis each name goes to; a dimension that the axis does not divide stays whole. What comes in rows (an update's rows
 of tokens, a pack's rows of pictures, a sampler's prompts with their streams) is shared out over all axes but `tensor`.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 
 import jax
@@ -32,12 +32,12 @@ LAYOUTS = {  # of weights: logical name -> mesh axis; a name that is not here is
 }
 
 
-def make(sizes: Mapping[str, int]) -> Mesh:
-    """The mesh with `sizes` {axis: devices} over all devices; an axis that is not given has 1, one may be -1: the rest.
+def make(*, slice: int = 1, data: int = 1, fsdp: int = -1, tensor: int = 1) -> Mesh:
+    """The mesh of all devices, with so many along each axis; one may be -1: what is left.
 
     Raises InputError for sizes that do not make up the number of devices.
     """
-    sizes = {axis: int(sizes.get(axis, 1)) for axis in AXES}
+    sizes = dict(zip(AXES, (slice, data, fsdp, tensor)))
     said, count = ", ".join(f"{axis}={size}" for axis, size in sizes.items()), jax.device_count()
     rest = [axis for axis, size in sizes.items() if size == -1]
     if len(rest) > 1 or any(size < 1 for axis, size in sizes.items() if axis not in rest):

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from models import qwen2_5_vl as qwen
 from models.errors import InputError
-from perl_jax import scratch
+from perl_jax import mesh, processes, scratch
 from perl_jax.prompts import Prompts
 
 FILES = ("*.json", "*.jinja", "*.txt", "*.safetensors", "LICENSE*")  # of a hub model: never a pickle
@@ -26,14 +26,19 @@ class Policy(NamedTuple):
 def load(config, workdir: Path, texts: Iterable[str]) -> Policy:
     """The policy that `config.model` names; without a name one of `config.scratch`'s sizes, made once in the workdir.
 
-    `texts` train a new model's tokenizer. Raises InputError where neither is given.
+    Its weights lie on the current mesh. `texts` train a new model's tokenizer. Raises InputError where neither is
+    given.
     """
     if not config.model and not config.scratch:
         raise InputError("config.model must name a Hugging Face directory, or config.scratch give sizes of a new model")
     path = directory(config.model) if config.model else workdir / "init"
-    if not config.model and not path.exists():
-        scratch.make(path, config.scratch.to_dict(), texts, seed=config.seed)
-    model = qwen.load(path, dtype="float32", compute_dtype=config.compute_dtype)
+
+    def make():
+        if not config.model and not path.exists():
+            scratch.make(path, config.scratch.to_dict(), texts, seed=config.seed)
+
+    processes.after_first(make)
+    model = qwen.load(path, dtype="float32", compute_dtype=config.compute_dtype, sharding=mesh.sharding)
     prompts = Prompts(qwen.Processor.from_pretrained(path), **config.prompt)
     return Policy(model, prompts, str(path), fingerprint(path))
 

@@ -289,7 +289,7 @@ def _decode(graph, weights, options: Sampling, smaller: tuple[int, int], streams
     empty = Segment(jnp.zeros((*shape, SEGMENT), jnp.int32), *jnp.zeros((2, *shape, SEGMENT)),
                     jnp.zeros(shape, jnp.int32), streams.done)  # fmt: skip
     end, streams, segment = jax.lax.while_loop(goes_on, body, (t, streams, mesh.rows(empty)))
-    return placed(streams), end, mesh.whole(segment)
+    return placed(streams), *mesh.whole((end, segment))
 
 
 def for_decoding(model: qwen.Qwen2_5_VL) -> qwen.Qwen2_5_VL:

@@ -16,7 +16,21 @@ from ml_collections import config_flags
 
 from models.errors import InputError
 from perl_jax import batch as batches
-from perl_jax import checkpoint, cli, evaluation, logs, metrics, permute, policy, prepare, records, settings, update
+from perl_jax import (
+    checkpoint,
+    cli,
+    evaluation,
+    logs,
+    mesh,
+    metrics,
+    permute,
+    policy,
+    prepare,
+    processes,
+    records,
+    settings,
+    update,
+)
 from perl_jax.compilations import Compilations
 from perl_jax.grading import Grader
 from perl_jax.pipeline import Stream
@@ -30,6 +44,13 @@ def train(config, workdir: Path, profile: tuple[int, int] = (0, 0)) -> None:
     Steps `profile[0]` to `profile[1]` are traced to WORKDIR/profile, for TensorBoard or Perfetto.
     """
     settings.check(config)
+    processes.agree(json.loads(config.to_json_best_effort()), "a config")
+    with jax.set_mesh(mesh.make(**config.mesh)):
+        run(config, workdir, profile)
+
+
+def run(config, workdir: Path, profile: tuple[int, int]) -> None:
+    """`train` on the current mesh."""
     workdir.mkdir(parents=True, exist_ok=True)
     data = data_directory(config, workdir)
     base = policy.load(config, workdir, texts(config, data))
@@ -49,7 +70,8 @@ def train(config, workdir: Path, profile: tuple[int, int] = (0, 0)) -> None:
         if done:
             state = resume(checkpoints, done, state, source, facts)
 
-        with logs.RunLog(workdir, config.to_dict(), last, **facts) as log, Compilations() as compilations:
+        writes = logs.RunLog if processes.first() else logs.Silent
+        with writes(workdir, config.to_dict(), last, **facts) as log, Compilations() as compilations:
 
             def evaluate(step: int) -> dict[str, float]:
                 found = {}
@@ -231,7 +253,8 @@ def data_directory(config, workdir: Path) -> str:
     if not c.directory and not c.source:
         raise InputError("config.data.directory must name a set of records, or config.data.source an embedded source")
     directory = Path(c.directory or workdir / "data")
-    if not c.directory:
+
+    def make():
         made = {"source": c.source, "seed": config.seed, "options": c.options.to_dict()}
         said = workdir / "data.json"  # written first: records that are there are what it says
         if directory.exists() and said.exists() and json.loads(said.read_text()) != json.loads(json.dumps(made)):
@@ -240,6 +263,9 @@ def data_directory(config, workdir: Path) -> str:
         if not directory.exists():
             said.write_text(json.dumps(made))
             prepare.build(c.source, str(directory), seed=config.seed, **c.options)
+
+    if not c.directory:
+        processes.after_first(make)
     return str(directory)
 
 
@@ -265,6 +291,7 @@ FLAGS = flags.FLAGS
 
 def main(_) -> None:
     settings.check_parts(FLAGS.config)
+    processes.join(FLAGS.coordinator, FLAGS.process_count, FLAGS.process_index)
     train(FLAGS.config, Path(FLAGS.workdir), steps_of(FLAGS.profile_steps))
 
 
@@ -281,5 +308,8 @@ if __name__ == "__main__":
                                     lock_config=False)  # base.py has locked what is not open
     flags.DEFINE_string("workdir", None, "Where the run keeps everything; started again there, it resumes.")
     flags.DEFINE_string("profile_steps", "", "FIRST:LAST: steps to trace to WORKDIR/profile.")
+    flags.DEFINE_string("coordinator", "", "HOST:PORT of process 0, where no cluster says it.")
+    flags.DEFINE_integer("process_count", 0, "With --coordinator: how many processes.")
+    flags.DEFINE_integer("process_index", -1, "With --coordinator: this one, from 0.")
     flags.mark_flags_as_required(["config", "workdir"])
     cli.run(main)

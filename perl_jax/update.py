@@ -32,7 +32,6 @@ PIECES = 8  # that scored tokens are cut into at least, so that padding among th
 class State:
     """What training carries from step to step; weights that train are float32 masters."""
 
-    step: jax.Array
     trainable: nnx.State
     frozen: nnx.State
     opt_state: optax.OptState
@@ -51,7 +50,12 @@ def init(model: qwen.Qwen2_5_VL, optimizer: optax.GradientTransformation,
     graph, trained, frozen = nnx.split(model, lambda path, _: not trainable or trainable(".".join(map(str, path))), ...)
     trained = jax.tree.map(lambda w: jnp.array(w, jnp.float32, copy=True), trained)
     frozen = jax.tree.map(jnp.copy, frozen)
-    return State(jnp.int32(0), trained, frozen, optimizer.init(trained), graph, optimizer)
+    return State(*_first(optimizer, trained, frozen), graph, optimizer)
+
+
+@partial(jax.jit, static_argnums=0, donate_argnums=(1, 2))
+def _first(optimizer, trained, frozen):
+    return mesh.weights(trained), frozen, mesh.weights(optimizer.init(trained))
 
 
 class Options(NamedTuple):
@@ -177,7 +181,7 @@ def _add_rows(grads, state: State, h, rows: Rows, tokens: Tokens, options: Optio
         return mesh.weights(jax.tree.map(jnp.add, grads, more)), (mesh.rows(of_h), (loss, *totals))
 
     grads, (of_h, stats) = jax.lax.scan(add, grads, (h, rows, tokens))
-    return grads, of_h, stats
+    return grads, of_h, mesh.whole(stats)
 
 
 @partial(jax.jit, donate_argnums=0)
@@ -190,7 +194,8 @@ def _apply(state: State, grads):
     updates, opt_state = state.optimizer.update(grads, state.opt_state, state.trainable)
     norms = {"grad_norm": optax.tree.norm(grads), "update_norm": optax.tree.norm(updates)}
     trainable = mesh.weights(optax.apply_updates(state.trainable, updates))
-    return state.replace(step=state.step + 1, trainable=trainable, opt_state=mesh.weights(opt_state)), norms
+    norms = mesh.whole(norms)
+    return state.replace(trainable=trainable, opt_state=mesh.weights(opt_state)), norms
 
 
 def logprobs(model: qwen.Qwen2_5_VL, groups: Sequence[Group], temperature: float = 1.0, *, rows: int | None = None,
@@ -218,7 +223,7 @@ def logprobs(model: qwen.Qwen2_5_VL, groups: Sequence[Group], temperature: float
 
 @partial(jax.jit, static_argnums=(0, 4))
 def _logprobs(graph, weights, h, rows: Rows, temperature: float):
-    return rows_logprobs(nnx.merge(graph, weights), h, rows, temperature)
+    return mesh.whole(rows_logprobs(nnx.merge(graph, weights), h, rows, temperature))
 
 
 def rows_logprobs(model: qwen.Qwen2_5_VL, h, rows: Rows, temperature: float = 1.0):

@@ -71,7 +71,7 @@ def main(model_path: str, out: str, devices: str, meshes: str) -> None:
 
     spied.lower = decode.lower
     for name, sizes in json.loads(meshes).items():
-        with jax.set_mesh(mesh.make(sizes)):
+        with jax.set_mesh(mesh.make(**sizes)):
             model = qwen.load(model_path, sharding=mesh.sharding)
             np.savez(Path(out, f"{name}.npz"), **results(model, descent))
             with Compilations() as compilations:

@@ -22,7 +22,7 @@ from perl_jax import mesh, rollout
 MESHES = {
     "fsdp": {"fsdp": -1},
     "all": {"data": 2, "fsdp": 2, "tensor": 2},
-    "slices": {"slice": 2, "tensor": 4},  # more than there are key heads
+    "slices": {"slice": 2, "fsdp": 1, "tensor": 4},  # more than there are key heads
 }
 
 
@@ -127,11 +127,11 @@ def axes_of(config):
 )
 def test_meshes_that_cannot_be(sizes, said):
     with pytest.raises(InputError, match=said):
-        mesh.make(sizes)
+        mesh.make(**sizes)
 
 
 def test_one_device_is_a_mesh_too():
-    assert dict(mesh.make({}).shape) == dict(mesh.make({"fsdp": -1}).shape) == dict.fromkeys(mesh.AXES, 1)
+    assert dict(mesh.make().shape) == dict(mesh.make(data=-1, fsdp=1).shape) == dict.fromkeys(mesh.AXES, 1)
 
 
 def test_the_module_names_the_axes_alone():

@@ -1,0 +1,81 @@
+"""Several processes as one program: all run the same steps on the same questions, each with a part of the devices.
+
+What the devices compute is one program over all of them (mesh.py). On the host each process prepares the whole batch,
+grades its own share of the responses, and process 0 alone writes what a run leaves; checkpoints are written by all.
+Everything here is without effect for one process.
+"""
+
+import json
+import logging
+from collections.abc import Callable, Hashable
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from models.errors import InputError
+
+TIMEOUT = 120  # seconds to wait for the other processes at the start
+LOST = 60  # seconds of silence after which a process counts as dead, and the others end
+
+
+def join(coordinator: str = "", count: int = 0, index: int = -1) -> None:
+    """Joins the run's other processes, before anything else asks for a device.
+
+    By the address HOST:PORT of process 0, the number of processes and the own index; without an address as the cluster
+    says (SLURM, TPU VMs, GKE, Open MPI: what `jax.distributed` knows), and alone where there is none. Raises InputError
+    where the others cannot be reached.
+    """
+    given = {}
+    if coordinator:
+        if not 0 <= index < count:
+            raise InputError(f"--coordinator={coordinator} also needs --process_count, and --process_index below it")
+        given = {"coordinator_address": coordinator, "num_processes": count, "process_id": index}
+    try:
+        jax.distributed.initialize(**given, initialization_timeout=TIMEOUT, heartbeat_timeout_seconds=LOST,
+                                   shutdown_timeout_seconds=LOST)  # fmt: skip
+    except (ValueError, RuntimeError) as error:
+        alone = "coordinator_address should be defined", "must be called before"  # no cluster; within a program
+        if given or not any(text in str(error) for text in alone):
+            where, line = coordinator or "what the cluster says", str(error).splitlines()[0]
+            raise InputError(f"cannot join the other processes at {where}: {line}") from error
+    if not first():
+        logging.getLogger("perl_jax").setLevel(logging.WARNING)
+
+
+def first() -> bool:
+    """Whether this is process 0, which writes logs."""
+    return jax.process_index() == 0
+
+
+def owns(key: Hashable) -> bool:
+    """Whether a piece of work is this process's share; `key` is a number that all processes agree on."""
+    return key % jax.process_count() == jax.process_index()
+
+
+def after_first(make: Callable[[], object]) -> None:
+    """Runs `make` in process 0 while the others wait, then in them: it finds what process 0 has written."""
+    if first():
+        make()
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices("after_first")
+    if not first():
+        make()
+
+
+def exchange(value) -> list:
+    """The JSON-able `value` of each process, in their order."""
+    if jax.process_count() == 1:
+        return [value]
+    data = np.frombuffer(json.dumps(value).encode(), np.uint8)
+    sizes = multihost_utils.process_allgather(np.array(len(data)))
+    padded = multihost_utils.process_allgather(np.pad(data, (0, int(sizes.max()) - len(data))))
+    return [json.loads(row[:size].tobytes()) for row, size in zip(padded, sizes)]
+
+
+def agree(value, what: str) -> None:
+    """Raises InputError in every process where they do not all have the same JSON-able `value`."""
+    values = exchange(value)
+    for index, other in enumerate(values):
+        if other != values[0]:
+            raise InputError(f"process {index} has {what} other than process 0; start all with the same")
