@@ -7,6 +7,8 @@ Everything here is without effect for one process.
 
 import json
 import logging
+import socket
+import time
 from collections.abc import Callable, Hashable
 
 import jax
@@ -14,6 +16,8 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from models.errors import InputError
+
+logger = logging.getLogger(__name__)
 
 TIMEOUT = 120  # seconds to wait for the other processes at the start
 LOST = 60  # seconds of silence after which a process counts as dead, and the others end
@@ -31,6 +35,9 @@ def join(coordinator: str = "", count: int = 0, index: int = -1) -> None:
         if not 0 <= index < count:
             raise InputError(f"--coordinator={coordinator} also needs --process_count, and --process_index below it")
         given = {"coordinator_address": coordinator, "num_processes": count, "process_id": index}
+        logger.info("process %d of %d joins at %s; it waits %d s at most", index, count, coordinator, TIMEOUT)
+        if index:
+            _reach(coordinator)
     try:
         jax.distributed.initialize(**given, initialization_timeout=TIMEOUT, heartbeat_timeout_seconds=LOST,
                                    shutdown_timeout_seconds=LOST)  # fmt: skip
@@ -41,6 +48,21 @@ def join(coordinator: str = "", count: int = 0, index: int = -1) -> None:
             raise InputError(f"cannot join the other processes at {where}: {line}") from error
     if not first():
         logging.getLogger("perl_jax").setLevel(logging.WARNING)
+
+
+def _reach(address: str) -> None:
+    """Waits until process 0 listens: XLA itself would abort without a word that a person can use."""
+    host, _, port = address.rpartition(":")
+    end = time.monotonic() + TIMEOUT
+    while True:
+        try:
+            socket.create_connection((host, int(port)), timeout=TIMEOUT).close()
+            return
+        except (OSError, ValueError) as error:
+            if isinstance(error, ValueError) or time.monotonic() > end:
+                raise InputError(f"--coordinator={address} cannot be reached ({error}); it is HOST:PORT of process 0, "
+                                 "which must run and be reachable from here") from error  # fmt: skip
+            time.sleep(0.5)
 
 
 def first() -> bool:

@@ -222,7 +222,7 @@ def optimizer(config, step: int) -> optax.GradientTransformation:
     """AdamW with global clipping, at the stage's learning rate."""
     c = config.optimizer
     if stage(config, step) == "warmup":
-        steps, peak = config.warmup.steps, config.warmup.learning_rate
+        steps, peak = max(2, config.warmup.steps), config.warmup.learning_rate
         rate = optax.warmup_cosine_decay_schedule(0.0, peak, max(1, steps // 20), steps, peak / 10)
     else:
         rate = c.learning_rate

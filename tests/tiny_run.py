@@ -6,11 +6,18 @@ import json
 import os
 import shutil
 import signal
+import sys
 import tempfile
 from pathlib import Path
 
+sys.path.append(str(Path(__file__).resolve().parents[1]))  # as a program
+
+import conftest
+import jax
+
 from configs import base
-from perl_jax import logs, train
+from models.errors import InputError
+from perl_jax import cli, logs, processes, train
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 WARMUP, STEPS = 2, 4  # of the shared run
@@ -98,3 +105,28 @@ def metrics(workdir: Path, stage: str | None = None) -> list[dict]:
     """The lines of metrics.jsonl that are steps (not evaluations)."""
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     return [line for line in lines if "update/loss" in line and stage in (None, line["stage"])]
+
+
+def main(workdir: str, changes: str, coordinator: str = "", count: str = "1", index: str = "0", die: str = "0") -> None:
+    """`python tests/tiny_run.py WORKDIR CHANGES [COORDINATOR COUNT INDEX [DIE]]`: one process of a run; at step DIE it
+    dies as by `kill -9`."""
+    jax.config.update("jax_compilation_cache_dir", str(conftest.CACHE))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+    processes.TIMEOUT, processes.LOST = 20, 10
+    write = logs.Silent.step
+
+    def write_and_die(log, stage, step, values):
+        write(log, stage, step, values)
+        if step == int(die):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    logs.Silent.step = write_and_die
+    try:
+        processes.join(coordinator, int(count), int(index))
+        run(Path(workdir), **json.loads(changes))
+    except InputError as error:
+        cli.refuse(error)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,147 @@
+"""Several processes: real ones, each with two CPU devices, train as one process with four."""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny_run
+
+from models import qwen2_5_vl as qwen
+from models.errors import InputError
+from perl_jax import checkpoint, processes
+
+CHANGES = {"warmup.steps": 1, "total_steps": 2, "mesh.data": 2, "eval.every": 3}
+LAST = 3
+NOT_COMPARED = ("time/", "compile/", "speed/", "stage")
+
+
+def start(workdir: Path, count: int, devices: int = 4, changes=({},), die=0) -> list[subprocess.Popen]:
+    """`count` processes of one run, with `devices` in all; the last is the one that dies."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        coordinator = f"localhost:{free.getsockname()[1]}" if count > 1 else ""
+    flags = f"--xla_force_host_platform_device_count={devices // count}"
+    environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+
+    def process(index):
+        made, dies = json.dumps(CHANGES | changes[index % len(changes)]), die if index == count - 1 else 0
+        command = [sys.executable, tiny_run.__file__, workdir, made, coordinator, count, index, dies]
+        return subprocess.Popen([str(part) for part in command], env=environment, stdout=subprocess.PIPE,
+                                stderr=subprocess.STDOUT, text=True)  # fmt: skip
+
+    return [process(index) for index in range(count)]
+
+
+def finish(started, timeout=300) -> list[tuple[int, str]]:
+    """(exit code, what it said) of each process."""
+    try:
+        said = [process.communicate(timeout=timeout)[0] for process in started]
+    finally:
+        for process in started:
+            process.kill()
+    return [(process.returncode, text) for process, text in zip(started, said)]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """{processes: the workdir of a whole run}."""
+    found = {}
+    for count in (1, 2):
+        found[count] = tmp_path_factory.mktemp("processes") / f"run{count}"
+        for code, text in finish(start(found[count], count)):
+            assert code == 0, text
+    return found
+
+
+def outcome(workdir: Path) -> dict:
+    """What a run has left, to be compared."""
+    model = qwen.load(workdir / "init")
+    with checkpoint.Checkpoints(workdir, read_only=True) as checkpoints:
+        checkpoints.restore_weights(LAST, model)
+        run = checkpoints.run(LAST)
+    steps = {line["step"]: {name: value for name, value in line.items() if not name.startswith(NOT_COMPARED)}
+             for line in tiny_run.metrics(workdir)}  # fmt: skip
+    rollouts = [json.loads(line) for line in (workdir / "rollouts.jsonl").read_text().splitlines()]
+    said = {row["step"]: (row["responses"], row["rewards"], row["orders"]) for row in rollouts}
+    predictions = (workdir / "evaluations" / f"eval-{LAST:08d}.jsonl").read_text()
+    return {"weights": qwen.named(model), "stream": run["stream"], "base": run["base"], "steps": steps, "said": said,
+            "predictions": predictions}  # fmt: skip
+
+
+def assert_same(workdir: Path, other: Path):
+    """Float32: what was said and earned is equal; metrics within 1e-4, and weights but for where Adam divides a
+    gradient of rounding errors by itself: one in a thousand may move by up to two steps' learning rate."""
+    found, expected = outcome(workdir), outcome(other)
+    for key in ("stream", "base", "said", "predictions"):
+        assert found[key] == expected[key], key
+    assert found["steps"].keys() == expected["steps"].keys() == set(range(1, LAST + 1))
+    for step, values in expected["steps"].items():
+        for name, value in values.items():
+            assert found["steps"][step][name] == pytest.approx(value, rel=1e-4, abs=1e-5), (step, name)
+    gaps = np.concatenate([np.ravel(np.abs(found["weights"][name] - x)) for name, x in expected["weights"].items()])
+    assert np.quantile(gaps, 0.999) < 1e-4 and gaps.max() < 0.05
+
+
+def test_two_processes_train_as_one(runs):
+    assert_same(runs[2], runs[1])
+    assert len(json.loads((runs[2] / "run.json").read_text())) == 1, "process 0 alone writes"
+
+
+@pytest.mark.parametrize("before, after", [(2, 1), (1, 2)])
+def test_a_checkpoint_is_restored_by_another_number_of_processes(runs, tmp_path, before, after):
+    workdir = tmp_path / "run"
+    shutil.copytree(runs[before], workdir)
+    for step in range(2, LAST + 1):
+        shutil.rmtree(workdir / "checkpoints" / str(step))
+    for name in ("metrics.jsonl", "rollouts.jsonl"):
+        kept = [line for line in (workdir / name).read_text().splitlines() if json.loads(line)["step"] < 2]
+        (workdir / name).write_text("".join(f"{line}\n" for line in kept))
+    for code, text in finish(start(workdir, after)):
+        assert code == 0, text
+    assert_same(workdir, runs[after])
+
+
+def test_different_configs_end_everywhere(tmp_path):
+    for code, text in finish(start(tmp_path / "run", 2, changes=({}, {"seed": 1}))):
+        assert code == 1 and "error: process 1 has a config other than process 0" in text, text
+
+
+def test_a_process_that_dies_ends_the_others(tmp_path):
+    """And is named; what was saved stays."""
+    (first, text), (second, _) = finish(start(tmp_path / "run", 2, die=2), timeout=120)
+    assert second == -9 and first != 0
+    assert "Task 1 heartbeat timeout" in text or "Connection closed by peer" in text, text
+    assert json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])["step"] >= 1
+
+
+def test_a_coordinator_that_cannot_be_reached(monkeypatch):
+    monkeypatch.setattr(processes, "TIMEOUT", 1)
+    started = time.monotonic()
+    with pytest.raises(InputError, match="--coordinator=localhost:9 cannot be reached"):
+        processes.join("localhost:9", 2, 1)
+    with pytest.raises(InputError, match="cannot be reached"):
+        processes.join("localhost", 2, 1)
+    assert time.monotonic() - started < 10
+
+
+@pytest.mark.parametrize("count, index", [(0, 0), (2, 2), (2, -1)])
+def test_a_coordinator_needs_the_rest(count, index):
+    with pytest.raises(InputError, match="--process_index below it"):
+        processes.join("localhost:9", count, index)
+
+
+def test_one_process_is_alone():
+    processes.join()  # no cluster
+    assert processes.first() and all(processes.owns(number) for number in range(5))
+    assert processes.exchange({"a": [1, 2.5, "x"]}) == [{"a": [1, 2.5, "x"]}]
+    processes.agree([1], "anything")
+    made = []
+    processes.after_first(lambda: made.append(1))
+    assert made == [1]
