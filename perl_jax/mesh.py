@@ -142,11 +142,19 @@ def by_own_row(f: Callable) -> Callable:
     return alone if shards() == 1 else by_row(f)
 
 
-def by_shard(f: Callable) -> Callable:
-    """`f` of what each shard holds of its arguments' first dimensions; nothing moves between shards."""
+def by_shard(f: Callable, shared: int = 0) -> Callable:
+    """`f` of what each shard holds of its arguments' first dimensions; nothing moves between shards meanwhile.
+
+    The first `shared` arguments are there whole.
+    """
     if jax.sharding.get_abstract_mesh().empty:
         return f
-    return jax.shard_map(f, in_specs=P(ROWS), out_specs=P(ROWS), axis_names=set(ROWS), check_vma=False)
+
+    def sharded(*args):
+        specs = tuple(P() if i < shared else P(ROWS) for i in range(len(args)))
+        return jax.shard_map(f, in_specs=specs, out_specs=P(ROWS), axis_names=set(ROWS), check_vma=False)(*args)
+
+    return sharded
 
 
 def by_heads(attention: Callable) -> Callable:

@@ -18,6 +18,7 @@ from flax import nnx
 
 from models import qwen2_5_vl as qwen
 from models.qwen2_5_vl.attention import spanned
+from models.qwen2_5_vl.model import logits as logits_of
 from perl_jax import grpo, mesh, trees
 from perl_jax.embeddings import embedded, embeddings
 from perl_jax.trees import Group, Rows
@@ -252,13 +253,17 @@ def chunked_logprobs(model: qwen.Qwen2_5_VL, hidden, targets, scored, temperatur
     """Log-probs of targets [S, C] under hidden [S, C, D], and entropies, both float32 [S, C]; 0 where not `scored`.
 
     No more than `CHUNK` logits of a shard exist at a time, forward or backward, and none for a chunk without a scored
-    token.
+    token. On a mesh the head is gathered once, not once a chunk, and so are the parts of its gradient added up.
     """
+    return mesh.by_shard(partial(_of_shard, temperature), shared=1)(model.head(), hidden, targets, scored)
+
+
+def _of_shard(temperature: float, head, hidden, targets, scored):
     S, C = targets.shape
-    size = max(1, min(-(-C // PIECES), CHUNK // model.config.text.vocab_size))
+    size = max(1, min(-(-C // PIECES), CHUNK // head.shape[1]))
 
     def logprobs(h, target):
-        logits = model.logits(h) / temperature
+        logits = logits_of(h, head) / temperature
         logp = jax.nn.log_softmax(logits, axis=-1)
         entropy = -jnp.sum(jnp.exp(logp) * logp, axis=-1)
         return jnp.take_along_axis(logp, target[..., None], axis=-1)[..., 0], jax.lax.stop_gradient(entropy)

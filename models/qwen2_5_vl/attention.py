@@ -76,8 +76,12 @@ class Spans(NamedTuple):
 
 
 def kernel_platform(head_dim: int) -> str | None:
-    """The platform whose kernels `spanned` uses for heads of this size; None: blocks in XLA."""
-    platform = jax.default_backend()
+    """The platform whose kernels `spanned` uses for heads of this size; None: blocks in XLA.
+
+    That of the current mesh, which may be one to compile for only.
+    """
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    platform = device.platform if device else jax.default_backend()
     return platform if platform in ("tpu", "gpu") and head_dim == kernels.HEAD else None
 
 

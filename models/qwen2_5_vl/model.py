@@ -48,13 +48,20 @@ class Qwen2_5_VL(nnx.Module):
         images = image_tokens[image_index[..., 0], image_index[..., 1]]  # -1 reads the last token, dropped here:
         return jnp.where(image_index[..., :1] >= 0, images.astype(h.dtype), h)
 
+    def head(self):
+        """The matrix [D, V] from hidden states to logits."""
+        tied = self.config.text.tie_word_embeddings
+        kernel = self.model.embed_tokens.embedding[...].T if tied else self.lm_head.kernel[...]
+        return kernel.astype(self.compute_dtype)
+
     def logits(self, h):
         """Logits, float32 [..., V], of hidden states [..., D] that `self.model` returned."""
-        if self.config.text.tie_word_embeddings:
-            kernel = self.model.embed_tokens.embedding[...].T
-        else:
-            kernel = self.lm_head.kernel[...]
-        return jnp.matmul(h, kernel.astype(h.dtype), precision=precision(h.dtype), preferred_element_type=jnp.float32)
+        return logits(h, self.head())
+
+
+def logits(h, head):
+    """Logits, float32 [..., V], of hidden states [..., D] by `Qwen2_5_VL.head` [D, V]."""
+    return jnp.matmul(h, head, precision=precision(h.dtype), preferred_element_type=jnp.float32)
 
 
 @partial(jax.jit, static_argnums=0)
