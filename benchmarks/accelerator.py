@@ -36,14 +36,6 @@ BANDWIDTH = {  # bytes a second from a device's own memory, by JAX's `device_kin
     "NVIDIA A100-SXM4-40GB": 1.56e12, "NVIDIA A100-SXM4-80GB": 2.04e12, "NVIDIA H100 80GB HBM3": 3.35e12,
     "NVIDIA H200": 4.8e12,
 }  # fmt: skip
-CONFIG = qwen.Config(  # Qwen2.5-VL-3B's
-    qwen.VisionConfig(32, 1280, 3420, 16, 2048, window_size=112, fullatt_block_indexes=(7, 15, 23, 31)),
-    qwen.TextConfig(151936, 2048, 11008, 36, 16, 2, 1e6, (16, 24, 24), 1e-6, tie_word_embeddings=True),
-    image_token_id=151655,
-    video_token_id=151656,
-    vision_start_token_id=151652,
-    vision_end_token_id=151653,
-)
 
 
 def question(config: qwen.Config, side: int, words: int, tokens: int) -> update.Group:
@@ -180,7 +172,8 @@ def main() -> None:
     parser.add_argument("--tiny", action="store_true", help="the small model")
     parser.add_argument("--row", nargs=2, help=argparse.SUPPRESS)  # a process of one row
     args = parser.parse_args()
-    config, side, words, tokens = (workload.CONFIG, 84, 30, 128) if args.tiny else (CONFIG, 448, 100, 256)
+    config = workload.CONFIG if args.tiny else qwen.Config.published("3B")
+    side, words, tokens = (84, 30, 128) if args.tiny else (448, 100, 256)
     group = question(config, side, words, tokens)
     if args.row:
         name, dtype = args.row

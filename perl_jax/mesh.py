@@ -32,13 +32,14 @@ LAYOUTS = {  # of weights: logical name -> mesh axis; a name that is not here is
 }
 
 
-def make(*, slice: int = 1, data: int = 1, fsdp: int = -1, tensor: int = 1) -> Mesh:
-    """The mesh of all devices, with so many along each axis; one may be -1: what is left.
+def make(devices=None, *, slice: int = 1, data: int = 1, fsdp: int = -1, tensor: int = 1) -> Mesh:
+    """The mesh of `devices` (by default all there are), with so many along each axis; one may be -1: what is left.
 
     Raises InputError for sizes that do not make up the number of devices.
     """
+    devices = jax.devices() if devices is None else devices
     sizes = dict(zip(AXES, (slice, data, fsdp, tensor)))
-    said, count = ", ".join(f"{axis}={size}" for axis, size in sizes.items()), jax.device_count()
+    said, count = ", ".join(f"{axis}={size}" for axis, size in sizes.items()), len(devices)
     rest = [axis for axis, size in sizes.items() if size == -1]
     if len(rest) > 1 or any(size < 1 for axis, size in sizes.items() if axis not in rest):
         raise InputError(f"config.mesh: sizes are 1 or more, or -1 once for what is left, not {said}")
@@ -46,15 +47,15 @@ def make(*, slice: int = 1, data: int = 1, fsdp: int = -1, tensor: int = 1) -> M
     if count % known if rest else count != known:
         raise InputError(f"config.mesh: {said} does not make up {count} devices; change one of them, or set one to -1")
     sizes.update(dict.fromkeys(rest, count // known))
-    slices = len({getattr(device, "slice_index", 0) for device in jax.devices()})
+    slices = len({getattr(device, "slice_index", 0) for device in devices})
     if slices == 1:
-        devices = mesh_utils.create_device_mesh(tuple(sizes.values()), allow_split_physical_axes=True)
+        grid = mesh_utils.create_device_mesh(tuple(sizes.values()), devices, allow_split_physical_axes=True)
     elif sizes["slice"] == slices:
         within = 1, *(sizes[axis] for axis in AXES[1:])
-        devices = mesh_utils.create_hybrid_device_mesh(within, (slices, 1, 1, 1), allow_split_physical_axes=True)
+        grid = mesh_utils.create_hybrid_device_mesh(within, (slices, 1, 1, 1), devices, allow_split_physical_axes=True)
     else:
         raise InputError(f"config.mesh: {said}, but the devices are {slices} slices; set slice={slices}")
-    return Mesh(devices, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+    return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
 def shards() -> int:
@@ -147,7 +148,7 @@ def by_shard(f: Callable, shared: int = 0) -> Callable:
 
     The first `shared` arguments are there whole.
     """
-    if jax.sharding.get_abstract_mesh().empty:
+    if shards() == 1:
         return f
 
     def sharded(*args):
@@ -163,7 +164,7 @@ def by_heads(attention: Callable) -> Callable:
     Where the axis does not divide the key heads each device computes all of them. Within `by_row`.
     """
     mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty:
+    if mesh.empty or mesh.size == 1:
         return attention
 
     def sharded(q, k, v, *more):

@@ -20,16 +20,16 @@ SMALL = Config(
 
 # The published sizes: depth and width of the text, MLP, heads, key/value heads, vocabulary, eps, tied, vision MLP.
 PUBLISHED = {
-    "3B": (36, 2048, 11008, 16, 2, 151936, True),
-    "7B": (28, 3584, 18944, 28, 4, 152064, False),
-    "32B": (64, 5120, 27648, 40, 8, 152064, False),
-    "72B": (80, 8192, 29568, 64, 8, 152064, False),
+    "3B": (36, 2048, 11008, 16, 2, 151936, True, 3420),
+    "7B": (28, 3584, 18944, 28, 4, 152064, False, 3420),
+    "32B": (64, 5120, 27648, 40, 8, 152064, False, 3456),
+    "72B": (80, 8192, 29568, 64, 8, 152064, False, 3456),
 }
 
 
 def published(size: str) -> dict:
     """A flat config.json as on the hub."""
-    layers, width, mlp, heads, kv, vocab, tied = PUBLISHED[size]
+    layers, width, mlp, heads, kv, vocab, tied, vision = PUBLISHED[size]
     return {
         "architectures": ["Qwen2_5_VLForConditionalGeneration"],
         "model_type": "qwen2_5_vl",
@@ -54,7 +54,7 @@ def published(size: str) -> dict:
             "depth": 32,
             "hidden_act": "silu",
             "hidden_size": 1280,
-            "intermediate_size": 3420,
+            "intermediate_size": vision,
             "num_heads": 16,
             "in_chans": 3,
             "out_hidden_size": width,
@@ -87,10 +87,11 @@ def nested(raw: dict, older: bool) -> dict:
 @pytest.mark.parametrize("size", PUBLISHED)
 def test_published_sizes_in_every_layout(size):
     config = Config.from_hf(published(size))
-    layers, width, mlp, heads, kv, vocab, tied = PUBLISHED[size]
+    layers, width, mlp, heads, kv, vocab, tied, vision = PUBLISHED[size]
     assert config.text == TextConfig(vocab, width, mlp, layers, heads, kv, 1e6, (16, 24, 24), 1e-6, tied)
     assert config.text.head_dim == 128
-    assert config.vision == VisionConfig(32, 1280, 3420, 16, width)
+    assert config.vision == VisionConfig(32, 1280, vision, 16, width)
+    assert config == Config.published(size)
     assert Config.from_hf(nested(published(size), older=False)) == config
     assert Config.from_hf(nested(published(size), older=True)) == config
     assert hash(config) == hash(Config.from_hf(published(size)))

@@ -9,6 +9,14 @@ ARCHITECTURE = "Qwen2_5_VLForConditionalGeneration"
 VISION_ROPE_THETA = 10000.0  # the published models have no other, so the network takes it as a constant
 
 
+PUBLISHED = {  # layers, width, MLP, heads, key heads, vocabulary, tied head; hidden units of the vision tower's MLP
+    "3B": (36, 2048, 11008, 16, 2, 151936, True, 3420),
+    "7B": (28, 3584, 18944, 28, 4, 152064, False, 3420),
+    "32B": (64, 5120, 27648, 40, 8, 152064, False, 3456),
+    "72B": (80, 8192, 29568, 64, 8, 152064, False, 3456),
+}
+
+
 @dataclasses.dataclass(frozen=True)
 class VisionConfig:
     """The vision tower; windows and patches are in pixels, `fullatt_block_indexes` are the blocks without windows."""
@@ -56,6 +64,13 @@ class Config:
     video_token_id: int = 151656
     vision_start_token_id: int = 151652
     vision_end_token_id: int = 151653
+
+    @classmethod
+    def published(cls, size: str) -> "Config":
+        """The sizes of Qwen/Qwen2.5-VL-<size>-Instruct, for what needs no weights."""
+        L, D, F, H, J, V, tied, vision = PUBLISHED[size]
+        text = TextConfig(V, D, F, L, H, J, 1e6, (16, 24, 24), 1e-6, tie_word_embeddings=tied)
+        return cls(VisionConfig(32, 1280, vision, 16, D), text)
 
     @classmethod
     def from_hf(cls, raw: dict[str, Any]) -> "Config":
