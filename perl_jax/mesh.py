@@ -74,6 +74,11 @@ def spec(shape, axes, layout: str = "train") -> P:
     return P(*(name if name and size % sizes[name] == 0 else None for name, size in zip(names, shape)))
 
 
+def head_axis(heads: int) -> str | None:
+    """The axis that so many heads are cut over; None where it does not divide them: then each device has them all."""
+    return "tensor" if heads % jax.sharding.get_abstract_mesh().shape["tensor"] == 0 else None
+
+
 def sharding(shape, axes) -> NamedSharding:
     """Where a weight goes in training: what `qwen.load` asks for."""
     return NamedSharding(jax.sharding.get_mesh(), spec(shape, axes))
@@ -84,16 +89,16 @@ def sharding(shape, axes) -> NamedSharding:
 
 def rows(tree, axis: int = 0, heads: int | None = None):
     """The arrays with their dimension `axis` shared out as rows, and `heads` over `tensor` where that divides it."""
-    sizes = jax.sharding.get_abstract_mesh().shape
 
     def where(x):
         names = [None] * x.ndim
         names[axis] = ROWS
-        if heads is not None and x.shape[heads] % sizes["tensor"] == 0:
-            names[heads] = "tensor"
+        if heads is not None:
+            names[heads] = head_axis(x.shape[heads])
         return P(*names)
 
-    return jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, where(x)), tree) if sizes else tree
+    empty = jax.sharding.get_abstract_mesh().empty
+    return tree if empty else jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, where(x)), tree)
 
 
 def from_width(x, axis: int = 0):
@@ -168,7 +173,7 @@ def by_heads(attention: Callable) -> Callable:
         return attention
 
     def sharded(q, k, v, *more):
-        heads = P(None, "tensor" if k.shape[1] % mesh.shape["tensor"] == 0 else None)
+        heads = P(None, head_axis(k.shape[1]))
         specs = heads, heads, heads, *[P()] * len(more)
         return jax.shard_map(attention, in_specs=specs, out_specs=heads, check_vma=False)(q, k, v, *more)
 

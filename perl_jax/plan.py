@@ -98,91 +98,110 @@ def lengths(config, sizes: qwen.Config, assumed: Assumed) -> tuple[int, int]:
 
 def programs(config, sizes: qwen.Config, assumed: Assumed) -> tuple[dict[str, Callable], dict[str, float]]:
     """({name: what compiles it}, {what stays on a device: bytes}) on the current mesh, with the shapes of one step."""
-    current, S = jax.sharding.get_mesh(), mesh.shards()
-    dtype = jnp.dtype(config.compute_dtype)
-
-    def array(shape, dtype=jnp.int32, *where):
-        return jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(current, P(*where)))
-
-    def weights(tree, layout="train"):
-        def lay(leaf):
-            where = mesh.spec(leaf.shape, leaf.get_metadata("axes"), layout) if isinstance(leaf, nnx.Variable) else P()
-            shape = array(leaf.shape, leaf.dtype, *where)
-            return leaf.replace(shape) if isinstance(leaf, nnx.Variable) else shape
-
-        return jax.tree.map(lay, tree, is_leaf=lambda leaf: isinstance(leaf, nnx.Variable))
-
-    model = nnx.eval_shape(lambda: qwen.Qwen2_5_VL(sizes, rngs=nnx.Rngs(0), compute_dtype=dtype))
-    graph, whole = nnx.split(model)
+    model = nnx.eval_shape(lambda: qwen.Qwen2_5_VL(sizes, rngs=nnx.Rngs(0), compute_dtype=config.compute_dtype))
     optimizer = train.optimizer(config, config.warmup.steps + 1)
     state = jax.eval_shape(lambda model: update.init(model, optimizer, train.trainable(config)), model)
-    state = state.replace(**{name: weights(getattr(state, name)) for name in ("trainable", "frozen", "opt_state")})
-    whole = weights(whole)
-    decoder = jax.eval_shape(rollout.for_decoding, model)
-    decoder_graph, decoder_weights = nnx.split(decoder)
-    decoder_weights = weights(decoder_weights, "decode")
+    state = state.replace(**{name: laid_out(getattr(state, name)) for name in ("trainable", "frozen", "opt_state")})
+    decoder_graph, decoder_weights = nnx.split(jax.eval_shape(rollout.for_decoding, model))
+    decoder = decoder_graph, laid_out(decoder_weights, "decode")
+    graph, weights = nnx.split(model)
+    caches = streams(config, sizes, assumed)
+    lowered = {**sampling(config, sizes, assumed, (graph, laid_out(weights)), decoder, caches),
+               **updating(config, sizes, assumed, state)}  # fmt: skip
+    return lowered, {"weights": share(state.trainable) + share(state.frozen),
+                     "optimizer state": share(state.opt_state), "gradients": share(state.trainable),
+                     "decoding copy": share(decoder[1]), "prompt caches": share(caches.prompt),
+                     "own caches": share(caches.own)}  # fmt: skip
 
-    patches, prompt = lengths(config, sizes, assumed)
-    B, C, D, R = config.micro_batch.rows, config.micro_batch.row_tokens, sizes.text.hidden_size, mesh.ROWS
-    N = -(-config.questions * (config.n_s + 1) // S) * S
-    T, G, longest = bucket(prompt), config.rollouts, config.sampling.max_new_tokens
 
-    def pack(images):
-        block = block_size(sizes.vision)
-        room = block * bucket(-(-patches // block) + 1, least=1, between=2)
-        shape = S * bucket(-(-images // S), least=1, between=2), room
-        values = sizes.vision.in_channels * sizes.vision.temporal_patch_size * sizes.vision.patch_size**2
-        return Vision(array((*shape, values), jnp.float32, R), *[array(shape, jnp.int32, R)] * 2,
-                      array((*shape, 2), jnp.int32, R))  # fmt: skip
+def array(shape, dtype=jnp.int32, *where) -> jax.ShapeDtypeStruct:
+    """An array cut along its dimensions as `where` says."""
+    return jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(jax.sharding.get_mesh(), P(*where)))
+
+
+def laid_out(tree, layout: str = "train"):
+    """The shapes of weights, or of what is like them, with where they lie."""
+
+    def place(leaf):
+        if not isinstance(leaf, nnx.Variable):
+            return array(leaf.shape, leaf.dtype)
+        where = mesh.spec(leaf.shape, leaf.get_metadata("axes"), layout)
+        return leaf.replace(array(leaf.shape, leaf.dtype, *where))
+
+    return jax.tree.map(place, tree, is_leaf=lambda leaf: isinstance(leaf, nnx.Variable))
+
+
+def pictures(config, sizes: qwen.Config, assumed: Assumed, count: int) -> Vision:
+    """A pack of so many pictures, a row each, which may be longer than the picture."""
+    vision, shards = sizes.vision, mesh.shards()
+    patches, _ = lengths(config, sizes, assumed)
+    block = block_size(vision)
+    room = block * bucket(-(-patches // block) + 1, least=1, between=2)
+    shape = shards * bucket(-(-count // shards), least=1, between=2), room
+    values = vision.in_channels * vision.temporal_patch_size * vision.patch_size**2
+    return Vision(array((*shape, values), jnp.float32, mesh.ROWS), *[array(shape, jnp.int32, mesh.ROWS)] * 2,
+                  array((*shape, 2), jnp.int32, mesh.ROWS))  # fmt: skip
+
+
+def streams(config, sizes: qwen.Config, assumed: Assumed) -> rollout.Streams:
+    """All streams of a step with the largest own caches that they may come to."""
+    text, dtype, shards = sizes.text, jnp.dtype(config.compute_dtype), mesh.shards()
+    N = -(-config.questions * (config.n_s + 1) // shards) * shards
+    G, T, C = config.rollouts, bucket(lengths(config, sizes, assumed)[1]), config.sampling.max_new_tokens - 1
+    J, d, L = text.num_key_value_heads, text.head_dim, text.num_hidden_layers
+    heads = mesh.head_axis(J)
+
+    def cache(n, size):
+        return array((n, J, d, size), dtype, mesh.ROWS, heads), array((n, J, size, d), dtype, mesh.ROWS, heads)
+
+    key = jax.eval_shape(lambda: jax.random.key(0)).dtype
+    one, each = array((N,), jnp.int32, mesh.ROWS), array((N, G), jnp.int32, mesh.ROWS)
+    keys, done = (array((N, G), kind, mesh.ROWS) for kind in (key, bool))
+    return rollout.Streams([cache(N, T)] * L, [cache(N * G, C)] * L, one, one, keys, each, done)
+
+
+def sampling(config, sizes: qwen.Config, assumed: Assumed, model, decoder, caches) -> dict[str, Callable]:
+    """The programs of rollouts; `model` and `decoder` by `nnx.split`."""
+    N, G = caches.last.shape
+    T, dtype = caches.prompt[0][0].shape[-1], jnp.dtype(config.compute_dtype)
+    c = config.sampling
+    options = Sampling(c.temperature, c.top_p, c.top_k, (0,))
+    ids, index = (array((N, T, *more), jnp.int32, mesh.ROWS) for more in ((), (2,)))
+    h, positions = array((N, T, sizes.text.hidden_size), dtype, mesh.ROWS), array((3, N, T), jnp.int32, None, mesh.ROWS)
+    one, keys = (array((N,), kind, mesh.ROWS) for kind in (jnp.int32, jnp.uint32))
+    return {
+        "prefill pictures": partial(embeddings.embeddings.lower, *model, ids, index,
+                                    pictures(config, sizes, assumed, config.questions * assumed.images)),
+        "prefill": partial(rollout._start.lower, *model, options, G, rollout.capacities(c.max_new_tokens)[0], h,
+                           positions, one, one, keys, np.uint32(0), np.int32(N)),
+        "decode": partial(rollout._decode.lower, *decoder, options, (0, 1), caches, np.int32(1), np.int32(2)),
+    }  # fmt: skip
+
+
+def updating(config, sizes: qwen.Config, assumed: Assumed, state: update.State) -> dict[str, Callable]:
+    """The programs of an update."""
+    B, S, C = config.micro_batch.rows, mesh.shards(), config.micro_batch.row_tokens
 
     def row(*more, dtype=jnp.int32):
-        return array((B, S, C, *more), dtype, None, R)
+        return array((B, S, C, *more), dtype, None, mesh.ROWS)
 
-    rows = trees.Rows(None, array((B, S, 3, C), jnp.int32, None, R), None, Spans(row(), row(), row()), None, row(),
-                      row(), row(), prompts=C, window=C)  # fmt: skip
+    spans = Spans(row(), row(), row())
+    positions = array((B, S, 3, C), jnp.int32, None, mesh.ROWS)
+    rows = trees.Rows(None, positions, None, spans, None, row(), row(), row(), prompts=C, window=C)
     reals = row(dtype=jnp.float32)
-    several, reference = config.optimizer.steps_per_batch > 1, config.loss.kl_coef > 0
-    tokens = update.Tokens(reals, reals, reals if several else None, reals if reference else None, reals)
-    losses = ("clip_low", "clip_high", "dual_clip", "kl_coef")
-    options = update.Options(tuple((name, config.loss[name]) for name in losses), config.sampling.temperature,
-                             config.remat)  # fmt: skip
-    questions_in_rows = max(1, B * S * C // ((config.n_s + 1) * (prompt + G * assumed.response)))
-
-    sampling = Sampling(config.sampling.temperature, config.sampling.top_p, config.sampling.top_k, (0,))
-
-    def stream(*more, dtype=jnp.int32):
-        return array((N, *more), dtype, R)
-
-    start = partial(rollout._start.lower, graph, whole, sampling, G, min(rollout.CAPACITY, longest - 1),
-                    stream(T, D, dtype=dtype), array((3, N, T), jnp.int32, None, R), stream(), stream(),
-                    stream(dtype=jnp.uint32), np.uint32(0), np.int32(N))  # fmt: skip
-    J, d, L = sizes.text.num_key_value_heads, sizes.text.head_dim, sizes.text.num_hidden_layers
-    tensor = current.shape["tensor"]
-
-    def cache(*shape):
-        return array(shape, dtype, R, "tensor" if J % tensor == 0 else None)
-
-    keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), (N, G)))
-    streams = rollout.Streams(
-        prompt=[(cache(N, J, d, T), cache(N, J, T, d))] * L,
-        own=[(cache(N * G, J, d, longest - 1), cache(N * G, J, longest - 1, d))] * L,
-        lengths=stream(), starts=stream(), keys=stream(G, dtype=keys.dtype), last=stream(G), done=stream(G, dtype=bool),
-    )  # fmt: skip
-    compiled = {
-        "prefill pictures": partial(embeddings.embeddings.lower, graph, whole, stream(T), stream(T, 2),
-                                    pack(config.questions * assumed.images)),
-        "prefill": start,
-        "decode": partial(rollout._decode.lower, decoder_graph, decoder_weights, sampling, (0, 1), streams,
-                          np.int32(1), np.int32(2)),
-        "update pictures": partial(update._embed.lower, state, row(), row(2),
-                                   pack(questions_in_rows * assumed.images), config.remat),
-        "update": partial(update._add_rows.lower, state.trainable, state, row(D, dtype=dtype), rows, tokens, options),
+    old = reals if config.optimizer.steps_per_batch > 1 else None
+    tokens = update.Tokens(reals, reals, old, reals if config.loss.kl_coef else None, reals)
+    losses = tuple((name, config.loss[name]) for name in ("clip_low", "clip_high", "dual_clip", "kl_coef"))
+    options = update.Options(losses, config.sampling.temperature, config.remat)
+    h = row(sizes.text.hidden_size, dtype=jnp.dtype(config.compute_dtype))
+    _, prompt = lengths(config, sizes, assumed)
+    questions = max(1, B * S * C // ((config.n_s + 1) * (prompt + config.rollouts * assumed.response)))
+    pack = pictures(config, sizes, assumed, questions * assumed.images)
+    return {
+        "update pictures": partial(update._embed.lower, state, row(), row(2), pack, config.remat),
+        "update": partial(update._add_rows.lower, state.trainable, state, h, rows, tokens, options),
         "optimizer": partial(update._apply.lower, state, state.trainable),
-    }  # fmt: skip
-    masters = share(state.trainable) + share(state.frozen)
-    return compiled, {"weights": masters, "optimizer state": share(state.opt_state),
-                      "gradients": share(state.trainable), "decoding copy": share(decoder_weights),
-                      "prompt caches": share(streams.prompt), "own caches": share(streams.own)}  # fmt: skip
+    }
 
 
 def share(tree) -> float:

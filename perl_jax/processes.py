@@ -9,7 +9,7 @@ import json
 import logging
 import socket
 import time
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 
 import jax
 import numpy as np
@@ -70,9 +70,9 @@ def first() -> bool:
     return jax.process_index() == 0
 
 
-def owns(key: Hashable) -> bool:
-    """Whether a piece of work is this process's share; `key` is a number that all processes agree on."""
-    return key % jax.process_count() == jax.process_index()
+def owns(number: int) -> bool:
+    """Whether a piece of work is this process's share, by a number of it that all processes agree on."""
+    return number % jax.process_count() == jax.process_index()
 
 
 def after_first(make: Callable[[], object]) -> None:
