@@ -31,11 +31,6 @@ from models import qwen2_5_vl as qwen
 from perl_jax import flops, rollout, update
 
 PICTURES, ORDERS, ROLLOUTS, PROMPTS, ROUNDS = 4, 2, 8, 16, 3
-BANDWIDTH = {  # bytes a second from a device's own memory, by JAX's `device_kind`; from the vendors' data sheets
-    "TPU v4": 1.23e12, "TPU v5 lite": 0.82e12, "TPU v5": 2.77e12, "TPU v6 lite": 1.64e12,
-    "NVIDIA A100-SXM4-40GB": 1.56e12, "NVIDIA A100-SXM4-80GB": 2.04e12, "NVIDIA H100 80GB HBM3": 3.35e12,
-    "NVIDIA H200": 4.8e12,
-}  # fmt: skip
 
 
 def question(config: qwen.Config, side: int, words: int, tokens: int) -> update.Group:
@@ -180,7 +175,7 @@ def main() -> None:
         kind = jax.devices()[0].device_kind
         update_seconds, decode = globals()[name](config, group, tokens, dtype)
         print(json.dumps({"kind": kind, "update": update_seconds, "decode": decode, "peak": flops.PEAK.get(kind),
-                          "bandwidth": BANDWIDTH.get(kind)}))  # fmt: skip
+                          "bandwidth": flops.BANDWIDTH.get(kind)}))  # fmt: skip
         return
 
     runs = [("perl_jax", "float32"), ("perl_jax", "bfloat16"), ("transformers", "bfloat16")]

@@ -17,6 +17,11 @@ PEAK = {  # dense bfloat16, per device, by JAX's `device_kind`; from the vendors
     "TPU v6 lite": 918e12, "TPU v6e": 918e12, "NVIDIA A100-SXM4-40GB": 312e12, "NVIDIA A100-SXM4-80GB": 312e12,
     "NVIDIA H100 80GB HBM3": 989e12, "NVIDIA H200": 989e12,
 }  # fmt: skip
+BANDWIDTH = {  # bytes a second from a device's own memory, by JAX's `device_kind`; from the vendors' data sheets
+    "TPU v4": 1.23e12, "TPU v5 lite": 0.82e12, "TPU v5": 2.77e12, "TPU v6 lite": 1.64e12,
+    "NVIDIA A100-SXM4-40GB": 1.56e12, "NVIDIA A100-SXM4-80GB": 2.04e12, "NVIDIA H100 80GB HBM3": 3.35e12,
+    "NVIDIA H200": 4.8e12,
+}  # fmt: skip
 
 
 def text(config: qwen.TextConfig, tokens: int, pairs: int, scored: int) -> int:

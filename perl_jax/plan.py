@@ -35,15 +35,7 @@ FLAGS = flags.FLAGS
 GIB = 2**30
 
 
-class Chip(NamedTuple):
-    """A device's own memory: bytes, and bytes a second (vendors' data sheets; FLOPs are in `flops.PEAK`)."""
-
-    memory: float
-    bandwidth: float
-
-
-CHIPS = {"TPU v4": Chip(32e9, 1.23e12), "TPU v5 lite": Chip(16e9, 0.82e12), "TPU v5": Chip(95e9, 2.77e12),
-         "TPU v6 lite": Chip(32e9, 1.64e12)}  # fmt: skip
+MEMORY = {"TPU v4": 32e9, "TPU v5 lite": 16e9, "TPU v5": 95e9, "TPU v6 lite": 32e9}  # bytes a device, of data sheets
 
 
 class Assumed(NamedTuple):
@@ -275,7 +267,7 @@ def seconds(config, sizes: qwen.Config, assumed: Assumed, kind: str, count: int,
             efficiency: float) -> dict[str, float]:  # fmt: skip
     """The seconds of a step by part, by roofline: FLOPs at `efficiency` of the peak; decoding at that of the memory."""
     patches, prompt = lengths(config, sizes, assumed)
-    chip, peak, Q, O = CHIPS[kind], flops.PEAK[kind], config.questions, config.n_s + 1
+    bandwidth, peak, Q, O = flops.BANDWIDTH[kind], flops.PEAK[kind], config.questions, config.n_s + 1
     work = Q * (flops.vision(sizes.vision, [patches] * assumed.images)
                 + O * flops.text(sizes.text, prompt, prompt * prompt // 2, config.rollouts))  # fmt: skip
     # Every row of a micro-batch takes its time, filled or not.
@@ -294,7 +286,7 @@ def seconds(config, sizes: qwen.Config, assumed: Assumed, kind: str, count: int,
     read = (2 * (text.num_hidden_layers * layer + text.hidden_size * text.vocab_size) + cached) / per_shard
     return {
         "prefill": work / count / peak / efficiency,
-        "decode": assumed.response * read / chip.bandwidth / efficiency,
+        "decode": assumed.response * read / bandwidth / efficiency,
         "update": passes * batches * B * row / per_shard / peak / efficiency
         + passes * Q * flops.vision(sizes.vision, [patches] * assumed.images) / count / peak / efficiency,
     }
@@ -303,8 +295,8 @@ def seconds(config, sizes: qwen.Config, assumed: Assumed, kind: str, count: int,
 def report(config, sizes, assumed: Assumed, devices, efficiency: float, price: float) -> str:
     """The plan of a run, as Markdown."""
     kind, count = devices[0].device_kind, len(devices)
-    if kind not in CHIPS:
-        raise InputError(f"{kind} is not known here; there are {', '.join(CHIPS)}")
+    if kind not in MEMORY:
+        raise InputError(f"{kind} is not known here; there are {', '.join(MEMORY)}")
     with jax.set_mesh(mesh.make(devices, **config.mesh)):
         lowered, resident = programs(config, sizes, assumed)
         found = {}
@@ -313,7 +305,7 @@ def report(config, sizes, assumed: Assumed, devices, efficiency: float, price: f
             found[name] = compiled(lower)
             print(f"compiled {name} in {time.monotonic() - started:.0f} s", flush=True)
         shards = mesh.shards()
-    needed = phases(found, resident, CHIPS[kind].memory)
+    needed = phases(found, resident, MEMORY[kind])
     worst = max(needed.values())
     lines = [f"# {config.model} on {count} x {kind}", f"mesh: {dict(config.mesh)}; {shards} shards of rows", "",
              "| stays on a device | GiB |", "|---|---|",

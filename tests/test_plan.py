@@ -107,7 +107,7 @@ def test_seconds_follow_the_work():
     assert parts["update"] == pytest.approx(4 * 8 * row / flops.PEAK[kind] / 0.5)
     four = plan.seconds(config, sizes, assumed, kind, count=4, shards=4, efficiency=0.5)
     assert four["update"] == pytest.approx(parts["update"]), "8 rows on each of 4 shards: most are empty"
-    assert parts["decode"] / 500 > 2 * 3.0e9 / plan.CHIPS[kind].bandwidth / 0.5
+    assert parts["decode"] / 500 > 2 * 3.0e9 / flops.BANDWIDTH[kind] / 0.5
 
 
 def test_sizes_come_from_a_name_or_a_directory(tmp_path):
