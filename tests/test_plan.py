@@ -10,6 +10,7 @@ import jax
 import pytest
 import tiny
 import tiny_run
+from flax import nnx
 
 from models import qwen2_5_vl as qwen
 from models.errors import InputError
@@ -66,11 +67,25 @@ class Spy:
 
 
 def test_phases_add_what_stays():
-    resident = {"weights": 10.0, "optimizer state": 20.0, "gradients": 10.0}
+    resident = {"weights": 10.0, "optimizer state": 20.0, "gradients": 10.0, "frozen weights": 4.0, "reference": 2.0}
     program = plan.Compiled(arguments=1.0, total=30.0, results=5.0, sent={})
     needed = plan.phases(dict.fromkeys(plan.RESIDENT, program) | {"decode": 1.25}, resident, memory=100.0)
-    assert needed == {"prefill pictures": 0.5, "prefill": 0.5, "decode": 1.25, "update pictures": 0.6, "update": 0.55,
-                      "optimizer": 0.3}  # fmt: skip
+    assert needed == {"prefill pictures": 0.52, "prefill": 0.52, "decode": 1.25, "update pictures": 0.62,
+                      "update": 0.57, "optimizer": 0.36}  # fmt: skip
+
+
+def test_frozen_weights_and_the_reference_are_counted_in_the_compute_dtype():
+    sizes = tiny.CONFIGS["untied"]
+    model = nnx.state(nnx.eval_shape(lambda: qwen.Qwen2_5_VL(sizes, rngs=nnx.Rngs(0))))
+    whole, vision = (sum(leaf.size for leaf in jax.tree.leaves(part)) for part in (model, model["visual"]))
+    bf16 = {"compute_dtype": "bfloat16", "loss.kl_coef": 0.1}
+    with jax.set_mesh(mesh.make()):
+        full, tower, adapters = (plan.programs(small(**bf16, **changes), sizes, ASSUMED)[1] for changes in (
+            {}, {"train_vision": False}, {"lora.rank": 2}))  # fmt: skip
+    assert full["weights"] == 4 * whole and full["frozen weights"] == 0 and full["reference"] == 2 * whole
+    assert tower["weights"] == tower["gradients"] == 4 * (whole - vision) and tower["frozen weights"] == 2 * vision
+    assert adapters["frozen weights"] == 2 * whole and adapters["reference"] == 0
+    assert adapters["optimizer state"] == pytest.approx(2 * adapters["weights"], rel=1e-2)
 
 
 def test_what_is_sent_is_read_off_the_program():
