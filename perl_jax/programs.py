@@ -20,7 +20,7 @@ from models import qwen2_5_vl as qwen
 from models.errors import InputError
 from models.qwen2_5_vl.attention import Spans
 from models.qwen2_5_vl.packing import Vision, block_size, bucket
-from perl_jax import embeddings, mesh, rollout, train, trees, update
+from perl_jax import embeddings, mesh, policy, rollout, train, trees, update
 from perl_jax.roofline import Assumed, lengths
 from perl_jax.sampling import Sampling
 
@@ -50,9 +50,9 @@ def devices_of(topology: str, slices: int = 1) -> list:
 
 def programs(config, sizes: qwen.Config, assumed: Assumed) -> tuple[dict[str, Callable], dict[str, float]]:
     """({name: what compiles it}, {what stays on a device: bytes}) on the current mesh, with the shapes of one step."""
-    model = nnx.eval_shape(lambda: qwen.Qwen2_5_VL(sizes, rngs=nnx.Rngs(0), compute_dtype=config.compute_dtype))
+    model = model_of(config, sizes)
     optimizer = train.optimizer(config, config.warmup.steps + 1)
-    state = jax.eval_shape(lambda model: update.init(model, optimizer, train.trainable(config)), model)
+    state = jax.eval_shape(lambda model: update.init(model, optimizer, policy.trainable(config)), model)
     state = state.replace(**{name: laid_out(getattr(state, name)) for name in ("trainable", "frozen", "opt_state")})
     decoder_graph, decoder_weights = nnx.split(jax.eval_shape(rollout.for_decoding, model))
     decoder = decoder_graph, laid_out(decoder_weights, "decode")
@@ -60,10 +60,29 @@ def programs(config, sizes: qwen.Config, assumed: Assumed) -> tuple[dict[str, Ca
     caches = streams(config, sizes, assumed)
     lowered = {**sampling(config, sizes, assumed, (graph, laid_out(weights)), decoder, caches),
                **updating(config, sizes, assumed, state)}  # fmt: skip
-    return lowered, {"weights": share(state.trainable) + share(state.frozen),
+    return lowered, {"weights": share(state.trainable), "frozen weights": share(state.frozen),
+                     "reference": of_reference(config, model),
                      "optimizer state": share(state.opt_state), "gradients": share(state.trainable),
                      "decoding copy": share(decoder[1]), "prompt caches": share(caches.prompt),
                      "own caches": share(caches.own)}  # fmt: skip
+
+
+def model_of(config, sizes: qwen.Config) -> qwen.Qwen2_5_VL:
+    """The shapes of the model that the config trains, each weight in the dtype that `policy.load` holds it in."""
+    model = nnx.eval_shape(lambda: policy.adapted(
+        config, qwen.Qwen2_5_VL(sizes, rngs=nnx.Rngs(0), compute_dtype=config.compute_dtype)))  # fmt: skip
+    graph, weights = nnx.split(model)
+    held = policy.dtypes(config)
+    weights = [(path, leaf.replace(jax.ShapeDtypeStruct(leaf.shape, held(".".join(path)))))
+               for path, leaf in nnx.to_flat_state(weights)]  # fmt: skip
+    return nnx.merge(graph, nnx.from_flat_state(weights))
+
+
+def of_reference(config, model: qwen.Qwen2_5_VL) -> float:
+    """The bytes on one device of a reference policy that shares no weights."""
+    if not config.loss.kl_coef or config.lora.rank:
+        return 0.0
+    return share(laid_out(nnx.state(jax.eval_shape(partial(policy.reference, config), model))))
 
 
 def array(shape, dtype=jnp.int32, *where) -> jax.ShapeDtypeStruct:
@@ -152,7 +171,7 @@ def updating(config, sizes: qwen.Config, assumed: Assumed, state: update.State) 
     return {
         "update pictures": partial(update._embed.lower, state, row(), row(2), pack, config.remat),
         "update": partial(update._add_rows.lower, state.trainable, state, h, rows, tokens, options),
-        "optimizer": partial(update._apply.lower, state, state.trainable),
+        "optimizer": partial(update._apply.lower, state.optimizer, state.trainable, state.opt_state, state.trainable),
     }
 
 

@@ -22,6 +22,7 @@ import numpy as np
 from flax import nnx
 
 from models import qwen2_5_vl as qwen
+from models.qwen2_5_vl import lora
 from models.qwen2_5_vl.attention import causal, merged, partial_attention
 from models.qwen2_5_vl.layers import unstacked
 from perl_jax import mesh
@@ -293,12 +294,12 @@ def _decode(graph, weights, options: Sampling, smaller: tuple[int, int], streams
 
 
 def for_decoding(model: qwen.Qwen2_5_VL) -> qwen.Qwen2_5_VL:
-    """What a decoding step reads: the text tower with its layers apart, in the dtype that it computes in."""
+    """What a decoding step reads: the text tower in its compute dtype, layers apart, adapters merged into them."""
     decoder = nnx.merge(*nnx.split(model))  # the same arrays
     del decoder.visual, decoder.model.layers
     graph, others = nnx.split(decoder)
     decoder = nnx.merge(graph, jax.tree.map(lambda w: w.astype(model.compute_dtype), others))
-    decoder.model.layers = unstacked(model.model.layers, model.compute_dtype)
+    decoder.model.layers = lora.merge(unstacked(model.model.layers, model.compute_dtype))
     graph, weights = nnx.split(decoder)
     return nnx.merge(graph, mesh.moved(weights, "decode"))
 

@@ -10,6 +10,7 @@ import jax
 import pytest
 import tiny
 import tiny_run
+from flax import nnx
 
 from models import qwen2_5_vl as qwen
 from models.errors import InputError
@@ -72,6 +73,20 @@ def test_phases_add_what_stays():
     assert needed == {"prefill pictures": 0.5, "prefill": 0.5, "decode": 1.25, "update pictures": 0.6, "update": 0.55,
                       "optimizer": 0.3}  # fmt: skip
     assert plan.kept(resident, "decode") == 33
+
+
+def test_frozen_weights_and_the_reference_are_counted_in_the_compute_dtype():
+    sizes = tiny.CONFIGS["untied"]
+    model = nnx.state(nnx.eval_shape(lambda: qwen.Qwen2_5_VL(sizes, rngs=nnx.Rngs(0))))
+    whole, vision = (sum(leaf.size for leaf in jax.tree.leaves(part)) for part in (model, model["visual"]))
+    bf16 = {"compute_dtype": "bfloat16", "loss.kl_coef": 0.1}
+    with jax.set_mesh(mesh.make()):
+        full, tower, adapters = (programs.programs(small(**bf16, **changes), sizes, ASSUMED)[1] for changes in (
+            {}, {"train_vision": False}, {"lora.rank": 2}))  # fmt: skip
+    assert full["weights"] == 4 * whole and full["frozen weights"] == 0 and full["reference"] == 2 * whole
+    assert tower["weights"] == tower["gradients"] == 4 * (whole - vision) and tower["frozen weights"] == 2 * vision
+    assert adapters["frozen weights"] == 2 * whole and adapters["reference"] == 0
+    assert adapters["optimizer state"] == pytest.approx(2 * adapters["weights"], rel=1e-2)
 
 
 def test_what_is_sent_is_read_off_the_program():
