@@ -50,7 +50,13 @@ def get_config() -> ConfigDict:
             "n_s": 1,
             "rollouts": 6,
             "permute": {"start": 1.0, "end": 0.0, "warmup_steps": 0},
-            "sampling": {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "max_new_tokens": 2048},
+            "sampling": {
+                "temperature": 1.0,
+                "top_p": 1.0,
+                "top_k": 0,
+                "max_new_tokens": 2048,
+                "batch": 0,  # prompts decoded at a time at most: memory bounds their caches; 0: all of a step
+            },
             "reward": "boxed",  # a file in perl_jax/rewards/, or package.module:function
             "grading": {"workers": 2, "timeout": 10.0},  # processes, and seconds for a response
             "advantage_scale": "std",
@@ -67,6 +73,7 @@ def get_config() -> ConfigDict:
                 "learning_rate": 1e-6,
                 "b1": 0.9,
                 "b2": 0.999,
+                "mu_dtype": "float32",  # of the first moments; bfloat16 saves 2 bytes a weight
                 "weight_decay": 0.01,
                 "clip_norm": 1.0,
                 "steps_per_batch": 4,  # optimizer steps over disjoint questions of a batch

@@ -1,16 +1,21 @@
-"""PeRL as in the paper (section 4), for Qwen2.5-VL-3B on a slice of 16 TPU v6e.
+"""PeRL as in the paper (section 4), for Qwen2.5-VL-3B.
 
-Command:   python -m perl_jax.train --config=configs/perl_3b.py --config.data.directory=DATA --workdir=runs/perl_3b
-Hardware:  v6e:4x4. Planned by python -m perl_jax.plan --config=configs/perl_3b.py --topology=v6e:4x4 (compiled on
-           2026-11-22): 76% of a device's memory, most of it in decoding; 23 s a step by roofline, at 40% of the peak.
-           A v5e:4x4 is too small: it would need 1.28x its memory, or 1.19x with mesh.tensor=2
-Result:    not run
+PLANNED_3B
 """
 
 from configs import base
 
 
-def get_config():
+def get_config(machine: str = "v6e-4x4"):
     config = base.get_config()
     config.model = "Qwen/Qwen2.5-VL-3B-Instruct"
+    config.micro_batch.row_tokens = 10240  # one prompt and one response as long as they may be
+    if machine == "v5e-4x4":
+        config.mesh.tensor = 2
+    elif machine == "h100-1":  # masters, moments and gradients take 52 GB of the 80: no room for a reference policy
+        config.loss.kl_coef = 0.0
+        config.optimizer.mu_dtype = "bfloat16"
+        config.sampling.batch = 16
+    elif machine != "v6e-4x4":
+        raise ValueError(f"configs/perl_3b.py:{machine} is not one of v6e-4x4, v5e-4x4, h100-1")
     return config

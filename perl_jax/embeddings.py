@@ -9,7 +9,7 @@ from models import qwen2_5_vl as qwen
 from models.qwen2_5_vl.packing import Vision
 from perl_jax import mesh
 
-PATCHES = 1 << 13  # of each shard that are encoded at a time: attention's scores over more would fill its memory
+PATCHES = 1 << 14  # of each shard that are encoded at a time: attention's scores over more would fill its memory
 
 
 @partial(jax.jit, static_argnums=(0, 5))
@@ -44,5 +44,6 @@ def encoded(model: qwen.Qwen2_5_VL, vision: Vision, remat: bool = False):
         x = turned(x, S, parts)
         return mesh.rows(x.reshape(parts, -1, *x.shape[1:]), axis=1)
 
-    tokens = jax.lax.map(encode, jax.tree.map(part, vision))
+    # With remat a part is computed once more: else the loop would hold what each of its layers has in between.
+    tokens = jax.lax.map(jax.checkpoint(encode) if remat else encode, jax.tree.map(part, vision))
     return turned(tokens.reshape(R, *tokens.shape[2:]), parts, S)

@@ -41,14 +41,9 @@ def ask(model, asked: Sequence[Question], prompts: Prompts, grader, max_new_toke
 def answer(model, asked: Sequence[Question], prompts: Prompts, max_new_tokens: int, batch: int) -> list[list[str]]:
     """The greedy response to each question in each of its orders, [question][order]."""
     flat = [prompt for question in asked for prompt in question.prompts]
-    texts = []
-    for start in range(0, len(flat), batch):
-        part = flat[start : start + batch]
-        padded = part + [part[-1]] * (batch - len(part))  # one shape for all batches
-        out = rollout.generate(model, padded, samples=1, max_new_tokens=max_new_tokens, temperature=0.0,
-                               eos_ids=prompts.processor.eos_ids, **prompts.limits)  # fmt: skip
-        texts += [prompts.processor.decode(out.tokens[i, 0, : out.lengths[i, 0]]) for i in range(len(part))]
-    texts = iter(texts)
+    out = rollout.generate(model, flat, samples=1, max_new_tokens=max_new_tokens, temperature=0.0, batch=batch,
+                           eos_ids=prompts.processor.eos_ids, **prompts.limits)  # fmt: skip
+    texts = (prompts.processor.decode(tokens[:n]) for [tokens], [n] in zip(out.tokens, out.lengths))
     return [[next(texts) for _ in question.orders] for question in asked]
 
 

@@ -41,7 +41,7 @@ LIVES = {  # which phases each thing that stays on a device is there in
     "reference": ("prefill pictures", "prefill", "decode", "update pictures", "update", "optimizer"),
     "optimizer state": ("prefill pictures", "prefill", "decode", "update pictures", "update", "optimizer"),
     "gradients": ("update pictures", "update", "optimizer"),
-    "decoding copy": ("decode",),
+    "decoding copy": ("prefill pictures", "prefill", "decode"),
     "prompt caches": ("prefill", "decode"),
     "own caches": ("decode",),
 }

@@ -21,7 +21,7 @@ from models.errors import InputError
 from models.qwen2_5_vl.attention import Spans
 from models.qwen2_5_vl.packing import Vision, block_size, bucket
 from perl_jax import embeddings, mesh, policy, rollout, train, trees, update
-from perl_jax.roofline import Assumed, lengths
+from perl_jax.roofline import Assumed, at_once, lengths
 from perl_jax.sampling import Sampling
 
 
@@ -117,7 +117,7 @@ def pictures(config, sizes: qwen.Config, assumed: Assumed, count: int) -> Vision
 def streams(config, sizes: qwen.Config, assumed: Assumed) -> rollout.Streams:
     """All streams of a step with the largest own caches that they may come to."""
     text, dtype, shards = sizes.text, jnp.dtype(config.compute_dtype), mesh.shards()
-    N = -(-config.questions * (config.n_s + 1) // shards) * shards
+    N = -(-at_once(config) // shards) * shards
     G, T, C = config.rollouts, bucket(lengths(config, sizes, assumed)[1]), config.sampling.max_new_tokens - 1
     J, d, L = text.num_key_value_heads, text.head_dim, text.num_hidden_layers
     heads = mesh.head_axis(J)
@@ -140,9 +140,10 @@ def sampling(config, sizes: qwen.Config, assumed: Assumed, model, decoder, cache
     ids, index = (array((N, T, *more), jnp.int32, mesh.ROWS) for more in ((), (2,)))
     h, positions = array((N, T, sizes.text.hidden_size), dtype, mesh.ROWS), array((3, N, T), jnp.int32, None, mesh.ROWS)
     one, keys = (array((N,), kind, mesh.ROWS) for kind in (jnp.int32, jnp.uint32))
+    in_prompts = -(-at_once(config) // (config.n_s + 1)) * assumed.images
     return {
         "prefill pictures": partial(embeddings.embeddings.lower, *model, ids, index,
-                                    pictures(config, sizes, assumed, config.questions * assumed.images)),
+                                    pictures(config, sizes, assumed, in_prompts)),
         "prefill": partial(rollout._start.lower, *model, options, G, rollout.capacities(c.max_new_tokens)[0], h,
                            positions, one, one, keys, np.uint32(0), np.int32(N)),
         "decode": partial(rollout._decode.lower, *decoder, options, (0, 1), caches, np.int32(1), np.int32(2)),

@@ -71,16 +71,18 @@ class Segment(NamedTuple):
 def generate(model: qwen.Qwen2_5_VL, prompts: Sequence, samples: int = 8, max_new_tokens: int = 64,
              temperature: float = 1.0, top_p: float = 1.0, top_k: int = 0, eos_ids: Sequence[int] = (), seed: int = 0,
              ids: Sequence[int] | None = None, min_pixels: int | None = None, max_pixels: int | None = None,
-             finished: Callable[[int, int, np.ndarray], None] | None = None) -> Rollouts:  # fmt: skip
+             finished: Callable[[int, int, np.ndarray], None] | None = None, batch: int = 0) -> Rollouts:  # fmt: skip
     """Samples `samples` responses to each prompt [(input_ids, images), ...] (as `qwen.pack` takes them).
 
     `temperature=0.0` is greedy; `top_k=0` and `top_p=1.0` are off; `eos_ids=()` never stops early. `ids` [N] (by
     default 0..N-1) key the draws: the same id and prompt give the same tokens in any batch (in float32, up to
     rounding). Image and video tokens are never sampled. `finished(n, g, tokens)` is called once for each response, as
-    soon as the host sees its end; others may still be decoding.
+    soon as the host sees its end; others may still be decoding. Caches bound how many prompts memory holds: no more
+    than `batch` are decoded at a time, 0 is all.
     """
-    if temperature < 0 or not 0 < top_p <= 1 or top_k < 0 or samples < 1 or max_new_tokens < 1:
-        raise ValueError("needs temperature >= 0, 0 < top_p <= 1, top_k >= 0, samples >= 1 and max_new_tokens >= 1")
+    if temperature < 0 or not 0 < top_p <= 1 or min(top_k, batch) < 0 or samples < 1 or max_new_tokens < 1:
+        raise ValueError("needs temperature >= 0, 0 < top_p <= 1, top_k >= 0, samples >= 1, max_new_tokens >= 1 and "
+                         "batch >= 0")  # fmt: skip
     if not prompts:
         raise ValueError("generate needs at least one prompt")
     ids = np.arange(len(prompts)) if ids is None else np.asarray(ids)
@@ -88,21 +90,34 @@ def generate(model: qwen.Qwen2_5_VL, prompts: Sequence, samples: int = 8, max_ne
         raise ValueError(f"ids must hold one id per prompt: {ids.shape} for {len(prompts)} prompts")
     options = Sampling(float(temperature), float(top_p), min(int(top_k), model.config.text.vocab_size),
                        tuple(sorted({int(e) for e in eos_ids})))  # fmt: skip
-    shards = mesh.shards()
-    filled = np.arange(-(-len(prompts) // shards) * shards).clip(max=len(prompts) - 1)  # in equal shares
-    inputs = qwen.pack(model.config, [prompts[n] for n in filled], min_pixels, max_pixels, shards)
-    N, G, R = len(filled), samples, max_new_tokens
+    batch, limits = min(batch or len(prompts), len(prompts)), (min_pixels, max_pixels)
+    models = nnx.split(model), nnx.split(for_decoding(model))
+    found = []
+    for first in range(0, len(prompts), batch):
+        count = min(batch, len(prompts) - first)
+        chosen = first + np.arange(batch).clip(max=count - 1)  # the last batch is filled up: it has the others' shapes
+        told = finished and (lambda n, g, tokens, first=first: finished(first + n, g, tokens))
+        decoded = Decoded(count, samples, max_new_tokens, told)
+        _generate(model, models, options, [prompts[n] for n in chosen], ids[chosen], seed, limits, decoded)
+        found.append(decoded)
+    return rollouts(found, model.source.pad_id if model.source else 0)
+
+
+def _generate(model, models, options: Sampling, prompts, ids, seed: int, limits, decoded: "Decoded") -> None:
+    """Decodes one batch, into `decoded`."""
+    (parts, decoder), (count, G, R), shards = models, decoded.shape, mesh.shards()
+    N = -(-len(prompts) // shards) * shards
+    filled = np.arange(N).clip(max=len(prompts) - 1)  # in equal shares
+    inputs = qwen.pack(model.config, [prompts[n] for n in filled], *limits, shards)
     rooms, sizes = capacities(R), batch_sizes(N, G, R, shards)
-    parts = nnx.split(model)
     h = embeddings(*parts, *mesh.place((inputs.ids, inputs.image_index, inputs.vision)))
     streams, segment = _start(*parts, options, G, rooms[0], h, mesh.place(inputs.position_ids, axis=1),
                               *mesh.place((inputs.lengths, inputs.starts, ids[filled].astype(np.uint32))),
-                              np.uint32(seed % 2**32), np.int32(len(prompts)))  # fmt: skip
-    decoder = nnx.split(for_decoding(model))
+                              np.uint32(seed % 2**32), np.int32(count))  # fmt: skip
     if len(rooms) > 1:
         compile_ahead(*decoder, options, streams, rooms, sizes)
 
-    decoded = Decoded(len(prompts), N, G, R, shards, finished)
+    decoded.begin(N, shards)
     decoded.add(segment, 0, 1)
     t, room, size = 1, 0, 0
     while t < R and decoded.alive.any():
@@ -117,19 +132,24 @@ def generate(model: qwen.Qwen2_5_VL, prompts: Sequence, samples: int = 8, max_ne
         streams, end, segment = _decode(*decoder, options, smaller, streams, np.int32(t), np.int32(stop))
         decoded.add(segment, t, int(end))
         t = int(end)
-    return decoded.rollouts(model.source.pad_id if model.source else 0)
 
 
 class Decoded:
-    """The host's side of a call: which stream each slot of the batch decodes, and what has come from them."""
+    """The host's side of a batch: which stream each slot decodes, and what has come from them."""
 
-    def __init__(self, prompts: int, N: int, G: int, R: int, shards: int, finished):
+    def __init__(self, prompts: int, G: int, R: int, finished):
+        self.shape = prompts, G, R
+        self._finished = finished
+        self._drawn = [np.zeros((prompts * G, R), dtype) for dtype in (np.int32, np.float32, np.float32)]
+        self._lengths = np.zeros(prompts * G, np.int32)
+
+    def begin(self, N: int, shards: int) -> None:
+        """The batch has N prompts, of which those past the first `prompts` fill it up."""
+        prompts, G, _ = self.shape
         self._streams = np.arange(N * G).reshape(N, G)  # by slot; -1: none
         self._streams[prompts:] = -1
         self.alive = self._streams >= 0  # by slot
-        self._shape, self._shards, self._finished = (prompts, G, R), shards, finished
-        self._drawn = [np.zeros((prompts * G, R), dtype) for dtype in (np.int32, np.float32, np.float32)]
-        self._lengths = np.zeros(prompts * G, np.int32)
+        self._shards = shards
 
     def add(self, segment: Segment, t: int, end: int) -> None:
         """Takes the tokens t, ..., end - 1 of all slots (a segment may have room for more)."""
@@ -138,10 +158,10 @@ class Decoded:
         for values, new in zip(self._drawn, drawn):
             values[streams, t:end] = new[self.alive, : end - t]
         self._lengths[streams] += lengths[self.alive]
-        ended = self._streams[self.alive & (done | (end == self._shape[2]))]
+        ended = self._streams[self.alive & (done | (end == self.shape[2]))]
         self.alive = self.alive & ~done
         for stream in ended if self._finished else ():
-            n, g = divmod(int(stream), self._shape[1])
+            n, g = divmod(int(stream), self.shape[1])
             self._finished(n, g, self._drawn[0][stream, : self._lengths[stream]])
 
     def move(self, moves) -> None:
@@ -151,13 +171,20 @@ class Decoded:
         self._streams = np.concatenate([np.where(to >= 0, streams.ravel()[to], -1) for streams, to in parts])
         self.alive = slots >= 0
 
-    def rollouts(self, pad_id: int) -> Rollouts:
-        N, G, _ = self._shape
-        longest = max(int(self._lengths.max()), 1)
-        past = np.arange(longest) >= self._lengths[:, None]
-        drawn = [np.where(past, fill, values[:, :longest]).astype(values.dtype).reshape(N, G, longest)
-                 for values, fill in zip(self._drawn, (pad_id, 0, 0))]  # fmt: skip
-        return Rollouts(*drawn, self._lengths.reshape(N, G))
+    def result(self) -> tuple[np.ndarray, ...]:
+        """(tokens, log-probs, those of the distribution sampled from, lengths), as in Rollouts with R the limit."""
+        G, R = self.shape[1:]
+        return *(values.reshape(-1, G, R) for values in self._drawn), self._lengths.reshape(-1, G)
+
+
+def rollouts(batches: Sequence[Decoded], pad_id: int) -> Rollouts:
+    """What batches have decoded, as one."""
+    *drawn, lengths = map(np.concatenate, zip(*(batch.result() for batch in batches)))
+    longest = max(int(lengths.max()), 1)
+    past = np.arange(longest) >= lengths[..., None]
+    drawn = [np.where(past, fill, values[..., :longest]).astype(values.dtype)
+             for values, fill in zip(drawn, (pad_id, 0, 0))]  # fmt: skip
+    return Rollouts(*drawn, lengths)
 
 
 # The shapes of a call.

@@ -48,6 +48,12 @@ def step(config, sizes: qwen.Config, assumed: Assumed, device: flops.Device, cou
     }
 
 
+def at_once(config) -> int:
+    """The prompts that are decoded at a time."""
+    prompts = config.questions * (config.n_s + 1)
+    return min(config.sampling.batch or prompts, prompts)
+
+
 def passes(config) -> int:
     """Forward passes that an update takes the time of."""
     return 3 + bool(config.remat) + (config.optimizer.steps_per_batch > 1) + (config.loss.kl_coef > 0)
@@ -63,24 +69,24 @@ def micro_batches(config, sizes: qwen.Config, assumed: Assumed, shards: int) -> 
 
 def sampling(config, sizes: qwen.Config, assumed: Assumed, device: flops.Device, count: int, shards: int,
              prompts: int, samples: int, questions: int) -> dict[str, float]:  # fmt: skip
-    """The seconds of `samples` responses to each of `prompts` prompts, of so many questions, all at once."""
+    """The seconds of `samples` responses to each of `prompts` prompts, which are of so many questions."""
     patches, prompt = lengths(config, sizes, assumed)
     work = flops.vision(sizes.vision, [patches] * assumed.images * questions)
     work += prompts * flops.text(sizes.text, prompt, prompt * prompt // 2, samples)
-    share = -(-prompts // shards)
+    batch = min(prompts, at_once(config))
+    share = -(-batch // shards)
+    tokens = prompts / batch * assumed.response
     read = flops.decoded_bytes(sizes.text, share * samples, share, prompt, assumed.response / 2, 2)
     return {
         "prefill": work / (device.peak * assumed.efficiency * count),
-        "decode": assumed.response * read / (device.bandwidth * assumed.efficiency * (count // shards)),
+        "decode": tokens * read / (device.bandwidth * assumed.efficiency * (count // shards)),
     }
 
 
 def inference(config, sizes: qwen.Config, assumed: Assumed, device: flops.Device, count: int, shards: int,
               questions: int, samples: int) -> float:  # fmt: skip
     """The seconds of `samples` responses to each question, in its own order, as many prompts at once as in training."""
-    at_once = min(questions, config.questions * (config.n_s + 1))
-    batch = sampling(config, sizes, assumed, device, count, shards, at_once, samples, at_once)
-    return questions / at_once * sum(batch.values())
+    return sum(sampling(config, sizes, assumed, device, count, shards, questions, samples, questions).values())
 
 
 def network(sent: Mapping[str, float], config, sizes: qwen.Config, assumed: Assumed, device: flops.Device,
@@ -104,18 +110,17 @@ def temporary(config, sizes: qwen.Config, assumed: Assumed, resident: Mapping[st
     D, C, size = text.hidden_size, config.micro_batch.row_tokens, np.dtype(np.float16).itemsize
     heads = 2 * (text.num_attention_heads + text.num_key_value_heads) * text.head_dim
     layer = size * (4 * D + (heads + 4 * text.intermediate_size) // T)  # a token's activations
-    N = -(-config.questions * (config.n_s + 1) // shards)
-    pictures = -(-config.questions * assumed.images // shards)
-    at_once = min(pictures * patches, max(embeddings.PATCHES, patches))
-    tower = at_once * size * (4 * vision.hidden_size + 4 * vision.intermediate_size)
-    tower += 2 * at_once * patches * vision.num_heads * 4  # scores of full attention
+    N = -(-at_once(config) // shards)
+    encoded = min(N * assumed.images * patches, max(embeddings.PATCHES, patches))
+    tower = encoded * size * (4 * vision.hidden_size + 4 * vision.intermediate_size)
+    tower += 2 * encoded * patches * vision.num_heads * 4  # scores of full attention
     in_row = patches * assumed.images * max(1.0, C / ((config.n_s + 1) * (prompt + config.rollouts * assumed.response)))
     saved = vision.depth * vision.hidden_size * size * in_row * config.micro_batch.rows
     kept = (text.num_hidden_layers if config.remat else 12 * text.num_hidden_layers) * C * D * size
     return {
         "prefill": max(tower, N * bucket(prompt) * layer),
         "decode": 3 * 4 * N * config.rollouts * text.vocab_size / T,
-        "update": kept + 2 * C * layer + 3 * 4 * update.CHUNK + 6 * D * text.vocab_size + saved + tower
+        "update": kept + 2 * C * layer + 3 * 4 * update.CHUNK + 6 * D * text.vocab_size / T + saved + tower
         + resident["gradients"] + 2 * config.micro_batch.rows * C * D * size,
         "optimizer": 0.0,
     }  # fmt: skip

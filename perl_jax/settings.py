@@ -9,12 +9,13 @@ ONE_OF = {
     "online_filter": ("off", "drop", "refill"),
     "advantage_scale": ("std", "none"),
     "loss.aggregate": grpo.AGGREGATES,
+    "optimizer.mu_dtype": ("float32", "bfloat16"),
 }
 AT_LEAST = {
     "lora.rank": 0, "lora.alpha": 1,
     "warmup.steps": 0, "warmup.questions": 1, "total_steps": 0, "questions": 1, "rollouts": 1, "n_s": 0,
-    "refill_rounds": 1, "sampling.max_new_tokens": 1, "sampling.top_k": 0, "optimizer.steps_per_batch": 1,
-    "micro_batch.rows": 1,
+    "refill_rounds": 1, "sampling.max_new_tokens": 1, "sampling.top_k": 0, "sampling.batch": 0,
+    "optimizer.steps_per_batch": 1, "micro_batch.rows": 1,
     "eval.every": 1, "eval.limit": 1, "eval.permute": 0, "eval.batch": 1, "checkpoint.every": 1,
     "checkpoint.keep": 1, "log_groups": 0, "prompt.max_tokens": 1,
 }  # fmt: skip

@@ -228,9 +228,8 @@ def optimizer(config, step: int) -> optax.GradientTransformation:
         rate = optax.warmup_cosine_decay_schedule(0.0, peak, max(1, steps // 20), steps, peak / 10)
     else:
         rate = c.learning_rate
-    return optax.chain(
-        optax.clip_by_global_norm(c.clip_norm), optax.adamw(rate, b1=c.b1, b2=c.b2, weight_decay=c.weight_decay)
-    )
+    adamw = optax.adamw(rate, b1=c.b1, b2=c.b2, weight_decay=c.weight_decay, mu_dtype=c.mu_dtype)
+    return optax.chain(optax.clip_by_global_norm(c.clip_norm), adamw)
 
 
 def resume(checkpoints, done: int, state: update.State, source: batches.Source, facts) -> update.State:

@@ -368,3 +368,17 @@ def test_nothing_compiles_anew(model, prompts, sampled):
 def test_bad_calls(model, prompts, options):
     with pytest.raises(ValueError):
         generate(**{"model": model, "prompts": prompts} | options)
+
+
+def test_a_batch_at_a_time_gives_the_same(models):
+    """Whatever memory allows: 5 prompts by 2, the last batch filled up; each response is told of once."""
+    model = models["untied"]
+    prompts = [*tiny.prompts(model.config), *tiny.prompts(model.config)][:5]
+    told = []
+    options = {"samples": 2, "max_new_tokens": 70, "eos_ids": range(10, 20)}
+    whole = generate(model, prompts, **options)
+    parts = generate(model, prompts, **options, batch=2, finished=lambda n, g, tokens: told.append((n, g, len(tokens))))
+    np.testing.assert_array_equal(parts.tokens, whole.tokens)
+    np.testing.assert_array_equal(parts.lengths, whole.lengths)
+    np.testing.assert_allclose(parts.logprobs, whole.logprobs, atol=1e-5)
+    assert sorted(told) == [(n, g, whole.lengths[n, g]) for n in range(5) for g in range(2)]

@@ -36,6 +36,8 @@ def test_inference_is_sampling_in_batches():
     once = roofline.sampling(config(), SIZES, ASSUMED, DEVICE, 1, 1, 8, 10, 8)
     ten = roofline.inference(config(), SIZES, ASSUMED, DEVICE, 1, 1, 80, 10)
     assert ten == pytest.approx(10 * sum(once.values()))
+    parts = roofline.sampling(config(**{"sampling.batch": 4}), SIZES, ASSUMED, DEVICE, 1, 1, 8, 10, 8)
+    assert parts["prefill"] == once["prefill"] and once["decode"] < parts["decode"] < 2 * once["decode"]
 
 
 def test_the_network_takes_each_program_as_often_as_it_runs():

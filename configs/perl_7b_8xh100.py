@@ -1,0 +1,17 @@
+"""PeRL as in the paper (section 4): Qwen2.5-VL-7B on its machine, a node of eight H100; all weights, or adapters.
+
+PLANNED_8XH100
+"""
+
+from configs import perl_7b
+
+
+def get_config(trained: str = "full"):
+    config = perl_7b.get_config()
+    config.mesh.tensor = 1
+    if trained == "lora":
+        config.lora.rank, config.lora.alpha = 64, 128
+        config.optimizer.learning_rate = 1e-5
+    elif trained != "full":
+        raise ValueError(f"configs/perl_7b_8xh100.py:{trained} is not one of full, lora")
+    return config
