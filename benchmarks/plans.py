@@ -52,7 +52,7 @@ def main() -> None:
         lines.append(row(name, config, found))
         reports.append("##" + plan.report(config, found, ASSUMED, 0.0)[1:])
         print(lines[-1], flush=True)
-    head = ["| config | devices | tensor | memory of a device, where most | a step, s | hours | device-hours | memory |",
+    head = ["| config | devices | tensor | memory of a device, where most | a step, s | hours | device-hours | |",
             "|---|---|---|---|---|---|---|---|"]  # fmt: skip
     said = (f"`python -m benchmarks.plans`, {date.today()}: memory compiled ahead of time by libtpu, or estimated; "
             "nothing was run.\nTimes by roofline at 40% of a device's rates; the network's come on top where it is not "

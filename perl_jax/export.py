@@ -2,7 +2,8 @@
 
 The directory is complete: weights in the hub's names and the base model's dtypes, tokenizer and chat template as they
 were, settings with which other software sees and answers as training did, and `perl_jax.json` with what they cannot
-say: the texts around a question, the base model and the run. It appears when all of it is written.
+say: the texts around a question, the base model and the run. It appears when all of it is written. Adapters are merged
+into the weights; with `--adapter` they are written alone instead, as PEFT loads them onto the base model.
 """
 
 import dataclasses
@@ -14,17 +15,19 @@ from absl import flags
 
 from models import qwen2_5_vl as qwen
 from models.errors import InputError
+from models.qwen2_5_vl import lora
+from models.qwen2_5_vl.weights import new_directory
 from perl_jax import checkpoint, cli, policy, prompts
 
 FLAGS = flags.FLAGS
 PICTURES, PROCESSOR, GENERATION = "preprocessor_config.json", "processor_config.json", "generation_config.json"
 
 
-def export(workdir: Path, out: Path, step: str = "latest") -> int:
+def export(workdir: Path, out: Path, step: str = "latest", adapter: bool = False) -> int:
     """Writes checkpoint `step` (its number, `latest` or `best`) of the run in `workdir` to `out`; returns its number.
 
     Raises InputError for a step that is not there, for base weights that are gone or not those that the run started
-    from, and for an `out` that holds something.
+    from, for an `out` that holds something, and for `adapter` where a run has none.
     """
     if out.is_file() or (out.is_dir() and any(out.iterdir())):
         raise InputError(f"{out} exists and is not empty; give a new directory with --out")
@@ -33,6 +36,10 @@ def export(workdir: Path, out: Path, step: str = "latest") -> int:
         saved = checkpoints.run(number)
         base = base_directory(workdir, saved)
         model = qwen.load(base)
+        if saved.get("lora"):
+            lora.add(model, **saved["lora"], seed=0)
+        elif adapter:
+            raise InputError(f"{workdir} trained without adapters (config.lora.rank = 0); export without --adapter")
         checkpoints.restore_weights(number, model)
     asked = prompts.Prompts.of_json(qwen.Processor.from_pretrained(base), saved["prompt"], f"{workdir}, step {number}")
     about = {"base": {key: saved[key] for key in ("model", "base")}, "step": number, "run": last_start(workdir)}
@@ -40,8 +47,14 @@ def export(workdir: Path, out: Path, step: str = "latest") -> int:
                for name, content in settings(model, asked).items()}  # fmt: skip
     written[prompts.FILE] = asked.to_json(**about)
     files = dict(model.source.files) | {name: f"{text}\n".encode() for name, text in written.items()}
-    model.source = dataclasses.replace(model.source, files=tuple(files.items()))
-    qwen.save(model, out)
+    if adapter:
+        with new_directory(out) as partial:
+            lora.save(model, partial, base_name(workdir, base))
+            for name, data in files.items():
+                (partial / name).write_bytes(data)
+    else:
+        model.source = dataclasses.replace(model.source, files=tuple(files.items()))
+        qwen.save(lora.merge(model), out)
     return number
 
 
@@ -61,6 +74,14 @@ def base_directory(workdir: Path, saved: Mapping) -> Path:
             return path
     raise InputError(f"{saved['model']} does not hold the base weights ({saved['base']}) that {workdir} was trained "
                      "from; put them back")  # fmt: skip
+
+
+def base_name(workdir: Path, base: Path) -> dict[str, str | None]:
+    """What PEFT calls the base model: its hub id and revision where the run's config has one, else its directory."""
+    said = last_start(workdir).get("config", {}).get("model", "")
+    if not Path(said).exists() and (hub_id := policy.HUB_ID.fullmatch(said)):
+        return {"base_model_name_or_path": hub_id[1], "revision": hub_id[2]}
+    return {"base_model_name_or_path": str(base.resolve())}
 
 
 def last_start(workdir: Path) -> dict:
@@ -102,7 +123,7 @@ def limited(pictures: Mapping, asked: prompts.Prompts) -> dict:
 
 def main(_) -> None:
     out = Path(FLAGS.out)
-    number = export(Path(FLAGS.workdir), out, FLAGS.step)
+    number = export(Path(FLAGS.workdir), out, FLAGS.step, FLAGS.adapter)
     print(f"wrote step {number} of {FLAGS.workdir} to {out}")
 
 
@@ -110,4 +131,5 @@ if __name__ == "__main__":
     flags.DEFINE_string("workdir", None, "The training run.", required=True)
     flags.DEFINE_string("out", None, "Directory to write; must not exist yet, or be empty.", required=True)
     flags.DEFINE_string("step", "latest", "Which checkpoint: its number, latest or best.")
+    flags.DEFINE_bool("adapter", False, "The adapters alone, for PEFT, instead of merged weights.")
     cli.run(main)

@@ -1,7 +1,7 @@
 """What the tests compare between meshes: rollouts, log-probs and an update of a tiny model.
 
 As a program, `python tests/mesh_run.py MODEL OUT DEVICES JSON`: the same on virtual CPU devices, one file OUT/NAME.npz
-for each {NAME: mesh sizes}, and OUT/NAME.json with what was compiled.
+for each {NAME: (mesh sizes, a case below)}, and OUT/NAME.json with what was compiled.
 """
 
 import json
@@ -14,7 +14,29 @@ CONFIG = "untied"  # 6 query and 2 key heads, unrolled layers
 STREAMS = 8  # of the call whose program is read
 
 
-def results(model, optimizer) -> dict:
+def whole(model, sharding=None):
+    """All weights train."""
+    return model, None
+
+
+def adapters(model, sharding=None):
+    """Adapters train, in both towers."""
+    import tiny
+
+    from models.qwen2_5_vl import lora
+
+    return tiny.with_adapters(model, sharding=sharding), lora.is_adapter
+
+
+def text(model, sharding=None):
+    """The vision tower is frozen."""
+    return model, lambda path: not path.startswith("visual.")
+
+
+CASES = {"whole": whole, "adapters": adapters, "text": text}  # (the model, what of it trains)
+
+
+def results(model, trainable, optimizer) -> dict:
     """{name: array} of all that is to be equal on any mesh."""
     import numpy as np
     import tiny
@@ -33,7 +55,7 @@ def results(model, optimizer) -> dict:
         groups.append(update.Group(pictures, [(0, 1), (1, 0)], [ids, ids], responses, rng.normal(size=(2, 3))))
     rows = {"rows": 1, "row_tokens": 96, **pixels}
     logprobs = update.logprobs(model, groups, **rows)
-    state, metrics = update.step(update.init(model, optimizer), groups, remat=True, **rows)
+    state, metrics = update.step(update.init(model, optimizer, trainable), groups, remat=True, **rows)
     names = ("loss", "grad_norm", "entropy", "logprob", "ratio_max", "update_norm")
     return {
         "tokens": out.tokens, "lengths": out.lengths, "sampled": out.logprobs, "logprobs": logprobs,
@@ -71,13 +93,13 @@ def main(model_path: str, out: str, devices: str, meshes: str) -> None:
 
     spied.lower = decode.lower
     whole = embeddings.PATCHES
-    for name, sizes in json.loads(meshes).items():
+    for name, (sizes, case) in json.loads(meshes).items():
         embeddings.PATCHES = 1 if name == "all" else whole  # a shard's pictures one by one
         with jax.set_mesh(mesh.make(**sizes)):
-            model = qwen.load(model_path, sharding=mesh.sharding)
-            np.savez(Path(out, f"{name}.npz"), **results(model, descent))
+            model, trainable = CASES[case](qwen.load(model_path, sharding=mesh.sharding), mesh.sharding)
+            np.savez(Path(out, f"{name}.npz"), **results(model, trainable, descent))
             with Compilations() as compilations:
-                results(model, descent)
+                results(model, trainable, descent)
             rollout._decode = spied
             seen.clear()
             prompts = [([5, 6, 7], [])] * STREAMS

@@ -11,6 +11,7 @@ import tiny_run
 
 from models import qwen2_5_vl as qwen
 from models.errors import InputError
+from models.qwen2_5_vl import lora
 from perl_jax import checkpoint, export, policy, prompts, rollout
 
 LAST = tiny_run.WARMUP + tiny_run.STEPS
@@ -186,3 +187,75 @@ def test_bfloat16_weights_stay_bfloat16(moved, tmp_path):
         checkpoints.restore_weights(LAST, trained)
     for name, value in qwen.named(trained).items():
         assert np.array_equal(np.asarray(value).astype(ml_dtypes.bfloat16), qwen.named(written)[name]), name
+
+
+# Adapters
+
+
+@pytest.fixture(scope="module")
+def adapted():
+    """(the policy that a run with adapters ended with, a prompt of two pictures, its logits [T, V])."""
+    workdir = tiny_run.adapted()
+    model = policy.adapted(tiny_run.config(**tiny_run.ADAPTERS), qwen.load(workdir / "init"))
+    with checkpoint.Checkpoints(workdir, read_only=True) as checkpoints:
+        checkpoints.restore_weights(tiny_run.STEPS, model)
+    prompt = tiny.prompt(model.config, [(84, 84), 3, (56, 140), 6])
+    assert np.abs(logits_of(qwen.load(workdir / "init"), prompt) - logits_of(model, prompt)).max() > 0.1
+    return model, prompt, logits_of(model, prompt)
+
+
+def logits_of(model, prompt):
+    return np.asarray(model(qwen.pack(model.config, [prompt], max_pixels=tiny.MAX_PIXELS))[0, : len(prompt[0])])
+
+
+def theirs(path):
+    """(tests/reference.py, transformers' model of a directory), or skips."""
+    pytest.importorskip("torch")
+    import reference
+    import transformers
+
+    return reference, transformers.Qwen2_5_VLForConditionalGeneration.from_pretrained(path)
+
+
+def test_adapters_are_exported_merged(adapted, tmp_path):
+    """In the base's dtypes; our logits and those of transformers are the adapted model's within 5e-4."""
+    _, prompt, expected = adapted
+    export.export(tiny_run.adapted(), tmp_path / "model")
+    written, base = qwen.load(tmp_path / "model"), tiny_run.adapted() / "init"
+    assert written.source.dtypes == qwen.load(base).source.dtypes
+    assert names(tmp_path / "model") == sorted([*names(base), prompts.FILE])
+    np.testing.assert_allclose(logits_of(written, prompt), expected, atol=5e-4)
+    reference, merged = theirs(tmp_path / "model")
+    found = reference.logits(merged, prompt, tiny.MAX_PIXELS).detach().numpy()
+    np.testing.assert_allclose(found, expected, atol=5e-4)
+
+
+def test_adapters_are_exported_for_peft(adapted, tmp_path):
+    """Without the base's weights; PEFT loads them onto the base that they name: logits within 5e-4 of ours."""
+    _, prompt, expected = adapted
+    out, base = tmp_path / "adapter", tiny_run.adapted() / "init"
+    assert export.export(tiny_run.adapted(), out, adapter=True) == tiny_run.STEPS
+    assert set(names(out)) == {*names(base), prompts.FILE, lora.CONFIG, lora.WEIGHTS} - {
+        "config.json", "model.safetensors"}  # fmt: skip
+    config = json.loads((out / lora.CONFIG).read_text())
+    assert config["base_model_name_or_path"] == str(base) and (config["r"], config["lora_alpha"]) == (3, 32)
+    peft = pytest.importorskip("peft")
+    reference, model = theirs(config["base_model_name_or_path"])
+    model = peft.PeftModel.from_pretrained(model, str(out)).eval()
+    found = reference.logits(model, prompt, tiny.MAX_PIXELS).detach().numpy()
+    np.testing.assert_allclose(found, expected, atol=5e-4)
+
+
+def test_the_base_of_an_adapter_has_its_hub_id(tmp_path):
+    run = {"config": {"model": "Qwen/Qwen2.5-VL-3B-Instruct@main"}}
+    (tmp_path / "run.json").write_text(json.dumps([run]))
+    assert export.base_name(tmp_path, tmp_path) == {
+        "base_model_name_or_path": "Qwen/Qwen2.5-VL-3B-Instruct", "revision": "main"}  # fmt: skip
+    (tmp_path / "run.json").write_text(json.dumps([{"config": {"model": str(tmp_path)}}]))
+    assert export.base_name(tmp_path, tmp_path) == {"base_model_name_or_path": str(tmp_path)}
+
+
+def test_a_run_without_adapters_has_none_to_export(tmp_path):
+    with pytest.raises(InputError, match="trained without adapters"):
+        export.export(tiny_run.trained(), tmp_path / "adapter", adapter=True)
+    assert names(tmp_path) == []

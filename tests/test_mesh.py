@@ -19,16 +19,18 @@ from models import qwen2_5_vl as qwen
 from models.errors import InputError
 from perl_jax import mesh, rollout
 
-MESHES = {
-    "fsdp": {"fsdp": -1},
-    "all": {"data": 2, "fsdp": 2, "tensor": 2},
-    "slices": {"slice": 2, "fsdp": 1, "tensor": 4},  # more than there are key heads
+MESHES = {  # (sizes, a case of mesh_run)
+    "fsdp": ({"fsdp": -1}, "whole"),
+    "all": ({"data": 2, "fsdp": 2, "tensor": 2}, "whole"),
+    "slices": ({"slice": 2, "fsdp": 1, "tensor": 4}, "whole"),  # more than there are key heads
+    "adapters": ({"data": 2, "fsdp": 2, "tensor": 2}, "adapters"),
+    "a frozen tower": ({"data": 2, "fsdp": 2, "tensor": 2}, "text"),
 }
 
 
 @pytest.fixture(scope="module")
 def results(models, tmp_path_factory):
-    """(results on one device, {mesh: results}, {mesh: what was said of it})."""
+    """({case: results on one device}, {mesh: results}, {mesh: what was said of it})."""
     folder = tmp_path_factory.mktemp("meshes")
     model = models[mesh_run.CONFIG]
     qwen.save(model, folder / "model")
@@ -38,13 +40,15 @@ def results(models, tmp_path_factory):
     assert "rematerialization" not in run.stderr, "XLA holds an array whole in between"
     found = {name: dict(np.load(folder / f"{name}.npz")) for name in MESHES}
     said = {name: json.loads((folder / f"{name}.json").read_text()) for name in MESHES}
-    return mesh_run.results(qwen.load(folder / "model"), optax.sgd(0.01)), found, said
+    alone = {name: mesh_run.results(*case(qwen.load(folder / "model")), optax.sgd(0.01))
+             for name, case in mesh_run.CASES.items()}  # fmt: skip
+    return alone, found, said
 
 
 @pytest.mark.parametrize("name", MESHES)
 def test_a_mesh_computes_what_one_device_does(results, name):
     """Float32: tokens equal; log-probs, metrics and updated weights (a step of SGD: the gradient) within 2e-5."""
-    expected, found, _ = results
+    expected, found = results[0][MESHES[name][1]], results[1]
     assert expected.keys() == found[name].keys()
     for key, value in expected.items():
         if key in ("tokens", "lengths"):
@@ -63,7 +67,7 @@ def test_decoding_gathers_no_weights(results):
     """Read off the compiled program, its loop and what stands before it."""
     config = tiny.CONFIGS[mesh_run.CONFIG].text
     D, F, kv = config.hidden_size, config.intermediate_size, config.num_key_value_heads * config.head_dim
-    for name, sizes in MESHES.items():
+    for name, (sizes, _) in MESHES.items():
         parts = [out // n for n in (1, sizes.get("tensor", 1)) for out in (D, F, kv, config.vocab_size)]
         weights = {shape for part in parts for shape in ((D, part), (part, D))}
         assert not {tuple(shape) for shape in results[2][name]["gathered"]} & weights, name
@@ -107,6 +111,13 @@ def test_every_name_of_a_weight_is_known():
     whole = {"layers", "norm", "channels", "time", "height", "width", "vision_heads"}
     names = {axis for config in tiny.CONFIGS.values() for axes in axes_of(config) for axis in axes}
     assert names == whole | mesh.LAYOUTS["train"].keys()
+
+
+def test_adapters_lie_as_their_kernels_with_their_rank_whole(models):
+    linear = tiny.with_adapters(models[mesh_run.CONFIG]).model.layers.mlp.up_proj
+    with at(fsdp=4, tensor=2):
+        a, b = (mesh.spec(w.kernel.shape, w.kernel.get_metadata("axes")) for w in (linear.lora_A, linear.lora_B))
+        assert a == P(None, "fsdp", None) and b == P(None, None, "tensor")
 
 
 def axes_of(config):
