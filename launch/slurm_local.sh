@@ -14,7 +14,7 @@ cd -- "$(dirname -- "$0")/.." >/dev/null
     --config.data.options.eval_size=20 --config.eval.limit=20 --config.warmup.steps=10 --config.warmup.questions=16 \
     --config.total_steps=2 --config.questions=8
 export PATH=$PATH:/usr/sbin
-if ! command -v slurmctld slurmd munged >/dev/null; then
+if ! type slurmctld slurmd munged &>/dev/null; then # `command -v` is content with one of them
     apt-get -qq update && apt-get -qq install --yes --no-install-recommends slurm-wlm munge
 fi
 [ -n "${VIRTUAL_ENV:-}" ] || source launch/venv.sh .venv-demo requirements.txt # an environment that is active serves
