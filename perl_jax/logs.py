@@ -145,7 +145,7 @@ class Silent:
 
 
 def environment() -> dict:
-    """Command, commit, whether its tree was clean, versions, device and time of this start."""
+    """Command, commit, whether its tree was clean, versions, devices, processes and time of this start."""
     here = Path(__file__).parent
 
     def git(*args):
@@ -164,6 +164,7 @@ def environment() -> dict:
         "clean": None if status is None else not status,
         "versions": {"python": sys.version.split()[0], **versions},
         "device": f"{len(devices)} x {devices[0].device_kind}",
+        "processes": jax.process_count(),
         "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }
 

@@ -35,7 +35,7 @@ from perl_jax.compilations import Compilations
 from perl_jax.grading import Grader
 from perl_jax.pipeline import Stream
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("perl_jax.train")  # not __name__, which is __main__ for the command
 
 
 def train(config, workdir: Path, profile: tuple[int, int] = (0, 0)) -> None:

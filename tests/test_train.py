@@ -75,6 +75,7 @@ def test_run_json_says_what_was_run():
     (start,) = json.loads((workdir / "run.json").read_text())
     assert start["config"]["warmup"]["steps"] == tiny_run.WARMUP and start["config"]["seed"] == 0
     assert {"jax", "flax", "python"} <= start["versions"].keys() and start["command"] and start["device"]
+    assert start["processes"] == 1
     assert "commit" in start and "clean" in start
     assert start["base"] == policy.fingerprint(workdir / "init")
     assert start["records"] == records.fingerprint(str(workdir / "data"))
