@@ -89,7 +89,7 @@ def generate(model: qwen.Qwen2_5_VL, prompts: Sequence, samples: int = 8, max_ne
                        tuple(sorted({int(e) for e in eos_ids})))  # fmt: skip
     shards = mesh.shards()
     filled = np.arange(-(-len(prompts) // shards) * shards).clip(max=len(prompts) - 1)  # in equal shares
-    inputs = qwen.pack(model.config, [prompts[n] for n in filled], min_pixels, max_pixels, shards)
+    inputs = qwen.pack(model.config, [prompts[n] for n in filled], min_pixels, max_pixels, shards, mesh.own())
     N, G, R = len(filled), samples, max_new_tokens
     rooms, sizes = capacities(R), batch_sizes(N, G, R, shards)
     parts = nnx.split(model)
