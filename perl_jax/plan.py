@@ -298,6 +298,7 @@ def report(config, sizes, assumed: Assumed, devices, efficiency: float, price: f
     if kind not in MEMORY:
         raise InputError(f"{kind} is not known here; there are {', '.join(MEMORY)}")
     with jax.set_mesh(mesh.make(devices, **config.mesh)):
+        settings.check_shards(config, mesh.shards())
         lowered, resident = programs(config, sizes, assumed)
         found = {}
         for name, lower in lowered.items():

@@ -13,7 +13,7 @@ import tiny_run
 
 from models import qwen2_5_vl as qwen
 from models.errors import InputError
-from perl_jax import flops, mesh, plan, rollout, update
+from perl_jax import flops, mesh, plan, rollout, train, update
 
 ASSUMED = plan.Assumed(images=2, words=5, response=4)
 
@@ -63,6 +63,16 @@ class Spy:
     def lower(self, *args):
         self.seen.append(self.name)
         return self.program.lower(*args)
+
+
+def test_prompts_that_divide_the_mesh_badly_are_told_as_by_training(monkeypatch, tmp_path):
+    monkeypatch.setattr(mesh, "shards", lambda: 16)
+    monkeypatch.setattr(plan, "MEMORY", {jax.devices()[0].device_kind: 1e9})
+    with pytest.raises(InputError, match="12 of 16 rows would be empty"):
+        plan.report(small(), tiny.CONFIGS["untied"], ASSUMED, jax.devices(), 0.4, 0.0)
+    with pytest.raises(InputError, match="12 of 16 rows would be empty"):
+        train.train(small(), tmp_path / "run")
+    assert not (tmp_path / "run").exists(), "before anything is written"
 
 
 def test_phases_add_what_stays():
