@@ -129,7 +129,7 @@ def test_different_configs_end_everywhere(tmp_path):
 
 def test_a_process_that_dies_ends_the_others(tmp_path):
     """And is named; what was saved stays."""
-    (first, text), (second, _) = finish(start(tmp_path / "run", 2, die=2), timeout=120)
+    (first, text), (second, _) = finish(start(tmp_path / "run", 2, die=2))
     assert second == -9 and first != 0
     assert "Task 1 heartbeat timeout" in text or "Connection closed by peer" in text, text
     assert json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])["step"] >= 1

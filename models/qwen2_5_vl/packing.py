@@ -207,14 +207,14 @@ class _Row:
 def _assign(batch: Sequence[Prepared], windows_of, block: int, capacity: int):
     """Rows for a batch of images with windows, large ones first, each in the row with room that is nearest to its home.
 
-    Sizes count in doublings: images of about one size come in the order of their homes, and so share rows.
+    Sizes count in steps: images of about one size come in the order of their homes, and so share rows.
     Returns (rows used, per image (row, slots, window ids)); rows are in the order of their homes.
     """
     rows: list[_Row] = []
     places = [None] * len(batch)
     windows_seen = 0
     sizes = [sum(map(len, windows)) for windows in windows_of]
-    for number in sorted(range(len(batch)), key=lambda i: (-sizes[i].bit_length(), batch[i].home)):
+    for number in sorted(range(len(batch)), key=lambda i: (-bucket(sizes[i], 1, between=2), batch[i].home)):
         windows, home = windows_of[number], batch[number].home
         nearest = sorted((row for row in rows if row.room >= sizes[number]), key=lambda row: abs(row.home - home))
         row = next((row for row in nearest if row.place(windows)), None)
