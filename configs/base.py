@@ -36,6 +36,7 @@ def get_config() -> ConfigDict:
             "seed": 0,
             # Devices by axis (perl_jax/mesh.py says what each is for); -1: what is left.
             "mesh": {"slice": 1, "data": 1, "fsdp": -1, "tensor": 1},
+            "max_padding": 0.25,  # share of a rollout's rows that may be empty, since all shards have equally many
             # Supervised stage before PeRL: the reference answer of each question, never permuted.
             "warmup": {
                 "steps": 0,

@@ -8,11 +8,11 @@ from typing import NamedTuple
 import numpy as np
 
 from models.errors import InputError
-from perl_jax import grpo, metrics, permute, rollout
+from perl_jax import grpo, mesh, metrics, permute, processes, rollout
 from perl_jax.grading import Grader
 from perl_jax.logs import Clock
 from perl_jax.pipeline import Stream
-from perl_jax.prompts import Prompts, decoded
+from perl_jax.prompts import Prompts, fault, opened
 
 logger = logging.getLogger(__name__)
 
@@ -49,11 +49,24 @@ class Batch(NamedTuple):
     log: dict[str, float]
 
 
+class Drawn(NamedTuple):
+    """Questions as one process sees them."""
+
+    questions: list[Question]
+    faults: list[tuple[int, str]]  # (which question, why its pictures cannot be shown): of those it has looked at
+    skipped: int  # in this step
+
+
 class Questions:
-    """The questions of each step, in their orders; those of the next step are prepared while the device is at work."""
+    """The questions of each step, in their orders; those of the next step are prepared while the device is at work.
+
+    All processes draw the same ones, but each decodes a share of their pictures, and they tell each other what is
+    broken: in `take`, since a thread beside it would mix up what processes send each other.
+    """
 
     def __init__(self, config, stream: Stream, prompts: Prompts):
         self._config, self._stream, self._prompts = config, stream, prompts
+        self._share = mesh.shards(), mesh.own()
         self._thread = ThreadPoolExecutor(1)
         self._ahead: tuple | None = None  # (what is being drawn, its future, the stream's state before)
 
@@ -63,12 +76,18 @@ class Questions:
         What cannot be shown is skipped and named. Raises InputError where nothing can.
         """
         if self._ahead is None:
-            return self._draw(count, n_s, p, step)
-        wanted, future, _ = self._ahead
-        if wanted != (count, n_s, p, step):
-            raise RuntimeError(f"{wanted} was prepared, but {(count, n_s, p, step)} is asked for")
-        self._ahead = None
-        return future.result()
+            drawn = self._draw(count, n_s, p, step)
+        else:
+            wanted, future, _ = self._ahead
+            if wanted != (count, n_s, p, step):
+                raise RuntimeError(f"{wanted} was prepared, but {(count, n_s, p, step)} is asked for")
+            self._ahead, drawn = None, future.result()
+        while faults := dict(itertools.chain(*processes.exchange(drawn.faults))):
+            for number, (_, line) in enumerate(sorted(faults.items()), start=1):
+                logger.warning("skipped (%d in this step): %s", drawn.skipped + number, line)
+            kept = [question for place, question in enumerate(drawn.questions) if place not in faults]
+            drawn = self._draw(count, n_s, p, step, kept, drawn.skipped + len(faults))
+        return drawn.questions
 
     def prepare(self, *draw) -> None:
         """Starts on what the next `take` will ask for. It must be the next."""
@@ -82,8 +101,8 @@ class Questions:
     def restore(self, state) -> None:
         self._stream.restore(state)
 
-    def _draw(self, count: int, n_s: int, p: float, step: int) -> list[Question]:
-        questions, skipped = [], 0
+    def _draw(self, count: int, n_s: int, p: float, step: int, kept=(), skipped: int = 0) -> Drawn:
+        questions = list(kept)
         while len(questions) < count:
             for record in self._stream.take(count - len(questions)):
                 try:
@@ -95,11 +114,12 @@ class Questions:
                 data = self._config.data
                 raise InputError(f"step {step}: no question of {data.directory or data.source} can be shown; "
                                  "the warnings above say why")  # fmt: skip
-        return questions
+        found = [fault(question.record["images"], *self._share) for question in questions]
+        return Drawn(questions, [(place, line) for place, line in enumerate(found) if line], skipped)
 
     def _ask(self, record, n_s: int, p: float, step: int) -> Question:
         config = self._config
-        record = decoded(record)
+        record = opened(record)
         if config.data.fixed_shuffle:
             record = permute.apply(record, permute.uniform_orders(record, 1, config.seed)[0])
         orders = permute.draw_orders(record, n_s, p, seed=config.seed, epoch=record["epoch"], step=step)

@@ -1,12 +1,14 @@
 """Held-out questions inside a run: answered greedily in their own order and in others, so that a flip is no noise."""
 
+import itertools
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from perl_jax import permute, rollout, statistics
-from perl_jax.prompts import Prompts, decoded
+from models.errors import InputError
+from perl_jax import mesh, permute, processes, rollout, statistics
+from perl_jax.prompts import Prompts, fault, opened
 from perl_jax.rewards.boxed import extract_boxed, normalized
 
 NAMES = {"canonical": "accuracy", "permuted": "permuted_accuracy", "worst": "worst_order", "flip": "flip_rate",
@@ -23,13 +25,20 @@ class Question(NamedTuple):
 
 
 def questions(records, prompts: Prompts, count: int, seed: int) -> list[Question]:
-    """Each record in its own order and, where its images can move, in `count` uniformly drawn ones."""
+    """Each record in its own order and, where its images can move, in `count` uniformly drawn ones.
+
+    Raises InputError, in every process of a run, for a record that cannot be shown.
+    """
     out = []
-    for record in map(decoded, records):
+    for record in map(opened, records):
         drawn = permute.uniform_orders(record, count, seed) if permute.movable_places(record) else []
         orders = [tuple(range(len(record["images"]))), *drawn]
         samples = [permute.render(permute.apply(record, order)) for order in orders]
         out.append(Question(record, orders, samples, [prompts.encode(sample) for sample in samples]))
+    share = mesh.shards(), mesh.own()
+    found = [line for question in out if (line := fault(question.record["images"], *share))]
+    for line in itertools.chain(*processes.exchange(found)):
+        raise InputError(line)
     return out
 
 

@@ -64,6 +64,15 @@ def shards() -> int:
     return int(np.prod([shape.get(axis, 1) for axis in ROWS]))
 
 
+def own() -> frozenset[int]:
+    """The shards that this process has devices of."""
+    mesh = jax.sharding.get_mesh()
+    if mesh.empty:
+        return frozenset([0])
+    parts = NamedSharding(mesh, P(ROWS)).addressable_devices_indices_map((shards(),)).values()
+    return frozenset(part.start or 0 for (part,) in parts)
+
+
 def spec(shape, axes, layout: str = "train") -> P:
     """How a weight of `shape` with logical `axes`, one a dimension, is cut in the current mesh.
 

@@ -112,6 +112,7 @@ def compile_for(config, sizes: qwen.Config, assumed: Assumed, devices) -> Plan:
     """A plan whose memory is what the compiler says."""
     kind, found = devices[0].device_kind, {}
     with jax.set_mesh(mesh.make(devices, **config.mesh)):
+        settings.check_shards(config, mesh.shards())
         lowered, resident = programs.programs(config, sizes, assumed)
         for name, lower in lowered.items():
             started = time.monotonic()
@@ -128,6 +129,7 @@ def compile_for(config, sizes: qwen.Config, assumed: Assumed, devices) -> Plan:
 def estimate(config, sizes: qwen.Config, assumed: Assumed, kind: str, devices) -> Plan:
     """A plan for devices of this kind, as many as `devices`, whose memory is estimated."""
     with jax.set_mesh(mesh.make(devices, **config.mesh)):
+        settings.check_shards(config, mesh.shards())
         _, resident = programs.programs(config, sizes, assumed)
         shards = mesh.shards()
     more = roofline.temporary(config, sizes, assumed, resident, len(devices), shards)

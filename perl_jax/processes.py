@@ -1,7 +1,9 @@
 """Several processes as one program: all run the same steps on the same questions, each with a part of the devices.
 
-What the devices compute is one program over all of them (mesh.py). On the host each process prepares the whole batch,
-grades its own share of the responses, and process 0 alone writes what a run leaves; checkpoints are written by all.
+What the devices compute is one program over all of them (mesh.py). On the host each process draws and tokenises the
+whole batch, which needs no more of a picture than its size, but decodes, resizes and patches only the pictures of its
+own rows; it grades its own share of the responses, and process 0 alone writes what a run leaves; checkpoints are
+written by all.
 Everything here is without effect for one process.
 """
 

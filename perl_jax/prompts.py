@@ -3,12 +3,12 @@
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 
 from models import qwen2_5_vl as qwen
 from models.errors import InputError
-from models.qwen2_5_vl.images import open_image
+from models.qwen2_5_vl.images import Encoded
 from models.qwen2_5_vl.source import read_json
 
 FILE = "perl_jax.json"  # in an exported directory: what its prompts looked like in training
@@ -83,7 +83,21 @@ def _digest(processor: qwen.Processor) -> str:
     return hashlib.sha256(processor.template.encode()).hexdigest()
 
 
-def decoded(record):
-    """The record with its encoded images as RGB pictures, each decoded once for all orders."""
-    images = [open_image(data, f"record {record['id']!r}, image {i + 1}") for i, data in enumerate(record["images"])]
+def opened(record):
+    """The record with its encoded images as pictures, each decoded once for all orders, where it is asked for."""
+    images = [Encoded(data, f"record {record['id']!r}, image {i + 1}") for i, data in enumerate(record["images"])]
     return {**record, "images": images}
+
+
+def fault(pictures: Sequence[Encoded], shards: int, own: Container[int]) -> str | None:
+    """Decodes the pictures that are at home in the `own` ones of `shards`: what is wrong with the first broken one.
+
+    So several processes look at each picture once, and mostly each at those that it packs.
+    """
+    for picture in pictures:
+        if int(picture.home * shards) in own:
+            try:
+                picture.decoded()
+            except InputError as error:
+                return str(error)
+    return None

@@ -108,7 +108,7 @@ def _generate(model, models, options: Sampling, prompts, ids, seed: int, limits,
     (parts, decoder), (count, G, R), shards = models, decoded.shape, mesh.shards()
     N = -(-len(prompts) // shards) * shards
     filled = np.arange(N).clip(max=len(prompts) - 1)  # in equal shares
-    inputs = qwen.pack(model.config, [prompts[n] for n in filled], *limits, shards)
+    inputs = qwen.pack(model.config, [prompts[n] for n in filled], *limits, shards, mesh.own())
     rooms, sizes = capacities(R), batch_sizes(N, G, R, shards)
     h = embeddings(*parts, *mesh.place((inputs.ids, inputs.image_index, inputs.vision)))
     streams, segment = _start(*parts, options, G, rooms[0], h, mesh.place(inputs.position_ids, axis=1),

@@ -1,5 +1,6 @@
 """What a config must say for a run to start: told in one line before anything is computed or written."""
 
+import math
 import re
 
 from models.errors import InputError
@@ -17,7 +18,7 @@ AT_LEAST = {
     "refill_rounds": 1, "sampling.max_new_tokens": 1, "sampling.top_k": 0, "sampling.batch": 0,
     "optimizer.steps_per_batch": 1, "micro_batch.rows": 1,
     "eval.every": 1, "eval.limit": 1, "eval.permute": 0, "eval.batch": 1, "checkpoint.every": 1,
-    "checkpoint.keep": 1, "log_groups": 0, "prompt.max_tokens": 1,
+    "checkpoint.keep": 1, "log_groups": 0, "prompt.max_tokens": 1, "max_padding": 0,
 }  # fmt: skip
 
 
@@ -50,6 +51,20 @@ def check(config) -> None:
     if said["loss.kl_coef"] and said["warmup.steps"]:
         raise InputError("config.loss.kl_coef would hold the policy to what it was before the warm-up; train the "
                          "warm-up with total_steps=0, export it, and give it as config.model")  # fmt: skip
+
+
+def check_shards(config, shards: int) -> None:
+    """Raises InputError where a step's prompts divide the mesh so badly that too many rows of a rollout are padding."""
+    orders = config.n_s + 1
+    prompts = config.questions * orders
+    rows = -(-prompts // shards) * shards
+    if config.total_steps and 1 - prompts / rows > config.max_padding:
+        raise InputError(
+            f"config.questions = {config.questions}, in {orders} orders each, are {prompts} prompts; on the {shards} "
+            f"shards of config.mesh {rows - prompts} of {rows} rows would be empty, more than config.max_padding = "
+            f"{config.max_padding} allows: set config.questions to a multiple of {shards // math.gcd(shards, orders)}, "
+            "or use fewer devices"
+        )
 
 
 def check_parts(config) -> None:

@@ -46,6 +46,7 @@ def train(config, workdir: Path, profile: tuple[int, int] = (0, 0)) -> None:
     settings.check(config)
     processes.agree(json.loads(config.to_json_best_effort()), "a config")
     with jax.set_mesh(mesh.make(**config.mesh)):
+        settings.check_shards(config, mesh.shards())
         run(config, workdir, profile)
 
 

@@ -6,7 +6,7 @@ mesh are a micro-batch. Whatever the lengths, one shape fits all micro-batches a
 a question stay together where they can, so that its images are encoded once for all of its orders.
 """
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from typing import NamedTuple
 
 import flax.struct
@@ -90,9 +90,11 @@ def flat(groups: Sequence[Group], name: str) -> np.ndarray | None:
 
 
 def pack(config: qwen.Config, groups: Sequence[Group], rows: int | None, row_tokens: int | None,
-         min_pixels: int | None, max_pixels: int | None, shards: int = 1) -> Forest:  # fmt: skip
+         min_pixels: int | None, max_pixels: int | None, shards: int = 1,
+         own: Container[int] | None = None) -> Forest:  # fmt: skip
     """Packs groups that share O and G into micro-batches of `rows` rows of `row_tokens` tokens for each shard.
 
+    Of images only the patches on `own` shards are made (by default all), as `pack_images` does.
     Without `row_tokens` a row has room for the longest tree, without `rows` there is one micro-batch. Raises ValueError
     for groups of different shapes, InputError for ids and images that do not fit each other, and for a prompt that does
     not fit in a row with its longest response.
@@ -117,7 +119,7 @@ def pack(config: qwen.Config, groups: Sequence[Group], rows: int | None, row_tok
     shown = [[[images.add(group.images[i]) for i in order] for order in group.orders] for group in groups]
     needed = [sorted({number for row in batch for tree in row for number in shown[tree.group][tree.order]})
               for batch in batches]  # fmt: skip
-    layouts = pack_images(config.vision, [[images.patches[number] for number in numbers] for numbers in needed], shards)
+    layouts = pack_images(config.vision, [[images.found[i] for i in numbers] for numbers in needed], shards, own)
 
     packed, reach = [], _reach(config, batches, prompts, lengths, capacity)
     for batch, numbers, (vision, places) in zip(batches, needed, layouts):
@@ -134,7 +136,7 @@ def pack(config: qwen.Config, groups: Sequence[Group], rows: int | None, row_tok
                 prompt = prompts[q][o]
                 here = slice(at, at + len(prompt))
                 ids[b, here], spans[:, b, here] = prompt, [[at], [here.stop], [at]]
-                grids = [images.patches[number][1] for number in shown[q][o]]
+                grids = [images.found[number].grid for number in shown[q][o]]
                 positions[b, :, here] = mrope_positions(config, prompt, grids, f"group {q}, order {o}")
                 if shown[q][o]:
                     of_images = at + np.flatnonzero(prompt == config.image_token_id)

@@ -105,7 +105,7 @@ def step(state: State, groups: Sequence[Group], *, clip_low=0.2, clip_high=0.2, 
     # Without a signal anywhere the first group is computed all the same: its gradient is 0, its metrics are true.
     taught = [q for q, group in enumerate(groups) if kl_coef or np.any(group.advantages)] or [0]
     groups, scored = [groups[q] for q in taught], lengths[taught].ravel()
-    forest = trees.pack(state.model.config, groups, rows, row_tokens, min_pixels, max_pixels, mesh.shards())
+    forest = trees.pack(state.model.config, groups, rows, row_tokens, min_pixels, max_pixels, mesh.shards(), mesh.own())
     fields = Tokens(
         weights=np.repeat(weights[taught].ravel(), scored).astype(np.float32),
         advantages=np.repeat(np.concatenate([np.ravel(group.advantages) for group in groups]), scored),
@@ -210,7 +210,7 @@ def logprobs(model: qwen.Qwen2_5_VL, groups: Sequence[Group], temperature: float
     R is the longest response; past a response's length they are 0. Advantages and given log-probs are not read; the
     other options as in `step`.
     """
-    forest = trees.pack(model.config, groups, rows, row_tokens, min_pixels, max_pixels, mesh.shards())
+    forest = trees.pack(model.config, groups, rows, row_tokens, min_pixels, max_pixels, mesh.shards(), mesh.own())
     lengths = np.array([[[len(r) for r in order] for order in group.responses] for group in groups])
     graph, weights = nnx.split(model)
     found = jax.device_get([

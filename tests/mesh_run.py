@@ -79,11 +79,13 @@ def main(model_path: str, out: str, devices: str, meshes: str) -> None:
     from conftest import CACHE
 
     from models import qwen2_5_vl as qwen
+    from models.qwen2_5_vl import weights
     from perl_jax import embeddings, mesh, rollout
     from perl_jax.compilations import Compilations
 
     jax.config.update("jax_compilation_cache_dir", str(CACHE))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+    weights.PIECE = 4096  # so that the larger ones are put together on each device
     descent = optax.sgd(0.01)
     decode, seen = rollout._decode, set()
 

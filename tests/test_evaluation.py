@@ -55,7 +55,7 @@ def test_each_question_in_its_own_order_and_in_drawn_ones(asked):
     assert fixed.orders == [(0, 1, 2)] and alone.orders == [(0,)]
     for order, sample, (ids, pictures) in zip(many.orders, many.samples, many.prompts):
         assert sample["answer"] == str(order.index(0) + 1)
-        assert [picture.getpixel((0, 0))[0] for picture in pictures] == [40 * image for image in order]
+        assert [picture.decoded().getpixel((0, 0))[0] for picture in pictures] == [40 * image for image in order]
         assert "".join(map(chr, ids)) == "<image><image><image>Which?"
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageFile
 
 from models.errors import InputError
 from models.qwen2_5_vl import images
@@ -129,13 +129,37 @@ def test_open_image_turns_as_exif_says():
     assert images.open_image(encoded(Image.fromarray(picture(60, 80)), format="JPEG", exif=exif), "x").size == (60, 80)
 
 
+@pytest.mark.parametrize("orientation", [1, 3, 6])
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF"])
+def test_the_header_says_the_size(kind, orientation, monkeypatch):
+    """Of the picture as it is shown; only then is it decoded, once, to what `open_image` makes of it."""
+    decodes, load = [], ImageFile.ImageFile.load
+    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda self: decodes.append(1) or load(self))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = encoded(Image.fromarray(picture(60, 80)), format=kind, exif=exif)
+    image = images.Encoded(data, "x")
+    assert not decodes
+    expected = images.open_image(data, "x")
+    assert (image.width, image.height) == expected.size
+    assert image.decoded() is image.decoded() and image.decoded().tobytes() == expected.tobytes()
+    assert image.digest == images.Encoded(data, "y").digest and 0 <= image.home < 1
+
+
+def test_a_header_with_another_size_than_the_picture(monkeypatch):
+    image = images.Encoded(encoded(Image.fromarray(picture(60, 80)), format="PNG"), "row 7, image 1")
+    monkeypatch.setattr(images, "open_image", lambda *_: Image.new("RGB", (80, 61)))
+    with pytest.raises(InputError, match="row 7, image 1: its header says 80 x 60 pixels, but it has 80 x 61"):
+        image.decoded()
+
+
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "GIF"])
 def test_broken_bytes(kind):
     data = encoded(Image.fromarray(picture(60, 80)), format=kind)
     broken = [b"", b"text", data[:20], data[: len(data) // 2], data[:8] + bytes(200)]
     for number, part in enumerate(broken):
         with pytest.raises(InputError, match=r"row 7, image 1: ") as error:
-            images.open_image(part, "row 7, image 1")
+            images.Encoded(part, "row 7, image 1").decoded()
         assert "\n" not in str(error.value), number
 
 

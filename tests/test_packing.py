@@ -10,9 +10,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from models import qwen2_5_vl as qwen
-from models.qwen2_5_vl.packing import block_size, bucket, pack_images
+from models.qwen2_5_vl.packing import Prepared, block_size, bucket, pack_images
 
-VALUES = 5  # per patch; the layout does not depend on it
+VALUES = 1176  # per patch
 SIZES = st.lists(st.tuples(st.integers(1, 7), st.integers(1, 7)), min_size=1, max_size=7)  # in merged patches
 
 
@@ -22,9 +22,13 @@ def vision_config(window: int, merge: int = 2) -> qwen.VisionConfig:
 
 
 def preprocessed(sizes, merge: int, rng):
-    """Images of `sizes` in merged patches, as `images.patches` returns them, every patch different."""
-    return [(rng.normal(size=(h * w * merge**2, VALUES)).astype(np.float32), (1, h * merge, w * merge))
-            for h, w in sizes]  # fmt: skip
+    """Images of `sizes` in merged patches, every patch different."""
+
+    def image(h, w):
+        values = rng.normal(size=(h * w * merge**2, VALUES)).astype(np.float32)
+        return Prepared((1, h * merge, w * merge), rng.random(), lambda: values)
+
+    return [image(*size) for size in sizes]
 
 
 def patch_places(grid, merge: int):
@@ -47,7 +51,8 @@ def test_image_layout(sizes, window, merge):
     assert capacity % block == 0
     side = window // config.patch_size // merge * merge  # a window's side in patches
     filled = np.zeros((rows, capacity), bool)
-    for number, (values, grid) in enumerate(batch):
+    for number, (grid, _, patches) in enumerate(batch):
+        values = patches()
         assert index[number].shape == (len(values) // unit, 2)
         [row] = set(index[number][:, 0].tolist())  # one row
         places = (index[number][:, 1:] * unit + np.arange(unit)).ravel()
@@ -76,9 +81,7 @@ def test_image_layout(sizes, window, merge):
 def test_packs_of_several_batches_agree_in_shape(batches):
     config = vision_config(112)
     rng = np.random.default_rng(0)
-    images = [[(np.repeat(v, 1176 // VALUES + 1, -1)[:, :1176], grid) for v, grid in preprocessed(sizes, 2, rng)]
-              for sizes in batches]  # fmt: skip
-    packs = pack_images(config, images)
+    packs = pack_images(config, [preprocessed(sizes, 2, rng) for sizes in batches])
     if not any(batches):
         assert all(pack is None for pack, _ in packs)
         return
@@ -86,6 +89,38 @@ def test_packs_of_several_batches_agree_in_shape(batches):
     for sizes, (pack, index) in zip(batches, packs):
         assert len(index) == len(sizes)
         assert (pack.images >= 0).sum() == sum(4 * h * w for h, w in sizes)
+
+
+@settings(max_examples=25)
+@given(sizes=SIZES, shards=st.integers(1, 4), data=st.data())
+def test_only_own_shards_get_patches(sizes, shards, data):
+    """The rest of a pack does not depend on what a process owns, and each image's patches are made in one shard."""
+    config, batch = vision_config(112), preprocessed(sizes, 2, np.random.default_rng(0))
+    own = data.draw(st.sets(st.integers(0, shards - 1)))
+    parts, made = [], []
+    for part in (None, own, set(range(shards)) - own):
+        noted = [image._replace(patches=lambda image=image: made.append(image.home) or image.patches())
+                 for image in batch]  # fmt: skip
+        [(pack, _)] = pack_images(config, [noted], shards, part)
+        parts.append(pack)
+        filled = pack.patches.reshape(shards, -1).any(axis=1)
+        assert part is None or set(np.flatnonzero(filled)) <= part
+    assert sorted(made) == sorted([image.home for image in batch] * 2)
+    whole, mine, others = parts
+    np.testing.assert_array_equal(mine.patches + others.patches, whole.patches)
+    for name in ("images", "windows", "positions"):
+        np.testing.assert_array_equal(getattr(mine, name), getattr(whole, name))
+
+
+def test_images_lie_about_where_they_are_at_home():
+    """Whatever else is in the pack: so two processes that pack a batch and then parts of it prepare little twice."""
+    rng = np.random.default_rng(0)
+    batch = preprocessed(rng.integers(1, 9, (128, 2)), 2, rng)
+    for part in (range(128), range(0, 64), range(1, 128, 2)):
+        [(pack, index)] = pack_images(vision_config(112), [[batch[i] for i in part]], 8)
+        halves = [places[0, 0] * 2 // len(pack.patches) for places in index]
+        same = np.mean([half == int(2 * batch[i].home) for i, half in zip(part, halves)])
+        assert same > 0.7, "half of them would by chance"
 
 
 @given(sizes=st.lists(st.integers(0, 1 << 17), min_size=2, max_size=2), least=st.sampled_from([1, 16, 64]))

@@ -14,7 +14,7 @@ from flax import nnx
 
 from models import qwen2_5_vl as qwen
 from models.errors import InputError
-from perl_jax import mesh, plan, programs, rollout, roofline, update
+from perl_jax import mesh, plan, programs, rollout, roofline, train, update
 
 ASSUMED = roofline.Assumed(images=2, words=5, response=4)
 
@@ -64,6 +64,15 @@ class Spy:
     def lower(self, *args):
         self.seen.append(self.name)
         return self.program.lower(*args)
+
+
+def test_prompts_that_divide_the_mesh_badly_are_told_as_by_training(monkeypatch, tmp_path):
+    monkeypatch.setattr(mesh, "shards", lambda: 16)
+    with pytest.raises(InputError, match="12 of 16 rows would be empty"):
+        plan.estimate(small(), tiny.CONFIGS["untied"], ASSUMED, "NVIDIA H200", jax.devices())
+    with pytest.raises(InputError, match="12 of 16 rows would be empty"):
+        train.train(small(), tmp_path / "run")
+    assert not (tmp_path / "run").exists(), "before anything is written"
 
 
 def test_phases_add_what_stays():

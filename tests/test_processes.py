@@ -17,8 +17,10 @@ from models import qwen2_5_vl as qwen
 from models.errors import InputError
 from perl_jax import checkpoint, processes
 
-CHANGES = {"warmup.steps": 1, "total_steps": 2, "mesh.data": 2, "eval.every": 3}
+CHANGES = {"warmup.steps": 1, "warmup.questions": 16, "total_steps": 2, "mesh.data": 2, "eval.every": 3,
+           "data.options.image_size": 56}  # fmt: skip
 LAST = 3
+BROKEN = "digits-train-0-13"  # one of those of the first step
 NOT_COMPARED = ("time/", "compile/", "speed/", "stage")
 
 
@@ -32,7 +34,7 @@ def start(workdir: Path, count: int, devices: int = 4, changes=({},), die=0) -> 
 
     def process(index):
         made, dies = json.dumps(CHANGES | changes[index % len(changes)]), die if index == count - 1 else 0
-        command = [sys.executable, tiny_run.__file__, workdir, made, coordinator, count, index, dies]
+        command = [sys.executable, tiny_run.__file__, workdir, made, coordinator, count, index, dies, BROKEN]
         return subprocess.Popen([str(part) for part in command], env=environment, stdout=subprocess.PIPE,
                                 stderr=subprocess.STDOUT, text=True)  # fmt: skip
 
@@ -57,6 +59,8 @@ def runs(tmp_path_factory):
         found[count] = tmp_path_factory.mktemp("processes") / f"run{count}"
         for code, text in finish(start(found[count], count)):
             assert code == 0, text
+            said = [line for line in text.splitlines() if "skipped" in line]
+            assert len(said) == 1 and f"skipped (1 in this step): record '{BROKEN}', image 1: not a picture" in said[0]
     return found
 
 
@@ -94,6 +98,16 @@ def test_two_processes_train_as_one(runs):
     assert len(json.loads((runs[2] / "run.json").read_text())) == 1, "process 0 alone writes"
 
 
+def test_each_process_decodes_its_share_of_the_pictures(runs):
+    """Of all that one process decodes, in the evaluation and both stages of training; the rest its rows never need."""
+    [alone], (first, second) = ([json.loads((runs[count] / f"decoded-{index}.json").read_text())
+                                 for index in range(count)] for count in (1, 2))  # fmt: skip
+    assert len(set(alone)) == len(alone)
+    assert len(set(first)) == len(first) and len(set(second)) == len(second), "none twice"
+    assert set(first) | set(second) == set(alone)
+    assert max(len(first), len(second)) < 0.7 * len(alone)
+
+
 @pytest.mark.parametrize("before, after", [(2, 1), (1, 2)])
 def test_a_checkpoint_is_restored_by_another_number_of_processes(runs, tmp_path, before, after):
     workdir = tmp_path / "run"
@@ -115,7 +129,7 @@ def test_different_configs_end_everywhere(tmp_path):
 
 def test_a_process_that_dies_ends_the_others(tmp_path):
     """And is named; what was saved stays."""
-    (first, text), (second, _) = finish(start(tmp_path / "run", 2, die=2), timeout=300)
+    (first, text), (second, _) = finish(start(tmp_path / "run", 2, die=2))
     assert second == -9 and first != 0
     assert "Task 1 heartbeat timeout" in text or "Connection closed by peer" in text, text
     assert json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])["step"] >= 1

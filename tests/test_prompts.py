@@ -114,10 +114,21 @@ def test_a_broken_file_is_named(exported, content):
         prompts.Prompts.of_directory(exported)
 
 
-def test_encoded_pictures_are_decoded_once_and_a_broken_one_is_named():
+def png(width: int, height: int) -> bytes:
     buffer = io.BytesIO()
-    picture(8, 6).save(buffer, "PNG")
-    made = prompts.decoded({"id": "r", "images": [buffer.getvalue()] * 2, "question": "?"})
-    assert [image.size for image in made["images"]] == [(8, 6)] * 2 and made["question"] == "?"
+    picture(width, height).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def test_a_picture_without_a_header_is_named():
+    made = prompts.opened({"id": "r", "images": [png(8, 6)] * 2, "question": "?"})
+    assert [(image.width, image.height) for image in made["images"]] == [(8, 6)] * 2 and made["question"] == "?"
     with pytest.raises(InputError, match="record 'r', image 2"):
-        prompts.decoded({"id": "r", "images": [buffer.getvalue(), buffer.getvalue()[:40]]})
+        prompts.opened({"id": "r", "images": [png(8, 6), png(8, 6)[:20]]})
+
+
+def test_a_broken_picture_is_found_by_whom_it_is_at_home_with():
+    broken = prompts.opened({"id": "r", "images": [png(8, 6), png(80, 60)[:-40]]})["images"]
+    home = int(broken[1].home * 4)
+    assert prompts.fault(broken, 4, {home}).startswith("record 'r', image 2: not a picture that can be read")
+    assert prompts.fault(broken, 4, {0, 1, 2, 3} - {home}) is None and prompts.fault(broken[:1], 1, {0}) is None

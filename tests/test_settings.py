@@ -30,6 +30,28 @@ def test_a_value_with_which_no_run_is_right(changes, words):
         settings.check(config)
 
 
+@pytest.mark.parametrize("changes, shards, words", [
+    ({}, 64, None),
+    ({"questions": 96}, 256, None),
+    ({"questions": 3, "n_s": 1}, 8, None),  # 6 of 8: a quarter is allowed
+    ({"questions": 2, "n_s": 1}, 8, "= 2, in 2 orders each, are 4 prompts; .* 4 of 8 rows .* multiple of 4"),
+    ({"questions": 17, "n_s": 0}, 16, "17 prompts; .* 15 of 32 rows .*max_padding = 0.25 .* a multiple of 16"),
+    ({"questions": 3, "n_s": 2}, 8, "7 of 16 rows .* a multiple of 8"),
+    ({"questions": 17, "n_s": 0, "max_padding": 0.5}, 16, None),
+    ({"questions": 17, "n_s": 0, "total_steps": 0}, 16, None),  # no rollouts
+])  # fmt: skip
+def test_prompts_that_divide_the_mesh_badly(changes, shards, words):
+    config = base.get_config()
+    config.update_from_flattened_dict(changes)
+    settings.check(config)
+    if words is None:
+        settings.check_shards(config, shards)
+        return
+    with pytest.raises(InputError, match=words) as error:
+        settings.check_shards(config, shards)
+    assert "\n" not in str(error.value)
+
+
 def test_a_part_that_is_replaced():
     config = base.get_config()
     settings.check_parts(config)

@@ -1,5 +1,6 @@
 """Weights in every Hugging Face layout, there and back to the byte, and one clear line for each broken directory."""
 
+import contextlib
 import dataclasses
 import json
 import pickle
@@ -218,6 +219,32 @@ def test_a_slice_reads_that_slice(tmp_path):
         index = tuple(slice(size // 3, size // 3 + max(1, size // 2)) for size in param.shape)
         part = weights._read(tensors, tuple(keys), param.shape, index, np.dtype("float32"))
         np.testing.assert_array_equal(part, np.asarray(param[...])[index])
+
+
+@pytest.mark.parametrize("sharded", [True, False])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_host_holds_a_piece_at_a_time(tmp_path, monkeypatch, sharded, dtype):
+    """Whatever is larger than a piece, stacks and tables, is read in pieces, or a layer at a time; and so becomes what
+    it is when it is read as a whole."""
+    qwen.save(random_model(), tmp_path / "in")
+    whole = qwen.load(tmp_path / "in", dtype=dtype)
+    held, read_part = [], weights._read
+
+    def noted(tensors, keys, shape, index, dtype):
+        value = read_part(tensors, keys, shape, index, dtype)
+        held.append((value.nbytes, value[0].nbytes))
+        return value
+
+    monkeypatch.setattr(weights, "_read", noted)
+    monkeypatch.setattr(weights, "PIECE", 2048)
+    mesh = jax.make_mesh((1,), ("x",), axis_types=(jax.sharding.AxisType.Auto,))
+    with jax.set_mesh(mesh) if sharded else contextlib.nullcontext():
+        where = (lambda *_: NamedSharding(mesh, PartitionSpec())) if sharded else None
+        model = qwen.load(tmp_path / "in", dtype=dtype, sharding=where)
+    assert_same(tensors_of(model), tensors_of(whole))
+    parameters = [leaf.nbytes for leaf in jax.tree.leaves(nnx.state(whole))]
+    assert max(parameters) > 4096 and all(size <= max(2048, row) for size, row in held)
+    assert sum(size for size, _ in held) == sum(parameters), "each once"
 
 
 def test_named_takes_models_states_gradients_and_dicts():

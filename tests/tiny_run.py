@@ -18,6 +18,7 @@ import tiny
 
 from configs import base
 from models.errors import InputError
+from models.qwen2_5_vl import images
 from perl_jax import cli, logs, processes, train
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -118,9 +119,13 @@ def metrics(workdir: Path, stage: str | None = None) -> list[dict]:
     return [line for line in lines if "update/loss" in line and stage in (None, line["stage"])]
 
 
-def main(workdir: str, changes: str, coordinator: str = "", count: str = "1", index: str = "0", die: str = "0") -> None:
-    """`python tests/tiny_run.py WORKDIR CHANGES [COORDINATOR COUNT INDEX [DIE]]`: one process of a run; at step DIE it
-    dies as by `kill -9`."""
+def main(workdir: str, changes: str, coordinator: str = "", count: str = "1", index: str = "0", die: str = "0",
+         broken: str = "nothing") -> None:  # fmt: skip
+    """`python tests/tiny_run.py WORKDIR CHANGES [COORDINATOR COUNT INDEX [DIE [BROKEN]]]`: one process of a run.
+
+    At step DIE it dies as by `kill -9`. The pictures of record BROKEN cannot be decoded; WORKDIR/decoded-INDEX.json
+    names those that it has decoded.
+    """
     jax.config.update("jax_compilation_cache_dir", str(conftest.CACHE))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
     processes.TIMEOUT, processes.LOST = 20, 10
@@ -132,9 +137,17 @@ def main(workdir: str, changes: str, coordinator: str = "", count: str = "1", in
             os.kill(os.getpid(), signal.SIGKILL)
 
     logs.Silent.step = write_and_die
+    decode, decoded = images.open_image, []
+
+    def noted(data, where):
+        decoded.append(where)
+        return decode(data[: len(data) // 2] if f"'{broken}'" in where else data, where)
+
+    images.open_image = noted
     try:
         processes.join(coordinator, int(count), int(index))
         run(Path(workdir), **json.loads(changes))
+        Path(workdir, f"decoded-{index}.json").write_text(json.dumps(decoded))
     except InputError as error:
         cli.refuse(error)
 

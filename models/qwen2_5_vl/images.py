@@ -1,10 +1,12 @@
 """Pictures to patches, with the same bits as transformers' Qwen2VLImageProcessorPil and without it."""
 
+import functools
+import hashlib
 import io
 import math
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 from models.errors import InputError
 from models.qwen2_5_vl.config import VisionConfig
@@ -30,11 +32,59 @@ def open_image(data: bytes, where: str) -> Image.Image:
     except InputError:
         raise
     except Exception as error:  # decoders of broken bytes raise whatever they stumble over
-        raise InputError(f"{where}: not a picture that can be read ({_first_line(error)}): replace the file") from error
+        raise InputError(_unreadable(where, error)) from error
 
 
-def rgb(image: Image.Image | np.ndarray, where: str = "image") -> Image.Image:
+class Encoded:
+    """An encoded picture whose header alone is read, until its pixels are asked for.
+
+    Raises InputError, with `where` in its line, for bytes that do not begin as a picture does.
+    """
+
+    def __init__(self, data: bytes, where: str):
+        self._data, self._where, self._decoded = data, where, None
+        try:
+            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+                orientation = Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1)  # PNG's own would decode
+                turned = orientation >= 5 and image.format != "TIFF"  # whose size Pillow has turned already
+                self.width, self.height = image.size[::-1] if turned else image.size
+        except Exception as error:
+            raise InputError(_unreadable(where, error)) from error
+
+    def decoded(self) -> Image.Image:
+        """The picture, as `open_image` (also its errors), once; InputError where its size is not the header's."""
+        if self._decoded is None:
+            picture = open_image(self._data, self._where)
+            if picture.size != (self.width, self.height):
+                raise InputError(f"{self._where}: its header says {self.width} x {self.height} pixels, but it has "
+                                 f"{picture.width} x {picture.height}: save it anew")  # fmt: skip
+            self._decoded = picture
+        return self._decoded
+
+    @functools.cached_property
+    def digest(self) -> bytes:
+        """A hash of the encoded bytes."""
+        return hashlib.blake2b(self._data).digest()
+
+    @property
+    def home(self) -> float:
+        """As `home` of the digest."""
+        return home(self.digest)
+
+
+def home(digest: bytes) -> float:
+    """Where in [0, 1) a picture with this hash is at home.
+
+    In a pack that is shared out to devices it lies about there, whatever else is in the pack: so of several processes
+    mostly the same one prepares it.
+    """
+    return int.from_bytes(digest[:4], "little") / 2**32
+
+
+def rgb(image: Image.Image | np.ndarray | Encoded, where: str = "image") -> Image.Image:
     """An RGB picture of a PIL image of any mode (transparent parts on white) or of a uint8 array [H, W, 3]."""
+    if isinstance(image, Encoded):
+        return image.decoded()
     if isinstance(image, np.ndarray):
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] != 3 or 0 in image.shape:
             raise InputError(f"{where}: an array must be uint8 [H, W, 3], not {image.dtype} {list(image.shape)}")
@@ -87,7 +137,7 @@ def grid(
 
 
 def patches(
-    image: Image.Image | np.ndarray,
+    image: Image.Image | np.ndarray | Encoded,
     vision: VisionConfig,
     min_pixels: int | None = None,
     max_pixels: int | None = None,
@@ -121,6 +171,10 @@ def _target(
         min_pixels=MIN_PIXELS if min_pixels is None else min_pixels,
         max_pixels=MAX_PIXELS if max_pixels is None else max_pixels,
     )
+
+
+def _unreadable(where: str, error: Exception) -> str:
+    return f"{where}: not a picture that can be read ({_first_line(error)}): replace the file"
 
 
 def _first_line(error: Exception) -> str:

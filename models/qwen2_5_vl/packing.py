@@ -6,7 +6,8 @@ segment ids. So window attention is dense over blocks and full attention dense o
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Container, Sequence
+from typing import NamedTuple
 
 import flax.struct
 import numpy as np
@@ -62,67 +63,93 @@ def block_size(config: VisionConfig) -> int:
 
 
 def pack(config: Config, prompts: Sequence, min_pixels: int | None = None, max_pixels: int | None = None,
-         shards: int = 1) -> Inputs:  # fmt: skip
+         shards: int = 1, own: Container[int] | None = None) -> Inputs:  # fmt: skip
     """Packs prompts [(input_ids, images), ...], one list of PIL images or uint8 [H, W, 3] arrays per prompt.
 
     ids hold one image token per merged patch; an image that occurs again (same bytes) is packed once. The rows of
-    images are a multiple of `shards`.
+    images are a multiple of `shards`; those of other shards than the `own` (by default all) are left without patches.
     Raises InputError where ids and images do not fit each other.
     """
     images = Images(config.vision, min_pixels, max_pixels)
     shown = [[images.add(image) for image in pictures] for _, pictures in prompts]
-    [layout] = pack_images(config.vision, [images.patches], shards)
+    [layout] = pack_images(config.vision, [images.found], shards, own)
     length = bucket(max((len(ids) for ids, _ in prompts), default=1))
     return _pack_text(config, prompts, shown, images, layout, length)
 
 
+class Prepared(NamedTuple):
+    """An image of which only the patches are still to be made."""
+
+    grid: tuple[int, int, int]  # (1, height, width) in patches
+    home: float  # as `images.home`
+    patches: Callable[[], np.ndarray]  # float32 [height * width, X]
+
+
 class Images:
-    """Distinct images, prepared as patches once each, in the order of their first appearance."""
+    """Distinct images in the order of their first appearance; none is decoded or resized here."""
 
     def __init__(self, config: VisionConfig, min_pixels: int | None = None, max_pixels: int | None = None):
         self.config, self.limits = config, (min_pixels or MIN_PIXELS, max_pixels or MAX_PIXELS)
-        self.patches, self._of_object, self._of_content = [], {}, {}
+        self.found: list[Prepared] = []
+        self._of_object, self._of_content = {}, {}
 
     def add(self, image) -> int:
-        """The image's number in `patches`."""
+        """The image's number in `found`."""
         number = self._of_object.get(id(image))
         if number is None:
-            array = np.asarray(image)
-            content = (getattr(image, "mode", None), array.shape, hashlib.blake2b(array.tobytes()).digest())
+            content = self._content(image)
             number = self._of_content.get(content)
             if number is None:
-                number = self._of_content[content] = len(self.patches)
-                self.patches.append(image_processing.patches(image, self.config, *self.limits))
+                number = self._of_content[content] = len(self.found)
+                self.found.append(self._prepared(image, content[-1]))
             self._of_object[id(image)] = number
         return number
 
+    def _content(self, image) -> tuple:
+        """What equal images have in common; the last of it is a hash."""
+        if isinstance(image, image_processing.Encoded):
+            return (image.digest,)
+        array = np.asarray(image)
+        return getattr(image, "mode", None), array.shape, hashlib.blake2b(array.tobytes()).digest()
 
-def pack_images(config: VisionConfig, batches, shards: int = 1) -> list[tuple[Vision | None, list[np.ndarray]]]:
-    """Packs each batch of preprocessed images [(patches [n, X], (1, grid height, grid width)), ...].
+    def _prepared(self, image, digest: bytes) -> Prepared:
+        picture = image if isinstance(image, image_processing.Encoded) else image_processing.rgb(image)
+        grid = image_processing.grid((picture.height, picture.width), self.config, *self.limits)
+        return Prepared((1, *grid), image_processing.home(digest),
+                        lambda: image_processing.patches(picture, self.config, *self.limits)[0])  # fmt: skip
+
+
+def pack_images(config: VisionConfig, batches: Sequence[Sequence[Prepared]], shards: int = 1,
+                own: Container[int] | None = None) -> list[tuple[Vision | None, list[np.ndarray]]]:  # fmt: skip
+    """Packs each batch of images.
 
     Returns for each the pack and, per image, the (row, merged token) int32 [n / merge^2, 2] of its merged tokens in
     raster order. All packs have the same shape, with a multiple of `shards` rows; None where no batch has an image.
+    Each of `shards` parts of the rows has about the images that are at home there. The patches of images in other parts
+    than the `own` ones (by default all) are not made: memory of zeros that nobody touches is not even there.
     """
     if not any(batches):
         return [(None, []) for _ in batches]
     unit = config.spatial_merge_size**2
     block = block_size(config) // unit  # in merged tokens
-    windows = [[_windows(grid, config) for _, grid in batch] for batch in batches]
+    windows = [[_windows(image.grid, config) for image in batch] for batch in batches]
     alone = max(_Row(block, None).place(image) for batch in windows for image in batch)
     capacity = bucket(alone, least=1, between=2)  # blocks a row
-    placed = [_assign(batch, block, capacity) for batch in windows]
-    rows = shards * bucket(-(-max(count for count, _ in placed) // shards), least=1, between=2)
-    packs = []
-    for batch, (_, places) in zip(batches, placed):
+    placed = [_assign(*pair, block, capacity) for pair in zip(batches, windows)]
+    share = bucket(-(-max(count for count, _ in placed) // shards), least=1, between=2)  # rows of a shard
+    rows, packs = shards * share, []
+    for batch, (count, places) in zip(batches, placed):
         shape = (rows, capacity * block, unit)
-        patches = np.zeros((*shape, batch[0][0].shape[-1] if batch else _patch_values(config)), np.float32)
+        patches = np.zeros((*shape, _patch_values(config)), np.float32)
         images, window_ids = np.full(shape, -1, np.int32), np.full(shape, -1, np.int32)
         positions = np.zeros((*shape, 2), np.int32)
-        for number, ((values, grid), (row, slots, window)) in enumerate(zip(batch, places)):
-            patches[row, slots] = values.reshape(-1, unit, values.shape[-1])
+        places = [(row * rows // count, slots, window) for row, slots, window in places]  # empty rows among the others
+        for number, (image, (row, slots, window)) in enumerate(zip(batch, places)):
+            if own is None or row // share in own:
+                patches[row, slots] = image.patches().reshape(-1, *patches.shape[2:])
             images[row, slots] = number
             window_ids[row, slots] = window[:, None]
-            positions[row, slots] = _patch_positions(grid, config)
+            positions[row, slots] = _patch_positions(image.grid, config)
         flat = [a.reshape(rows, -1, *a.shape[3:]) for a in (patches, images, window_ids, positions)]
         index = [np.stack([np.full_like(slots, row), slots], axis=-1) for row, slots, _ in places]
         packs.append((Vision(*flat), index))
@@ -150,10 +177,16 @@ def _patch_positions(grid, config: VisionConfig) -> np.ndarray:
 
 
 class _Row:
-    """A row being filled: what is free in each of its blocks, in merged tokens."""
+    """A row being filled: what is free in each of its blocks, in merged tokens. It is at home where its first image
+    is."""
 
-    def __init__(self, block: int, capacity: int | None):
-        self.block, self.capacity, self.free = block, capacity, []
+    def __init__(self, block: int, capacity: int | None, home: float = 0.0):
+        self.block, self.capacity, self.home, self.free = block, capacity, home, []
+
+    @property
+    def room(self) -> int:
+        """What is free in all, in merged tokens."""
+        return (self.capacity - len(self.free)) * self.block + sum(self.free)
 
     def place(self, windows) -> int | None:
         """Places one image's windows, first fit; the number of blocks then in use, or None (unchanged) if too many."""
@@ -171,25 +204,32 @@ class _Row:
         return len(free)
 
 
-def _assign(batch, block: int, capacity: int):
-    """Rows for a batch of images' windows, large images first: (rows used, per image (row, slots, window ids))."""
+def _assign(batch: Sequence[Prepared], windows_of, block: int, capacity: int):
+    """Rows for a batch of images with windows, large ones first, each in the row with room that is nearest to its home.
+
+    Sizes count in steps: images of about one size come in the order of their homes, and so share rows.
+    Returns (rows used, per image (row, slots, window ids)); rows are in the order of their homes.
+    """
     rows: list[_Row] = []
     places = [None] * len(batch)
     windows_seen = 0
-    for number in sorted(range(len(batch)), key=lambda i: -sum(map(len, batch[i]))):
-        windows = batch[number]
-        row = next((i for i, row in enumerate(rows) if row.place(windows)), None)
+    sizes = [sum(map(len, windows)) for windows in windows_of]
+    for number in sorted(range(len(batch)), key=lambda i: (-bucket(sizes[i], 1, between=2), batch[i].home)):
+        windows, home = windows_of[number], batch[number].home
+        nearest = sorted((row for row in rows if row.room >= sizes[number]), key=lambda row: abs(row.home - home))
+        row = next((row for row in nearest if row.place(windows)), None)
         if row is None:
-            row = len(rows)
-            rows.append(_Row(block, capacity))
-            rows[row].place(windows)
-        slots, window_ids = (np.empty(sum(map(len, windows)), np.int32) for _ in range(2))
-        for start, window in zip(rows[row].starts, windows):
+            row = _Row(block, capacity, home)
+            rows.append(row)
+            row.place(windows)
+        slots, window_ids = (np.empty(sizes[number], np.int32) for _ in range(2))
+        for start, window in zip(row.starts, windows):
             slots[window] = np.arange(start, start + len(window))
             window_ids[window] = windows_seen
             windows_seen += 1
         places[number] = (row, slots, window_ids)
-    return len(rows), places
+    rank = {id(row): i for i, row in enumerate(sorted(rows, key=lambda row: row.home))}
+    return len(rows), [(rank[id(row)], *place) for row, *place in places]
 
 
 def _pack_text(config: Config, prompts, shown, images: Images, layout, length: int) -> Inputs:
@@ -200,7 +240,7 @@ def _pack_text(config: Config, prompts, shown, images: Images, layout, length: i
     image_index = np.full((*shape, 2), -1, np.int32)
     for row, ((prompt, _), numbers) in enumerate(zip(prompts, shown)):
         prompt = check_ids(config, prompt, f"prompt {row}")
-        grids = [images.patches[number][1] for number in numbers]
+        grids = [images.found[number].grid for number in numbers]
         ids[row, : len(prompt)] = prompt
         mask[row, : len(prompt)] = True
         positions[:, row, : len(prompt)] = mrope_positions(config, prompt, grids, f"prompt {row}")

@@ -60,13 +60,13 @@ class Processor:
         min_pixels: int | None = None,
         max_pixels: int | None = None,
         add_generation_prompt: bool = True,
-    ) -> tuple[list[int], list[Image.Image]]:
-        """Token ids, with one image token per merged patch, and the RGB pictures in their order.
+    ) -> tuple[list[int], list[Image.Image | image_processing.Encoded]]:
+        """Token ids, with one image token per merged patch, and the pictures in their order: RGB, or still `Encoded`.
 
         A message is {"role", "content"}; content is text or a list of {"type": "text", "text"} and {"type": "image",
-        "image": PIL, encoded bytes, path or uint8 [H, W, 3]}. Each `<image>` in a text, and each image item without a
-        picture, is a slot for the next of `images`. Raises InputError where slots and `images` differ in number, for
-        special tokens written out in a text, for videos and for pictures that cannot be read.
+        "image": PIL, `Encoded`, encoded bytes, path or uint8 [H, W, 3]}. Each `<image>` in a text, and each image item
+        without a picture, is a slot for the next of `images`. Raises InputError where slots and `images` differ in
+        number, for special tokens written out in a text, for videos and for pictures that cannot be read.
         """
         if not messages:
             raise InputError("there are no messages: give at least one")
@@ -94,7 +94,12 @@ class Processor:
         except TemplateError as error:  # a template may refuse, as of roles that do not alternate
             raise InputError(f"the chat template refuses the messages: {error}") from error
 
-    def image_tokens(self, image: Image.Image, min_pixels: int | None = None, max_pixels: int | None = None) -> int:
+    def image_tokens(
+        self,
+        image: Image.Image | image_processing.Encoded,
+        min_pixels: int | None = None,
+        max_pixels: int | None = None,
+    ) -> int:
         """How many tokens a picture takes: its merged patches."""
         limits = (
             self.min_pixels if min_pixels is None else min_pixels,
@@ -175,7 +180,9 @@ class _Content:
 _OPEN = object()
 
 
-def _picture(picture: Any, where: str) -> Image.Image:
+def _picture(picture: Any, where: str) -> Image.Image | image_processing.Encoded:
+    if isinstance(picture, image_processing.Encoded):
+        return picture
     if isinstance(picture, str | Path):
         try:
             return image_processing.open_image(Path(picture).read_bytes(), str(picture))

@@ -10,10 +10,12 @@ import dataclasses
 import inspect
 import itertools
 import json
+import math
 import os
 import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,7 @@ STACKS = (("visual", "blocks"), ("model", "layers"))
 LEAVES = {"kernel": "weight", "scale": "weight", "embedding": "weight", "bias": "bias"}
 HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
 SHARD_BYTES = 5_000_000_000
+PIECE = 1 << 26  # bytes of a parameter that are read at a time
 Keys = tuple[str, ...]
 
 
@@ -44,8 +47,9 @@ def load(
 
     `dtype` may be a function of a parameter's path ("visual.blocks.attn.qkv.kernel"), and is then given along with
     `compute_dtype`. `sharding` maps (shape, logical axes) of a parameter to where it goes, and each device's part alone
-    is read; None is one device. Raises InputError, naming the file or tensor, for anything missing, unexpected,
-    misshapen or truncated.
+    is read; None is one device. A large part is put together on its device from pieces of `PIECE` bytes, or of a layer
+    where that is more: the host never holds a whole stack. Raises InputError, naming the file or tensor, for anything
+    missing, unexpected, misshapen or truncated.
     """
     raw, tensors, source = open_directory(path)
     config = Config.from_hf(raw)
@@ -65,9 +69,11 @@ def load(
             return _read(tensors, keys, param.shape, index, held)
 
         if sharding is None:
-            return param.replace(jnp.asarray(read((slice(None),) * len(param.shape))))
+            return param.replace(_on_device(read, param.shape, (slice(None),) * len(param.shape), held, None))
         where = sharding(param.shape, param.get_metadata("axes"))
-        return param.replace(jax.make_array_from_callback(param.shape, where, read))
+        parts = [_on_device(read, param.shape, index, held, device)
+                 for device, index in where.addressable_devices_indices_map(param.shape).items()]  # fmt: skip
+        return param.replace(jax.make_array_from_single_device_arrays(param.shape, where, parts))
 
     return nnx.merge(graph, nnx.from_flat_state([(keys, fill(tuple(keys), param)) for keys, param in flat]))
 
@@ -199,6 +205,30 @@ def _read(
         value = tensors[name][_to_hub(keys, inner)]
         out[place] = np.moveaxis(value, 0, -1) if keys[-1] == "kernel" else value
     return out if _stacked(keys) else out[0]
+
+
+def _on_device(read: Callable, shape: tuple[int, ...], index: tuple[slice, ...], dtype: np.dtype,
+               device: jax.Device | None) -> jax.Array:  # fmt: skip
+    """The part `index` of a parameter of `shape` on a device, put there a piece after the other, cut along its first
+    axis."""
+    starts, stops, _ = zip(*(part.indices(size) for part, size in zip(index, shape)))
+    size = tuple(stop - start for start, stop in zip(starts, stops))
+    at_once = max(1, PIECE // (dtype.itemsize * math.prod(size[1:])))
+    if size[0] <= at_once:
+        return jax.device_put(read(index), device)
+    # What is on one device cannot be computed with in the context of a mesh of several.
+    with jax.set_mesh(jax.sharding.Mesh(np.array(device), ())) if device else contextlib.nullcontext():
+        whole = jnp.zeros(size, dtype, device=device)
+        for start in range(0, size[0], at_once):
+            here = slice(starts[0] + start, min(starts[0] + start + at_once, stops[0]))
+            piece = jax.device_put(read((here, *index[1:])), device)
+            whole = _put(whole, piece, np.int32(start)).block_until_ready()  # or pieces would wait in line
+    return whole
+
+
+@partial(jax.jit, donate_argnums=0)
+def _put(whole, piece, start):
+    return jax.lax.dynamic_update_slice_in_dim(whole, piece, start, axis=0)
 
 
 @dataclasses.dataclass(frozen=True)

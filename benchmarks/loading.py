@@ -1,0 +1,167 @@
+"""Host memory while weights are loaded: `python -m benchmarks.loading` (2 GB in a temporary directory, 6 GB of memory).
+
+A checkpoint, bfloat16 in several files, is loaded by two processes with two CPU devices each, every weight cut in four
+(mesh fsdp=4), in bfloat16 and in float32. As in the 72B, most of it are three stacked weights with a quarter each. A
+device's memory is the host's here, so the best that a process can do is its half of the weights. Measured is a
+process's own memory (RssAnon, looked at every few milliseconds) above that before loading; pages of the files that are
+mapped while they are read belong to the page cache, which the system takes back as it likes, and stand beside it
+(RssFile).
+"""
+
+import dataclasses
+import json
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+from flax import nnx
+
+from benchmarks import workload
+from models import qwen2_5_vl as qwen
+from perl_jax import mesh, processes
+
+PROCESSES, DEVICES = 2, 4
+FILE_BYTES = 500_000_000
+BLOCK = 1 << 22  # random values that are written over and over
+GB = 1e9
+
+
+def config() -> qwen.Config:
+    """The 3B with 12 of its 36 layers, 1 of 32 in the vision tower, and a fifth of the vocabulary."""
+    whole = qwen.Config.published("3B")
+    return dataclasses.replace(
+        whole,
+        vision=dataclasses.replace(whole.vision, depth=1, fullatt_block_indexes=(0,)),
+        text=dataclasses.replace(whole.text, num_hidden_layers=12, vocab_size=32000),
+        image_token_id=31999,
+        video_token_id=31998,
+        vision_start_token_id=31997,
+        vision_end_token_id=31996,
+    )
+
+
+def make(path: Path) -> int:
+    """Writes a checkpoint of random weights, tensor by tensor; its bytes."""
+    sizes = config()
+    (path / "config.json").write_text(json.dumps(sizes.to_hf()))
+    tensors = jax.eval_shape(lambda: qwen.named(qwen.Qwen2_5_VL(sizes, rngs=nnx.Rngs(0))))
+    files, room = [], 0
+    for name, tensor in tensors.items():
+        if not files or tensor.size * 2 > room:
+            files.append({})
+            room = FILE_BYTES
+        files[-1][name] = tensor
+        room -= tensor.size * 2
+    places = {}
+    for number, content in enumerate(files, start=1):
+        file = f"model-{number:05}-of-{len(files):05}.safetensors"
+        write(path / file, content)
+        places.update(dict.fromkeys(content, file))
+    (path / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": places}))
+    return sum(tensor.size * 2 for tensor in tensors.values())
+
+
+def write(file: Path, tensors) -> None:
+    """One safetensors file of random bfloat16 tensors, {name: shape}."""
+    ends = np.cumsum([2 * tensor.size for tensor in tensors.values()]).tolist()
+    header = {name: {"dtype": "BF16", "shape": tensor.shape, "data_offsets": [end - 2 * tensor.size, end]}
+              for (name, tensor), end in zip(tensors.items(), ends)}  # fmt: skip
+    encoded = json.dumps(header).encode()
+    noise = (0.02 * np.random.default_rng(0).standard_normal(BLOCK, np.float32)).astype(ml_dtypes.bfloat16).tobytes()
+    with file.open("wb") as stream:
+        stream.write(len(encoded).to_bytes(8, "little") + encoded)
+        for left in (2 * tensor.size for tensor in tensors.values()):
+            while left:
+                left -= stream.write(noise[:left])
+
+
+class Memory:
+    """The largest RssAnon and RssFile of this process while it is entered, above those before, in bytes."""
+
+    def __enter__(self):
+        self._before, self.anon, self.file, self._stop = resident(), 0, 0, threading.Event()
+        self._thread = threading.Thread(target=self._watch)
+        self._thread.start()
+        return self
+
+    def _watch(self):
+        while not self._stop.wait(0.002):
+            self.anon, self.file = (max(pair) for pair in zip((self.anon, self.file), self._above()))
+
+    def _above(self):
+        return (now - before for now, before in zip(resident(), self._before))
+
+    def __exit__(self, *_):
+        self._stop.set()
+        self._thread.join()
+
+
+def resident() -> tuple[int, int]:
+    """(RssAnon, RssFile) in bytes."""
+    lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return tuple(1024 * int(lines[name].split()[0]) for name in ("RssAnon", "RssFile"))
+
+
+def load(path: Path, dtype: str, coordinator: str, index: int) -> dict[str, float]:
+    """One process's part: what it holds then, what it took at most, and how long, in bytes and seconds."""
+    processes.join(coordinator, PROCESSES, index)
+    with jax.set_mesh(mesh.make(fsdp=DEVICES)):
+        mesh.whole(jnp.zeros(1)).block_until_ready()  # what starting up takes is not counted
+        started = time.monotonic()
+        with Memory() as memory:
+            model = qwen.load(path, dtype=dtype, sharding=mesh.sharding)
+            weights = jax.block_until_ready(jax.tree.leaves(nnx.state(model)))
+        seconds = time.monotonic() - started
+    held = sum(shard.data.nbytes for weight in weights for shard in weight.addressable_shards)
+    return {"held": held, "anon": memory.anon, "file": memory.file, "seconds": seconds}
+
+
+def measured(path: Path, dtype: str) -> list[dict[str, float]]:
+    """What `load` says of each of the processes."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        coordinator = f"localhost:{free.getsockname()[1]}"
+    flags = f"--xla_force_host_platform_device_count={DEVICES // PROCESSES}"
+    command = [sys.executable, "-m", "benchmarks.loading", str(path), dtype, coordinator]
+    started = [subprocess.Popen([*command, str(index)], env=os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
+                                stdout=subprocess.PIPE, text=True) for index in range(PROCESSES)]  # fmt: skip
+    try:
+        said = [process.communicate(timeout=600)[0] for process in started]
+    finally:
+        for process in started:
+            process.kill()
+    if any(process.returncode for process in started):
+        raise SystemExit("a process that loads has failed; it says why above")
+    return [json.loads(text.splitlines()[-1]) for text in said]
+
+
+def main() -> None:
+    table, shares = [], []
+    with tempfile.TemporaryDirectory(prefix="perl_jax-loading-") as directory:
+        size = make(Path(directory))
+        for dtype in ("bfloat16", "float32"):
+            for index, found in enumerate(measured(Path(directory), dtype)):
+                share = found["anon"] / found["held"]
+                table.append((dtype, str(index), *(f"{found[name] / GB:.2f} GB" for name in ("held", "anon")),
+                              f"{share:.2f}", f"{found['file'] / GB:.2f} GB", f"{found['seconds']:.0f}"))  # fmt: skip
+                shares.append(share)
+    columns = ("dtype", "process", "weights held", "own memory at most", "ratio", "mapped of the files", "seconds")
+    workload.table(columns, table)
+    workload.conclude(f"{size / GB:.1f} GB of weights on {PROCESSES} processes: loading takes at most "
+                      f"{max(shares):.2f} times a process's share")  # fmt: skip
+
+
+if __name__ == "__main__":
+    if len(sys.argv) > 1:
+        print(json.dumps(load(Path(sys.argv[1]), sys.argv[2], sys.argv[3], int(sys.argv[4]))))
+    else:
+        main()
