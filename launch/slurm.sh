@@ -27,8 +27,7 @@ if [ "${SLURM_NTASKS_PER_NODE:-}" = 1 ] && [ -n "${SLURM_GPUS_ON_NODE:-}" ]; the
     export JAX_LOCAL_DEVICE_IDS
 fi
 
+trap 'scontrol requeue "$SLURM_JOB_ID" || true' USR1
 # Each line of the log begins with its process's number; process 0 logs, the others only what goes wrong.
 srun --kill-on-bad-exit=1 --label python -m perl_jax.train "$@" &
-step=$!
-trap 'scontrol requeue "$SLURM_JOB_ID" || true' USR1
-wait "$step" || wait "$step" # the first ends where the signal comes
+wait $! || wait $! # the first ends where the signal comes
