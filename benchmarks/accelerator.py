@@ -140,20 +140,13 @@ def vllm(config: qwen.Config, group: update.Group, tokens: int, dtype: str) -> t
     return None, a_token(generate, tokens)
 
 
-def step_bytes(config: qwen.TextConfig, prompt: int, own: float, size: int) -> float:
-    """What a decoding step must read at least, with `own` tokens in each stream's cache and numbers of `size` bytes."""
-    D, d, L, J = config.hidden_size, config.head_dim, config.num_hidden_layers, config.num_key_value_heads
-    layer = 2 * D * d * (config.num_attention_heads + J) + 3 * D * config.intermediate_size
-    cached = 2 * L * J * d * PROMPTS * (prompt + ROLLOUTS * own)
-    return size * (L * layer + D * config.vocab_size + cached)
-
-
 def row(name: str, dtype: str, config: qwen.Config, group: update.Group, tokens: int, measured: dict) -> tuple:
     """What the table says of a measurement."""
     lengths = [[len(response) for response in order] for order in group.responses]
     patches = flops.image_patches(config, group.prompts[0])
     work = 3 * flops.group(config, patches, map(len, group.prompts), lengths)
-    needed = step_bytes(config.text, len(group.prompts[0]), 0.75 * tokens, jnp.dtype(dtype).itemsize)
+    needed = flops.decoded_bytes(config.text, PROMPTS * ROLLOUTS, PROMPTS, len(group.prompts[0]), 0.75 * tokens,
+                                 jnp.dtype(dtype).itemsize)  # fmt: skip
     update_seconds, decode, peak, bandwidth = (measured[key] for key in ("update", "decode", "peak", "bandwidth"))
     return (name, dtype, "-" if update_seconds is None else f"{update_seconds:.3f}",
             f"{work / update_seconds / peak:.0%}" if peak and update_seconds else "-",
@@ -174,8 +167,9 @@ def main() -> None:
         name, dtype = args.row
         kind = jax.devices()[0].device_kind
         update_seconds, decode = globals()[name](config, group, tokens, dtype)
-        print(json.dumps({"kind": kind, "update": update_seconds, "decode": decode, "peak": flops.PEAK.get(kind),
-                          "bandwidth": flops.BANDWIDTH.get(kind)}))  # fmt: skip
+        device = flops.DEVICES.get(kind)
+        print(json.dumps({"kind": kind, "update": update_seconds, "decode": decode,
+                          "peak": device and device.peak, "bandwidth": device and device.bandwidth}))  # fmt: skip
         return
 
     runs = [("perl_jax", "float32"), ("perl_jax", "bfloat16"), ("transformers", "bfloat16")]

@@ -13,8 +13,11 @@ def get_config() -> ConfigDict:
             # The policy: a Hugging Face directory, else a model from nothing with the sizes of `scratch`.
             "model": "",
             "scratch": ConfigDict(),
-            "compute_dtype": "bfloat16",  # of activations; weights that train are float32
+            "compute_dtype": "bfloat16",  # of activations and frozen weights; weights that train are float32
             "train_vision": True,
+            # With a rank above 0 only adapters train, of the linear maps whose whole path matches `targets`: here those
+            # of the text tower's layers; "visual.blocks.attn.qkv" is one of the vision tower's.
+            "lora": {"rank": 0, "alpha": 32, "targets": r"model\.layers\.(self_attn|mlp)\..*"},
             # Questions: a directory of records, else an embedded source written to WORKDIR/data with `options`.
             "data": {
                 "directory": "",

@@ -9,6 +9,8 @@ from models import qwen2_5_vl as qwen
 from models.qwen2_5_vl.packing import Vision
 from perl_jax import mesh
 
+PATCHES = 1 << 13  # of each shard that are encoded at a time: attention's scores over more would fill its memory
+
 
 @partial(jax.jit, static_argnums=(0, 5))
 def embeddings(graph, weights, ids, image_index, vision: Vision | None, axis: int = 0):
@@ -18,5 +20,29 @@ def embeddings(graph, weights, ids, image_index, vision: Vision | None, axis: in
 
 def embedded(model: qwen.Qwen2_5_VL, ids, image_index, vision: Vision | None, axis: int, remat: bool = False):
     """The same within a program, each image encoded once."""
-    images = model.encode(vision, remat=remat, constrain=mesh.rows)
+    images = None if vision is None else mesh.to_width(encoded(model, vision, remat))
     return mesh.from_width(model.embed(ids, image_index, images), axis)
+
+
+def encoded(model: qwen.Qwen2_5_VL, vision: Vision, remat: bool = False):
+    """Merged tokens [R, T, D] of a pack of R rows, of which each shard encodes so many at a time that memory bounds."""
+    (R, C), S = vision.images.shape, mesh.shards()
+    share = R // S
+    parts = next(n for n in range(1, share + 1) if share % n == 0 and (share // n * C <= PATCHES or n == share))
+
+    def encode(part: Vision):
+        return model.encode(part, remat=remat, constrain=mesh.rows)
+
+    if parts == 1:
+        return encode(vision)
+
+    def turned(x, first: int, second: int):  # the rows of [first, second, ...] as those of [second, first, ...]
+        x = x.reshape(first, second, -1, *x.shape[1:]).swapaxes(0, 1)
+        return x.reshape(-1, *x.shape[3:])
+
+    def part(x):
+        x = turned(x, S, parts)
+        return mesh.rows(x.reshape(parts, -1, *x.shape[1:]), axis=1)
+
+    tokens = jax.lax.map(encode, jax.tree.map(part, vision))
+    return turned(tokens.reshape(R, *tokens.shape[2:]), parts, S)

@@ -6,22 +6,33 @@ backward pass is twice its forward pass. So a number is comparable whatever the 
 """
 
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 import jax
 
 from models import qwen2_5_vl as qwen
 from models.qwen2_5_vl.packing import image_runs
 
-PEAK = {  # dense bfloat16, per device, by JAX's `device_kind`; from the vendors' data sheets
-    "TPU v4": 275e12, "TPU v5 lite": 197e12, "TPU v5e": 197e12, "TPU v5": 459e12, "TPU v5p": 459e12,
-    "TPU v6 lite": 918e12, "TPU v6e": 918e12, "NVIDIA A100-SXM4-40GB": 312e12, "NVIDIA A100-SXM4-80GB": 312e12,
-    "NVIDIA H100 80GB HBM3": 989e12, "NVIDIA H200": 989e12,
-}  # fmt: skip
-BANDWIDTH = {  # bytes a second from a device's own memory, by JAX's `device_kind`; from the vendors' data sheets
-    "TPU v4": 1.23e12, "TPU v5 lite": 0.82e12, "TPU v5": 2.77e12, "TPU v6 lite": 1.64e12,
-    "NVIDIA A100-SXM4-40GB": 1.56e12, "NVIDIA A100-SXM4-80GB": 2.04e12, "NVIDIA H100 80GB HBM3": 3.35e12,
-    "NVIDIA H200": 4.8e12,
-}  # fmt: skip
+
+class Device(NamedTuple):
+    """What a vendor's data sheet says of one device."""
+
+    peak: float  # dense bfloat16 FLOPs a second
+    bandwidth: float  # bytes a second from its own memory
+    memory: float  # bytes
+    network: float  # bytes a second from the devices of its slice or node, one way
+
+
+DEVICES = {  # by JAX's `device_kind`
+    "TPU v4": Device(275e12, 1.23e12, 32e9, 300e9),
+    "TPU v5 lite": Device(197e12, 0.82e12, 16e9, 200e9),
+    "TPU v5": Device(459e12, 2.77e12, 95e9, 600e9),
+    "TPU v6 lite": Device(918e12, 1.64e12, 32e9, 448e9),
+    "NVIDIA A100-SXM4-40GB": Device(312e12, 1.56e12, 42e9, 300e9),
+    "NVIDIA A100-SXM4-80GB": Device(312e12, 2.04e12, 85e9, 300e9),
+    "NVIDIA H100 80GB HBM3": Device(989e12, 3.35e12, 85e9, 450e9),
+    "NVIDIA H200": Device(989e12, 4.8e12, 150e9, 450e9),
+}
 
 
 def text(config: qwen.TextConfig, tokens: int, pairs: int, scored: int) -> int:
@@ -68,6 +79,17 @@ def group(config: qwen.Config, patches: Sequence[int], prompts: Iterable[int],
     return total
 
 
+def decoded_bytes(config: qwen.TextConfig, streams: int, prompts: int, prompt: float, own: float, size: int) -> float:
+    """What a decoding step reads at least: the weights, the caches of `prompts` prompts and what `streams` wrote since.
+
+    `prompt` and `own` are tokens, mean over prompts and streams; numbers have `size` bytes.
+    """
+    D, d, L, J = config.hidden_size, config.head_dim, config.num_hidden_layers, config.num_key_value_heads
+    layer = 2 * D * d * (config.num_attention_heads + J) + 3 * D * config.intermediate_size
+    cached = 2 * L * J * d * (prompts * prompt + streams * own)
+    return size * (L * layer + D * config.vocab_size + cached)
+
+
 def image_patches(config: qwen.Config, ids: Sequence[int]) -> list[int]:
     """The patches of each image of a prompt, read off its runs of image tokens."""
     starts, ends = image_runs(config, ids)
@@ -76,5 +98,5 @@ def image_patches(config: qwen.Config, ids: Sequence[int]) -> list[int]:
 
 def utilisation(flops: float, seconds: float) -> dict[str, float]:
     """{"mfu": share of all devices' peak}, or nothing where the peak of the device is not known (as on a CPU)."""
-    peak = PEAK.get(jax.devices()[0].device_kind)
-    return {"mfu": flops / seconds / (peak * jax.device_count())} if peak and seconds > 0 else {}
+    device = DEVICES.get(jax.devices()[0].device_kind)
+    return {"mfu": flops / seconds / (device.peak * jax.device_count())} if device and seconds > 0 else {}

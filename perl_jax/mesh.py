@@ -110,17 +110,23 @@ def rows(tree, axis: int = 0, heads: int | None = None):
     return tree if empty else jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, where(x)), tree)
 
 
-def from_width(x, axis: int = 0):
-    """`rows` of embeddings [..., D] that were looked up: their width lies over `fsdp`, as that of the table.
-
-    First each device keeps its part of the rows that it has a part of the width of, then these parts change places. In
-    one step XLA would hold all rows on each device.
-    """
+def by_width(x, axis: int = 0):
+    """Rows of embeddings [..., D] with their width over `fsdp`, as that of the table lies, where that divides it."""
     mesh = jax.sharding.get_abstract_mesh()
-    if not mesh.empty and x.shape[-1] % mesh.shape["fsdp"] == 0:
-        apart = P(*[None] * axis, ROWS[:-1], *[None] * (x.ndim - axis - 2), "fsdp")
-        x = jax.lax.with_sharding_constraint(x, apart)
-    return rows(x, axis)
+    if mesh.empty or x.shape[-1] % mesh.shape["fsdp"]:
+        return x
+    apart = P(*[None] * axis, ROWS[:-1], *[None] * (x.ndim - axis - 2), "fsdp")
+    return jax.lax.with_sharding_constraint(x, apart)
+
+
+def from_width(x, axis: int = 0):
+    """`rows` of embeddings that were looked up `by_width`; in one step XLA would hold all rows on each device."""
+    return rows(by_width(x, axis), axis)
+
+
+def to_width(x, axis: int = 0):
+    """The other way, of `rows` of embeddings that others will look up; so too does the gradient go back."""
+    return by_width(rows(x, axis), axis)
 
 
 def whole(tree):

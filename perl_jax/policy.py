@@ -2,32 +2,36 @@
 
 import hashlib
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
+import jax
+from flax import nnx
+
 from models import qwen2_5_vl as qwen
 from models.errors import InputError
+from models.qwen2_5_vl import lora
 from perl_jax import mesh, processes, scratch
 from perl_jax.prompts import Prompts
 
+HUB_ID = re.compile(r"([\w.-]+/[\w.-]+)(?:@([\w./-]+))?")  # owner/name or owner/name@revision
 FILES = ("*.json", "*.jinja", "*.txt", "*.safetensors", "LICENSE*")  # of a hub model: never a pickle
 
 
-class Policy(NamedTuple):
-    """A loaded model, the prompts that it is trained with, and which weights it started from."""
+class Base(NamedTuple):
+    """What a run starts from, beside the model itself: the prompts that it is trained with, and which weights."""
 
-    model: qwen.Qwen2_5_VL
     prompts: Prompts
     path: str
     fingerprint: str
 
 
-def load(config, workdir: Path, texts: Iterable[str]) -> Policy:
-    """The policy that `config.model` names; without a name one of `config.scratch`'s sizes, made once in the workdir.
+def load(config, workdir: Path, texts: Iterable[str]) -> tuple[qwen.Qwen2_5_VL, Base]:
+    """The model that `config.model` names; without a name one of `config.scratch`'s sizes, made once in the workdir.
 
-    Its weights lie on the current mesh. `texts` train a new model's tokenizer. Raises InputError where neither is
-    given.
+    Its weights lie on the current mesh, each read in the dtype that it is held in, with new adapters if `config.lora`
+    asks for them. `texts` train a new model's tokenizer. Raises InputError where neither is given.
     """
     if not config.model and not config.scratch:
         raise InputError("config.model must name a Hugging Face directory, or config.scratch give sizes of a new model")
@@ -38,9 +42,41 @@ def load(config, workdir: Path, texts: Iterable[str]) -> Policy:
             scratch.make(path, config.scratch.to_dict(), texts, seed=config.seed)
 
     processes.after_first(make)
-    model = qwen.load(path, dtype="float32", compute_dtype=config.compute_dtype, sharding=mesh.sharding)
+    model = qwen.load(path, dtype=dtypes(config), compute_dtype=config.compute_dtype, sharding=mesh.sharding)
     prompts = Prompts(qwen.Processor.from_pretrained(path), **config.prompt)
-    return Policy(model, prompts, str(path), fingerprint(path))
+    return adapted(config, model, mesh.sharding), Base(prompts, str(path), fingerprint(path))
+
+
+def adapted(config, model: qwen.Qwen2_5_VL, sharding=None) -> qwen.Qwen2_5_VL:
+    """The model with the adapters of `config.lora`, if any."""
+    return lora.add(model, **config.lora, seed=config.seed, sharding=sharding) if config.lora.rank else model
+
+
+def trainable(config) -> Callable[[str], bool]:
+    """Which weights train, by attribute path."""
+    if config.lora.rank:
+        return lora.is_adapter
+    return lambda path: config.train_vision or not path.startswith("visual.")
+
+
+def dtypes(config) -> Callable[[str], str]:
+    """What each weight is held in, by attribute path: float32 if it trains, else the dtype that it is computed in."""
+    trains = trainable(config)
+    return lambda path: "float32" if trains(path) else config.compute_dtype
+
+
+def reference(config, model: qwen.Qwen2_5_VL) -> qwen.Qwen2_5_VL | None:
+    """What KL holds a policy to that starts as `model`; None without KL.
+
+    With adapters it is the model without them: the same arrays. Else it is a copy in the compute dtype, which weights
+    are cast to before they are used: it computes the same to the bit.
+    """
+    if not config.loss.kl_coef:
+        return None
+    if config.lora.rank:
+        return lora.without(model)
+    graph, weights = nnx.split(model)
+    return nnx.merge(graph, jax.tree.map(lambda w: w.astype(model.compute_dtype), weights))
 
 
 def directory(name: str) -> Path:
@@ -50,7 +86,7 @@ def directory(name: str) -> Path:
     """
     if Path(name).exists():
         return Path(name)
-    hub_id = re.fullmatch(r"([\w.-]+/[\w.-]+)(?:@([\w./-]+))?", name)
+    hub_id = HUB_ID.fullmatch(name)
     if not hub_id:
         raise InputError(f"{name}: no such directory, and no hub id like owner/name or owner/name@revision")
     from huggingface_hub import snapshot_download

@@ -22,6 +22,7 @@ import numpy as np
 from flax import nnx
 
 from models import qwen2_5_vl as qwen
+from models.qwen2_5_vl import lora
 from models.qwen2_5_vl.attention import causal, merged, partial_attention
 from models.qwen2_5_vl.layers import unstacked
 from perl_jax import mesh
@@ -269,6 +270,7 @@ def _decode(graph, weights, options: Sampling, smaller: tuple[int, int], streams
     """Draws tokens t, t + 1, ... below `stop`, until what is alive fits `smaller`: (streams, end, segment)."""
     model = nnx.merge(graph, weights)
     rows, width = smaller
+    past, recent, start = apart(streams.own, t - 1)
 
     def goes_on(carry):
         t, streams, _ = carry
@@ -278,7 +280,7 @@ def _decode(graph, weights, options: Sampling, smaller: tuple[int, int], streams
 
     def body(carry):
         at, streams, segment = carry
-        hidden, own = decode(model, streams, at - 1)
+        hidden, own = decode(model, streams, past, at - 1, start)
         drawn = draw(model, options, streams.keys, hidden, at)
         written = (x.at[:, :, at - t].set(new) for x, new in zip(segment, drawn))
         done = streams.done | ended(drawn[0], options)
@@ -288,45 +290,78 @@ def _decode(graph, weights, options: Sampling, smaller: tuple[int, int], streams
     shape = streams.done.shape
     empty = Segment(jnp.zeros((*shape, SEGMENT), jnp.int32), *jnp.zeros((2, *shape, SEGMENT)),
                     jnp.zeros(shape, jnp.int32), streams.done)  # fmt: skip
-    end, streams, segment = jax.lax.while_loop(goes_on, body, (t, streams, mesh.rows(empty)))
-    return placed(streams), *mesh.whole((end, segment))
+    carry = t, streams.replace(own=recent), mesh.rows(empty)
+    end, streams, segment = jax.lax.while_loop(goes_on, body, carry)
+    return placed(streams.replace(own=joined(past, streams.own, start))), *mesh.whole((end, segment))
+
+
+def apart(own, used):
+    """(own caches that are read, those that a segment writes, the token that these start at), `used` tokens in all.
+
+    Caches longer than a segment are not written for every token, which on TPUs would copy them to a layout of their
+    own: the segment writes to short ones, and `joined` adds these.
+    """
+    if own[0][0].shape[-1] <= SEGMENT:
+        return [None] * len(own), own, 0
+    recent = jax.tree.map(jnp.zeros_like, [(k[..., :SEGMENT], v[..., :SEGMENT, :]) for k, v in own])
+    return own, mesh.rows(recent, heads=1), used
+
+
+def joined(past, recent, start):
+    """Own caches [..., C] with what a segment wrote from the token `start` on."""
+    if past[0] is None:
+        return recent
+
+    def join(cache, new, axis: int):
+        at = jnp.minimum(start, cache.shape[axis] - SEGMENT)  # where the last segment is cut short, over what was there
+        there = jnp.arange(SEGMENT) >= start - at
+        there = there.reshape(*[-1 if i == axis else 1 for i in range(cache.ndim)])
+        old = jax.lax.dynamic_slice_in_dim(cache, at, SEGMENT, axis)
+        new = jnp.where(there, jnp.roll(new, start - at, axis), old)
+        return jax.lax.dynamic_update_slice_in_dim(cache, new, at, axis)
+
+    return [(join(k, new_k, 3), join(v, new_v, 2)) for (k, v), (new_k, new_v) in zip(past, recent)]
 
 
 def for_decoding(model: qwen.Qwen2_5_VL) -> qwen.Qwen2_5_VL:
-    """What a decoding step reads: the text tower with its layers apart, in the dtype that it computes in."""
+    """What a decoding step reads: the text tower in its compute dtype, layers apart, adapters merged into them."""
     decoder = nnx.merge(*nnx.split(model))  # the same arrays
     del decoder.visual, decoder.model.layers
     graph, others = nnx.split(decoder)
     decoder = nnx.merge(graph, jax.tree.map(lambda w: w.astype(model.compute_dtype), others))
-    decoder.model.layers = unstacked(model.model.layers, model.compute_dtype)
+    decoder.model.layers = lora.merge(unstacked(model.model.layers, model.compute_dtype))
     graph, weights = nnx.split(decoder)
     return nnx.merge(graph, mesh.moved(weights, "decode"))
 
 
-def decode(model, streams: Streams, used):
+def decode(model, streams: Streams, past, used, start):
     """Feeds the streams' newest tokens: hidden states [N, G, D] that predict the next ones, and the own caches.
 
-    `used` tokens of each own cache hold something before, one more after. A prompt's keys and values are read once for
-    all of its streams, and the two parts of the softmax merged.
+    The own caches hold the tokens from `start` up to `used`, which is added; `past` those before `start` (`apart`). A
+    prompt's keys and values are read once for all of its streams, and the parts of the softmax merged.
     """
     N, G = streams.last.shape
     P, C = streams.prompt[0][0].shape[-1], streams.own[0][0].shape[-1]
     in_prompt = (jnp.arange(P) < streams.lengths[:, None])[:, None, None]  # [N, 1, 1, P]
-    in_own = jnp.arange(C) <= used
+    in_own = jnp.arange(C) <= used - start
 
     def attend(q, k, v, cache):
-        (prompt_k, prompt_v), (own_k, own_v) = cache
+        (prompt_k, prompt_v), (own_k, own_v), past = cache
         k, v = mesh.rows((k, v), heads=1)  # as the caches lie, which would else be moved
-        own_k, own_v = own_k.at[..., used].set(k), own_v.at[..., used, :].set(v)
+        own_k, own_v = own_k.at[..., used - start].set(k), own_v.at[..., used - start, :].set(v)
         J, heads, d = k.shape[1], q.shape[1] // k.shape[1], k.shape[2]
         rows = q.reshape(N, G, J, heads, d).swapaxes(1, 2).reshape(N, J, G * heads, d)
         of_prompt = partial_attention(rows, prompt_k, prompt_v, in_prompt)
         of_prompt = [x.reshape(N, J, G, heads, -1).swapaxes(1, 2).reshape(N * G, J, heads, -1) for x in of_prompt]
-        out = merged(of_prompt, partial_attention(q.reshape(N * G, J, heads, d), own_k, own_v, in_own))
-        return out.reshape(q.shape).astype(q.dtype), (own_k, own_v)
+        q = q.reshape(N * G, J, heads, d)
+        parts = [of_prompt, partial_attention(q, own_k, own_v, in_own)]
+        if past is not None:
+            parts.append(partial_attention(q, *past, jnp.arange(past[0].shape[-1]) < start))
+        return merged(*parts).reshape(N * G, -1, d).astype(q.dtype), (own_k, own_v)
 
     positions = jnp.broadcast_to((streams.starts + used)[:, None], (3, N, G)).reshape(3, N * G)
-    h, own = model.model(model.embed(streams.last.ravel()), positions, attend, list(zip(streams.prompt, streams.own)))
+    caches = list(zip(streams.prompt, streams.own, past))
+    h, own = model.model(model.embed(streams.last.ravel()), positions, attend, caches)
     return h.reshape(N, G, -1), own
 
 

@@ -1,6 +1,7 @@
 """What a config must say for a run to start: told in one line before anything is computed or written."""
 
 import math
+import re
 
 from models.errors import InputError
 from perl_jax import grpo
@@ -11,6 +12,7 @@ ONE_OF = {
     "loss.aggregate": grpo.AGGREGATES,
 }
 AT_LEAST = {
+    "lora.rank": 0, "lora.alpha": 1,
     "warmup.steps": 0, "warmup.questions": 1, "total_steps": 0, "questions": 1, "rollouts": 1, "n_s": 0,
     "refill_rounds": 1, "sampling.max_new_tokens": 1, "sampling.top_k": 0, "optimizer.steps_per_batch": 1,
     "micro_batch.rows": 1,
@@ -30,6 +32,10 @@ def check(config) -> None:
             raise InputError(f"config.{key} is {said[key]}; it must be at least {least}")
     if said["sampling.temperature"] <= 0 or not 0 < said["sampling.top_p"] <= 1:
         raise InputError("config.sampling: temperature must be above 0, and top_p above 0 and at most 1")
+    try:
+        re.compile(said["lora.targets"])
+    except re.error as error:
+        raise InputError(f"config.lora.targets is {said['lora.targets']!r}: no regular expression ({error})") from error
     longest = said["prompt.max_tokens"] + said["sampling.max_new_tokens"]
     if said["micro_batch.row_tokens"] < longest:
         raise InputError(f"config.micro_batch.row_tokens is {said['micro_batch.row_tokens']}, but a prompt and a "

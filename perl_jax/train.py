@@ -54,9 +54,10 @@ def run(config, workdir: Path, profile: tuple[int, int]) -> None:
     """`train` on the current mesh."""
     workdir.mkdir(parents=True, exist_ok=True)
     data = data_directory(config, workdir)
-    base = policy.load(config, workdir, texts(config, data))
+    model, base = policy.load(config, workdir, texts(config, data))
     held_out = {name: held_out_questions(config, data, name, base.prompts) for name in config.eval.sets}
-    facts = {"records": records.fingerprint(data), "base": base.fingerprint, "model": base.path}
+    facts = {"records": records.fingerprint(data), "base": base.fingerprint, "model": base.path,
+             "lora": config.lora.to_dict() if config.lora.rank else None}  # fmt: skip
     last = config.warmup.steps + config.total_steps
 
     with (
@@ -66,8 +67,9 @@ def run(config, workdir: Path, profile: tuple[int, int]) -> None:
         stream = Stream(data, split=config.data.split, seed=config.seed)
         source = batches.Source(config, batches.Questions(config, stream, base.prompts), base.prompts, grader)
         done = checkpoints.latest() or 0
-        state = update.init(base.model, optimizer(config, max(done, 1)), trainable(config))
-        reference = base.model if config.loss.kl_coef else None  # `init` copied it: it stays the base policy
+        state = update.init(model, optimizer(config, max(done, 1)), policy.trainable(config))
+        reference = policy.reference(config, model)
+        del model  # what trains was copied: not to be held twice
         if done:
             state = resume(checkpoints, done, state, source, facts)
 
@@ -95,7 +97,7 @@ def run(config, workdir: Path, profile: tuple[int, int]) -> None:
                 if step == profile[0]:
                     jax.profiler.start_trace(workdir / "profile", create_perfetto_trace=True)
                 if step == config.warmup.steps + 1:
-                    state = update.init(state.model, optimizer(config, step), trainable(config))
+                    state = update.init(state.model, optimizer(config, step), policy.trainable(config))
 
                 run_step = perl if step > config.warmup.steps else warm_up
                 state, values, groups = run_step(config, step, state, source, reference, clock)
@@ -232,17 +234,15 @@ def optimizer(config, step: int) -> optax.GradientTransformation:
     )
 
 
-def trainable(config):
-    """Which weights train, by attribute path; None: all."""
-    return None if config.train_vision else lambda path: not path.startswith("visual.")
-
-
 def resume(checkpoints, done: int, state: update.State, source: batches.Source, facts) -> update.State:
-    """The state of a checkpoint, with the data stream at its place; refuses another base model."""
+    """The state of a checkpoint, with the data stream at its place; refuses another base model or other adapters."""
     saved = checkpoints.run(done)
     if saved["base"] != facts["base"]:
         raise InputError(f"step {done} was trained from other base weights ({saved['model']}, {saved['base']}) than "
                          f"{facts['model']} ({facts['base']}); give those, or a new --workdir")  # fmt: skip
+    if saved.get("lora") != facts["lora"]:
+        raise InputError(f"step {done} was trained with config.lora {saved.get('lora')}, not {facts['lora']}; "
+                         "give that, or a new --workdir")  # fmt: skip
     source.questions.restore(saved["stream"])
     logger.info("resumed from step %d", done)
     return checkpoints.restore(done, state)

@@ -41,22 +41,25 @@ class State:
 
     @property
     def model(self) -> qwen.Qwen2_5_VL:
-        """The current model; it shares the state's arrays, which the next `step` donates."""
+        """The current model; it shares the state's arrays, of which the next `step` donates those that train."""
         return nnx.merge(self.graph, self.trainable, self.frozen)
 
 
 def init(model: qwen.Qwen2_5_VL, optimizer: optax.GradientTransformation,
          trainable: Callable[[str], bool] | None = None) -> State:  # fmt: skip
-    """A state whose arrays are copies of the model's. `trainable("visual.blocks.attn.qkv.kernel")` says what trains."""
+    """A state of the model. `trainable("visual.blocks.attn.qkv.kernel")` says what trains: that is copied.
+
+    What is frozen is shared with the model, in the dtype that it has there.
+    """
     graph, trained, frozen = nnx.split(model, lambda path, _: not trainable or trainable(".".join(map(str, path))), ...)
     trained = jax.tree.map(lambda w: jnp.array(w, jnp.float32, copy=True), trained)
-    frozen = jax.tree.map(jnp.copy, frozen)
-    return State(*_first(optimizer, trained, frozen), graph, optimizer)
+    trained, opt_state = _first(optimizer, trained)
+    return State(trained, frozen, opt_state, graph, optimizer)
 
 
-@partial(jax.jit, static_argnums=0, donate_argnums=(1, 2))
-def _first(optimizer, trained, frozen):
-    return mesh.weights(trained), frozen, mesh.weights(optimizer.init(trained))
+@partial(jax.jit, static_argnums=0, donate_argnums=1)
+def _first(optimizer, trained):
+    return mesh.weights(trained), mesh.weights(optimizer.init(trained))
 
 
 class Options(NamedTuple):
@@ -119,7 +122,8 @@ def step(state: State, groups: Sequence[Group], *, clip_low=0.2, clip_high=0.2, 
         grads, of_h, found = _add_rows(grads, state, h, batch.without_content(), tokens, options)
         grads = _add_pulled(grads, pull, of_h)
         stats.append(found)
-    state, norms = _apply(state, grads)
+    trained, opt_state, norms = _apply(state.optimizer, state.trainable, state.opt_state, grads)
+    state = state.replace(trainable=trained, opt_state=opt_state)
     stats, norms = jax.device_get((stats, norms))
     losses, sums, maxima = (jax.tree.map(lambda *values: np.concatenate(values), *part) for part in zip(*stats))
     computed = scored.sum()
@@ -190,13 +194,12 @@ def _add_pulled(grads, pull, of_h):
     return mesh.weights(jax.tree.map(jnp.add, grads, *pull(of_h)))
 
 
-@partial(jax.jit, donate_argnums=0)
-def _apply(state: State, grads):
-    updates, opt_state = state.optimizer.update(grads, state.opt_state, state.trainable)
+@partial(jax.jit, static_argnums=0, donate_argnums=(1, 2))
+def _apply(optimizer, trained, opt_state, grads):
+    updates, opt_state = optimizer.update(grads, opt_state, trained)
     norms = {"grad_norm": optax.tree.norm(grads), "update_norm": optax.tree.norm(updates)}
-    trainable = mesh.weights(optax.apply_updates(state.trainable, updates))
-    norms = mesh.whole(norms)
-    return state.replace(trainable=trainable, opt_state=mesh.weights(opt_state)), norms
+    trained = mesh.weights(optax.apply_updates(trained, updates))
+    return trained, mesh.weights(opt_state), mesh.whole(norms)
 
 
 def logprobs(model: qwen.Qwen2_5_VL, groups: Sequence[Group], temperature: float = 1.0, *, rows: int | None = None,

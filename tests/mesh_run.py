@@ -58,7 +58,7 @@ def main(model_path: str, out: str, devices: str, meshes: str) -> None:
 
     from models import qwen2_5_vl as qwen
     from models.qwen2_5_vl import weights
-    from perl_jax import mesh, rollout
+    from perl_jax import embeddings, mesh, rollout
     from perl_jax.compilations import Compilations
 
     jax.config.update("jax_compilation_cache_dir", str(CACHE))
@@ -72,7 +72,9 @@ def main(model_path: str, out: str, devices: str, meshes: str) -> None:
         return decode(*args)
 
     spied.lower = decode.lower
+    whole = embeddings.PATCHES
     for name, sizes in json.loads(meshes).items():
+        embeddings.PATCHES = 1 if name == "all" else whole  # a shard's pictures one by one
         with jax.set_mesh(mesh.make(**sizes)):
             model = qwen.load(model_path, sharding=mesh.sharding)
             np.savez(Path(out, f"{name}.npz"), **results(model, descent))

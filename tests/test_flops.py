@@ -1,7 +1,6 @@
 """Counted operations against XLA's own count of the programs, where nothing is padded or repeated."""
 
 import jax
-import numpy as np
 import pytest
 import tiny
 from flax import nnx
@@ -48,4 +47,12 @@ def test_published_sizes():
 
 def test_no_utilisation_without_a_peak():
     assert flops.utilisation(1e12, 1.0) == {}
-    assert np.all(np.array(list(flops.PEAK.values())) > 1e14)
+    assert all(device.peak > 1e14 and device.bandwidth < device.peak for device in flops.DEVICES.values())
+
+
+def test_what_a_decoding_step_reads():
+    """bfloat16: 2 bytes a weight; a token's cache in Qwen2.5-VL-3B is 2 x 36 layers x 2 heads x 128 numbers."""
+    config = qwen.Config.published("3B").text
+    alone = flops.decoded_bytes(config, 0, 0, 0, 0, 2)
+    assert alone == pytest.approx(2 * 3.085e9, rel=1e-3)
+    assert flops.decoded_bytes(config, 12, 2, 1000, 100, 2) - alone == 2 * (2 * 36 * 2 * 128) * (2 * 1000 + 12 * 100)

@@ -4,18 +4,20 @@ import importlib.util
 import json
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import jax
 import pytest
 import tiny
 import tiny_run
+from flax import nnx
 
 from models import qwen2_5_vl as qwen
 from models.errors import InputError
-from perl_jax import flops, mesh, plan, rollout, train, update
+from perl_jax import mesh, plan, programs, rollout, roofline, train, update
 
-ASSUMED = plan.Assumed(images=2, words=5, response=4)
+ASSUMED = roofline.Assumed(images=2, words=5, response=4)
 
 
 def small(**changes):
@@ -27,19 +29,19 @@ def small(**changes):
 def found():
     """({program: what it needs}, {what stays: bytes}) for one CPU device."""
     with jax.set_mesh(mesh.make()):
-        lowered, resident = plan.programs(small(), tiny.CONFIGS["untied"], ASSUMED)
-        return {name: plan.compiled(lower) for name, lower in lowered.items()}, resident
+        lowered, resident = programs.programs(small(), tiny.CONFIGS["untied"], ASSUMED)
+        return {name: programs.compiled(lower) for name, lower in lowered.items()}, resident
 
 
 def test_the_runs_own_programs_compile(found):
-    programs, resident = found
-    assert programs.keys() == plan.RESIDENT.keys()
-    assert all(isinstance(program, plan.Compiled) and program.total > 0 for program in programs.values())
-    assert all(program.sent == {} for program in programs.values()), "one device sends nothing"
+    compiled, resident = found
+    assert compiled.keys() == plan.ARGUMENTS.keys() and resident.keys() <= plan.LIVES.keys()
+    assert all(isinstance(program, programs.Compiled) and program.total > 0 for program in compiled.values())
+    assert all(program.sent == {} for program in compiled.values()), "one device sends nothing"
     weights = sum(value.size for value in qwen.named(tiny.random_model(tiny.CONFIGS["untied"])).values())
     assert resident["weights"] == resident["gradients"] == 4 * weights
     assert resident["optimizer state"] == pytest.approx(8 * weights, rel=1e-3)
-    assert programs["optimizer"].arguments == pytest.approx(16 * weights, rel=1e-3)
+    assert compiled["optimizer"].arguments == pytest.approx(16 * weights, rel=1e-3)
 
 
 def test_they_are_the_ones_that_training_runs(monkeypatch):
@@ -50,7 +52,7 @@ def test_they_are_the_ones_that_training_runs(monkeypatch):
         program = getattr(module, name)
         monkeypatch.setattr(module, name, Spy(program, seen, name))
     with jax.set_mesh(mesh.make()):
-        lowered, _ = plan.programs(small(), tiny.CONFIGS["untied"], ASSUMED)
+        lowered, _ = programs.programs(small(), tiny.CONFIGS["untied"], ASSUMED)
         for lower in lowered.values():
             lower()
     assert seen == ["_start", "_decode", "_embed", "_add_rows", "_apply"]
@@ -67,29 +69,64 @@ class Spy:
 
 def test_prompts_that_divide_the_mesh_badly_are_told_as_by_training(monkeypatch, tmp_path):
     monkeypatch.setattr(mesh, "shards", lambda: 16)
-    monkeypatch.setattr(plan, "MEMORY", {jax.devices()[0].device_kind: 1e9})
-    with pytest.raises(InputError, match="12 of 16 rows would be empty"):
-        plan.report(small(), tiny.CONFIGS["untied"], ASSUMED, jax.devices(), 0.4, 0.0)
-    with pytest.raises(InputError, match="12 of 16 rows would be empty"):
-        train.train(small(), tmp_path / "run")
+    for run in (partial(plan.compile_for, small(), tiny.CONFIGS["untied"], ASSUMED, jax.devices()),
+                partial(plan.estimate, small(), tiny.CONFIGS["untied"], ASSUMED, plan.GPUS["h100"], jax.devices()),
+                partial(train.train, small(), tmp_path / "run")):  # fmt: skip
+        with pytest.raises(InputError, match="12 of 16 rows would be empty"):
+            run()
     assert not (tmp_path / "run").exists(), "before anything is written"
 
 
 def test_phases_add_what_stays():
-    resident = {"weights": 10.0, "optimizer state": 20.0, "gradients": 10.0}
-    program = plan.Compiled(arguments=1.0, total=30.0, results=5.0, sent={})
-    needed = plan.phases(dict.fromkeys(plan.RESIDENT, program) | {"decode": 1.25}, resident, memory=100.0)
+    resident = {"weights": 10.0, "optimizer state": 20.0, "gradients": 10.0, "prompt caches": 3.0}
+    program = programs.Compiled(arguments=1.0, total=30.0, results=5.0, sent={})
+    needed = plan.phases(dict.fromkeys(plan.ARGUMENTS, program) | {"decode": 1.25}, resident, memory=100.0)
     assert needed == {"prefill pictures": 0.5, "prefill": 0.5, "decode": 1.25, "update pictures": 0.6, "update": 0.55,
                       "optimizer": 0.3}  # fmt: skip
+    assert plan.kept(resident, "decode") == 33
+
+
+def test_frozen_weights_and_the_reference_are_counted_in_the_compute_dtype():
+    sizes = tiny.CONFIGS["untied"]
+    model = nnx.state(nnx.eval_shape(lambda: qwen.Qwen2_5_VL(sizes, rngs=nnx.Rngs(0))))
+    whole, vision = (sum(leaf.size for leaf in jax.tree.leaves(part)) for part in (model, model["visual"]))
+    bf16 = {"compute_dtype": "bfloat16", "loss.kl_coef": 0.1}
+    with jax.set_mesh(mesh.make()):
+        full, tower, adapters = (programs.programs(small(**bf16, **changes), sizes, ASSUMED)[1] for changes in (
+            {}, {"train_vision": False}, {"lora.rank": 2}))  # fmt: skip
+    assert full["weights"] == 4 * whole and full["frozen weights"] == 0 and full["reference"] == 2 * whole
+    assert tower["weights"] == tower["gradients"] == 4 * (whole - vision) and tower["frozen weights"] == 2 * vision
+    assert adapters["frozen weights"] == 2 * whole and adapters["reference"] == 0
+    assert adapters["optimizer state"] == pytest.approx(2 * adapters["weights"], rel=1e-2)
 
 
 def test_what_is_sent_is_read_off_the_program():
+    """Of a loop as often as it runs, of an operation in several parts once."""
     text = """
-  %ag = bf16[8,4]{1,0} all-gather(bf16[2,4] %x), dimensions={0}
-  %ar = (f32[3], f32[5,2]) all-reduce-start(f32[3] %a, f32[5,2] %b)
+%part (x: bf16[2,4]) -> bf16[8,4] {
+  ROOT %ag.1 = bf16[8,4]{1,0} all-gather(%x), channel_id=1, dimensions={0}
+}
+
+%condition (c: (s32[], f32[5])) -> pred[] {
+  %n = s32[]{:T(128)} constant(9)
+  ROOT %less = pred[] compare(%i, %n), direction=LT
+}
+
+%body (c: (s32[], f32[5])) -> (s32[], f32[5]) {
+  %ar = f32[5] all-reduce(%y), channel_id=2
+  %started = bf16[8,4] fusion(%x), kind=kOutput, calls=%part
+  %other = bf16[8,4] fusion(%x), kind=kOutput, calls=%part
+}
+
+ENTRY %main (a: f32[3]) -> f32[3] {
+  %loop = (s32[], f32[5]) while(%tuple), condition=%condition, body=%body
+  %reduced = (f32[3], f32[5,2]) all-reduce-start(%a, %b), channel_id=3
+  %gathered = (f32[2], f32[8]) all-gather-start(%a), channel_id=4
   %no = f32[100] add(f32[100] %all-gather, f32[100] %y)
+}
 """
-    assert plan.sent(text) == {"all-gather": 64, "all-reduce": 52}
+    assert programs.sent(text) == {"all-gather": 9 * 64 + 32, "all-reduce": 9 * 20 + 52}
+    assert programs.trips("no constant") == programs.trips("s32[] constant(2) s32[] constant(3)") == 1
 
 
 @pytest.mark.parametrize(
@@ -101,23 +138,9 @@ def test_what_is_sent_is_read_off_the_program():
     ],
 )  # fmt: skip
 def test_too_much_memory_is_an_answer(message, times):
-    assert plan.overflow(message) == times
+    assert programs.overflow(message) == times
     with pytest.raises(RuntimeError, match="something else"):
-        plan.overflow("something else")
-
-
-def test_seconds_follow_the_work():
-    """One device of a slice of one, no padding: FLOPs over peak, bytes over bandwidth."""
-    sizes, kind = qwen.Config.published("3B"), "TPU v5"
-    assumed = plan.Assumed(images=0, words=1000, response=500)
-    config = small(**{"questions": 8, "n_s": 0, "rollouts": 2, "micro_batch.row_tokens": 2000, "micro_batch.rows": 8,
-                      "prompt.max_tokens": 1000, "remat": True})  # fmt: skip
-    parts = plan.seconds(config, sizes, assumed, kind, count=1, shards=1, efficiency=0.5)
-    row = flops.text(sizes.text, 2000, 2000 * 1250, 2000)
-    assert parts["update"] == pytest.approx(4 * 8 * row / flops.PEAK[kind] / 0.5)
-    four = plan.seconds(config, sizes, assumed, kind, count=4, shards=4, efficiency=0.5)
-    assert four["update"] == pytest.approx(parts["update"]), "8 rows on each of 4 shards: most are empty"
-    assert parts["decode"] / 500 > 2 * 3.0e9 / flops.BANDWIDTH[kind] / 0.5
+        programs.overflow("something else")
 
 
 def test_sizes_come_from_a_name_or_a_directory(tmp_path):
@@ -139,9 +162,35 @@ def test_a_topology_is_compiled_for(tmp_path):
     assert run.returncode == 0, run.stderr
     said = (tmp_path / "plan.md").read_text()
     assert "4 x TPU v5 lite" in said and "**fits**" in said and "2 shards" in said and "all-gather" in said
+    assert "compiled ahead of time" in said and "decoding copy" in said
 
 
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is not None, reason="libtpu is here")
 def test_without_libtpu_it_says_what_to_do():
     with pytest.raises(InputError, match=r"requirements-tpu\.txt"):
-        plan.devices_of("v5e:2x2")
+        programs.devices_of("v5e:2x2")
+
+
+def test_a_name_stands_for_topologies():
+    assert plan.topologies("v5p:4x4x4") == ["v5p:4x4x4"] and plan.topologies("h100:8") == ["h100:8"]
+    assert plan.topologies("v6e")[0] == "v6e:2x2" and plan.topologies("v6e")[-1] == "v6e:16x16"
+    for name in ("v9:2x2", "h100", "tpu"):
+        with pytest.raises(InputError, match="expected a TPU such as"):
+            plan.topologies(name)
+
+
+def test_gpus_are_estimated(tmp_path):
+    """As a command: memory by phase, times, money, and the largest micro-batch, without a compiler."""
+    changes = {"micro_batch.row_tokens": 16384, "questions": 128}
+    command = [sys.executable, "-m", "perl_jax.plan", "--config=configs/perl_3b.py", "--topology=h100:8",
+               "--price_per_device_hour=2", *(f"--config.{key}={value}" for key, value in changes.items()),
+               f"--out={tmp_path / 'plan.md'}"]  # fmt: skip
+    run = subprocess.run(command, capture_output=True, text=True, cwd=Path(plan.__file__).parents[1])
+    assert run.returncode == 0, run.stderr
+    said = (tmp_path / "plan.md").read_text()
+    assert "8 x NVIDIA H100 80GB HBM3: estimated, not compiled" in said and "**fits**" in said
+    assert "money" in said and "58,000 samples" in said and "26,405 questions" in said
+    assert "The largest micro_batch.row_tokens would be" in said
+    run = subprocess.run([*command, "--topology=h100:100"], capture_output=True, text=True,
+                         cwd=Path(plan.__file__).parents[1])  # fmt: skip
+    assert run.returncode == 1 and run.stderr.count("\n") == 1 and "h100:100" in run.stderr

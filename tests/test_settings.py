@@ -12,6 +12,8 @@ from perl_jax import settings
     ({"advantage_scale": "x"}, "advantage_scale is one of std, none"),
     ({"loss.aggregate": "mean"}, "loss.aggregate is one of token-mean"),
     ({"eval.every": 0}, "eval.every is 0; it must be at least 1"),
+    ({"lora.rank": -1}, "lora.rank is -1"),
+    ({"lora.targets": "(q_proj"}, r"lora.targets is '\(q_proj': no regular expression"),
     ({"n_s": -1}, "n_s is -1"),
     ({"refill_rounds": 0}, "refill_rounds is 0"),
     ({"sampling.temperature": 0.0}, "temperature must be above 0"),

@@ -13,10 +13,12 @@ import jax
 import numpy as np
 import pytest
 import tiny_run
+from flax import nnx
 
 from configs import base
 from models import qwen2_5_vl as qwen
 from models.errors import InputError
+from models.qwen2_5_vl import lora
 from perl_jax import batch, checkpoint, logs, permute, policy, prompts, records, rewards, rollout, train, update
 from perl_jax.pipeline import Stream
 
@@ -101,33 +103,41 @@ def test_tensorboard_files_hold_the_metrics():
 # Cut and started again
 
 
-def outcome(workdir: Path):
+def outcome(workdir: Path, **changes):
     """All that a run ends with: weights, optimizer, data position, and its steps' metrics but for how long."""
-    config = tiny_run.config()
-    state = update.init(qwen.load(workdir / "init"), train.optimizer(config, LAST), train.trainable(config))
+    config = tiny_run.config(**changes)
+    last = config.warmup.steps + config.total_steps
+    model = policy.adapted(config, qwen.load(workdir / "init"))
+    state = update.init(model, train.optimizer(config, last), policy.trainable(config))
     with checkpoint.Checkpoints(workdir, read_only=True) as checkpoints:
-        state = checkpoints.restore(LAST, state)
-        stream = checkpoints.run(LAST)["stream"]
+        state = checkpoints.restore(last, state)
+        stream = checkpoints.run(last)["stream"]
     steps = {line["step"]: {name: value for name, value in line.items() if not name.startswith(MEASURED)}
              for line in tiny_run.metrics(workdir)}  # fmt: skip
     return jax.tree.leaves((state.trainable, state.opt_state)), stream, steps
 
 
-def assert_same_outcome(workdir: Path):
-    (arrays, stream, steps), (ours, our_stream, our_steps) = outcome(tiny_run.trained()), outcome(workdir)
+def assert_same_outcome(workdir: Path, other: Path | None = None, **changes):
+    whole = other or tiny_run.trained()
+    (arrays, stream, steps), (ours, our_stream, our_steps) = outcome(whole, **changes), outcome(workdir, **changes)
     assert all(np.array_equal(a, b) for a, b in zip(arrays, ours, strict=True))
     assert stream == our_stream and steps == our_steps
 
 
-@pytest.mark.parametrize("cut", [1, tiny_run.WARMUP])
-def test_a_run_that_goes_on_from_a_checkpoint_ends_as_one_that_was_not_cut(tmp_path, cut):
-    workdir = tmp_path / "run"
-    shutil.copytree(tiny_run.trained(), workdir)
-    for step in range(cut + 1, LAST + 1):
-        shutil.rmtree(workdir / "checkpoints" / str(step))
+def cut_after(cut: int, whole: Path, workdir: Path) -> Path:
+    """A copy of a run as it was after step `cut`."""
+    shutil.copytree(whole, workdir)
+    for step in (workdir / "checkpoints").iterdir():
+        if step.name.isdigit() and int(step.name) > cut:
+            shutil.rmtree(step)
     kept = [line for line in lines(workdir / "metrics.jsonl") if line["step"] <= cut]
     (workdir / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in kept))
-    tiny_run.run(workdir)
+    return workdir
+
+
+@pytest.mark.parametrize("cut", [1, tiny_run.WARMUP])
+def test_a_run_that_goes_on_from_a_checkpoint_ends_as_one_that_was_not_cut(tmp_path, cut):
+    workdir = tiny_run.run(cut_after(cut, tiny_run.trained(), tmp_path / "run"))
     assert [line["step"] for line in tiny_run.metrics(workdir)] == list(range(1, LAST + 1))
     assert_same_outcome(workdir)
 
@@ -176,6 +186,85 @@ def test_another_base_or_other_data_is_refused(tmp_path):
         tiny_run.run(workdir, scratch={}, model=str(tmp_path / "other"))
     with pytest.raises(InputError, match="made with other settings"):
         tiny_run.run(workdir, seed=1)
+
+
+# Adapters, frozen weights and the reference
+
+
+def test_adapters_start_as_the_reference_and_move_away():
+    """Their reference is the base itself: at the first step the divergence is exactly 0."""
+    steps = tiny_run.metrics(tiny_run.adapted())
+    assert steps[0]["update/kl"] == 0 and steps[0]["update/ratio"] == 1
+    assert steps[1]["update/kl"] > 0 and steps[-1]["update/kl"] > steps[1]["update/kl"]
+    assert all(line["update/sampler_gap"] < 1e-4 and line["update/grad_norm"] > 0 for line in steps)
+
+
+def test_a_checkpoint_of_adapters_holds_nothing_else():
+    config, workdir = tiny_run.config(**tiny_run.ADAPTERS), tiny_run.adapted()
+    model = policy.adapted(config, qwen.load(workdir / "init"))
+    with checkpoint.Checkpoints(workdir, read_only=True) as checkpoints:
+        saved = checkpoints._shapes(tiny_run.STEPS, "weights")
+        assert checkpoints.run(tiny_run.STEPS)["base"] == policy.fingerprint(workdir / "init")
+    paths = {".".join(path): param.shape for path, param in nnx.to_flat_state(nnx.state(model))}
+    assert saved == {path: shape for path, shape in paths.items() if lora.is_adapter(path)}
+
+
+def test_a_run_of_adapters_that_goes_on_ends_as_one_that_was_not_cut(tmp_path):
+    workdir = tiny_run.run(cut_after(2, tiny_run.adapted(), tmp_path / "run"), **tiny_run.ADAPTERS)
+    assert_same_outcome(workdir, tiny_run.adapted(), **tiny_run.ADAPTERS)
+
+
+def test_other_adapters_are_refused(tmp_path):
+    shutil.copytree(tiny_run.adapted(), tmp_path / "run")
+    for changes in ({"lora.alpha": 16}, {"lora.rank": 0}):
+        with pytest.raises(InputError, match=r"was trained with config.lora .*'alpha': 32.* a new --workdir"):
+            tiny_run.run(tmp_path / "run", **{**tiny_run.ADAPTERS, **changes})
+
+
+def test_targets_that_match_nothing_end_the_run(tmp_path):
+    with pytest.raises(InputError, match="'q_proj' match none of"):
+        short(tmp_path, **{"lora.rank": 2, "lora.targets": "q_proj"})
+
+
+ODD = {"text": 76, "vision": 44}  # widths that no other test has
+
+
+@pytest.mark.parametrize("changes, text, vision", [
+    ({}, (3, 0), (3, 0)),
+    ({"loss.kl_coef": 0.1}, (3, 1), (3, 1)),
+    ({"train_vision": False}, (3, 0), (0, 1)),
+    ({"lora.rank": 2, "loss.kl_coef": 0.1}, (0, 1), (0, 1)),
+])  # fmt: skip
+def test_no_weight_is_held_more_often_than_it_must(tmp_path, monkeypatch, changes, text, vision):
+    """How often there is (a float32, a bfloat16) array of a kernel's shape before an update.
+
+    What trains is there with its optimizer's two moments; what is frozen, and the reference, once in the compute dtype.
+    """
+    step, held = update.step, {}
+
+    def spied(state, *args, **options):
+        for part, width in ODD.items():
+            depth = {"text": 1, "vision": 2}[part]
+            found = [x.dtype.name for x in jax.live_arrays() if x.shape == (depth, 32, width)]
+            held[part] = found.count("float32") / 2, found.count("bfloat16") / 2  # of a gate and of an up projection
+        return step(state, *args, **options)
+
+    monkeypatch.setattr(update, "step", spied)
+    sizes = {f"scratch.{part}.intermediate_size": width for part, width in ODD.items()}
+    tiny_run.run(tmp_path, **{**sizes, "compute_dtype": "bfloat16", "warmup.steps": 0, "total_steps": 1, "n_s": 0,
+                              "eval.sets": (), "data.source": "", "data.directory": str(tiny_run.trained() / "data"),
+                              **changes})  # fmt: skip
+    assert held == {"text": text, "vision": vision}
+
+
+def test_a_reference_in_the_compute_dtype_computes_the_same():
+    """Weights are cast to it before they are used anyway; so a frozen one may be held in it."""
+    config = tiny_run.config(**{"compute_dtype": "bfloat16", "loss.kl_coef": 0.1})
+    model = qwen.load(tiny_run.trained() / "init", compute_dtype="bfloat16")
+    inputs = qwen.pack(model.config, [([5, 6, 7, 8], [])])
+    reference = policy.reference(config, model)
+    assert {weight.dtype.name for weight in jax.tree.leaves(nnx.state(reference))} == {"bfloat16"}
+    np.testing.assert_array_equal(model(inputs), reference(inputs))
 
 
 # The method's options

@@ -132,6 +132,21 @@ def test_load_rounds_to_the_asked_dtype(tmp_path):
         assert_same({name: value}, {name: tensors_of(model)[name].astype(ml_dtypes.bfloat16)})
 
 
+def test_load_reads_each_weight_in_the_dtype_that_a_function_says(tmp_path):
+    model, asked = random_model(), []
+
+    def dtype(path):
+        asked.append(path)
+        return "bfloat16" if path.startswith("visual.") else "float32"
+
+    qwen.save(model, tmp_path / "in")
+    loaded = qwen.load(tmp_path / "in", dtype=dtype, compute_dtype="bfloat16")
+    assert loaded.compute_dtype == jnp.bfloat16 and "visual.blocks.attn.qkv.kernel" in asked
+    for name, value in tensors_of(loaded).items():
+        held = ml_dtypes.bfloat16 if name.startswith("visual.") else np.float32
+        assert_same({name: value}, {name: tensors_of(model)[name].astype(held)})
+
+
 @pytest.mark.parametrize("key", ["torch_dtype", "dtype", None])
 def test_save_in_another_dtype_says_so(tmp_path, key):
     path = directory(tmp_path / "in", tensors_of(random_model()))

@@ -10,7 +10,7 @@ import numpy as np
 from flax import nnx
 
 from models import qwen2_5_vl as qwen
-from models.qwen2_5_vl import images
+from models.qwen2_5_vl import images, lora
 
 MAX_PIXELS = 28 * 28 * 30  # at most 30 tokens an image, so that the larger pictures below are made smaller
 
@@ -60,6 +60,20 @@ def random_model(config: qwen.Config, seed: int = 0, dtype=jnp.float32) -> qwen.
         return jnp.asarray(noise, leaf.dtype)
 
     return nnx.merge(graph, jax.tree_util.tree_map_with_path(draw, state))
+
+
+EVERYWHERE = r"(model\.layers|visual)\..*"  # LoRA's targets: all linear maps but a head
+
+
+def with_adapters(model: qwen.Qwen2_5_VL, targets: str = EVERYWHERE, seed: int = 0, **options) -> qwen.Qwen2_5_VL:
+    """A copy of the model with adapters that are no longer zero."""
+    adapted = lora.add(nnx.merge(*nnx.split(model)), rank=3, alpha=6, targets=targets, seed=seed, **options)
+    rng = np.random.default_rng(seed)
+    for path, weight in nnx.to_flat_state(nnx.state(adapted)):
+        if "lora_B" in path:
+            noise = rng.normal(size=weight.shape).astype(np.float32) / 4
+            weight[...] = jax.device_put(noise, weight[...].sharding)
+    return adapted
 
 
 def picture(height: int, width: int, seed: int) -> np.ndarray:

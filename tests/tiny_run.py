@@ -14,6 +14,7 @@ sys.path.append(str(Path(__file__).resolve().parents[1]))  # as a program
 
 import conftest
 import jax
+import tiny
 
 from configs import base
 from models.errors import InputError
@@ -22,6 +23,8 @@ from perl_jax import cli, logs, processes, train
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 WARMUP, STEPS = 2, 4  # of the shared run
+
+ADAPTERS = {"lora.rank": 3, "lora.targets": tiny.EVERYWHERE, "warmup.steps": 0, "loss.kl_coef": 0.1}
 
 
 def config(**changes):
@@ -100,6 +103,14 @@ def trained() -> Path:
     directory = Path(tempfile.mkdtemp(prefix="perl_jax-tiny-run-"))
     atexit.register(shutil.rmtree, directory, ignore_errors=True)
     return run(directory / "run")
+
+
+@functools.cache
+def adapted() -> Path:
+    """The workdir of one whole run that trained adapters of both towers under KL, for reading only."""
+    directory = Path(tempfile.mkdtemp(prefix="perl_jax-tiny-run-"))
+    atexit.register(shutil.rmtree, directory, ignore_errors=True)
+    return run(directory / "run", **ADAPTERS)
 
 
 def metrics(workdir: Path, stage: str | None = None) -> list[dict]:

@@ -30,15 +30,17 @@ def weight(rngs: nnx.Rngs, shape, axes, init, dtype) -> nnx.Param:
 
 
 class Linear(nnx.Module):
-    """`x @ kernel (+ bias)` in x's dtype; kernel [..., inputs, outputs]."""
+    """`x @ kernel (+ bias)` in x's dtype; kernel [..., inputs, outputs]. lora.py may put an adapter beside it."""
 
-    def __init__(self, shape, axes, *, rngs, dtype, bias=False):
-        self.kernel = weight(rngs, shape, axes, NORMAL, dtype)
+    def __init__(self, shape, axes, *, rngs, dtype, bias=False, init=NORMAL):
+        self.kernel = weight(rngs, shape, axes, init, dtype)
         if bias:
             self.bias = weight(rngs, (*shape[:-2], shape[-1]), (*axes[:-2], axes[-1]), ZEROS, dtype)
 
     def __call__(self, x):
         y = jnp.matmul(x, self.kernel[...].astype(x.dtype), precision=precision(x.dtype))
+        if hasattr(self, "lora_A"):
+            y = y + self.lora_B(self.lora_A(x)) * self.lora_scale
         return y + self.bias[...].astype(x.dtype) if hasattr(self, "bias") else y
 
 

@@ -125,6 +125,14 @@ def hub_name(name: str) -> str:
     return name
 
 
+def memory_name(name: str) -> str:
+    """What transformers calls, in memory, a tensor or module of the hub's name: `hub_name` turned back."""
+    for prefix, memory in (("model.", "model.language_model."), ("visual.", "model.visual.")):
+        if name.startswith(prefix):
+            return memory + name.removeprefix(prefix)
+    return name
+
+
 def _tensors(path: Path) -> dict[str, Tensor]:
     found: dict[str, Tensor] = {}
     for file, expected in _files(path).items():

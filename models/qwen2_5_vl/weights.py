@@ -7,6 +7,7 @@
 
 import contextlib
 import dataclasses
+import inspect
 import itertools
 import json
 import math
@@ -38,35 +39,39 @@ Keys = tuple[str, ...]
 
 def load(
     path: str | Path,
-    dtype: Any = "float32",
+    dtype: Any | Callable[[str], Any] = "float32",
     compute_dtype: Any = None,
     sharding: Callable[[tuple[int, ...], tuple[str, ...]], jax.sharding.Sharding] | None = None,
 ) -> Qwen2_5_VL:
     """A Qwen2_5_VL with the weights of a Hugging Face directory, its parameters in `dtype`.
 
-    `sharding` maps (shape, logical axes) of a parameter to where it goes, and each device's part alone is read; None is
-    one device. A large part is put together on its device from pieces of `PIECE` bytes, or of a layer where that is
-    more: the host never holds a whole stack.
+    `dtype` may be a function of a parameter's path ("visual.blocks.attn.qkv.kernel"), and is then given along with
+    `compute_dtype`. `sharding` maps (shape, logical axes) of a parameter to where it goes, and each device's part alone
+    is read; None is one device. A large part is put together on its device from pieces of `PIECE` bytes, or of a layer
+    where that is more: the host never holds a whole stack.
     Raises InputError, naming the file or tensor, for anything missing, unexpected, misshapen or truncated.
     """
     raw, tensors, source = open_directory(path)
     config = Config.from_hf(raw)
-    dtype = jnp.dtype(dtype)
+    dtype_of = dtype if inspect.isfunction(dtype) else lambda path: dtype
+    compute_dtype = jnp.dtype(compute_dtype or dtype)
     abstract = nnx.eval_shape(
-        lambda: Qwen2_5_VL(config, rngs=nnx.Rngs(0), dtype=dtype, compute_dtype=compute_dtype, source=source)
+        lambda: Qwen2_5_VL(config, rngs=nnx.Rngs(0), compute_dtype=compute_dtype, source=source)
     )
     graph, state = nnx.split(abstract)
     flat = list(nnx.to_flat_state(state))
     _check(path, config, {tuple(keys): param.shape for keys, param in flat}, tensors)
 
     def fill(keys: Keys, param: nnx.Param) -> nnx.Param:
+        held = jnp.dtype(dtype_of(".".join(keys)))
+
         def read(index: tuple[slice, ...]) -> np.ndarray:
-            return _read(tensors, keys, param.shape, index, dtype)
+            return _read(tensors, keys, param.shape, index, held)
 
         if sharding is None:
-            return param.replace(_on_device(read, param.shape, (slice(None),) * len(param.shape), dtype, None))
+            return param.replace(_on_device(read, param.shape, (slice(None),) * len(param.shape), held, None))
         where = sharding(param.shape, param.get_metadata("axes"))
-        parts = [_on_device(read, param.shape, index, dtype, device)
+        parts = [_on_device(read, param.shape, index, held, device)
                  for device, index in where.addressable_devices_indices_map(param.shape).items()]  # fmt: skip
         return param.replace(jax.make_array_from_single_device_arrays(param.shape, where, parts))
 
@@ -77,6 +82,20 @@ def save(model: Qwen2_5_VL, path: str | Path, dtype: Any = None) -> None:
     """Writes a Hugging Face directory that transformers loads: config, weights in the hub's names, side files.
 
     Each tensor has the dtype it had on disk, or `dtype` where given. The directory appears whole or not at all.
+    Raises InputError where `path` holds something already, and ValueError for a model with adapters (`lora.merge`).
+    """
+    with new_directory(path) as partial:
+        plan = _plan(model, dtype)
+        _write_config(partial / "config.json", model, plan, dtype)
+        _write_weights(partial, plan)
+        for name, data in model.source.files if model.source else ():
+            (partial / name).write_bytes(data)
+
+
+@contextlib.contextmanager
+def new_directory(path: str | Path) -> Iterator[Path]:
+    """A directory to write in that becomes `path` at the end, or is removed where something goes wrong.
+
     Raises InputError where `path` holds something already.
     """
     path = Path(path)
@@ -87,11 +106,7 @@ def save(model: Qwen2_5_VL, path: str | Path, dtype: Any = None) -> None:
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
     try:
-        plan = _plan(model, dtype)
-        _write_config(partial / "config.json", model, plan, dtype)
-        _write_weights(partial, plan)
-        for name, data in model.source.files if model.source else ():
-            (partial / name).write_bytes(data)
+        yield partial
         os.replace(partial, path)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
@@ -235,6 +250,8 @@ def _plan(model: Qwen2_5_VL, dtype: Any) -> list[_Write]:
     on_disk = model.source.dtype_of if model.source else {}
     plan = {}
     for keys, value in _leaves(model):
+        if "lora_A" in keys:
+            raise ValueError(f"{'.'.join(keys)}: merge the adapters first, other software would not know them")
         shape = _to_hub(keys, tuple(value.shape[1:] if _stacked(keys) else value.shape))
         for name, layer in _names(keys, len(value)):
             stored = _dtype_name(dtype if dtype is not None else DTYPES.get(on_disk.get(name), value.dtype))
@@ -288,6 +305,12 @@ def _write_weights(path: Path, plan: list[_Write]) -> None:
         places.update({write.name: file for write in shard})
     index = {"metadata": {"total_size": sum(write.size for write in plan)}, "weight_map": places}
     (path / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+
+
+def write_tensors(file: Path, tensors: Mapping[str, jax.Array]) -> None:
+    """One safetensors file of named arrays."""
+    _write_file(file, [_Write(name, _dtype_name(value.dtype), value.shape, lambda v=value: np.asarray(v))
+                       for name, value in tensors.items()])  # fmt: skip
 
 
 def _write_file(file: Path, writes: list[_Write]) -> None:

@@ -1,0 +1,248 @@
+"""A run's own programs, compiled ahead of time for devices that are not at hand, with the shapes of one step.
+
+Shapes are those of the largest step that a config may come to; no weights are read.
+"""
+
+import os
+import re
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from models import qwen2_5_vl as qwen
+from models.errors import InputError
+from models.qwen2_5_vl.attention import Spans
+from models.qwen2_5_vl.packing import Vision, block_size, bucket
+from perl_jax import embeddings, mesh, policy, rollout, train, trees, update
+from perl_jax.roofline import Assumed, lengths
+from perl_jax.sampling import Sampling
+
+
+class Compiled(NamedTuple):
+    """What one program needs on one device, in bytes, and what it sends {kind: bytes of one pass over its text}."""
+
+    arguments: float
+    total: float  # with temporary memory and results, less what is donated
+    results: float
+    sent: dict[str, float]
+
+
+def devices_of(topology: str, slices: int = 1) -> list:
+    """The devices of a TPU topology such as v5e:4x4, for compiling only. Raises InputError for an unknown one."""
+    os.environ.update(TPU_SKIP_MDS_QUERY="1", ALLOW_MULTIPLE_LIBTPU_LOAD="1")
+    from jax.experimental import topologies
+
+    more = {"num_slices": slices} if slices > 1 else {}
+    try:
+        return topologies.get_topology_desc(platform="tpu", topology_name=topology, **more).devices
+    except Exception as error:  # libtpu raises what it likes
+        line = str(error).splitlines()[0]
+        raise InputError(f"--topology={topology}: {line}; it needs libtpu (pip install -r requirements-tpu.txt) and a "
+                         "name like v5e:4x4, v6e:4x4 or v5p:2x2x1") from error  # fmt: skip
+
+
+def programs(config, sizes: qwen.Config, assumed: Assumed) -> tuple[dict[str, Callable], dict[str, float]]:
+    """({name: what compiles it}, {what stays on a device: bytes}) on the current mesh, with the shapes of one step."""
+    model = model_of(config, sizes)
+    optimizer = train.optimizer(config, config.warmup.steps + 1)
+    state = jax.eval_shape(lambda model: update.init(model, optimizer, policy.trainable(config)), model)
+    state = state.replace(**{name: laid_out(getattr(state, name)) for name in ("trainable", "frozen", "opt_state")})
+    decoder_graph, decoder_weights = nnx.split(jax.eval_shape(rollout.for_decoding, model))
+    decoder = decoder_graph, laid_out(decoder_weights, "decode")
+    graph, weights = nnx.split(model)
+    caches = streams(config, sizes, assumed)
+    lowered = {**sampling(config, sizes, assumed, (graph, laid_out(weights)), decoder, caches),
+               **updating(config, sizes, assumed, state)}  # fmt: skip
+    return lowered, {"weights": share(state.trainable), "frozen weights": share(state.frozen),
+                     "reference": of_reference(config, model),
+                     "optimizer state": share(state.opt_state), "gradients": share(state.trainable),
+                     "decoding copy": share(decoder[1]), "prompt caches": share(caches.prompt),
+                     "own caches": share(caches.own)}  # fmt: skip
+
+
+def model_of(config, sizes: qwen.Config) -> qwen.Qwen2_5_VL:
+    """The shapes of the model that the config trains, each weight in the dtype that `policy.load` holds it in."""
+    model = nnx.eval_shape(lambda: policy.adapted(
+        config, qwen.Qwen2_5_VL(sizes, rngs=nnx.Rngs(0), compute_dtype=config.compute_dtype)))  # fmt: skip
+    graph, weights = nnx.split(model)
+    held = policy.dtypes(config)
+    weights = [(path, leaf.replace(jax.ShapeDtypeStruct(leaf.shape, held(".".join(path)))))
+               for path, leaf in nnx.to_flat_state(weights)]  # fmt: skip
+    return nnx.merge(graph, nnx.from_flat_state(weights))
+
+
+def of_reference(config, model: qwen.Qwen2_5_VL) -> float:
+    """The bytes on one device of a reference policy that shares no weights."""
+    if not config.loss.kl_coef or config.lora.rank:
+        return 0.0
+    return share(laid_out(nnx.state(jax.eval_shape(partial(policy.reference, config), model))))
+
+
+def array(shape, dtype=jnp.int32, *where) -> jax.ShapeDtypeStruct:
+    """An array cut along its dimensions as `where` says."""
+    return jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(jax.sharding.get_mesh(), P(*where)))
+
+
+def laid_out(tree, layout: str = "train"):
+    """The shapes of weights, or of what is like them, with where they lie."""
+
+    def place(leaf):
+        if not isinstance(leaf, nnx.Variable):
+            return array(leaf.shape, leaf.dtype)
+        where = mesh.spec(leaf.shape, leaf.get_metadata("axes"), layout)
+        return leaf.replace(array(leaf.shape, leaf.dtype, *where))
+
+    return jax.tree.map(place, tree, is_leaf=lambda leaf: isinstance(leaf, nnx.Variable))
+
+
+def pictures(config, sizes: qwen.Config, assumed: Assumed, count: int) -> Vision:
+    """A pack of so many pictures, a row each, which may be longer than the picture."""
+    vision, shards = sizes.vision, mesh.shards()
+    patches, _ = lengths(config, sizes, assumed)
+    block = block_size(vision)
+    room = block * bucket(-(-patches // block) + 1, least=1, between=2)
+    shape = shards * bucket(-(-count // shards), least=1, between=2), room
+    values = vision.in_channels * vision.temporal_patch_size * vision.patch_size**2
+    return Vision(array((*shape, values), jnp.float32, mesh.ROWS), *[array(shape, jnp.int32, mesh.ROWS)] * 2,
+                  array((*shape, 2), jnp.int32, mesh.ROWS))  # fmt: skip
+
+
+def streams(config, sizes: qwen.Config, assumed: Assumed) -> rollout.Streams:
+    """All streams of a step with the largest own caches that they may come to."""
+    text, dtype, shards = sizes.text, jnp.dtype(config.compute_dtype), mesh.shards()
+    N = -(-config.questions * (config.n_s + 1) // shards) * shards
+    G, T, C = config.rollouts, bucket(lengths(config, sizes, assumed)[1]), config.sampling.max_new_tokens - 1
+    J, d, L = text.num_key_value_heads, text.head_dim, text.num_hidden_layers
+    heads = mesh.head_axis(J)
+
+    def cache(n, size):
+        return array((n, J, d, size), dtype, mesh.ROWS, heads), array((n, J, size, d), dtype, mesh.ROWS, heads)
+
+    key = jax.eval_shape(lambda: jax.random.key(0)).dtype
+    one, each = array((N,), jnp.int32, mesh.ROWS), array((N, G), jnp.int32, mesh.ROWS)
+    keys, done = (array((N, G), kind, mesh.ROWS) for kind in (key, bool))
+    return rollout.Streams([cache(N, T)] * L, [cache(N * G, C)] * L, one, one, keys, each, done)
+
+
+def sampling(config, sizes: qwen.Config, assumed: Assumed, model, decoder, caches) -> dict[str, Callable]:
+    """The programs of rollouts; `model` and `decoder` by `nnx.split`."""
+    N, G = caches.last.shape
+    T, dtype = caches.prompt[0][0].shape[-1], jnp.dtype(config.compute_dtype)
+    c = config.sampling
+    options = Sampling(c.temperature, c.top_p, c.top_k, (0,))
+    ids, index = (array((N, T, *more), jnp.int32, mesh.ROWS) for more in ((), (2,)))
+    h, positions = array((N, T, sizes.text.hidden_size), dtype, mesh.ROWS), array((3, N, T), jnp.int32, None, mesh.ROWS)
+    one, keys = (array((N,), kind, mesh.ROWS) for kind in (jnp.int32, jnp.uint32))
+    return {
+        "prefill pictures": partial(embeddings.embeddings.lower, *model, ids, index,
+                                    pictures(config, sizes, assumed, config.questions * assumed.images)),
+        "prefill": partial(rollout._start.lower, *model, options, G, rollout.capacities(c.max_new_tokens)[0], h,
+                           positions, one, one, keys, np.uint32(0), np.int32(N)),
+        "decode": partial(rollout._decode.lower, *decoder, options, (0, 1), caches, np.int32(1), np.int32(2)),
+    }  # fmt: skip
+
+
+def updating(config, sizes: qwen.Config, assumed: Assumed, state: update.State) -> dict[str, Callable]:
+    """The programs of an update."""
+    B, S, C = config.micro_batch.rows, mesh.shards(), config.micro_batch.row_tokens
+
+    def row(*more, dtype=jnp.int32):
+        return array((B, S, C, *more), dtype, None, mesh.ROWS)
+
+    spans = Spans(row(), row(), row())
+    positions = array((B, S, 3, C), jnp.int32, None, mesh.ROWS)
+    rows = trees.Rows(None, positions, None, spans, None, row(), row(), row(), prompts=C, window=C)
+    reals = row(dtype=jnp.float32)
+    old = reals if config.optimizer.steps_per_batch > 1 else None
+    tokens = update.Tokens(reals, reals, old, reals if config.loss.kl_coef else None, reals)
+    losses = tuple((name, config.loss[name]) for name in ("clip_low", "clip_high", "dual_clip", "kl_coef"))
+    options = update.Options(losses, config.sampling.temperature, config.remat)
+    h = row(sizes.text.hidden_size, dtype=jnp.dtype(config.compute_dtype))
+    _, prompt = lengths(config, sizes, assumed)
+    questions = max(1, B * S * C // ((config.n_s + 1) * (prompt + config.rollouts * assumed.response)))
+    pack = pictures(config, sizes, assumed, questions * assumed.images)
+    return {
+        "update pictures": partial(update._embed.lower, state, row(), row(2), pack, config.remat),
+        "update": partial(update._add_rows.lower, state.trainable, state, h, rows, tokens, options),
+        "optimizer": partial(update._apply.lower, state.optimizer, state.trainable, state.opt_state, state.trainable),
+    }
+
+
+def share(tree) -> float:
+    """The bytes of a tree's arrays on one device."""
+    return sum(int(np.prod(x.sharding.shard_shape(x.shape))) * x.dtype.itemsize for x in jax.tree.leaves(tree)
+               if not jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key))  # fmt: skip
+
+
+def compiled(lower: Callable) -> Compiled | float:
+    """What a program needs; or where it does not fit, what it needs over what there is."""
+    try:
+        program = lower().compile()
+    except jax.errors.JaxRuntimeError as error:
+        return overflow(str(error))
+    found = program.memory_analysis()
+    total = (found.argument_size_in_bytes + found.temp_size_in_bytes + found.output_size_in_bytes
+             - found.alias_size_in_bytes)  # fmt: skip
+    return Compiled(found.argument_size_in_bytes, total, found.output_size_in_bytes, sent(program.as_text()))
+
+
+def overflow(message: str) -> float:
+    """How many times a device's memory a program needs, from what the compiler says. Raises RuntimeError otherwise."""
+    found = re.search(r"\(([\d.]+)([MG])\) exceeds available HBM \(([\d.]+)([MG])\)", message)
+    found = found or re.search(r"Used ([\d.]+)([MG]) of ([\d.]+)([MG]) hbm", message)
+    if not found:
+        raise RuntimeError(message)
+    scale = {"M": 1.0, "G": 1024.0}
+    return float(found[1]) * scale[found[2]] / (float(found[3]) * scale[found[4]])
+
+
+BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "f32": 4, "s32": 4, "u32": 4}
+COLLECTIVE = re.compile(r"= (.+?) (all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute)(-start)?\((.*)")
+
+
+def sent(text: str) -> dict[str, float]:
+    """Bytes of the results of a compiled program's collectives, by kind.
+
+    What stands in a loop counts as often as the loop's condition says; where it does not say, as in decoding, once.
+    """
+    bodies, times = computations(text), {}
+    for name in bodies:
+        times[name] = 1
+    for name in reversed(list(bodies)):  # callers stand after what they call
+        for condition, body in re.findall(r" while\(.*?condition=%?([\w.-]+), body=%?([\w.-]+)", bodies[name]):
+            times[body] = times[name] * trips(bodies[condition])
+        for callees in re.findall(r"(?:calls|\w+_computations?)=(\{[^}]*\}|[%\w.-]+)", bodies[name]):
+            for callee in re.findall(r"[\w.-]+", callees):
+                times[callee] = max(times[callee], times[name])
+    found = {}  # by channel: what runs asynchronously is one operation in several places
+    for name, body in bodies.items():
+        for number, (shapes, kind, start, rest) in enumerate(COLLECTIVE.findall(body)):
+            sizes = [BYTES.get(kind, 0) * int(np.prod([int(n) for n in dims.split(",") if n]))
+                     for kind, dims in re.findall(r"\b(\w+)\[([\d,]*)\]", shapes)]  # fmt: skip
+            size = sum(sizes) if kind == "all-reduce" or not start else max(sizes)  # others start with (input, output)
+            channel = re.search(r"channel_id=(\d+)", rest)
+            key = kind, channel[1] if channel else (name, number)
+            found[key] = max(found.get(key, 0), size * times[name])
+    total = {}
+    for (kind, _), size in found.items():
+        total[kind] = total.get(kind, 0) + size
+    return total
+
+
+def computations(text: str) -> dict[str, str]:
+    """{name: body} of a compiled program's computations, in the order that they stand in."""
+    parts = re.split(r"^(?:ENTRY )?%?([\w.-]+) \([^\n]*\{\n", text, flags=re.MULTILINE)
+    return dict(zip(parts[1::2], parts[2::2]))
+
+
+def trips(condition: str) -> int:
+    """How often a loop runs that counts from 0 to the one constant of its condition; 1 where there is none such."""
+    constants = [int(n) for n in re.findall(r"[su]32\[\]\S* constant\((\d+)\)", condition)]
+    return constants[0] if len(constants) == 1 and constants[0] else 1

@@ -1,0 +1,121 @@
+"""How long a run would take by roofline, and, where its programs cannot be compiled, about what memory they need.
+
+FLOPs at a share of a device's peak, bytes at the same share of its memory's rate and of its network's.
+"""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+from models import qwen2_5_vl as qwen
+from models.qwen2_5_vl.packing import bucket
+from perl_jax import embeddings, flops, update
+
+FILTERED = 58_000, 10  # samples and rollouts of each in the paper's rollout filter
+EVALUATED = {"Mantis-Eval": 217, "BLINK": 1901, "MMIU": 11698, "ReMI": 2600, "MV-MATH": 2009, "MathVista": 1000,
+             "MathVerse": 3940, "MathVision": 3040}  # questions of the paper's benchmarks  # fmt: skip
+
+
+class Assumed(NamedTuple):
+    """What a config does not say, and no data tells."""
+
+    images: int  # of a mean question, each with as many pixels as the config allows
+    words: int  # tokens of its text
+    response: int  # tokens of a response
+    efficiency: float = 0.4  # share of a device's rates that is reached
+
+
+def lengths(config, sizes: qwen.Config, assumed: Assumed) -> tuple[int, int]:
+    """(patches of a picture, tokens of a prompt)."""
+    side = sizes.vision.patch_size * sizes.vision.spatial_merge_size
+    patches = int(config.prompt.max_pixels**0.5 // side) ** 2 * sizes.vision.spatial_merge_size**2
+    tokens = patches // sizes.vision.spatial_merge_size**2 + 2
+    return patches, min(assumed.images * tokens + assumed.words, config.prompt.max_tokens)
+
+
+def step(config, sizes: qwen.Config, assumed: Assumed, device: flops.Device, count: int, shards: int) -> dict:
+    """The seconds of a training step by part, on `count` devices that rows are shared out over in `shards`."""
+    patches, prompt = lengths(config, sizes, assumed)
+    Q, O, C = config.questions, config.n_s + 1, config.micro_batch.row_tokens
+    rate = device.peak * assumed.efficiency * count
+    row = flops.text(sizes.text, C, C * (prompt + assumed.response // 2), C)
+    rows = micro_batches(config, sizes, assumed, shards) * config.micro_batch.rows * shards  # filled or not
+    pictures = flops.vision(sizes.vision, [patches] * assumed.images * Q)
+    return {
+        **sampling(config, sizes, assumed, device, count, shards, Q * O, config.rollouts, Q),
+        "update": passes(config) * (rows * row + pictures) / rate,
+    }
+
+
+def passes(config) -> int:
+    """Forward passes that an update takes the time of."""
+    return 3 + bool(config.remat) + (config.optimizer.steps_per_batch > 1) + (config.loss.kl_coef > 0)
+
+
+def micro_batches(config, sizes: qwen.Config, assumed: Assumed, shards: int) -> int:
+    """The micro-batches of a training step."""
+    _, prompt = lengths(config, sizes, assumed)
+    steps = config.optimizer.steps_per_batch
+    tokens = (config.n_s + 1) * config.questions * (prompt + config.rollouts * assumed.response) / steps
+    return steps * int(np.ceil(tokens / (config.micro_batch.row_tokens * config.micro_batch.rows * shards)))
+
+
+def sampling(config, sizes: qwen.Config, assumed: Assumed, device: flops.Device, count: int, shards: int,
+             prompts: int, samples: int, questions: int) -> dict[str, float]:  # fmt: skip
+    """The seconds of `samples` responses to each of `prompts` prompts, of so many questions, all at once."""
+    patches, prompt = lengths(config, sizes, assumed)
+    work = flops.vision(sizes.vision, [patches] * assumed.images * questions)
+    work += prompts * flops.text(sizes.text, prompt, prompt * prompt // 2, samples)
+    share = -(-prompts // shards)
+    read = flops.decoded_bytes(sizes.text, share * samples, share, prompt, assumed.response / 2, 2)
+    return {
+        "prefill": work / (device.peak * assumed.efficiency * count),
+        "decode": assumed.response * read / (device.bandwidth * assumed.efficiency * (count // shards)),
+    }
+
+
+def inference(config, sizes: qwen.Config, assumed: Assumed, device: flops.Device, count: int, shards: int,
+              questions: int, samples: int) -> float:  # fmt: skip
+    """The seconds of `samples` responses to each question, in its own order, as many prompts at once as in training."""
+    at_once = min(questions, config.questions * (config.n_s + 1))
+    batch = sampling(config, sizes, assumed, device, count, shards, at_once, samples, at_once)
+    return questions / at_once * sum(batch.values())
+
+
+def network(sent: Mapping[str, float], config, sizes: qwen.Config, assumed: Assumed, device: flops.Device,
+            shards: int) -> float:  # fmt: skip
+    """The seconds of a training step that the network takes, for the bytes that each compiled program sends."""
+    batches = micro_batches(config, sizes, assumed, shards)
+    times = {"decode": assumed.response, "update pictures": batches, "optimizer": config.optimizer.steps_per_batch,
+             "update": batches * passes(config) / (3 + bool(config.remat))}  # fmt: skip
+    return sum(size * times.get(name, 1) for name, size in sent.items()) / (device.network * assumed.efficiency)
+
+
+def temporary(config, sizes: qwen.Config, assumed: Assumed, resident: Mapping[str, float], count: int,
+              shards: int) -> dict[str, float]:  # fmt: skip
+    """The bytes on one device that each phase needs beside what `resident` says of it: estimated, not compiled.
+
+    Counted are a row's layer inputs and all of one layer's activations, forward and backward; logits at hand; the head
+    gathered; and a second copy of the gradients, before a row's are added.
+    """
+    text, vision, T = sizes.text, sizes.vision, count // shards
+    patches, prompt = lengths(config, sizes, assumed)
+    D, C, size = text.hidden_size, config.micro_batch.row_tokens, np.dtype(np.float16).itemsize
+    heads = 2 * (text.num_attention_heads + text.num_key_value_heads) * text.head_dim
+    layer = size * (4 * D + (heads + 4 * text.intermediate_size) // T)  # a token's activations
+    N = -(-config.questions * (config.n_s + 1) // shards)
+    pictures = -(-config.questions * assumed.images // shards)
+    at_once = min(pictures * patches, max(embeddings.PATCHES, patches))
+    tower = at_once * size * (4 * vision.hidden_size + 4 * vision.intermediate_size)
+    tower += 2 * at_once * patches * vision.num_heads * 4  # scores of full attention
+    in_row = patches * assumed.images * max(1.0, C / ((config.n_s + 1) * (prompt + config.rollouts * assumed.response)))
+    saved = vision.depth * vision.hidden_size * size * in_row * config.micro_batch.rows
+    kept = (text.num_hidden_layers if config.remat else 12 * text.num_hidden_layers) * C * D * size
+    return {
+        "prefill": max(tower, N * bucket(prompt) * layer),
+        "decode": 3 * 4 * N * config.rollouts * text.vocab_size / T,
+        "update": kept + 2 * C * layer + 3 * 4 * update.CHUNK + 6 * D * text.vocab_size + saved + tower
+        + resident["gradients"] + 2 * config.micro_batch.rows * C * D * size,
+        "optimizer": 0.0,
+    }  # fmt: skip
