@@ -1,6 +1,8 @@
 """GRPO, to compare PeRL with: images in their own order only, and as many rollouts of a question as PeRL takes in all.
 
-PLANNED_GRPO
+Command:   python -m perl_jax.train --config=configs/grpo_7b.py --config.data.directory=DATA --workdir=runs/grpo_7b
+Hardware:  as configs/perl_7b.py; memory and time as planned: benchmarks/PLANS.md
+Result:    not run
 """
 
 from configs import perl_7b

@@ -1,6 +1,9 @@
 """PeRL as in the paper (section 4), for Qwen2.5-VL-3B.
 
-PLANNED_3B
+Command:   python -m perl_jax.train --config=configs/perl_3b.py --config.data.directory=DATA --workdir=runs/perl_3b
+           or --config=configs/perl_3b.py:MACHINE with MACHINE one of v6e-4x4 (the default), v5e-4x4, h100-1
+Hardware:  16 TPU v6e, 16 TPU v5e, or one H100; memory and time as planned: benchmarks/PLANS.md
+Result:    not run
 """
 
 from configs import base
@@ -12,6 +15,7 @@ def get_config(machine: str = "v6e-4x4"):
     config.micro_batch.row_tokens = 10240  # one prompt and one response as long as they may be
     if machine == "v5e-4x4":
         config.mesh.tensor = 2
+        config.sampling.batch = 128
     elif machine == "h100-1":  # masters, moments and gradients take 52 GB of the 80: no room for a reference policy
         config.loss.kl_coef = 0.0
         config.optimizer.mu_dtype = "bfloat16"

@@ -1,6 +1,8 @@
 """PeRL with the paper's hyper-parameters (section 4), for Qwen2.5-VL-72B on a slice of TPUs.
 
-PLANNED_72B
+Command:   python -m perl_jax.train --config=configs/perl_72b.py --config.data.directory=DATA --workdir=runs/perl_72b
+Hardware:  v5p:4x4x4 or v6e:16x16; memory and time as planned: benchmarks/PLANS.md
+Result:    not run
 """
 
 from configs import base

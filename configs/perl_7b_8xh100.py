@@ -1,6 +1,9 @@
 """PeRL as in the paper (section 4): Qwen2.5-VL-7B on its machine, a node of eight H100; all weights, or adapters.
 
-PLANNED_8XH100
+Command:   python -m perl_jax.train --config=configs/perl_7b_8xh100.py --config.data.directory=DATA --workdir=runs/7b
+           or --config=configs/perl_7b_8xh100.py:lora; XLA_PYTHON_CLIENT_MEM_FRACTION=0.92
+Hardware:  8 H100 of 80 GB; memory and time as estimated: benchmarks/PLANS.md
+Result:    not run
 """
 
 from configs import perl_7b

@@ -1,6 +1,9 @@
 """PeRL with adapters (LoRA), for Qwen2.5-VL-7B on one GPU of 80 GB.
 
-PLANNED_LORA
+Command:   python -m perl_jax.train --config=configs/perl_7b_lora.py --config.data.directory=DATA --workdir=runs/lora
+           XLA_PYTHON_CLIENT_MEM_FRACTION=0.92
+Hardware:  one H100 of 80 GB; memory and time as estimated: benchmarks/PLANS.md
+Result:    not run. Adapters learn with a larger rate than the paper's, which trains all weights: 1e-5
 """
 
 from configs import perl_7b_8xh100

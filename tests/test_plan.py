@@ -4,6 +4,7 @@ import importlib.util
 import json
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -68,10 +69,11 @@ class Spy:
 
 def test_prompts_that_divide_the_mesh_badly_are_told_as_by_training(monkeypatch, tmp_path):
     monkeypatch.setattr(mesh, "shards", lambda: 16)
-    with pytest.raises(InputError, match="12 of 16 rows would be empty"):
-        plan.estimate(small(), tiny.CONFIGS["untied"], ASSUMED, "NVIDIA H200", jax.devices())
-    with pytest.raises(InputError, match="12 of 16 rows would be empty"):
-        train.train(small(), tmp_path / "run")
+    for run in (partial(plan.compile_for, small(), tiny.CONFIGS["untied"], ASSUMED, jax.devices()),
+                partial(plan.estimate, small(), tiny.CONFIGS["untied"], ASSUMED, plan.GPUS["h100"], jax.devices()),
+                partial(train.train, small(), tmp_path / "run")):  # fmt: skip
+        with pytest.raises(InputError, match="12 of 16 rows would be empty"):
+            run()
     assert not (tmp_path / "run").exists(), "before anything is written"
 
 
