@@ -48,13 +48,8 @@ def load(
     `dtype` may be a function of a parameter's path ("visual.blocks.attn.qkv.kernel"), and is then given along with
     `compute_dtype`. `sharding` maps (shape, logical axes) of a parameter to where it goes, and each device's part alone
     is read; None is one device. A large part is put together on its device from pieces of `PIECE` bytes, or of a layer
-<<<<<<< HEAD
     where that is more: the host never holds a whole stack. Raises InputError, naming the file or tensor, for anything
     missing, unexpected, misshapen or truncated.
-=======
-    where that is more: the host never holds a whole stack.
-    Raises InputError, naming the file or tensor, for anything missing, unexpected, misshapen or truncated.
->>>>>>> 39526e05495c44f6272a17a82a94f28d29b23a78
     """
     raw, tensors, source = open_directory(path)
     config = Config.from_hf(raw)
