@@ -1,9 +1,12 @@
-"""What the paper's runs would take, by perl_jax.plan, in benchmarks/PLANS.md: `python -m benchmarks.plans`.
+"""What the paper's runs would take, by perl_jax.plan, in benchmarks/PLANS.md: `python -m benchmarks.plans [NAME ...]`.
 
-TPUs are compiled for (libtpu: requirements-tpu.txt), which takes about five minutes a plan; GPUs are estimated.
+With names, such as h100 or perl_7b.py, only the runs whose config or topology begins so; the others stay as they are.
+TPUs are compiled for (libtpu: requirements-tpu.txt), which takes about five minutes a run; GPUs are estimated.
 """
 
 import os
+import re
+import sys
 from datetime import date
 from pathlib import Path
 
@@ -16,11 +19,17 @@ from perl_jax.roofline import Assumed
 
 FILE = Path(__file__).with_name("PLANS.md")
 RUNS = [  # (config, topology)
-    ("perl_3b.py:v5e-4x4", "v5e:4x4"), ("perl_3b.py:v6e-4x4", "v6e:4x4"), ("perl_3b.py:h100-1", "h100:1"),
+    ("perl_3b.py:v5e-4x4", "v5e:4x4"), ("perl_3b.py", "v6e:4x4"), ("perl_3b.py:h100-1", "h100:1"),
     ("perl_7b.py", "v5e:8x8"), ("perl_7b.py", "v5p:4x4x4"), ("perl_7b.py", "v6e:16x16"), ("grpo_7b.py", "v5p:4x4x4"),
     ("perl_7b_8xh100.py", "h100:8"), ("perl_7b_8xh100.py:lora", "h100:8"), ("perl_7b_lora.py", "h100:1"),
     ("perl_72b.py", "v5p:4x4x4"), ("perl_72b.py", "v6e:16x16"),
 ]  # fmt: skip
+SAID = """\
+By `python -m benchmarks.plans`, 900 steps with the paper's lengths: memory compiled ahead of time by libtpu, or
+estimated; times by roofline at 40% of a device's rates, the network's on top where it is not hidden. Nothing was run."""
+HEAD = """\
+| config | devices | most memory of one | a step, s | network, s | hours | device-hours | how |
+|---|---|---|---|---|---|---|---|"""
 ASSUMED = Assumed(images=4, words=150, response=600)  # as plan's flags have them
 
 
@@ -32,37 +41,44 @@ def config_of(name: str) -> ConfigDict:
     return names["get_config"](*[argument] * bool(argument))
 
 
-def row(name: str, config, found: plan.Plan) -> str:
-    """A line of the table."""
+def planned(name: str, topology: str) -> tuple[str, str]:
+    """(a run's line in the table, its report)."""
+    config = config_of(name)
+    found = plan.plan(config, topology, ASSUMED)
     second, worst = sum(found.seconds.values()), max(found.needed, key=found.needed.get)
-    network = "" if found.network is None else f" (+ up to {found.network:.1f})"
     hours = config.total_steps * second / 3600
-    return (
-        f"| `{name}` | {found.count} x {found.device} | {config.mesh.tensor} | "
-        f"{'' if found.worst <= 1 else 'does not fit: '}{found.worst:.0%}, {worst} | {second:.0f}{network} | "
-        f"{hours:.0f} | {hours * found.count:,.0f} | {'compiled' if found.compiled else 'estimated'} |"
+    line = (
+        f"| `{name}` | {topology} | {found.worst:.0%} in {worst}{'' if found.worst <= 1 else ': does not fit'} | "
+        f"{second:.0f} | {'' if found.network is None else f'{found.network:.0f}'} | {hours:.0f} | "
+        f"{hours * found.count:,.0f} | {'compiled' if found.compiled else 'estimated'}, {date.today()} |"
     )
+    _, _, body = plan.report(config, found, ASSUMED, 0.0).partition("\n")
+    return line, f"## `{name}` on {topology}\n\n{found.count} x {found.device}, {body.strip()}"
 
 
-def main() -> None:
-    lines, reports = [], []
-    for name, topology in RUNS:
-        config = config_of(name)
-        found = plan.plan(config, topology, ASSUMED)
-        lines.append(row(name, config, found))
-        reports.append("##" + plan.report(config, found, ASSUMED, 0.0)[1:])
-        print(lines[-1], flush=True)
-    head = ["| config | devices | tensor | memory of a device, where most | a step, s | hours | device-hours | |",
-            "|---|---|---|---|---|---|---|---|"]  # fmt: skip
-    said = (f"`python -m benchmarks.plans`, {date.today()}: memory compiled ahead of time by libtpu, or estimated; "
-            "nothing was run.\nTimes by roofline at 40% of a device's rates; the network's come on top where it is not "
-            "hidden.")  # fmt: skip
-    text = "\n\n".join(["# What the paper's runs would take", said, "\n".join([*head, *lines]), *reports])
-    FILE.write_text(text + "\n", encoding="utf-8")
+def written(file: Path) -> dict[tuple[str, str], tuple[str, str]]:
+    """{(config, topology): (line, report)} of what was written before."""
+    text = file.read_text(encoding="utf-8") if file.exists() else ""
+    keys = r"^\| `(\S+)` \| (\S+) \|"
+    lines = {tuple(re.match(keys, line).groups()): line for line in text.splitlines() if re.match(keys, line)}
+    reports = re.findall(r"^(## `(\S+)` on (\S+)$.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL)
+    return {(name, on): (lines[name, on], report.strip()) for report, name, on in reports if (name, on) in lines}
+
+
+def main(names: list[str]) -> None:
+    for run in RUNS:
+        if not names or any(part.startswith(name) for part in run for name in names):
+            line, report = planned(*run)
+            print(line, flush=True)
+            runs = written(FILE) | {run: (line, report)}
+            lines, reports = zip(*(runs[run] for run in RUNS if run in runs))
+            table = "\n".join([HEAD, *lines])
+            text = "\n\n".join(["# What the paper's runs would take", SAID, table, *reports]) + "\n"
+            FILE.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":
     os.environ["JAX_PLATFORMS"] = "cpu"
     jax.config.update("jax_enable_compilation_cache", False)
     jax.config.update("jax_num_cpu_devices", 8)
-    main()
+    main(sys.argv[1:])

@@ -35,7 +35,17 @@ def speed(file: Path) -> str:
     return "\n".join([f"{where}:", "", *lines])
 
 
-TABLES = {"demo": ("demo/report.md", demo), "speed": ("benchmarks/RESULTS.md", speed)}
+def plan(file: Path) -> str:
+    """The table of plans, and how they came about."""
+    said, table = file.read_text(encoding="utf-8").split("\n\n")[1:3]
+    return f"{said}\n\n{table}"
+
+
+TABLES = {
+    "demo": ("demo/report.md", demo),
+    "speed": ("benchmarks/RESULTS.md", speed),
+    "plan": ("benchmarks/PLANS.md", plan),
+}
 
 
 def fill(readme: str, name: str, content: str) -> str:
