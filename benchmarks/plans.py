@@ -26,7 +26,7 @@ RUNS = [  # (config, topology)
 ]  # fmt: skip
 SAID = """\
 By `python -m benchmarks.plans`, 900 steps with the paper's lengths: memory compiled ahead of time by libtpu, or
-estimated; times by roofline at 40% of a device's rates, the network's on top where it is not hidden. Nothing was run."""
+estimated; times by roofline at 40% of a device's rates, the network's on top where not hidden. Nothing was run."""
 HEAD = """\
 | config | devices | most memory of one | a step, s | network, s | hours | device-hours | how |
 |---|---|---|---|---|---|---|---|"""

@@ -2,6 +2,7 @@
 
 import logging
 import re
+import textwrap
 import threading
 
 import jax
@@ -68,5 +69,6 @@ class Compilations:
         name = re.search(r"\n\s+for (\S+)", text)
         if name and (differs := re.findall(r"\* at (.+)", text)):
             with self._lock:
-                self._reasons[name[1]] = "; ".join(differs[:4]) + "; ..." * (len(differs) > 4)
+                said = [textwrap.shorten(difference, 200, placeholder=" ...") for difference in differs[:4]]
+                self._reasons[name[1]] = "; ".join(said) + "; ..." * (len(differs) > 4)
         return False
