@@ -65,6 +65,7 @@ class Plan(NamedTuple):
     resident: dict[str, float]  # bytes on one device of what stays there
     needed: dict[str, float]  # share of a device's memory by phase
     sent: dict[str, dict[str, float]]  # bytes by program and kind; of decoding, for one token
+    work: float  # FLOPs that a training step must compute
     seconds: dict[str, float]  # of a training step, by part
     network: float | None  # seconds of a training step, were nothing else done meanwhile
     filtering: float  # seconds of the rollout filter
@@ -146,7 +147,8 @@ def timed(config, sizes: qwen.Config, assumed: Assumed, kind: str, count: int, s
     filtering = roofline.inference(*on, *roofline.FILTERED)
     evaluating = roofline.inference(*on, sum(roofline.EVALUATED.values()), 1)
     return lambda compiled, resident, needed, sent, network: Plan(
-        kind, count, shards, compiled, resident, needed, sent, seconds, network, filtering, evaluating)  # fmt: skip
+        kind, count, shards, compiled, resident, needed, sent, roofline.work(config, sizes, assumed), seconds, network,
+        filtering, evaluating)  # fmt: skip
 
 
 def kept(resident: Mapping[str, float], phase: str, but: tuple[str, ...] = ()) -> float:
@@ -203,9 +205,12 @@ def report(config, found: Plan, assumed: Assumed, price: float) -> str:
              f"one evaluation ({sum(roofline.EVALUATED.values()):,} questions)": found.evaluating / 3600}  # fmt: skip
     money = f"; {price:g} an hour of one device" if price else ""
     parts = ", ".join(f"{name} {value:.1f}" for name, value in found.seconds.items())
+    bound = found.work / (second * assumed.efficiency * flops.DEVICES[found.device].peak * found.count)
     network = "" if found.network is None else f"; the network's {found.network:.1f} s are hidden or come on top"
     lines += ["", f"**{'fits' if found.worst <= 1 else f'needs {found.worst:.2f}x'}** ({found.worst:.0%} of a device's "
-              f"memory). A step by roofline: {second:.1f} s ({parts}{network}).", "",
+              f"memory). A step by roofline: {second:.1f} s ({parts}{network}).",
+              f"Of that {found.work / 1e15:,.0f} PFLOP must be computed: MFU is at most {bound:.0%}, with all of the "
+              "device's rates reached and the network hidden.", "",
               f"| | hours | device-hours |{' money |' if price else ''}",
               "|---|---|---|" + "---|" * bool(price)]  # fmt: skip
     for name, value in hours.items():

@@ -54,6 +54,14 @@ def at_once(config) -> int:
     return min(config.sampling.batch or prompts, prompts)
 
 
+def work(config, sizes: qwen.Config, assumed: Assumed) -> int:
+    """The FLOPs that a training step must compute: all of its groups once to sample, three times to update."""
+    patches, prompt = lengths(config, sizes, assumed)
+    responses = [[assumed.response] * config.rollouts] * (config.n_s + 1)
+    prompts = [prompt] * (config.n_s + 1)
+    return 4 * config.questions * flops.group(sizes, [patches] * assumed.images, prompts, responses)
+
+
 def passes(config) -> int:
     """Forward passes that an update takes the time of."""
     return 3 + bool(config.remat) + (config.optimizer.steps_per_batch > 1) + (config.loss.kl_coef > 0)

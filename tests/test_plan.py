@@ -152,17 +152,18 @@ def test_sizes_come_from_a_name_or_a_directory(tmp_path):
 
 
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs libtpu: requirements-tpu.txt")
-def test_a_topology_is_compiled_for(tmp_path):
+@pytest.mark.parametrize("slices", [1, 2])
+def test_a_topology_is_compiled_for(tmp_path, slices):
     (tmp_path / "config.json").write_text(json.dumps(tiny.CONFIGS["untied"].to_hf()))
-    changes = {"model": tmp_path, "mesh.tensor": 2, "questions": 4, "prompt.max_pixels": 84 * 84,
+    changes = {"model": tmp_path, "mesh.tensor": 2, "mesh.slice": slices, "questions": 4, "prompt.max_pixels": 84 * 84,
                "prompt.max_tokens": 256, "sampling.max_new_tokens": 128, "micro_batch.row_tokens": 512}  # fmt: skip
     command = [sys.executable, "-m", "perl_jax.plan", "--config=configs/base.py", "--topology=v5e:2x2",
                *(f"--config.{key}={value}" for key, value in changes.items()), f"--out={tmp_path / 'plan.md'}"]
     run = subprocess.run(command, capture_output=True, text=True, cwd=Path(plan.__file__).parents[1])
     assert run.returncode == 0, run.stderr
     said = (tmp_path / "plan.md").read_text()
-    assert "4 x TPU v5 lite" in said and "**fits**" in said and "2 shards" in said and "all-gather" in said
-    assert "compiled ahead of time" in said and "decoding copy" in said
+    assert f"{4 * slices} x TPU v5 lite" in said and "**fits**" in said and f"{2 * slices} shards" in said
+    assert "all-gather" in said and "compiled ahead of time" in said and "decoding copy" in said
 
 
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is not None, reason="libtpu is here")
@@ -189,6 +190,7 @@ def test_gpus_are_estimated(tmp_path):
     assert run.returncode == 0, run.stderr
     said = (tmp_path / "plan.md").read_text()
     assert "8 x NVIDIA H100 80GB HBM3: estimated, not compiled" in said and "**fits**" in said
+    assert "PFLOP must be computed: MFU is at most" in said
     assert "money" in said and "58,000 samples" in said and "26,405 questions" in said
     assert "The largest micro_batch.row_tokens would be" in said
     run = subprocess.run([*command, "--topology=h100:100"], capture_output=True, text=True,

@@ -32,6 +32,13 @@ def test_seconds_follow_the_work():
     assert four["prefill"] == pytest.approx(parts["prefill"] / 4)
 
 
+def test_work_is_what_all_groups_need():
+    groups = 8 * flops.group(SIZES, [], [1000], [[500, 500]])
+    assert roofline.work(config(), SIZES, ASSUMED) == 4 * groups
+    seconds = sum(roofline.step(config(), SIZES, ASSUMED, DEVICE, 1, 1).values())
+    assert 4 * groups < seconds * 0.5 * DEVICE.peak
+
+
 def test_inference_is_sampling_in_batches():
     once = roofline.sampling(config(), SIZES, ASSUMED, DEVICE, 1, 1, 8, 10, 8)
     ten = roofline.inference(config(), SIZES, ASSUMED, DEVICE, 1, 1, 80, 10)
