@@ -118,7 +118,8 @@ def streams(config, sizes: qwen.Config, assumed: Assumed) -> rollout.Streams:
     """All streams of a step with the largest own caches that they may come to."""
     text, dtype, shards = sizes.text, jnp.dtype(config.compute_dtype), mesh.shards()
     N = -(-at_once(config) // shards) * shards
-    G, T, C = config.rollouts, bucket(lengths(config, sizes, assumed)[1]), config.sampling.max_new_tokens - 1
+    G, T = config.rollouts, bucket(lengths(config, sizes, assumed)[1])
+    C = rollout.capacities(config.sampling.max_new_tokens)[-1]
     J, d, L = text.num_key_value_heads, text.head_dim, text.num_hidden_layers
     heads = mesh.head_axis(J)
 

@@ -191,10 +191,10 @@ def rollouts(batches: Sequence[Decoded], pad_id: int) -> Rollouts:
 
 
 def capacities(R: int) -> list[int]:
-    """The own caches, in tokens, that a call of at most R new tokens comes to."""
-    rooms = [min(CAPACITY, max(R - 1, 1))]
+    """The own caches, in tokens, that a call of at most R new tokens comes to; none is uneven, which TPUs would pad."""
+    rooms, most = [min(CAPACITY, max(R - 1, 1))], -(-(R - 1) // CAPACITY) * CAPACITY
     while rooms[-1] < R - 1:
-        rooms.append(min(2 * rooms[-1], R - 1))
+        rooms.append(min(2 * rooms[-1], most))
     return rooms
 
 

@@ -249,7 +249,7 @@ def test_growing_and_shrinking_change_nothing(model, prompts, sampled, small_sha
     """Each stream is the one of the plain call, up to its end, whatever it was batched with on the way."""
     eos_ids = sorted({int(token) for token in sampled.tokens[:, :, 3].ravel()})[:5]
     expected = np.where(np.isin(sampled.tokens, eos_ids).any(-1), np.isin(sampled.tokens, eos_ids).argmax(-1) + 1, R)
-    assert len(np.unique(expected)) > 2 and rollout.capacities(R) == [2, 4, 7]
+    assert len(np.unique(expected)) > 2 and rollout.capacities(R) == [2, 4, 8]
     seen = []
     out = generate(model, prompts, eos_ids=eos_ids, finished=lambda n, g, tokens: seen.append((n, g, tokens.copy())))
     np.testing.assert_array_equal(out.lengths, expected)
@@ -299,7 +299,8 @@ def test_regroup(alive, rows, width):
 
 def test_shapes_are_few():
     assert rollout.capacities(1) == [1] and rollout.capacities(64) == [63] and rollout.capacities(65) == [64]
-    assert rollout.capacities(2048) == [64, 128, 256, 512, 1024, 2047]
+    assert rollout.capacities(2048) == [64, 128, 256, 512, 1024, 2048]
+    assert rollout.capacities(150) == [64, 128, 192]
     assert rollout.batch_sizes(128, 12, 65) == [(128, 12)]
     assert rollout.batch_sizes(128, 12, 2048) == [(128, 12), (128, 3), (128, 1), (32, 1), (8, 1)]
     assert rollout.batch_sizes(2, 1, 2048) == [(2, 1)]
