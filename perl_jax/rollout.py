@@ -23,7 +23,7 @@ from flax import nnx
 
 from models import qwen2_5_vl as qwen
 from models.qwen2_5_vl import lora
-from models.qwen2_5_vl.attention import causal, merged, partial_attention
+from models.qwen2_5_vl.attention import causal, merged, partial_attention, platform
 from models.qwen2_5_vl.layers import unstacked
 from perl_jax import mesh
 from perl_jax.embeddings import embeddings
@@ -325,10 +325,10 @@ def _decode(graph, weights, options: Sampling, smaller: tuple[int, int], streams
 def apart(own, used):
     """(own caches that are read, those that a segment writes, the token that these start at), `used` tokens in all.
 
-    Caches longer than a segment are not written for every token, which on TPUs would copy them to a layout of their
-    own: the segment writes to short ones, and `joined` adds these.
+    On a TPU caches longer than a segment are not written for every token: its loop would hold them once more, laid out
+    in another way. The segment writes to short ones, and `joined` adds these.
     """
-    if own[0][0].shape[-1] <= SEGMENT:
+    if own[0][0].shape[-1] <= SEGMENT or platform() != "tpu":
         return [None] * len(own), own, 0
     recent = jax.tree.map(jnp.zeros_like, [(k[..., :SEGMENT], v[..., :SEGMENT, :]) for k, v in own])
     return own, mesh.rows(recent, heads=1), used

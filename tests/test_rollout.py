@@ -234,9 +234,10 @@ def test_image_and_video_tokens_are_never_sampled(models, temperature):
 # Long responses: caches that grow and batches that shrink.
 
 
-@pytest.fixture
-def small_shapes(monkeypatch):
-    """Every way that a long call can take, in a short one."""
+@pytest.fixture(params=["cpu", "tpu"])
+def small_shapes(monkeypatch, request):
+    """Every way that a long call can take, in a short one, with the caches of either platform."""
+    monkeypatch.setattr(rollout, "platform", lambda: request.param)
     monkeypatch.setattr(rollout, "CAPACITY", 2)
     monkeypatch.setattr(rollout, "SEGMENT", 3)
     monkeypatch.setattr(rollout, "FEWEST", 1)

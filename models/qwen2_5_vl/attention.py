@@ -75,14 +75,15 @@ class Spans(NamedTuple):
         return kernels.visible(places, keys, *(x[queries, None] for x in self))
 
 
-def kernel_platform(head_dim: int) -> str | None:
-    """The platform whose kernels `spanned` uses for heads of this size; None: blocks in XLA.
-
-    That of the current mesh, which may be one to compile for only.
-    """
+def platform() -> str:
+    """What is computed on: cpu, gpu or tpu. That of the current mesh, which may be one to compile for only."""
     device = jax.sharding.get_abstract_mesh().abstract_device
-    platform = device.platform if device else jax.default_backend()
-    return platform if platform in ("tpu", "gpu") and head_dim == kernels.HEAD else None
+    return device.platform if device else jax.default_backend()
+
+
+def kernel_platform(head_dim: int) -> str | None:
+    """The platform whose kernels `spanned` uses for heads of this size; None: blocks in XLA."""
+    return platform() if platform() in ("tpu", "gpu") and head_dim == kernels.HEAD else None
 
 
 def spanned(q, k, v, spans: Spans, prompts: int, window: int):
