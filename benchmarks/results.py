@@ -1,4 +1,4 @@
-"""Runs all benchmarks and writes benchmarks/RESULTS.md: `python -m benchmarks.results` (needs torch; 10 minutes)."""
+"""Runs all benchmarks and writes benchmarks/RESULTS.md: `python -m benchmarks.results` (needs torch; 8 minutes)."""
 
 import subprocess
 import sys
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from benchmarks.readme import REPOSITORY, machine
 
-NAMES = ("generate", "long_tail", "update", "permutations", "padding", "compilations", "loading")
+NAMES = ("generate", "long_tail", "update", "permutations", "padding", "compilations")
 FILE = Path(__file__).with_name("RESULTS.md")
 
 

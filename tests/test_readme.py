@@ -1,4 +1,4 @@
-"""What README.md shows is so: its snippet runs, its table has a place, its commands and folders exist."""
+"""What the READMEs show is so: the snippet runs, its table has a place, its commands and folders exist."""
 
 import json
 import re
@@ -14,6 +14,7 @@ from benchmarks import readme, results
 
 REPOSITORY = tiny_run.REPOSITORY
 PAGE = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+LIBRARY = (REPOSITORY / "perl_jax" / "README.md").read_text(encoding="utf-8")
 
 
 def test_the_snippet_runs(tmp_path, monkeypatch):
@@ -25,9 +26,9 @@ def test_the_snippet_runs(tmp_path, monkeypatch):
         pixels = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
         Image.fromarray(pixels).save(tmp_path / name)
     monkeypatch.chdir(tmp_path)
-    *_, code = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+    [code] = re.findall(r"```python\n(.*?)```", LIBRARY, re.DOTALL)
     names = {}
-    exec(compile(code, "README.md", "exec"), names)
+    exec(compile(code, "perl_jax/README.md", "exec"), names)
     assert [sample["answer"] for sample in names["samples"]] == ["1", "2"]
     assert names["out"].tokens.shape[:2] == (2, 4) and np.isfinite(float(names["metrics"]["loss"]))
     assert qwen.load(tmp_path / "trained").config == names["model"].config
