@@ -1,7 +1,8 @@
 """PeRL as in the paper (section 4), for Qwen2.5-VL-7B on a slice of TPUs.
 
 Command:   python -m perl_jax.train --config=configs/perl_7b.py --config.data.directory=DATA --workdir=runs/perl_7b
-Hardware:  v5e:8x8, v5p:4x4x4 or v6e:16x16; memory and time as planned: benchmarks/PLANS.md
+Hardware:  v5e:8x8, v5p:4x4x4 or v6e:16x16; planned (benchmarks/PLANS.md): 58%, 10%, 19% of the memory, 33, 13, 6 s
+           a step
 Result:    not run
 """
 
