@@ -2,7 +2,7 @@
 
 Command:   python -m perl_jax.train --config=configs/perl_3b.py --config.data.directory=DATA --workdir=runs/perl_3b
            or --config=configs/perl_3b.py:MACHINE with MACHINE one of v6e-4x4 (the default), v5e-4x4, h100-1
-Hardware:  16 TPU v6e, 16 TPU v5e, or one H100; planned (benchmarks/PLANS.md) on 16 v5e: 74% of the memory, 63 s a
+Hardware:  16 TPU v6e, 16 TPU v5e, or one H100; planned (benchmarks/PLANS.md) 57%, 74% of the memory, 18, 63 s a
            step. One H100 is tight: estimated 187 s and 100% with XLA_PYTHON_CLIENT_MEM_FRACTION=0.92, or 86% with
            --config.train_vision=False
 Result:    not run
