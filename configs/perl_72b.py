@@ -5,12 +5,11 @@ Hardware:  v5p:4x4x4 or v6e:16x16; planned (benchmarks/PLANS.md): 58%, 87% of th
 Result:    not run
 """
 
-from configs import base
+from configs import perl_7b
 
 
 def get_config():
-    config = base.get_config()
+    config = perl_7b.get_config()
     config.model = "Qwen/Qwen2.5-VL-72B-Instruct"
     config.mesh.tensor = 8  # its key heads
-    config.micro_batch.row_tokens = 10240  # one prompt and one response as long as they may be
     return config

@@ -35,11 +35,9 @@ SIZES = {  # of a TPU's slices, by what its topology's name starts with
 GPUS = {"a100": "NVIDIA A100-SXM4-80GB", "h100": "NVIDIA H100 80GB HBM3", "h200": "NVIDIA H200"}
 ROOM = 0.92  # of a GPU's memory that XLA can be given (XLA_PYTHON_CLIENT_MEM_FRACTION)
 
+PHASES = ("prefill pictures", "prefill", "decode", "update pictures", "update", "optimizer")
 LIVES = {  # which phases each thing that stays on a device is there in
-    "weights": ("prefill pictures", "prefill", "decode", "update pictures", "update", "optimizer"),
-    "frozen weights": ("prefill pictures", "prefill", "decode", "update pictures", "update", "optimizer"),
-    "reference": ("prefill pictures", "prefill", "decode", "update pictures", "update", "optimizer"),
-    "optimizer state": ("prefill pictures", "prefill", "decode", "update pictures", "update", "optimizer"),
+    **dict.fromkeys(("weights", "frozen weights", "reference", "optimizer state"), PHASES),
     "gradients": ("update pictures", "update", "optimizer"),
     "decoding copy": ("prefill pictures", "prefill", "decode"),
     "prompt caches": ("prefill", "decode"),
@@ -124,7 +122,8 @@ def compile_for(config, sizes: qwen.Config, assumed: Assumed, devices) -> Plan:
     sent = {name: program.sent for name, program in found.items() if isinstance(program, Compiled)}
     totals = {name: sum(kinds.values()) for name, kinds in sent.items()}
     network = roofline.network(totals, config, sizes, assumed, flops.DEVICES[kind], shards)
-    return timed(config, sizes, assumed, kind, len(devices), shards)(True, resident, needed, sent, network)
+    said = times(config, sizes, assumed, kind, len(devices), shards)
+    return Plan(compiled=True, resident=resident, needed=needed, sent=sent, network=network, **said)
 
 
 def estimate(config, sizes: qwen.Config, assumed: Assumed, kind: str, devices) -> Plan:
@@ -136,19 +135,18 @@ def estimate(config, sizes: qwen.Config, assumed: Assumed, kind: str, devices) -
     more = roofline.temporary(config, sizes, assumed, resident, len(devices), shards)
     memory = flops.DEVICES[kind].memory * ROOM
     needed = {phase: (kept(resident, phase) + size) / memory for phase, size in more.items()}
-    return timed(config, sizes, assumed, kind, len(devices), shards)(False, resident, needed, {}, None)
+    said = times(config, sizes, assumed, kind, len(devices), shards)
+    return Plan(compiled=False, resident=resident, needed=needed, sent={}, network=None, **said)
 
 
-def timed(config, sizes: qwen.Config, assumed: Assumed, kind: str, count: int, shards: int):
-    """A function of what the memory is like to a plan with its times."""
-    device = flops.DEVICES[kind]
-    on = config, sizes, assumed, device, count, shards
-    seconds = roofline.step(*on)
-    filtering = roofline.inference(*on, *roofline.FILTERED)
-    evaluating = roofline.inference(*on, sum(roofline.EVALUATED.values()), 1)
-    return lambda compiled, resident, needed, sent, network: Plan(
-        kind, count, shards, compiled, resident, needed, sent, roofline.work(config, sizes, assumed), seconds, network,
-        filtering, evaluating)  # fmt: skip
+def times(config, sizes: qwen.Config, assumed: Assumed, kind: str, count: int, shards: int) -> dict:
+    """What a plan says that does not depend on memory."""
+    on = config, sizes, assumed, flops.DEVICES[kind], count, shards
+    return {
+        "device": kind, "count": count, "shards": shards, "work": roofline.work(config, sizes, assumed),
+        "seconds": roofline.step(*on), "filtering": roofline.inference(*on, *roofline.FILTERED),
+        "evaluating": roofline.inference(*on, sum(roofline.EVALUATED.values()), 1),
+    }  # fmt: skip
 
 
 def kept(resident: Mapping[str, float], phase: str, but: tuple[str, ...] = ()) -> float:

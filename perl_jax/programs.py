@@ -21,12 +21,12 @@ from models.errors import InputError
 from models.qwen2_5_vl.attention import Spans
 from models.qwen2_5_vl.packing import Vision, block_size, bucket
 from perl_jax import embeddings, mesh, policy, rollout, train, trees, update
-from perl_jax.roofline import Assumed, at_once, lengths
+from perl_jax.roofline import Assumed, at_once, lengths, question_tokens
 from perl_jax.sampling import Sampling
 
 
 class Compiled(NamedTuple):
-    """What one program needs on one device, in bytes, and what it sends {kind: bytes of one pass over its text}."""
+    """What one program needs on one device, in bytes, and what it sends {kind: bytes}, as `sent`."""
 
     arguments: float
     total: float  # with temporary memory and results, less what is donated
@@ -167,8 +167,7 @@ def updating(config, sizes: qwen.Config, assumed: Assumed, state: update.State) 
     losses = tuple((name, config.loss[name]) for name in ("clip_low", "clip_high", "dual_clip", "kl_coef"))
     options = update.Options(losses, config.sampling.temperature, config.remat)
     h = row(sizes.text.hidden_size, dtype=jnp.dtype(config.compute_dtype))
-    _, prompt = lengths(config, sizes, assumed)
-    questions = max(1, B * S * C // ((config.n_s + 1) * (prompt + config.rollouts * assumed.response)))
+    questions = max(1, B * S * C // question_tokens(config, sizes, assumed))
     pack = pictures(config, sizes, assumed, questions * assumed.images)
     return {
         "update pictures": partial(update._embed.lower, state, row(), row(2), pack, config.remat),

@@ -90,34 +90,31 @@ def generate(model: qwen.Qwen2_5_VL, prompts: Sequence, samples: int = 8, max_ne
         raise ValueError(f"ids must hold one id per prompt: {ids.shape} for {len(prompts)} prompts")
     options = Sampling(float(temperature), float(top_p), min(int(top_k), model.config.text.vocab_size),
                        tuple(sorted({int(e) for e in eos_ids})))  # fmt: skip
-    batch, limits = min(batch or len(prompts), len(prompts)), (min_pixels, max_pixels)
+    batch, shards = min(batch or len(prompts), len(prompts)), mesh.shards()
+    N = -(-batch // shards) * shards  # in equal shares
     models = nnx.split(model), nnx.split(for_decoding(model))
     found = []
     for first in range(0, len(prompts), batch):
         count = min(batch, len(prompts) - first)
-        chosen = first + np.arange(batch).clip(max=count - 1)  # the last batch is filled up: it has the others' shapes
+        chosen = first + np.arange(N).clip(max=count - 1)  # filled up: all batches have the same shapes
+        inputs = qwen.pack(model.config, [prompts[n] for n in chosen], min_pixels, max_pixels, shards, mesh.own())
         told = finished and (lambda n, g, tokens, first=first: finished(first + n, g, tokens))
-        decoded = Decoded(count, samples, max_new_tokens, told)
-        _generate(model, models, options, [prompts[n] for n in chosen], ids[chosen], seed, limits, decoded)
-        found.append(decoded)
+        found.append(Decoded(count, N, samples, max_new_tokens, shards, told))
+        _generate(*models, options, inputs, ids[chosen], seed, found[-1])
     return rollouts(found, model.source.pad_id if model.source else 0)
 
 
-def _generate(model, models, options: Sampling, prompts, ids, seed: int, limits, decoded: "Decoded") -> None:
-    """Decodes one batch, into `decoded`."""
-    (parts, decoder), (count, G, R), shards = models, decoded.shape, mesh.shards()
-    N = -(-len(prompts) // shards) * shards
-    filled = np.arange(N).clip(max=len(prompts) - 1)  # in equal shares
-    inputs = qwen.pack(model.config, [prompts[n] for n in filled], *limits, shards, mesh.own())
-    rooms, sizes = capacities(R), batch_sizes(N, G, R, shards)
+def _generate(parts, decoder, options: Sampling, inputs: qwen.Inputs, ids, seed: int, decoded: "Decoded") -> None:
+    """Decodes one batch, into `decoded`; the model and what decodes by `nnx.split`."""
+    (count, G, R), shards = decoded.shape, mesh.shards()
+    rooms, sizes = capacities(R), batch_sizes(len(ids), G, R, shards)
     h = embeddings(*parts, *mesh.place((inputs.ids, inputs.image_index, inputs.vision)))
     streams, segment = _start(*parts, options, G, rooms[0], h, mesh.place(inputs.position_ids, axis=1),
-                              *mesh.place((inputs.lengths, inputs.starts, ids[filled].astype(np.uint32))),
+                              *mesh.place((inputs.lengths, inputs.starts, ids.astype(np.uint32))),
                               np.uint32(seed % 2**32), np.int32(count))  # fmt: skip
     if len(rooms) > 1:
         compile_ahead(*decoder, options, streams, rooms, sizes)
 
-    decoded.begin(N, shards)
     decoded.add(segment, 0, 1)
     t, room, size = 1, 0, 0
     while t < R and decoded.alive.any():
@@ -137,19 +134,13 @@ def _generate(model, models, options: Sampling, prompts, ids, seed: int, limits,
 class Decoded:
     """The host's side of a batch: which stream each slot decodes, and what has come from them."""
 
-    def __init__(self, prompts: int, G: int, R: int, finished):
-        self.shape = prompts, G, R
-        self._finished = finished
-        self._drawn = [np.zeros((prompts * G, R), dtype) for dtype in (np.int32, np.float32, np.float32)]
-        self._lengths = np.zeros(prompts * G, np.int32)
-
-    def begin(self, N: int, shards: int) -> None:
-        """The batch has N prompts, of which those past the first `prompts` fill it up."""
-        prompts, G, _ = self.shape
+    def __init__(self, prompts: int, N: int, G: int, R: int, shards: int, finished):
         self._streams = np.arange(N * G).reshape(N, G)  # by slot; -1: none
         self._streams[prompts:] = -1
         self.alive = self._streams >= 0  # by slot
-        self._shards = shards
+        self.shape, self._shards, self._finished = (prompts, G, R), shards, finished
+        self._drawn = [np.zeros((prompts * G, R), dtype) for dtype in (np.int32, np.float32, np.float32)]
+        self._lengths = np.zeros(prompts * G, np.int32)
 
     def add(self, segment: Segment, t: int, end: int) -> None:
         """Takes the tokens t, ..., end - 1 of all slots (a segment may have room for more)."""

@@ -34,6 +34,12 @@ def lengths(config, sizes: qwen.Config, assumed: Assumed) -> tuple[int, int]:
     return patches, min(assumed.images * tokens + assumed.words, config.prompt.max_tokens)
 
 
+def question_tokens(config, sizes: qwen.Config, assumed: Assumed) -> int:
+    """The tokens that an update computes of a question: each order's prompt and responses."""
+    _, prompt = lengths(config, sizes, assumed)
+    return (config.n_s + 1) * (prompt + config.rollouts * assumed.response)
+
+
 def step(config, sizes: qwen.Config, assumed: Assumed, device: flops.Device, count: int, shards: int) -> dict:
     """The seconds of a training step by part, on `count` devices that rows are shared out over in `shards`."""
     patches, prompt = lengths(config, sizes, assumed)
@@ -69,9 +75,8 @@ def passes(config) -> int:
 
 def micro_batches(config, sizes: qwen.Config, assumed: Assumed, shards: int) -> int:
     """The micro-batches of a training step."""
-    _, prompt = lengths(config, sizes, assumed)
     steps = config.optimizer.steps_per_batch
-    tokens = (config.n_s + 1) * config.questions * (prompt + config.rollouts * assumed.response) / steps
+    tokens = config.questions * question_tokens(config, sizes, assumed) / steps
     return steps * int(np.ceil(tokens / (config.micro_batch.row_tokens * config.micro_batch.rows * shards)))
 
 
@@ -122,7 +127,7 @@ def temporary(config, sizes: qwen.Config, assumed: Assumed, resident: Mapping[st
     encoded = min(N * assumed.images * patches, max(embeddings.PATCHES, patches))
     tower = encoded * size * (4 * vision.hidden_size + 4 * vision.intermediate_size)
     tower += 2 * encoded * patches * vision.num_heads * 4  # scores of full attention
-    in_row = patches * assumed.images * max(1.0, C / ((config.n_s + 1) * (prompt + config.rollouts * assumed.response)))
+    in_row = patches * assumed.images * max(1.0, C / question_tokens(config, sizes, assumed))
     saved = vision.depth * vision.hidden_size * size * in_row * config.micro_batch.rows
     kept = (text.num_hidden_layers if config.remat else 12 * text.num_hidden_layers) * C * D * size
     return {
