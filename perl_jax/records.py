@@ -22,7 +22,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from models.errors import InputError
-from perl_jax import permute
+from perl_jax import permute, symbols
 
 KINDS = ("choice", "number", "text", "order")
 ORDER_EFFECTS = ("invariant", "rewrite", "fixed")
@@ -210,7 +210,7 @@ def _check_labels(record, where):
 def _check_texts(record, where):
     for key in ("question", "answer", "source"):
         _check_text(record[key], f"{where}: {key}")
-        if not permute.SLOT.sub("", record[key]).strip():
+        if not symbols.SLOT.sub("", record[key]).strip():
             raise InputError(f"{where}: {key} is empty")
     for i, choice in enumerate(record["choices"]):
         _check_text(choice, f"{where}: choice {i}")
@@ -221,7 +221,7 @@ def _check_texts(record, where):
         _check_text(caption, f"{where}: caption {i}")
     choices, answer = record["choices"], record["answer"]
     known = [*choices, *(chr(ord("A") + i) for i in range(len(choices)))]
-    if record["kind"] == "choice" and choices and answer not in known and not permute.MENTION.search(answer):
+    if record["kind"] == "choice" and choices and answer not in known and not symbols.mentioned(answer):
         raise InputError(f"{where}: answer {answer!r} is none of its {len(choices)} choices, nor one of their letters")
 
 

@@ -29,6 +29,7 @@ from perl_jax import (
     processes,
     records,
     settings,
+    symbols,
     update,
 )
 from perl_jax.compilations import Compilations
@@ -274,7 +275,7 @@ def texts(config, data: str):
     split = records.open_split(data, config.data.split)
     for i in range(min(len(split), 2000)):
         sample = permute.render(split[i])
-        question = sample["question"].replace(permute.MARKER, "")
+        question = sample["question"].replace(symbols.MARKER, "")
         yield f"system\n{config.prompt.system}user\n{question}\n{config.prompt.instruction}assistant\n"
         yield taught_response(config, sample)
 

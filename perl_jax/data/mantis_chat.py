@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 
 from models.errors import InputError
-from perl_jax import permute
+from perl_jax import permute, symbols
 from perl_jax import records as records_lib
 from perl_jax.data import Rejected
 from perl_jax.records import Record
@@ -96,7 +96,7 @@ def _pair(name, source, count, user, assistant, read) -> Record | Rejected:
     except InputError as error:
         return Rejected(name, "text and images do not fit", str(error))
     shown = permute.render(record)
-    if (shown["question"], shown["answer"]) != (permute.SLOT.sub(permute.MARKER, placed), plain_answer):
+    if (shown["question"], shown["answer"]) != (symbols.SLOT.sub(symbols.MARKER, placed), plain_answer):
         return Rejected(name, "references do not render back to the text", question)
     return record
 
@@ -124,13 +124,13 @@ def to_symbols(text: str, count: int) -> str:
 
 
 def _order_effect(question: str, answer: str, count: int) -> str:
-    text = permute.SLOT.sub("", question) + "\n" + answer
-    plain = permute.MENTION.sub("@", text)
+    text = symbols.SLOT.sub("", question) + "\n" + answer
+    plain = symbols.MENTION.sub("@", text)
     # A small number alone may be an image's ("which image, 1 or 3, ..."), but not where it is the answer.
     lone = {int(number) for number in _LONE_NUMBER.findall(plain.rsplit("\n", 1)[0])}
     if _DOUBTFUL.search(plain) or lone & set(range(1, count + 1)):
         return "fixed"
-    return "rewrite" if permute.MENTION.search(text) else "invariant"
+    return "rewrite" if symbols.MENTION.search(text) else "invariant"
 
 
 def _checkable(question: str, answer: str) -> tuple[str, str] | None:
