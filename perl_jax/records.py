@@ -122,6 +122,12 @@ def open_split(directory: str, split: str = "train") -> "Split":
     return Split(directory, split)
 
 
+def splits(directory: str) -> list[str]:
+    """The names of a set's splits. Raises InputError: no set of records there."""
+    _require_set(directory)
+    return list(_tfds().builder_from_directory(directory).info.splits)
+
+
 def fingerprint(directory: str) -> str:
     """16 hex digits that change with the content of a set, and not with its place. Reads no record: the content's own
     hashes are in records.json, and the size of each data file counts too.

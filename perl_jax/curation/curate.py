@@ -57,7 +57,10 @@ def curate(row: Row, annotation=None) -> Curated | Rejected:
         choices = [references.to_symbols(choice, count) for choice in choices]
     if count > 1 and (beyond := references.beyond("\n".join((short.question, *short.choices, short.answer)), count)):
         return Rejected(row.id, "names an image that is not there", f"{beyond}, {count} images")
-    decision = _decide(row, short, question, choices, answer, annotation)
+    try:
+        decision = _decide(row, short, question, choices, answer, annotation)
+    except InputError as error:
+        return Rejected(row.id, "text and images do not fit", str(error))
     record = Record(id=row.id, images=[], question=question, choices=choices, answer=answer, kind=short.kind,
                     order_effect=decision.order_effect, source=row.source, accuracy=None,
                     movable=None if row.movable is None else list(row.movable))  # fmt: skip
