@@ -25,7 +25,8 @@ def test_example():
 
 
 def test_words_choices_and_answer_follow_the_images():
-    made = curate(row("<image><image><image>\nIf image 2 is the reference, which is nearer?\n(A) Image 3\n(B) Image 1", "A", 3))
+    made = curate(row("<image><image><image>\nIf image 2 is the reference, which is nearer?\n"
+                      "(A) Image 3\n(B) Image 1", "A", 3))  # fmt: skip
     assert made.decision.order_effect == "rewrite" and made.decision.by == "rules"
     assert rendered(made.record, [0, 1, 2], 3) == (
         "<image><image><image>\nIf image 2 is the reference, which is nearer?", ["Image 3", "Image 1"], "A")

@@ -31,7 +31,8 @@ def test_examples():
      "{image:1|Ordinal} image? image {image:1|numeral}? the {image:3|final} one?"),
     ("Image A, picture (B) and a picture", 2, "Image {image:0|letter}, picture ({image:1|letter}) and a picture"),
     ("The left image and the right-hand photo; Left picture; the image on the right", 2,
-     "The {image:0|side} image and the {image:1|side}-hand photo; {image:0|Side} picture; the image on the {image:1|side}"),
+     "The {image:0|side} image and the {image:1|side}-hand photo; {image:0|Side} picture; "
+     "the image on the {image:1|side}"),
     # not references: past the images, parts of numbers, sides of a picture, of three images, one image
     ("image 4, image 2.5, image 12", 3, "image 4, image 2.5, image 12"),
     ("the dog on the left, the image on the left side", 2, "the dog on the left, the image on the left side"),
@@ -92,8 +93,8 @@ def test_labels_and_their_evidence(question, choices, answer, effect, evidence):
 
 WORDS = st.sampled_from([
     "image 1", "Image 2", "picture 3", "the first image", "the second and third photos", "images 1-3", "images 1 and 2",
-    "the last picture", "image two", "Image B", "photo #2", "images 2 through 3", "is darker than", "left", "and", "not",
-    "3 cats", "the left image", "image 9", "1st picture", "(A)", "image 2.5", "both images",
+    "the last picture", "image two", "Image B", "photo #2", "images 2 through 3", "is darker than", "left", "and",
+    "not", "3 cats", "the left image", "image 9", "1st picture", "(A)", "image 2.5", "both images",
 ])
 
 

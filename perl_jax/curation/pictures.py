@@ -21,7 +21,7 @@ LONG = 40  # characters from which on an equal question is no chance
 
 
 class Filters:
-    """Reads the pictures of curated records and leaves out what the rules of pictures say, in one pass over a source."""
+    """Reads the pictures of curated records, and leaves out what the rules say; one pass over a source."""
 
     def __init__(self, decontaminate: Iterable[str] = ()):
         self._duplicates = rules.Duplicates()
