@@ -255,12 +255,12 @@ class _Cache:
 
 
 def line(text: str) -> str:
-    """A text from elsewhere as the start of one line that can be printed and stored.
+    """The start of a text from elsewhere, as one line that can be printed and stored.
 
-    >>> line("a\\n b \\ud800")
-    'a b ?'
+    >>> line("a\\n b \\ud800 \\x1b[2J")
+    'a b [2J'
     """
-    return " ".join(text.encode("utf-8", "replace").decode().replace("\0", " ").split())[:300]
+    return " ".join("".join(character if character.isprintable() else " " for character in text[:1000]).split())[:300]
 
 
 def _result(item, future: concurrent.futures.Future) -> tuple:

@@ -5,6 +5,7 @@ with FakeEndpoint(lambda request: "yes") as server: Endpoint(server.url, ...)
 
 import http.server
 import json
+import re
 import threading
 import time
 from collections.abc import Callable
@@ -21,7 +22,7 @@ class Reply(NamedTuple):
 
 
 class FakeEndpoint:
-    """`answer(request)`, with the request's JSON, returns the model's text or a Reply; it may sleep, or raise to hang up.
+    """`answer(request)`, with the request's JSON, returns the model's text or a Reply; it may sleep, or raise.
 
     `requests` are those that came, in order; `headers` theirs; `busiest` is how many were answered at the same time.
     """
@@ -44,7 +45,7 @@ class FakeEndpoint:
                 pass
 
         class Server(http.server.ThreadingHTTPServer):
-            daemon_threads = True
+            daemon_threads, request_queue_size = True, 64
 
             def handle_error(self, *_):
                 pass  # a client that gave up
@@ -91,3 +92,16 @@ def asked(request: dict) -> str:
     """The text of a request's last message, without its pictures."""
     content = request["messages"][-1]["content"]
     return content if isinstance(content, str) else "".join(part.get("text", "") for part in content)
+
+
+def annotator(request: dict) -> str:
+    """A good reply to `perl_jax.curation.annotator`: short answers can be checked, a question that names an image by
+    number is to be rewritten, and any other stays as it is."""
+    row = json.loads(asked(request).rpartition("\n")[2])
+    named = re.search(r"image \d+", f"{row['question']}\n{row['answer']}", re.IGNORECASE)
+    kind = "choice" if row["choices"] else "number" if row["answer"].isdigit() else "text"
+    return json.dumps({
+        "checkable": len(row["answer"]) <= 60, "reason": "a long answer", "question": row["question"],
+        "choices": row["choices"], "answer": row["answer"], "kind": kind,
+        "evidence": [named[0] if named else row["question"]], "order_effect": "rewrite" if named else "fixed",
+        "confidence": 0.9})  # fmt: skip

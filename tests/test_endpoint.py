@@ -196,7 +196,7 @@ def test_what_may_pass_is_tried_again(cache, bad):
 @pytest.mark.parametrize(("bad", "reason", "tries"), [
     (Reply(400, '{"object": "error", "message": "too long"}'), "HTTP 400: too long", 1),
     (Reply(422, '{"detail": "x"}'), "HTTP 422", 1),
-    (Reply(500, '{"error": "broken \\ud800"}'), "HTTP 500: broken ?", 3),
+    (Reply(500, '{"error": "broken \\ud800"}'), "HTTP 500: broken", 3),
     (Reply(307, "", {"Location": "http://localhost:1/"}), "HTTP 307", 1),
     (Reply(200, b"\xff\xfe\0rubbish"), "rubbish: no chat completion", 3),
     (Reply(200, '{"error": {"message": "overloaded"}}'), "rubbish: no chat completion but 'overloaded'", 3),
