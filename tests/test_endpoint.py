@@ -134,7 +134,7 @@ def test_an_abandoned_iterator_sends_little_more(cache):
 @pytest.mark.parametrize("cut", [1, 5, 40, 95])
 def test_a_half_written_line_is_cut(cache, cut):
     with FakeEndpoint(echo) as server:
-        with client(server, cache) as endpoint:
+        with client(server, cache, concurrency=1) as endpoint:
             ask_all(endpoint, ["first", "second"])
         with open(cache, "rb") as file:
             first, second = file.readlines()
