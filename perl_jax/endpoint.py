@@ -61,7 +61,8 @@ class Endpoint:
         retries: further tries of a request that may yet succeed (no connection, timeout, 408, 409, 429, 5xx, rubbish).
         wait: seconds before the first of them; doubled each time, and with jitter. A longer Retry-After is honoured.
 
-    `counts` has the requests "sent", "cached" (answered without a call), "retried" and "failed".
+    `counts` has the requests "sent", "retried" (times that one was sent again), "answered", "failed", and "cached"
+    (answered without being sent).
 
     Raises:
         InputError: a URL or key that is none, a cache that another process uses or that holds something else.
@@ -76,8 +77,9 @@ class Endpoint:
         self._authorization = _authorization(os.environ.get("OPENAI_API_KEY", ""))
         self._cache = _Cache(cache)
         self._lock, self._halted = threading.Lock(), threading.Event()
-        self._reached = False  # whether anything has ever answered
-        self._in_a_row, self._gone = 0, ""  # requests failed since the last success, and why no more are sent
+        self._reached = False  # whether there is a server at all
+        self._proven = bool(self._cache)  # whether it has ever given an answer
+        self._in_a_row, self._gone = 0, ""  # requests failed since the last answer, and why no more are sent
         self._pool = concurrent.futures.ThreadPoolExecutor(concurrency, thread_name_prefix="endpoint")
 
     def __enter__(self) -> "Endpoint":
@@ -105,15 +107,14 @@ class Endpoint:
         body = json.dumps(request, ensure_ascii=False, sort_keys=True).encode("utf-8", "replace")
         key = hashlib.sha256(body).hexdigest()
         if (kept := self._cache.get(key)) is not None:
-            self._count("cached")
+            self._answered("cached")
             return kept
         try:
             text = self._persist(body)
         except Failure as failure:
             self._failed(failure)
             raise
-        with self._lock:
-            self._in_a_row = 0
+        self._answered("answered")
         return self._cache.add(key, text)
 
     def each(self, items: Iterable[Item], work: Callable[[Item], Result]) -> Iterator[tuple[Item, Result | Failure]]:
@@ -141,7 +142,8 @@ class Endpoint:
                 raise InputError(self._gone)
             if self._halted.is_set():
                 raise Failure("stopped", "the endpoint was closed")
-            self._count("retried" if attempt else "sent")
+            with self._lock:
+                self.counts["retried" if attempt else "sent"] += 1
             try:
                 return self._send(body)
             except Failure as failure:
@@ -164,6 +166,7 @@ class Endpoint:
             self._reached = True
             raise self._refusal(error) from None
         except (OSError, http.client.HTTPException) as error:
+            self._reached |= not isinstance(error, urllib.error.URLError)  # which means: before the request was sent
             reason = getattr(error, "reason", error)  # URLError wraps what happened
             if isinstance(reason, TimeoutError):
                 raise Failure("timeout", f"no answer within {self._timeout:g} s") from None
@@ -181,25 +184,29 @@ class Endpoint:
         again = error.code in (408, 409, 429) or error.code >= 500
         return Failure(f"HTTP {error.code}", detail, again=again, after=_retry_after(error.headers))
 
+    def _answered(self, how: str) -> None:
+        with self._lock:
+            self.counts[how] += 1
+            self._proven, self._in_a_row = True, 0
+
     def _failed(self, failure: Failure) -> None:
-        """Counts a request as failed, and stops the run where there is no use in going on."""
+        """Counts a request as failed, and stops the run where there is no use in going on.
+
+        A run that is started again may ask only what failed before, for good reasons of its own (too long, say): from
+        an endpoint that has given answers, refusals of a single request are no sign, however many.
+        """
         with self._lock:
             self.counts["failed"] += 1
-            self._in_a_row += 1
-            in_a_row = self._in_a_row
-        if failure.reason != "stopped" and (in_a_row >= max(10, 2 * self.concurrency) or not self._reached):
-            self._stop(f"{in_a_row} requests in a row failed, the last with {failure} "
-                       f"(tried up to {self._retries + 1} times each)")  # fmt: skip
+            self._in_a_row += failure.again or not self._proven
+            many = self._in_a_row >= max(8, self.concurrency)
+        if failure.reason != "stopped" and (many or not self._reached):
+            self._stop(f"{self.counts['failed']} requests failed, the last with {failure}")
 
     def _stop(self, why: str) -> None:
         self._gone = (f"no use of the endpoint {self.url} (model {line(self.model)}): {line(why)}; "
                       f"answers so far are in {self._cache.path}, the same command goes on")  # fmt: skip
         self._halted.set()  # wakes those that wait before another try
         raise InputError(self._gone)
-
-    def _count(self, what: str) -> None:
-        with self._lock:
-            self.counts[what] += 1
 
 
 class _Cache:
@@ -237,6 +244,9 @@ class _Cache:
                 raise InputError(f"{self.path} is no cache of answers, see line {number}; name another file") from None
             whole += len(row)
         self._file.truncate(whole)
+
+    def __len__(self) -> int:
+        return len(self._answers)
 
     def get(self, key: str) -> str | None:
         return self._answers.get(key)

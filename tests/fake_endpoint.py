@@ -97,7 +97,7 @@ def asked(request: dict) -> str:
 def annotator(request: dict) -> str:
     """A good reply to `perl_jax.curation.annotator`: short answers can be checked, a question that names an image by
     number is to be rewritten, and any other stays as it is."""
-    row = json.loads(asked(request).rpartition("\n")[2])
+    row = json.loads(asked({"messages": request["messages"][:1]}).rpartition("\n")[2])
     named = re.search(r"image \d+", f"{row['question']}\n{row['answer']}", re.IGNORECASE)
     kind = "choice" if row["choices"] else "number" if row["answer"].isdigit() else "text"
     return json.dumps({

@@ -190,7 +190,7 @@ def test_lone_surrogates_are_sent_as_question_marks_and_kept_where_the_model_mak
 def test_what_may_pass_is_tried_again(cache, bad):
     with FakeEndpoint(in_turn(bad, bad, "good")) as server, client(server, cache) as endpoint:
         assert endpoint.ask(say("a")) == "good"
-        assert endpoint.counts == {"sent": 1, "retried": 2}
+        assert endpoint.counts == {"sent": 1, "retried": 2, "answered": 1}
 
 
 @pytest.mark.parametrize(("bad", "reason", "tries"), [
@@ -281,7 +281,7 @@ def test_an_endpoint_that_dies_stops_the_run_and_the_same_command_goes_on(cache)
     with FakeEndpoint(dies) as server:
         with (
             client(server, cache, concurrency=2) as endpoint,
-            pytest.raises(InputError, match="10 requests in a row failed"),
+            pytest.raises(InputError, match="8 requests failed, the last with no connection"),
         ):
             ask_all(endpoint, texts)
         server.answer = echo
@@ -300,6 +300,32 @@ def test_what_every_request_would_be_refused_for_stops_the_run_at_once(cache, st
         ):
             ask_all(endpoint, [str(i) for i in range(100)])
         assert len(server.requests) <= 8 and "retried" not in endpoint.counts
+
+
+@pytest.mark.parametrize("bad", [Reply(400, '{"message": "no such parameter"}'), Reply(503), Reply(200, "<html>")])
+def test_an_endpoint_that_answers_nothing_stops_the_run(cache, bad):
+    with (
+        FakeEndpoint(lambda request: bad) as server,
+        client(server, cache) as endpoint,
+        pytest.raises(InputError, match=r"requests failed, the last with (HTTP|rubbish)"),
+    ):
+        ask_all(endpoint, [str(i) for i in range(1000)])
+    assert endpoint.counts["failed"] <= 3 * 8
+
+
+@pytest.mark.parametrize("bad", ["refused", "hang up"])
+def test_what_fails_each_time_does_not_keep_a_run_from_its_end(cache, bad):
+    def answer(request):
+        if int(asked(request)) % 10:
+            return echo(request)
+        if bad == "hang up":
+            raise ConnectionError
+        return Reply(400)
+
+    for _ in range(2):
+        with FakeEndpoint(answer) as server, client(server, cache, wait=0.001) as endpoint:
+            found = ask_all(endpoint, [str(i) for i in range(100)])
+        assert sum(isinstance(said, Failure) for _, said in found) == 10 == endpoint.counts["failed"]
 
 
 def test_who_waits_for_a_rate_limit_hears_that_the_run_stops(cache):
