@@ -7,18 +7,16 @@ import http.server
 import json
 import re
 import threading
-import time
 from collections.abc import Callable
 from typing import NamedTuple
 
 
 class Reply(NamedTuple):
-    """What the server sends in place of a good answer."""
+    """What the server sends in place of a good answer; tried again at once, unless `headers` say when."""
 
     status: int = 200
     body: bytes | str = b""
     headers: dict[str, str] = {}  # noqa: RUF012
-    drip: float = 0.0  # seconds between the body's bytes
 
 
 class FakeEndpoint:
@@ -62,7 +60,7 @@ class FakeEndpoint:
     def _serve(self, handler, request):
         with self._lock:
             self.requests.append(request)
-            self.headers.append(dict(handler.headers))
+            self.headers.append({name.lower(): value for name, value in handler.headers.items()})
             self._busy += 1
             self.busiest = max(self.busiest, self._busy)
         try:
@@ -73,12 +71,11 @@ class FakeEndpoint:
         reply = Reply(body=completion(said)) if isinstance(said, str) else said
         body = reply.body.encode() if isinstance(reply.body, str) else reply.body
         handler.send_response(reply.status)
-        for name, value in {"Content-Type": "application/json", "Content-Length": len(body), **reply.headers}.items():
+        headers = {"Content-Type": "application/json", "Content-Length": len(body)}
+        for name, value in {**headers, **(reply.headers or {"Retry-After-Ms": 1})}.items():
             handler.send_header(name, str(value))
         handler.end_headers()
-        for part in [body[i : i + 1] for i in range(len(body))] if reply.drip else [body]:
-            handler.wfile.write(part)
-            time.sleep(reply.drip)
+        handler.wfile.write(body)
 
 
 def completion(text: str | None, finish: str = "stop") -> str:

@@ -1,6 +1,5 @@
 """The client against a local server: answers paid for once, failures named, a dead endpoint told in one line."""
 
-import email.utils
 import json
 import multiprocessing
 import os
@@ -23,7 +22,7 @@ def cache(tmp_path):
 
 def client(server, cache, **options):
     url = server if isinstance(server, str) else server.url
-    return Endpoint(url, "fake", cache, **{"timeout": 5, "retries": 2, "wait": 0.01, **options})
+    return Endpoint(url, "fake", cache, **{"timeout": 5, "retries": 2, **options})
 
 
 def say(text):
@@ -49,14 +48,14 @@ def test_a_request_is_in_openais_form_and_so_is_its_answer(cache, monkeypatch):
     with FakeEndpoint(echo) as server, client(server.url + "/chat/completions/", cache) as endpoint:
         assert endpoint.ask(say("hello"), temperature=0) == "said hello"
         assert server.requests == [{"model": "fake", "messages": say("hello"), "temperature": 0}]
-        assert server.headers[0]["Authorization"] == "Bearer sk-1"
+        assert server.headers[0]["authorization"] == "Bearer sk-1"
 
 
-def test_no_key_no_header(cache, monkeypatch):
+def test_without_a_key_a_placeholder_is_sent(cache, monkeypatch):
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     with FakeEndpoint(echo) as server, client(server, cache) as endpoint:
         endpoint.ask(say("hello"))
-        assert "Authorization" not in server.headers[0]
+        assert server.headers[0]["authorization"] == "Bearer none"
 
 
 def test_many_at_a_time_and_in_order(cache):
@@ -182,25 +181,28 @@ def test_lone_surrogates_are_sent_as_question_marks_and_kept_where_the_model_mak
 
 
 @pytest.mark.parametrize("bad", [
-    Reply(500, '{"error": {"message": "CUDA out of memory"}}'), Reply(503, "<html>busy</html>"), Reply(429),
-    Reply(408), Reply(200, "<html>welcome</html>"), Reply(200, '{"choices": []}'), Reply(200, '{"choices": [null]}'),
-    Reply(200, "[" * 5000), Reply(200, completion("")), Reply(200, completion(None)), Reply(200, completion(" \n")),
-    Reply(200, "cut", {"Content-Length": "1000"}), Reply(200, '{"choices": [{"message": {"content": 5}}]}'),
-], ids=lambda bad: f"{bad.status} {str(bad.body)[:20]}")  # fmt: skip
+    Reply(500, '{"error": {"message": "CUDA out of memory"}}'), Reply(503, "<html>busy</html>"), Reply(429), Reply(408),
+], ids=lambda bad: bad.status)  # fmt: skip
 def test_what_may_pass_is_tried_again(cache, bad):
     with FakeEndpoint(in_turn(bad, bad, "good")) as server, client(server, cache) as endpoint:
         assert endpoint.ask(say("a")) == "good"
-        assert endpoint.counts == {"sent": 1, "retried": 2, "answered": 1}
+        assert endpoint.counts == {"sent": 3, "answered": 1}
 
 
 @pytest.mark.parametrize(("bad", "reason", "tries"), [
     (Reply(400, '{"object": "error", "message": "too long"}'), "HTTP 400: too long", 1),
-    (Reply(422, '{"detail": "x"}'), "HTTP 422", 1),
+    (Reply(422, '{"detail": "x"}'), "HTTP 422: {'detail': 'x'}", 1),
     (Reply(500, '{"error": "broken \\ud800"}'), "HTTP 500: broken", 3),
-    (Reply(307, "", {"Location": "http://localhost:1/"}), "HTTP 307", 1),
-    (Reply(200, b"\xff\xfe\0rubbish"), "rubbish: no chat completion", 3),
-    (Reply(200, '{"error": {"message": "overloaded"}}'), "rubbish: no chat completion but 'overloaded'", 3),
-    (Reply(200, completion("")), "empty answer: finish_reason stop", 3),
+    (Reply(503, "<html>busy</html>"), "HTTP 503: <html>busy", 3),
+    (Reply(200, b"\xff\xfe\0rubbish"), "rubbish: no JSON", 1),
+    (Reply(200, "[" * 5000), "rubbish: no JSON", 1),
+    (Reply(200, "<html>welcome</html>", {"Content-Type": "text/html"}), "rubbish: no chat completion but <html>wel", 1),
+    (Reply(200, '{"error": {"message": "overloaded"}}'), "rubbish: no chat completion but", 1),
+    (Reply(200, '{"choices": []}'), "rubbish: no chat completion", 1),
+    (Reply(200, '{"choices": [null]}'), "rubbish: no chat completion", 1),
+    (Reply(200, '[1]'), "rubbish: no chat completion", 1),
+    (Reply(200, '{"choices": [{"message": {"content": 5}}]}'), "empty answer", 1),
+    (Reply(200, completion(" \n")), "empty answer: finish_reason stop", 1),
     (Reply(200, completion(None, "length")), "empty answer: finish_reason length", 1),
 ])  # fmt: skip
 def test_a_failure_is_a_value_that_names_its_reason_and_is_not_kept(cache, bad, reason, tries):
@@ -219,38 +221,24 @@ def test_a_failure_is_a_value_that_names_its_reason_and_is_not_kept(cache, bad, 
             assert [said for _, said in ask_all(endpoint, ["good", "bad", "fine"])] == ["good", "mended", "good"]
 
 
-@pytest.mark.parametrize("form", ["seconds", "date"])
-def test_retry_after_is_honoured(cache, form):
-    def slow_down():
-        after = "0.4" if form == "seconds" else email.utils.formatdate(time.time() + 2, usegmt=True)
-        return Reply(429, headers={"Retry-After": after})
-
-    with FakeEndpoint(in_turn(slow_down(), "good")) as server, client(server, cache) as endpoint:
+def test_retry_after_is_honoured(cache):
+    slow_down = Reply(429, headers={"Retry-After": "0.4"})
+    with FakeEndpoint(in_turn(slow_down, "good")) as server, client(server, cache) as endpoint:
         start = time.monotonic()
         assert endpoint.ask(say("a")) == "good"
         assert time.monotonic() - start > 0.35 and len(server.requests) == 2
 
 
-@pytest.mark.parametrize("after", ["soon", "nan", "-5", "", "Wed, 99 Foo"])
-def test_a_retry_after_that_says_nothing_is_ignored(cache, after):
-    reply = Reply(429, headers={"Retry-After": after})
-    with FakeEndpoint(in_turn(reply, "good")) as server, client(server, cache) as endpoint:
-        assert endpoint.ask(say("a")) == "good"
-
-
-@pytest.mark.parametrize("drip", [False, True])
-def test_a_hang_ends_in_time_and_the_others_go_on(cache, drip):
+def test_a_hang_ends_in_time_and_the_others_go_on(cache):
     def answer(request):
         if asked(request) == "hang":
-            if drip:
-                return Reply(200, completion("x" * 500), drip=0.05)
             time.sleep(2)
         return "good"
 
     with FakeEndpoint(answer) as server, client(server, cache, timeout=0.2, retries=1) as endpoint:
         start = time.monotonic()
         (_, first), (_, second), (_, third) = ask_all(endpoint, ["a", "hang", "b"])
-        assert time.monotonic() - start < 1.5
+        assert time.monotonic() - start < 1.8
     assert (first, second.reason, third) == ("good", "timeout", "good")
 
 
@@ -262,12 +250,12 @@ def unused_port():
 
 def test_an_endpoint_that_is_not_there_stops_the_run_in_one_line(cache):
     with (
-        client(f"http://127.0.0.1:{unused_port()}/v1", cache) as endpoint,
+        client(f"http://127.0.0.1:{unused_port()}/v1", cache, retries=1) as endpoint,
         pytest.raises(InputError, match=r"no connection.*refused.*the same command goes on") as caught,
     ):
         ask_all(endpoint, [str(i) for i in range(100)])
     assert "\n" not in str(caught.value)
-    assert endpoint.counts["sent"] <= 2 * 8
+    assert endpoint.counts["sent"] <= 2 * 2 * 8
 
 
 def test_an_endpoint_that_dies_stops_the_run_and_the_same_command_goes_on(cache):
@@ -280,8 +268,8 @@ def test_an_endpoint_that_dies_stops_the_run_and_the_same_command_goes_on(cache)
 
     with FakeEndpoint(dies) as server:
         with (
-            client(server, cache, concurrency=2) as endpoint,
-            pytest.raises(InputError, match="8 requests failed, the last with no connection"),
+            client(server, cache, concurrency=2, retries=0) as endpoint,
+            pytest.raises(InputError, match=r"no connection.*\(8 requests failed\)"),
         ):
             ask_all(endpoint, texts)
         server.answer = echo
@@ -291,15 +279,15 @@ def test_an_endpoint_that_dies_stops_the_run_and_the_same_command_goes_on(cache)
         assert endpoint.counts["cached"] == 20 and len(server.requests) - asked_before == 80
 
 
-@pytest.mark.parametrize(("status", "hint"), [(401, "OPENAI_API_KEY"), (402, "credit"), (404, "the model's name")])
-def test_what_every_request_would_be_refused_for_stops_the_run_at_once(cache, status, hint):
+@pytest.mark.parametrize("status", [401, 402, 404])
+def test_what_every_request_would_be_refused_for_stops_the_run_at_once(cache, status):
     with FakeEndpoint(lambda request: Reply(status, '{"error": {"message": "No.\\nReally"}}')) as server:
         with (
             client(server, cache) as endpoint,
-            pytest.raises(InputError, match=rf"HTTP {status}, No. Really.*{hint}"),
+            pytest.raises(InputError, match=rf"HTTP {status}: No. Really.*OPENAI_API_KEY"),
         ):
             ask_all(endpoint, [str(i) for i in range(100)])
-        assert len(server.requests) <= 8 and "retried" not in endpoint.counts
+        assert len(server.requests) <= 8
 
 
 @pytest.mark.parametrize("bad", [Reply(400, '{"message": "no such parameter"}'), Reply(503), Reply(200, "<html>")])
@@ -307,7 +295,7 @@ def test_an_endpoint_that_answers_nothing_stops_the_run(cache, bad):
     with (
         FakeEndpoint(lambda request: bad) as server,
         client(server, cache) as endpoint,
-        pytest.raises(InputError, match=r"requests failed, the last with (HTTP|rubbish)"),
+        pytest.raises(InputError, match=r"(HTTP|rubbish).* requests failed"),
     ):
         ask_all(endpoint, [str(i) for i in range(1000)])
     assert endpoint.counts["failed"] <= 3 * 8
@@ -316,51 +304,39 @@ def test_an_endpoint_that_answers_nothing_stops_the_run(cache, bad):
 @pytest.mark.parametrize("bad", ["refused", "hang up"])
 def test_what_fails_each_time_does_not_keep_a_run_from_its_end(cache, bad):
     def answer(request):
-        if int(asked(request)) % 10:
+        if int(asked(request)) % 10 != 9:
             return echo(request)
         if bad == "hang up":
             raise ConnectionError
         return Reply(400)
 
     for _ in range(2):
-        with FakeEndpoint(answer) as server, client(server, cache, wait=0.001) as endpoint:
+        with FakeEndpoint(answer) as server, client(server, cache, retries=0) as endpoint:
             found = ask_all(endpoint, [str(i) for i in range(100)])
         assert sum(isinstance(said, Failure) for _, said in found) == 10 == endpoint.counts["failed"]
 
 
-def test_who_waits_for_a_rate_limit_hears_that_the_run_stops(cache):
+def test_closing_keeps_what_is_on_its_way_and_asks_nothing_more(cache):
     def answer(request):
-        limited = asked(request) == "limited"
-        return Reply(429, headers={"Retry-After": "60"}) if limited else Reply(401)
-
-    with FakeEndpoint(answer) as server, client(server, cache) as endpoint:
-        start = time.monotonic()
-        with pytest.raises(InputError, match="HTTP 401"):
-            ask_all(endpoint, ["limited", "refused"])
-        assert time.monotonic() - start < 5
-
-
-def test_closing_wakes_what_waits_and_keeps_what_is_on_its_way(cache):
-    def answer(request):
-        if asked(request) == "limited":
-            return Reply(429, headers={"Retry-After": "60"})
         time.sleep(0.2)
         return "late"
 
+    def twice(text):
+        endpoint.ask(say(text))
+        return endpoint.ask(say(text + " again"))
+
     with FakeEndpoint(answer) as server:
-        start = time.monotonic()
         with client(server, cache) as endpoint:
             threading.Timer(0.1, endpoint.close).start()
-            (_, limited), (_, slow) = ask_all(endpoint, ["limited", "slow"])
-        assert time.monotonic() - start < 5
-        assert limited.reason == "stopped" and slow == "late"
+            ((_, second),) = endpoint.each(["slow"], twice)
+        assert second.reason == "stopped" and len(server.requests) == 1
         with client(server, cache) as endpoint:
             assert endpoint.ask(say("slow")) == "late" and endpoint.counts == {"cached": 1}
 
 
 @pytest.mark.parametrize("url", [
     "", "localhost:8000", "ftp://host/v1", "http://", "http://name:password@host/v1", "http://host:port/v1",
-    "http://host/v1?key=secret", "http://ho st/v1", "http://[::1/v1", "http://" + "a" * 70 + "/v1", "http://ex\nample/",
+    "http://host/v1?key=secret", "http://ho st/v1", "http://[::1/v1", "http://ex\nample/",
 ])  # fmt: skip
 def test_a_url_that_is_none(cache, url):
     with pytest.raises(InputError, match="must look like") as caught:
@@ -373,16 +349,3 @@ def test_a_key_that_is_none_is_not_shown(cache, monkeypatch):
     with pytest.raises(InputError) as caught:
         client("http://localhost:1/v1", cache)
     assert "secret" not in str(caught.value)
-
-
-def test_the_key_does_not_follow_to_another_host(cache, monkeypatch):
-    monkeypatch.setenv("OPENAI_API_KEY", "sk-1")
-    with FakeEndpoint(echo) as other:
-        seen = []
-        other._server.RequestHandlerClass.do_GET = lambda self: seen.append(dict(self.headers)) or self.send_error(400)
-        moved = Reply(302, headers={"Location": other.url})
-        with FakeEndpoint(lambda request: moved) as server, client(server, cache) as endpoint:
-            with pytest.raises(Failure):
-                endpoint.ask(say("a"))
-            assert server.headers[0]["Authorization"] == "Bearer sk-1"
-    assert seen and all("Authorization" not in headers for headers in seen)
