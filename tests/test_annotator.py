@@ -133,9 +133,7 @@ def test_rubbish_has_a_reason(reply):
     ({"choices": ["image 1"], "answer": "A"}, "answer is no choice"),
     ({"answer": "Image 3"}, "names an image that is not there"),
     ({"question": "Is image 0 larger?"}, "names an image that is not there"),
-    ({"question": "Are images 1, 2 and 3 alike?"}, "names an image that is not there"),
-    ({"question": "Is the third picture larger?"}, "names an image that is not there"),
-    ({"question": "Is the 33rd picture larger?"}, "names an image that is not there"),
+    ({"question": "Is picture #3 larger?"}, "names an image that is not there"),
     ({"question": f"Is image {'9' * 5000} larger?"}, "question is longer than it was"),
     ({"question": "Which image? " * 50}, "question is longer than it was"),
     ({"question": "<image> shows more people than <image>, why?"}, "image slots differ"),
@@ -148,7 +146,6 @@ def test_what_cannot_be_used_has_a_reason(changes, reason):
 @pytest.mark.parametrize("changes", [
     {"evidence": "the next picture"}, {"evidence": ""}, {"evidence": None}, {"evidence": []}, {"evidence": ["..."]},
     {"evidence": 5}, {"evidence": ["image 1 or image 2", "not there"]},
-    {"order_effect": "invariant"},  # it names images by their place
 ])  # fmt: skip
 def test_a_label_without_its_words_has_no_confidence(changes):
     made = annotator.parse(said(**changes), row())
@@ -161,11 +158,11 @@ def test_evidence_may_differ_in_case_and_spaces(evidence):
 
 
 @pytest.mark.parametrize(("question", "shown"), [
-    ("Is it red? <image>\n<image>", "Is it blue? <image>\n<image>"),
-    ("<image>Is it red?<image>", "<image>Is it blue?<image>"),
+    ("Is it red? <image>\n<image>", "<image><image>\nIs it blue?"),
+    ("<image>Is it red?<image>", "<image><image>\nIs it blue?"),
     ("Is it red?", "Is it blue?"),
 ])  # fmt: skip
-def test_slots_around_a_question_stay_where_they_are(question, shown):
+def test_slots_around_a_question_are_its_first_line(question, shown):
     made = annotator.parse(said(question="Is it blue?", answer="Yes", evidence="it"), row(question, "Yes, it is."))
     assert made.question == shown
     assert json.loads(asked_row(row(question)))["question"] == "Is it red?"
@@ -214,7 +211,7 @@ def test_choices_are_read_from_the_question_and_the_answer_is_the_references(ans
 
 
 def test_a_row_with_choices_stays_as_it_is():
-    this = row("<image>Which is like it?", "(C)", 4, choices=["<image>"] * 3)
+    this = row("<image>\nWhich is like it?", "(C)", 4, choices=["<image>"] * 3)
     made = annotator.parse(said(question="Other?", choices=["one"], answer="A", kind="text", evidence="Which"), this)
     assert (made.question, made.choices, made.answer, made.kind) == (this.question, ("<image>",) * 3, "C", "choice")
     assert fails(said(), row("<image>Which?", "the red one", 3, choices=["<image>"] * 2)) == "answer is no choice"
@@ -231,7 +228,7 @@ def test_every_field_may_be_anything():
 def reading(tmp_path, answer, rows, **options):
     with (
         FakeEndpoint(answer) as server,
-        Endpoint(server.url, "fake", str(tmp_path / "answers.jsonl"), timeout=5, retries=1, wait=0.01) as endpoint,
+        Endpoint(server.url, "fake", str(tmp_path / "answers.jsonl"), timeout=5, retries=1) as endpoint,
     ):
         return list(annotator.annotate(endpoint, rows, **options)), server.requests
 
@@ -248,7 +245,7 @@ def test_rows_keep_their_order_and_are_asked_once(tmp_path):
 
 def test_a_reply_that_cannot_be_used_is_sent_back_once(tmp_path):
     def answer(request):
-        return said() if "names an image that is not there: image 5 of 2" in asked(request) else said(answer="Image 5")
+        return said() if "names an image that is not there: Image 5 of 2" in asked(request) else said(answer="Image 5")
 
     ((_, made),), requests = reading(tmp_path, answer, [row()])
     assert made.answer == "Image 2"

@@ -14,6 +14,8 @@ def markdown(labels: Iterable[tuple[str, str, str]], examples: int = 2) -> str:
         labels: (by the rules, by the model, the question) of each question that both have labelled.
         examples: most questions shown of each kind of difference.
     """
+    from sklearn.metrics import cohen_kappa_score  # takes a second
+
     counts, shown = Counter(), defaultdict(list)
     for rules, model, question in labels:
         counts[rules, model] += 1
@@ -24,21 +26,12 @@ def markdown(labels: Iterable[tuple[str, str, str]], examples: int = 2) -> str:
         return "No question was labelled both by the rules and by the model."
     rows = [[f"rules: {rules}", *(str(counts[rules, model]) for model in effects)] for rules in effects]
     equal = sum(counts[effect, effect] for effect in effects)
+    kappa = "undefined (one label only)"
+    if len({label for pair in counts for label in pair}) > 1:
+        kappa = f"{cohen_kappa_score(*zip(*counts), sample_weight=list(counts.values())):.2f}"
     parts = [statistics.Table(["", *(f"model: {model}" for model in effects)], rows).markdown(),
-             f"{equal} of {total} labels agree ({equal / total:.0%}); Cohen's kappa {_kappa(counts)}."]  # fmt: skip
+             f"{equal} of {total} labels agree ({equal / total:.0%}); Cohen's kappa {kappa}."]  # fmt: skip
     for (rules, model), questions in sorted(shown.items(), key=lambda item: -counts[item[0]]):
         quoted = "; ".join(f'"{question}"' for question in questions)
         parts.append(f"{rules} by the rules, {model} by the model: {counts[rules, model]}, such as {quoted}")
     return "\n\n".join(parts)
-
-
-def _kappa(counts: Counter) -> str:
-    """Agreement beyond what the two labellings' shares alone would give (Cohen 1960)."""
-    rules, model, equal = Counter(), Counter(), 0
-    for (by_rules, by_model), number in counts.items():
-        rules[by_rules] += number
-        model[by_model] += number
-        equal += number * (by_rules == by_model)
-    total = counts.total()
-    by_chance = sum(rules[label] * model[label] for label in rules) / total**2
-    return "undefined (one label only)" if by_chance == 1 else f"{(equal / total - by_chance) / (1 - by_chance):.2f}"

@@ -12,7 +12,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from models.errors import InputError
-from perl_jax import records
+from perl_jax import records, symbols
+from perl_jax.curation import references
 from perl_jax.data import Row
 from perl_jax.endpoint import Endpoint, Failure, line
 from perl_jax.rewards import boxed
@@ -20,64 +21,37 @@ from perl_jax.rewards import boxed
 LONGEST_ANSWER = 60  # characters
 NOT_CHECKABLE = "the model finds no answer that a rule can check"
 
-_SLOT = "<image>"
 _LONGEST_REPLY = 20_000  # characters
 _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
-_NUMBERS = {
-    "0": ("zero", "no", "none"), "1": ("one", "first", "single"), "2": ("two", "second", "both", "pair"),
-    "3": ("three", "third"), "4": ("four", "fourth"), "5": ("five", "fifth"), "6": ("six", "sixth"),
-    "7": ("seven", "seventh"), "8": ("eight", "eighth"), "9": ("nine", "ninth"), "10": ("ten", "tenth"),
-    "11": ("eleven",), "12": ("twelve",),
-}  # fmt: skip
+_MORE_WORDS = {0: ("zero", "no", "none"), 1: ("single",), 2: ("both", "pair"), 11: ("eleven",), 12: ("twelve",)}
 _JUDGEMENTS = {"yes", "no", "true", "false", "none", "neither", "both", "image"}  # an answer may say it in other words
-_NOUN = r"(?:image|picture|photo|photograph)"
-_NUMBERED = re.compile(rf"\b{_NOUN}(?: *#?\d+|s *#?\d+(?:(?: *(?:,|and|or|&|to|-|–))+ *#?\d+)*)", re.I)
-_ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth")
-_ORDINAL = re.compile(rf"\b(?:(\d{{1,9}})(?:st|nd|rd|th)|({'|'.join(_ORDINALS)})) {_NOUN}\b", re.I)
+
+
+def _example(images: int, question: str, answer: str, choices: Sequence[str] = (), /, **reply) -> tuple[dict, dict]:
+    """A row as `messages` shows it, and a good reply; what the reply does not say is as in the row."""
+    row = {"images": images, "question": question, "choices": list(choices), "answer": answer}
+    same = {"checkable": True, "reason": ""} | {key: row[key] for key in ("question", "choices", "answer")}
+    return row, same | reply
+
 
 _EXAMPLES = (
-    (
-        {"images": 3, "question": "Which image shows a calmer place, image 1 or image 3, and why?", "choices": [],
-         "answer": "Image 3 shows a calmer place, because three giraffes stand in an open field there."},
-        {"checkable": True, "reason": "", "question": "Which image shows a calmer place, image 1 or image 3?",
-         "choices": [], "answer": "Image 3", "kind": "text", "evidence": ["image 1 or image 3"],
-         "order_effect": "rewrite", "confidence": 0.95},
-    ),
-    (
-        {"images": 2, "question": "How many dogs do the two pictures show together?", "choices": [],
-         "answer": "There are five dogs in all."},
-        {"checkable": True, "reason": "", "question": "How many dogs do the two pictures show together?",
-         "choices": [], "answer": "5", "kind": "number", "evidence": ["the two pictures show together"],
-         "order_effect": "invariant", "confidence": 0.95},
-    ),
-    (
-        {"images": 4, "question": "Why did the boy bend down after he ran?\nA: tie shoe\nB: pick up ball",
-         "choices": [], "answer": "B: pick up ball"},
-        {"checkable": True, "reason": "", "question": "Why did the boy bend down after he ran?",
-         "choices": ["tie shoe", "pick up ball"], "answer": "B", "kind": "choice",
-         "evidence": ["after he ran"], "order_effect": "fixed", "confidence": 0.9},
-    ),
-    (
-        {"images": 4, "question": "<image> Which of these has the same shape?",
-         "choices": ["<image>", "<image>", "<image>"], "answer": "C"},
-        {"checkable": True, "reason": "", "question": "<image> Which of these has the same shape?",
-         "choices": ["<image>", "<image>", "<image>"], "answer": "C", "kind": "choice",
-         "evidence": ["Which of these"], "order_effect": "rewrite", "confidence": 0.8},
-    ),
-    (
-        {"images": 2, "question": "What has changed between the pictures?", "choices": [],
-         "answer": "The man at the gate has gone and one car has moved."},
-        {"checkable": False, "reason": "a description; many wordings are right", "question": "", "choices": [],
-         "answer": "", "kind": "text", "evidence": ["has changed between"], "order_effect": "fixed",
-         "confidence": 0.9},
-    ),
-    (
-        {"images": 3, "question": "Put the three pictures in the order in which they were taken.", "choices": [],
-         "answer": "First picture 2, then picture 3, then picture 1."},
-        {"checkable": True, "reason": "", "question": "Put the three pictures in the order in which they were taken.",
-         "choices": [], "answer": "2, 3, 1", "kind": "order", "evidence": ["First picture 2, then picture 3"],
-         "order_effect": "rewrite", "confidence": 0.85},
-    ),
+    _example(3, "Which image shows a calmer place, image 1 or image 3, and why?",
+             "Image 3 shows a calmer place, because three giraffes stand in an open field there.",
+             question="Which image shows a calmer place, image 1 or image 3?", answer="Image 3", kind="text",
+             evidence=["image 1 or image 3"], order_effect="rewrite", confidence=0.95),
+    _example(2, "How many dogs do the two pictures show together?", "There are five dogs in all.", answer="5",
+             kind="number", evidence=["the two pictures show together"], order_effect="invariant", confidence=0.95),
+    _example(4, "Why did the boy bend down after he ran?\nA: tie shoe\nB: pick up ball", "B: pick up ball",
+             question="Why did the boy bend down after he ran?", choices=["tie shoe", "pick up ball"], answer="B",
+             kind="choice", evidence=["after he ran"], order_effect="fixed", confidence=0.9),
+    _example(4, "Which of these has the same shape?", "C", ["<image>", "<image>", "<image>"], kind="choice",
+             evidence=["Which of these"], order_effect="rewrite", confidence=0.8),
+    _example(2, "What has changed between the pictures?", "The man at the gate has gone and one car has moved.",
+             checkable=False, reason="a description; many wordings are right", question="", answer="", kind="text",
+             evidence=["has changed between"], order_effect="fixed", confidence=0.9),
+    _example(3, "Put the three pictures in the order in which they were taken.",
+             "First picture 2, then picture 3, then picture 1.", answer="2, 3, 1", kind="order",
+             evidence=["First picture 2, then picture 3"], order_effect="rewrite", confidence=0.85),
 )  # fmt: skip
 
 INSTRUCTIONS = """\
@@ -133,10 +107,6 @@ class Annotation(NamedTuple):
     detail: str = ""  # what exactly, for a person
 
 
-class _Unusable(Exception):
-    """(reason, detail) of an Annotation."""
-
-
 def annotate(
     endpoint: Endpoint, rows: Iterable[Row], *, pictures: bool = False, **sampling: object
 ) -> Iterator[tuple[Row, Annotation]]:
@@ -159,8 +129,8 @@ def annotate(
         made = parse(reply, row)
         if made.reason in ("", NOT_CHECKABLE):
             return made
-        problem = {"role": "user", "content": REPAIR.format(problem=f"{made.reason}: {made.detail}")}
-        conversation += [{"role": "assistant", "content": reply[:_LONGEST_REPLY]}, problem]
+        mend = REPAIR.format(problem=f"{made.reason}: {made.detail}")
+        conversation += [{"role": "assistant", "content": reply[:_LONGEST_REPLY]}, {"role": "user", "content": mend}]
         return parse(endpoint.ask(conversation, **sampling), row)
 
     for row, made in endpoint.each(rows, work):
@@ -170,7 +140,7 @@ def annotate(
 
 
 def messages(row: Row, pictures: bool = False) -> list[dict]:
-    """The conversation that asks for a row's annotation: one user message, since not every model has a system role.
+    """The conversation that asks for a row's annotation: one user message, as not every model has a system role.
 
     Raises:
         InputError: with `pictures`, one that cannot be read.
@@ -178,15 +148,13 @@ def messages(row: Row, pictures: bool = False) -> list[dict]:
     asked = {"images": len(row.images), "question": _split(row.question)[1], "choices": list(row.choices),
              "answer": row.answer}  # fmt: skip
     text = f"{PROMPT}\n\nNow this one:\n\n{json.dumps(asked, ensure_ascii=False)}"
-    if not pictures:
-        return [{"role": "user", "content": text}]
     content = [{"type": "text", "text": text}]
-    for place, read in enumerate(row.images, 1):
+    for place, read in enumerate(row.images if pictures else (), 1):
         data = records.stored_picture(read(), f"{row.id}, image {place}")
         form = "png" if data.startswith(b"\x89PNG") else "jpeg"
         url = f"data:image/{form};base64,{base64.b64encode(data).decode()}"
         content.append({"type": "image_url", "image_url": {"url": url}})
-    return [{"role": "user", "content": content}]
+    return [{"role": "user", "content": content if pictures else text}]
 
 
 def parse(reply: str, row: Row) -> Annotation:
@@ -200,70 +168,61 @@ def parse(reply: str, row: Row) -> Annotation:
         if said["checkable"] is False:
             return Annotation(reason=NOT_CHECKABLE, detail=line(str(said.get("reason") or "")))
         if said["checkable"] is not True:
-            raise _Unusable("reply misses a field", "checkable must be true or false")
+            raise Failure("reply misses a field", "checkable must be true or false")
         question, choices, answer, kind = _rephrased(said, row)
         effect, evidence, confidence = _label(said, "\n".join((row.question, *row.choices, row.answer, question)))
-        if effect == "invariant" and _mentioned("\n".join((question, *choices, answer))):
-            confidence = 0.0  # it names an image by its place
         return Annotation(question, answer, choices, kind, effect, evidence, confidence)
-    except _Unusable as error:
-        reason, detail = error.args
-        return Annotation(reason=reason, detail=line(detail))
+    except Failure as failure:
+        return Annotation(reason=failure.reason, detail=failure.detail)
 
 
 def _last_object(reply: str) -> dict:
-    if len(reply) > _LONGEST_REPLY:
-        reply = reply[-_LONGEST_REPLY:]
-    reply = reply.rpartition("</think>")[2]
-    found, start, decoder = None, reply.find("{"), json.JSONDecoder()
-    while start >= 0:
+    reply = reply[-_LONGEST_REPLY:].rpartition("</think>")[2]
+    found, decoder = None, json.JSONDecoder()
+    for brace in re.finditer("{", reply):
         try:
-            value, end = decoder.raw_decode(reply, start)
-            found, start = (value, end) if "checkable" in value else (found, start + 1)
+            value, _ = decoder.raw_decode(reply, brace.start())
         except (ValueError, RecursionError):
-            start += 1
-        start = reply.find("{", start)
+            continue
+        found = value if "checkable" in value else found
     if found is None:
-        raise _Unusable("reply is no JSON object", reply[:100] or "nothing")
+        raise Failure("reply is no JSON object", reply[:100] or "nothing")
     return found
 
 
 def _rephrased(said: dict, row: Row) -> tuple[str, tuple[str, ...], str, str]:
     """(question, choices, answer, kind), sound by themselves and next to the row."""
-    lead, body, tail = _split(row.question)
+    lead, body = _split(row.question)
     if row.choices:
-        question, choices, answer, kind = row.question, tuple(row.choices), row.answer, "choice"
+        question, choices, answer, kind = body, tuple(row.choices), row.answer, "choice"
     else:
         question, choices, answer, kind = _fields(said)
         original = f"{body}\n{row.answer}".casefold()
         if made_up := [choice for choice in choices if choice.casefold().strip() not in original]:
-            raise _Unusable("choices are made up", made_up[0])
+            raise Failure("choices are made up", made_up[0])
         if len(question) > 2 * len(body) + 200:
-            raise _Unusable("question is longer than it was", question)
-        question, kind = lead + question.strip() + tail, "choice" if choices else kind
-    shown = sum(text.count(_SLOT) for text in (question, *choices))
-    if shown != sum(text.count(_SLOT) for text in (row.question, *row.choices)) or _SLOT in answer:
-        raise _Unusable("image slots differ", f"{_SLOT} {shown} times: {question}")
-    if beyond := [n for n in _mentioned("\n".join((question, *choices, answer))) if not 1 <= n <= len(row.images)]:
-        raise _Unusable("names an image that is not there", f"image {beyond[0]} of {len(row.images)}")
+            raise Failure("question is longer than it was", question)
+    question = lead + question.strip()
+    shown = sum(text.count(symbols.MARKER) for text in (question, *choices))
+    if shown != sum(text.count(symbols.MARKER) for text in (row.question, *row.choices)) or symbols.MARKER in answer:
+        raise Failure("image slots differ", f"{symbols.MARKER} {shown} times: {question}")
+    if beyond := references.beyond("\n".join((question, *choices, answer)), len(row.images)):
+        raise Failure("names an image that is not there", f"{beyond} of {len(row.images)}")
     return question, choices, _short(answer.strip(), choices, kind, row), kind
 
 
 def _fields(said: dict) -> tuple[str, tuple[str, ...], str, str]:
-    question, choices, answer, kind = (said.get(key) for key in ("question", "choices", "answer", "kind"))
+    question, answer, kind, choices = said.get("question"), said.get("answer"), said.get("kind"), said.get("choices")
+    choices = [] if choices is None else choices
     if isinstance(answer, int | float) and not isinstance(answer, bool):
         answer = str(answer)
-    choices = [] if choices is None else choices
-    if not (isinstance(question, str) and isinstance(answer, str) and isinstance(choices, list)
-            and all(isinstance(choice, str) for choice in choices)):  # fmt: skip
-        raise _Unusable("reply misses a field", "question and answer must be texts, choices a list of texts")
-    if not question.replace(_SLOT, "").strip() or not all(map(boxed.normalized, choices)):
-        raise _Unusable("reply misses a field", "a question or choice is empty")
+    texts = [question, answer, *(choices if isinstance(choices, list) else [None])]
+    sound = all(isinstance(text, str) and not re.search("[\0\ud800-\udfff]", text) for text in texts)
+    if not (sound and question.replace(symbols.MARKER, "").strip() and all(map(boxed.normalized, choices))):
+        raise Failure("reply misses a field", "question, answer and choices must be texts, none empty")
     if kind not in records.KINDS:
-        raise _Unusable("unknown kind", f"{kind!r}, not one of {', '.join(records.KINDS)}")
-    if any("\0" in text or re.search("[\ud800-\udfff]", text) for text in (question, answer, *choices)):
-        raise _Unusable("reply misses a field", "a text holds NUL or a lone surrogate")
-    return question, tuple(choices), answer, kind
+        raise Failure("unknown kind", f"{kind!r}, not one of {', '.join(records.KINDS)}")
+    return question, tuple(choices), answer, "choice" if choices else kind
 
 
 def _short(answer: str, choices: Sequence[str], kind: str, row: Row) -> str:
@@ -271,19 +230,19 @@ def _short(answer: str, choices: Sequence[str], kind: str, row: Row) -> str:
     if kind == "choice":
         chosen = _chosen(answer, choices)
         if len(chosen) != 1 or not 2 <= len(choices) <= len(_LETTERS):
-            raise _Unusable("answer is no choice", f"{answer} of {len(choices)} choices")
+            raise Failure("answer is no choice", f"{answer} of {len(choices)} choices")
         if chosen[0] not in _chosen(row.answer, choices):
-            raise _Unusable("answer is made up", f"{chosen[0]} is not what was answered: {row.answer}")
+            raise Failure("answer is made up", f"{chosen[0]} is not what was answered: {row.answer}")
         return chosen[0]
     if not answer or len(answer) > LONGEST_ANSWER or not answer.isprintable():
-        raise _Unusable("answer is not short", answer or "nothing")
-    fits = {"number": lambda: re.search(r"\d|\\", answer) is not None, "text": lambda: bool(boxed.normalized(answer)),
-            "order": lambda: len(set(re.findall(r"\d+|\b[A-Za-z]\b", answer))) > 1}  # fmt: skip
-    if not fits[kind]():
-        raise _Unusable("answer does not fit its kind", f"{answer} as {kind}")
+        raise Failure("answer is not short", answer or "nothing")
+    fits = {"number": re.search(r"\d|\\", answer), "text": boxed.normalized(answer),
+            "order": len(set(re.findall(r"\d+|\b[A-Za-z]\b", answer))) > 1}  # fmt: skip
+    if not fits[kind]:
+        raise Failure("answer does not fit its kind", f"{answer} as {kind}")
     source = f"{row.question}\n{row.answer}".casefold()
     if new := [word for word in re.findall(r"[^\W\d_]+|\d+", answer.casefold()) if not _says(source, word)]:
-        raise _Unusable("answer is made up", f"{new[0]!r} is not in the question or its answer")
+        raise Failure("answer is made up", f"{new[0]!r} is not in the question or its answer")
     return answer
 
 
@@ -298,19 +257,20 @@ def _chosen(answer: str, choices: Sequence[str]) -> list[str]:
 
 
 def _says(text: str, word: str) -> bool:
-    if not word.isdigit():
+    if not word.isdecimal():
         return word in _JUDGEMENTS or word in text
-    words = "|".join((rf"(?<!\d){word}(?!\d)", *(rf"\b{name}\b" for name in _NUMBERS.get(word.lstrip("0") or "0", ()))))
-    return re.search(words, text) is not None
+    place = slice(int(word) - 1, int(word))
+    words = (*_MORE_WORDS.get(int(word), ()), *symbols.NUMERALS[place], *symbols.ORDINALS[place])
+    return re.search("|".join((rf"(?<!\d){word}(?!\d)", *(rf"\b{name}\b" for name in words))), text) is not None
 
 
 def _label(said: dict, text: str) -> tuple[str, str, float]:
     """(order_effect, evidence, confidence); the confidence is 0 where the evidence is not in the text."""
     effect, evidence, confidence = said.get("order_effect"), said.get("evidence"), said.get("confidence")
     if effect not in records.ORDER_EFFECTS:
-        raise _Unusable("unknown order_effect", f"{effect!r}, not one of {', '.join(records.ORDER_EFFECTS)}")
+        raise Failure("unknown order_effect", f"{effect!r}, not one of {', '.join(records.ORDER_EFFECTS)}")
     if isinstance(confidence, bool) or not isinstance(confidence, int | float) or not 0 <= confidence <= 1:
-        raise _Unusable("confidence is no number from 0 to 1", repr(confidence))
+        raise Failure("confidence is no number from 0 to 1", repr(confidence))
     quotes = [evidence] if isinstance(evidence, str) else evidence if isinstance(evidence, list) else []
     quotes = [quote for quote in quotes if isinstance(quote, str) and _plain(quote)]
     found = bool(quotes) and all(_plain(quote) in _plain(text) for quote in quotes)
@@ -321,17 +281,8 @@ def _plain(text: str) -> str:
     return " ".join(text.casefold().replace("’", "'").split()).strip(" .\"'")
 
 
-def _mentioned(text: str) -> list[int]:
-    """Numbers of the images that a text names by number or by ordinal."""
-    numbers = [int(digits) for match in _NUMBERED.finditer(text) for digits in re.findall(r"\d{1,9}", match[0])]
-    return numbers + [int(match[1] or _ORDINALS.index(match[2].lower()) + 1) for match in _ORDINAL.finditer(text)]
-
-
-def _split(question: str) -> tuple[str, str, str]:
-    """(slots in front, words, slots behind); no slots apart where some stand among the words."""
-    start = re.match(r"(?:\s*<image>)*\s*", question).end()
-    body = question[start:].rstrip()
-    while body.endswith(_SLOT):
-        body = body.removesuffix(_SLOT).rstrip()
-    end = start + len(body)
-    return ("", question, "") if _SLOT in body else (question[:start], body, question[end:])
+def _split(question: str) -> tuple[str, str]:
+    """(slots, words): the slots in front of a question and behind it as a first line; none where some stand within."""
+    words = question.replace(symbols.MARKER, "").strip()
+    slots = question.count(symbols.MARKER)
+    return (symbols.MARKER * slots + "\n", words) if slots and words in question else ("", question)
