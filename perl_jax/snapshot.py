@@ -69,12 +69,11 @@ def plain(value: object, name: str) -> str:
 def download(repo: str, folder: str | Path, patterns: Sequence[str] | None = None, revision: str | None = None) -> None:
     """Fetches a data set of the hub, or its files that match some pattern, to a folder; what is there is not fetched
     again. Raises InputError, with the command to use elsewhere, where that fails."""
-    import httpx
     from huggingface_hub import snapshot_download
 
     try:
         snapshot_download(repo, repo_type="dataset", revision=revision, local_dir=folder, allow_patterns=patterns)
-    except (OSError, ValueError, httpx.HTTPError) as error:
+    except Exception as error:  # it lets through what the libraries of its network raise
         options = f" --revision {revision}" if revision else ""
         options += "".join(f" --include '{pattern}'" for pattern in patterns or ())
         raise InputError(f"{repo} cannot be downloaded ({_line(error)}): run, where there is a network, `hf download "

@@ -13,6 +13,7 @@ from models.errors import InputError
 from models.qwen2_5_vl.images import Encoded
 from perl_jax import conversations, snapshot
 from perl_jax.data import Picture, Rejected, Row
+from perl_jax.rewards.boxed import MAX_CHARACTERS
 
 SPLITS = ("train",)
 REPOSITORY = "FanqingM/MMK12"
@@ -38,7 +39,7 @@ _PARTS = re.compile(r"[\n;、→]|\\\\|\b(?:or|and)\b|\\text\s*\{\s*(?:or|and)\s
 _BLOCK = re.compile(r"\$\$.+?\$\$|\$.+?\$", re.DOTALL)
 _COMMAND = re.compile(r"\\[A-Za-z]+")
 _COUNTED = re.compile(r"([-+]?[\d.,]*\d)\s+(?!percent|hundred|thousand|million)[a-z]{3,}(?: [a-z]+){0,2}", re.I)
-_WORD = re.compile(r"(?<![A-Za-z])(?!(?:sin|cos|tan|cot|log|lim|max|min)(?![a-z]))[A-Za-z][a-z]{2,}")
+_WORD = re.compile(r"(?<![A-Za-z])(?!(?:and|sin|cos|tan|cot|log|lim|max|min)(?![a-z]))[A-Za-z][a-z]{2,}")
 _WORDS = re.compile(r"[A-Za-z][A-Za-z' -]*")
 _SIGN = re.compile(r"[<>=]|\\[lg]t")
 _COMPARED = re.compile(r"[<>≤≥]|\\(?:leqslant|geqslant|leq|geq|le|ge|lt|gt)(?![a-z])")
@@ -91,7 +92,7 @@ def one_value(answer: str) -> tuple[str, str]:
     answer = answer.translate(_WIDE).strip()
     if _MANY.search(answer):
         raise InputError("other answers are right too")
-    if len(_WORD.findall(_COMMAND.sub(" ", answer))) >= PROSE_WORDS:
+    if len(answer) > MAX_CHARACTERS or len(_WORD.findall(_COMMAND.sub(" ", answer))) >= PROSE_WORDS:
         raise InputError("prose")
     if _PARTS.search(answer) or _separate(answer):
         raise InputError("several answers")
