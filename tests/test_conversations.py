@@ -33,7 +33,7 @@ def test_forms(messages, text, pictures):
 @pytest.mark.parametrize(("messages", "words"), [
     ("What?", "no JSON"), (7, "not a list"), ([7], "not a list"), ([], "none"),
     ([{"role": "system", "content": "a"}], "none"),
-    ([user("a"), {"role": "assistant", "content": "b"}, user("c")], "user, assistant, user"),
+    ([user("a"), {"role": "assistant", "content": "b"}, user("c")], "'user', 'assistant', 'user'"),
     ([user(None)], "NoneType"), ([user([{"type": "video"}])], "video"), ([user(["a"])], "type None"),
     ([user([IMAGE, {"type": "image"}])], "1 of the 2"), ([user("a\0")], "NUL"), ("[" * 100_000, "no JSON"),
 ])  # fmt: skip

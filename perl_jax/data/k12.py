@@ -38,7 +38,8 @@ _MANY = re.compile(r"not unique|\bacceptable\b|\(\s*or\b|\(?choose (?:any )?one"
 _PARTS = re.compile(r"[\n;、→]|\\\\|\b(?:or|and)\b|\\text\s*\{\s*(?:or|and)\s*\}|\(\d\).*\(\d\)|^(?:\d\.){2,}$", re.I)
 _BLOCK = re.compile(r"\$\$.+?\$\$|\$.+?\$", re.DOTALL)
 _COMMAND = re.compile(r"\\[A-Za-z]+")
-_COUNTED = re.compile(r"([-+]?[\d.,]*\d)\s+(?!percent|hundred|thousand|million)[a-z]{3,}(?: [a-z]+){0,2}", re.I)
+_NOT_COUNTED = r"(?!percent|hundred|thousand|million|sin|cos|tan|log)"
+_COUNTED = re.compile(rf"([-+]?[\d.,]*\d)\s+{_NOT_COUNTED}[a-z]{{3,}}(?: [a-z]+){{0,2}}", re.I)
 _WORD = re.compile(r"(?<![A-Za-z])(?!(?:and|sin|cos|tan|cot|log|lim|max|min)(?![a-z]))[A-Za-z][a-z]{2,}")
 _WORDS = re.compile(r"[A-Za-z][A-Za-z' -]*")
 _SIGN = re.compile(r"[<>=]|\\[lg]t")
@@ -155,11 +156,11 @@ def _row(row: dict, name: str, pictures: snapshot.Pictures) -> Row | Rejected:
     if messages:
         images = [image for image in images if not _is_blank(image)]
     question = question.replace(conversations.MARKER, "").strip()
-    answer = row.get("answer")
+    written = snapshot.plain(row.get("answer"), "answer")
     try:
-        answer, kind = one_value(snapshot.plain(answer, "answer"))
+        answer, kind = one_value(written)
     except InputError as reason:
-        return Rejected(name, f"answer: {reason}", str(answer))
+        return Rejected(name, f"answer: {reason}", written)
     if answer.strip("()") in conversations.option_letters(question):
         answer, kind = answer.strip("()"), "choice"
     given_id = row.get("id")
