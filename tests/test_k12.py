@@ -12,6 +12,7 @@ from public_files import STRUCT, jsonl, parquet, png, zipped
 from models.errors import InputError
 from perl_jax import snapshot
 from perl_jax.data import Rejected, k12
+from perl_jax.rewards import boxed
 
 QUESTION = "As shown in the figure, $AB=AC$ and $\\angle A=40^{\\circ}$. Find $\\angle B$ = ___"
 ROW = {"id": "x", "question": QUESTION, "answer": "$70^{\\circ}$.", "subject": "math", "image": {"bytes": png(1)}}
@@ -81,6 +82,7 @@ def test_mm_eureka_jsonl(tmp_path, branch):
     ("$\\frac{4}{49}$.", "\\frac{4}{49}", "number"), ("30${}^\\circ $", "30{}^\\circ", "number"),
     ("$\\sqrt{2}$π+4$\\sqrt{2}$", "\\sqrt{2}π+4\\sqrt{2}", "number"), ("1,234", "1,234", "number"),
     ("(-1, -2).", "(-1, -2)", "number"), ("$$[-4,3]$$", "[-4,3]", "number"), ("1:3:2", "1:3:2", "number"),
+    ("$$ \\left ( \\dfrac{9}{4},2 \\right ) $$", "\\left( \\dfrac{9}{4},2 \\right)", "number"),
     ("2n+1.", "2n+1", "number"), ("$\\frac{a}{2}$", "\\frac{a}{2}", "number"), ("$y=3$", "y=3", "number"),
     ("$$-\\number{4034}$$", "-4034", "number"), ("1 < x < 6", "1 < x < 6", "number"), ("x>2", "x>2", "number"),
     ("2\\sin (2x-\\frac{\\pi }{6})", "2\\sin (2x-\\frac{\\pi }{6})", "number"), ("2 sin x", "2 sin x", "number"),
@@ -105,6 +107,7 @@ def test_answers(answer, value, kind):
             k12.one_value(answer)
     else:
         assert k12.one_value(answer) == (value, kind)
+        assert boxed.is_correct({"answer": value, "kind": kind}, value)
 
 
 def test_rejected_answers_say_why_and_letters_of_options_are_choices(tmp_path):

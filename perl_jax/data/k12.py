@@ -99,6 +99,7 @@ def one_value(answer: str) -> tuple[str, str]:
         raise InputError("several answers")
     answer = re.sub(r"\$?\\?textdegree\$?", "°", answer)
     answer = re.sub(r"\\(?:number|unit|text)\s*\{(\d[^{}]*|[A-Za-z])\}", r"\1", answer)
+    answer = re.sub(r"\\(left|right)\s+", r"\\\1", answer)  # math-verify does not read the space
     answer = " ".join(answer.replace("$", "").rstrip(". ").split())
     if counted := _COUNTED.fullmatch(answer):
         answer = counted[1]
