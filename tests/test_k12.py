@@ -65,7 +65,7 @@ def mm_eureka(name, branch, answer="3"):
 def test_mm_eureka_jsonl(tmp_path, branch):
     """Its paths are the authors'; a blank picture stands for none."""
     pictures = {"1.png": png(3), "2.png": blank(), "3.png": blank((200, 224)), "4.png": png(1, (224, 224))}
-    zipped(tmp_path / "pictures.zip", {f"images/{name}": data for name, data in pictures.items()})
+    zipped(tmp_path / "pictures.zip", {f"train/images/{name}": data for name, data in pictures.items()})
     jsonl(tmp_path / "train.jsonl", *[mm_eureka(f"{i}.png", branch) for i in range(1, 6)], b"half a line")
     *made, last = k12.records(str(tmp_path))
     assert [row.question for row in made] == ["How many?"] * 5

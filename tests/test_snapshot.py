@@ -161,6 +161,8 @@ def test_zips_are_searched_as_given_then_by_tail(tmp_path):
     assert read(pictures, "train_images/nights/1.png") == png(1)
     assert read(pictures, "3.png") == png(4)
     assert read(pictures, "/home/them/data/2.png") == png(3)  # the first zip's, where both have it
+    assert read(pictures, "/home/them/more/3.png") == read(pictures, "/home/b/more/3.png") == png(4)
+    refused(pictures, "their/2.png", "not in")  # a file of that name is not yet that file
     refused(pictures, "nights/1.png", "may be train_images/nights/1.png or other/nights/1.png")
     refused(pictures, "4.png", "its 2 zips")
     refused(pictures, "dir/", "not in")
