@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -14,13 +15,13 @@ from perl_jax import data, prepare, records
 SMALL = {"train_size": 12, "eval_size": 5, "image_size": 28}
 
 
-def rows(*turns_of):
-    """Rows in Mantis-Instruct's form without pictures."""
-    return [
-        {"id": "a", "images": None, "source": "made",
-         "conversation": [{"role": role, "content": text} for role, text in zip(("user", "assistant"), turns)]}
-        for turns in turns_of
-    ]
+def made(*rows):
+    """A source of these rows, in place of whichever is asked for."""
+    return lambda name: SimpleNamespace(SPLITS=("train",), records=lambda input, split, seed=0: iter(rows))
+
+
+RECORD = {"id": "a", "images": [], "question": "Is it so?", "choices": [], "answer": "Yes", "kind": "text",
+          "order_effect": "invariant", "source": "made", "accuracy": None, "movable": None}  # fmt: skip
 
 
 def test_build_writes_every_split(tmp_path):
@@ -40,35 +41,33 @@ def test_limit_and_seed(tmp_path):
     assert prints[0] == prints[1] != prints[2]
 
 
-def test_rejected_rows_are_listed_with_reasons(tmp_path):
-    (tmp_path / "train.json").write_text(json.dumps(rows(
-        ("Is it so?", "Yes"), ("Why?", "Because of all that went before."), ("\0?", "No"))))
-    summary = prepare.build("mantis_chat", tmp_path / "set", str(tmp_path))
+def test_rejected_rows_are_listed_with_reasons(tmp_path, monkeypatch):
+    bad = {**RECORD, "id": "c", "question": "\0?"}
+    monkeypatch.setattr(data, "find", made(RECORD, data.Rejected("b", "malformed row"), bad))
+    summary = prepare.build("made", tmp_path / "set")
     lines = [json.loads(line) for line in (tmp_path / "set" / prepare.REJECTED).read_text().splitlines()]
     assert [(line["split"], line["id"], line["reason"]) for line in lines] == [
-        ("train", "1.0-a", "answer cannot be checked by a rule"), ("train", "2.0-a", "text and images do not fit")]
+        ("train", "b", "malformed row"), ("train", "c", "not a whole record")]
     assert summary["rejected"]["train"] == {line["reason"]: 1 for line in lines}
     assert all(line["reason"] in prepare.table(summary) for line in lines)
     assert len(records.open_split(tmp_path / "set")) == 1
 
 
-def test_failures_leave_nothing(tmp_path):
+def test_failures_leave_nothing(tmp_path, monkeypatch):
     for source, options, words in (
         ("digit", {}, "known are .*digits"),
         ("digits", {"size": 3}, "no option 'size'"),
         ("digits", {"bias": 2}, "bias"),
         ("digits", {"eval_size": 0, "train_size": 2}, "split 'eval'"),
-        ("mantis_chat", {"input": str(tmp_path / "nowhere")}, "train.json"),
+        ("mantis", {"input": str(tmp_path / "nowhere")}, "train.json"),
     ):
         with pytest.raises(InputError, match=words):
             prepare.build(source, tmp_path / "set", **options)
         assert not os.listdir(tmp_path)
-    folder = tmp_path / "in"
-    folder.mkdir()
-    (folder / "train.json").write_text(json.dumps(rows(("Why?", "Because of all that went before."))))
-    with pytest.raises(InputError, match="cannot be checked"):
-        prepare.build("mantis_chat", tmp_path / "set", str(folder))
-    assert os.listdir(tmp_path) == ["in"]
+    monkeypatch.setattr(data, "find", made(data.Rejected("b", "malformed row", "not JSON")))
+    with pytest.raises(InputError, match="not JSON"):
+        prepare.build("made", tmp_path / "set")
+    assert not os.listdir(tmp_path)
 
 
 def test_options_are_literals_or_text():
