@@ -60,16 +60,16 @@ def write(config, workdir: Path, count: int) -> str:
 def facts(config, shown: Sequence[Shown], seen: Survey) -> list[tuple[str, bool]]:
     """The summary's lines, each with whether it is an alarm."""
     asked = [asked for question in shown for asked in question.asked]
-    beaten = sum(not each.best for each in asked)
-    sampled = len(seen.tokens) + len(seen.faults)
-    lengths = "none" if not len(seen.tokens) else f"{seen.tokens.mean():.0f} tokens, at most {seen.tokens.max()}"
+    beaten, tokens = sum(not each.best for each in asked), seen.tokens
+    lengths = f"{tokens.mean():.0f} tokens on average, {tokens.max()} at most" if len(tokens) else "no tokens"
     return [
         (f"{len(shown)} questions in {len(asked)} orders; the true answer earns the most in {len(asked) - beaten}, "
          f"not in {beaten} (reward {config.reward})", beaten > 0),
-        (f"{sampled} of {seen.size} records sampled: {len(seen.faults)} cannot be shown", bool(seen.faults)),
-        (f"prompts: {lengths}; {preview.too_long(config, seen):.1%} are longer than config.prompt.max_tokens = "
-         f"{config.prompt.max_tokens} and left out", False),
-        (f"the true answer does not count as right in {len(seen.unrewarded)} of {len(seen.tokens)} records",
+        (f"{len(tokens) + len(seen.faults)} of {seen.size} records sampled: {len(seen.faults)} cannot be shown",
+         bool(seen.faults)),
+        (f"prompts have {lengths}; {preview.too_long(config, seen):.1%} are left out, being longer than "
+         f"config.prompt.max_tokens = {config.prompt.max_tokens}", False),
+        (f"the true answer does not count as right in {len(seen.unrewarded)} of {len(tokens)} records",
          bool(seen.unrewarded)),
     ]  # fmt: skip
 

@@ -137,7 +137,7 @@ def _others(sample: permute.Sample) -> list[str]:
     if re.fullmatch(r"[+-]?[0-9]+", true):
         return [str(int(true) + 1), *(str(place + 1) for place in places if place + 1 != int(true))]
     if sample.get("kind") == "number":
-        return [f"{true}+1", "0.5"]
+        return [f"{true}+1", f"{true}-1"]
     return ["no" if true.casefold() == "yes" else "yes" if true.casefold() == "no" else "none of them"]
 
 

@@ -80,7 +80,8 @@ def write(directory: str, out: str, count: int, seed: int = 0) -> None:
     """
     if Path(out).suffix != ".html" or count < 1:
         raise InputError(f"a review of {count} records in {out}: ask for one or more, in a file named *.html")
-    splits = {split: records.open_split(directory, split) for split in _summary(directory)["splits"]}
+    summary = _summary(directory)
+    splits = {split: records.open_split(directory, split) for split in summary["splits"]}
     shown = [(split, splits[split][i]) for split, i in chosen(splits, count, seed)]
     shown.sort(key=lambda pair: (pair[1]["order_effect"], pair[1]["source"], pair[0], pair[1]["id"]))
     wanted, decisions, by = {record["id"] for _, record in shown}, {}, collections.Counter()
@@ -89,8 +90,8 @@ def write(directory: str, out: str, count: int, seed: int = 0) -> None:
         if line.get("id") in wanted:
             decisions[line["id"]] = line
     rejected = list(pages.json_lines(Path(directory, "rejected.jsonl")))
-    body = [element("h1", f"Review of {_summary(directory)['name']}"),
-            *_head(_summary(directory)["splits"], by, len(shown), len(rejected)), _bar(),
+    body = [element("h1", f"Review of {summary['name']}"),
+            *_head(summary["splits"], by, len(shown), len(rejected)), _bar(),
             *(_card(split, record, decisions.get(record["id"], {})) for split, record in shown),
             *_rejected(rejected)]  # fmt: skip
     pages.write(Path(out), pages.page("Review", body, STYLE, SCRIPT))
@@ -161,7 +162,8 @@ def _head(splits: Mapping[str, Mapping], by: Mapping[str, int], shown: int, reje
 
 
 def _counts(counts: Mapping[str, int]) -> str:
-    return ", ".join(f"{name} {number}" for name, number in sorted(counts.items(), key=lambda pair: -pair[1]))
+    ordered = sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))
+    return ", ".join(f"{name} {number}" for name, number in ordered)
 
 
 def _bar() -> Html:
@@ -242,7 +244,7 @@ def _columns(own: View, other: View) -> tuple[Html, Html]:
 def _lines(view: View) -> list[str]:
     """A view's texts, with the number of the picture that each slot shows."""
     shown = iter(view.places)
-    texts = [re.sub(permute.MARKER, lambda _: f"▣{next(shown) + 1} ", text) for text in (view.question, *view.choices)]
+    texts = [re.sub(permute.MARKER, lambda _: f"▣{next(shown) + 1}", text) for text in (view.question, *view.choices)]
     return [texts[0], *(f"{chr(ord('A') + i)}. {text}" for i, text in enumerate(texts[1:])), f"Answer: {view.answer}"]
 
 
