@@ -226,4 +226,4 @@ def of_update(config, sizes: qwen.Config, asked: Sequence[tuple], shape: tuple[i
 def _pictures(packs) -> float | None:
     """The share of patches that some picture has, of packs with `vision`."""
     found = [pack.vision.images >= 0 for pack in packs if pack.vision is not None]
-    return float(np.mean(found)) if found else None
+    return sum(map(np.sum, found)) / sum(map(np.size, found)) if found else None

@@ -5,6 +5,7 @@ import pytest
 import tiny
 import tiny_run
 
+from models import qwen2_5_vl as qwen
 from perl_jax import permute, preview, rewards, update
 from perl_jax.grading import Grader
 
@@ -64,6 +65,15 @@ def test_shapes_are_those_of_the_trainer():
     forest = update.trees.pack(sizes, groups, 2, 64, **limits)
     assert fill.text == 1 - forest.padding and fill.shape == f"{len(forest.batches)} x 2 x 64"
     assert fill.pictures == np.mean([rows.vision.images >= 0 for rows in forest.batches])
+
+
+def test_batches_may_differ_in_shape():
+    sizes, limits = tiny.CONFIGS["untied"], {"min_pixels": None, "max_pixels": None}
+    asked = [tiny.prompt(sizes, parts, 0, 1 << 20) for parts in ([(56, 56), 4], [(280, 280), 4], [4])]
+    fill = preview.of_rollout(sizes, asked, 1, limits)
+    packs = [qwen.pack(sizes, [prompt]) for prompt in asked]
+    assert fill.shape == "1 x 16 and 1 x 112" and len({pack.vision.images.shape for pack in packs[:2]}) == 2
+    assert fill.pictures == (4 * 4 + 20 * 20) / sum(pack.vision.images.size for pack in packs[:2])
 
 
 def test_no_pictures_have_no_patches():
