@@ -220,8 +220,9 @@ def main(argv: list[str]) -> None:
             answers = f"{os.path.abspath(FLAGS.out)}.answers.jsonl"
             model = stack.enter_context(Endpoint(FLAGS.endpoint, FLAGS.model, answers, concurrency=FLAGS.concurrency))
             annotate = functools.partial(annotator.annotate, model)
-        summary = build(FLAGS.source, FLAGS.out, FLAGS.input, limit=FLAGS.limit, seed=FLAGS.seed, annotate=annotate,
-                        holdout=FLAGS.holdout, decontaminate=FLAGS.decontaminate, show=Progress(), **options)  # fmt: skip
+        summary = build(FLAGS.source, FLAGS.out, FLAGS.input, limit=FLAGS.limit, seed=FLAGS.seed,
+                        holdout=FLAGS.holdout, decontaminate=FLAGS.decontaminate, annotate=annotate, show=Progress(),
+                        **options)  # fmt: skip
     print("\n\n".join(filter(None, (table(summary), agreement_table(FLAGS.out)))))
     print(f"wrote {FLAGS.out}")
     if FLAGS.review:
