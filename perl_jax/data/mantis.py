@@ -20,7 +20,8 @@ REPOSITORY = "TIGER-Lab/Mantis-Instruct"
 
 EXAMPLE = {
     "id": "multi_vqa-1.1",
-    "question": "<image:0><image:1>\nWhich image shows more people than {image:0|lower} does?",
+    "question": "<image:0><image:1>\nWhich image shows more people than {image:0|lower} does? "
+    "Answer with its number.",
     "choices": [],
     "answer": "{image:1}",
     "kind": "text",
