@@ -141,6 +141,13 @@ def fingerprint(directory: str) -> str:
     return digest.hexdigest()[:16]
 
 
+def summary(directory: str) -> dict:
+    """What `write` returned of a set. Raises InputError: no set of records there."""
+    _require_set(directory)
+    with open(os.path.join(directory, _SUMMARY), encoding="utf-8") as file:
+        return json.load(file)
+
+
 class Split:
     """A random-access view of a stored split: `len(split)`, `split[i] -> Record`. It pickles as its path, so that a
     worker process opens its own files."""
