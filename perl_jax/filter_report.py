@@ -45,15 +45,15 @@ def table(candidates: Sequence[Candidate], fates: Mapping[str, str]) -> Table:
 
 
 def shortfalls(candidates: Sequence[Candidate], fates: Mapping[str, str], target: float) -> list[str]:
-    """A line for each source whose kept mean is not near the target: what it is, and why."""
-    lines = []
+    """A line for each source whose kept mean is not near the target, and why; one for those that keep nothing."""
+    lines, empty = [], []
     for name, group in by_source(candidates).items():
         left = kept(group, fates)
         if not left:
-            lines.append(f"{name}: nothing is kept, no record lies in the band")
+            empty.append(name)
         elif abs(mean(left) - target) > NEAR:
             lines.append(f"{name}: the mean is {mean(left):.3f}, not {target:g}: {_why(left, target)}")
-    return lines
+    return lines + ([f"{', '.join(empty)}: no record is kept"] if empty else [])
 
 
 def _why(left: Sequence[Candidate], target: float) -> str:

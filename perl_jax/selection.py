@@ -16,7 +16,7 @@ import numpy as np
 from perl_jax import permute
 
 FATES = ("skipped", "below", "above", "blind", "thinned", "kept")  # the first that applies
-LEAST = 0.1  # the share of a difficulty's records that thinning leaves at least: all difficulties stay
+LEAST = 0.02  # the share of a difficulty's records that thinning leaves at least: all difficulties stay
 OPEN = 0.1  # a guesser's chance at an answer without choices: a digit, a small count
 CONFIDENCE = 0.95  # with which a record is more often right without its pictures than by guessing
 _UNIT = 10**9  # shares are added up as integers, which do not depend on the order or the machine
@@ -68,7 +68,7 @@ def shares(accuracies: Sequence[float], target: float) -> np.ndarray:
     on the other side, the mean stays off the target.
 
     >>> shares([0.2, 0.4, 0.8], 0.4).round(3).tolist(), shares([0.8, 0.9], 0.4).round(3).tolist()
-    ([1.0, 1.0, 0.5], [0.158, 0.1])
+    ([1.0, 1.0, 0.5], [0.044, 0.02])
     """
     away = np.asarray(accuracies, np.float64) - target
     away *= np.sign(away.sum())  # above 0: on the side that has too many
