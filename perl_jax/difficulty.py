@@ -116,7 +116,7 @@ def begin(file: Path, settings: Mapping) -> dict[int, dict]:
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{file} holds something else than rollouts ({error}); move it away") from error
     if other := [key for key in settings if made.get(key) != settings[key]]:
-        said = ", ".join(f"{key} {made.get(key)}, now {settings[key]}" for key in other)
+        said = "; ".join(f"{key} {made.get(key)}, now {settings[key]}" for key in other)
         raise InputError(f"{file} was made with other settings ({said}); give those, or a new --workdir")
     processes.agree(sorted(rows), f"a {file.name}")
     return rows

@@ -52,16 +52,17 @@ def shortfalls(candidates: Sequence[Candidate], fates: Mapping[str, str], target
         if not left:
             empty.append(name)
         elif abs(mean(left) - target) > NEAR:
-            lines.append(f"{name}: the mean is {mean(left):.3f}, not {target:g}: {_why(left, target)}")
+            band = [candidate for candidate in group if fates[candidate.id] in ("kept", "thinned")]
+            why = _why(band, mean(left) > target, len(left), target)
+            lines.append(f"{name}: the mean is {mean(left):.3f}, not {target:g}: {why}")
     return lines + ([f"{', '.join(empty)}: no record is kept"] if empty else [])
 
 
-def _why(left: Sequence[Candidate], target: float) -> str:
-    easy = mean(left) > target
-    if all((candidate.accuracy >= target) == easy for candidate in left):
+def _why(band: Sequence[Candidate], easy: bool, left: int, target: float) -> str:
+    if all((candidate.accuracy >= target) == easy for candidate in band):
         return f"no record of the band is {'harder' if easy else 'easier'}"
-    if len(left) < 1 / NEAR:
-        return f"{len(left)} records are few"
+    if left < 1 / NEAR:
+        return "the records are too few"
     return f"too many are {'easy' if easy else 'hard'}, and the furthest off are thinned to {LEAST:.0%} already"
 
 
