@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from perl_jax.selection import FATES, LEAST, Candidate
+from perl_jax.selection import FATES, LEAST, Candidate, shares
 from perl_jax.statistics import Table
 
 NEAR = 0.02  # how far from the target a kept mean may lie without a word
@@ -52,17 +52,19 @@ def shortfalls(candidates: Sequence[Candidate], fates: Mapping[str, str], target
         if not left:
             empty.append(name)
         elif abs(mean(left) - target) > NEAR:
-            band = [candidate for candidate in group if fates[candidate.id] in ("kept", "thinned")]
-            why = _why(band, mean(left) > target, len(left), target)
-            lines.append(f"{name}: the mean is {mean(left):.3f}, not {target:g}: {why}")
+            band = [candidate.accuracy for candidate in group if fates[candidate.id] in ("kept", "thinned")]
+            lines.append(f"{name}: the mean is {mean(left):.3f}, not {target:g}: {_why(band, target)}")
     return lines + ([f"{', '.join(empty)}: no record is kept"] if empty else [])
 
 
-def _why(band: Sequence[Candidate], easy: bool, left: int, target: float) -> str:
-    if all((candidate.accuracy >= target) == easy for candidate in band):
+def _why(band: Sequence[float], target: float) -> str:
+    share = shares(band, target)
+    off = float(np.average(band, weights=share)) - target
+    easy = off > 0
+    if min(band) > target or max(band) < target:
         return f"no record of the band is {'harder' if easy else 'easier'}"
-    if left < 1 / NEAR:
-        return "the records are too few"
+    if abs(off) < 1e-6:
+        return "the records are too few to come nearer"
     return f"too many are {'easy' if easy else 'hard'}, and the furthest off are thinned to {LEAST:.0%} already"
 
 
