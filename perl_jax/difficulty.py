@@ -71,7 +71,7 @@ def measure(setup: Setup, file: Path, settings: Mapping, numbers: Sequence[int],
     """
     rows = begin(file, settings)
     console = Console(stderr=True, highlight=False, quiet=not processes.first())
-    with _Writer(file, rows) as writer:
+    with Writer(file, rows) as writer:
         begun = prompt_lengths(setup, [number for number in numbers if number not in rows], console)
         writer.add([row for row in begun if "skipped" in row])
         lengths = {row["number"]: row["prompt"] for row in [*begun, *rows.values()]}
@@ -111,7 +111,7 @@ def begin(file: Path, settings: Mapping) -> dict[int, dict]:
     processes.after_first(read)
     try:
         head, *rows = map(json.loads, lines)
-        made = head["settings"]
+        made = dict(head["settings"])
         rows = {row["number"]: row for row in rows}
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{file} holds something else than rollouts ({error}); move it away") from error
@@ -122,7 +122,7 @@ def begin(file: Path, settings: Mapping) -> dict[int, dict]:
     return rows
 
 
-class _Writer:
+class Writer:
     """Adds rows to those of a file, which process 0 alone writes, whole batches at a time."""
 
     def __init__(self, file: Path, rows: dict[int, dict]):
@@ -202,7 +202,7 @@ def _grey(width: int, height: int) -> bytes:
     return buffer.getvalue()
 
 
-def _ahead(make: Callable, parts: Iterable) -> Iterator:
+def ahead(make: Callable, parts: Iterable) -> Iterator:
     """`make(part)` of each part, the next one made in a thread while the caller works on this one."""
     with ThreadPoolExecutor(1) as thread:
         waiting = None
@@ -218,13 +218,13 @@ def _ahead(make: Callable, parts: Iterable) -> Iterator:
 # Rollouts
 
 
-def _roll_out(setup: Setup, parts: Sequence[list[int]], blind: bool, writer: _Writer, console: Console) -> None:
+def _roll_out(setup: Setup, parts: Sequence[list[int]], blind: bool, writer: Writer, console: Console) -> None:
     """Adds the rows of all records in `parts`, batch by batch, and says how far it is."""
     size, right, said = max(map(len, parts), default=0), [], -LINES
     unit = "grey question" if blind else "question"
     done, total = 0, sum(map(len, parts))
     with logs.progress(console, unit, total) as add:
-        for asked in _ahead(functools.partial(_asked, setup, blind), parts):
+        for asked in ahead(functools.partial(_asked, setup, blind), parts):
             new = _rows(setup, asked, size, console)
             writer.add(new)
             done += len(new)

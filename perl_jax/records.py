@@ -142,10 +142,13 @@ def fingerprint(directory: str) -> str:
 
 
 def summary(directory: str) -> dict:
-    """What `write` returned of a set. Raises InputError: no set of records there."""
+    """What `write` returned of a set. Raises InputError: no set of records there, or not written by `write`."""
     _require_set(directory)
-    with open(os.path.join(directory, _SUMMARY), encoding="utf-8") as file:
-        return json.load(file)
+    try:
+        with open(os.path.join(directory, _SUMMARY), encoding="utf-8") as file:
+            return json.load(file)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{directory}: {_SUMMARY} cannot be read ({_line(error)}); prepare it again") from error
 
 
 class Split:

@@ -36,7 +36,7 @@ def test_a_file_is_begun_and_read_again(tmp_path):
     """With what a model may say in it, line separators of all kinds."""
     file, said = tmp_path / "rows.jsonl", "a\n\r\u2028\x85\x1e\0é"
     assert difficulty.begin(file, SETTINGS) == {}
-    with difficulty._Writer(file, {}) as writer:
+    with difficulty.Writer(file, {}) as writer:
         writer.add([row(3, said), row(1)])
         writer.add([])
         assert writer.rows.keys() == {1, 3}
@@ -47,7 +47,7 @@ def test_a_file_is_begun_and_read_again(tmp_path):
 def test_a_half_written_line_is_cut(tmp_path, cut):
     file = tmp_path / "rows.jsonl"
     difficulty.begin(file, SETTINGS)
-    with difficulty._Writer(file, {}) as writer:
+    with difficulty.Writer(file, {}) as writer:
         writer.add([row(0), row(1)])
     file.write_bytes(file.read_bytes()[:-cut])
     left = difficulty.begin(file, SETTINGS)
@@ -60,7 +60,10 @@ def test_a_file_of_which_not_even_the_settings_were_written(tmp_path):
     assert json.loads((tmp_path / "rows.jsonl").read_text()) == {"settings": SETTINGS}
 
 
-@pytest.mark.parametrize("content", ["hello\n", "[1]\n", '{"a": 1}\n', '{"settings": {"seed": 0}}\n{"id": 3}\n', "\n"])
+OTHER = ("hello\n", "[1]\n", '{"a": 1}\n', '{"settings": "a"}\n', '{"settings": {"seed": 0}}\n{"id": 3}\n', "\n")
+
+
+@pytest.mark.parametrize("content", OTHER)
 def test_another_file_is_left_alone(tmp_path, content):
     file = tmp_path / "rows.jsonl"
     file.write_text(content)
@@ -82,7 +85,7 @@ def test_work_is_done_one_part_ahead_and_no_further():
         made.append(part)
         return part
 
-    found = difficulty._ahead(make, range(5))
+    found = difficulty.ahead(make, range(5))
     assert next(found) == 0
     assert list(found) == [1, 2, 3, 4] and made == list(range(5))
-    assert list(difficulty._ahead(make, [])) == []
+    assert list(difficulty.ahead(make, [])) == []
