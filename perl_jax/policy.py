@@ -31,10 +31,24 @@ class Base(NamedTuple):
 
 
 def load(config, workdir: Path, texts: Iterable[str]) -> tuple[qwen.Qwen2_5_VL, Base]:
-    """The model that `config.model` names; without a name one of `config.scratch`'s sizes, made once in the workdir.
+    """The model to train, on the current mesh, each weight read in the dtype that it is held in, and its base.
 
-    Its weights lie on the current mesh, each read in the dtype that it is held in, with new adapters if `config.lora`
-    asks for them. `texts` train a new model's tokenizer. Raises InputError where neither is given.
+    It has new adapters if `config.lora` asks for them. Otherwise as `base`.
+    """
+    found = base(config, workdir, texts)
+    model = qwen.load(found.path, dtype=dtypes(config), compute_dtype=config.compute_dtype, sharding=mesh.sharding)
+    return adapted(config, model, mesh.sharding), found
+
+
+def frozen(config, base: Base) -> qwen.Qwen2_5_VL:
+    """The model as training starts from it, on the current mesh, for use alone: held in the compute dtype."""
+    return qwen.load(base.path, dtype=config.compute_dtype, sharding=mesh.sharding)
+
+
+def base(config, workdir: Path, texts: Iterable[str]) -> Base:
+    """What `config.model` names; without a name a model of `config.scratch`'s sizes, made once in the workdir.
+
+    `texts` train a new model's tokenizer. Raises InputError where neither is given.
     """
     path = _place(config, workdir)
 
@@ -43,9 +57,8 @@ def load(config, workdir: Path, texts: Iterable[str]) -> tuple[qwen.Qwen2_5_VL, 
             scratch.make(path, config.scratch.to_dict(), texts, seed=config.seed)
 
     processes.after_first(make)
-    model = qwen.load(path, dtype=dtypes(config), compute_dtype=config.compute_dtype, sharding=mesh.sharding)
     prompts = Prompts(qwen.Processor.from_pretrained(path), **config.prompt)
-    return adapted(config, model, mesh.sharding), Base(prompts, str(path), fingerprint(path))
+    return Base(prompts, str(path), fingerprint(path))
 
 
 def without_weights(config, workdir: Path, texts: Iterable[str]) -> tuple[Prompts, qwen.Config]:
