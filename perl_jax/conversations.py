@@ -33,7 +33,7 @@ def question(messages: object) -> tuple[str, list]:
         raise InputError("its messages are not a list of {role, content}")
     turns = [message for message in messages if message.get("role") != "system"]
     if [turn.get("role") for turn in turns] != ["user"]:
-        roles = ", ".join(str(turn.get("role")) for turn in turns)
+        roles = ", ".join(ascii(turn.get("role")) for turn in turns)
         raise InputError(f"its messages must hold one user turn beside system texts, not: {roles or 'none'}")
     content = turns[0].get("content")
     return _joined(content) if isinstance(content, list) else (snapshot.text(content, "its message"), [])

@@ -10,20 +10,25 @@ written; run again after a stop, it gives the same, and a language model that wa
 import ast
 import collections
 import contextlib
+import functools
 import hashlib
 import inspect
 import itertools
 import json
+import logging
 import os
+import time
 from collections.abc import Callable, Iterable, Iterator
 
 from absl import flags
 
 from models.errors import InputError
 from perl_jax import cli, data, grading, permute, records
-from perl_jax.curation import pictures
+from perl_jax.curation import agreement, annotator, pictures, review
 from perl_jax.curation.curate import Curated, curate
+from perl_jax.endpoint import Endpoint
 
+logger = logging.getLogger("perl_jax.prepare")  # not __name__, which is __main__ for the command
 FLAGS = flags.FLAGS
 REJECTED, DECISIONS = "rejected.jsonl", "decisions.jsonl"
 HELD_OUT = "eval"
@@ -32,7 +37,7 @@ GRADED = 256  # records whose answers are graded at a time
 
 def build(
     source: str, out: str, input: str | None = None, *, limit: int | None = None, seed: int = 0, holdout: float = 0.0,
-    decontaminate: Iterable[str] = (), annotate: Callable | None = None, show: Callable[[str], None] | None = None,
+    decontaminate: Iterable[str] = (), annotate: Callable | None = None, show: Callable[[int, int], None] | None = None,
     **options,
 ) -> dict:  # fmt: skip
     """Writes the splits of a source to `out`, and returns the summary that `records.write` gives, with
@@ -47,7 +52,7 @@ def build(
         holdout: share of the pictures whose records go to a split "eval" of their own.
         decontaminate: evaluation sets, none of whose pictures or questions may be kept.
         annotate: from an iterator of rows to one of (row, what a language model says of it), in the same order.
-        show: told about each row that went by: how many were kept and left out so far.
+        show: called after each row with (kept, left out), so far.
         options: keyword arguments of the source's `records`.
 
     Raises:
@@ -71,7 +76,7 @@ def build(
             else:
                 yield from accepted(split, [item])
             if show:
-                show(f"{next(count) - len(rejected):,} kept, {len(rejected):,} left out")
+                show(next(count) - len(rejected), len(rejected))
 
     def accepted(split: str, items) -> Iterator[records.Record]:
         for item in items:
@@ -152,6 +157,29 @@ def table(summary: dict) -> str:
     return "\n".join("  ".join(line).rstrip() for line in lines)
 
 
+def agreement_table(directory: str) -> str:
+    """How far rules and a language model agree, of a set that was prepared with one; "" without."""
+    with open(os.path.join(directory, DECISIONS), encoding="utf-8") as file:
+        decisions = [decision for decision in map(json.loads, file) if decision["model"]]
+    labels = [(decision["rules"]["order_effect"], decision["model"]["order_effect"], decision["id"])
+              for decision in decisions]  # fmt: skip
+    return agreement.markdown(labels) if labels else ""
+
+
+class Progress:
+    """Says every ten seconds how many rows went by, and how fast."""
+
+    def __init__(self):
+        self._start = self._said = time.monotonic()
+
+    def __call__(self, kept: int, left_out: int) -> None:
+        now = time.monotonic()
+        if now - self._said >= 10:
+            self._said = now
+            rate = (kept + left_out) / (now - self._start)
+            logger.info("%s kept, %s left out, %.0f rows/s", f"{kept:,}", f"{left_out:,}", rate)
+
+
 def parse_options(pairs: list[str]) -> dict:
     """`["bias=0.9", "questions=which,what"]` as keyword arguments; a value is a Python literal or else a text.
 
@@ -180,19 +208,42 @@ def _check_options(source, module, options):
 def main(argv: list[str]) -> None:
     del argv  # everything is a flag
     options = parse_options(FLAGS.option)
-    summary = build(FLAGS.source, FLAGS.out, FLAGS.input, limit=FLAGS.limit, seed=FLAGS.seed, holdout=FLAGS.holdout,
-                    decontaminate=FLAGS.decontaminate, **options)  # fmt: skip
-    print(table(summary))
+    if FLAGS.map:
+        options["map"] = dict(pair.partition("=")[::2] for pair in FLAGS.map)
+    if FLAGS.download:
+        options["download"] = True
+    if bool(FLAGS.endpoint) != bool(FLAGS.model):
+        raise InputError("--endpoint and --model go together: where the language model is, and its name there")
+    with contextlib.ExitStack() as stack:
+        annotate = None
+        if FLAGS.endpoint:
+            answers = f"{os.path.abspath(FLAGS.out)}.answers.jsonl"
+            model = stack.enter_context(Endpoint(FLAGS.endpoint, FLAGS.model, answers, concurrency=FLAGS.concurrency))
+            annotate = functools.partial(annotator.annotate, model)
+        summary = build(FLAGS.source, FLAGS.out, FLAGS.input, limit=FLAGS.limit, seed=FLAGS.seed,
+                        holdout=FLAGS.holdout, decontaminate=FLAGS.decontaminate, annotate=annotate, show=Progress(),
+                        **options)  # fmt: skip
+    print("\n\n".join(filter(None, (table(summary), agreement_table(FLAGS.out)))))
     print(f"wrote {FLAGS.out}")
+    if FLAGS.review:
+        page = os.path.join(FLAGS.out, "review.html")
+        review.write(FLAGS.out, page, FLAGS.review, FLAGS.seed)
+        print(f"wrote {page}")
 
 
 if __name__ == "__main__":
     flags.DEFINE_string("source", None, f"Data source, one of: {', '.join(data.names())}.", required=True)
     flags.DEFINE_string("out", None, "Directory to write; must not exist yet, or be empty.", required=True)
     flags.DEFINE_string("input", None, "Where the source's files are, for a source that has some.")
+    flags.DEFINE_list("map", [], "Columns by other names, ours=theirs: question=problem,answer=solution.")
+    flags.DEFINE_bool("download", False, "Fetch the source's files from the hub to --input first.")
     flags.DEFINE_integer("limit", None, "Most records of a split.", lower_bound=1)
-    flags.DEFINE_integer("seed", 0, "Of whatever the source draws at random.", lower_bound=0)
+    flags.DEFINE_integer("seed", 0, "Of whatever is drawn at random.", lower_bound=0)
     flags.DEFINE_float("holdout", 0.0, "Share of the pictures whose records go to a split 'eval'.")
     flags.DEFINE_multi_string("decontaminate", [], "An evaluation set, none of whose pictures or questions are kept.")
+    flags.DEFINE_string("endpoint", "", "An OpenAI-compatible URL, whose --model rephrases and labels.")
+    flags.DEFINE_string("model", "", "The model's name at the endpoint; its answers are kept in OUT.answers.jsonl.")
+    flags.DEFINE_integer("concurrency", 8, "Requests at a time.", lower_bound=1)
+    flags.DEFINE_integer("review", 0, "Write so many records to OUT/review.html, to check by eye.", lower_bound=0)
     flags.DEFINE_multi_string("option", [], "An option of the source, as key=value; may be given several times.")
     cli.run(main)

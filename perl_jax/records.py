@@ -150,6 +150,16 @@ def fingerprint(directory: str) -> str:
     return digest.hexdigest()[:16]
 
 
+def summary(directory: str) -> dict:
+    """What `write` returned of a set. Raises InputError: no set of records there, or not written by `write`."""
+    _require_set(directory)
+    try:
+        with open(os.path.join(directory, _SUMMARY), encoding="utf-8") as file:
+            return json.load(file)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{directory}: {_SUMMARY} cannot be read ({_line(error)}); prepare it again") from error
+
+
 class Split:
     """A random-access view of a stored split: `len(split)`, `split[i] -> Record`. It pickles as its path, so that a
     worker process opens its own files."""

@@ -69,12 +69,11 @@ def plain(value: object, name: str) -> str:
 def download(repo: str, folder: str | Path, patterns: Sequence[str] | None = None, revision: str | None = None) -> None:
     """Fetches a data set of the hub, or its files that match some pattern, to a folder; what is there is not fetched
     again. Raises InputError, with the command to use elsewhere, where that fails."""
-    import httpx
     from huggingface_hub import snapshot_download
 
     try:
         snapshot_download(repo, repo_type="dataset", revision=revision, local_dir=folder, allow_patterns=patterns)
-    except (OSError, ValueError, httpx.HTTPError) as error:
+    except Exception as error:  # it lets through what the libraries of its network raise
         options = f" --revision {revision}" if revision else ""
         options += "".join(f" --include '{pattern}'" for pattern in patterns or ())
         raise InputError(f"{repo} cannot be downloaded ({_line(error)}): run, where there is a network, `hf download "
@@ -84,9 +83,9 @@ def download(repo: str, folder: str | Path, patterns: Sequence[str] | None = Non
 class Pictures:
     """Where the pictures of a file lie: in its folder and, for published files, in zips; each zip is opened once.
 
-    In a person's own file (`zips=None`) a path is taken at its word. In published files (`zips` may be empty) it may be
-    relative to a place that only the authors know, so its tails are tried too, against the folder, its folders named
-    like `train_images` and the zips' members.
+    In a person's own file (`zips=None`) a path is taken at its word. In published files (`zips` may be empty) it is
+    looked for in the folder, in its folders named like `train_images`, and in the zips, as given and then as the end of
+    a member's path; of an absolute one, which only the authors' machine had, the tails are looked for.
 
     Raises:
         InputError: a zip that cannot be opened.
@@ -124,20 +123,18 @@ class Pictures:
         if ".." in parts:
             raise InputError(f"picture {_short(value)} climbs out of its folder: give a path inside it")
         try:
-            # An absolute path stays as it is in a person's own file.
-            places = self._tails(parts) if self._published else [os.path.join(self._folder, path)]
+            tails = _tails(path, parts)
+            roots = [self._folder, *self._image_folders]
+            places = [os.path.join(root, tail) for tail in tails for root in roots]
+            if not self._published:
+                places = [os.path.join(self._folder, path)]  # an absolute path stays as it is
             if file := next(filter(os.path.isfile, places), None):
                 return self._read_inside(file, value)
-            return self._read_zipped("/".join(parts), value)
+            return self._read_zipped(tails, value)
         except (OSError, ValueError) as error:  # a path that no file can have, or one that may not be read
             if isinstance(error, InputError):
                 raise
             raise InputError(f"picture {_short(value)} cannot be read ({_line(error)})") from error
-
-    def _tails(self, parts: list[str]) -> Iterator[str]:
-        for start in range(len(parts)):
-            for root in (self._folder, *self._image_folders):
-                yield os.path.join(root, *parts[start:])
 
     def _read_inside(self, path: str, value: str) -> bytes:
         real = os.path.realpath(path)
@@ -147,8 +144,8 @@ class Pictures:
         with open(real, "rb") as file:
             return file.read()
 
-    def _read_zipped(self, path: str, value: str) -> bytes:
-        found = self._members(path)
+    def _read_zipped(self, tails: list[str], value: str) -> bytes:
+        found = self._members(tails)
         if not found:
             zips = f" and its {len(self._zips)} zips" if self._zips else ""
             raise InputError(f"picture {_short(value)} is not in {self._folder}{zips}")
@@ -161,15 +158,17 @@ class Pictures:
         except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as error:
             raise InputError(f"{name} of {archive.filename} cannot be unpacked ({_line(error)})") from error
 
-    def _members(self, path: str) -> list[tuple[zipfile.ZipFile, str]]:
-        """The zips' members at that path, else those of which it is a tail, else those with the longest tail of it."""
-        candidates = self._index.get(path.rpartition("/")[2], ())
-        for fits in (lambda name: name == path, lambda name: name.endswith("/" + path)):
-            if found := [(archive, name) for archive, name in candidates if fits(name)]:
+    def _members(self, tails: list[str]) -> list[tuple[zipfile.ZipFile, str]]:
+        """The zips' members that the longest tail names: whole, or as the end of their path."""
+        for tail in tails:
+            candidates = self._index.get(tail.rpartition("/")[2], ())
+            if found := [(archive, name) for archive, name in candidates if name == tail]:
                 return found
-        tails = [(archive, name) for archive, name in candidates if path.endswith("/" + name)]
-        longest = max((len(name) for _, name in tails), default=0)
-        return [(archive, name) for archive, name in tails if len(name) == longest]
+            says_little = "/" not in tail and tail != tails[0]  # a bare file name, of another place
+            found = [(archive, name) for archive, name in candidates if name.endswith("/" + tail)]
+            if found and not says_little:
+                return found
+        return []
 
     @functools.cached_property
     def _index(self) -> dict[str, list[tuple[zipfile.ZipFile, str]]]:
@@ -237,6 +236,12 @@ def _opened(path: str | Path) -> zipfile.ZipFile:
         return zipfile.ZipFile(path)
     except (OSError, zipfile.BadZipFile) as error:
         raise InputError(f"{path} cannot be opened as a zip ({_line(error)}): download it again") from error
+
+
+def _tails(path: str, parts: list[str]) -> list[str]:
+    """The path, longest first without its front: any part of an absolute one's, else a folder like `train_images`."""
+    starts = len(parts) if path.startswith("/") else 1 + (len(parts) > 1 and "images" in parts[0])
+    return ["/".join(parts[start:]) for start in range(starts)]
 
 
 def _data_url(value: str) -> bytes:

@@ -12,7 +12,6 @@ import jax
 import numpy as np
 import optax
 from absl import flags
-from ml_collections import config_flags
 
 from models.errors import InputError
 from perl_jax import batch as batches
@@ -292,6 +291,11 @@ FLAGS = flags.FLAGS
 
 def main(_) -> None:
     settings.check_parts(FLAGS.config)
+    if FLAGS.inspect:
+        from perl_jax import inspection
+
+        print(inspection.write(FLAGS.config, Path(FLAGS.workdir), FLAGS.inspect))
+        return
     processes.join(FLAGS.coordinator, FLAGS.process_count, FLAGS.process_index)
     train(FLAGS.config, Path(FLAGS.workdir), steps_of(FLAGS.profile_steps))
 
@@ -305,12 +309,8 @@ def steps_of(text: str) -> tuple[int, int]:
 
 
 if __name__ == "__main__":
-    config_flags.DEFINE_config_file("config", None, "The experiment: a file in configs/, e.g. configs/demo.py.",
-                                    lock_config=False)  # base.py has locked what is not open
-    flags.DEFINE_string("workdir", None, "Where the run keeps everything; started again there, it resumes.")
+    cli.define_run_flags()
+    flags.DEFINE_integer("inspect", 0, "Train nothing: write WORKDIR/inspect.html, with the run's first so many "
+                         "questions.", lower_bound=0)  # fmt: skip
     flags.DEFINE_string("profile_steps", "", "FIRST:LAST: steps to trace to WORKDIR/profile.")
-    flags.DEFINE_string("coordinator", "", "HOST:PORT of process 0, where no cluster says it.")
-    flags.DEFINE_integer("process_count", 0, "With --coordinator: how many processes.")
-    flags.DEFINE_integer("process_index", -1, "With --coordinator: this one, from 0.")
-    flags.mark_flags_as_required(["config", "workdir"])
     cli.run(main)

@@ -76,6 +76,8 @@ def test_short_answers(question, answer, new, kind, hint):
     ("Which image is it, and which is not?", "It is image 2, of course."),  # two things asked
     ("Which two images fit?", "Images 1, 2 and 3 fit well together."),
     ("Which images would represent each theme?", "Images 1 and 2, in this sense."),
+    ("Which two images would you choose?", "Images 1 and 2, for their colours."),  # a matter of taste
+    ("Which images could serve a guide?", "Images 1 and 2, for their maps."),
     ("Which images fit?", "One fits in part. Image 1 and image 2 fit."),  # not said at once
 ])  # fmt: skip
 def test_what_no_rule_can_check(question, answer):

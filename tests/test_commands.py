@@ -211,7 +211,7 @@ def test_exports_that_cannot_be(base, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("command", ["train", "prepare", "sample", "export", "report"])
+@pytest.mark.parametrize("command", ["train", "prepare", "filter", "sample", "export", "report"])
 def test_help(command):
     done = command_line.run(command, "--help")
     assert "--" in done.out and "Traceback" not in done.err

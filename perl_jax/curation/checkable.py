@@ -25,6 +25,9 @@ _FORMULA = re.compile(r"[\d\s.,+\-−*/^=<>≤≥()\[\]{}|:%°π√∞_a-zA-Z\\$
 _COUNTED = re.compile(rf"\b(?:which|what) (two|three|four|five) {references.NOUN}s\b", re.I)
 _SEVERAL = re.compile(rf"\b(?:which|what)(?: (?:two|three|four|five))? {references.NOUN}s\b", re.I)
 _EACH = re.compile(r"\b(?:each|respectively)\b", re.I)  # asks which image is for what, and not for a set
+# Several sets of images may be right answers to these, and a source names one.
+_TASTE = re.compile(r"\b(?:would|could|might|should|can|do) (?:you|i|we|one|they)\b", re.I)
+_MODAL = re.compile(r"\b(?:would|could|might|may|should|can)\b", re.I)
 _WHY = re.compile(r",? and (?:why|how|what|for what|in what)\b[^?]*\?\s*$", re.I)
 _IMAGE_NUMBERS = re.compile(rf"\b{references.NOUN}s? (\d+)((?:(?:,? and |, | ?& ?)\d+)*)\b", re.I)
 
@@ -135,7 +138,9 @@ def _images(row: Row, answer: str) -> dict | None:
     question = _without_why(row.question)
     if _SEVERAL.search(row.question):
         wanted = _COUNTED.search(row.question)
-        if len(named) < 2 or _EACH.search(row.question):
+        if len(named) < 2 or _EACH.search(row.question) or _TASTE.search(row.question):
+            return None
+        if not wanted and _MODAL.search(row.question):
             return None
         if len(named) != (symbols.NUMERALS.index(wanted[1].lower()) + 1 if wanted else len(_numbers(_start(answer)))):
             return None

@@ -10,6 +10,7 @@ from typing import NamedTuple
 from models.errors import InputError
 from perl_jax import permute, symbols
 from perl_jax.curation import references, rules
+from perl_jax.curation.annotator import NOT_CHECKABLE, Annotation
 from perl_jax.curation.checkable import checkable
 from perl_jax.data import Rejected, Row
 from perl_jax.records import Record
@@ -26,7 +27,8 @@ class Decision(NamedTuple):
     confidence: float  # 0 to 1
     by: str  # given (by the source), rules, model
     original: dict | None  # question, choices and answer, where they were rephrased
-    model: dict | None  # order_effect, evidence and confidence by the model, where one was asked
+    rules: dict | None = None  # order_effect, evidence and confidence by rules, where a model was asked, too
+    model: dict | None = None  # the same by the model
 
 
 class Curated(NamedTuple):
@@ -36,7 +38,7 @@ class Curated(NamedTuple):
     decision: Decision
 
 
-def curate(row: Row, annotation=None) -> Curated | Rejected:
+def curate(row: Row, annotation: Annotation | None = None) -> Curated | Rejected:
     """The record of a row, without its pictures; Rejected, with the rule that it breaks.
 
     >>> row = Row("1", [None] * 2, "Which image is brighter, and why?", "Image 2, because of its lamp.", "mine")
@@ -46,6 +48,8 @@ def curate(row: Row, annotation=None) -> Curated | Rejected:
     if broken := rules.check(row):
         return Rejected(row.id, *broken)
     count, row = len(row.images), row._replace(question=_slots_in_front(row.question))
+    if annotation is not None and annotation.reason == NOT_CHECKABLE:
+        return Rejected(row.id, annotation.reason, annotation.detail)
     short = checkable(_annotated(row, annotation))
     if isinstance(short, Rejected):
         return short
@@ -100,17 +104,17 @@ def _decide(row: Row, short: Row, question: str, choices: list[str], answer: str
     label, by = references.label(question, choices, answer, len(row.images)), "rules"
     if label.order_effect == "rewrite" and _letter_of_nothing(short, choices, answer):
         label = references.Label("fixed", f"the letter {answer}, whose choice is not in the text", references.UNSURE)
-    model = None
+    both = {}
     if annotation is not None and not annotation.reason:
         said = references.Label(annotation.order_effect, annotation.evidence, annotation.confidence)
-        model = said._asdict()
+        both = {"rules": label._asdict(), "model": said._asdict()}
         if len(row.images) > 1 and said.confidence >= TRUSTED:
             by, label = "model", _carried_out(said, label, symbols.mentioned("\n".join((question, *choices, answer))))
     if row.order_effect is not None:
         label, by = references.Label(row.order_effect, row.reason or "given by the source", 1.0), "given"
     same = (short.question, list(short.choices), short.answer) == (row.question, list(row.choices), row.answer)
     original = None if same else {"question": row.question, "choices": list(row.choices), "answer": row.answer}
-    return Decision(row.id, *label, by, original, model)
+    return Decision(row.id, *label, by, original, **both)
 
 
 def _carried_out(said: references.Label, ruled: references.Label, mentioned: list[int]) -> references.Label:

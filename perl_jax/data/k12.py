@@ -13,6 +13,7 @@ from models.errors import InputError
 from models.qwen2_5_vl.images import Encoded
 from perl_jax import conversations, snapshot
 from perl_jax.data import Picture, Rejected, Row
+from perl_jax.rewards.boxed import MAX_CHARACTERS
 
 SPLITS = ("train",)
 REPOSITORY = "FanqingM/MMK12"
@@ -37,8 +38,9 @@ _MANY = re.compile(r"not unique|\bacceptable\b|\(\s*or\b|\(?choose (?:any )?one"
 _PARTS = re.compile(r"[\n;、→]|\\\\|\b(?:or|and)\b|\\text\s*\{\s*(?:or|and)\s*\}|\(\d\).*\(\d\)|^(?:\d\.){2,}$", re.I)
 _BLOCK = re.compile(r"\$\$.+?\$\$|\$.+?\$", re.DOTALL)
 _COMMAND = re.compile(r"\\[A-Za-z]+")
-_COUNTED = re.compile(r"([-+]?[\d.,]*\d)\s+(?!percent|hundred|thousand|million)[a-z]{3,}(?: [a-z]+){0,2}", re.I)
-_WORD = re.compile(r"(?<![A-Za-z])(?!(?:sin|cos|tan|cot|log|lim|max|min)(?![a-z]))[A-Za-z][a-z]{2,}")
+_NOT_COUNTED = r"(?!percent|hundred|thousand|million|sin|cos|tan|log)"
+_COUNTED = re.compile(rf"([-+]?[\d.,]*\d)\s+{_NOT_COUNTED}[a-z]{{3,}}(?: [a-z]+){{0,2}}", re.I)
+_WORD = re.compile(r"(?<![A-Za-z])(?!(?:and|sin|cos|tan|cot|log|lim|max|min)(?![a-z]))[A-Za-z][a-z]{2,}")
 _WORDS = re.compile(r"[A-Za-z][A-Za-z' -]*")
 _SIGN = re.compile(r"[<>=]|\\[lg]t")
 _COMPARED = re.compile(r"[<>≤≥]|\\(?:leqslant|geqslant|leq|geq|le|ge|lt|gt)(?![a-z])")
@@ -91,12 +93,13 @@ def one_value(answer: str) -> tuple[str, str]:
     answer = answer.translate(_WIDE).strip()
     if _MANY.search(answer):
         raise InputError("other answers are right too")
-    if len(_WORD.findall(_COMMAND.sub(" ", answer))) >= PROSE_WORDS:
+    if len(answer) > MAX_CHARACTERS or len(_WORD.findall(_COMMAND.sub(" ", answer))) >= PROSE_WORDS:
         raise InputError("prose")
     if _PARTS.search(answer) or _separate(answer):
         raise InputError("several answers")
     answer = re.sub(r"\$?\\?textdegree\$?", "°", answer)
     answer = re.sub(r"\\(?:number|unit|text)\s*\{(\d[^{}]*|[A-Za-z])\}", r"\1", answer)
+    answer = re.sub(r"\\(left|right)\s+", r"\\\1", answer)  # math-verify does not read the space
     answer = " ".join(answer.replace("$", "").rstrip(". ").split())
     if counted := _COUNTED.fullmatch(answer):
         answer = counted[1]
@@ -154,11 +157,11 @@ def _row(row: dict, name: str, pictures: snapshot.Pictures) -> Row | Rejected:
     if messages:
         images = [image for image in images if not _is_blank(image)]
     question = question.replace(conversations.MARKER, "").strip()
-    answer = row.get("answer")
+    written = snapshot.plain(row.get("answer"), "answer")
     try:
-        answer, kind = one_value(snapshot.plain(answer, "answer"))
+        answer, kind = one_value(written)
     except InputError as reason:
-        return Rejected(name, f"answer: {reason}", str(answer))
+        return Rejected(name, f"answer: {reason}", written)
     if answer.strip("()") in conversations.option_letters(question):
         answer, kind = answer.strip("()"), "choice"
     given_id = row.get("id")

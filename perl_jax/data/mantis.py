@@ -20,7 +20,8 @@ REPOSITORY = "TIGER-Lab/Mantis-Instruct"
 
 EXAMPLE = {
     "id": "multi_vqa-1.1",
-    "question": "<image:0><image:1>\nWhich image shows more people than {image:0|lower} does?",
+    "question": "<image:0><image:1>\nWhich image shows more people than {image:0|lower} does? "
+    "Answer with its number.",
     "choices": [],
     "answer": "{image:1}",
     "kind": "text",
@@ -103,7 +104,7 @@ def records(
         numbered = (row for file in files for _, row in snapshot.rows(file))
         for number, row in enumerate(numbered, start=1):
             named = row.get("source") if isinstance(row, dict) else None
-            source = config or (named if named and isinstance(named, str) else "mantis")
+            source = config or (named if named and isinstance(named, str) and named.isprintable() else "mantis")
             if config or not configs or source in configs:
                 yield from _questions(f"{source}-{number}", source, row, pictures)
 
@@ -154,7 +155,8 @@ def _parts(row: dict) -> tuple[list, list[tuple[str, str]]]:
                          "expected two lists")  # fmt: skip
     if not all(isinstance(turn, dict) for turn in conversation):
         raise InputError("its conversation is not a list of {role, content}")
-    turns = [(str(turn.get("role")), snapshot.text(turn.get("content"), "a turn's content")) for turn in conversation]
+    turns = [tuple(snapshot.text(turn.get(key), f"a turn's {key}") for key in ("role", "content"))
+             for turn in conversation]  # fmt: skip
     return list(images or []), turns
 
 
