@@ -223,7 +223,8 @@ def main(argv: list[str]) -> None:
         summary = build(FLAGS.source, FLAGS.out, FLAGS.input, limit=FLAGS.limit, seed=FLAGS.seed,
                         holdout=FLAGS.holdout, decontaminate=FLAGS.decontaminate, annotate=annotate, show=Progress(),
                         **options)  # fmt: skip
-    print("\n\n".join(filter(None, (table(summary), agreement_table(FLAGS.out)))))
+        asked = ", ".join(f"{number:,} {what}" for what, number in model.counts.items()) if annotate else ""
+    print("\n\n".join(filter(None, (table(summary), agreement_table(FLAGS.out), asked and f"endpoint: {asked}"))))
     print(f"wrote {FLAGS.out}")
     if FLAGS.review:
         page = os.path.join(FLAGS.out, "review.html")

@@ -1,6 +1,5 @@
 """What a language model says of a question is believed as far as it can be checked, and rubbish has a reason."""
 
-import base64
 import io
 import json
 
@@ -9,10 +8,9 @@ import pytest
 from fake_endpoint import FakeEndpoint, Reply, asked, completion
 from PIL import Image
 
-from models.errors import InputError
-from perl_jax import permute
+from perl_jax import symbols
 from perl_jax.curation import annotator
-from perl_jax.data import Row
+from perl_jax.data import Rejected, Row
 from perl_jax.endpoint import Endpoint
 
 QUESTION = "<image><image>\nWhich image shows more people, image 1 or image 2, and why?"
@@ -267,26 +265,20 @@ def test_rubbish_twice_is_a_reason_and_the_next_rows_go_on(tmp_path):
     assert found[2][1].detail == "too long" and len(requests) == 5
 
 
-def test_pictures_are_sent_where_they_are_wanted(tmp_path):
-    def broken():
-        raise InputError("no such file")
-
-    rows = [row(), row()._replace(images=[png, broken]), row()._replace(images=[png, lambda: b"rubbish"])]
-    found, requests = reading(tmp_path, lambda request: said(), rows, pictures=True)
-    assert [made.reason for _, made in found] == ["", "picture", "picture"]
-    (request,) = requests
-    text, *shown = request["messages"][0]["content"]
-    assert text["type"] == "text" and len(shown) == 2
-    form, _, data = shown[0]["image_url"]["url"].partition(";base64,")
-    assert form == "data:image/png" and base64.b64decode(data) == png()
+def test_what_no_model_need_read_is_not_asked_about(tmp_path):
+    rows = [Rejected("1", "malformed row"), row("Is he?", "Yes")._replace(turn=1), row("How many?", "4", 1),
+            row("Is it red?", "Yes")]  # fmt: skip
+    found, requests = reading(tmp_path, fake_endpoint.annotator, rows)
+    assert [this for this, _ in found] == rows and len(requests) == 1
+    assert [made is None for _, made in found] == [True, True, True, False]
 
 
 def test_hostile_texts_go_through(tmp_path):
     rows = [row("\0 <image> \ud800 {image:0}" + " " * 50_000 + "x", "\udc80"), row("", ""), row("<image>" * 99, "", 99)]
     found, _ = reading(tmp_path, lambda request: Reply(body=completion(said())), rows)
-    assert len(found) == 3 and all(made.reason for _, made in found)
+    assert len(found) == 3 and all(made is None or made.reason for _, made in found)
 
 
 def test_the_labels_mean_what_permute_does():
     assert all(f'"{effect}"' in annotator.INSTRUCTIONS for effect in ("invariant", "rewrite", "fixed"))
-    assert permute.MARKER in annotator.INSTRUCTIONS
+    assert symbols.MARKER in annotator.INSTRUCTIONS

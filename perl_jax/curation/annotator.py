@@ -5,15 +5,14 @@ an `endpoint.Endpoint`. What the model says is believed only as far as it can be
 the words that decide it, and a label whose words are not in the text has confidence 0.
 """
 
-import base64
 import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-from models.errors import InputError
 from perl_jax import records, symbols
-from perl_jax.curation import references
+from perl_jax.curation import references, rules
+from perl_jax.curation.checkable import checkable
 from perl_jax.data import Row
 from perl_jax.endpoint import Endpoint, Failure, line
 from perl_jax.rewards import boxed
@@ -107,31 +106,29 @@ class Annotation(NamedTuple):
     detail: str = ""  # what exactly, for a person
 
 
-def annotate(
-    endpoint: Endpoint, rows: Iterable[Row], *, pictures: bool = False, **sampling: object
-) -> Iterator[tuple[Row, Annotation]]:
-    """Each row with its annotation, in the rows' order; rows are read as they are needed.
+def annotate(endpoint: Endpoint, rows: Iterable) -> Iterator[tuple[object, Annotation | None]]:
+    """Each item with its annotation, in the items' order; they are read as they are needed.
 
-    A reply that cannot be used is sent back once with what is wrong. A request that fails is an Annotation with a
-    reason that begins with "endpoint"; it is asked again the next time. `pictures` sends the images, too.
+    None for what no model need be asked about: what is no Row, a row that the rule filter leaves out, and one of a
+    single image that can be checked as it is. A reply that cannot be used is sent back once with what is wrong. A
+    request that fails is an Annotation with a reason that begins with "endpoint"; it is asked again the next time.
 
     Raises:
         InputError: the endpoint is not there, as `Endpoint.ask`.
     """
-    sampling = {"temperature": 0} | sampling
-
-    def work(row: Row) -> Annotation:
-        try:
-            conversation = messages(row, pictures=pictures)
-        except InputError as error:
-            return Annotation(reason="picture", detail=str(error))
-        reply = endpoint.ask(conversation, **sampling)
+    def work(row) -> Annotation | None:
+        if not isinstance(row, Row) or rules.check(row):
+            return None
+        if len(row.images) < 2 and isinstance(checkable(row), Row):
+            return None
+        conversation = messages(row)
+        reply = endpoint.ask(conversation, temperature=0)
         made = parse(reply, row)
         if made.reason in ("", NOT_CHECKABLE):
             return made
         mend = REPAIR.format(problem=f"{made.reason}: {made.detail}")
         conversation += [{"role": "assistant", "content": reply[:_LONGEST_REPLY]}, {"role": "user", "content": mend}]
-        return parse(endpoint.ask(conversation, **sampling), row)
+        return parse(endpoint.ask(conversation, temperature=0), row)
 
     for row, made in endpoint.each(rows, work):
         if isinstance(made, Failure):
@@ -139,22 +136,12 @@ def annotate(
         yield row, made
 
 
-def messages(row: Row, pictures: bool = False) -> list[dict]:
-    """The conversation that asks for a row's annotation: one user message, as not every model has a system role.
-
-    Raises:
-        InputError: with `pictures`, one that cannot be read.
-    """
+def messages(row: Row) -> list[dict]:
+    """The conversation that asks for a row's annotation: one user message, as not every model has a system role."""
     asked = {"images": len(row.images), "question": _split(row.question)[1], "choices": list(row.choices),
              "answer": row.answer}  # fmt: skip
     text = f"{PROMPT}\n\nNow this one:\n\n{json.dumps(asked, ensure_ascii=False)}"
-    content = [{"type": "text", "text": text}]
-    for place, read in enumerate(row.images if pictures else (), 1):
-        data = records.stored_picture(read(), f"{row.id}, image {place}")
-        form = "png" if data.startswith(b"\x89PNG") else "jpeg"
-        url = f"data:image/{form};base64,{base64.b64encode(data).decode()}"
-        content.append({"type": "image_url", "image_url": {"url": url}})
-    return [{"role": "user", "content": content if pictures else text}]
+    return [{"role": "user", "content": text}]
 
 
 def parse(reply: str, row: Row) -> Annotation:

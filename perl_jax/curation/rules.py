@@ -12,7 +12,7 @@ from perl_jax import symbols
 from perl_jax.data import Row
 
 MAX_IMAGES = 10
-MAX_CHARACTERS = 4000  # of a question with its choices
+MAX_CHARACTERS = 4000  # of a question with its choices and answer
 MIN_SIDE = 14  # pixels: one patch of the vision tower
 
 _BACK = re.compile(
@@ -40,12 +40,12 @@ def self_contained(row: Row) -> str | None:
 
 
 def length(row: Row) -> str | None:
-    """A question of a bounded length.
+    """Question, choices and answer together of a bounded length.
 
     >>> length(Row("1", [], "why? " * 1000, "No", "mine"))
-    '5000 characters, 4000 at most'
+    '5002 characters, 4000 at most'
     """
-    characters = len(row.question) + sum(map(len, row.choices))
+    characters = sum(map(len, (row.question, row.answer, *row.choices)))
     return f"{characters} characters, {MAX_CHARACTERS} at most" if characters > MAX_CHARACTERS else None
 
 
