@@ -61,7 +61,7 @@ def run(config, workdir: Path, profile: tuple[int, int]) -> None:
     last = config.warmup.steps + config.total_steps
 
     with (
-        Grader(config.reward, **config.grading) as grader,
+        Grader(config.reward, weights=config.reward_weights, **config.grading) as grader,
         checkpoint.Checkpoints(workdir, config.checkpoint.keep, config.checkpoint.best or None) as checkpoints,
     ):
         stream = Stream(data, split=config.data.split, seed=config.seed)
@@ -305,7 +305,8 @@ def steps_of(text: str) -> tuple[int, int]:
 
 if __name__ == "__main__":
     config_flags.DEFINE_config_file("config", None, "The experiment: a file in configs/, e.g. configs/demo.py.",
-                                    lock_config=False)  # base.py has locked what is not open
+                                    lock_config=False,  # base.py has locked what is not open
+                                    accept_new_attributes=True)  # fmt: skip
     flags.DEFINE_string("workdir", None, "Where the run keeps everything; started again there, it resumes.")
     flags.DEFINE_string("profile_steps", "", "FIRST:LAST: steps to trace to WORKDIR/profile.")
     flags.DEFINE_string("coordinator", "", "HOST:PORT of process 0, where no cluster says it.")
