@@ -36,7 +36,7 @@ _CONTRARY = {
     "no": "yes yeah yep true correct right",
 }  # fmt: skip
 _CONTRARY |= {"true": _CONTRARY["yes"], "false": _CONTRARY["no"]}
-_HEDGE = "or maybe perhaps but unless both neither"
+_HEDGE = "or maybe perhaps but unless neither"
 
 
 def is_correct(record: Mapping[str, object], prediction: str) -> bool:
@@ -162,7 +162,7 @@ def _same_choice(answer: str, prediction: str, choices: list[str], question: str
     """By letter where both name one (a letter past the last choice names none), else by text, if only one has it."""
     texts = [normalized(choice) for choice in choices]
     gold, guess = normalized(answer), normalized(prediction)
-    if guess == gold:
+    if guess == gold and not texts:
         return True
     wanted, chosen = _choice_index(gold, texts, question), _choice_index(guess, texts, question)
     return wanted is not None and wanted == chosen

@@ -108,6 +108,7 @@ def _cleaned(text: str) -> str | None:
         text = pattern.sub(new, text)
     text = re.sub(r"@\s*", "@", text.replace("−", "-").replace("\\$", "$")).strip()
     text = re.sub(r"@(?=[^A-Za-z%°μ]|$)", "", text).rstrip(" .").removeprefix("=").strip()
+    text = re.sub(r"^\{([^{},;]*)\}$", r"\1", text)  # braces of LaTeX, which math-verify takes for a set's
     if not _READABLE.fullmatch(text) or _SEVERAL.search(text) or not text:
         return None
     return text
@@ -185,7 +186,7 @@ def _same(answer: str, guess: str) -> bool:
     one, other = _listed(answer), _listed(guess)
     if _RELATION.search(answer) or _RELATION.search(guess):
         if all(len(found.items) == 1 or found.brackets for found in (one, other)):
-            return _agree(answer, guess)
+            return answer.count("=") == guess.count("=") and _agree(answer, guess)
         if one.joined_by_or != other.joined_by_or:
             return False
     if len(one.items) == len(other.items) == 1:

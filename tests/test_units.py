@@ -27,7 +27,8 @@ def test_names_of_one_unit(one, other):
 
 
 @pytest.mark.parametrize("one, other, factor", [
-    ("m", "cm", 100), ("hours", "s", 3600), ("m^2", "cm^2", 10_000), ("l", "ml", 1000), ("km/h", "m/s", Fraction(5, 18)),
+    ("m", "cm", 100), ("hours", "s", 3600), ("m^2", "cm^2", 10_000), ("l", "ml", 1000),
+    ("km/h", "m/s", Fraction(5, 18)),
     ("ft", "in", 12), ("lb", "oz", 16), ("dollar", "cents", 100), ("weeks", "days", 7), ("ha", "m^2", 10_000),
 ])  # fmt: skip
 def test_conversions(one, other, factor):
