@@ -169,7 +169,7 @@ def _same_choice(answer: str, prediction: str, choices: list[str], question: str
 
 
 def _choice_index(text: str, texts: list[str], question: str) -> int | None:
-    """Which choice a normalized text names: its letter, its letter and its text, or its text alone."""
+    """Which choice a normalized text names: its letter, its letter and its text, or its text (or verdict) alone."""
     match = _LETTER.fullmatch(text)
     if match:
         index = ord(match[1] or match[2]) - ord("a")
@@ -182,7 +182,8 @@ def _choice_index(text: str, texts: list[str], question: str) -> int | None:
         # The choices may stand in the question alone: then any text may follow that does not name a second letter.
         if (index < len(texts) and rest == texts[index]) or not (texts or _takes_back(letter, rest, question)):
             return index
-    return texts.index(text) if texts.count(text) == 1 else None
+    name = text if text in texts else _verdict(text)
+    return texts.index(name) if texts.count(name) == 1 else None
 
 
 def _takes_back(letter: str, rest: str, question: str) -> bool:

@@ -34,6 +34,13 @@ def test_choice_wrong(prediction):
     assert not correct(prediction, "a dog", "choice", PETS)
 
 
+def test_choices_that_are_verdicts():
+    for text in ("A", "Yes", "Yes, it is.", "(A) Yes"):
+        assert correct(text, "A", "choice", ["Yes", "No"]) and not correct(text, "B", "choice", ["Yes", "No"])
+    assert not correct("Yes, or no", "A", "choice", ["Yes", "No"])
+    assert not correct("True", "A", "choice", ["Yes", "No"])
+
+
 def test_choices_that_stand_in_the_question():
     assert all(correct(text, "B", "choice") for text in ("b", "(B)", "B. a dog", "(B) a dog"))
     assert not any(correct(text, "B", "choice") for text in ("B. or A.", "A. B", "(A) or (B)", "a dog", "A. not (B)",
