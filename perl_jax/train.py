@@ -44,6 +44,7 @@ def train(config, workdir: Path, profile: tuple[int, int] = (0, 0)) -> None:
     Steps `profile[0]` to `profile[1]` are traced to WORKDIR/profile, for TensorBoard or Perfetto.
     """
     settings.check(config)
+    Grader(config.reward, weights=config.reward_weights).close()  # what it refuses is told before anything is made
     processes.agree(json.loads(config.to_json_best_effort()), "a config")
     with jax.set_mesh(mesh.make(**config.mesh)):
         settings.check_shards(config, mesh.shards())
