@@ -27,6 +27,7 @@ _COMMANDS = r"""
 \alpha \beta \gamma \delta \theta \lambda \mu \phi \varphi \omega \rho \sigma \tau \Delta \Omega
 """
 _FUNCTIONS = "sin cos tan cot sec csc arcsin arccos arctan log exp min max sqrt"
+# What people and models write, in the few commands and signs that are read; in this order.
 _REPLACED = [(re.compile(pattern, re.DOTALL), new) for pattern, new in (
     (r"\\begin\{cases\}(.*?)\\end\{cases\}", lambda match: match[1].replace(r"\\", ",")),
     (r"\\[dtc]frac(?![A-Za-z])", r"\\frac"),
@@ -56,7 +57,7 @@ _SEPARATOR = re.compile(
 _PLAIN = re.compile(r"[-+]?(?:[0-9]+(?:\.[0-9]+)?|\.[0-9]+)")
 _EQUALS = re.compile(r"=|\\approx(?![A-Za-z])")
 _NAME = re.compile(
-    r"(?=[^=]*[A-Za-z])(?:\\angle\s*[0-9]|(?!\\sqrt)\\?[A-Za-z]+|_(?:[0-9A-Za-z]|\{[^{}]*\})|[(){}|'°\s,])+")
+    r"(?=[^=]*[A-Za-z])(?:\\angle\s*[0-9]|(?!\\sqrt)\\?[A-Za-z]|_(?:[0-9A-Za-z]|\{[^{}]*\})|[(){}|'°\s,])+")
 _LETTERS = re.compile(r"(?<![\\A-Za-z])[A-Za-z]+")
 _POWERED = re.compile(r"\^\s*(?:\{([^{}]*)\}|\(([^()]*)\)|-?([0-9]+))")
 _TOWER = re.compile(r"\^[\s{(]*[0-9.]+[\s})]*\^|\^[\s{(]*[0-9.]+\s*!")
