@@ -45,7 +45,8 @@ def define_run_flags() -> None:
     from ml_collections import config_flags
 
     config_flags.DEFINE_config_file("config", None, "The experiment: a file in configs/, e.g. configs/demo.py.",
-                                    lock_config=False)  # base.py has locked what is not open
+                                    lock_config=False,  # base.py has locked what is not open
+                                    accept_new_attributes=True)  # fmt: skip
     flags.DEFINE_string("workdir", None, "Where the run keeps everything; started again there, it resumes.")
     flags.DEFINE_string("coordinator", "", "HOST:PORT of process 0, where no cluster says it.")
     flags.DEFINE_integer("process_count", 0, "With --coordinator: how many processes.")

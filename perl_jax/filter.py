@@ -136,7 +136,7 @@ def measure(config, workdir: Path, options: Options, data: str, base: policy.Bas
     batch, load = options.batch or roofline.at_once(config), functools.cache(lambda: policy.frozen(config, base))
     config = config.copy_and_resolve_references()
     config.n_s, config.rollouts = 0, options.rollouts
-    with Grader(config.reward, **config.grading) as grader:
+    with Grader(config.reward, weights=config.reward_weights, **config.grading) as grader:
         split = records.open_split(data, config.data.split)
         setup = difficulty.Setup(config, split, load, base.prompts, grader, batch)
         measured = Measured(difficulty.measure(setup, workdir / "rollouts.jsonl", made, numbers), {})

@@ -41,7 +41,7 @@ def write(config, workdir: Path, count: int) -> str:
     workdir.mkdir(parents=True, exist_ok=True)
     data = train.data_directory(config, workdir)
     prompts, sizes = policy.without_weights(config, workdir, train.texts(config, data))
-    with Grader(config.reward, **config.grading) as grader:
+    with Grader(config.reward, weights=config.reward_weights, **config.grading) as grader:
         stream = Stream(data, split=config.data.split, seed=config.seed)
         source = batches.Questions(config, stream, prompts)
         shown = preview.questions(config, source, prompts, grader, count)

@@ -72,7 +72,7 @@ STYLES: dict[str | None, Callable[[int, int], str]] = {
     "Side": _capital(_side),
 }
 # style: what stands between the first and the last of a range; None: always a list
-SET_STYLES = {None: "-", "dash": "–", "to": " to ", "through": " through ", "list": None}
+SET_STYLES = {None: "-", "dash": "–", "to": " to ", "through": " through ", "and": None}
 
 
 def mention(place: int, style: str | None = None) -> str:
@@ -125,9 +125,7 @@ def words(text: str, total: int) -> str:
 
 def _range(numbers: Sequence[int], between: str | None) -> str:
     numbers = sorted(numbers)
-    if between is None:
-        return ", ".join(map(str, numbers))
-    if numbers[-1] - numbers[0] == len(numbers) - 1:
+    if between and numbers[-1] - numbers[0] == len(numbers) - 1:
         return f"{numbers[0]}{between}{numbers[-1]}"
     return f"{', '.join(map(str, numbers[:-1]))} and {numbers[-1]}"
 

@@ -44,6 +44,7 @@ def train(config, workdir: Path, profile: tuple[int, int] = (0, 0)) -> None:
     Steps `profile[0]` to `profile[1]` are traced to WORKDIR/profile, for TensorBoard or Perfetto.
     """
     settings.check(config)
+    Grader(config.reward, weights=config.reward_weights).close()  # what it refuses is told before anything is made
     processes.agree(json.loads(config.to_json_best_effort()), "a config")
     with jax.set_mesh(mesh.make(**config.mesh)):
         settings.check_shards(config, mesh.shards())
@@ -61,7 +62,7 @@ def run(config, workdir: Path, profile: tuple[int, int]) -> None:
     last = config.warmup.steps + config.total_steps
 
     with (
-        Grader(config.reward, **config.grading) as grader,
+        Grader(config.reward, weights=config.reward_weights, **config.grading) as grader,
         checkpoint.Checkpoints(workdir, config.checkpoint.keep, config.checkpoint.best or None) as checkpoints,
     ):
         stream = Stream(data, split=config.data.split, seed=config.seed)

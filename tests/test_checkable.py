@@ -59,9 +59,11 @@ def test_a_choice_is_its_letter(answer, letter):
     ("Which image is it?", "Image 2", "Image 2", "text", ""),
     ("Which image is it and why?", "It is image 2, by far.", "Image 2", "text",
      "Which image is it? Answer with its number."),
-    ("Which two images fit?", "Image 3 and Image 1 fit. Image 3 is red.", "1, 3", "order",
+    ("Which two images fit?", "Image 3 and Image 1 fit. Image 3 is red.", "1 and 3", "order",
      "Which two images fit? Answer with their numbers."),
-    ("Which images fit?", "Images 2 and 3 fit.", "2, 3", "order", "Which images fit? Answer with their numbers."),
+    ("Which images fit?", "3, 1", "1 and 3", "order", ""),
+    ("Which images fit?", "Image 1 and Image 2.", "1 and 2", "order", ""),
+    ("Which images fit?", "Images 2 and 3 fit.", "2 and 3", "order", "Which images fit? Answer with their numbers."),
 ])  # fmt: skip
 def test_short_answers(question, answer, new, kind, hint):
     found = checkable(row(question, answer))

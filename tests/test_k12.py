@@ -10,9 +10,8 @@ from PIL import Image
 from public_files import STRUCT, jsonl, parquet, png, zipped
 
 from models.errors import InputError
-from perl_jax import snapshot
+from perl_jax import answers, snapshot
 from perl_jax.data import Rejected, k12
-from perl_jax.rewards import boxed
 
 QUESTION = "As shown in the figure, $AB=AC$ and $\\angle A=40^{\\circ}$. Find $\\angle B$ = ___"
 ROW = {"id": "x", "question": QUESTION, "answer": "$70^{\\circ}$.", "subject": "math", "image": {"bytes": png(1)}}
@@ -107,7 +106,7 @@ def test_answers(answer, value, kind):
             k12.one_value(answer)
     else:
         assert k12.one_value(answer) == (value, kind)
-        assert boxed.is_correct({"answer": value, "kind": kind}, value)
+        assert answers.is_correct({"answer": value, "kind": kind}, value)
 
 
 def test_rejected_answers_say_why_and_letters_of_options_are_choices(tmp_path):

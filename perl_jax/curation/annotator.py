@@ -10,12 +10,11 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-from perl_jax import records, symbols
+from perl_jax import answers, records, symbols
 from perl_jax.curation import references, rules
 from perl_jax.curation.checkable import checkable
 from perl_jax.data import Row
 from perl_jax.endpoint import Endpoint, Failure, line
-from perl_jax.rewards import boxed
 
 LONGEST_ANSWER = 60  # characters
 NOT_CHECKABLE = "the model finds no answer that a rule can check"
@@ -205,7 +204,7 @@ def _fields(said: dict) -> tuple[str, tuple[str, ...], str, str]:
         answer = str(answer)
     texts = [question, answer, *(choices if isinstance(choices, list) else [None])]
     sound = all(isinstance(text, str) and not re.search("[\0\ud800-\udfff]", text) for text in texts)
-    if not (sound and question.replace(symbols.MARKER, "").strip() and all(map(boxed.normalized, choices))):
+    if not (sound and question.replace(symbols.MARKER, "").strip() and all(map(answers.normalized, choices))):
         raise Failure("reply misses a field", "question, answer and choices must be texts, none empty")
     if kind not in records.KINDS:
         raise Failure("unknown kind", f"{kind!r}, not one of {', '.join(records.KINDS)}")
@@ -223,7 +222,7 @@ def _short(answer: str, choices: Sequence[str], kind: str, row: Row) -> str:
         return chosen[0]
     if not answer or len(answer) > LONGEST_ANSWER or not answer.isprintable():
         raise Failure("answer is not short", answer or "nothing")
-    fits = {"number": re.search(r"\d|\\", answer), "text": boxed.normalized(answer),
+    fits = {"number": re.search(r"\d|\\", answer), "text": answers.normalized(answer),
             "order": len(set(re.findall(r"\d+|\b[A-Za-z]\b", answer))) > 1}  # fmt: skip
     if not fits[kind]:
         raise Failure("answer does not fit its kind", f"{answer} as {kind}")
@@ -235,10 +234,10 @@ def _short(answer: str, choices: Sequence[str], kind: str, row: Row) -> str:
 
 def _chosen(answer: str, choices: Sequence[str]) -> list[str]:
     """Letters of the choices that an answer may mean: those that it is, else whose texts or else letters it holds."""
-    letters, answer_text = list(zip(_LETTERS, choices)), boxed.normalized(answer)
+    letters, answer_text = list(zip(_LETTERS, choices)), answers.normalized(answer)
     return (
-        [letter for letter, _ in letters if boxed.is_correct({"answer": letter, "choices": list(choices)}, answer)]
-        or [letter for letter, text in letters if boxed.normalized(text) in answer_text]
+        [letter for letter, _ in letters if answers.is_correct({"answer": letter, "choices": list(choices)}, answer)]
+        or [letter for letter, text in letters if answers.normalized(text) in answer_text]
         or [letter for letter, _ in letters if re.search(rf"\b{letter}\b", answer)]
     )
 

@@ -28,6 +28,9 @@ _EACH = re.compile(r"\b(?:each|respectively)\b", re.I)  # asks which image is fo
 # Several sets of images may be right answers to these, and a source names one.
 _TASTE = re.compile(r"\b(?:would|could|might|should|can|do) (?:you|i|we|one|they)\b", re.I)
 _MODAL = re.compile(r"\b(?:would|could|might|may|should|can)\b", re.I)
+_BARE_LIST = re.compile(
+    rf"(?:{references.NOUN}s? )?[1-9]\d?(?:(?:,? and |, | ?& ?)(?:{references.NOUN}s? )?[1-9]\d?)+\.?", re.I
+)
 _WHY = re.compile(r",? and (?:why|how|what|for what|in what)\b[^?]*\?\s*$", re.I)
 _IMAGE_NUMBERS = re.compile(rf"\b{references.NOUN}s? (\d+)((?:(?:,? and |, | ?& ?)\d+)*)\b", re.I)
 
@@ -47,10 +50,10 @@ def checkable(row: Row) -> Row | Rejected:
     if row.kind not in (None, "choice"):
         if len(answer) > GIVEN_CHARACTERS or "\n" in answer:
             return Rejected(row.id, "answer too long to check", answer)
-        return row._replace(answer=answer)
+        return row._replace(answer=_set(row.question, answer) or answer)
     if choices or row.kind == "choice":
         return _choice(row._replace(question=question, choices=choices), answer)
-    for rule in (_number, _verdict, _images, _short):
+    for rule in (_images, _number, _verdict, _short):
         if found := rule(row, answer):
             return row._replace(**found)
     return Rejected(row.id, "answer cannot be checked by a rule", answer)
@@ -132,6 +135,8 @@ def _images(row: Row, answer: str) -> dict | None:
     """The image or the images asked for, if the answer names them, and none that the question mentions itself."""
     if not references.asks_for_image(row.question) or len(re.findall(r"\bwhich\b", row.question, re.I)) > 1:
         return None
+    if listed := _set(row.question, answer):
+        return {"answer": listed, "kind": "order"}
     named = _numbers(answer)
     if named & _numbers(row.question) or not named or not named <= set(range(1, len(row.images) + 1)):
         return None
@@ -144,13 +149,21 @@ def _images(row: Row, answer: str) -> dict | None:
             return None
         if len(named) != (symbols.NUMERALS.index(wanted[1].lower()) + 1 if wanted else len(_numbers(_start(answer)))):
             return None
-        listed = ", ".join(map(str, sorted(named)))
-        return {"question": f"{question} Answer with their numbers.", "answer": listed, "kind": "order"}
+        answer = symbols.words(symbols.mention_set([number - 1 for number in named], "and"), max(named))
+        return {"question": f"{question} Answer with their numbers.", "answer": answer, "kind": "order"}
     if len(named) > 1:
         return None
     if re.fullmatch(rf"{references.NOUN} \d+\.?", answer, re.I):
         return {"answer": answer.rstrip("."), "kind": "text"}
     return {"question": f"{question} Answer with its number.", "answer": f"Image {named.pop()}", "kind": "text"}
+
+
+def _set(question: str, answer: str) -> str | None:
+    """A bare list of images, "3, 1" or "Images 1 and 3", as a set in words ("1 and 3"), if the question asks for one."""
+    numbers = {int(number) for number in re.findall(r"\d+", answer)} if _BARE_LIST.fullmatch(answer) else ()
+    if len(numbers) < 2 or not _SEVERAL.search(question):
+        return None
+    return symbols.words(symbols.mention_set([number - 1 for number in numbers], "and"), max(numbers))
 
 
 def _short(row: Row, answer: str) -> dict | None:

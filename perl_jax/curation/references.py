@@ -107,7 +107,7 @@ def answer_to_symbols(answer: str, question: str, count: int) -> str:
         if (match := _BARE_LETTER.fullmatch(answer)) and place(_item(match[2]) + 1) is not None:
             return match[1] + symbols.mention(_item(match[2]), "letter") + match[3]
         if _SET.fullmatch(answer) and (named := set(_items(answer))) <= set(range(count)) and len(named) > 1:
-            return symbols.mention_set(named, "list")
+            return symbols.mention_set(named, "and")
     return to_symbols(answer, count)
 
 

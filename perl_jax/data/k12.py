@@ -13,7 +13,7 @@ from models.errors import InputError
 from models.qwen2_5_vl.images import Encoded
 from perl_jax import conversations, snapshot
 from perl_jax.data import Picture, Rejected, Row
-from perl_jax.rewards.boxed import MAX_CHARACTERS
+from perl_jax.formulas import MAX_CHARACTERS
 
 SPLITS = ("train",)
 REPOSITORY = "FanqingM/MMK12"
