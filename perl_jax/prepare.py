@@ -24,7 +24,7 @@ from absl import flags
 
 from models.errors import InputError
 from perl_jax import cli, data, grading, permute, records
-from perl_jax.curation import agreement, annotator, pictures, review
+from perl_jax.curation import agreement, annotator, picture_rules, review
 from perl_jax.curation.curate import Curated, curate
 from perl_jax.endpoint import Endpoint
 
@@ -62,7 +62,7 @@ def build(
     _check_options(source, module, options)
     if holdout and (not 0 < holdout < 1 or HELD_OUT in module.SPLITS):
         raise InputError(f"--holdout={holdout}: give a share below 1, of a source without a split {HELD_OUT!r}")
-    filters = pictures.Filters(decontaminate)
+    filters = picture_rules.Filters(decontaminate)
     rejected, decisions, held_out = [], [], []
     count = itertools.count(1)
 
@@ -112,7 +112,7 @@ def build(
 Item = records.Record | Curated | data.Rejected
 
 
-def _curated(rows: Iterable, annotate, filters: pictures.Filters) -> Iterator[Item]:
+def _curated(rows: Iterable, annotate, filters: picture_rules.Filters) -> Iterator[Item]:
     """Rows as curated records with their pictures, or rejected; what a source has finished itself stays as it is."""
     for row, annotation in annotate(rows) if annotate else ((row, None) for row in rows):
         item = curate(row, annotation) if isinstance(row, data.Row) else row

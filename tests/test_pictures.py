@@ -1,127 +1,99 @@
-"""Pictures are read once their text has passed; what cannot be shown, stands twice or is in an evaluation set goes."""
+"""Whatever picture a source has, what is stored is an RGB PNG or JPEG, or a line that says what is wrong with it."""
 
 import io
-import json
-import zipfile
+import struct
+import zlib
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from models.errors import InputError
-from perl_jax import records
-from perl_jax.curation import pictures
-from perl_jax.curation.curate import curate
-from perl_jax.data import Rejected, Row
+from perl_jax import pictures
 
 
-def photograph(seed, size=(96, 64), format="PNG"):
-    """A picture with large shapes: what a perceptual hash tells pictures by."""
-    coarse = np.random.default_rng(seed).integers(0, 255, (4, 6, 3), dtype=np.uint8)
+def picture(mode="RGB", size=(30, 20), form="PNG", seed=0, **options):
+    noise = np.random.default_rng(seed).integers(0, 255, (size[1], size[0], 3), dtype=np.uint8)
     buffer = io.BytesIO()
-    Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC).save(buffer, format)
+    Image.fromarray(noise).convert(mode).save(buffer, form, **options)
     return buffer.getvalue()
 
 
-def item(name="1", question="Is it red?", images=1):
-    return curate(Row(name, [None] * images, question, "Yes", "mine"))
+def encoded(image, form="PNG", **options):
+    buffer = io.BytesIO()
+    image.save(buffer, form, **options)
+    return buffer.getvalue()
 
 
-def passed(filters, made, *images):
-    return filters(made, [lambda data=data: data for data in images])
+def stored(data):
+    """The stored form of a picture, opened: always RGB, one frame."""
+    opened = Image.open(io.BytesIO(pictures.stored(data, "x")))
+    assert opened.mode == "RGB" and opened.format in ("PNG", "JPEG") and getattr(opened, "n_frames", 1) == 1
+    return opened
 
 
-def broken():
-    raise InputError("picture 'a.png' is not there")
+def test_an_animated_picture_is_its_first_frame():
+    frames = [Image.new("RGB", (8, 6), colour) for colour in ("red", "lime", "blue")]
+    for form in ("GIF", "PNG", "WEBP", "TIFF", "MPO"):
+        options = {"lossless": True} if form == "WEBP" else {}
+        data = encoded(frames[0], form, save_all=True, append_images=frames[1:], **options)
+        assert Image.open(io.BytesIO(data)).n_frames == 3
+        assert np.abs(np.subtract(stored(data).getpixel((4, 3)), (255, 0, 0))).max() < 3  # MPO holds JPEGs
 
 
-def test_pictures_are_read_and_kept():
-    made = passed(pictures.Filters(), item(images=2), photograph(1), photograph(2))
-    assert made.record["images"] == [photograph(1), photograph(2)]
+@pytest.mark.parametrize("data", [
+    encoded(Image.frombytes("I;16B", (5, 5), b"\x80\x00" * 25), "TIFF"),
+    encoded(Image.fromarray(np.full((5, 5), 0x8000, np.uint16)), "TIFF"),
+    b"P5 5 5 65535\n" + b"\x80\x00" * 25,
+    b"P6 5 5 65535\n" + b"\x80\x00" * 75,
+], ids=["big endian", "little endian", "PGM", "PPM"])
+def test_16_bits_are_scaled(data):
+    assert stored(data).getpixel((2, 2)) == (128, 128, 128)
 
 
-@pytest.mark.parametrize(("picture", "reason", "detail"), [
-    (broken, "picture", "a.png"),
-    (lambda: b"no picture", "picture", "image 2"),
-    (lambda: photograph(1, (300, 9)), "picture size", "300 x 9"),
+def test_a_colour_that_stands_for_transparency_becomes_white():
+    assert stored(encoded(Image.new("RGB", (4, 4), (9, 9, 9)), transparency=(9, 9, 9))).getpixel((0, 0)) == (255,) * 3
+    assert stored(encoded(Image.new("P", (4, 4)), transparency=0)).getpixel((0, 0)) == (255,) * 3
+
+
+def test_long_sides_are_kept_up_to_the_ratio_that_the_model_takes():
+    assert stored(encoded(Image.new("RGB", (30_000, 150)))).size == (30_000, 150)
+    for size in ((30_000, 149), (149, 30_000), (1, 1), (1, 100), (60_000, 1)):
+        with pytest.raises(InputError, match=f"^x: .*{size[0]} x {size[1]} pixels"):
+            pictures.stored(encoded(Image.new("L", size)), "x")
+
+
+def bomb(width, height):
+    """A PNG's beginning that promises so many pixels."""
+    header = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    signed = struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
+    return b"\x89PNG\r\n\x1a\n" + signed + struct.pack(">I", 1000) + b"IDAT"
+
+
+def test_what_pillow_only_warns_of_is_refused_too():
+    limit = Image.MAX_IMAGE_PIXELS
+    for pixels in (limit + 20_000, 2 * limit + 20_000):  # a warning, an error
+        with pytest.raises(InputError, match=r"^x: .*decompression bomb"):
+            pictures.stored(bomb(10_000, pixels // 10_000), "x")
+    for form in ("GIF", "BMP"):  # whatever the format's decoder would do
+        with pytest.raises(InputError, match=r"^x: "):
+            pictures.stored(encoded(Image.new("1", (10_000, limit // 10_000 + 1)), form), "x")
+
+
+@pytest.mark.parametrize(("data", "words"), [
+    (b"", "no known format"),
+    (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "no known format"),
+    (encoded(Image.new("RGB", (9, 9)), "EPS"), "no known format"),  # Pillow would start another program
+    (encoded(Image.new("RGB", (9, 9)), "ICO"), "no known format"),
+    (picture(form="JPEG")[:-40], "truncated"),
+    (picture(form="PNG")[:400], "cannot decode"),
+    (picture(form="WEBP")[:200], "cannot decode"),
+    (encoded(Image.fromarray(np.full((5, 5), 70000, np.int32)), "TIFF"), "32 bits"),
+    (encoded(Image.fromarray(np.full((5, 5), 0.5, np.float32)), "TIFF"), "32 bits"),
+    (None, "NoneType"),
+    (bytearray(picture()), "bytearray"),
 ])
-def test_left_out_with_the_reason(picture, reason, detail):
-    found = pictures.Filters()(item(images=2), [lambda: photograph(1), picture])
-    assert isinstance(found, Rejected) and found.reason == reason and detail in found.detail
-
-
-def test_the_same_question_on_the_same_pictures():
-    filters = pictures.Filters()
-    assert not isinstance(passed(filters, item("1"), photograph(1)), Rejected)
-    assert not isinstance(passed(filters, item("2"), photograph(2)), Rejected)
-    assert not isinstance(passed(filters, item("3", "Is it blue?"), photograph(1)), Rejected)
-    assert passed(filters, item("4", "Is it  RED ?"), photograph(1)).detail == "as 1"
-
-
-def test_a_perceptual_hash_knows_a_picture_that_was_saved_anew():
-    known = pictures.perceptual_hash(photograph(1))
-    for other in (photograph(1, (480, 320)), photograph(1, format="JPEG"), photograph(1, (60, 60))):
-        assert (known ^ pictures.perceptual_hash(other)).bit_count() <= pictures.NEAR
-    assert all((known ^ pictures.perceptual_hash(photograph(seed))).bit_count() > 2 * pictures.NEAR
-               for seed in range(2, 40))  # fmt: skip
-    blank = io.BytesIO()
-    Image.new("RGB", (64, 64), "white").save(blank, "PNG")
-    assert pictures.perceptual_hash(blank.getvalue()) is None and pictures.perceptual_hash(b"?") is None
-
-
-QUESTION = "How many of the boats in the harbour of this town have red sails?"
-
-
-def record_set(tmp_path):
-    record = {**item("e", QUESTION).record, "images": [photograph(7)]}
-    records.write({"eval": [record]}, tmp_path / "set")
-    return tmp_path / "set"
-
-
-def folder_of_files(tmp_path):
-    folder = tmp_path / "hub"
-    (folder / "images").mkdir(parents=True)
-    (folder / "images" / "a.png").write_bytes(photograph(7))
-    (folder / "test.jsonl").write_text(json.dumps({"question": QUESTION, "answer": "3"}) + "\n")
-    return folder
-
-
-def zipped_folder(tmp_path):
-    folder = tmp_path / "zipped"
-    folder.mkdir()
-    with zipfile.ZipFile(folder / "images.zip", "w") as archive:
-        archive.writestr("x/a.png", photograph(7))
-    (folder / "test.json").write_text(json.dumps([{"problem": QUESTION}]))
-    return folder
-
-
-def table(tmp_path):
-    import pyarrow
-    import pyarrow.parquet
-
-    folder = tmp_path / "parquet"
-    folder.mkdir()
-    rows = [{"question": QUESTION, "images": [{"bytes": photograph(7), "path": "a.png"}]}]
-    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), folder / "test.parquet")
-    return folder
-
-
-@pytest.mark.parametrize("held_out", [record_set, folder_of_files, zipped_folder, table])
-def test_overlap_with_an_evaluation_set(tmp_path, held_out):
-    filters = pictures.Filters([str(held_out(tmp_path))])
-    for name, question, image in (("1", "Is it red?", photograph(7, (300, 200))), ("2", QUESTION, photograph(8))):
-        found = passed(filters, item(name, question), image)
-        assert isinstance(found, Rejected) and found.reason == "overlap with an evaluation set", name
-    assert not isinstance(passed(filters, item("3"), photograph(9)), Rejected)
-
-
-def test_a_short_question_may_stand_in_both(tmp_path):
-    (tmp_path / "test.jsonl").write_text(json.dumps({"question": "Is it red?"}) + "\n")
-    filters = pictures.Filters([str(tmp_path)])
-    assert not isinstance(passed(filters, item(), photograph(1)), Rejected)
-
-
-def test_an_evaluation_set_must_hold_something(tmp_path):
-    for directory in (tmp_path, tmp_path / "nowhere"):
-        with pytest.raises(InputError, match="--decontaminate"):
-            pictures.Filters([str(directory)])
+def test_a_bad_picture_is_one_line(data, words):
+    with pytest.raises(InputError, match=f"^x: .*{words}") as caught:
+        pictures.stored(data, "x")
+    assert "\n" not in str(caught.value)

@@ -27,7 +27,8 @@ def test_words_of_each_style(style, place, total, said):
 
 @pytest.mark.parametrize(("places", "style", "said"), [
     ((0, 1, 2), None, "1-3"), ((2, 0, 1), "to", "1 to 3"), ((0, 1, 3), None, "1, 2 and 4"),
-    ((0, 2), "through", "1 and 3"), ((1, 2), "dash", "2–3"), ((0, 1), "and", "1 and 2"), ((3, 1, 2), "and", "2, 3 and 4"),
+    ((0, 2), "through", "1 and 3"), ((1, 2), "dash", "2–3"), ((0, 1), "and", "1 and 2"),
+    ((3, 1, 2), "and", "2, 3 and 4"),
 ])
 def test_words_of_sets(places, style, said):
     assert symbols.words(symbols.mention_set(places, style), 4) == said

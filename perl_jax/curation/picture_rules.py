@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from models.errors import InputError
-from perl_jax import data, records, snapshot
+from perl_jax import data, pictures, records, snapshot
 from perl_jax.curation import rules
 from perl_jax.curation.curate import Curated
 
@@ -27,12 +27,12 @@ class Filters:
         self._duplicates = rules.Duplicates()
         self._overlap = Overlap(decontaminate)
 
-    def __call__(self, item: Curated, pictures: Sequence[data.Picture]) -> Curated | data.Rejected:
+    def __call__(self, item: Curated, shown: Sequence[data.Picture]) -> Curated | data.Rejected:
         record, name = item.record, item.record["id"]
         images = []
-        for number, picture in enumerate(pictures, start=1):
+        for number, picture in enumerate(shown, start=1):
             try:
-                images.append(records.stored_picture(picture(), f"image {number}"))
+                images.append(pictures.stored(picture(), f"image {number}"))
             except InputError as error:
                 return data.Rejected(name, "picture", str(error))
             if small := rules.picture_size(Image.open(io.BytesIO(images[-1])).size):
@@ -51,10 +51,10 @@ class Overlap:
     def __init__(self, directories: Iterable[str]):
         questions, hashes = {}, {}
         for directory in directories:
-            for question, pictures in _held_out(directory):
+            for question, shown in _held_out(directory):
                 if len(plain := rules.normalized(question)) >= LONG:
                     questions[plain] = directory
-                hashes |= dict.fromkeys(filter(None, map(perceptual_hash, pictures)), directory)
+                hashes |= dict.fromkeys(filter(None, map(perceptual_hash, shown)), directory)
         self._questions, self._where = questions, list(hashes.values())
         self._hashes = np.array(list(hashes), np.uint64)
 
@@ -77,7 +77,7 @@ def perceptual_hash(image: bytes) -> int | None:
     import imagehash
 
     try:
-        picture = Image.open(io.BytesIO(records.stored_picture(image, "picture"))).convert("L")
+        picture = Image.open(io.BytesIO(pictures.stored(image, "picture"))).convert("L")
     except InputError:
         return None
     if np.asarray(picture.resize((16, 16))).std() < 4:  # of 256 shades
@@ -96,9 +96,9 @@ def _held_out(directory: str) -> Iterator[tuple[str, list[bytes]]]:
         return
     found = False
     for path in sorted(Path(directory).rglob("*")):
-        for question, pictures in _of_file(path):
+        for question, shown in _of_file(path):
             found = True
-            yield question, pictures
+            yield question, shown
     if not found:
         raise InputError(f"--decontaminate={directory} holds no records, questions or pictures")
 

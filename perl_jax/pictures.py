@@ -1,0 +1,74 @@
+"""The form in which pictures are stored: RGB PNG or JPEG that any reader shows alike, whatever a source has."""
+
+import functools
+import io
+import warnings
+
+import numpy as np
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+
+from models.errors import InputError
+from models.qwen2_5_vl import images
+
+
+def stored(data: bytes, where: str) -> bytes:
+    """Encoded RGB PNG or JPEG of an encoded picture (of its first frame), the same bytes where they are that already.
+
+    Raises:
+        InputError: it does not decode, has more pixels than Pillow takes for safe (its limit, for which Pillow itself
+            only warns), or no shape to learn from: a side of one pixel, or one over 200 times the other. The line
+            begins with `where`.
+    """
+    if not isinstance(data, bytes):
+        raise InputError(f"{where}: a {type(data).__name__}, not the bytes of an encoded picture")
+    try:
+        return _stored(data)
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from error
+
+
+@functools.lru_cache(maxsize=16)  # a conversation shows the same pictures in each of its questions
+def _stored(data: bytes) -> bytes:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            picture = Image.open(io.BytesIO(data), formats=images.FORMATS)
+            _check_shape(*picture.size)
+            picture.load()
+        if _is_stored_form(picture):
+            return data
+        picture = images.rgb(ImageOps.exif_transpose(_to_8_bits(picture)))
+    except InputError:
+        raise
+    except Exception as error:  # decoders of broken bytes raise whatever they stumble over
+        reason = "no known format" if isinstance(error, UnidentifiedImageError) else _line(error)
+        raise InputError(f"cannot decode the picture ({reason}); replace or drop it") from error
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def _check_shape(width: int, height: int):
+    if min(width, height) < 2 or max(width, height) > images.MAX_ASPECT * min(width, height):
+        raise InputError(f"a picture of {width} x {height} pixels teaches nothing: sides are at least 2 pixels, one at "
+                         f"most {images.MAX_ASPECT} times the other; replace or drop it")  # fmt: skip
+
+
+def _is_stored_form(picture: Image.Image) -> bool:
+    """RGB PNG or JPEG, opaque, upright, one frame."""
+    return (picture.mode == "RGB" and picture.format in ("PNG", "JPEG") and "transparency" not in picture.info
+            and picture.getexif().get(ExifTags.Base.Orientation, 1) == 1 and getattr(picture, "n_frames", 1) == 1)
+
+
+def _to_8_bits(picture: Image.Image) -> Image.Image:
+    """Greys of 16 bits scaled, which PIL would clip; InputError for those whose white nobody knows."""
+    if picture.mode.startswith("I;16") or (picture.mode == "I" and picture.format == "PPM"):  # 16 bits there too
+        return Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
+    if picture.mode in ("I", "F"):
+        raise InputError(f"a picture of 32 bits a pixel (mode {picture.mode}) does not say what is white; save it with "
+                         "8 or 16 bits")  # fmt: skip
+    return picture
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__
