@@ -7,6 +7,8 @@ when a set is opened, so that the rest of perl_jax runs on machines that lack th
 
 import collections
 import contextlib
+import fcntl
+import glob
 import hashlib
 import json
 import math
@@ -363,13 +365,32 @@ class _Tally:
 
 @contextlib.contextmanager
 def _renamed_when_done(directory: str) -> Iterator[str]:
-    partial = tempfile.mkdtemp(prefix=f".{os.path.basename(directory)}.partial-", dir=os.path.dirname(directory))
+    parent, prefix = os.path.dirname(directory), f".{os.path.basename(directory)}.partial-"
+    for left in glob.glob(os.path.join(glob.escape(parent), f"{glob.escape(prefix)}*")):
+        with _locked(left) as free:  # what a killed run has left; another that still writes holds its own
+            if free:
+                shutil.rmtree(left, ignore_errors=True)
+    partial = tempfile.mkdtemp(prefix=prefix, dir=parent)
     try:
         os.chmod(partial, 0o755)  # mkdtemp's 0700 would keep others from reading the set
-        yield partial
+        with _locked(partial):
+            yield partial
         os.rename(partial, directory)  # also onto an empty directory
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _locked(directory: str) -> Iterator[bool]:
+    """Holds a directory until its process ends; False where another process holds it."""
+    handle = os.open(directory, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield True
+    except BlockingIOError:
+        yield False
+    finally:
+        os.close(handle)
 
 
 def _require_set(directory: str):

@@ -4,6 +4,8 @@ import json
 import os
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,6 +16,7 @@ from public_files import MANTIS, jsonl, parquet, png, turns, zipped
 from models.errors import InputError
 from perl_jax import data, prepare, records
 
+REPOSITORY = Path(__file__).parents[1]
 SMALL = {"train_size": 12, "eval_size": 5, "image_size": 28}
 
 
@@ -202,9 +205,40 @@ def test_a_language_model_rephrases_and_labels_and_is_asked_once(tmp_path):
     assert records.fingerprint(tmp_path / "set") == records.fingerprint(tmp_path / "again")
 
 
+def test_a_killed_run_goes_on_where_it_was(tmp_path):
+    file = own_set(tmp_path, own_rows(12))
+    with FakeEndpoint(annotator) as server:
+        command = ["--source=jsonl", f"--input={file}", f"--endpoint={server.url}", "--model=fake"]
+        whole = run_prepare(*command, f"--out={tmp_path / 'whole'}")
+        asked = len(server.requests)
+        once, held = threading.Event(), len(server.requests) + 5
+
+        def slow(request):
+            if len(server.requests) > held:
+                once.set()
+                time.sleep(60)
+            return annotator(request)
+
+        server.answer = slow
+        options = [*command, "--concurrency=1", f"--out={tmp_path / 'cut'}"]
+        run = subprocess.Popen([sys.executable, "-m", "perl_jax.prepare", *options], cwd=REPOSITORY,
+                               stderr=subprocess.DEVNULL)  # fmt: skip
+        assert once.wait(120)
+        run.kill()
+        run.wait()
+        assert not (tmp_path / "cut").exists()
+        server.answer = annotator
+        again = run_prepare(*options)
+    assert whole.returncode == again.returncode == 0, again.stderr
+    assert len(server.requests) == asked + 6 + asked - 5  # the one that was on its way is asked again
+    assert records.fingerprint(tmp_path / "cut") == records.fingerprint(tmp_path / "whole")
+    names = [".answers.jsonl", ""]
+    assert sorted(path.name for path in tmp_path.glob("*cut*")) == sorted(f"cut{name}" for name in names)
+
+
 def run_prepare(*options):
     return subprocess.run([sys.executable, "-m", "perl_jax.prepare", *options], capture_output=True, text=True,
-                          timeout=300, cwd=Path(__file__).parents[1])  # fmt: skip
+                          timeout=300, cwd=REPOSITORY)  # fmt: skip
 
 
 def test_columns_by_other_names(tmp_path):
