@@ -75,13 +75,13 @@ class Processor:
         pictures = content.pictures()
         text = self._render(chat, add_generation_prompt)
         counts = [self.image_tokens(picture, min_pixels, max_pixels) for picture in pictures]
-        parts = text.split(IMAGE_TOKEN)
-        if len(parts) - 1 != len(pictures):
-            raise InputError(f"the chat template shows {len(parts) - 1} of {len(pictures)} images: check the template")
-        runs = [part + IMAGE_TOKEN * count for part, count in zip(parts, [*counts, 0])]
-        ids = self.encode("".join(runs))
-        if ids.count(self.image_token_id) != sum(counts):  # a normaliser could make a special token of other text
+        if (shown := text.count(IMAGE_TOKEN)) != len(pictures):
+            raise InputError(f"the chat template shows {shown} of {len(pictures)} images: check the template")
+        ids = self.encode(text)
+        if ids.count(self.image_token_id) != len(pictures):  # a normaliser could make a special token of other text
             raise InputError(f"the text holds a hidden {IMAGE_TOKEN!r}: remove it")
+        repeats = iter(counts)
+        ids = [token for one in ids for token in [one] * (next(repeats) if one == self.image_token_id else 1)]
         return ids, pictures
 
     def _render(self, chat: list[dict[str, Any]], add_generation_prompt: bool) -> str:
