@@ -5,6 +5,7 @@ whole in one block, each image whole in one row; small windows share blocks and 
 segment ids. So window attention is dense over blocks and full attention dense over rows, whatever the images' sizes.
 """
 
+import functools
 import hashlib
 from collections.abc import Callable, Container, Sequence
 from typing import NamedTuple
@@ -160,6 +161,7 @@ def _patch_values(config: VisionConfig) -> int:
     return config.in_channels * config.temporal_patch_size * config.patch_size**2
 
 
+@functools.lru_cache(1024)
 def _windows(grid, config: VisionConfig) -> list[np.ndarray]:
     """An image's windows, each as the raster numbers of its merged tokens."""
     side = config.window_size // config.patch_size // config.spatial_merge_size
@@ -168,6 +170,7 @@ def _windows(grid, config: VisionConfig) -> list[np.ndarray]:
     return [numbers[y : y + side, x : x + side].ravel() for y in range(0, height, side) for x in range(0, width, side)]
 
 
+@functools.lru_cache(1024)
 def _patch_positions(grid, config: VisionConfig) -> np.ndarray:
     """(height, width) of each patch, int32 [merged tokens in raster order, merge^2, 2]."""
     m = config.spatial_merge_size
