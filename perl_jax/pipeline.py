@@ -8,10 +8,96 @@ into arrays (records are ragged).
 """
 
 import concurrent.futures
-from collections.abc import Mapping
+import hashlib
+import math
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
 
 from models.errors import InputError
 from perl_jax import records
+
+
+def sources(text: str) -> dict[str, float]:
+    """What `config.data.directory` says as {directory: weight}: `DIR`, or the mixture `DIR=22,DIR2=36`.
+
+    Raises:
+        InputError: a part of a mixture without a positive weight, a directory named twice.
+    """
+    if "," not in text:
+        return {text: 1.0}
+    weights = {}
+    for part in text.split(","):
+        directory, _, number = part.strip().rpartition("=")
+        try:
+            weight = float(number)
+        except ValueError:
+            weight = math.nan
+        if not directory or not 0 < weight < math.inf:
+            raise InputError(f"config.data.directory={text}: expected DIR, or DIR=WEIGHT,DIR=WEIGHT with weights above "
+                             f"0, which {part!r} is not")  # fmt: skip
+        if directory in weights:
+            raise InputError(f"config.data.directory={text}: {directory} is named twice; give it one weight")
+        weights[directory] = weight
+    return weights
+
+
+class Part:
+    """The records of a stored split that a run sees, with `len()` and `[i]`.
+
+    In a mixture a record's id becomes `NUMBER:ID`, since sets may share ids and those of a run are unique.
+
+    Args:
+        kept: their places in the split, rising; None: all.
+        number: the set's in its mixture, from 1; 0: there is none.
+    """
+
+    def __init__(self, directory: str, split: str, kept: np.ndarray | None = None, number: int = 0):
+        self._split = records.open_split(directory, split)
+        self._kept = np.arange(len(self._split)) if kept is None else np.asarray(kept, np.int64)
+        self._prefix = f"{number}:" if number else ""
+        if not len(self._kept):
+            raise InputError(f"no record of split {split!r} of {directory} can be shown")
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def __getitem__(self, index: int) -> records.Record:
+        record = self._split[int(self._kept[index])]
+        return {**record, "id": self._prefix + record["id"]}
+
+    @property
+    def excluded(self) -> str:
+        """How many records are left out, with a hash of which."""
+        digest = hashlib.sha256(self._kept.tobytes()).hexdigest()[:8]
+        return f"{len(self._split) - len(self)} of {len(self._split)} ({digest})"
+
+
+def open_parts(directories: Sequence[str], split: str, kept: Mapping[str, np.ndarray] | None = None) -> list[Part]:
+    """The part of each directory; with `kept`, of those that it names, and only these of their records."""
+    numbers = range(1, len(directories) + 1) if len(directories) > 1 else (0,)
+    return [Part(directory, split, kept and kept[directory], number)
+            for number, directory in zip(numbers, directories) if kept is None or directory in kept]  # fmt: skip
+
+
+def having(directories: Sequence[str], split: str) -> list[str]:
+    """Those of some directories that have records in a split; InputError, of the first, where none has."""
+    found, errors = [], []
+    for directory in directories:
+        try:
+            records.open_split(directory, split)
+            found.append(directory)
+        except InputError as error:
+            errors.append(error)
+    if not found:
+        raise errors[0]
+    return found
+
+
+def first_of(parts: Sequence[Part], limit: int) -> Iterator[records.Record]:
+    """The first `limit` records of several parts, taken from each in turn."""
+    places = sorted((i, n) for n, part in enumerate(parts) for i in range(min(len(part), limit)))
+    return (parts[n][i] for i, n in places[:limit])
 
 
 class Stream:
@@ -22,6 +108,7 @@ class Stream:
             weight, each with epochs of its own.
         split: of every directory.
         seed: of the shuffle, 0 to 2**32 - 1.
+        kept: `{directory: places}`: the only records that are drawn, as `lengths.shown` finds them; None: all.
         process_index, process_count: the draws of a `take` are cut into `process_count` blocks in order, and this
             process gets its own. Every process must make the same calls.
         threads: that read records ahead.
@@ -31,6 +118,7 @@ class Stream:
     """
 
     def __init__(self, sources: str | Mapping[str, float], *, split: str = "train", seed: int = 0,
+                 kept: Mapping[str, np.ndarray] | None = None,
                  process_index: int = 0, process_count: int = 1, threads: int = 4):
         if not 0 <= process_index < process_count:
             raise InputError(f"process_index {process_index} is not below process_count {process_count}")
@@ -39,14 +127,15 @@ class Stream:
         weights = {sources: 1.0} if isinstance(sources, str) else dict(sources)
         if not weights or min(weights.values()) <= 0:
             raise InputError(f"a mixture needs directories with positive weights, not {weights}")
-        splits = [records.open_split(directory, split) for directory in weights]
-        self._dataset = _mixture(splits, list(weights.values()), seed)
+        shown = open_parts(list(weights), split, kept)
+        self._dataset = _mixture(shown, list(weights.values()), seed)
         self._identity = {
             "seed": seed,
             "split": split,
             "data": [[records.fingerprint(directory), weight] for directory, weight in weights.items()],
+            "excluded": [part.excluded for part in shown],
         }
-        self.size = sum(map(len, splits))
+        self.size = sum(map(len, shown))
         self._process_index, self._process_count = process_index, process_count
         self._position = 0
         self._pool = concurrent.futures.ThreadPoolExecutor(threads)
@@ -83,14 +172,15 @@ class Stream:
         return [{**future.result(), "position": position} for position, future in zip(block, taken)]
 
     def state(self) -> dict:
-        """JSON-able: the position before the next draw, and what it counts (seed, split, fingerprints, weights)."""
+        """JSON-able: the position before the next draw, and what it counts: seed, split, fingerprints and weights, and
+        which records are left out."""
         return {"position": self._position, **self._identity}
 
     def restore(self, state: Mapping) -> None:
         """Goes to a `state()`, of this stream or of one over any other number of processes.
 
         Raises:
-            InputError: the state counts another stream (seed, split or data differ).
+            InputError: the state counts another stream (seed, split, data or what is left out differ).
         """
         for key, value in self._identity.items():
             if state.get(key) != value:
@@ -112,21 +202,21 @@ class Stream:
         self._ahead = {}
 
 
-def _mixture(splits: list[records.Split], weights: list[float], seed: int):
+def _mixture(parts: list[Part], weights: list[float], seed: int):
     """A Grain data set: draw number -> record with its `epoch`."""
     import grain
 
-    def endless(index, split):
-        size = len(split)
+    def endless(index, part):
+        size = len(part)
         # Below the shuffle the index is still global (epoch * size + place), which is where the epoch is known.
-        with_epoch = grain.MapDataset.source(split).map_with_index(
+        with_epoch = grain.MapDataset.source(part).map_with_index(
             lambda index, record: {**record, "epoch": index // size}
         )
         # Offset, so that two sets of equal size in one mixture are not shuffled alike.
         return with_epoch.seed((seed + index) % 2**32).shuffle().repeat()
 
-    endless_splits = [endless(index, split) for index, split in enumerate(splits)]
-    if len(endless_splits) == 1:
-        return endless_splits[0]
+    endless_parts = [endless(index, part) for index, part in enumerate(parts)]
+    if len(endless_parts) == 1:
+        return endless_parts[0]
     total = sum(weights)
-    return grain.MapDataset.mix(endless_splits, weights=[weight / total for weight in weights])
+    return grain.MapDataset.mix(endless_parts, weights=[weight / total for weight in weights])
