@@ -155,7 +155,7 @@ def resized(
     return picture.resize((width, height), Image.Resampling.BICUBIC)
 
 
-def patches(
+def frame(
     image: Image.Image | np.ndarray | Encoded,
     vision: VisionConfig,
     min_pixels: int | None = None,
@@ -163,20 +163,27 @@ def patches(
 ) -> tuple[np.ndarray, tuple[int, int, int]]:
     """Resizes, normalises and cuts a picture.
 
-    Returns float32 [grid_h * grid_w, channels * temporal * patch * patch], the patches of one merge block next to each
-    other, and (1, grid_h, grid_w). None means 3136 and 1003520 pixels. Raises InputError as `rgb` and `smart_resize`.
+    Returns float32 [grid_h * grid_w, channels, 1, patch * patch], the patches of one merge block next to each other,
+    and (1, grid_h, grid_w). None means 3136 and 1003520 pixels. Raises InputError as `rgb` and `smart_resize`.
     """
     pixels = np.asarray(resized(image, vision, min_pixels, max_pixels))
-
     patch, merge = vision.patch_size, vision.spatial_merge_size
     grid_h, grid_w = pixels.shape[0] // patch, pixels.shape[1] // patch
     blocks = pixels.reshape(grid_h // merge, merge, patch, grid_w // merge, merge, patch, 3)
     blocks = blocks.transpose(0, 3, 1, 4, 6, 2, 5)  # block row, block column, row, column, channel, y, x
-    values = _normalised(blocks.reshape(grid_h * grid_w, 3, 1, patch * patch))
-    # A picture is a film of temporal_patch_size equal frames.
-    frames = np.empty((grid_h * grid_w, 3, vision.temporal_patch_size, patch * patch), np.float32)
-    frames[:] = values
-    return frames.reshape(grid_h * grid_w, -1), (1, grid_h, grid_w)
+    return _normalised(blocks.reshape(grid_h * grid_w, 3, 1, patch * patch)), (1, grid_h, grid_w)
+
+
+def patches(
+    image: Image.Image | np.ndarray | Encoded,
+    vision: VisionConfig,
+    min_pixels: int | None = None,
+    max_pixels: int | None = None,
+) -> tuple[np.ndarray, tuple[int, int, int]]:
+    """As `frame`, but a film of `temporal_patch_size` equal frames: float32 [grid_h * grid_w, channels * temporal *
+    patch * patch]."""
+    values, shape = frame(image, vision, min_pixels, max_pixels)
+    return values.repeat(vision.temporal_patch_size, axis=2).reshape(len(values), -1), shape
 
 
 def _target(

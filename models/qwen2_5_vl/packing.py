@@ -83,7 +83,7 @@ class Prepared(NamedTuple):
 
     grid: tuple[int, int, int]  # (1, height, width) in patches
     home: float  # as `images.home`
-    patches: Callable[[], np.ndarray]  # float32 [height * width, X]
+    frame: Callable[[], np.ndarray]  # float32 [height * width, channels, 1, patch^2]: all of its frames are equal
 
 
 class Images:
@@ -117,7 +117,7 @@ class Images:
         picture = image if isinstance(image, image_processing.Encoded) else image_processing.rgb(image)
         grid = image_processing.grid((picture.height, picture.width), self.config, *self.limits)
         return Prepared((1, *grid), image_processing.home(digest),
-                        lambda: image_processing.patches(picture, self.config, *self.limits)[0])  # fmt: skip
+                        lambda: image_processing.frame(picture, self.config, *self.limits)[0])  # fmt: skip
 
 
 def pack_images(config: VisionConfig, batches: Sequence[Sequence[Prepared]], shards: int = 1,
@@ -141,24 +141,26 @@ def pack_images(config: VisionConfig, batches: Sequence[Sequence[Prepared]], sha
     rows, packs = shards * share, []
     for batch, (count, places) in zip(batches, placed):
         shape = (rows, capacity * block, unit)
-        patches = np.zeros((*shape, _patch_values(config)), np.float32)
+        patches = np.zeros((*shape, *_patch_shape(config)), np.float32)
         images, window_ids = np.full(shape, -1, np.int32), np.full(shape, -1, np.int32)
         positions = np.zeros((*shape, 2), np.int32)
         places = [(row * rows // count, slots, window) for row, slots, window in places]  # empty rows among the others
         for number, (image, (row, slots, window)) in enumerate(zip(batch, places)):
             if own is None or row // share in own:
-                patches[row, slots] = image.patches().reshape(-1, *patches.shape[2:])
+                frame = image.frame()
+                patches[row, slots] = frame.reshape(-1, unit, *frame.shape[1:])
             images[row, slots] = number
             window_ids[row, slots] = window[:, None]
             positions[row, slots] = _patch_positions(image.grid, config)
+        patches = patches.reshape(*shape, -1)
         flat = [a.reshape(rows, -1, *a.shape[3:]) for a in (patches, images, window_ids, positions)]
         index = [np.stack([np.full_like(slots, row), slots], axis=-1) for row, slots, _ in places]
         packs.append((Vision(*flat), index))
     return packs
 
 
-def _patch_values(config: VisionConfig) -> int:
-    return config.in_channels * config.temporal_patch_size * config.patch_size**2
+def _patch_shape(config: VisionConfig) -> tuple[int, int, int]:
+    return config.in_channels, config.temporal_patch_size, config.patch_size**2
 
 
 @functools.lru_cache(1024)
