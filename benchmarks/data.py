@@ -1,7 +1,7 @@
 """Questions made ready for a step, by one core: `python -m benchmarks.data` (needs no accelerator, a minute).
 
-512 made-up records of two JPEG pictures, 224 x 224 and 14 KB each as photographs of that size have, go the trainer's
-own way: from ArrayRecord in shuffled order (`pipeline.Stream`), their orders drawn (n_s = 1, p = 0.5), rendered and
+Made-up records of two JPEG pictures, 224 x 224 and 14 KB each as photographs of that size have, go the trainer's own
+way: from ArrayRecord in shuffled order (`pipeline.Stream`), their orders drawn (n_s = 1, p = 0.5), rendered and
 tokenised, decoded and resized in threads (`batch.Questions`), and packed as patches for a rollout (`qwen.pack`).
 Against it stands what one writes first on the same records: each picture decoded and put through transformers'
 processor of pictures, each prompt through chat template and tokenizer with its image tokens spelt out, nothing packed;
@@ -29,8 +29,8 @@ from models.qwen2_5_vl import images
 from perl_jax import batch, permute, pipeline, records, scratch
 from perl_jax.prompts import Prompts, opened
 
-RECORDS, SIDE, STEP = 512, 224, 128  # records of two square pictures; questions of a step
-ROUNDS = 5
+RECORDS, PICTURES, SIDE, STEP = 4096, 512, 224, 32  # records of two square pictures; questions of a step
+ROUNDS = 15
 SHARED = "transformers, pictures shared"
 QUESTION = ("<image:0><image:1>In {image:0|lower} and {image:1|lower} there are two objects on a wooden table beside a "
             "window. Which of the two pictures shows the larger one, and how can you tell?")  # fmt: skip
@@ -58,7 +58,8 @@ def picture(rng: np.random.Generator) -> bytes:
 def make(directory: Path) -> None:
     """Writes records to `directory`/records and a small model's tokenizer and settings to `directory`/model."""
     rng = np.random.default_rng(0)
-    made = ({"id": str(i), "images": [picture(rng), picture(rng)], "question": QUESTION, "choices": CHOICES,
+    pictures = [picture(rng) for _ in range(PICTURES)]
+    made = ({"id": str(i), "images": [pictures[i % PICTURES], pictures[i * 7 % PICTURES - 1]], "question": QUESTION, "choices": CHOICES,
              "answer": "AB"[i % 2], "kind": "choice", "order_effect": "rewrite", "source": "made", "accuracy": None,
              "movable": None} for i in range(RECORDS))  # fmt: skip
     records.write({"train": made}, str(directory / "records"))

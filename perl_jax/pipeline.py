@@ -1,7 +1,7 @@
 """The stream of training questions: one endless, shuffled, exactly resumable sequence, the same on any number of
 processes.
 
-Grain's random-access data sets (`source`, `shuffle`, `repeat`, `mix`) define the sequence: draw number `position` is a
+Grain's random-access data sets (`range`, `shuffle`, `repeat`, `mix`) define the sequence: draw number `position` is a
 pure function of (data, seed). So the whole state is that one number, as in `grain.experimental.ElasticIterator`, which
 is not used itself because its batches have one fixed size (a refill draws any number of questions) and are stacked
 into arrays (records are ragged).
@@ -127,15 +127,16 @@ class Stream:
         weights = {sources: 1.0} if isinstance(sources, str) else dict(sources)
         if not weights or min(weights.values()) <= 0:
             raise InputError(f"a mixture needs directories with positive weights, not {weights}")
-        shown = open_parts(list(weights), split, kept)
-        self._dataset = _mixture(shown, list(weights.values()), seed)
+        self._parts = open_parts(list(weights), split, kept)
+        sizes = [len(part) for part in self._parts]
+        self._draws = _mixture(sizes, list(weights.values()), seed)
         self._identity = {
             "seed": seed,
             "split": split,
             "data": [[records.fingerprint(directory), weight] for directory, weight in weights.items()],
-            "excluded": [part.excluded for part in shown],
+            "excluded": [part.excluded for part in self._parts],
         }
-        self.size = sum(map(len, shown))
+        self.size = sum(sizes)
         self._process_index, self._process_count = process_index, process_count
         self._position = 0
         self._pool = concurrent.futures.ThreadPoolExecutor(threads)
@@ -169,7 +170,7 @@ class Stream:
         self._forget()
         # Read what the next call of the same size will ask for while the caller works on this one.
         self._ahead = {position: self._read(position) for position in self._block(self._position, share)}
-        return [{**future.result(), "position": position} for position, future in zip(block, taken)]
+        return [future.result() for future in taken]
 
     def state(self) -> dict:
         """JSON-able: the position before the next draw, and what it counts: seed, split, fingerprints and weights, and
@@ -194,7 +195,11 @@ class Stream:
         return range(start, start + share)
 
     def _read(self, position):
-        return self._pool.submit(self._dataset.__getitem__, position)
+        return self._pool.submit(self._record, position)
+
+    def _record(self, position) -> records.Record:
+        number, place, epoch = self._draws[position]
+        return {**self._parts[number][place], "epoch": epoch, "position": position}
 
     def _forget(self):
         for future in self._ahead.values():
@@ -202,21 +207,18 @@ class Stream:
         self._ahead = {}
 
 
-def _mixture(parts: list[Part], weights: list[float], seed: int):
-    """A Grain data set: draw number -> record with its `epoch`."""
+def _mixture(sizes: list[int], weights: list[float], seed: int):
+    """A Grain data set of draws, for parts of `sizes`: draw number -> (part, place in it, epoch)."""
     import grain
 
-    def endless(index, part):
-        size = len(part)
+    def endless(number, size):
         # Below the shuffle the index is still global (epoch * size + place), which is where the epoch is known.
-        with_epoch = grain.MapDataset.source(part).map_with_index(
-            lambda index, record: {**record, "epoch": index // size}
-        )
+        draws = grain.MapDataset.range(size).map_with_index(lambda index, place: (number, place, index // size))
         # Offset, so that two sets of equal size in one mixture are not shuffled alike.
-        return with_epoch.seed((seed + index) % 2**32).shuffle().repeat()
+        return draws.seed((seed + number) % 2**32).shuffle().repeat()
 
-    endless_parts = [endless(index, part) for index, part in enumerate(parts)]
-    if len(endless_parts) == 1:
-        return endless_parts[0]
+    parts = [endless(number, size) for number, size in enumerate(sizes)]
+    if len(parts) == 1:
+        return parts[0]
     total = sum(weights)
-    return grain.MapDataset.mix(endless_parts, weights=[weight / total for weight in weights])
+    return grain.MapDataset.mix(parts, weights=[weight / total for weight in weights])

@@ -11,6 +11,7 @@ from models import qwen2_5_vl as qwen
 from models.errors import InputError
 from models.qwen2_5_vl.images import Encoded, resized
 from models.qwen2_5_vl.source import read_json
+from perl_jax import processes
 
 FILE = "perl_jax.json"  # in an exported directory: what its prompts looked like in training
 FIELDS = {"system": str, "instruction": str, "min_pixels": int, "max_pixels": int, "max_tokens": int}
@@ -58,7 +59,7 @@ class Prompts:
                 return str(error)
             return None
 
-        with ThreadPoolExecutor() as threads:  # Pillow decodes and resizes without the GIL
+        with ThreadPoolExecutor(processes.cores()) as threads:  # Pillow decodes and resizes without the GIL
             return list(threads.map(fault, pictures))
 
     @property

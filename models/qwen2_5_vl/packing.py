@@ -187,11 +187,7 @@ class _Row:
 
     def __init__(self, block: int, capacity: int | None, home: float = 0.0):
         self.block, self.capacity, self.home, self.free = block, capacity, home, []
-
-    @property
-    def room(self) -> int:
-        """What is free in all, in merged tokens."""
-        return (self.capacity - len(self.free)) * self.block + sum(self.free)
+        self.room = (capacity or 0) * block  # what is free in all, in merged tokens
 
     def place(self, windows) -> int | None:
         """Places one image's windows, first fit; the number of blocks then in use, or None (unchanged) if too many."""
@@ -206,6 +202,7 @@ class _Row:
         if self.capacity is not None and len(free) > self.capacity:
             return None
         self.free, self.starts = free, starts
+        self.room -= sum(map(len, windows))
         return len(free)
 
 
