@@ -59,9 +59,9 @@ def make(directory: Path) -> None:
     """Writes records to `directory`/records and a small model's tokenizer and settings to `directory`/model."""
     rng = np.random.default_rng(0)
     pictures = [picture(rng) for _ in range(PICTURES)]
-    made = ({"id": str(i), "images": [pictures[i % PICTURES], pictures[i * 7 % PICTURES - 1]], "question": QUESTION, "choices": CHOICES,
-             "answer": "AB"[i % 2], "kind": "choice", "order_effect": "rewrite", "source": "made", "accuracy": None,
-             "movable": None} for i in range(RECORDS))  # fmt: skip
+    made = ({"id": str(i), "images": [pictures[i % PICTURES], pictures[7 * i % PICTURES - 1]], "question": QUESTION,
+             "choices": CHOICES, "answer": "AB"[i % 2], "kind": "choice", "order_effect": "rewrite", "source": "made",
+             "accuracy": None, "movable": None} for i in range(RECORDS))  # fmt: skip
     records.write({"train": made}, str(directory / "records"))
     scratch.make(directory / "model", SIZES, [QUESTION, *CHOICES, base.get_config().prompt.instruction])
 

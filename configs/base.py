@@ -1,7 +1,7 @@
 """The defaults of every experiment, once: the paper's (PeRL, section 4) wherever it states them.
 
-Another config calls this `get_config()` and changes what differs. Keys are locked, but for those of `scratch` and
-`data.options`: one that is not here is an error.
+Another config calls this `get_config()` and changes what differs. Keys are locked, but for those of `scratch`,
+`data.options` and `reward_weights`: one that is not here is an error.
 """
 
 from ml_collections import ConfigDict
@@ -60,6 +60,7 @@ def get_config() -> ConfigDict:
                 "batch": 0,  # prompts decoded at a time at most: memory bounds their caches; 0: all of a step
             },
             "reward": "boxed",  # a file in perl_jax/rewards/, or package.module:function
+            "reward_weights": ConfigDict(),  # of its parts, as reward_weights.accuracy=1.0; empty: the reward's own sum
             "grading": {"workers": 2, "timeout": 10.0},  # processes, and seconds for a response
             "advantage_scale": "std",
             "online_filter": "off",  # groups of equal rewards: off (they count), drop, refill (draw others)
@@ -95,4 +96,5 @@ def get_config() -> ConfigDict:
     ).lock()
     config.scratch.unlock()
     config.data.options.unlock()
+    config.reward_weights.unlock()
     return config

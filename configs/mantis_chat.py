@@ -1,6 +1,6 @@
 """Real photographs of all sizes, 2 to 6 a question, through every stage: the demo's small model on Mantis's own form.
 
-Command:   python -m perl_jax.prepare --source=mantis_chat --input=FOLDER --out=runs/mantis_chat-data
+Command:   python -m perl_jax.prepare --source=mantis --input=FOLDER --out=runs/mantis_chat-data
            python -m perl_jax.train --config=configs/mantis_chat.py --workdir=runs/mantis_chat
 Hardware:  2 CPU cores, 8 GiB
 Result:    a check of the machinery: in 20 steps of RL the reward went from 0.28 to 0.47 (3.5 minutes, 78 of 982

@@ -8,8 +8,9 @@ import numpy as np
 
 from models.errors import InputError
 from perl_jax import mesh, permute, processes, rollout, statistics
+from perl_jax.answers import normalized
 from perl_jax.prompts import Prompts, opened
-from perl_jax.rewards.boxed import extract_boxed, normalized
+from perl_jax.rewards.boxed import extract_boxed
 
 NAMES = {"canonical": "accuracy", "permuted": "permuted_accuracy", "worst": "worst_order", "flip": "flip_rate",
          "single": "single_image_accuracy"}  # fmt: skip
@@ -63,8 +64,10 @@ def predictions(asked: Sequence[Question], texts: Sequence[Sequence[str]], grade
     for question, responses in zip(asked, texts):
         for number, (order, text) in enumerate(zip(question.orders, responses)):
             score = next(scores)
-            boxed = extract_boxed(text)
-            meaning = None if boxed is None else permute.canonical_answer(normalized(boxed), question.record, order)
+            correct = bool(score.get("accuracy", score["reward"]) >= 0.5)
+            boxed, answer = extract_boxed(text), question.samples[number]["answer"]
+            said = answer if correct else boxed  # what is right means the same however it is worded
+            meaning = None if boxed is None else permute.canonical_answer(normalized(said), question.record, order)
             rows.append({
                 "id": question.record["id"],
                 "source": question.record["source"],
@@ -72,9 +75,9 @@ def predictions(asked: Sequence[Question], texts: Sequence[Sequence[str]], grade
                 "canonical": number == 0,
                 "images": len(order),
                 "text": text,
-                "answer": question.samples[number]["answer"],
+                "answer": answer,
                 "meaning": meaning,
-                "correct": bool(score.get("accuracy", score["reward"]) >= 0.5),
+                "correct": correct,
             })  # fmt: skip
     return rows
 

@@ -21,11 +21,15 @@ from threading import Lock
 
 from pebble import ProcessExpired, ProcessPool
 
+from models.errors import InputError
 from perl_jax import rewards
 
 log = logging.getLogger(__name__)
 
 MAX_CHUNK = 64
+# What any reward takes: `weights` are tried on an empty response to it before there is a record.
+_TRIAL = {"id": "trial", "question": "1 + 1 = ?", "choices": [], "answer": "2", "kind": "number", "source": "trial",
+          "order_effect": "invariant", "accuracy": None, "movable": None, "truncated": False}  # fmt: skip
 _Pair = tuple[Mapping[str, object], str]
 _Scored = dict[str, float] | str  # the parts of a reward, or what went wrong
 
@@ -38,20 +42,27 @@ class Grader:
         workers: processes.
         timeout: seconds of wall-clock time for a chunk, and then for a single response.
         memory_gib: data memory of a worker; a reward that needs more fails with MemoryError.
+        weights: by part; "reward" is then the sum of weight * part, and not what the reward itself says. Raises
+            InputError, here or in the first `grade`, for one that is no finite number or of a part that there is not.
 
     `timeouts`, `crashes` and `errors` count the responses that were given zero because the reward hung, took its
     worker down, or raised an exception or returned something other than finite numbers. Each is logged with its id.
     """
 
-    def __init__(self, reward_name: str, workers: int = 2, timeout: float = 10.0, memory_gib: float = 2.0):
+    def __init__(self, reward_name: str, workers: int = 2, timeout: float = 10.0, memory_gib: float = 2.0,
+                 weights: Mapping[str, float] | None = None):  # fmt: skip
         rewards.find(reward_name)
+        self._weights = dict(weights or {})
+        rewards.check_weights(self._weights)
         self.timeouts = self.crashes = self.errors = self._elsewhere = 0
         self._reward_name, self._workers, self._timeout = reward_name, workers, timeout
         self._memory = int(memory_gib * 2**30)
-        self._parts = {"reward"}  # names seen so far, so that a failed response has them all, as zeros
+        self._parts = set()  # names seen so far, so that a failed response has them all, as zeros
         self._warned = self._closed = False
         self._started = {}  # pair: (the future of its chunk, its place there)
         self._pool = self._start()
+        if self._weights:
+            self._try_weights()
 
     def __enter__(self) -> "Grader":
         return self
@@ -91,7 +102,30 @@ class Grader:
         self._started = {}
         own = {key: self._settle(distinct[key][0], score) for key, score in found.items()}
         scored = self._exchanged(every, [own[key] for key in distinct], self.failed - failed)
-        return [dict.fromkeys(self._parts, 0.0) | scored[key] for key in keys]
+        self._check_weights()
+        return [self._weighed({"reward": 0.0} | dict.fromkeys(self._parts, 0.0) | scored[key]) for key in keys]
+
+    def _weighed(self, score: dict[str, float]) -> dict[str, float]:
+        if self._weights:
+            score["reward"] = sum(weight * score.get(part, 0.0) for part, weight in self._weights.items())
+        return score
+
+    def _check_weights(self) -> None:
+        if self._parts and (unknown := self._weights.keys() - self._parts):
+            known = ", ".join(sorted(self._parts - {"reward"})) or "none, it gives a plain number"
+            raise InputError(f"reward_weights has {', '.join(sorted(unknown))}; reward {self._reward_name!r} has the "
+                             f"parts: {known}")  # fmt: skip
+
+    def _try_weights(self) -> None:
+        """What an empty response earns names the parts, before the first rollouts cost time."""
+        outcome = _outcome(self._pool.schedule(_score, (self._reward_name, [(_TRIAL, "")]), timeout=self._timeout))
+        if isinstance(outcome, list) and isinstance(outcome[0], dict):  # else the first `grade` says
+            self._parts |= outcome[0].keys()
+        try:
+            self._check_weights()
+        except InputError:
+            self.close()
+            raise
 
     def _exchanged(self, every: Mapping[tuple, _Pair], scores: Sequence[_Scored], failed: int) -> dict:
         """The scores of all processes' shares, from this one's."""
@@ -163,7 +197,7 @@ class Grader:
             level = logging.DEBUG if self._warned else logging.WARNING
             log.log(level, "%s failed: %s; counted as 0 (more of these are only counted)", name, score)
             self._warned = True
-        return {"reward": 0.0}
+        return {}
 
     def _start(self) -> ProcessPool:
         return ProcessPool(self._workers, context=_Context(), initializer=_prepare,
@@ -183,7 +217,7 @@ def _own(distinct: Mapping[tuple, _Pair]) -> dict[tuple, _Pair]:
 
 def _number(key: tuple) -> int:
     """A pair's number, the same in every process."""
-    return zlib.crc32("\0".join(key).encode())
+    return zlib.crc32("\0".join(key).encode(errors="surrogatepass"))
 
 
 def _outcome(future) -> list[_Scored] | Exception:

@@ -24,13 +24,14 @@ from rich.console import Console
 from rich.progress import track
 
 from models.errors import InputError
-from perl_jax import permute, processes, records
+from perl_jax import permute, processes, records, symbols
 from perl_jax.prompts import Prompts, opened
 
 logger = logging.getLogger(__name__)
 
 EXCLUDED = "excluded.jsonl"  # in the workdir: who is left out, and why
 WORDINGS = 120  # of a record are tried at most
+LETTERS = 10  # more than the words for one place have, such as "Image 12" and "seventh"
 
 
 def shown(splits: Mapping[str, Sequence[str]], prompts: Prompts, workdir: Path) -> tuple[dict, dict]:
@@ -85,7 +86,7 @@ def measure(record: records.Record, prompts: Prompts) -> dict:
     {"id", "reason", "detail"} of one that cannot be shown.
 
     Pixels are not looked at. Where mentions of images can be worded in more than `WORDINGS` ways, the tokens are those
-    of the own order and one more for each letter that a mention can have: more than any order takes.
+    of the own order and `LETTERS` more for each mention: more than any order takes.
     """
     unlimited = dataclasses.replace(prompts, max_tokens=sys.maxsize)
     reason = "with a picture that cannot be read"
@@ -108,13 +109,12 @@ def wordings(record: records.Record) -> tuple[list[permute.Order], int]:
     Where these are too many: the own, and how many letters its mentions can have at most.
     """
     own, places = tuple(range(len(record["images"]))), permute.movable_places(record)
-    mentions = [match for text in (record["question"], *record["choices"]) for match in permute.MENTION.findall(text)]
-    moved = sorted({int(image) for image, _ in mentions} & set(places))
+    mentions = [image for text in (record["question"], *record["choices"]) for image in symbols.mentioned(text)]
+    moved = sorted(set(mentions) & set(places))
     if record["order_effect"] != "rewrite" or not moved:
         return [own], 0
     if math.perm(len(places), len(moved)) > WORDINGS:
-        return [own], sum(max(len(permute.STYLES[style or None](place)) for place in places)
-                          for image, style in mentions if int(image) in moved)  # fmt: skip
+        return [own], LETTERS * len(mentions)
     return list(dict.fromkeys([own, *_orders(own, places, moved)])), 0
 
 

@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 import jax
@@ -60,8 +60,8 @@ class RunLog:
         self._workdir = workdir
         _append_run(workdir / "run.json", {"config": config, **environment(), **facts})
         self._tensorboard = SummaryWriter(str(workdir / "tensorboard"))
-        self._metrics = _appended(workdir / "metrics.jsonl")
-        self._rollouts = _appended(workdir / "rollouts.jsonl")
+        self._metrics = appended(workdir / "metrics.jsonl")
+        self._rollouts = appended(workdir / "rollouts.jsonl")
         self._console = Console(stderr=True, highlight=False)
         self._last, self._left = last, None
 
@@ -74,16 +74,10 @@ class RunLog:
 
     def track(self, first: int) -> Iterator[int]:
         """Steps first..last, with a progress bar (done, rate, remaining time) on a terminal."""
-        started = time.perf_counter()
-        columns = (TextColumn("step"), MofNCompleteColumn(), BarColumn(), TextColumn("{task.fields[rate]}"),
-                   TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())  # fmt: skip
-        with Progress(*columns, console=self._console, disable=not self._console.is_terminal) as progress:
-            task = progress.add_task("", total=self._last, completed=first - 1, rate="")
+        with progress(self._console, "step", self._last, first - 1) as add:
             for step in range(first, self._last + 1):
                 yield step
-                seconds = (time.perf_counter() - started) / (step - first + 1)
-                progress.update(task, advance=1, rate=f"{seconds:.2f} s/step")
-                self._left = seconds * (self._last - step)
+                _, self._left = add(1)
 
     def step(self, stage: str, step: int, values: Mapping[str, float]) -> None:
         """One step's metrics: to TensorBoard and metrics.jsonl, and the main ones as a line."""
@@ -93,7 +87,7 @@ class RunLog:
             parts.append(f"compiled {values['compile/count']} in {values['compile/seconds']:.1f} s")
         parts.append(f"{values['time/total']:.2f} s")
         if not self._console.is_terminal and self._left is not None:
-            parts.append(f"{_minutes(self._left)} left")
+            parts.append(f"{minutes(self._left)} left")
         self._console.print(f"{stage} {step}/{self._last}  " + "  ".join(parts), soft_wrap=True)
 
     def evaluation(self, name: str, stage: str, step: int, values: Mapping, rows: Iterable[Mapping]) -> None:
@@ -144,6 +138,36 @@ class Silent:
     evaluation = groups = step
 
 
+def appended(file: Path):
+    """The file, open for more lines; a last line that a killed run left unfinished is cut."""
+    if file.exists() and not (content := file.read_bytes()).endswith(b"\n"):
+        os.truncate(file, content.rfind(b"\n") + 1)
+    return file.open("a", encoding="utf-8")
+
+
+@contextlib.contextmanager
+def progress(console: Console, unit: str, total: int, done: int = 0) -> Iterator[Callable[[int], tuple[str, float]]]:
+    """A bar on a terminal: what is done of `total`, rate and remaining time.
+
+    The function that it gives adds to what is done, and returns the rate in words and the seconds that are left.
+    """
+    columns = (TextColumn("{task.description}"), MofNCompleteColumn(), BarColumn(), TextColumn("{task.fields[rate]}"),
+               TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())  # fmt: skip
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task(unit, total=total, completed=done, rate="")
+        started, added = time.perf_counter(), 0
+
+        def add(count: int) -> tuple[str, float]:
+            nonlocal added
+            added += count
+            seconds = (time.perf_counter() - started) / added
+            rate = f"{seconds:.2f} s/{unit}" if seconds >= 1 else f"{1 / seconds:.1f} {unit}s/s"
+            bar.update(task, advance=count, rate=rate)
+            return rate, seconds * (total - done - added)
+
+        yield add
+
+
 def environment() -> dict:
     """Command, commit, whether its tree was clean, versions, devices, processes and time of this start."""
     here = Path(__file__).parent
@@ -176,17 +200,11 @@ def _append_run(file: Path, entry: Mapping) -> None:
     partial.replace(file)
 
 
-def _appended(file: Path):
-    """The file, open for more lines; a last line that a killed run left unfinished is cut."""
-    if file.exists() and not (content := file.read_bytes()).endswith(b"\n"):
-        os.truncate(file, content.rfind(b"\n") + 1)
-    return file.open("a", encoding="utf-8")
-
-
 def _plain(value):
     """Numpy values and the like, for JSON."""
     return value.tolist() if isinstance(value, np.ndarray | np.generic) else str(value)
 
 
-def _minutes(seconds: float) -> str:
+def minutes(seconds: float) -> str:
+    """Seconds as 2:05."""
     return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"

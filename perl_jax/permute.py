@@ -1,15 +1,10 @@
 """Orders of a question's images: what changes when they move, and which orders a training step shows.
 
-A sample is a plain dict: `id`, `images`, `question`, `answer`, `order_effect`, and optionally `choices`,
-`kind`, `movable`, `captions`. References to images are symbols in its text, i being a place counted from 0:
-
-    <image:i>           the slot where image i is shown
-    {image:i}           a mention, "Image 2"; {image:i|lower} "image 2", |number} "2", |ordinal} "second", |letter} "B"
-
-so moving the images is an exact rewriting of symbols, and words appear only in `render`. (Words count places, not
-occurrences: a text should number its slots in the order in which they stand.) An answer that lists an order
-is stored as mentions too: "{image:1|number}→{image:0|number}". Method: PeRL, permutation of the image sequence with
-rephrasing (paper, section on permuted rollouts); the schedule is the paper's, linear.
+A sample is a plain dict: `id`, `images`, `question`, `answer`, `order_effect`, and optionally `choices`, `kind`,
+`movable`, `captions`. References to images are symbols in its text (`perl_jax.symbols`), so moving the images is an
+exact rewriting, and words appear only in `render`. An answer that lists an order is stored as mentions too:
+"{image:1|number}→{image:0|number}", and one that names a set as a set. Method: PeRL, permutation of the image sequence
+with rephrasing (paper, section on permuted rollouts); the schedule is the paper's, linear.
 """
 
 import hashlib
@@ -17,44 +12,18 @@ import json
 import math
 import operator
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import count as count_from
 
 from models.errors import InputError
+from perl_jax import symbols
+from perl_jax.symbols import MARKER, MENTION, SET, SLOT
 
 Order = tuple[int, ...]
 Sample = dict[str, object]
 
-SLOT = re.compile(r"<image:(\d+)>")
-MENTION = re.compile(r"\{image:(\d+)(?:\|(\w+))?\}")
-MARKER = "<image>"  # what a slot becomes in a rendered text
-
-_ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth")
 _BARE_LETTER = re.compile(r"(\W*)([A-Za-z])(\W*)")
 _BARE_ITEM = re.compile(r"\d+|\b[A-Za-z]\b")
-
-
-def _letter(place: int) -> str:
-    if place >= 26:
-        raise InputError(f"the letter style ends at place 25, got place {place}")
-    return chr(ord("A") + place)
-
-
-def _ordinal(place: int) -> str:
-    if place < len(_ORDINALS):
-        return _ORDINALS[place]
-    number = place + 1
-    suffix = "th" if number % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
-    return f"{number}{suffix}"
-
-
-STYLES: dict[str | None, Callable[[int], str]] = {
-    None: lambda place: f"Image {place + 1}",
-    "lower": lambda place: f"image {place + 1}",
-    "number": lambda place: str(place + 1),
-    "ordinal": _ordinal,
-    "letter": _letter,
-}
 
 
 def inverse(order: Sequence[int]) -> Order:
@@ -209,8 +178,9 @@ def canonical_answer(prediction: str, sample: Sample, order: Iterable[int]) -> s
     if _effect(sample) != "rewrite":
         return prediction
     answer = sample["answer"]
-    mentions = MENTION.findall(answer)
-    if len(mentions) == 1:
+    if named := SET.fullmatch(answer):
+        return _canonical_set(sample, prediction, named[2], order)
+    if len(symbols.mentioned(answer)) == 1:
         for place, image in enumerate(order):
             if _folded(_words(sample, _point_at(answer, place))) == _folded(prediction):
                 return _words(sample, _point_at(answer, image))
@@ -221,6 +191,13 @@ def canonical_answer(prediction: str, sample: Sample, order: Iterable[int]) -> s
         return _move_answer(sample, prediction, order, bare=True)
     except InputError:  # the model may name a place that is not there
         return prediction
+
+
+def _canonical_set(sample: Sample, prediction: str, style: str, order: Order) -> str:
+    places = {int(number) - 1 for number in re.findall(r"[0-9]{1,4}", prediction)}
+    if len(places) < 2 or not places <= set(range(len(order))):
+        return prediction
+    return _words(sample, _move_mentions(sample, symbols.mention_set(places, style), order))
 
 
 # Symbols and answers
@@ -270,12 +247,8 @@ def _checked(sample: Sample, order: Iterable[int]) -> Order:
     return order
 
 
-def _symbol(place: int, style: str) -> str:
-    return f"{{image:{place}|{style}}}" if style else f"{{image:{place}}}"
-
-
 def _point_at(text: str, place: int) -> str:
-    return MENTION.sub(lambda match: _symbol(place, match[2]), text)
+    return MENTION.sub(lambda match: symbols.mention(place, match[2]), text)
 
 
 def _place(sample: Sample, place: int) -> int:
@@ -286,17 +259,18 @@ def _place(sample: Sample, place: int) -> int:
 
 
 def _move_mentions(sample: Sample, text: str, place_of: Order) -> str:
-    return MENTION.sub(lambda match: _symbol(place_of[_place(sample, int(match[1]))], match[2]), text)
+    return _named(sample, symbols.move, text, place_of)
 
 
 def _words(sample: Sample, text: str) -> str:
-    def word(match: re.Match) -> str:
-        if match[2] not in STYLES:
-            known = ", ".join(style for style in STYLES if style)
-            raise InputError(f"{_name(sample)}: unknown style in {match[0]} (known: {known})")
-        return STYLES[match[2]](_place(sample, int(match[1])))
+    return _named(sample, symbols.words, text, len(_images(sample)))
 
-    return MENTION.sub(word, text)
+
+def _named(sample: Sample, function, *args) -> str:
+    try:
+        return function(*args)
+    except InputError as error:
+        raise InputError(f"{_name(sample)}: {error}") from None
 
 
 def _move_answer(sample: Sample, answer: str, place_of: Order, bare: bool = False) -> str:
@@ -306,7 +280,7 @@ def _move_answer(sample: Sample, answer: str, place_of: Order, bare: bool = Fals
     show pictures, and else stays, since the choices' texts were rewritten. A list of places ("2→1→3", "B, A, C") with
     no choices that it could name is mapped item by item.
     """
-    if not bare and MENTION.search(answer):
+    if not bare and symbols.mentioned(answer):
         return _move_mentions(sample, answer, place_of)
     if _kind(sample) == "choice" and (match := _BARE_LETTER.fullmatch(answer)):
         return match[1] + _move_letter(sample, match[2], place_of) + match[3]
@@ -322,7 +296,7 @@ def _move_item(sample: Sample, item: str, place_of: Order) -> str:
     """One bare reference, a number from 1 or a letter from A, in its own case."""
     if item.isdigit():
         return str(place_of[_place(sample, int(item) - 1)] + 1)
-    moved = _letter(place_of[_place(sample, ord(item.upper()) - ord("A"))])
+    moved = symbols.letter(place_of[_place(sample, ord(item.upper()) - ord("A"))])
     return moved if item.isupper() else moved.lower()
 
 
@@ -333,7 +307,7 @@ def _move_letter(sample: Sample, letter: str, place_of: Order) -> str:
             index = ord(letter.upper()) - ord("A")
             if index >= choices:
                 raise InputError(f"{_name(sample)}: answer {letter!r}, but it has {choices} choices")
-            moved = _letter(movable.index(place_of[movable[index]]))
+            moved = symbols.letter(movable.index(place_of[movable[index]]))
             return moved if letter.isupper() else moved.lower()
         if choices not in (0, len(sample["images"])):
             raise InputError(f"{_name(sample)}: {choices} choices that are only letters, for {len(sample['images'])} "
@@ -350,14 +324,14 @@ def _move_letter(sample: Sample, letter: str, place_of: Order) -> str:
     wanted = [place_of[_place(sample, place)] for place in shown[index]]
     if wanted not in shown:
         raise InputError(f"{_name(sample)}: no choice shows what answer {letter!r} shows, once its images have moved")
-    moved = _letter(shown.index(wanted))
+    moved = symbols.letter(shown.index(wanted))
     return moved if letter.isupper() else moved.lower()
 
 
 def _choices_are_images(sample: Sample) -> bool:
     """Letter k names image k: there are no choices, or they say nothing but their own letters."""
     choices = sample.get("choices") or ()
-    return all(choice.strip(" ().:") in ("", _letter(k)) for k, choice in enumerate(choices[:26]))
+    return all(choice.strip(" ().:") in ("", symbols.letter(k)) for k, choice in enumerate(choices[:26]))
 
 
 def _choice_slots(sample: Sample) -> list[list[int]]:

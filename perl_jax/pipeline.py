@@ -10,6 +10,7 @@ into arrays (records are ragged).
 import concurrent.futures
 import hashlib
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
@@ -81,16 +82,13 @@ def open_parts(directories: Sequence[str], split: str, kept: Mapping[str, np.nda
 
 
 def having(directories: Sequence[str], split: str) -> list[str]:
-    """Those of some directories that have records in a split; InputError, of the first, where none has."""
-    found, errors = [], []
-    for directory in directories:
-        try:
-            records.open_split(directory, split)
-            found.append(directory)
-        except InputError as error:
-            errors.append(error)
+    """Those of some directories that have a split; InputError where none has."""
+    known = {directory: records.splits(directory) for directory in directories}
+    name = re.split(r"[\[+]", split)[0]
+    found = [directory for directory, names in known.items() if name in names]
     if not found:
-        raise errors[0]
+        said = "; ".join(f"{directory} has {', '.join(names)}" for directory, names in known.items())
+        raise InputError(f"no set of config.data has a split {split!r}: {said}")
     return found
 
 

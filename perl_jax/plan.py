@@ -244,7 +244,8 @@ def main(_) -> None:
 if __name__ == "__main__":
     os.environ["JAX_PLATFORMS"] = "cpu"  # the devices are planned for, not used
     jax.config.update("jax_num_cpu_devices", 64)  # stand for GPUs
-    config_flags.DEFINE_config_file("config", None, "The experiment: a file in configs/.", lock_config=False)
+    config_flags.DEFINE_config_file("config", None, "The experiment: a file in configs/.", lock_config=False,
+                                    accept_new_attributes=True)  # fmt: skip
     flags.DEFINE_string("topology", None, "Such as v5e:4x4, v6e:16x16, v5p:4x4x4; v5e: the smallest; h100:8.",
                         required=True)  # fmt: skip
     flags.DEFINE_string("out", "", "A file to write what is printed to.")

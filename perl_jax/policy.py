@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
@@ -12,11 +13,13 @@ from flax import nnx
 from models import qwen2_5_vl as qwen
 from models.errors import InputError
 from models.qwen2_5_vl import lora
+from models.qwen2_5_vl.source import read_json
 from perl_jax import mesh, processes, scratch
 from perl_jax.prompts import Prompts
 
 HUB_ID = re.compile(r"([\w.-]+/[\w.-]+)(?:@([\w./-]+))?")  # owner/name or owner/name@revision
-FILES = ("*.json", "*.jinja", "*.txt", "*.safetensors", "LICENSE*")  # of a hub model: never a pickle
+FILES = ("*.json", "*.jinja", "*.txt", "LICENSE*")  # of a hub model
+WEIGHTS = ("*.safetensors",)  # never a pickle
 
 
 class Base(NamedTuple):
@@ -28,23 +31,52 @@ class Base(NamedTuple):
 
 
 def load(config, workdir: Path, texts: Iterable[str]) -> tuple[qwen.Qwen2_5_VL, Base]:
-    """The model that `config.model` names; without a name one of `config.scratch`'s sizes, made once in the workdir.
+    """The model to train, on the current mesh, each weight read in the dtype that it is held in, and its base.
 
-    Its weights lie on the current mesh, each read in the dtype that it is held in, with new adapters if `config.lora`
-    asks for them. `texts` train a new model's tokenizer. Raises InputError where neither is given.
+    It has new adapters if `config.lora` asks for them. Otherwise as `base`.
     """
-    if not config.model and not config.scratch:
-        raise InputError("config.model must name a Hugging Face directory, or config.scratch give sizes of a new model")
-    path = directory(config.model) if config.model else workdir / "init"
+    found = base(config, workdir, texts)
+    model = qwen.load(found.path, dtype=dtypes(config), compute_dtype=config.compute_dtype, sharding=mesh.sharding)
+    return adapted(config, model, mesh.sharding), found
+
+
+def frozen(config, base: Base) -> qwen.Qwen2_5_VL:
+    """The model as training starts from it, on the current mesh, for use alone: held in the compute dtype."""
+    return qwen.load(base.path, dtype=config.compute_dtype, sharding=mesh.sharding)
+
+
+def base(config, workdir: Path, texts: Iterable[str]) -> Base:
+    """What `config.model` names; without a name a model of `config.scratch`'s sizes, made once in the workdir.
+
+    `texts` train a new model's tokenizer. Raises InputError where neither is given.
+    """
+    path = _place(config, workdir)
 
     def make():
         if not config.model and not path.exists():
             scratch.make(path, config.scratch.to_dict(), texts, seed=config.seed)
 
     processes.after_first(make)
-    model = qwen.load(path, dtype=dtypes(config), compute_dtype=config.compute_dtype, sharding=mesh.sharding)
     prompts = Prompts(qwen.Processor.from_pretrained(path), **config.prompt)
-    return adapted(config, model, mesh.sharding), Base(prompts, str(path), fingerprint(path))
+    return Base(prompts, str(path), fingerprint(path))
+
+
+def without_weights(config, workdir: Path, texts: Iterable[str]) -> tuple[Prompts, qwen.Config]:
+    """The prompts that `load` would give, and the model's sizes; no weight is read, made or downloaded for it."""
+    path = _place(config, workdir, weights=False)
+    with tempfile.TemporaryDirectory() as made:
+        if not config.model and not path.exists():
+            path = Path(made)
+            scratch.make_processor(path, config.scratch.to_dict(), texts)
+        prompts = Prompts(qwen.Processor.from_pretrained(path), **config.prompt)
+        return prompts, qwen.Config.from_hf(read_json(path / "config.json"))
+
+
+def _place(config, workdir: Path, weights: bool = True) -> Path:
+    """The model's directory: a new model's is in the workdir, once it is made."""
+    if not config.model and not config.scratch:
+        raise InputError("config.model must name a Hugging Face directory, or config.scratch give sizes of a new model")
+    return directory(config.model, weights) if config.model else workdir / "init"
 
 
 def adapted(config, model: qwen.Qwen2_5_VL, sharding=None) -> qwen.Qwen2_5_VL:
@@ -79,10 +111,11 @@ def reference(config, model: qwen.Qwen2_5_VL) -> qwen.Qwen2_5_VL | None:
     return nnx.merge(graph, jax.tree.map(lambda w: w.astype(model.compute_dtype), weights))
 
 
-def directory(name: str) -> Path:
+def directory(name: str, weights: bool = True) -> Path:
     """The local directory of a model: `name` itself, or a hub id such as `Qwen/Qwen2.5-VL-3B-Instruct@main`.
 
-    Raises InputError for what is neither here nor in the hub's cache and cannot be downloaded.
+    What is downloaded comes with its weights or without. Raises InputError for what is neither here nor in the hub's
+    cache and cannot be downloaded.
     """
     if Path(name).exists():
         return Path(name)
@@ -92,7 +125,8 @@ def directory(name: str) -> Path:
     from huggingface_hub import snapshot_download
 
     try:  # from its cache where the hub cannot be reached
-        return Path(snapshot_download(hub_id[1], revision=hub_id[2], allow_patterns=FILES))
+        wanted = FILES + WEIGHTS if weights else FILES
+        return Path(snapshot_download(hub_id[1], revision=hub_id[2], allow_patterns=wanted))
     except (OSError, ValueError) as error:
         raise InputError(f"{name}: no such directory, and the hub cannot be reached or has no such model: "
                          f"download it where you are online (hf download {hub_id[1]})") from error  # fmt: skip

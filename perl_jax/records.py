@@ -7,6 +7,7 @@ when a set is opened, so that the rest of perl_jax runs on machines that lack th
 
 import collections
 import contextlib
+import functools
 import hashlib
 import io
 import json
@@ -15,14 +16,16 @@ import os
 import re
 import shutil
 import tempfile
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from typing import NotRequired, TypedDict
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from models.errors import InputError
-from perl_jax import permute
+from models.qwen2_5_vl import images as image_processing
+from perl_jax import permute, symbols
 
 KINDS = ("choice", "number", "text", "order")
 ORDER_EFFECTS = ("invariant", "rewrite", "fixed")
@@ -122,6 +125,12 @@ def open_split(directory: str, split: str = "train") -> "Split":
     return Split(directory, split)
 
 
+def splits(directory: str) -> list[str]:
+    """The names of a set's splits. Raises InputError: no set of records there."""
+    _require_set(directory)
+    return list(_tfds().builder_from_directory(directory).info.splits)
+
+
 def fingerprint(directory: str) -> str:
     """16 hex digits that change with the content of a set, and not with its place. Reads no record: the content's own
     hashes are in records.json, and the size of each data file counts too.
@@ -139,6 +148,16 @@ def fingerprint(directory: str) -> str:
             with open(path, "rb") as content:
                 digest.update(content.read())
     return digest.hexdigest()[:16]
+
+
+def summary(directory: str) -> dict:
+    """What `write` returned of a set. Raises InputError: no set of records there, or not written by `write`."""
+    _require_set(directory)
+    try:
+        with open(os.path.join(directory, _SUMMARY), encoding="utf-8") as file:
+            return json.load(file)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{directory}: {_SUMMARY} cannot be read ({_line(error)}); prepare it again") from error
 
 
 class Split:
@@ -210,7 +229,7 @@ def _check_labels(record, where):
 def _check_texts(record, where):
     for key in ("question", "answer", "source"):
         _check_text(record[key], f"{where}: {key}")
-        if not permute.SLOT.sub("", record[key]).strip():
+        if not symbols.SLOT.sub("", record[key]).strip():
             raise InputError(f"{where}: {key} is empty")
     for i, choice in enumerate(record["choices"]):
         _check_text(choice, f"{where}: choice {i}")
@@ -221,7 +240,7 @@ def _check_texts(record, where):
         _check_text(caption, f"{where}: caption {i}")
     choices, answer = record["choices"], record["answer"]
     known = [*choices, *(chr(ord("A") + i) for i in range(len(choices)))]
-    if record["kind"] == "choice" and choices and answer not in known and not permute.MENTION.search(answer):
+    if record["kind"] == "choice" and choices and answer not in known and not symbols.mentioned(answer):
         raise InputError(f"{where}: answer {answer!r} is none of its {len(choices)} choices, nor one of their letters")
 
 
@@ -242,34 +261,62 @@ def _check_symbols(record):
 
 
 def stored_picture(data: bytes, where: str) -> bytes:
-    """Encoded RGB PNG or JPEG of an encoded picture, the same bytes where they are that already.
+    """Encoded RGB PNG or JPEG of an encoded picture (of its first frame), the same bytes where they are that already.
 
     Raises:
-        InputError: it does not decode; the line begins with `where`.
+        InputError: it does not decode, has more pixels than Pillow takes for safe (its limit, for which Pillow itself
+            only warns), or no shape to learn from: a side of one pixel, or one over 200 times the other. The line
+            begins with `where`.
     """
+    if not isinstance(data, bytes):
+        raise InputError(f"{where}: a {type(data).__name__}, not the bytes of an encoded picture")
     try:
-        with Image.open(io.BytesIO(data)) as picture:
+        return _stored(data)
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from error
+
+
+@functools.lru_cache(maxsize=16)  # a conversation shows the same pictures in each of its questions
+def _stored(data: bytes) -> bytes:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            picture = Image.open(io.BytesIO(data), formats=image_processing.FORMATS)
+            _check_shape(*picture.size)
             picture.load()
-            upright = picture.getexif().get(0x0112, 1) == 1
-            if picture.mode == "RGB" and picture.format in ("PNG", "JPEG") and upright:
-                return data
-            picture = _to_rgb(ImageOps.exif_transpose(picture))
-    except (OSError, ValueError, TypeError, SyntaxError, Image.DecompressionBombError) as error:
+        if _is_stored_form(picture):
+            return data
+        picture = image_processing.rgb(ImageOps.exif_transpose(_to_8_bits(picture)))
+    except InputError:
+        raise
+    except Exception as error:  # decoders of broken bytes raise whatever they stumble over
         reason = "no known format" if isinstance(error, UnidentifiedImageError) else _line(error)
-        raise InputError(f"{where}: cannot decode the picture ({reason}); replace or drop it") from error
+        raise InputError(f"cannot decode the picture ({reason}); replace or drop it") from error
     buffer = io.BytesIO()
     picture.save(buffer, "PNG")
     return buffer.getvalue()
 
 
-def _to_rgb(picture: Image.Image) -> Image.Image:
-    if picture.mode.startswith("I;16"):  # PIL would clip 16 bits to 8, not scale them
-        picture = picture.point(lambda value: value / 256, "L")
-    if "A" in picture.getbands() or "transparency" in picture.info:
-        picture = picture.convert("RGBA")
-        paper = Image.new("RGBA", picture.size, "white")
-        picture = Image.alpha_composite(paper, picture)
-    return picture.convert("RGB")
+def _check_shape(width: int, height: int):
+    if min(width, height) < 2 or max(width, height) > image_processing.MAX_ASPECT * min(width, height):
+        raise InputError(f"a picture of {width} x {height} pixels teaches nothing: sides are at least 2 pixels, one at "
+                         f"most {image_processing.MAX_ASPECT} times the other; replace or drop it")  # fmt: skip
+
+
+def _is_stored_form(picture: Image.Image) -> bool:
+    """RGB PNG or JPEG, opaque, upright, one frame."""
+    return (picture.mode == "RGB" and picture.format in ("PNG", "JPEG") and "transparency" not in picture.info
+            and picture.getexif().get(ExifTags.Base.Orientation, 1) == 1 and getattr(picture, "n_frames", 1) == 1)
+
+
+def _to_8_bits(picture: Image.Image) -> Image.Image:
+    """Greys of 16 bits scaled, which PIL would clip; InputError for those whose white nobody knows."""
+    if picture.mode.startswith("I;16") or (picture.mode == "I" and picture.format == "PPM"):  # 16 bits there too
+        return Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
+    if picture.mode in ("I", "F"):
+        raise InputError(f"a picture of 32 bits a pixel (mode {picture.mode}) does not say what is white; save it with "
+                         "8 or 16 bits")  # fmt: skip
+    return picture
 
 
 # Storage

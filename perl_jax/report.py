@@ -5,14 +5,11 @@ as report.md beside one self-contained HTML page with learning curves, the quest
 rollouts, and what each run was started with. What a run has not written yet is left out.
 """
 
-import base64
-import io
 import json
 import math
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from html import escape
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,7 +17,8 @@ import numpy as np
 from absl import flags, logging
 
 from models.errors import InputError
-from perl_jax import cli, statistics
+from perl_jax import cli, pages, statistics
+from perl_jax.pages import Html, dim, element, folded, joined, json_lines, note, table
 
 FLAGS = flags.FLAGS
 EVALUATION = re.compile(r"(.+)-(\d{8,})\.jsonl")
@@ -87,39 +85,20 @@ def parse_workdirs(items: Sequence[str]) -> dict[str, Path]:
 def read_run(name: str, path: Path) -> Run:
     """What lies in a run's directory. Raises InputError for prediction rows of another form."""
     metrics: dict[tuple[str, int], dict[str, float]] = {}
-    for line in _lines(path / "metrics.jsonl"):
+    for line in json_lines(path / "metrics.jsonl"):
         if isinstance(line.get("step"), int):
             metrics.setdefault((str(line.get("stage")), line["step"]), {}).update(line)
     evaluations: dict[str, dict[int, list[dict]]] = {}
     for file in sorted((path / "evaluations").glob("*.jsonl")):
         if match := EVALUATION.fullmatch(file.name):
-            rows = list(_lines(file))
+            rows = list(json_lines(file))
             if missing := [key for row in rows for key in sorted(ROW_KEYS - row.keys())]:
                 raise InputError(f"{file}: not an evaluation, a row has no {missing[0]!r}")
             if rows:
                 evaluations.setdefault(match[1], {})[int(match[2])] = rows
-    groups = [group for group in _lines(path / "rollouts.jsonl") if all(key in group for key in GROUP_KEYS)]
+    groups = [group for group in json_lines(path / "rollouts.jsonl") if all(key in group for key in GROUP_KEYS)]
     spread = sorted({round(i) for i in np.linspace(0, len(groups) - 1, GROUPS_SHOWN)}) if groups else []
     return Run(name, _starts(path / "run.json"), metrics, evaluations, [groups[i] for i in spread])
-
-
-def _lines(file: Path) -> Iterator[dict]:
-    """The objects of a JSON-lines file; lines that a killed run left half-written are skipped and counted."""
-    if not file.exists():
-        return
-    skipped = 0
-    with open(file, encoding="utf-8", errors="replace") as lines:
-        for line in lines:
-            try:
-                value = json.loads(line)
-            except ValueError:
-                value = None
-            if isinstance(value, dict):
-                yield value
-            else:
-                skipped += bool(line.strip())
-    if skipped:
-        logging.warning("%s: skipped %d unreadable lines", file, skipped)
 
 
 def _starts(file: Path) -> list[dict]:
@@ -134,82 +113,38 @@ def _starts(file: Path) -> list[dict]:
 # The page
 
 STYLE = """
-:root { color-scheme: light; }
-body { font: 16px/1.5 system-ui, sans-serif; color: #1b1f24; background: #fff; max-width: 70rem; margin: 0 auto;
-       padding: 1rem; }
-h1 { font-size: 1.6rem; margin: .5rem 0; } h2 { font-size: 1.25rem; margin: 2.2rem 0 .6rem; }
-h3 { font-size: 1rem; margin: 1.2rem 0 .4rem; }
-.wide { overflow-x: auto; margin: .6rem 0 1rem; }
-table { border-collapse: collapse; font-size: .9rem; } th, td { padding: .35rem .7rem; text-align: left; }
-th { border-bottom: 2px solid #8c959f; vertical-align: bottom; } td { border-bottom: 1px solid #d8dee4; }
-.figures td { white-space: nowrap; font-variant-numeric: tabular-nums; } 
-.figures :is(th, td):first-child { position: sticky; left: 0; background: #fff; }
 .runs-last tr:last-child td { font-weight: 600; }
-p.note, .dim { color: #57606a; font-size: .85rem; font-weight: normal; } p.note { max-width: 50rem; margin: .3rem 0; }
 .runs + p.note { margin-bottom: 1rem; }
 .runs span { display: inline-block; margin-right: 1.2rem; }
 .runs i { display: inline-block; width: 1.6rem; height: .3rem; margin-right: .4rem; vertical-align: middle; }
-.plots { display: grid; grid-template-columns: repeat(auto-fill, minmax(18rem, 1fr)); gap: 1rem; }
-figure { margin: 0; } figcaption { font-size: .9rem; font-weight: 600; } figure img { width: 100%; height: auto; }
-.said { white-space: pre-wrap; overflow-wrap: anywhere; unicode-bidi: isolate; font: .82rem/1.4 ui-monospace, monospace;
-        min-width: 9rem; }
-.right { background: #e3f4e8; } .wrong { background: #fdeceb; } td.number { white-space: nowrap; text-align: right; }
-details { margin: .5rem 0; border: 1px solid #d8dee4; border-radius: .4rem; padding: .4rem .8rem; }
-summary { cursor: pointer; } pre { font-size: .8rem; white-space: pre-wrap; overflow-wrap: anywhere; }
 """
-
-
-class Html(str):
-    """Text that is HTML already; any other text is escaped by `_element`."""
-
-    __slots__ = ()
-
-
-def _element(tag: str, *inside: object, **attributes: str) -> Html:
-    """`<tag attributes>inside</tag>` with all that is not `Html` escaped: model output is not to be trusted."""
-    opening = "".join(f' {name.rstrip("_")}="{escape(str(value))}"' for name, value in attributes.items())
-    body = "".join(part if isinstance(part, Html) else escape(str(part)) for part in inside)
-    return Html(f"<{tag}{opening}>{body}</{tag}>")
 
 
 def page(runs: Sequence[Run], sections: Sequence[statistics.Section]) -> str:
     """The whole report as one HTML file that needs no other and runs no script."""
-    body = [_element("h1", "PeRL report: " + ", ".join(run.name for run in runs))]
+    body = [element("h1", "PeRL report: " + ", ".join(run.name for run in runs))]
     for part in sections:
-        body += [_element("h2", "Held-out figures" + f": {part.title}" * (len(sections) > 1))]
-        body += [_table(part.figures, "figures runs-last"), _table(part.differences, "figures")]
-        body += [_element("p", note, class_="note") for note in part.notes]
+        body += [element("h2", "Held-out figures" + f": {part.title}" * (len(sections) > 1))]
+        body += [table(*part.figures, "figures runs-last"), table(*part.differences, "figures")]
+        body += map(note, part.notes)
     if plots := _curves(runs):
-        body += [_element("h2", "Learning curves"), _legend(runs), _element("div", *plots, class_="plots")]
+        body += [element("h2", "Learning curves"), _legend(runs), element("div", *plots, class_="plots")]
     for part in sections if len(runs) > 1 else ():
         body += _changes(runs[0], runs[-1], part.title)
     if any(run.groups for run in runs):
-        body.append(_element("h2", "Rollouts"))
+        body.append(element("h2", "Rollouts"))
     for run in reversed(runs):
         body += [_group(run.name, group) for group in run.groups]
-    body += [_element("h2", "How the runs were started"), *(_provenance(run) for run in runs)]
-    policy = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
-    head = [Html('<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'),
-            Html(f'<meta http-equiv="Content-Security-Policy" content="{policy}">'),
-            _element("title", "PeRL report"), _element("style", Html(STYLE))]  # fmt: skip
-    return "<!doctype html>\n" + _element("html", _element("head", *head), _element("body", *body), lang="en") + "\n"
-
-
-def _table(table: statistics.Table, class_: str) -> Html:
-    if not table.rows:
-        return Html("")
-    header = _element("tr", *(_element("th", cell) for cell in table.header))
-    rows = [_element("tr", *(cell if isinstance(cell, Html) else _element("td", cell) for cell in row))
-            for row in table.rows]  # fmt: skip
-    return _element("div", _element("table", header, *rows, class_=class_), class_="wide")
+    body += [element("h2", "How the runs were started"), *(_provenance(run) for run in runs)]
+    return pages.page("PeRL report", body, STYLE)
 
 
 def _legend(runs: Sequence[Run]) -> Html:
     """Names stand here and not in the plots: whatever a name is, the plots hold only numbers."""
-    marks = [_element("i", style=f"background:{COLOURS[i % len(COLOURS)]}") for i in range(len(runs))]
-    names = _element("p", *(_element("span", mark, run.name) for mark, run in zip(marks, runs)), class_="runs")
-    note = "Training curves are running means over a twentieth of the run, around each step; faint: every step."
-    return Html(names + _element("p", note, class_="note"))
+    marks = [element("i", style=f"background:{COLOURS[i % len(COLOURS)]}") for i in range(len(runs))]
+    names = element("p", *(element("span", mark, run.name) for mark, run in zip(marks, runs)), class_="runs")
+    how = "Training curves are running means over a twentieth of the run, around each step; faint: every step."
+    return Html(names + note(how))
 
 
 def _curves(runs: Sequence[Run]) -> list[Html]:
@@ -226,7 +161,7 @@ def _curves(runs: Sequence[Run]) -> list[Html]:
     for title, stage, metric in CURVES:
         lines = [{step: y for (_, step), y in run.values(metric, stage).items()} for run in runs]
         panels.append((title, lines, ""))
-    return [_element("figure", _element("figcaption", title), _plot(lines, marker))
+    return [element("figure", element("figcaption", title), _plot(lines, marker))
             for title, lines, marker in panels if any(lines)]  # fmt: skip
 
 
@@ -254,9 +189,7 @@ def _plot(lines: Sequence[Mapping[int, float]], marker: str) -> Html:
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set_xlabel("step", fontsize=9)
     axes.tick_params(labelsize=9)
-    file = io.BytesIO()
-    figure.savefig(file, format="svg", metadata={"Date": None})
-    return Html(f'<img alt="" src="data:image/svg+xml;base64,{base64.b64encode(file.getvalue()).decode()}">')
+    return pages.plot(figure)
 
 
 def _changes(first: Run, last: Run, name: str) -> list[Html]:
@@ -266,18 +199,17 @@ def _changes(first: Run, last: Run, name: str) -> list[Html]:
         return []
     kinds = {"right in more orders": found.gained, "right in fewer orders": found.lost,
              "right in as many orders, but in others": found.mixed}  # fmt: skip
-    out = [_element("h2", f"Questions that changed from {first.name} to {last.name}", _dim(f" {name}"))]
+    out = [element("h2", f"Questions that changed from {first.name} to {last.name}", dim(f" {name}"))]
     for kind, pairs in kinds.items():
         shown = f", the first {CHANGED_SHOWN}" if len(pairs) > CHANGED_SHOWN else ""
         parts = []
         for old, new in pairs[:CHANGED_SHOWN]:
             rows = [[_order(b["order"]), _said(b["answer"]), *(_said(row["text"], row["correct"]) for row in (a, b))]
                     for a, b in zip(old, new)]  # fmt: skip
-            table = _table(statistics.Table(["order", "true answer", first.name, last.name], rows), "words")
-            parts += [_element("h3", f"{new[0]['id']} ", _dim(new[0]["source"])), table]
+            header = ["order", "true answer", first.name, last.name]
+            parts += [element("h3", f"{new[0]['id']} ", dim(new[0]["source"])), table(header, rows, "words")]
         if pairs:
-            title = _element("summary", f"{last.name} is {kind}: {len(pairs)}{shown}")
-            out.append(_element("details", title, *parts))
+            out.append(folded(f"{last.name} is {kind}: {len(pairs)}{shown}", *parts))
     return out
 
 
@@ -288,17 +220,16 @@ def _group(name: str, group: Mapping) -> Html:
         strongest = max(abs(a) for row in group["advantages"] for a in row) or 1.0
         for order, question, *parts in zip(*(group[key] for key in GROUP_KEYS)):
             asked = f"order {_order(order)}\n{_clip(question)}"
-            rows.append([_element("td", asked, colspan="3", class_="said dim")])
+            rows.append([element("td", asked, colspan="3", class_="said dim")])
             for text, reward, advantage in zip(*parts):
                 colour = "26,152,80" if advantage > 0 else "215,48,39"
                 style = f"background:rgba({colour},{0.45 * abs(advantage) / strongest:.2f})"
-                numbers = (_element("td", f"{x:.2f}", class_="number", style=style) for x in (reward, advantage))
-                rows.append([_element("td", _clip(text), class_="said", style=style), *numbers])
+                numbers = (element("td", f"{x:.2f}", class_="number", style=style) for x in (reward, advantage))
+                rows.append([element("td", _clip(text), class_="said", style=style), *numbers])
     except (TypeError, ValueError):
         rows = [["this group could not be read"]]
     title = f"{name}, step {group.get('step', '–')}: {group.get('id', '')}"
-    table = _table(statistics.Table(["response", "reward", "advantage"], rows), "words")
-    return _element("details", _element("summary", title), table)
+    return folded(title, table(["response", "reward", "advantage"], rows, "words"))
 
 
 def _provenance(run: Run) -> Html:
@@ -313,16 +244,15 @@ def _provenance(run: Run) -> Html:
         if isinstance(facts.get("versions"), dict):
             facts["versions"] = ", ".join(f"{key} {value}" for key, value in facts["versions"].items())
         rows = [[key, _said(value if isinstance(value, str) else json.dumps(value))] for key, value in facts.items()]
-        config = _element("pre", json.dumps(start.get("config"), indent=1))
-        parts.append(_table(statistics.Table(["", ""], rows), "words"))
-        parts.append(_element("details", _element("summary", "config"), config))
+        config = element("pre", json.dumps(start.get("config"), indent=1))
+        parts += [table(["", ""], rows, "words"), folded("config", config)]
     starts = f"{len(run.starts)} start" + "s" * (len(run.starts) != 1) if run.starts else "no run.json"
-    return _element("details", _element("summary", f"{run.name} ", _dim(starts)), *parts)
+    return folded(joined(f"{run.name} ", dim(starts)), *parts)
 
 
 def _said(text: object, correct: bool | None = None) -> Html:
     mark = "" if correct is None else "✓ " if correct else "✗ "
-    return _element("td", mark, _clip(text), class_="said" + {None: "", True: " right", False: " wrong"}[correct])
+    return element("td", mark, _clip(text), class_="said" + {None: "", True: " right", False: " wrong"}[correct])
 
 
 def _clip(text: object) -> str:
@@ -333,10 +263,6 @@ def _clip(text: object) -> str:
 def _order(order: Sequence[int]) -> str:
     """Places of the original images, from 1, as the questions count them."""
     return " ".join(str(i + 1) for i in order)
-
-
-def _dim(text: object) -> Html:
-    return _element("span", text, class_="dim")
 
 
 # The command
@@ -357,11 +283,8 @@ def write(workdirs: Mapping[str, Path], out: Path) -> str:
     names = sorted({name for run in runs for name in run.evaluations})
     sections = [statistics.section(name, [run.result(name) for run in runs]) for name in names]
     text = statistics.markdown(sections) if sections else "No evaluation yet.\n"
-    out.parent.mkdir(parents=True, exist_ok=True)
     for file, content in ((out, page(runs, sections)), (out.with_suffix(".md"), text)):
-        partial = file.with_name(file.name + ".partial")
-        partial.write_text(content, encoding="utf-8", errors="replace")  # a model may say half a surrogate pair
-        partial.replace(file)
+        pages.write(file, content)
     return text
 
 

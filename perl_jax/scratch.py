@@ -91,11 +91,18 @@ def make(path: str | os.PathLike, config: Mapping, texts: Iterable[str], seed: i
     partial = Path(tempfile.mkdtemp(prefix=f".{path.name}.partial-", dir=path.parent))
     try:
         qwen.save(qwen.Qwen2_5_VL(model_config, rngs=nnx.Rngs(seed)), partial / "model")
-        _write_tokenizer(partial / "model", tokenizer)
-        _write_settings(partial / "model", tokenizer, model_config)
+        _write_processor(partial / "model", tokenizer, model_config)
         os.replace(partial / "model", path)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def make_processor(path: str | os.PathLike, config: Mapping, texts: Iterable[str], vocab_size: int = 1000) -> None:
+    """Writes what `make` would to an existing directory, all but the weights: enough for prompts."""
+    tokenizer = train_tokenizer(texts, vocab_size)
+    model_config = _network_config(config, tokenizer)
+    _write_json(Path(path, "config.json"), model_config.to_hf())
+    _write_processor(Path(path), tokenizer, model_config)
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int = 1000):
@@ -148,6 +155,11 @@ def _network_config(config, tokenizer) -> qwen.Config:
         ("vision_start_token_id", "vision_start"), ("vision_end_token_id", "vision_end"))}
     # Through from_hf, which checks that the sizes fit each other.
     return qwen.Config.from_hf(qwen.Config(**parts, **ids).to_hf())
+
+
+def _write_processor(path: Path, tokenizer, config: qwen.Config) -> None:
+    _write_tokenizer(path, tokenizer)
+    _write_settings(path, tokenizer, config)
 
 
 def _write_tokenizer(path: Path, tokenizer) -> None:

@@ -4,7 +4,7 @@ import math
 import re
 
 from models.errors import InputError
-from perl_jax import grpo
+from perl_jax import grpo, rewards
 
 ONE_OF = {
     "online_filter": ("off", "drop", "refill"),
@@ -41,6 +41,7 @@ def check(config) -> None:
     if said["micro_batch.row_tokens"] < longest:
         raise InputError(f"config.micro_batch.row_tokens is {said['micro_batch.row_tokens']}, but a prompt and a "
                          f"response may have {longest} tokens (prompt.max_tokens + sampling.max_new_tokens)")
+    rewards.check_weights(config.reward_weights)
     if not all(isinstance(name, str) for name in said["eval.sets"]):
         raise InputError(f"config.eval.sets must hold names of splits, such as ('eval',), not {said['eval.sets']}")
     try:
@@ -70,7 +71,7 @@ def check_shards(config, shards: int) -> None:
 def check_parts(config) -> None:
     """Raises InputError for a part that was assigned as a whole: that goes past ml_collections' lock."""
     for name, part in config.items():
-        if hasattr(part, "is_locked") and not part.is_locked and name != "scratch":
+        if hasattr(part, "is_locked") and not part.is_locked and name not in ("scratch", "reward_weights"):
             raise InputError(f"config.{name} is replaced as a whole; set config.{name}.{', '.join(part)} one by one")
 
 

@@ -12,7 +12,6 @@ import jax
 import numpy as np
 import optax
 from absl import flags
-from ml_collections import config_flags
 
 from models.errors import InputError
 from perl_jax import batch as batches
@@ -31,6 +30,7 @@ from perl_jax import (
     processes,
     records,
     settings,
+    symbols,
     update,
 )
 from perl_jax.compilations import Compilations
@@ -45,6 +45,7 @@ def train(config, workdir: Path, profile: tuple[int, int] = (0, 0)) -> None:
     Steps `profile[0]` to `profile[1]` are traced to WORKDIR/profile, for TensorBoard or Perfetto.
     """
     settings.check(config)
+    Grader(config.reward, weights=config.reward_weights).close()  # what it refuses is told before anything is made
     processes.agree(json.loads(config.to_json_best_effort()), "a config")
     with jax.set_mesh(mesh.make(**config.mesh)):
         settings.check_shards(config, mesh.shards())
@@ -55,7 +56,7 @@ def run(config, workdir: Path, profile: tuple[int, int]) -> None:
     """`train` on the current mesh."""
     workdir.mkdir(parents=True, exist_ok=True)
     data = data_sources(config, workdir)
-    model, base = policy.load(config, workdir, texts(config, data))
+    model, base = policy.load(config, workdir, texts(config, list(data)))
     splits = {name: pipeline.having(list(data), name) for name in config.eval.sets} | {config.data.split: list(data)}
     kept, excluded = lengths.shown(splits, base.prompts, workdir)
     held_out = {name: held_out_questions(config, pipeline.open_parts(list(data), name, kept[name]), base.prompts)
@@ -66,7 +67,7 @@ def run(config, workdir: Path, profile: tuple[int, int]) -> None:
     last = config.warmup.steps + config.total_steps
 
     with (
-        Grader(config.reward, **config.grading) as grader,
+        Grader(config.reward, weights=config.reward_weights, **config.grading) as grader,
         checkpoint.Checkpoints(workdir, config.checkpoint.keep, config.checkpoint.best or None) as checkpoints,
     ):
         stream = pipeline.Stream(data, split=config.data.split, seed=config.seed, kept=kept[config.data.split])
@@ -275,11 +276,11 @@ def data_sources(config, workdir: Path) -> dict[str, float]:
     return {str(directory): 1.0}
 
 
-def texts(config, data):
+def texts(config, directories):
     """What a new model's tokenizer learns from: whole conversations, as they are shown and taught."""
-    for record in pipeline.first_of(pipeline.open_parts(list(data), config.data.split), 2000):
+    for record in pipeline.first_of(pipeline.open_parts(directories, config.data.split), 2000):
         sample = permute.render(record)
-        question = sample["question"].replace(permute.MARKER, "")
+        question = sample["question"].replace(symbols.MARKER, "")
         yield f"system\n{config.prompt.system}user\n{question}\n{config.prompt.instruction}assistant\n"
         yield taught_response(config, sample)
 
@@ -295,6 +296,11 @@ FLAGS = flags.FLAGS
 
 def main(_) -> None:
     settings.check_parts(FLAGS.config)
+    if FLAGS.inspect:
+        from perl_jax import inspection
+
+        print(inspection.write(FLAGS.config, Path(FLAGS.workdir), FLAGS.inspect))
+        return
     processes.join(FLAGS.coordinator, FLAGS.process_count, FLAGS.process_index)
     train(FLAGS.config, Path(FLAGS.workdir), steps_of(FLAGS.profile_steps))
 
@@ -308,12 +314,8 @@ def steps_of(text: str) -> tuple[int, int]:
 
 
 if __name__ == "__main__":
-    config_flags.DEFINE_config_file("config", None, "The experiment: a file in configs/, e.g. configs/demo.py.",
-                                    lock_config=False)  # base.py has locked what is not open
-    flags.DEFINE_string("workdir", None, "Where the run keeps everything; started again there, it resumes.")
+    cli.define_run_flags()
+    flags.DEFINE_integer("inspect", 0, "Train nothing: write WORKDIR/inspect.html, with the run's first so many "
+                         "questions.", lower_bound=0)  # fmt: skip
     flags.DEFINE_string("profile_steps", "", "FIRST:LAST: steps to trace to WORKDIR/profile.")
-    flags.DEFINE_string("coordinator", "", "HOST:PORT of process 0, where no cluster says it.")
-    flags.DEFINE_integer("process_count", 0, "With --coordinator: how many processes.")
-    flags.DEFINE_integer("process_index", -1, "With --coordinator: this one, from 0.")
-    flags.mark_flags_as_required(["config", "workdir"])
     cli.run(main)

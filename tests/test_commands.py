@@ -119,6 +119,8 @@ def test_keys_and_values_of_a_config(tmp_path):
     refused("total_steps", "train", CONFIG, workdir, "--config.total_steps=many")
     refused("workdir", "train", CONFIG)
     refused("none.py", "train", "--config=configs/none.py", workdir)
+    refused("reward_weights.accuracy is 'x'", "train", CONFIG, workdir, "--config.reward_weights.accuracy=x")
+    refused("has the parts: accuracy, format", "train", CONFIG, workdir, "--config.reward_weights.acuracy=1")
     refused("unexpected argument 'config.total_steps=3'", "train", CONFIG, workdir, "config.total_steps=3")
     assert not list(tmp_path.iterdir())
 
@@ -211,7 +213,7 @@ def test_exports_that_cannot_be(base, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("command", ["train", "prepare", "sample", "export", "report"])
+@pytest.mark.parametrize("command", ["train", "prepare", "filter", "sample", "export", "report"])
 def test_help(command):
     done = command_line.run(command, "--help")
     assert "--" in done.out and "Traceback" not in done.err

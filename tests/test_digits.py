@@ -10,7 +10,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from models.errors import InputError
-from perl_jax import permute, records
+from perl_jax import permute, records, symbols
 from perl_jax.data import digits
 
 SIZE = 8
@@ -93,7 +93,7 @@ def test_what_matters_is_first_as_often_as_asked(label_of, split, bias):
         labels = [label_of[image] for image in record["images"]]
         text = record["answer"] if record["source"] == "digits_which" else record["question"]
         place = labels.index(max(labels)) if record["source"] == "digits_largest" else int(
-            permute.MENTION.search(text)[1])
+            symbols.MENTION.search(text)[1])
         total[record["source"]] += 1
         first[record["source"]] += place == 0
         elsewhere[place] += len(labels) == 4

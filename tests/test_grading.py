@@ -36,6 +36,9 @@ def score(record, text):
 def plain(record, text):
     return len(text) / 2
 
+def picky(record, text):
+    return {"reward": 1.0, "length": record["mine"]}
+
 calls = 0
 
 def seen(record, text):
@@ -132,6 +135,65 @@ def test_boxed_towers_of_powers_are_bounded():
     with Grader("boxed", timeout=3.0) as grader:
         scores = grader.grade([(record, r"\boxed{0.5}"), (record, r"\boxed{9^{9^{9}}}"), (record, r"\boxed{1/2}")])
     assert [score["accuracy"] for score in scores] == [1.0, 0.0, 1.0]
+
+
+HOSTILE = [r"9^{9^{9}}", r"10^{10^{10}}", "9^9^9^9", "9^999999999", "7^{99999999}", "9999999!", "(10^7)!", "{" * 500,
+           r"\frac{1}{" * 200 + "1" + "}" * 200, r"\sqrt{" * 300 + "1" + "}" * 300, "(" * 1000, r"\boxed{" * 5000,
+           "1+" * 50_000, "x" * 1_000_000, " " * 100_000, "(x+1)^{5000}", r"\int_0^1 e^{x^2} dx", "1," * 20_000,
+           r"\begin{matrix}" + "1&" * 2000 + r"1\end{matrix}", "__import__('os').getpid()", "5\0", "\ud800",
+           "(9999^{9999})!", r"\sin(\sin(\sin(x)))^{99}", "((((9^99)^99)^99)^99)", "x^{y^{z^{w}}}"]  # fmt: skip
+
+
+def test_hostile_answers_are_bounded_and_the_rest_of_the_batch_is_graded():
+    """Those of SOURCES that hung math-verify, and more; some end in a worker's limits, which are short here."""
+    record = {"id": "hostile", "answer": r"\frac{1}{2}", "kind": "number"}
+    answers = [text for pair in zip(HOSTILE, ["1/2"] * len(HOSTILE)) for text in pair]
+    start = time.monotonic()
+    with Grader("boxed", timeout=4.0) as grader:
+        scores = grader.grade([(record, f"<think></think>\\boxed{{{answer}}}") for answer in answers])
+    assert [score["accuracy"] for score in scores] == [0.0, 1.0] * len(HOSTILE)
+    assert time.monotonic() - start < 60 and grader.crashes == 0
+
+
+WEIGHTED = [  # (reward, weights, what the first response earns)
+    ("boxed", {"accuracy": 1.0}, 1.0),
+    ("boxed", {"accuracy": 2, "format": -0.5}, 1.5),
+    ("boxed", {}, 1.0),
+    ("my_reward:score", {"length": 0.5}, 12.0),
+]
+
+
+@pytest.mark.parametrize(("reward", "weights", "worth"), WEIGHTED)
+def test_weights_of_parts(reward, weights, worth):
+    record = {"id": "q", "answer": "B", "kind": "choice"}
+    pairs = [(record, text) for text in (r"<think></think>\boxed{B}", "raise", "no")]
+    with Grader(reward, workers=1, weights=weights) as grader:
+        first, *rest = grader.grade(pairs)
+        assert first["reward"] == pytest.approx(worth)
+        for score in rest:
+            assert score.keys() == first.keys()
+            assert not weights or score["reward"] == sum(weights[part] * score[part] for part in weights)
+
+
+@pytest.mark.parametrize(("reward", "weights", "words"), [
+    ("boxed", {"acuracy": 1.0}, r"reward_weights has acuracy; reward 'boxed' has the parts: accuracy, format"),
+    ("my_reward:plain", {"accuracy": 1.0}, r"has the parts: none, it gives a plain number"),
+    ("boxed", {"accuracy": float("nan")}, "reward_weights.accuracy is nan"),
+])
+def test_weights_that_cannot_be_are_told_before_anything_is_graded(reward, weights, words):
+    with pytest.raises(InputError, match=words):
+        Grader(reward, workers=1, weights=weights)
+
+
+def test_a_reward_that_fails_on_the_trial_is_told_with_the_first_responses():
+    with Grader("my_reward:picky", workers=1, weights={"accuracy": 1.0}) as grader:
+        assert grader.grade([(RECORD, "")])[0]["reward"] == 0.0
+        with pytest.raises(InputError, match="has the parts: length"):
+            grader.grade([({**RECORD, "mine": 3}, "ok")])
+
+
+def test_half_a_surrogate_pair_is_text_too(grader):
+    assert grader.grade([(RECORD, "half \ud800")])[0]["reward"] == 1.0
 
 
 def test_an_unknown_reward_and_a_closed_grader_say_so():

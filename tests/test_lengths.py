@@ -13,10 +13,10 @@ from PIL import Image
 
 from models import qwen2_5_vl as qwen
 from models.errors import InputError
-from perl_jax import lengths, permute, prompts, records, scratch
+from perl_jax import lengths, permute, prompts, records, scratch, symbols
 
 WORDS = ("which", "of", "the", "two", "shows", "a", "larger", "cat", "than", "other")
-STYLES = ("", "|lower", "|number", "|ordinal", "|ordinal", "|letter")
+STYLES = ("", "|lower", "|number", "|ordinal", "|ordinal", "|letter", "|last", "|numeral")
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +43,8 @@ def random_record(rng: random.Random, images: int) -> records.Record:
     def text():
         count = rng.randrange(4) if images else 0
         mentions = [f"{{image:{rng.randrange(images)}{rng.choice(STYLES)}}}" for _ in range(count)]
+        if images > 2 and count > 2:
+            mentions.append(symbols.mention_set(rng.sample(range(images), 2)))
         return " ".join(rng.sample(mentions + rng.sample(WORDS, 5), len(mentions) + 5))
 
     return record(
@@ -81,7 +83,7 @@ def test_too_many_wordings_are_bounded(shown):
     mentions = " ".join(f"{{image:{i}|ordinal}}" for i in range(6))
     made = record("r", 6, mentions)
     few, more = lengths.wordings(made)
-    assert few == [tuple(range(6))] and more == 6 * len("second")
+    assert few == [tuple(range(6))] and more == 6 * lengths.LETTERS
     longest = max(tokens(made, rng.sample(range(6), 6), shown) for _ in range(200))
     assert longest <= lengths.measure(made, shown)["tokens"] <= longest + more
 

@@ -147,15 +147,17 @@ def test_sets_that_share_ids_stay_apart(sets):
     assert sorted(ids(drawn)) == sorted(f"{number}:small{i}" for number in (1, 2) for i in range(5))
 
 
-def test_records_in_turn_of_those_that_have_the_split(sets):
+def test_records_in_turn_of_those_that_have_the_split(sets, tmp_path):
     directories = [sets["big"], sets["one"], sets["small"]]
     found = ids(pipeline.first_of(pipeline.open_parts(directories, "train"), 8))
     assert found == ["1:big0", "2:one0", "3:small0", "1:big1", "3:small1", "1:big2", "3:small2", "1:big3"]
     assert len(list(pipeline.first_of(pipeline.open_parts(directories, "train"), 99))) == 29
-    assert pipeline.having(directories, "train[5:]") == [sets["big"]]
+    held_out = str(tmp_path / "held-out")
+    records.write({"eval": [pipeline.open_parts(directories, "train")[1][0]]}, held_out)
+    assert pipeline.having([*directories, held_out], "eval[:1]") == [held_out]
     [part] = pipeline.open_parts(directories, "train", {sets["small"]: np.array([3])})
     assert [part[i]["id"] for i in range(len(part))] == ["3:small3"]
-    with pytest.raises(InputError, match="big has no split 'eval', it has train"):
+    with pytest.raises(InputError, match=r"has a split 'eval': .*big has train; .*one has train"):
         pipeline.having(directories, "eval")
 
 

@@ -5,8 +5,11 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from fake_endpoint import FakeEndpoint, annotator
+from public_files import MANTIS, jsonl, parquet, png, turns, zipped
 
 from models.errors import InputError
 from perl_jax import data, prepare, records
@@ -14,13 +17,13 @@ from perl_jax import data, prepare, records
 SMALL = {"train_size": 12, "eval_size": 5, "image_size": 28}
 
 
-def rows(*turns_of):
-    """Rows in Mantis-Instruct's form without pictures."""
-    return [
-        {"id": "a", "images": None, "source": "made",
-         "conversation": [{"role": role, "content": text} for role, text in zip(("user", "assistant"), turns)]}
-        for turns in turns_of
-    ]
+def made(*rows):
+    """A source of these rows, in place of whichever is asked for."""
+    return lambda name: SimpleNamespace(SPLITS=("train",), records=lambda input, split, seed=0: iter(rows))
+
+
+RECORD = {"id": "a", "images": [], "question": "Is it so?", "choices": [], "answer": "Yes", "kind": "text",
+          "order_effect": "invariant", "source": "made", "accuracy": None, "movable": None}  # fmt: skip
 
 
 def test_build_writes_every_split(tmp_path):
@@ -40,35 +43,33 @@ def test_limit_and_seed(tmp_path):
     assert prints[0] == prints[1] != prints[2]
 
 
-def test_rejected_rows_are_listed_with_reasons(tmp_path):
-    (tmp_path / "train.json").write_text(json.dumps(rows(
-        ("Is it so?", "Yes"), ("Why?", "Because of all that went before."), ("\0?", "No"))))
-    summary = prepare.build("mantis_chat", tmp_path / "set", str(tmp_path))
+def test_rejected_rows_are_listed_with_reasons(tmp_path, monkeypatch):
+    bad = {**RECORD, "id": "c", "question": "\0?"}
+    monkeypatch.setattr(data, "find", made(RECORD, data.Rejected("b", "malformed row"), bad))
+    summary = prepare.build("made", tmp_path / "set")
     lines = [json.loads(line) for line in (tmp_path / "set" / prepare.REJECTED).read_text().splitlines()]
     assert [(line["split"], line["id"], line["reason"]) for line in lines] == [
-        ("train", "1.0-a", "answer cannot be checked by a rule"), ("train", "2.0-a", "text and images do not fit")]
+        ("train", "b", "malformed row"), ("train", "c", "not a whole record")]
     assert summary["rejected"]["train"] == {line["reason"]: 1 for line in lines}
     assert all(line["reason"] in prepare.table(summary) for line in lines)
     assert len(records.open_split(tmp_path / "set")) == 1
 
 
-def test_failures_leave_nothing(tmp_path):
+def test_failures_leave_nothing(tmp_path, monkeypatch):
     for source, options, words in (
         ("digit", {}, "known are .*digits"),
         ("digits", {"size": 3}, "no option 'size'"),
         ("digits", {"bias": 2}, "bias"),
         ("digits", {"eval_size": 0, "train_size": 2}, "split 'eval'"),
-        ("mantis_chat", {"input": str(tmp_path / "nowhere")}, "train.json"),
+        ("mantis", {"input": str(tmp_path / "nowhere")}, "train.json"),
     ):
         with pytest.raises(InputError, match=words):
             prepare.build(source, tmp_path / "set", **options)
         assert not os.listdir(tmp_path)
-    folder = tmp_path / "in"
-    folder.mkdir()
-    (folder / "train.json").write_text(json.dumps(rows(("Why?", "Because of all that went before."))))
-    with pytest.raises(InputError, match="cannot be checked"):
-        prepare.build("mantis_chat", tmp_path / "set", str(folder))
-    assert os.listdir(tmp_path) == ["in"]
+    monkeypatch.setattr(data, "find", made(data.Rejected("b", "malformed row", "not JSON")))
+    with pytest.raises(InputError, match="not JSON"):
+        prepare.build("made", tmp_path / "set")
+    assert not os.listdir(tmp_path)
 
 
 def test_options_are_literals_or_text():
@@ -100,3 +101,114 @@ def test_command(tmp_path, source, code):
         assert "Traceback" not in done.stderr and not (tmp_path / "set").exists()
     else:
         assert "digits_largest" in done.stdout and len(records.open_split(tmp_path / "set")) == 12
+
+
+def published_mantis(tmp_path):
+    row = {"id": "a", "images": [{"bytes": None, "path": f"{i}.png"} for i in range(2)], "source": "multi_vqa",
+           "conversation": turns("<image><image>Why?", "Because it was raining all day.",
+                                 "Which image shows more people than image 1 does?", "Image 2 shows a crowd.")}
+    parquet(tmp_path / "multi_vqa" / "train-00000-of-00001.parquet", [row], MANTIS)
+    zipped(tmp_path / "multi_vqa" / "train_images.zip", {f"{i}.png": png(i, (40, 30)) for i in range(2)})
+    return tmp_path
+
+
+def published_k12(tmp_path):
+    question = "As shown in the figure, $AB=AC$ and $\\angle A=40^{\\circ}$. Find $\\angle B$ = ___"
+    row = {"id": "k12-1", "question": question, "answer": "$70^{\\circ}$", "subject": "math",
+           "image": {"bytes": png(0, (40, 30)), "path": None}}
+    parquet(tmp_path / "data" / "train-00000-of-00001.parquet", [row])
+    return tmp_path
+
+
+def own_file(tmp_path):
+    for i in range(2):
+        (tmp_path / f"{i}.png").write_bytes(png(i, (40, 30)))
+    row = {"id": 1, "images": ["0.png", "1.png"], "question": "Which image shows a cat?", "answer": "Image 2"}
+    return jsonl(tmp_path / "mine.jsonl", row | {"source": "mine"})
+
+
+@pytest.mark.parametrize(("source", "files"), [("mantis", published_mantis), ("k12", published_k12),
+                                               ("jsonl", own_file)])  # fmt: skip
+def test_a_sources_example_is_what_becomes_of_its_public_files(tmp_path, source, files):
+    (tmp_path / "in").mkdir()
+    prepare.build(source, tmp_path / "set", str(files(tmp_path / "in")))
+    [made] = records.open_split(tmp_path / "set")
+    pictures = made.pop("images")
+    assert made == data.find(source).EXAMPLE
+    assert pictures == [png(i, (40, 30)) for i in range(len(pictures))]
+
+
+def own_rows(count, **changes):
+    """Rows as a person writes them, on pictures a.png and b.png."""
+    return [{"id": f"r{i}", "images": ["a.png", "b.png"], "question": f"Is number {i + 10} on image 1?",
+             "answer": "Yes"} | changes for i in range(count)]  # fmt: skip
+
+
+def own_set(tmp_path, rows):
+    for i, name in enumerate(("a", "b", "c", "d")):
+        (tmp_path / f"{name}.png").write_bytes(png(i, (40, 30)))
+    return str(jsonl(tmp_path / "mine.jsonl", *rows))
+
+
+def lines(file):
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+def test_what_the_rules_leave_out_is_named(tmp_path):
+    good, *others = own_rows(7)
+    others[0] |= {"question": good["question"]}
+    others[1] |= {"images": ["a.png", "gone.png"]}
+    others[2] |= {"question": "Why?", "answer": "Because of all that went on before."}
+    others[3] |= {"question": "Which? The answer is 12.", "answer": "12"}
+    others[4] |= {"question": "What is it?", "answer": "to the north", "kind": "number"}
+    others[5] |= {"question": "Which is red?\nA. cat\nB. dog", "answer": "a cow"}
+    summary = prepare.build("jsonl", tmp_path / "set", own_set(tmp_path, [good, *others]))
+    reasons = ("duplicate", "picture", "answer cannot be checked by a rule", "leak",
+               "the reward does not accept the answer", "answer is no choice")  # fmt: skip
+    assert summary["rejected"]["train"] == dict.fromkeys(reasons, 1)
+    [decision] = lines(tmp_path / "set" / prepare.DECISIONS)
+    assert (decision["id"], decision["order_effect"], decision["evidence"]) == ("r0", "rewrite", "image 1")
+
+
+def test_held_out_pictures_are_in_no_other_split(tmp_path):
+    rows = [row | {"images": [f"{i}.png"]} for i, row in enumerate(own_rows(60, question="Is it red?"))]
+    for i in range(60):
+        (tmp_path / f"{i}.png").write_bytes(png(i // 2, (40, 30)))  # each picture twice
+        rows[i]["question"] = f"Is it number {i}?"
+    summary = prepare.build("jsonl", tmp_path / "set", own_set(tmp_path, rows), holdout=0.3)
+    assert list(summary["splits"]) == ["train", "eval"]
+    shown = {split: [record["images"][0] for record in records.open_split(tmp_path / "set", split)]
+             for split in summary["splits"]}  # fmt: skip
+    assert not set(shown["train"]) & set(shown["eval"])
+    assert len(shown["train"]) + len(shown["eval"]) == 60 and 6 <= len(shown["eval"]) <= 30
+    assert {line["split"] for line in lines(tmp_path / "set" / prepare.DECISIONS)} == {"train", "eval"}
+
+
+def test_a_language_model_rephrases_and_labels_and_is_asked_once(tmp_path):
+    rows = own_rows(3) + [{"id": "open", "images": ["a.png", "b.png"], "question": "Is image 2 red, do you think?",
+                           "answer": "I think that yes, it is red indeed."}]  # fmt: skip
+    file = own_set(tmp_path, rows)
+    with FakeEndpoint(annotator) as server:
+        command = ["--source=jsonl", f"--input={file}", f"--endpoint={server.url}", "--model=fake", "--review=2"]
+        first = run_prepare(*command, f"--out={tmp_path / 'set'}")
+        asked = len(server.requests)
+        (tmp_path / "set.answers.jsonl").rename(tmp_path / "again.answers.jsonl")
+        second = run_prepare(*command, f"--out={tmp_path / 'again'}")
+    assert first.returncode == second.returncode == 0, first.stderr + second.stderr
+    assert asked >= 4 and len(server.requests) == asked
+    assert "kappa" in first.stdout and (tmp_path / "set" / "review.html").exists()
+    decisions = [lines(tmp_path / name / prepare.DECISIONS) for name in ("set", "again")]
+    assert decisions[0] == decisions[1] and {decision["by"] for decision in decisions[0]} == {"model"}
+    assert records.fingerprint(tmp_path / "set") == records.fingerprint(tmp_path / "again")
+
+
+def run_prepare(*options):
+    return subprocess.run([sys.executable, "-m", "perl_jax.prepare", *options], capture_output=True, text=True,
+                          timeout=300, cwd=Path(__file__).parents[1])  # fmt: skip
+
+
+def test_columns_by_other_names(tmp_path):
+    row = {"images": ["a.png"], "problem": "Is it red?", "solution": "Yes"}
+    done = run_prepare("--source=jsonl", f"--input={own_set(tmp_path, [row])}", f"--out={tmp_path / 'set'}",
+                       "--map=question=problem,answer=solution")  # fmt: skip
+    assert done.returncode == 0 and records.open_split(tmp_path / "set")[0]["question"] == "<image:0>\nIs it red?"

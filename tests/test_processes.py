@@ -26,9 +26,7 @@ NOT_COMPARED = ("time/", "compile/", "speed/", "stage")
 
 def start(workdir: Path, count: int, devices: int = 4, changes=({},), die=0) -> list[subprocess.Popen]:
     """`count` processes of one run, with `devices` in all; the last is the one that dies."""
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        coordinator = f"localhost:{free.getsockname()[1]}" if count > 1 else ""
+    coordinator = f"localhost:{free_port()}" if count > 1 else ""
     flags = f"--xla_force_host_platform_device_count={devices // count}"
     environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
 
@@ -39,6 +37,13 @@ def start(workdir: Path, count: int, devices: int = 4, changes=({},), die=0) -> 
                                 stderr=subprocess.STDOUT, text=True)  # fmt: skip
 
     return [process(index) for index in range(count)]
+
+
+def free_port() -> int:
+    """One that nothing listens at."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        return free.getsockname()[1]
 
 
 def finish(started, timeout=300) -> list[tuple[int, str]]:

@@ -1,9 +1,10 @@
 """Stored records: what is written comes back, what is wrong is named, what is half done never shows."""
 
 import io
-import json
 import os
 import pickle
+import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -42,7 +43,7 @@ def test_records_come_back_in_order_and_as_they_were(tmp_path):
     summary = records.write({"train": iter(train), "eval": held_out}, tmp_path / "set", name="made_up")
     assert {split: part["records"] for split, part in summary["splits"].items()} == {"train": 150, "eval": 1}
     assert summary["splits"]["train"]["order_effect"] == {"invariant": 150}
-    assert json.loads((tmp_path / "set" / "records.json").read_text()) == summary
+    assert records.summary(tmp_path / "set") == summary
     split = pickle.loads(pickle.dumps(records.open_split(tmp_path / "set", "train")))
     assert [split[i] for i in range(len(split))] == train
     assert records.open_split(tmp_path / "set", "eval")[0] == held_out[0]
@@ -77,6 +78,86 @@ def test_pictures_are_rgb_and_upright_when_stored(tmp_path):
     assert opened[-3].size == (20, 30)
     assert opened[-2].getpixel((0, 0)) == (128, 128, 128)
     assert opened[-1].getpixel((0, 0)) == (255, 255, 255)
+
+
+def encoded(image, form="PNG", **options):
+    buffer = io.BytesIO()
+    image.save(buffer, form, **options)
+    return buffer.getvalue()
+
+
+def stored(data):
+    """The stored form of a picture, opened: always RGB, one frame."""
+    opened = Image.open(io.BytesIO(records.stored_picture(data, "x")))
+    assert opened.mode == "RGB" and opened.format in ("PNG", "JPEG") and getattr(opened, "n_frames", 1) == 1
+    return opened
+
+
+def test_an_animated_picture_is_its_first_frame():
+    frames = [Image.new("RGB", (8, 6), colour) for colour in ("red", "lime", "blue")]
+    for form in ("GIF", "PNG", "WEBP", "TIFF", "MPO"):
+        options = {"lossless": True} if form == "WEBP" else {}
+        data = encoded(frames[0], form, save_all=True, append_images=frames[1:], **options)
+        assert Image.open(io.BytesIO(data)).n_frames == 3
+        assert np.abs(np.subtract(stored(data).getpixel((4, 3)), (255, 0, 0))).max() < 3  # MPO holds JPEGs
+
+
+@pytest.mark.parametrize("data", [
+    encoded(Image.frombytes("I;16B", (5, 5), b"\x80\x00" * 25), "TIFF"),
+    encoded(Image.fromarray(np.full((5, 5), 0x8000, np.uint16)), "TIFF"),
+    b"P5 5 5 65535\n" + b"\x80\x00" * 25,
+    b"P6 5 5 65535\n" + b"\x80\x00" * 75,
+], ids=["big endian", "little endian", "PGM", "PPM"])
+def test_16_bits_are_scaled(data):
+    assert stored(data).getpixel((2, 2)) == (128, 128, 128)
+
+
+def test_a_colour_that_stands_for_transparency_becomes_white():
+    assert stored(encoded(Image.new("RGB", (4, 4), (9, 9, 9)), transparency=(9, 9, 9))).getpixel((0, 0)) == (255,) * 3
+    assert stored(encoded(Image.new("P", (4, 4)), transparency=0)).getpixel((0, 0)) == (255,) * 3
+
+
+def test_long_sides_are_kept_up_to_the_ratio_that_the_model_takes():
+    assert stored(encoded(Image.new("RGB", (30_000, 150)))).size == (30_000, 150)
+    for size in ((30_000, 149), (149, 30_000), (1, 1), (1, 100), (60_000, 1)):
+        with pytest.raises(InputError, match=f"^x: .*{size[0]} x {size[1]} pixels"):
+            records.stored_picture(encoded(Image.new("L", size)), "x")
+
+
+def bomb(width, height):
+    """A PNG's beginning that promises so many pixels."""
+    header = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    signed = struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
+    return b"\x89PNG\r\n\x1a\n" + signed + struct.pack(">I", 1000) + b"IDAT"
+
+
+def test_what_pillow_only_warns_of_is_refused_too():
+    limit = Image.MAX_IMAGE_PIXELS
+    for pixels in (limit + 20_000, 2 * limit + 20_000):  # a warning, an error
+        with pytest.raises(InputError, match=r"^x: .*decompression bomb"):
+            records.stored_picture(bomb(10_000, pixels // 10_000), "x")
+    for form in ("GIF", "BMP"):  # whatever the format's decoder would do
+        with pytest.raises(InputError, match=r"^x: "):
+            records.stored_picture(encoded(Image.new("1", (10_000, limit // 10_000 + 1)), form), "x")
+
+
+@pytest.mark.parametrize(("data", "words"), [
+    (b"", "no known format"),
+    (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "no known format"),
+    (encoded(Image.new("RGB", (9, 9)), "EPS"), "no known format"),  # Pillow would start another program
+    (encoded(Image.new("RGB", (9, 9)), "ICO"), "no known format"),
+    (picture(form="JPEG")[:-40], "truncated"),
+    (picture(form="PNG")[:400], "cannot decode"),
+    (picture(form="WEBP")[:200], "cannot decode"),
+    (encoded(Image.fromarray(np.full((5, 5), 70000, np.int32)), "TIFF"), "32 bits"),
+    (encoded(Image.fromarray(np.full((5, 5), 0.5, np.float32)), "TIFF"), "32 bits"),
+    (None, "NoneType"),
+    (bytearray(picture()), "bytearray"),
+])
+def test_a_bad_picture_is_one_line(data, words):
+    with pytest.raises(InputError, match=f"^x: .*{words}") as caught:
+        records.stored_picture(data, "x")
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(("changes", "words"), [

@@ -5,10 +5,10 @@ import json
 import re
 import subprocess
 import sys
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from markup import Tags
 
 from models.errors import InputError
 from perl_jax import report
@@ -53,28 +53,6 @@ def write_run(path, right=5, seconds=1.5, steps=4, evaluated=(0, 4)):
 def two(tmp_path):
     grpo, perl = write_run(tmp_path / "a", right=2, seconds=1.0), write_run(tmp_path / "b", right=8)
     return {"GRPO": grpo, f"PeRL {ATTACK}": perl}
-
-
-class Tags(HTMLParser):
-    """The tags, attributes and text of a page; fails where tags do not close."""
-
-    def __init__(self, page):
-        super().__init__()
-        self.open, self.tags, self.attributes, self.words = [], set(), [], ""
-        self.feed(page)
-        assert not self.open
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.add(tag)
-        self.attributes += attrs
-        if tag not in ("meta", "img"):
-            self.open.append(tag)
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        self.words += data
 
 
 def test_the_table_has_the_figures(two, tmp_path):

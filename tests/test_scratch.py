@@ -133,3 +133,13 @@ def test_used_directories_and_tiny_vocabularies_are_refused(model_dir, tmp_path)
 def test_a_part_that_is_none(tmp_path):
     with pytest.raises(InputError, match=r"depth cannot be set .* vision and text"):
         scratch.make(tmp_path / "model", SIZES.to_dict() | {"depth": 3}, TEXTS)
+
+
+def test_a_processor_without_weights_is_the_models_own(model_dir, tmp_path):
+    scratch.make_processor(tmp_path, SIZES, TEXTS, vocab_size=400)
+    made = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+    assert "model.safetensors" not in made
+    for name in made.keys() - {"config.json"}:  # which says the weights' dtype too
+        assert made[name] == (model_dir / name).read_bytes(), name
+    own, whole = (qwen.Processor.from_pretrained(path) for path in (tmp_path, model_dir))
+    assert own.encode(TEXTS[0]) == whole.encode(TEXTS[0]) and own.vision == whole.vision

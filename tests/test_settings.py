@@ -21,6 +21,7 @@ from perl_jax import settings
     ({"eval.sets": (3,)}, "config.eval.sets must hold names"),
     ({"warmup.caption": "{number}"}, "warmup.caption is '{number}'"),
     ({"warmup.steps": 3, "loss.kl_coef": 0.1}, "before the warm-up"),
+    ({"reward_weights": {"accuracy": "much"}}, "reward_weights.accuracy is 'much'; it must be a finite number"),
 ])  # fmt: skip
 def test_a_value_with_which_no_run_is_right(changes, words):
     config = base.get_config()
@@ -57,6 +58,7 @@ def test_a_part_that_is_replaced():
     settings.check_parts(config)
     config.scratch = {"vision": {}}
     config.data.options = {"size": 3}
+    config.reward_weights = {"accuracy": 1.0}
     settings.check_parts(config)
     config.eval = {"sets": ()}
     with pytest.raises(InputError, match=r"config\.eval is replaced as a whole; set config.eval.sets one by one"):

@@ -308,6 +308,13 @@ def test_the_reference_policy_and_several_optimizer_steps_a_batch(tmp_path):
     assert 0 < first["update/kl"] < second["update/kl"]
 
 
+def test_weights_of_parts_make_the_reward(tmp_path):
+    """The parts are logged as they are; tiny_reward gives each response 1 for its format."""
+    for line in short(tmp_path, **{"reward_weights": {"format": 3.0}}):
+        assert line["reward/mean"] == 3.0 and line["reward/format"] == 1.0 and line["advantage/zero_share"] == 1.0
+        assert line["reward/accuracy"] <= 1
+
+
 def test_groups_without_a_signal_make_no_step(tmp_path):
     steps = short(tmp_path, online_filter="drop", reward="tiny_reward:nothing")
     assert all(line["update/loss"] == 0 and line["group/kept"] == 0 for line in steps)

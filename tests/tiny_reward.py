@@ -15,3 +15,9 @@ def nothing(record, text: str) -> float:
 def rare(record, text: str) -> float:
     """A signal in one of three questions only."""
     return 0.0 if int(record["id"].split("-")[-1]) % 3 else score(record, text)["reward"]
+
+
+def easy(record, text: str) -> dict[str, float]:
+    """Four of five answers to one kind of question are right, two of five to the others."""
+    right = float(sum(text.encode()) % 5 > (0 if record["source"] == "digits_what" else 2))
+    return {"reward": right, "accuracy": right}

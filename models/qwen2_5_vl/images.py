@@ -16,8 +16,8 @@ MAX_PIXELS = 28 * 28 * 1280
 MEAN = (0.48145466, 0.4578275, 0.40821073)  # CLIP's, red, green, blue
 STD = (0.26862954, 0.26130258, 0.27577711)
 MAX_ASPECT = 200
-# Only formats that Pillow decodes itself: EPS, for one, would start another program.
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "MPO")
+# Only formats that Pillow decodes itself: EPS, for one, would start another program. MPO comes under JPEG.
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000")
 
 
 def open_image(data: bytes, where: str) -> Image.Image:

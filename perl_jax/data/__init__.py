@@ -17,7 +17,6 @@ from typing import NamedTuple
 
 from models.errors import InputError
 
-
 Picture = Callable[[], bytes]  # reads one encoded picture, as the source has it; InputError where it cannot be read
 
 

@@ -2,11 +2,13 @@
 
 A reward is `score(record, text) -> float | dict[str, float]`. `record` is the record as it was rendered for the order
 that the model saw (`perl_jax.permute.render`), without its images; `text` is the whole response. A dict holds "reward"
-and any named parts of it, which are logged. It runs in worker processes, under a wall-clock limit and a limit on memory
-(`perl_jax.grading`), and must give the same result for the same input.
+and any named parts of it, the same for each response; they are logged, and `config.reward_weights` may weigh them anew.
+It runs in worker processes, under a wall-clock limit and a limit on memory (`perl_jax.grading`), and must give the same
+result for the same input.
 """
 
 import importlib
+import math
 import pkgutil
 from collections.abc import Callable, Mapping
 
@@ -42,3 +44,15 @@ def find(name: str) -> Score:
     if not callable(score):
         raise InputError(f"reward {name!r} is a {type(score).__name__}, not a function")
     return score
+
+
+def check_weights(weights: Mapping[str, object]) -> None:
+    """Raises InputError unless each part's weight is a finite number.
+
+    >>> check_weights({"accuracy": 1, "format": 0.5})
+    """
+    for part, weight in weights.items():
+        if isinstance(weight, bool) or not isinstance(weight, int | float) or not math.isfinite(weight):
+            raise InputError(f"reward_weights.{part} is {weight!r}; it must be a finite number")
+        if part == "reward":
+            raise InputError("reward_weights.reward would weigh the sum itself; name a part of the reward")

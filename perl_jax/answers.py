@@ -1,0 +1,212 @@
+r"""Whether an answer is the true one, by the rule of its kind: choice, text, order or number.
+
+Letters, verdicts, images, texts and orders are compared by exact rules: a grader of mathematics takes words for
+products of letters. Numbers and formulas are `perl_jax.formulas`'s, which can hang on a hostile one, so this must run
+where it can be killed: `perl_jax.grading`. A wrong answer is at worst wrong; what names two answers is wrong too.
+"""
+
+import re
+import unicodedata
+from collections.abc import Mapping
+
+from models.errors import InputError
+from perl_jax import formulas
+
+MAX_CHARACTERS = 256  # of a sentence that is read as a verdict
+
+_TEXT_COMMAND = re.compile(r"\\(?:text(?:bf|it|rm|normal)?|math(?:rm|bf|it)|mbox)\s*\{([^{}]*)\}")
+_MATH_DELIMITER = re.compile(r"\$|\\[()\[\]]")
+_LETTER = re.compile(r"\(([a-z])\)[.:]?|([a-z])[.:)]?")
+_LETTER_AND_TEXT = re.compile(r"(?:\(([a-z])\)[.:]?|([a-z])[.:)])\s+(.+)")
+_FURTHER_LETTER = re.compile(r"(?:^|[\s,;(])[a-z](?:[.:)]|$)")
+_ARROW_OR_SPACE = re.compile(r"(?:\\(?:[Ll]ong)?[Rr]ightarrow|\\to(?![a-z])|\\[,; ]|[-=–—]*>|[→⟶⇒➔➡,;\s\[\](){}–—-])+")
+_RANGE = re.compile(r"[0-9]\s*[-–—]\s*[0-9]")
+
+_NOUN = r"(?:image|picture|photo|photograph|figure|panel)"
+_ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth")
+_IMAGE = re.compile(
+    rf"(?:the )?(?:(?P<word>{'|'.join(_ORDINALS)})|(?P<digits>[0-9]{{1,3}})(?:st|nd|rd|th))(?: (?:{_NOUN}|one))?"
+    rf"|(?:{_NOUN} ?)?(?:number |no\. ?|#)?\(?(?P<number>[0-9]{{1,3}})\)?"
+)
+_SIDE = re.compile(rf"(?:the )?(left|right|middle|top|bottom|last|both|neither|all)(?: (?:{_NOUN}s?|one))?")
+_VERDICT = re.compile(r"(yes|no|true|false)(?:\s*[,.;:!(–—-](.*))?", re.DOTALL)
+_DOUBT = "or not nor isn't aren't doesn't don't wrong incorrect maybe perhaps unknown either neither except never"
+_CONTRARY = {
+    "yes": "no not nope nor false incorrect wrong never cannot isn't aren't doesn't don't didn't wasn't weren't can't",
+    "no": "yes yeah yep true correct right",
+}  # fmt: skip
+_CONTRARY |= {"true": _CONTRARY["yes"], "false": _CONTRARY["no"]}
+_HEDGE = "or maybe perhaps but unless neither"
+
+
+def is_correct(record: Mapping[str, object], prediction: str) -> bool:
+    r"""Whether a prediction is the record's answer, by the rule of its kind (guessed from the answer without one).
+
+    The record is rendered (`permute.render`), with `answer` and maybe `kind`, `choices` and `question`. An empty answer
+    or prediction, one with characters that cannot be seen or look like others, and a mathematical one that cannot be
+    read as one answer are never correct.
+
+    - choice: its letter, its text, or both.
+    - text: the same words without case and punctuation; an image by its number ("Image 2", "2", "the second image");
+      yes, no, true or false also as the first word of a sentence that does not name the other one.
+    - order: places as digits, letters or ordinals. An answer joined by "and" is a set; any other has its order.
+    - number: `formulas.same`, or the image of that number.
+
+    >>> is_correct({"answer": "B", "kind": "choice", "choices": ["a cat", "a dog"]}, "(B) a dog")
+    True
+    >>> is_correct({"answer": "Image 2", "kind": "text"}, "the second image")
+    True
+    >>> is_correct({"answer": "2→1→3", "kind": "order"}, "Image 2, Image 1, Image 3")
+    True
+    >>> is_correct({"answer": "1,000", "kind": "number"}, "1000.0")
+    True
+    """
+    answer, prediction = readable(str(record["answer"])), readable(prediction)
+    if answer is None or prediction is None or not normalized(answer) or not normalized(prediction):
+        return False
+    choices = [str(choice) for choice in record.get("choices") or ()]
+    kind = record.get("kind") or _guess_kind(answer, choices)
+    if kind == "choice":
+        return _same_choice(answer, prediction, choices, str(record.get("question") or ""))
+    if kind == "text":
+        return _same_text(normalized(answer), normalized(prediction))
+    if kind == "order":
+        return _same_places(answer, prediction)
+    if kind == "number":
+        return formulas.same(answer, prediction) or (
+            normalized(answer).isdecimal() and image_number(normalized(prediction)) == image_number(normalized(answer)))
+    raise InputError(f"record {record.get('id')!r}: unknown kind {kind!r} (choice, number, text or order)")
+
+
+def readable(text: str) -> str | None:
+    """The text with full-width letters, digits and signs as plain ones; None where it would deceive a reader.
+
+    That is: NUL and other controls, zero-width and direction marks, lone surrogates, digits of other scripts, and
+    characters that only look like a Latin letter or digit by Unicode's own tables.
+
+    >>> readable("Ｂ：１２"), readable("1\u200b2"), readable("𝟐"), readable("\u0663")
+    ('B:12', None, None, None)
+    """
+    text = "".join(chr(ord(c) - 0xFEE0) if "！" <= c <= "～" else c for c in unicodedata.normalize("NFC", text))
+    return None if any(_deceives(character) for character in set(text)) else text
+
+
+def _deceives(character: str) -> bool:
+    if character.isascii():
+        return not (character.isprintable() or character in "\t\r\n")
+    look = unicodedata.normalize("NFKC", character)
+    alike = look.isascii() and look.isalnum() and character not in "²³"
+    return alike or unicodedata.category(character) in ("Cc", "Cf", "Cs", "Co", "Cn", "Nd")
+
+
+def normalized(text: str) -> str:
+    r"""The text without case, LaTeX text commands, maths delimiters, outer quotes, a final stop, repeated spaces.
+
+    >>> normalized(r"\text{The  red} Car.")
+    'the red car'
+    """
+    text = _MATH_DELIMITER.sub("", _TEXT_COMMAND.sub(r"\1", text)).replace("\\ ", " ")
+    return " ".join(text.split()).strip("\"'`“”‘’ ").rstrip(".!").strip().casefold()
+
+
+def image_number(text: str) -> int | None:
+    """The number of the one image that a normalized text names: "image 2", "#2", "2", "the second one".
+
+    >>> image_number("the 2nd picture"), image_number("image 1, 2")
+    (2, None)
+    """
+    match = _IMAGE.fullmatch(text)
+    if not match:
+        return None
+    return _ORDINALS.index(match["word"]) + 1 if match["word"] else int(match["digits"] or match["number"])
+
+
+def _guess_kind(answer: str, choices: list[str]) -> str:
+    if choices or _LETTER.fullmatch(normalized(answer)):
+        return "choice"
+    words = re.search(r"[A-Za-z]{2}", re.sub(r"\\[A-Za-z]+", " ", answer))
+    return "number" if not words and re.search(r"[0-9\\]", answer) else "text"
+
+
+# Text
+
+
+def _same_text(answer: str, prediction: str) -> bool:
+    if answer == prediction:
+        return True
+    if answer in _CONTRARY:
+        return _verdict(prediction) == answer
+    if (side := _SIDE.fullmatch(answer)) and (other := _SIDE.fullmatch(prediction)):
+        return side[1] == other[1]
+    number = image_number(answer)
+    return number is not None and number == image_number(prediction)
+
+
+def _verdict(text: str) -> str | None:
+    """Yes, no, true or false where a short text begins with it and neither names the other nor doubts."""
+    match = _VERDICT.fullmatch(text) if len(text) <= MAX_CHARACTERS else None
+    if not match:
+        return None
+    contrary = {*_CONTRARY[match[1]].split(), *_HEDGE.split()}
+    return None if contrary & _words(match[2] or "") or "?" in text else match[1]
+
+
+def _words(text: str) -> set[str]:
+    return set(re.findall(r"[a-z']+", text.replace("’", "'")))
+
+
+# Choices
+
+
+def _same_choice(answer: str, prediction: str, choices: list[str], question: str) -> bool:
+    """By letter where both name one (a letter past the last choice names none), else by text, if only one has it."""
+    texts = [normalized(choice) for choice in choices]
+    gold, guess = normalized(answer), normalized(prediction)
+    if guess == gold and not texts:
+        return True
+    wanted, chosen = _choice_index(gold, texts, question), _choice_index(guess, texts, question)
+    return wanted is not None and wanted == chosen
+
+
+def _choice_index(text: str, texts: list[str], question: str) -> int | None:
+    """Which choice a normalized text names: its letter, its letter and its text, or its text (or verdict) alone."""
+    match = _LETTER.fullmatch(text)
+    if match:
+        index = ord(match[1] or match[2]) - ord("a")
+        if not texts or index < len(texts):
+            return index
+    match = _LETTER_AND_TEXT.fullmatch(text)
+    if match:
+        letter, rest = match[1] or match[2], normalized(match[3])
+        index = ord(letter) - ord("a")
+        # The choices may stand in the question alone: then any text may follow that does not name a second letter.
+        if (index < len(texts) and rest == texts[index]) or not (texts or _takes_back(letter, rest, question)):
+            return index
+    name = text if text in texts else _verdict(text)
+    return texts.index(name) if texts.count(name) == 1 else None
+
+
+def _takes_back(letter: str, rest: str, question: str) -> bool:
+    """Whether what follows a letter names another or none, and is not the choice that the question has by it."""
+    if not _FURTHER_LETTER.search(rest) and not set(_DOUBT.split()) & _words(rest):
+        return False
+    own = rf"(?<![a-z])\(?{letter}[.:)]+\s*{re.escape(rest[:MAX_CHARACTERS])}(?![a-z])"
+    return len(rest) > MAX_CHARACTERS or not re.search(own, normalized(question))
+
+
+# Orders
+
+
+def _same_places(answer: str, prediction: str) -> bool:
+    gold, guess = _places(answer), _places(prediction)
+    spans = bool(_RANGE.search(prediction))  # "1-3" may mean 1 to 3
+    if re.search(r"\band\b|&", answer.casefold()):
+        return sorted(gold) == sorted(guess) != [] and not spans
+    return gold == guess != [] and not (spans and len(guess) == 2)
+
+
+def _places(text: str) -> list[str]:
+    text = _TEXT_COMMAND.sub(r" \1 ", _MATH_DELIMITER.sub(" ", text)).casefold().rstrip(". ")
+    text = re.sub(rf"\b{_NOUN}s?\b|\bthe\b|\band\b|\bthen\b|[#&]", " ", text)
+    parts = [part for part in _ARROW_OR_SPACE.split(text) if part]
+    return [str(image_number(part) or part) for part in parts]

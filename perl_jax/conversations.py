@@ -1,0 +1,64 @@
+"""A question out of chat messages, as TRL, veRL and others store their prompts."""
+
+import json
+import re
+
+from models.errors import InputError
+from perl_jax import snapshot
+
+MARKER = "<image>"
+OPTION = re.compile(r"^\s*(?:\(([A-Z])\)|([A-Z])[.:)、．])", re.MULTILINE)  # how the line of an option begins
+
+
+def question(messages: object) -> tuple[str, list]:
+    """(text, pictures) of a prompt's one user turn; `<image>` stands where an image part was. System texts are dropped.
+
+    Args:
+        messages: a list of `{role, content}`, or JSON text of one. `content` is a text, or parts `{type: text, text}`
+            and `{type: image}`; a picture that an image part holds itself comes back as that part.
+
+    Raises:
+        InputError: another form, no user turn, several, or an answer among them.
+
+    >>> question([{"role": "system", "content": "Think."}, {"role": "user", "content": [
+    ...     {"type": "image", "image": "a.png"}, {"type": "text", "text": "What is it?"}]}])
+    ('<image>What is it?', [{'type': 'image', 'image': 'a.png'}])
+    """
+    if isinstance(messages, str):
+        try:
+            messages = json.loads(messages)
+        except (ValueError, RecursionError) as error:
+            raise InputError("its messages are text, and no JSON") from error
+    if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
+        raise InputError("its messages are not a list of {role, content}")
+    turns = [message for message in messages if message.get("role") != "system"]
+    if [turn.get("role") for turn in turns] != ["user"]:
+        roles = ", ".join(ascii(turn.get("role")) for turn in turns)
+        raise InputError(f"its messages must hold one user turn beside system texts, not: {roles or 'none'}")
+    content = turns[0].get("content")
+    return _joined(content) if isinstance(content, list) else (snapshot.text(content, "its message"), [])
+
+
+def option_letters(text: str) -> set[str]:
+    """The letters of a question's option lines.
+
+    >>> sorted(option_letters("Is it so?\\n(A) yes\\nB. no"))
+    ['A', 'B']
+    """
+    return {first or second for first, second in OPTION.findall(text)}
+
+
+def _joined(parts: list) -> tuple[str, list]:
+    texts, pictures = [], []
+    for part in parts:
+        kind = part.get("type") if isinstance(part, dict) else None
+        if kind == "text":
+            texts.append(snapshot.text(part.get("text"), "a part of its message"))
+        elif kind in ("image", "image_url"):
+            texts.append(MARKER)
+            pictures += [part] if any(value for key, value in part.items() if key != "type") else []
+        else:
+            raise InputError(f"a part of its message is of type {kind!r}; known are text and image")
+    if len(pictures) not in (0, texts.count(MARKER)):
+        raise InputError(f"{len(pictures)} of the {texts.count(MARKER)} image parts of its message hold a picture")
+    return "".join(texts), pictures

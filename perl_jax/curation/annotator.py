@@ -1,0 +1,274 @@
+"""A language model's reading of a question: a form that can be checked, and what another order of its images does.
+
+The paper's stages "rephrase to checkable questions" and "label whether the order matters", by one request a question to
+an `endpoint.Endpoint`. What the model says is believed only as far as it can be checked here; its label comes with
+the words that decide it, and a label whose words are not in the text has confidence 0.
+"""
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+from perl_jax import answers, records, symbols
+from perl_jax.curation import references, rules
+from perl_jax.curation.checkable import checkable
+from perl_jax.data import Row
+from perl_jax.endpoint import Endpoint, Failure, line
+
+LONGEST_ANSWER = 60  # characters
+NOT_CHECKABLE = "the model finds no answer that a rule can check"
+
+_LONGEST_REPLY = 20_000  # characters
+_LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+_MORE_WORDS = {0: ("zero", "no", "none"), 1: ("single",), 2: ("both", "pair"), 11: ("eleven",), 12: ("twelve",)}
+_JUDGEMENTS = {"yes", "no", "true", "false", "none", "neither", "both", "image"}  # an answer may say it in other words
+
+
+def _example(images: int, question: str, answer: str, choices: Sequence[str] = (), /, **reply) -> tuple[dict, dict]:
+    """A row as `messages` shows it, and a good reply; what the reply does not say is as in the row."""
+    row = {"images": images, "question": question, "choices": list(choices), "answer": answer}
+    same = {"checkable": True, "reason": ""} | {key: row[key] for key in ("question", "choices", "answer")}
+    return row, same | reply
+
+
+_EXAMPLES = (
+    _example(3, "Which image shows a calmer place, image 1 or image 3, and why?",
+             "Image 3 shows a calmer place, because three giraffes stand in an open field there.",
+             question="Which image shows a calmer place, image 1 or image 3?", answer="Image 3", kind="text",
+             evidence=["image 1 or image 3"], order_effect="rewrite", confidence=0.95),
+    _example(2, "How many dogs do the two pictures show together?", "There are five dogs in all.", answer="5",
+             kind="number", evidence=["the two pictures show together"], order_effect="invariant", confidence=0.95),
+    _example(4, "Why did the boy bend down after he ran?\nA: tie shoe\nB: pick up ball", "B: pick up ball",
+             question="Why did the boy bend down after he ran?", choices=["tie shoe", "pick up ball"], answer="B",
+             kind="choice", evidence=["after he ran"], order_effect="fixed", confidence=0.9),
+    _example(4, "Which of these has the same shape?", "C", ["<image>", "<image>", "<image>"], kind="choice",
+             evidence=["Which of these"], order_effect="rewrite", confidence=0.8),
+    _example(2, "What has changed between the pictures?", "The man at the gate has gone and one car has moved.",
+             checkable=False, reason="a description; many wordings are right", question="", answer="", kind="text",
+             evidence=["has changed between"], order_effect="fixed", confidence=0.9),
+    _example(3, "Put the three pictures in the order in which they were taken.",
+             "First picture 2, then picture 3, then picture 1.", answer="2, 3, 1", kind="order",
+             evidence=["First picture 2, then picture 3"], order_effect="rewrite", confidence=0.85),
+)  # fmt: skip
+
+INSTRUCTIONS = """\
+You prepare questions about images for reinforcement learning, where a program compares an answer with a reference. \
+You get a question over several images and its reference answer, as JSON. Reply with one JSON object, and nothing \
+else, with these keys in this order:
+
+"checkable": true if a program can tell a right answer from a wrong one by comparing it with a short reference (a \
+choice, a number, yes or no, a name or a few words that every careful viewer would use, an order), or if the question \
+can be rephrased so that it can. false for opinions, reasons, plans, stories and descriptions, and wherever several \
+different answers would be right.
+"reason": if false, why, in a few words; else "".
+"question": the question as it is if its answer is short already; else rephrased, with as few changes as possible, so \
+that the reference answer settles it: leave out "and why", ask for one thing. Say nothing that the question and answer \
+do not say, and do not give the answer away. Keep every <image> at its place, and mentions of images as they are \
+written ("image 2", "the first picture"). A question with choices stays as it is.
+"choices": the choices without their letters, in their order, if the question has some; leave them out of "question" \
+then. Else []. Do not make up choices.
+"answer": of one line and at most 60 characters, in words of the reference answer: "B", "3", "Yes", "Image 2", "red".
+"kind": "choice" (the answer is a letter), "number", "order" (the answer lists places of images) or "text".
+"evidence": a list of the words that decide order_effect, each quoted exactly from the question, choices or answer.
+"order_effect": suppose the same images were shown in another order, so that image 1 became image 3, and so on.
+  "invariant": the question and its answer would be true as they stand. No words point at one image by its place or \
+number, and nothing depends on what comes first.
+  "rewrite": words point at single images by place or number ("image 2", "the second picture", "the left picture" of \
+two), or a letter stands for a choice that shows an image; once these follow their images, the question and its answer \
+are true again.
+  "fixed": the order itself carries meaning, so that no new numbers would help: moments of a film or a story, before \
+and after, "next", "what has changed", a direction from one image to another that is not said in numbers.
+"confidence": from 0 to 1, how sure you are of order_effect. An order that is changed wrongly does harm, one that is \
+left alone does none: when in doubt, "fixed" or a low confidence.
+
+Examples:
+
+"""
+REPAIR = "That cannot be used ({problem}). Send the whole JSON object again, mended, and nothing else."
+PROMPT = INSTRUCTIONS + "\n\n".join(
+    f"{json.dumps(row, ensure_ascii=False)}\n{json.dumps(reply, ensure_ascii=False)}" for row, reply in _EXAMPLES
+)
+
+
+class Annotation(NamedTuple):
+    """What a model made of a row; where `reason` is not empty, nothing, and the other fields hold nothing."""
+
+    question: str = ""  # in plain words, `<image>` where images are shown, as in the row
+    answer: str = ""  # of a choice: its letter
+    choices: Sequence[str] = ()
+    kind: str = ""
+    order_effect: str = ""
+    evidence: str = ""  # the words that decide order_effect
+    confidence: float = 0.0  # of order_effect, 0 to 1; 0 where the evidence is not in the text
+    reason: str = ""  # why there is no usable annotation: one of few, to be counted
+    detail: str = ""  # what exactly, for a person
+
+
+def annotate(endpoint: Endpoint, rows: Iterable) -> Iterator[tuple[object, Annotation | None]]:
+    """Each item with its annotation, in the items' order; they are read as they are needed.
+
+    None for what no model need be asked about: what is no Row, a row that the rule filter leaves out, and one of a
+    single image that can be checked as it is. A reply that cannot be used is sent back once with what is wrong. A
+    request that fails is an Annotation with a reason that begins with "endpoint"; it is asked again the next time.
+
+    Raises:
+        InputError: the endpoint is not there, as `Endpoint.ask`.
+    """
+    def work(row) -> Annotation | None:
+        if not isinstance(row, Row) or rules.check(row):
+            return None
+        if len(row.images) < 2 and isinstance(checkable(row), Row):
+            return None
+        conversation = messages(row)
+        reply = endpoint.ask(conversation, temperature=0)
+        made = parse(reply, row)
+        if made.reason in ("", NOT_CHECKABLE):
+            return made
+        mend = REPAIR.format(problem=f"{made.reason}: {made.detail}")
+        conversation += [{"role": "assistant", "content": reply[:_LONGEST_REPLY]}, {"role": "user", "content": mend}]
+        return parse(endpoint.ask(conversation, temperature=0), row)
+
+    for row, made in endpoint.each(rows, work):
+        if isinstance(made, Failure):
+            made = Annotation(reason=f"endpoint: {made.reason}", detail=made.detail)
+        yield row, made
+
+
+def messages(row: Row) -> list[dict]:
+    """The conversation that asks for a row's annotation: one user message, as not every model has a system role."""
+    asked = {"images": len(row.images), "question": _split(row.question)[1], "choices": list(row.choices),
+             "answer": row.answer}  # fmt: skip
+    text = f"{PROMPT}\n\nNow this one:\n\n{json.dumps(asked, ensure_ascii=False)}"
+    return [{"role": "user", "content": text}]
+
+
+def parse(reply: str, row: Row) -> Annotation:
+    """What a model's reply says of a row, checked in all that can be; never an exception.
+
+    The last JSON object in the reply counts, after any thoughts, in a code fence or with words around it. A row's own
+    choices, and its question and answer then, stay as they are.
+    """
+    try:
+        said = _last_object(reply)
+        if said["checkable"] is False:
+            return Annotation(reason=NOT_CHECKABLE, detail=line(str(said.get("reason") or "")))
+        if said["checkable"] is not True:
+            raise Failure("reply misses a field", "checkable must be true or false")
+        question, choices, answer, kind = _rephrased(said, row)
+        effect, evidence, confidence = _label(said, "\n".join((row.question, *row.choices, row.answer, question)))
+        return Annotation(question, answer, choices, kind, effect, evidence, confidence)
+    except Failure as failure:
+        return Annotation(reason=failure.reason, detail=failure.detail)
+
+
+def _last_object(reply: str) -> dict:
+    reply = reply[-_LONGEST_REPLY:].rpartition("</think>")[2]
+    found, decoder = None, json.JSONDecoder()
+    for brace in re.finditer("{", reply):
+        try:
+            value, _ = decoder.raw_decode(reply, brace.start())
+        except (ValueError, RecursionError):
+            continue
+        found = value if "checkable" in value else found
+    if found is None:
+        raise Failure("reply is no JSON object", reply[:100] or "nothing")
+    return found
+
+
+def _rephrased(said: dict, row: Row) -> tuple[str, tuple[str, ...], str, str]:
+    """(question, choices, answer, kind), sound by themselves and next to the row."""
+    lead, body = _split(row.question)
+    if row.choices:
+        question, choices, answer, kind = body, tuple(row.choices), row.answer, "choice"
+    else:
+        question, choices, answer, kind = _fields(said)
+        original = f"{body}\n{row.answer}".casefold()
+        if made_up := [choice for choice in choices if choice.casefold().strip() not in original]:
+            raise Failure("choices are made up", made_up[0])
+        if len(question) > 2 * len(body) + 200:
+            raise Failure("question is longer than it was", question)
+    question = lead + question.strip()
+    shown = sum(text.count(symbols.MARKER) for text in (question, *choices))
+    if shown != sum(text.count(symbols.MARKER) for text in (row.question, *row.choices)) or symbols.MARKER in answer:
+        raise Failure("image slots differ", f"{symbols.MARKER} {shown} times: {question}")
+    if beyond := references.beyond("\n".join((question, *choices, answer)), len(row.images)):
+        raise Failure("names an image that is not there", f"{beyond} of {len(row.images)}")
+    return question, choices, _short(answer.strip(), choices, kind, row), kind
+
+
+def _fields(said: dict) -> tuple[str, tuple[str, ...], str, str]:
+    question, answer, kind, choices = said.get("question"), said.get("answer"), said.get("kind"), said.get("choices")
+    choices = [] if choices is None else choices
+    if isinstance(answer, int | float) and not isinstance(answer, bool):
+        answer = str(answer)
+    texts = [question, answer, *(choices if isinstance(choices, list) else [None])]
+    sound = all(isinstance(text, str) and not re.search("[\0\ud800-\udfff]", text) for text in texts)
+    if not (sound and question.replace(symbols.MARKER, "").strip() and all(map(answers.normalized, choices))):
+        raise Failure("reply misses a field", "question, answer and choices must be texts, none empty")
+    if kind not in records.KINDS:
+        raise Failure("unknown kind", f"{kind!r}, not one of {', '.join(records.KINDS)}")
+    return question, tuple(choices), answer, "choice" if choices else kind
+
+
+def _short(answer: str, choices: Sequence[str], kind: str, row: Row) -> str:
+    """The answer, of a choice its letter; refused where it does not fit its kind or says what the row does not."""
+    if kind == "choice":
+        chosen = _chosen(answer, choices)
+        if len(chosen) != 1 or not 2 <= len(choices) <= len(_LETTERS):
+            raise Failure("answer is no choice", f"{answer} of {len(choices)} choices")
+        if chosen[0] not in _chosen(row.answer, choices):
+            raise Failure("answer is made up", f"{chosen[0]} is not what was answered: {row.answer}")
+        return chosen[0]
+    if not answer or len(answer) > LONGEST_ANSWER or not answer.isprintable():
+        raise Failure("answer is not short", answer or "nothing")
+    fits = {"number": re.search(r"\d|\\", answer), "text": answers.normalized(answer),
+            "order": len(set(re.findall(r"\d+|\b[A-Za-z]\b", answer))) > 1}  # fmt: skip
+    if not fits[kind]:
+        raise Failure("answer does not fit its kind", f"{answer} as {kind}")
+    source = f"{row.question}\n{row.answer}".casefold()
+    if new := [word for word in re.findall(r"[^\W\d_]+|\d+", answer.casefold()) if not _says(source, word)]:
+        raise Failure("answer is made up", f"{new[0]!r} is not in the question or its answer")
+    return answer
+
+
+def _chosen(answer: str, choices: Sequence[str]) -> list[str]:
+    """Letters of the choices that an answer may mean: those that it is, else whose texts or else letters it holds."""
+    letters, answer_text = list(zip(_LETTERS, choices)), answers.normalized(answer)
+    return (
+        [letter for letter, _ in letters if answers.is_correct({"answer": letter, "choices": list(choices)}, answer)]
+        or [letter for letter, text in letters if answers.normalized(text) in answer_text]
+        or [letter for letter, _ in letters if re.search(rf"\b{letter}\b", answer)]
+    )
+
+
+def _says(text: str, word: str) -> bool:
+    if not word.isdecimal():
+        return word in _JUDGEMENTS or word in text
+    place = slice(int(word) - 1, int(word))
+    words = (*_MORE_WORDS.get(int(word), ()), *symbols.NUMERALS[place], *symbols.ORDINALS[place])
+    return re.search("|".join((rf"(?<!\d){word}(?!\d)", *(rf"\b{name}\b" for name in words))), text) is not None
+
+
+def _label(said: dict, text: str) -> tuple[str, str, float]:
+    """(order_effect, evidence, confidence); the confidence is 0 where the evidence is not in the text."""
+    effect, evidence, confidence = said.get("order_effect"), said.get("evidence"), said.get("confidence")
+    if effect not in records.ORDER_EFFECTS:
+        raise Failure("unknown order_effect", f"{effect!r}, not one of {', '.join(records.ORDER_EFFECTS)}")
+    if isinstance(confidence, bool) or not isinstance(confidence, int | float) or not 0 <= confidence <= 1:
+        raise Failure("confidence is no number from 0 to 1", repr(confidence))
+    quotes = [evidence] if isinstance(evidence, str) else evidence if isinstance(evidence, list) else []
+    quotes = [quote for quote in quotes if isinstance(quote, str) and _plain(quote)]
+    found = bool(quotes) and all(_plain(quote) in _plain(text) for quote in quotes)
+    return effect, line("; ".join(quotes)), float(confidence) if found else 0.0
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.casefold().replace("’", "'").split()).strip(" .\"'")
+
+
+def _split(question: str) -> tuple[str, str]:
+    """(slots, words): the slots in front of a question and behind it as a first line; none where some stand within."""
+    words = question.replace(symbols.MARKER, "").strip()
+    slots = question.count(symbols.MARKER)
+    return (symbols.MARKER * slots + "\n", words) if slots and words in question else ("", question)

@@ -1,0 +1,158 @@
+"""One row to one record: the rules of texts, what can be checked, symbols, and the label of its order.
+
+What a language model said of a row (`annotator.Annotation`), where one was asked, replaces the rules' rephrasing; its
+label counts only as far as the symbols in the text can carry it out.
+"""
+
+import re
+from typing import NamedTuple
+
+from models.errors import InputError
+from perl_jax import permute, symbols
+from perl_jax.curation import references, rules
+from perl_jax.curation.annotator import NOT_CHECKABLE, Annotation
+from perl_jax.curation.checkable import checkable
+from perl_jax.data import Rejected, Row
+from perl_jax.records import Record
+
+TRUSTED = 0.7  # a model's label counts from this confidence on
+
+
+class Decision(NamedTuple):
+    """What was decided about a record, by whom, and why: a line of decisions.jsonl."""
+
+    id: str
+    order_effect: str
+    evidence: str
+    confidence: float  # 0 to 1
+    by: str  # given (by the source), rules, model
+    original: dict | None  # question, choices and answer, where they were rephrased
+    rules: dict | None = None  # order_effect, evidence and confidence by rules, where a model was asked, too
+    model: dict | None = None  # the same by the model
+
+
+class Curated(NamedTuple):
+    """A record, its pictures not read yet, and what was decided about it."""
+
+    record: Record
+    decision: Decision
+
+
+def curate(row: Row, annotation: Annotation | None = None) -> Curated | Rejected:
+    """The record of a row, without its pictures; Rejected, with the rule that it breaks.
+
+    >>> row = Row("1", [None] * 2, "Which image is brighter, and why?", "Image 2, because of its lamp.", "mine")
+    >>> curate(row).record["question"], curate(row).record["answer"], curate(row).decision.order_effect
+    ('<image:0><image:1>\\nWhich image is brighter? Answer with its number.', '{image:1}', 'rewrite')
+    """
+    if broken := rules.check(row):
+        return Rejected(row.id, *broken)
+    count, row = len(row.images), row._replace(question=_slots_in_front(row.question))
+    if annotation is not None and annotation.reason == NOT_CHECKABLE:
+        return Rejected(row.id, annotation.reason, annotation.detail)
+    short = checkable(_annotated(row, annotation))
+    if isinstance(short, Rejected):
+        return short
+    question, choices = _numbered(short.question, list(short.choices), count)
+    answer = short.answer
+    if not _has_symbols(row):
+        answer = references.answer_to_symbols(answer, question, count)
+        question = references.to_symbols(question, count)
+        choices = [references.to_symbols(choice, count) for choice in choices]
+    if count > 1 and (beyond := references.beyond("\n".join((short.question, *short.choices, short.answer)), count)):
+        return Rejected(row.id, "names an image that is not there", f"{beyond}, {count} images")
+    try:
+        decision = _decide(row, short, question, choices, answer, annotation)
+    except InputError as error:
+        return Rejected(row.id, "text and images do not fit", str(error))
+    record = Record(id=row.id, images=[], question=question, choices=choices, answer=answer, kind=short.kind,
+                    order_effect=decision.order_effect, source=row.source, accuracy=None,
+                    movable=None if row.movable is None else list(row.movable))  # fmt: skip
+    fault = _fault(record, short, count)
+    return Rejected(row.id, *fault) if fault else Curated(record, decision)
+
+
+def _slots_in_front(question: str) -> str:
+    """A block of slots at the start or the end of a question as its first line."""
+    body = re.sub(r"^(?:\s*<image>)+\s*|(?:\s*<image>)+\s*$", "", question)
+    slots = question.count(symbols.MARKER)
+    return question if not slots or symbols.MARKER in body else symbols.MARKER * slots + "\n" + body
+
+
+def _annotated(row: Row, annotation) -> Row:
+    if annotation is None or annotation.reason:
+        return row
+    return row._replace(question=annotation.question, answer=annotation.answer, choices=annotation.choices,
+                        kind=annotation.kind)  # fmt: skip
+
+
+def _has_symbols(row: Row) -> bool:
+    texts = (row.question, row.answer, *row.choices)
+    return any(symbols.mentioned(text) or symbols.SLOT.search(text) for text in texts)
+
+
+def _numbered(question: str, choices: list[str], count: int) -> tuple[str, list[str]]:
+    """Question and choices whose `<image>`s are slots in their order; all in front where there are none."""
+    places = iter(range(count))
+    texts = [re.sub(symbols.MARKER, lambda _: f"<image:{next(places)}>", text) for text in (question, *choices)]
+    if count and not any(symbols.SLOT.search(text) for text in texts):
+        texts[0] = "".join(f"<image:{i}>" for i in range(count)) + "\n" + texts[0].strip()
+    return texts[0], texts[1:]
+
+
+def _decide(row: Row, short: Row, question: str, choices: list[str], answer: str, annotation) -> Decision:
+    label, by = references.label(question, choices, answer, len(row.images)), "rules"
+    if label.order_effect == "rewrite" and _letter_of_nothing(short, choices, answer):
+        label = references.Label("fixed", f"the letter {answer}, whose choice is not in the text", references.UNSURE)
+    both = {}
+    if annotation is not None and not annotation.reason:
+        said = references.Label(annotation.order_effect, annotation.evidence, annotation.confidence)
+        both = {"rules": label._asdict(), "model": said._asdict()}
+        if len(row.images) > 1 and said.confidence >= TRUSTED:
+            by, label = "model", _carried_out(said, label, symbols.mentioned("\n".join((question, *choices, answer))))
+    if row.order_effect is not None:
+        label, by = references.Label(row.order_effect, row.reason or "given by the source", 1.0), "given"
+    same = (short.question, list(short.choices), short.answer) == (row.question, list(row.choices), row.answer)
+    original = None if same else {"question": row.question, "choices": list(row.choices), "answer": row.answer}
+    return Decision(row.id, *label, by, original, **both)
+
+
+def _carried_out(said: references.Label, ruled: references.Label, mentioned: list[int]) -> references.Label:
+    """The model's label as far as the text allows it: mentions always move, and without any there is no rewriting."""
+    if said.order_effect == "invariant" and mentioned:
+        return ruled
+    if said.order_effect == "rewrite" and ruled.order_effect != "rewrite":
+        why = f"{said.evidence}: to be rewritten, but the rules found {ruled.evidence}"
+        return references.Label("fixed", why, references.UNSURE)
+    return said
+
+
+def _letter_of_nothing(short: Row, choices: list[str], answer: str) -> bool:
+    return short.kind == "choice" and not choices and not symbols.mentioned(answer)
+
+
+def _fault(record: Record, short: Row, count: int) -> tuple[str, str] | None:
+    """Why the record does not say what the row says, or cannot be permuted, as (reason, detail)."""
+    sample = {**record, "images": list(range(count))}
+    try:
+        shown = permute.render(sample)
+        places = permute.movable_places(sample)
+        order = list(range(count))
+        for place, image in zip(places, reversed(places)):
+            order[place] = image
+        moved = permute.apply(sample, order)
+        back = permute.apply(moved, permute.inverse(order))
+        permute.render(moved)
+    except InputError as error:
+        return "text and images do not fit", str(error)
+    if back != sample:
+        return "an order and back is not the same", record["question"]
+    plain = symbols.words("\n".join((short.question, *short.choices, short.answer)), count)
+    rendered = "\n".join((shown["question"], *shown["choices"], shown["answer"]))
+    if _bare(plain) != _bare(rendered):
+        return "references do not render back to the text", record["question"]
+    return None
+
+
+def _bare(text: str) -> str:
+    return " ".join(symbols.SLOT.sub("", text).replace(symbols.MARKER, "").split())

@@ -1,0 +1,126 @@
+"""The rules that look at pictures: whether they can be read and shown, duplicates, overlap with evaluation sets."""
+
+import io
+import os
+import zipfile
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from models.errors import InputError
+from perl_jax import data, records, snapshot
+from perl_jax.curation import rules
+from perl_jax.curation.curate import Curated
+
+NEAR = 4  # perceptual hashes (64 bits) that differ in at most so many bits are the same picture
+PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
+QUESTIONS = ("question", "problem", "query", "prompt")  # how evaluation sets call it
+LONG = 40  # characters from which on an equal question is no chance
+
+
+class Filters:
+    """Reads the pictures of curated records, and leaves out what the rules say; one pass over a source."""
+
+    def __init__(self, decontaminate: Iterable[str] = ()):
+        self._duplicates = rules.Duplicates()
+        self._overlap = Overlap(decontaminate)
+
+    def __call__(self, item: Curated, pictures: Sequence[data.Picture]) -> Curated | data.Rejected:
+        record, name = item.record, item.record["id"]
+        images = []
+        for number, picture in enumerate(pictures, start=1):
+            try:
+                images.append(records.stored_picture(picture(), f"image {number}"))
+            except InputError as error:
+                return data.Rejected(name, "picture", str(error))
+            if small := rules.picture_size(Image.open(io.BytesIO(images[-1])).size):
+                return data.Rejected(name, "picture size", f"image {number}: {small}")
+        text = "\n".join((record["question"], *record["choices"]))
+        if twin := self._duplicates(name, text, images):
+            return data.Rejected(name, "duplicate", twin)
+        if known := self._overlap(record["question"], images):
+            return data.Rejected(name, "overlap with an evaluation set", known)
+        return item._replace(record={**record, "images": images})
+
+
+class Overlap:
+    """What of a record stands in an evaluation set: one of its pictures (by perceptual hash) or its question."""
+
+    def __init__(self, directories: Iterable[str]):
+        questions, hashes = {}, {}
+        for directory in directories:
+            for question, pictures in _held_out(directory):
+                if len(plain := rules.normalized(question)) >= LONG:
+                    questions[plain] = directory
+                hashes |= dict.fromkeys(filter(None, map(perceptual_hash, pictures)), directory)
+        self._questions, self._where = questions, list(hashes.values())
+        self._hashes = np.array(list(hashes), np.uint64)
+
+    def __call__(self, question: str, images: Sequence[bytes]) -> str | None:
+        if directory := self._questions.get(rules.normalized(question)):
+            return f"its question is in {directory}"
+        for number, image in enumerate(images if len(self._hashes) else (), start=1):
+            if found := perceptual_hash(image):
+                apart = np.bitwise_count(self._hashes ^ np.uint64(found))
+                if apart.min() <= NEAR:
+                    return f"image {number} is in {self._where[int(apart.argmin())]}"
+        return None
+
+
+def perceptual_hash(image: bytes) -> int | None:
+    """64 bits that hardly change when a picture is scaled or saved anew (pHash, by `imagehash`).
+
+    None for what is no picture, and for one without contents to tell it by (a blank page).
+    """
+    import imagehash
+
+    try:
+        picture = Image.open(io.BytesIO(records.stored_picture(image, "picture"))).convert("L")
+    except InputError:
+        return None
+    if np.asarray(picture.resize((16, 16))).std() < 4:  # of 256 shades
+        return None
+    return int(str(imagehash.phash(picture)), 16)
+
+
+def _held_out(directory: str) -> Iterator[tuple[str, list[bytes]]]:
+    """(question, pictures) of a set of records, or of a folder as the hub publishes it: of all its files."""
+    if not os.path.isdir(directory):
+        raise InputError(f"--decontaminate={directory} is no directory")
+    if os.path.isfile(os.path.join(directory, "dataset_info.json")):
+        for split in records.splits(directory):
+            stored = records.open_split(directory, split)
+            yield from ((stored[i]["question"], stored[i]["images"]) for i in range(len(stored)))
+        return
+    found = False
+    for path in sorted(Path(directory).rglob("*")):
+        for question, pictures in _of_file(path):
+            found = True
+            yield question, pictures
+    if not found:
+        raise InputError(f"--decontaminate={directory} holds no records, questions or pictures")
+
+
+def _of_file(path: Path) -> Iterator[tuple[str, list[bytes]]]:
+    if path.suffix.lower() in PICTURES:
+        yield "", [path.read_bytes()]
+    elif path.suffix.lower() == ".zip":
+        with zipfile.ZipFile(path) as archive:
+            members = [name for name in archive.namelist() if Path(name).suffix.lower() in PICTURES]
+            yield from (("", [archive.read(name)]) for name in members)
+    elif path.suffix.lower() in snapshot.FORMATS:
+        for _, row in snapshot.rows(path):
+            if isinstance(row, dict):
+                texts = [row[key] for key in QUESTIONS if isinstance(row.get(key), str)]
+                yield "".join(texts[:1]), list(_held(list(row.values())))
+
+
+def _held(value: object) -> Iterator[bytes]:
+    """The pictures that a row holds itself, at any depth."""
+    if isinstance(value, bytes) and value:
+        yield value
+    elif isinstance(value, dict | list):
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from _held(part)

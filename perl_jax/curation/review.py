@@ -1,0 +1,280 @@
+"""A page to check by eye what became of a source: some records in two orders, with their labels and what these rest on.
+
+Beside the records it reads `decisions.jsonl` (one line a record: id, split, order_effect, evidence, confidence, by,
+original, and maybe the model's own label) and `rejected.jsonl` (split, id, reason, detail), where they are there.
+"""
+
+import collections
+import difflib
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import zip_longest
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from models.errors import InputError
+from models.qwen2_5_vl.images import open_image
+from perl_jax import pages, permute, records
+from perl_jax.pages import Html, dim, element, folded, joined, note, table, tag
+
+SCANNED = 5000  # records of a split that samples are drawn from, at most
+REJECTED_SHOWN = 5  # rows a reason
+CHARACTERS = 3000  # of a text, at most
+
+_PIECE = re.compile(rf"{permute.MARKER}|\w+|\s+|[^\w\s]")
+
+STYLE = """
+.bar { position: sticky; top: 0; background: #fff; border-bottom: 2px solid #8c959f; padding: .4rem 0; z-index: 1; }
+.bar button, .verdict input { font: inherit; font-size: .9rem; margin-right: .4rem; } #verdicts { width: 100%; }
+.verdict { border-top: 1px solid #d8dee4; padding-top: .4rem; } .verdict [type=text] { width: min(30rem, 60%); }
+.card:has([value=right]:checked) { background: #f2faf4; } .card:has([value=wrong]:checked) { background: #fdf4f3; }
+"""
+SCRIPT = """
+const cards = [...document.querySelectorAll(".card")], find = name => document.getElementById(name);
+let unsaved = false;
+function show() {
+  const said = cards.map(card => ({id: card.dataset.id, split: card.dataset.split,
+    order_effect: card.dataset.effect, verdict: card.querySelector("input:checked")?.value ?? null,
+    note: card.querySelector("[type=text]").value})).filter(each => each.verdict || each.note);
+  const count = verdict => said.filter(each => each.verdict == verdict).length;
+  find("tally").textContent = `${count("right")} right, ${count("wrong")} wrong, of ${cards.length}`;
+  find("verdicts").value = JSON.stringify(said, null, 1);
+}
+document.addEventListener("input", () => { unsaved = true; show(); });
+find("download").onclick = () => {
+  const link = document.createElement("a");
+  link.href = URL.createObjectURL(new Blob([find("verdicts").value], {type: "application/json"}));
+  link.download = "verdicts.json";
+  link.click();
+  unsaved = false;
+};
+find("copy").onclick = () => {
+  find("folded").open = true;
+  find("verdicts").select();
+  document.execCommand("copy");
+  unsaved = false;
+};
+addEventListener("beforeunload", event => { if (unsaved) event.preventDefault(); });
+show();
+"""
+
+
+class View(NamedTuple):
+    """A record in one order of its images."""
+
+    places: list[int]  # of the pictures, as they follow each other in the text
+    originals: list[int]  # which picture each of them is
+    question: str
+    choices: list[str]
+    answer: str
+
+
+def write(directory: str, out: str, count: int, seed: int = 0) -> None:
+    """Writes the page `out`, with `count` records of the set in `directory`, fewer if it has fewer.
+
+    They are spread over labels and sources, of which the rare come first; the same for the same set and seed. Raises
+    InputError where there are no records, and for an `out` that is not named *.html.
+    """
+    if Path(out).suffix != ".html" or count < 1:
+        raise InputError(f"a review of {count} records in {out}: ask for one or more, in a file named *.html")
+    summary = _summary(directory)
+    splits = {split: records.open_split(directory, split) for split in summary["splits"]}
+    shown = [(split, splits[split][i]) for split, i in chosen(splits, count, seed)]
+    shown.sort(key=lambda pair: (pair[1]["order_effect"], pair[1]["source"], pair[0], pair[1]["id"]))
+    wanted, decisions, by = {record["id"] for _, record in shown}, {}, collections.Counter()
+    for line in pages.json_lines(Path(directory, "decisions.jsonl")):
+        by[str(line.get("by"))] += 1
+        if line.get("id") in wanted:
+            decisions[line["id"]] = line
+    rejected = list(pages.json_lines(Path(directory, "rejected.jsonl")))
+    body = [element("h1", f"Review of {summary['name']}"),
+            *_head(summary["splits"], by, len(shown), len(rejected)), _bar(),
+            *(_card(split, record, decisions.get(record["id"], {})) for split, record in shown),
+            *_rejected(rejected)]  # fmt: skip
+    pages.write(Path(out), pages.page("Review", body, STYLE, SCRIPT))
+
+
+def chosen(splits: Mapping[str, records.Split], count: int, seed: int) -> list[tuple[str, int]]:
+    """(split, number in it) of at most `count` records: of each label in turn, and within a label of each source."""
+    found: dict[str, dict[str, list]] = {}
+    for number, (split, stored) in enumerate(splits.items()):
+        for i in np.random.default_rng([seed, number]).permutation(len(stored))[:SCANNED]:
+            record = stored[int(i)]
+            sources = found.setdefault(record["order_effect"], {})
+            sources.setdefault(record["source"], []).append((split, int(i)))
+    return _in_turn(_in_turn(sources.values()) for sources in found.values())[:count]
+
+
+def _in_turn(lists: Iterable[list]) -> list:
+    """One item of each list, the shortest first, then the next of each, until all are empty."""
+    rows = zip_longest(*sorted(lists, key=len))
+    return [item for row in rows for item in row if item is not None]
+
+
+def views(record: records.Record) -> list[tuple[permute.Order, View]]:
+    """The record in its own order and, where it can move, in one permuted order. InputError as `permute.apply`."""
+    orders = permute.draw_orders(record, 1, 1.0, seed=0, epoch=0, step=0)
+    places = permute.render({**record, "images": list(range(len(record["images"])))})["images"]
+    out = []
+    for order in dict.fromkeys(orders):
+        sample = permute.render(permute.apply(record, order))
+        originals = [order[place] for place in places]
+        out.append((order, View(places, originals, sample["question"], sample["choices"], sample["answer"])))
+    return out
+
+
+def differing(old: str, new: str) -> tuple[Html, Html]:
+    """Both texts, the words that differ highlighted in each."""
+    a, b = (_PIECE.findall(text[:CHARACTERS]) for text in (old, new))
+    blocks = difflib.SequenceMatcher(None, a, b, autojunk=False).get_opcodes()
+    return tuple(joined(*(_marked(words[block[i] : block[i + 1]], block[0] != "equal") for block in blocks),
+                        "…" * (len(text) > CHARACTERS))
+                 for text, words, i in ((old, a, 1), (new, b, 3)))  # fmt: skip
+
+
+def _marked(words: Sequence[str], differs: bool) -> Html:
+    return element("mark", "".join(words)) if differs and words else joined("".join(words))
+
+
+def _summary(directory: str) -> dict:
+    file = Path(directory, "records.json")
+    if not file.is_file():
+        raise InputError(f"{directory} holds no records (no records.json); write some with perl_jax.prepare")
+    return json.loads(file.read_text(encoding="utf-8"))
+
+
+# The page
+
+
+def _head(splits: Mapping[str, Mapping], by: Mapping[str, int], shown: int, rejected: int) -> list[Html]:
+    labels = sum((collections.Counter(split["order_effect"]) for split in splits.values()), collections.Counter())
+    total = sum(split["records"] for split in splits.values())
+    sizes = {name: split["records"] for name, split in splits.items()}
+    parts = [f"{shown} of {total} records ({_counts(sizes)})", _counts(labels)]
+    parts += [f"decided by {_counts(by)}" if by else "what decided is not known (no decisions.jsonl)"]
+    how = ("Right: the answer is right in both orders, and the label is (rewrite: wording and answer follow the "
+           "pictures; invariant: only the pictures move; fixed: the order carries meaning). Words that differ are "
+           "highlighted.")  # fmt: skip
+    return [element("p", " · ".join([*parts, f"{rejected} rows rejected"])), note(how)]
+
+
+def _counts(counts: Mapping[str, int]) -> str:
+    ordered = sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))
+    return ", ".join(f"{name} {number}" for name, number in ordered)
+
+
+def _bar() -> Html:
+    buttons = [element("button", text, id=text.lower(), type="button") for text in ("Download", "Copy")]
+    verdicts = element("textarea", id="verdicts", rows="8", readonly="")
+    kept = element("details", element("summary", "Verdicts as JSON"), verdicts, id="folded")
+    return element("div", *buttons, element("span", id="tally"), kept, class_="bar")
+
+
+def _card(split: str, record: records.Record, decision: Mapping) -> Html:
+    title = element("h3", f"{record['id']} ", dim(f"{split} · {record['source']} · {record['kind']}"))
+    try:
+        inside = [_label(record, decision), *_sides(record, decision)]
+    except InputError as error:
+        inside = [element("p", str(error), class_="alarm")]
+    ticks = [element("label", element("input", type="radio", name=f"{split} {record['id']}", value=value), value)
+             for value in ("right", "wrong")]  # fmt: skip
+    verdict = element("div", *ticks, element("input", type="text", placeholder="note"), class_="verdict")
+    return element("div", title, *inside, verdict, class_="card", data_id=record["id"], data_split=split,
+                   data_effect=record["order_effect"])  # fmt: skip
+
+
+def _label(record: records.Record, decision: Mapping) -> Html:
+    """The label, what decided it and why; the model's own where it was asked."""
+    parts = [tag(record["order_effect"])]
+    if record["movable"] is not None:
+        parts.append(tag(f"movable places {', '.join(str(place + 1) for place in record['movable']) or 'none'}"))
+    parts.append(joined(*_reason(decision)) if decision else dim("evidence unknown"))
+    if isinstance(model := decision.get("model"), dict):
+        other = model.get("order_effect") not in (None, record["order_effect"])
+        parts += [Html("<br>"), tag(f"model: {model.get('order_effect')}", alarm=other), *_reason(model)]
+    return element("p", *parts)
+
+
+def _reason(decision: Mapping) -> list[str]:
+    """What decided, how surely, and on what."""
+    confidence = decision.get("confidence")
+    sure = f"{confidence:.2f}" if isinstance(confidence, int | float) else "unknown"
+    by = f"by {decision['by']}, " if decision.get("by") else ""
+    return [f"{by}confidence {sure}: {decision.get('evidence') or 'no evidence given'}"]
+
+
+def _sides(record: records.Record, decision: Mapping) -> list[Html]:
+    """The record as it is and in another order side by side, and as its source has it."""
+    (_, own), *others = views(record)
+    images = [pages.thumbnail(open_image(data, f"record {record['id']!r}, image {i + 1}"), f"picture {i + 1}")
+              for i, data in enumerate(record["images"])]  # fmt: skip
+    other = others[0][1] if others else own
+    columns = _columns(own, other)
+    if others:
+        order = " ".join(str(i + 1) for i in others[0][0])
+        heads = ["its own order", f"order {order}"]
+        same = own[2:] == other[2:] and record["order_effect"] == "rewrite"
+    else:
+        heads, same = ["its own order; nothing may move"], False
+    sides = [element("div", dim(head), _pictures(view, images), column)
+             for head, view, column in zip(heads, (own, other), columns)]  # fmt: skip
+    if same:
+        sides.append(element("p", tag("labelled rewrite, but no word changes", alarm=True)))
+    return [element("div", *sides, class_="sides"), *_source(own, decision.get("original"))]
+
+
+def _pictures(view: View, images: Sequence[Html]) -> Html:
+    """The pictures in the order that a model sees them in, each with the number that the words mean."""
+    figures = []
+    for place, original in zip(view.places, view.originals):
+        moved = f", was Image {original + 1}" if place != original else ""
+        figures.append(element("figure", images[original], element("figcaption", f"Image {place + 1}{moved}")))
+    return element("div", *figures, class_="thumbs")
+
+
+def _columns(own: View, other: View) -> tuple[Html, Html]:
+    """Question, choices and answer of both, with what differs highlighted."""
+    pairs = zip(*(differing(a, b) for a, b in zip(_lines(own), _lines(other))))
+    return tuple(element("div", *(element("div", text) for text in column), class_="said") for column in pairs)
+
+
+def _lines(view: View) -> list[str]:
+    """A view's texts, with the number of the picture that each slot shows."""
+    shown = iter(view.places)
+    texts = [re.sub(permute.MARKER, lambda _: f"▣{next(shown) + 1}", text) for text in (view.question, *view.choices)]
+    return [texts[0], *(f"{chr(ord('A') + i)}. {text}" for i, text in enumerate(texts[1:])), f"Answer: {view.answer}"]
+
+
+def _source(own: View, original: object) -> list[Html]:
+    """What was rephrased: the source's own question, choices and answer."""
+    if not isinstance(original, dict):
+        return []
+    texts = {"question": own.question, "choices": "\n".join(own.choices), "answer": own.answer}
+    rows = []
+    for key, now in texts.items():
+        was = original.get(key) or ""
+        was = "\n".join(map(str, was)) if isinstance(was, list | tuple) else str(was)
+        if _plain(was) != _plain(now):
+            rows.append([key, *(element("td", text, class_="said") for text in differing(was, now))])
+    return [table(["", "in the source", "now"], rows, "words") if rows else note("Wording as in the source.")]
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.replace(permute.MARKER, " ").split())
+
+
+def _rejected(rows: Sequence[Mapping]) -> list[Html]:
+    """Some rejected rows of each reason, spread over the file."""
+    reasons: dict[str, list] = {}
+    for row in rows:
+        reasons.setdefault(str(row.get("reason")), []).append(row)
+    parts = []
+    for reason, found in sorted(reasons.items(), key=lambda pair: -len(pair[1])):
+        some = [found[int(i)] for i in np.linspace(0, len(found) - 1, min(REJECTED_SHOWN, len(found)))]
+        cells = [[row.get("split"), row.get("id"), element("td", str(row.get("detail"))[:CHARACTERS], class_="said")]
+                 for row in some]  # fmt: skip
+        parts += [element("h3", f"{reason}: {len(found)}"), table(["split", "id", "detail"], cells, "words")]
+    return [folded(f"Rejected: {len(rows)} rows", *parts)] if rows else []

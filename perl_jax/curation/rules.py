@@ -1,0 +1,145 @@
+"""The rule filter: each rule a function that says why a row is left out, or None where it may stay.
+
+The first word of a rule's name in a report is its function's name. Rules of texts come first: they cost nothing. Rules
+of pictures see them decoded. (Paper: rule filter.)
+"""
+
+import hashlib
+import re
+from collections.abc import Callable, Sequence
+
+from perl_jax import symbols
+from perl_jax.data import Row
+
+MAX_IMAGES = 10
+MAX_CHARACTERS = 4000  # of a question with its choices and answer
+MIN_SIDE = 14  # pixels: one patch of the vision tower
+
+_BACK = re.compile(
+    r"^(?:and|but|so|also|why|how so|what about|how about|if so|if not|then)\b(?=[^?]{0,40}\?)|"
+    r"\b(?:you (?:said|mentioned|described|just)|your (?:previous|last|earlier) (?:answer|response)|as mentioned|"
+    r"previous (?:question|answer)|mentioned (?:above|earlier|before)|above question)\b", re.I,
+)  # fmt: skip
+_PRONOUN = re.compile(r"^(?:(?:is|are|was|were|do|does|did|can|could|has|have|what|where|who|how|which)\b[^?]{0,12}?\b)"
+                      r"(?:it|they|them|he|she|him|his|her|this one|that one|these|those)\b", re.I)  # fmt: skip
+_ANSWER_SAID = re.compile(r"\b(?:the )?(?:correct |right |final )?answer(?: is|:| =)\s*[\"'(\\$]*(.+)", re.I | re.S)
+
+
+def self_contained(row: Row) -> str | None:
+    """A later question of a conversation must not need what was said before.
+
+    >>> self_contained(Row("1", [], "What colour is it?", "Red", "mine", turn=1))
+    'What colour is it'
+    >>> self_contained(Row("1", [], "What colour is it?", "Red", "mine"))
+    """
+    if not row.turn:
+        return None
+    text = re.sub(r"<image>|\s+", " ", row.question).strip()
+    match = _BACK.search(text) or _PRONOUN.search(text)
+    return match[0] if match else None
+
+
+def length(row: Row) -> str | None:
+    """Question, choices and answer together of a bounded length.
+
+    >>> length(Row("1", [], "why? " * 1000, "No", "mine"))
+    '5002 characters, 4000 at most'
+    """
+    characters = sum(map(len, (row.question, row.answer, *row.choices)))
+    return f"{characters} characters, {MAX_CHARACTERS} at most" if characters > MAX_CHARACTERS else None
+
+
+def text(row: Row) -> str | None:
+    """Text that can be stored and shown: no NUL, no half of a surrogate pair, no markup of vision tokens.
+
+    >>> text(Row("1", [], "Is it\\0?", "No", "mine"))
+    'a NUL, half a surrogate pair or a token of the model'
+    """
+    whole = "\n".join((row.id, row.question, row.answer, row.source, *row.choices))
+    bad = "\0" in whole or re.search("[\ud800-\udfff]", whole) or re.search(r"<\|[a-z_]+\|>", whole)
+    return "a NUL, half a surrogate pair or a token of the model" if bad else None
+
+
+def slots(row: Row) -> str | None:
+    """As many `<image>` as images, or none at all.
+
+    >>> slots(Row("1", [None], "<image><image>Which?", "2", "mine"))
+    '2 slots, 1 images'
+    """
+    shown = "\n".join((row.question, *row.choices))
+    found = shown.count(symbols.MARKER) + len(symbols.SLOT.findall(shown))
+    return f"{found} slots, {len(row.images)} images" if found not in (0, len(row.images)) else None
+
+
+def image_count(row: Row) -> str | None:
+    """At most MAX_IMAGES images.
+
+    >>> image_count(Row("1", [None] * 11, "Which?", "2", "mine"))
+    '11 images, 10 at most'
+    """
+    return f"{len(row.images)} images, {MAX_IMAGES} at most" if len(row.images) > MAX_IMAGES else None
+
+
+def leak(row: Row) -> str | None:
+    """The question must not say its answer.
+
+    >>> leak(Row("1", [], "What is 2 + 2? (Answer: 4)", "4", "mine"))
+    '(Answer: 4)'
+    >>> leak(Row("1", [], "The answer is a letter. Which?", "B", "mine", choices=["cat", "dog"]))
+    """
+    match = _ANSWER_SAID.search(row.question)
+    if match is None:
+        return None
+    said, answer = " ".join(match[1].split()).casefold(), " ".join(row.answer.split()).casefold()
+    told = said.startswith(answer) and not re.match(r"\w", said[len(answer) :])
+    start = max(0, match.start() - 1)
+    return row.question[start : start + 60].strip() if answer and told else None
+
+
+TEXT_RULES: Sequence[Callable[[Row], str | None]] = (text, self_contained, length, image_count, slots, leak)
+
+
+def picture_size(size: tuple[int, int]) -> str | None:
+    """Both sides of a picture, in pixels, have something to show.
+
+    >>> picture_size((200, 1))
+    '200 x 1 pixels, 14 a side at least'
+    """
+    width, height = size
+    return f"{width} x {height} pixels, {MIN_SIDE} a side at least" if min(size) < MIN_SIDE else None
+
+
+class Duplicates:
+    """The same question on the same pictures stands once: the first of them.
+
+    >>> seen = Duplicates()
+    >>> seen("1", "Which  one?", [b"picture"]), seen("2", "which one", [b"picture"])
+    (None, 'as 1')
+    """
+
+    def __init__(self):
+        self._seen: dict[bytes, str] = {}
+
+    def __call__(self, name: str, question: str, images: Sequence[bytes]) -> str | None:
+        digest = hashlib.blake2b(normalized(question).encode(), digest_size=16)
+        for data in images:
+            digest.update(hashlib.blake2b(data, digest_size=16).digest())
+        first = self._seen.setdefault(digest.digest(), name)
+        return None if first == name else f"as {first}"
+
+
+def normalized(question: str) -> str:
+    """A question as two of them are compared: words and numbers alone, without case.
+
+    >>> normalized("<image:0> Which  ONE, of {image:1}?")
+    'which one of image 1'
+    """
+    return " ".join(re.findall(r"\w+", symbols.SLOT.sub(" ", question).replace(symbols.MARKER, " ").casefold()))
+
+
+def check(row: Row) -> tuple[str, str] | None:
+    """(rule, detail) of the first rule of texts that a row breaks."""
+    for rule in TEXT_RULES:
+        if detail := rule(row):
+            return rule.__name__.replace("_", " "), detail
+    return None

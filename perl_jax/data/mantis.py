@@ -1,0 +1,189 @@
+"""Mantis-Instruct (TIGER-Lab/Mantis-Instruct): conversations over several images, as the hub publishes them.
+
+A folder for each config, with `train-*.parquet` and zipped or unpacked pictures; or one folder with `train.json`, a
+list of the same rows (`id`, `images`, `conversation`, `source`). Each (user, assistant) pair is a question of its own,
+which shows the pictures that the conversation has shown by then. Which of them can be checked is not decided here.
+"""
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from models.errors import InputError
+from perl_jax import snapshot
+from perl_jax.conversations import MARKER, OPTION, option_letters
+from perl_jax.data import Picture, Rejected, Row
+
+SPLITS = ("train",)
+REPOSITORY = "TIGER-Lab/Mantis-Instruct"
+
+EXAMPLE = {
+    "id": "multi_vqa-1.1",
+    "question": "<image:0><image:1>\nWhich image shows more people than {image:0|lower} does? "
+    "Answer with its number.",
+    "choices": [],
+    "answer": "{image:1}",
+    "kind": "text",
+    "order_effect": "rewrite",
+    "source": "multi_vqa",
+    "accuracy": None,
+    "movable": None,
+}
+
+_LEADING = re.compile(r"^((?:<image>|\s)*)Answer the following multiple-choice question:\s*")
+_ANSWER = re.compile(r"^Answer:\s*", re.IGNORECASE)
+_LETTER = re.compile(r"(?:\(([A-Z])\)|([A-Z])(?:[.:)]|$))(?:\s.*)?", re.DOTALL)
+_REFERENCE = re.compile(r"<image> is the reference")
+
+
+class Known(NamedTuple):
+    """What a config fixes for all its questions, beyond what their words say."""
+
+    order_effect: str | None = None
+    reason: str = ""
+    movable: Callable[[str], list[int] | None] = lambda question: None  # the places of a question that may move
+
+
+def _beside_reference(question: str) -> list[int] | None:
+    """All but a reference image that is shown where it is named; named by its number it moves, and its number too."""
+    if not (shown := _REFERENCE.search(question)):
+        return None
+    reference = question[: shown.start()].count(MARKER)
+    return [place for place in range(question.count(MARKER)) if place != reference]
+
+
+def _shown_as_options(question: str) -> list[int] | None:
+    lines = [line for line in question.splitlines() for _ in range(line.count(MARKER))]
+    return [place for place, line in enumerate(lines) if OPTION.match(line)] or None
+
+
+_FRAMES = Known("fixed", "frames of a film in the order of time")
+_DIRECTED = Known("fixed", "a difference, told from the first image to the second")
+_KNOWN = {  # the words of all others say what can be known
+    "nextqa": _FRAMES,
+    "star": _FRAMES,
+    "visual_story_telling": Known("fixed", "pictures of a story in its order"),
+    "spot-the-diff": _DIRECTED,
+    "birds-to-words": _DIRECTED,
+    "dreamsim": Known(movable=_beside_reference),
+    "iconqa": Known(movable=_shown_as_options),
+}
+
+
+def records(
+    input: str | None = None,
+    split: str = "train",
+    seed: int = 0,
+    *,
+    configs: str | Sequence[str] = (),
+    download: bool = False,
+) -> Iterator[Row | Rejected]:
+    """The question pairs, config by config in the order of their names; `seed` is not used.
+
+    Args:
+        input: the folder that holds the configs' folders, or train.json.
+        split: `train`.
+        seed: of nothing.
+        configs: which of them, as a sequence or a text with commas; none named: all that are there.
+        download: fetch those configs to the folder first (the pictures of all are several hundred GB).
+
+    Raises:
+        InputError: no such folder or config, a file that cannot be read, or a download that fails.
+    """
+    configs = [name for name in configs.split(",") if name] if isinstance(configs, str) else list(configs)
+    if input is None or split not in SPLITS:
+        raise InputError(f"the source mantis needs --input=FOLDER and has the split train; got {input!r}, {split!r}")
+    if download:
+        if not configs:
+            raise InputError("mantis: say which configs to download, as configs=nlvr2,dreamsim: all are too many")
+        snapshot.download(REPOSITORY, input, [f"{name}/{split}*" for name in configs])
+    for folder, files in _folders(Path(input), split, configs).items():
+        pictures = snapshot.Pictures(folder, snapshot.image_zips(folder, split))
+        config = "" if folder == Path(input) else folder.name
+        numbered = (row for file in files for _, row in snapshot.rows(file))
+        for number, row in enumerate(numbered, start=1):
+            named = row.get("source") if isinstance(row, dict) else None
+            source = config or (named if named and isinstance(named, str) and named.isprintable() else "mantis")
+            if config or not configs or source in configs:
+                yield from _questions(f"{source}-{number}", source, row, pictures)
+
+
+def _folders(folder: Path, split: str, configs: Sequence[str]) -> dict[Path, list[Path]]:
+    """{folder of a config: its files}; the folder itself alone, if it holds files."""
+    def files(place: Path) -> list[Path]:
+        return sorted(place.glob(f"{split}-*.parquet")) or sorted(place.glob(f"{split}.json"))
+
+    if found := files(folder):
+        return {folder: found}
+    places = sorted(place for place in folder.iterdir() if place.is_dir()) if folder.is_dir() else []
+    there = {place: found for place in places if (found := files(place))}
+    if not there:
+        raise InputError(f"{folder} holds neither {split}.json nor folders with {split}-*.parquet: download it, with "
+                         "--option=download=True --option=configs=...")  # fmt: skip
+    if unknown := set(configs) - {place.name for place in there}:
+        raise InputError(f"{folder} has no config {min(unknown)!r}; it has {', '.join(place.name for place in there)}")
+    return {place: found for place, found in there.items() if not configs or place.name in configs}
+
+
+def _questions(name: str, source: str, row: dict | InputError, pictures: snapshot.Pictures) -> Iterator[Row | Rejected]:
+    """A row's pairs. What places no picture stands in front of its first text, as in the authors' own loader."""
+    try:
+        if isinstance(row, InputError):
+            raise row
+        images, turns = _parts(row)
+    except InputError as error:
+        yield Rejected(name, "malformed row", str(error))
+        return
+    missing = len(images) - sum(text.count(MARKER) for _, text in turns)
+    if missing < 0:
+        yield Rejected(name, "slots differ from images", f"{len(images) - missing} slots, {len(images)} images")
+        return
+    images, before = [pictures.picture(image) for image in images], missing
+    for turn in range(0, len(turns), 2):
+        pair = turns[turn : turn + 2]
+        own = pair[0][1].count(MARKER)
+        yield _pair(f"{name}.{turn // 2}", source, pair, images[: before + own], MARKER * before, turn // 2)
+        before += sum(text.count(MARKER) for _, text in pair)
+
+
+def _parts(row: dict) -> tuple[list, list[tuple[str, str]]]:
+    """(pictures as they are given, [(role, text)]) of a row; InputError if it has another form."""
+    images, conversation = row.get("images"), row.get("conversation")
+    if not isinstance(images or [], list) or not isinstance(conversation, list) or not conversation:
+        raise InputError(f"images are a {type(images).__name__}, its conversation a {type(conversation).__name__}; "
+                         "expected two lists")  # fmt: skip
+    if not all(isinstance(turn, dict) for turn in conversation):
+        raise InputError("its conversation is not a list of {role, content}")
+    turns = [tuple(snapshot.text(turn.get(key), f"a turn's {key}") for key in ("role", "content"))
+             for turn in conversation]  # fmt: skip
+    return list(images or []), turns
+
+
+def _pair(name: str, source: str, pair, images: list[Picture], front: str, turn: int) -> Row | Rejected:
+    if [role for role, _ in pair] != ["user", "assistant"]:
+        return Rejected(name, "turns are not user, assistant", ", ".join(role for role, _ in pair))
+    question, answer = front + _LEADING.sub(r"\1", pair[0][1].strip()), _ANSWER.sub("", pair[1][1].strip())
+    if MARKER in answer:
+        return Rejected(name, "answer shows an image", answer)
+    known = _KNOWN.get(source, Known())
+    letter = _named(answer, question)
+    return Row(
+        id=name,
+        images=images,
+        question=question,
+        answer=letter or answer,
+        source=source,
+        kind="choice" if letter else None,
+        order_effect=known.order_effect,
+        movable=known.movable(question),
+        reason=known.reason,
+        turn=turn,
+    )
+
+
+def _named(answer: str, question: str) -> str | None:
+    """The letter that an answer names, alone or before the option's text, if the question has an option of it."""
+    match = _LETTER.fullmatch(answer)
+    letter = match and (match[1] or match[2])
+    return letter if letter in option_letters(question) else None

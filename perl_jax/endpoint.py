@@ -1,0 +1,227 @@
+"""Many questions at a time to an OpenAI-compatible chat endpoint (vLLM, SGLang, OpenAI), each paid for once.
+
+The `openai` package sends, waits and tries again. Answers are kept in a file, keyed by the whole request, so that a
+stopped run goes on where it was. The URL is no part of the key: the same model may be served elsewhere tomorrow.
+"""
+
+import collections
+import concurrent.futures
+import fcntl
+import hashlib
+import json
+import os
+import re
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TypeVar
+
+from models.errors import InputError
+
+Item, Result = TypeVar("Item"), TypeVar("Result")
+Message = Mapping[str, object]  # {"role": ..., "content": ...} as in OpenAI's API
+
+_HOPELESS = ("HTTP 401", "HTTP 402", "HTTP 404")  # key, credit, model: every other request would fail, too
+_OF_ITS_OWN = re.compile(r"empty answer|HTTP 4(?!29)")  # where only this request may be at fault
+
+
+class Failure(Exception):
+    """A request without a usable answer: `reason`, one of few, to be counted, and `detail`, one line for a person."""
+
+    def __init__(self, reason: str, detail: str):
+        super().__init__(f"{reason}: {line(detail)}")
+        self.reason, self.detail = reason, line(detail)
+
+
+class Endpoint:
+    """One model behind one URL, for many threads; its key is the environment variable OPENAI_API_KEY, if any.
+
+    Args:
+        url: as an OpenAI client takes it, "http://localhost:8000/v1".
+        model: the name under which the endpoint serves it.
+        cache: a file of answers, one JSON line each, written as they come; made where there is none.
+        concurrency: most requests at a time.
+        timeout: seconds to wait for an answer.
+        retries: further tries of a request that may yet succeed (no connection, timeout, 408, 409, 429, 5xx), with
+            back-off; a Retry-After of up to two minutes is honoured.
+
+    `counts` has the requests "answered", "failed", and "cached" (answered without a call); "sent" counts each try.
+
+    Raises:
+        InputError: a URL or key that is none, a cache that another process uses or that holds something else.
+    """
+
+    def __init__(self, url: str, model: str, cache: str, *, concurrency: int = 8, timeout: float = 60.0,
+                 retries: int = 5):  # fmt: skip
+        import openai  # takes a second
+
+        base, key = _checked(url, os.environ.get("OPENAI_API_KEY", "").strip())
+        tries = openai.DefaultHttpxClient(event_hooks={"request": [lambda _: self._count("sent")]})
+        client = openai.OpenAI(base_url=base, api_key=key or "none", http_client=tries, max_retries=retries,
+                               timeout=openai.Timeout(timeout, connect=min(timeout, 5.0)))  # fmt: skip
+        self._completions = client.chat.completions  # imports more, which is better done before there are threads
+        self.url, self.model, self.concurrency = url, model, concurrency
+        self.counts, self._lock = collections.Counter(), threading.Lock()
+        self._cache = _Cache(cache)
+        self._proven = bool(self._cache)  # whether it has ever given an answer
+        self._in_a_row, self._gone, self._closed = 0, "", False  # failures since an answer; why no more are sent
+        self._pool = concurrent.futures.ThreadPoolExecutor(concurrency, thread_name_prefix="endpoint")
+
+    def __enter__(self) -> "Endpoint":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Asks nothing more; waits for what is on its way, which is paid for, and keeps it."""
+        self._closed = True
+        self._pool.shutdown(cancel_futures=True)
+        self._cache.file.close()
+
+    def ask(self, messages: Sequence[Message], **sampling: object) -> str:
+        """The model's answer to a conversation, a kept one where there is one.
+
+        Text that is no Unicode (a lone surrogate) is sent as "?". `sampling` is part of the request: temperature, ...
+
+        Raises:
+            Failure: this request failed; it is not kept, and asked again the next time.
+            InputError: the endpoint is not there, refuses every request, or failed too many in a row.
+        """
+        request = {"model": self.model, "messages": messages, **sampling}
+        body = json.dumps(request, ensure_ascii=False, sort_keys=True).encode("utf-8", "replace")
+        key = hashlib.sha256(body).hexdigest()
+        if key in self._cache:
+            self._count("cached")
+            return self._cache[key]
+        if self._gone:
+            raise InputError(self._gone)
+        if self._closed:
+            raise Failure("stopped", "the endpoint was closed")
+        try:
+            text = self._send(**json.loads(body))
+        except Failure as failure:
+            self._failed(failure)
+            raise
+        self._count("answered")
+        return self._cache.add(key, text)
+
+    def each(self, items: Iterable[Item], work: Callable[[Item], Result]) -> Iterator[tuple[Item, Result | Failure]]:
+        """`(item, work(item))` in the items' order, `concurrency` at a time; `work` calls `ask`, maybe more than once.
+
+        A Failure that `work` raises stands in its result's place; any other exception comes out of here. At most
+        twice as many items are read as are asked at a time, so that they may hold much.
+        """
+        def caught(item: Item) -> Result | Failure:
+            try:
+                return work(item)
+            except Failure as failure:
+                return failure
+
+        pending = collections.deque()
+        try:
+            for item in items:
+                pending.append((item, self._pool.submit(caught, item)))
+                if len(pending) >= 2 * self.concurrency:
+                    yield pending[0][0], pending.popleft()[1].result()
+            while pending:
+                yield pending[0][0], pending.popleft()[1].result()
+        finally:
+            for _, future in pending:
+                future.cancel()
+
+    def _send(self, model: str, messages: list[Message], **sampling: object) -> str:
+        import openai
+
+        try:
+            answer = self._completions.create(model=model, messages=messages, extra_body=sampling)
+        except openai.APIConnectionError as error:
+            reason = "timeout" if isinstance(error, openai.APITimeoutError) else "no connection"
+            raise Failure(reason, str(error.__cause__)) from None
+        except openai.APIStatusError as error:
+            said = error.body.get("message", error.body) if isinstance(error.body, dict) else error.body
+            raise Failure(f"HTTP {error.status_code}", str(said or "no reason given")) from None
+        except (ValueError, RecursionError) as error:
+            raise Failure("rubbish", f"no JSON: {error}") from None
+        try:
+            text, finish = answer.choices[0].message.content, answer.choices[0].finish_reason
+        except (AttributeError, IndexError, TypeError):
+            raise Failure("rubbish", f"no chat completion but {answer}") from None
+        if not (isinstance(text, str) and text.strip()):
+            raise Failure("empty answer", f"finish_reason {finish}")
+        return text
+
+    def _count(self, what: str) -> None:
+        with self._lock:
+            self.counts[what] += 1
+            if what in ("answered", "cached"):
+                self._proven, self._in_a_row = True, 0
+
+    def _failed(self, failure: Failure) -> None:
+        """Counts a request as failed, and stops the run where there is no use in going on.
+
+        A run that is started again may ask only what failed before, for good reasons of its own (too long, say): from
+        an endpoint that has given answers, refusals of a single request are no sign, however many.
+        """
+        self._count("failed")
+        with self._lock:
+            self._in_a_row += not (self._proven and _OF_ITS_OWN.match(failure.reason))
+            absent = not self._proven and failure.reason == "no connection"
+            if absent or failure.reason in _HOPELESS or self._in_a_row >= max(8, self.concurrency):
+                self._gone = (
+                    f"no use of the endpoint {self.url} (model {line(self.model)}): {failure} ({self.counts['failed']} "
+                    "requests failed); check the URL (it ends in /v1 mostly), the model's name and the environment "
+                    f"variable OPENAI_API_KEY; answers so far are in {self._cache.path}, the same command goes on"
+                )
+                raise InputError(self._gone)
+
+
+class _Cache(dict):
+    """Answers by key, and their file: appended to and flushed at each, safe for threads, one process at a time."""
+
+    def __init__(self, path: str):
+        self.path, self._lock = path, threading.Lock()
+        try:
+            os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
+            self.file = open(path, "a+b")  # noqa: SIM115
+            fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(f"another process uses the cache {path}; wait for it, or name another file") from None
+        except OSError as error:
+            raise InputError(f"the cache {path} cannot be opened ({error.strerror}); name another file") from error
+        self.file.seek(0)
+        whole, start = 0, b'{"key": "'
+        for number, row in enumerate(self.file, 1):
+            if not row.endswith(b"\n") and row.startswith(start[: len(row)]):
+                break  # the last line of a run that was killed
+            try:
+                self.setdefault(*(json.loads(row)[name] for name in ("key", "answer")))
+            except (ValueError, KeyError, TypeError, RecursionError):
+                raise InputError(f"{path} is no cache of answers, see line {number}; name another file") from None
+            whole += len(row)
+        self.file.truncate(whole)
+
+    def add(self, key: str, answer: str) -> str:
+        """The first answer to a request is the one that stays, here and the next time."""
+        with self._lock:
+            if key not in self:
+                self.file.write(json.dumps({"key": key, "answer": answer}).encode() + b"\n")
+                self.file.flush()
+            return self.setdefault(key, answer)
+
+
+def line(text: str) -> str:
+    """The start of a text from elsewhere, as one line that can be printed and stored.
+
+    >>> line("a\\n b \\ud800 \\x1b[2J")
+    'a b [2J'
+    """
+    return " ".join("".join(character if character.isprintable() else " " for character in text[:1000]).split())[:300]
+
+
+def _checked(url: str, key: str) -> tuple[str, str]:
+    if not re.fullmatch(r"https?://(\[[\da-fA-F:.]+\]|[^\s/?#@:\[\]]+)(:\d+)?(/[^\s?#@]*)?", url):
+        raise InputError("the endpoint's URL must look like http://localhost:8000/v1 and hold no password and no query "
+                         "(a key goes into the environment variable OPENAI_API_KEY)")  # fmt: skip
+    if not (key.isascii() and key.isprintable()):
+        raise InputError("the environment variable OPENAI_API_KEY holds characters that no key has; set it again")
+    return url.rstrip("/").removesuffix("/chat/completions"), key

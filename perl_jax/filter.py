@@ -1,0 +1,227 @@
+"""Keeps the records that teach: `python -m perl_jax.filter --config=configs/perl_7b.py --workdir=DIR`.
+
+The model that the config would train from answers every record of `config.data.split` some times. Kept is what it gets
+right neither always nor never, thinned until each source's mean accuracy is near the target. Written to the workdir:
+
+    rollouts.jsonl   a line a record: what came of each of its rollouts; started again, the filter goes on from there
+    blind.jsonl      with --blind: the same with grey pictures, of the records that lie in the band
+    records/         the set to train on (--config.data.directory=DIR/records), each record with its `accuracy`; other
+                     splits are as they were
+    filter.md, accuracy.png   what was kept, dropped and why, by source; accuracies before and after
+
+Other bands and targets need no new rollouts.
+"""
+
+import functools
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from absl import flags
+
+from models.errors import InputError
+from perl_jax import cli, difficulty, filter_report, mesh, policy, processes, records, roofline, selection, settings
+from perl_jax import train as training
+from perl_jax.grading import Grader
+from perl_jax.selection import Candidate
+
+FLAGS = flags.FLAGS
+MADE = "filter.json"  # in the records that are written: what they were made from
+NAMED = 20  # records that could not be shown, by name in filter.md
+
+
+class Options(NamedTuple):
+    """The command's flags."""
+
+    rollouts: int = roofline.FILTERED[1]
+    low: float = 0.1
+    high: float = 0.9
+    target: float = 0.38
+    batch: int = 0  # records rolled out at a time; 0: as many as training decodes at a time
+    limit: int = 0  # the first records of the split; 0: all
+    blind: bool = False
+
+
+class Measured(NamedTuple):
+    """The rows of `difficulty.measure` by a record's number in its split."""
+
+    rows: dict[int, dict]
+    blind: dict[int, dict]  # of the records that were also asked with grey pictures
+
+    def accuracy(self, number: int) -> float | None:
+        """The share of a record's rollouts that are right; None where it could not be shown."""
+        return _share(self.rows[number])
+
+    def candidate(self, number: int) -> Candidate:
+        row, grey = self.rows[number], self.blind.get(number, {})
+        blind = "scores" in grey and selection.answered_blind(_share(row), _share(grey), len(row["scores"]),
+                                                              row["guess"])  # fmt: skip
+        return Candidate(row["id"], row["source"], _share(row), blind)
+
+
+def apply(config, workdir: Path, options: Options) -> str:
+    """Filters the records of `config` into `workdir`, or goes on doing so; returns filter.md.
+
+    All processes of a run make the same call. Raises InputError for what a person can mend, also where no record lies
+    in the band (filter.md and accuracy.png then say how hard they are).
+    """
+    settings.check(config)
+    check(options)
+    processes.agree([json.loads(config.to_json_best_effort()), options], "a config or flags")
+    with jax.set_mesh(mesh.make(**config.mesh)):
+        workdir.mkdir(parents=True, exist_ok=True)
+        data, *others = training.data_sources(config, workdir)
+        if others:
+            raise InputError(f"config.data.directory={config.data.directory}: a filter takes one set at a time")
+        numbers = chosen(config, data, options)
+        base = policy.base(config, workdir, training.texts(config, [data]))
+        made = basis(config, data, base, options)
+        measured = measure(config, workdir, options, data, base, made, numbers)
+    candidates = [measured.candidate(number) for number in numbers]
+    fates = selection.select(candidates, options.low, options.high, options.target, config.seed)
+    page = report(measured, candidates, fates, options, len(records.open_split(data, config.data.split)))
+    kept = [number for number, candidate in zip(numbers, candidates) if fates[candidate.id] == "kept"]
+    scores = repr([(number, measured.accuracy(number)) for number in kept])
+    made |= {key: value for key, value in options._asdict().items() if key != "batch"}
+    made |= {"kept": len(kept), "sha256": hashlib.sha256(scores.encode()).hexdigest()}
+
+    def write():
+        if processes.first():
+            (workdir / "filter.md").write_text(page, encoding="utf-8")
+            filter_report.histogram(candidates, fates, workdir / "accuracy.png", low=options.low, high=options.high,
+                                    target=options.target, rollouts=options.rollouts)  # fmt: skip
+            if kept:
+                write_records(config.data.split, data, workdir / "records", measured, kept, made)
+
+    processes.after_first(write)
+    if not kept:
+        raise InputError(f"no record lies in the band {options.low:g} to {options.high:g} and is kept: see "
+                         f"{workdir}/filter.md and accuracy.png; choose another band, or a model for which they are "
+                         "neither too hard nor too easy")  # fmt: skip
+    return page
+
+
+def check(options: Options) -> None:
+    """Raises InputError for flags with which nothing could be kept."""
+    if not 0 <= options.low <= options.target <= options.high <= 1:
+        raise InputError(f"--low={options.low:g} --target={options.target:g} --high={options.high:g}: expected "
+                         "0 <= low <= target <= high <= 1")  # fmt: skip
+
+
+def chosen(config, data: str, options: Options) -> range:
+    """The numbers of the records to look at. Raises InputError where the config's split is a part of one."""
+    if config.data.split not in (known := records.summary(data)["splits"]):
+        raise InputError(f"config.data.split is {config.data.split!r}; a filter takes one of {', '.join(known)} as a "
+                         "whole, or with --limit its first records")  # fmt: skip
+    count = len(records.open_split(data, config.data.split))
+    return range(min(count, options.limit or count))
+
+
+def basis(config, data: str, base: policy.Base, options: Options) -> dict:
+    """All that the scores of rollouts depend on."""
+    sampling = {key: value for key, value in config.sampling.items() if key != "batch"}
+    return {
+        "records": records.fingerprint(data), "split": config.data.split, "model": base.fingerprint,
+        "compute_dtype": config.compute_dtype, "prompt": json.loads(base.prompts.to_json()), "sampling": sampling,
+        "reward": config.reward, "seed": config.seed, "rollouts": options.rollouts,
+    }  # fmt: skip
+
+
+def measure(config, workdir: Path, options: Options, data: str, base: policy.Base, made: Mapping,
+            numbers: Sequence[int]) -> Measured:  # fmt: skip
+    """Rolls out what is not rolled out yet; with grey pictures only what lies in the band, for the rest is dropped."""
+    batch, load = options.batch or roofline.at_once(config), functools.cache(lambda: policy.frozen(config, base))
+    config = config.copy_and_resolve_references()
+    config.n_s, config.rollouts = 0, options.rollouts
+    with Grader(config.reward, weights=config.reward_weights, **config.grading) as grader:
+        split = records.open_split(data, config.data.split)
+        setup = difficulty.Setup(config, split, load, base.prompts, grader, batch)
+        measured = Measured(difficulty.measure(setup, workdir / "rollouts.jsonl", made, numbers), {})
+        if not options.blind:
+            return measured
+        asked = [number for number in numbers if measured.rows[number].get("images")
+                 and options.low <= measured.accuracy(number) <= options.high]  # fmt: skip
+        grey = {**made, "pictures": "grey"}
+        return measured._replace(blind=difficulty.measure(setup, workdir / "blind.jsonl", grey, asked, blind=True))
+
+
+def report(measured: Measured, candidates: Sequence[Candidate], fates: Mapping[str, str], options: Options,
+           count: int) -> str:  # fmt: skip
+    """filter.md: the table by source, and what is to be known of it."""
+    scored = [row for row in measured.rows.values() if "scores" in row]
+    cut = sum(row["truncated"] for row in scored) / max(1, options.rollouts * len(scored))
+    lines = ["# Rollout filter", "",
+             f"{options.rollouts} rollouts a record; kept are accuracies from {options.low:g} to {options.high:g}, "
+             f"thinned to a mean of {options.target:g} in each source.", "",
+             filter_report.table(candidates, fates).markdown(), ""]  # fmt: skip
+    if len(candidates) < count:
+        lines.append(f"- looked at: the first {len(candidates):,} of {count:,} records (--limit)")
+    lines += [f"- target not reached by {line}" for line in filter_report.shortfalls(candidates, fates, options.target)]
+    if cut:
+        lines.append(f"- {cut:.1%} of the responses were cut at config.sampling.max_new_tokens")
+    if options.blind:
+        pairs = [(_share(measured.rows[number]), _share(row)) for number, row in measured.blind.items()
+                 if "scores" in row]  # fmt: skip
+        said = "accuracy {:.3f} with their pictures, {:.3f} with grey ones".format(*np.mean(pairs, axis=0)) \
+            if pairs else "none of them has pictures"  # fmt: skip
+        lines.append(f"- {len(pairs):,} records of the band were also asked blind: {said}")
+    skipped = [row["skipped"] for row in measured.rows.values() if "skipped" in row]
+    lines += [f"- skipped: {line}" for line in skipped[:NAMED]]
+    if len(skipped) > NAMED:
+        lines.append(f"- skipped: {len(skipped) - NAMED:,} more, in rollouts.jsonl")
+    return "\n".join([*lines, "", "![accuracies before and after](accuracy.png)", ""])
+
+
+def write_records(split: str, data: str, out: Path, measured: Measured, kept: Sequence[int], made: Mapping) -> None:
+    """Writes the kept records with their accuracy, and all other splits as they are; leaves what is so already."""
+    said = json.dumps(made, indent=1, sort_keys=True)
+    if (out / MADE).is_file() and (out / MADE).read_text(encoding="utf-8") == said:
+        return
+    for left in out.parent.glob(f".{out.name}.*"):  # by a run that was killed
+        shutil.rmtree(left)
+    summary = records.summary(data)
+    splits = {name: _all(records.open_split(data, name)) for name in summary["splits"]}
+    whole = records.open_split(data, split)
+    splits[split] = ({**whole[number], "accuracy": measured.accuracy(number)} for number in kept)
+    old = out.with_name(f".{out.name}.old")
+    if out.exists():
+        out.rename(old)
+    records.write(splits, str(out), name=summary["name"],
+                  finish=lambda partial: Path(partial, MADE).write_text(said, encoding="utf-8"))  # fmt: skip
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _all(split: records.Split):
+    return (split[number] for number in range(len(split)))
+
+
+def _share(row: Mapping) -> float | None:
+    return sum(row["scores"]) / len(row["scores"]) if "scores" in row else None
+
+
+def main(_) -> None:
+    settings.check_parts(FLAGS.config)
+    processes.join(FLAGS.coordinator, FLAGS.process_count, FLAGS.process_index)
+    options = Options(*(FLAGS[name].value for name in Options._fields))
+    page = apply(FLAGS.config, Path(FLAGS.workdir), options)
+    if processes.first():
+        print(page.partition("![")[0].rstrip())
+        print(f"wrote {FLAGS.workdir}/records")
+
+
+if __name__ == "__main__":
+    cli.define_run_flags()
+    flags.DEFINE_integer("rollouts", Options().rollouts, "Responses to each record.", lower_bound=1)
+    flags.DEFINE_float("low", Options().low, "Least accuracy of the band that is kept.")
+    flags.DEFINE_float("high", Options().high, "Greatest accuracy of the band.")
+    flags.DEFINE_float("target", Options().target, "Mean accuracy that each source is thinned to.")
+    flags.DEFINE_integer("batch", 0, "Records rolled out at a time; 0: as many as training decodes at a time.",
+                         lower_bound=0)  # fmt: skip
+    flags.DEFINE_integer("limit", 0, "The first records of the split alone; 0: all.", lower_bound=0)
+    flags.DEFINE_bool("blind", False, "Drop what is answered as well with grey pictures, too.")
+    cli.run(main)

@@ -1,0 +1,310 @@
+r"""Whether two mathematical answers in LaTeX or plain text are the same: numbers with units, formulas, lists, points.
+
+Structure is compared here: lists, points and intervals, names ("x = 5"), units and rounding. What is left, single
+formulas, goes to math-verify, with its own time limits off (they are signals, and would not stop a long integer power
+anyway), so `same` must run where it can be killed: `perl_jax.grading`. Left alone math-verify takes "1 2" for 3,
+"5 m" for "5 cm", "3 = 2" for 2, and (1, 2) for the list 1, 2.
+"""
+
+import functools
+import logging
+import math
+import re
+from fractions import Fraction
+from typing import NamedTuple
+
+from perl_jax import units
+
+MAX_CHARACTERS = 256  # a longer answer is never parsed
+MAX_EXPONENT = 10_000  # the product of the whole exponents in a formula, and the largest number that may have a "!"
+MAX_DEPTH = 12  # of brackets and braces
+
+# Others are read only where the true answer has them.
+_COMMANDS = r"""
+\frac \sqrt \pi \times \cdot \div \pm \mp \le \leq \ge \geq \ne \neq \lt \gt \approx \infty \cup \in \emptyset
+\varnothing \circ \angle \triangle \overline \overrightarrow \vec \hat \parallel \perp \{ \}
+\sin \cos \tan \cot \sec \csc \arcsin \arccos \arctan \log \ln \lg \exp \min \max
+\alpha \beta \gamma \delta \theta \lambda \mu \phi \varphi \omega \rho \sigma \tau \Delta \Omega
+"""
+_FUNCTIONS = "sin cos tan cot sec csc arcsin arccos arctan log exp min max sqrt"
+# What people and models write, in the few commands and signs that are read; in this order.
+_REPLACED = [(re.compile(pattern, re.DOTALL), new) for pattern, new in (
+    (r"\\begin\{cases\}(.*?)\\end\{cases\}", lambda match: match[1].replace(r"\\", ",")),
+    (r"\\[dtc]frac(?![A-Za-z])", r"\\frac"),
+    (r"\\(?:left|right)(?![A-Za-z])\.?|\\(?:displaystyle|limits|bigl?|bigr?)(?![A-Za-z])|\\!", ""),
+    (r"\\number\s*\{([^{}]*)\}", r"\1"),
+    (r"(?<=[0-9])\{,\}(?=[0-9])", ","),
+    (r"(?<=[0-9])\\[,; ](?=[0-9]{3}(?![0-9]))", ","),
+    (r"\\(?:text|mathrm|textrm|textbf|mathbf|mathit|textit|textnormal|mbox|rm|operatorname)\s*\{([^{}]*)\}", r"@\1 "),
+    (r"\\(?:[,;:> ]|q?quad(?![A-Za-z]))|~", " "),
+    (r"\\leqslant|≤|≦|<=", r"\\le "), (r"\\geqslant|≥|≧|>=", r"\\ge "), (r"≠", r"\\ne "), (r"≈", r"\\approx "),
+    (r"×", r"\\times "), (r"÷", r"\\div "), (r"·|⋅", r"\\cdot "), (r"±", r"\\pm "), (r"∓", r"\\mp "),
+    (r"∪", r"\\cup "), (r"^\s*[A-Za-z]\s*(?:∈|\\in(?![A-Za-z]))\s*(?=[(\[]|\\\{)", ""), (r"∈", r"\\in "),
+    (r"∞|\binfinity\b|\boo\b", r"\\infty "), (r"π|(?<![A-Za-z\\])pi\b", r"\\pi "), (r"θ", r"\\theta "),
+    (r"∠", r"\\angle "), (r"△|Δ", r"\\triangle "), (r"∅", r"\\emptyset "),
+    (r"√\s*\(([^()]*)\)|(?<![\\A-Za-z])sqrt\s*\(([^()]*)\)|√\s*([0-9]+|[A-Za-z])", r"\\sqrt{\1\2\3}"),
+    (r"\^\s*\{?\s*\\circ\s*\}?|\{\s*\}\s*°|\\degree(?![A-Za-z])|\\?textdegree|º", "°"), (r"\{\s*\}\s*°", "°"),
+    (r"\\%", "%"), (r"²", "^2"), (r"³", "^3"), (r"µ", "μ"),
+    (r"(?<![0-9.])([0-9]+) ([0-9]+)/([0-9]+)(?![0-9.])", r"\1\\frac{\2}{\3}"),
+    (r"(?<![\w.,({\[])([0-9]{1,3}(?:,[0-9]{3})+)(?![0-9,])", lambda match: match[1].replace(",", "")),
+)]  # fmt: skip
+_READABLE = re.compile(r"[A-Za-z0-9\s+\-*/^_=<>|!.,;:()\[\]{}\\'%°℃℉μ$€£¥¢元@]*")
+_SEVERAL = re.compile(r"[0-9]\s+[0-9]|[0-9]\.[0-9]*\.[0-9]|\(1\).*\(2\)|\([0-9]+\)\s*\(|\*\*|[^,]\n\s*\S", re.DOTALL)
+_COMMAND = re.compile(r"\\(?:[A-Za-z]+|.)")
+_RELATION = re.compile(r"<|>|\\(?:le|leq|ge|geq|ne|neq|lt|gt|cup)(?![A-Za-z])")
+_SEPARATOR = re.compile(
+    r"\s*(?:[,;]\s*(?:@?(?:and|or)(?![A-Za-z]))?|@?(?<![A-Za-z\\])(?:and|or)(?![A-Za-z]))\s*")
+_PLAIN = re.compile(r"[-+]?(?:[0-9]+(?:\.[0-9]+)?|\.[0-9]+)")
+_EQUALS = re.compile(r"=|\\approx(?![A-Za-z])")
+_NAME = re.compile(
+    r"(?=[^=]*[A-Za-z])(?:\\angle\s*[0-9]|(?!\\sqrt)\\?[A-Za-z]|_(?:[0-9A-Za-z]|\{[^{}]*\})|[(){}|'°\s,])+")
+_LETTERS = re.compile(r"(?<![\\A-Za-z])[A-Za-z]+")
+_POWERED = re.compile(r"\^\s*(?:\{([^{}]*)\}|\(([^()]*)\)|-?([0-9]+))")
+_TOWER = re.compile(r"\^[\s{(]*[0-9.]+[\s})]*\^|\^[\s{(]*[0-9.]+\s*!")
+_FACTORIAL = re.compile(r"([0-9]+)\s*!|[)}!]\s*!")
+
+
+class _List(NamedTuple):
+    """Items between brackets, or "" where they stand alone."""
+
+    brackets: str
+    items: list[str]
+    joined_by_or: bool
+
+
+def same(answer: str, guess: str) -> bool:
+    r"""Whether `guess` is the true `answer`; never where one of them cannot be read as exactly one answer.
+
+    - An answer that is a decimal with digits after the point is met by what rounds to it, half up, at its precision;
+      any other is met exactly only.
+    - A unit that the answer does not have is not asked for, and one that the guess does not have is the answer's; where
+      both have one they must measure the same thing, and are converted. 50% is 0.5, and also a plain 50 (but not a
+      plain number of 1 or less).
+    - Lists without brackets or in braces have no order, points and intervals do.
+
+    >>> same("3.14", "3.14159"), same("3.14", "3.1"), same("5 cm", "0.05 m"), same("5", r"5\text{ cm}")
+    (True, False, True, True)
+    >>> same("2", "2 or 3"), same("0.5", "50"), same(r"\frac{1}{2}", "x = 1/2")
+    (False, False, True)
+    """
+    answer, guess = _cleaned(answer), _cleaned(guess)
+    if answer is None or guess is None or _is_heavy(guess):
+        return False
+    if set(_COMMAND.findall(guess)) - set(_COMMANDS.split()) - set(_COMMAND.findall(answer)):
+        return False
+    return _same(answer, guess)
+
+
+# Reading
+
+
+def _cleaned(text: str) -> str | None:
+    """One formula in few commands, with `@` before what was set as text; None where it is none, or several."""
+    if len(text) > MAX_CHARACTERS or "@" in text:
+        return None
+    text = _undelimited(text)
+    if text is None:
+        return None
+    for pattern, new in _REPLACED:
+        text = pattern.sub(new, text)
+    text = re.sub(r"@\s*", "@", text.replace("−", "-").replace("\\$", "$")).strip()
+    text = re.sub(r"@(?=[^A-Za-z%°μ]|$)", "", text).rstrip(" .").removeprefix("=").strip()
+    text = re.sub(r"^\{([^{},;]*)\}$", r"\1", text)  # braces of LaTeX, which math-verify takes for a set's
+    if not _READABLE.fullmatch(text) or _SEVERAL.search(text) or not text:
+        return None
+    return text
+
+
+def _undelimited(text: str) -> str | None:
+    """Without maths delimiters; None for several formulas side by side, which would be multiplied."""
+    text = re.sub(r"\\[()]|(?<!\\)\\[\[\]]", "$", text).replace("$$", "$")
+    pieces = re.split(r"(?<!\\)\$", text)
+    if len(pieces) == 2 and not pieces[0].strip():
+        return "$" + pieces[1]  # money
+    if len(pieces) % 2 == 0 or any(not piece.strip() for piece in pieces[2:-1:2]):
+        return None
+    return " ".join(pieces)
+
+
+def _is_heavy(text: str) -> bool:
+    """What would only run into the limits of a worker: towers of powers, large factorials, deep nesting."""
+    depth = deepest = 0
+    for character in text:
+        depth += (character in "({[") - (character in ")}]")
+        deepest = max(deepest, depth)
+    exponents = [int(number) for groups in _POWERED.findall(text) for number in re.findall(r"[0-9]+", "".join(groups))]
+    product = functools.reduce(lambda one, other: min(one * max(other, 1), MAX_EXPONENT + 1), exponents, 1)
+    factorials = [int(number[:9] or MAX_EXPONENT + 1) for number in _FACTORIAL.findall(text)]
+    return (deepest > MAX_DEPTH or product > MAX_EXPONENT or bool(_TOWER.search(text))
+            or max(factorials, default=0) > MAX_EXPONENT)
+
+
+def _listed(text: str) -> _List:
+    """The top-level items of a text; one item without brackets where it is no list."""
+    text, brackets = text.strip(), ""
+    inner = re.fullmatch(r"([(\[]|\\?\{)(.*?)([)\]]|\\?\})", text, re.DOTALL)
+    if inner and len(_cut(text)) == 1 and _closes_at_end(text) and len(_cut(inner[2])) > 1:
+        text, brackets = inner[2], inner[1] + inner[3]
+        brackets = "" if "{" in brackets else brackets
+    items = [one for item in _cut(text) for one in _signed(item)]
+    return _List(brackets, items, bool(re.search(r"(?<![A-Za-z])or(?![A-Za-z])", text)))
+
+
+def _signed(item: str) -> list[str]:
+    """Both values of an item with a plus-minus sign."""
+    sign = re.search(r"\\(?:pm|mp)(?![A-Za-z])\s*", item)
+    return [item[: sign.start()] + one + item[sign.end() :] for one in "+-"] if sign else [item]
+
+
+def _cut(text: str) -> list[str]:
+    """The text at its separators outside all brackets."""
+    depths, depth = [], 0
+    for character in text:
+        depth += (character in "({[") - (character in ")}]")
+        depths.append(depth)
+    items, start = [], 0
+    for match in _SEPARATOR.finditer(text):
+        if depths[match.start()] == 0:
+            items.append(text[start : match.start()].strip())
+            start = match.end()
+    return [*items, text[start:].strip()]
+
+
+def _closes_at_end(text: str) -> bool:
+    """Whether the bracket that opens a text is closed by its last character."""
+    depth = 0
+    for place, character in enumerate(text):
+        depth += (character in "({[") - (character in ")}]")
+        if depth == 0 and character in ")}]":
+            return place == len(text) - 1
+    return False
+
+
+# Comparing
+
+
+def _same(answer: str, guess: str) -> bool:
+    one, other = _listed(answer), _listed(guess)
+    if _RELATION.search(answer) or _RELATION.search(guess):
+        if all(len(found.items) == 1 or found.brackets for found in (one, other)):
+            return answer.count("=") == guess.count("=") and _agree(answer, guess)
+        if one.joined_by_or != other.joined_by_or:
+            return False
+    if len(one.items) == len(other.items) == 1:
+        return _same_one(answer, guess)
+    if len(one.items) != len(other.items) or one.brackets != other.brackets:
+        return False
+    unnamed = any("=" in item for item in one.items) and not all("=" in item for item in other.items)
+    if one.brackets or unnamed:
+        return all(_same(*pair) for pair in zip(one.items, other.items))
+    left = list(other.items)
+    for item in one.items:
+        found = next((candidate for candidate in left if _same(item, candidate)), None)
+        if found is None:
+            return False
+        left.remove(found)
+    return True
+
+
+def _same_one(answer: str, guess: str) -> bool:
+    """Of two single answers, each of them maybe an equation."""
+    (name, values), (other, guesses) = _sides(answer), _sides(guess)
+    if len(values) == 1 and not (name and other and name != other):
+        if len(guesses) + bool(other) == 1 and name and not re.search(r"[0-9]|\\pi", values[0]):
+            return False  # "BD" is not "AC = BD"
+        return all(_same_value(values[0], side) for side in guesses)
+    return len(guesses) + bool(other) == 2 and _agree(answer, guess)
+
+
+def _sides(text: str) -> tuple[str, list[str]]:
+    """("x", ["6/2", "3"]) of "x = 6/2 = 3"; where no name stands in front all sides are values."""
+    first, *rest = (side.strip() for side in _EQUALS.split(text))
+    return ("".join(first.split()), rest) if rest and _NAME.fullmatch(first) else ("", [first, *rest])
+
+
+def _same_value(answer: str, guess: str) -> bool:
+    if max(answer.count(":"), guess.count(":")) > 1:
+        return _same_ratio(answer.split(":"), guess.split(":"))
+    value, unit = units.split(answer)
+    plain = bool(_PLAIN.fullmatch(value))
+    other, own = units.split(guess, lenient=plain)
+    if unit is None and own is not None and not plain and _equal(value, guess, Fraction(1)):
+        return True  # its letters are variables
+    return any(_equal(value, other, scale) for scale in _scales(value if plain else "0", unit, own))
+
+
+def _same_ratio(answer: list[str], guess: list[str]) -> bool:
+    return len(answer) == len(guess) and all(
+        _agree(f"({one})({guess[0]})", f"({other})({answer[0]})") for one, other in zip(answer[1:], guess[1:]))
+
+
+def _scales(number: str, unit: units.Unit | None, own: units.Unit | None) -> list[Fraction]:
+    """What a guess in its `own` unit may be multiplied by, to be in the answer's."""
+    percent = (("%", 1),)
+    if unit and own:
+        return [own.factor / unit.factor] if unit.powers == own.powers else []
+    if own and own.powers == percent:
+        return [Fraction(1, 100), *([Fraction(1)] if abs(Fraction(number)) > 1 else [])]
+    return [Fraction(1), *([Fraction(100)] if unit and unit.powers == percent else [])]
+
+
+def _equal(answer: str, guess: str, scale: Fraction) -> bool:
+    """Of values without units, the guess's times `scale`; as exact as the answer is."""
+    if _PLAIN.fullmatch(answer) and (_PLAIN.fullmatch(guess) or "." in answer):
+        number = Fraction(guess) if _PLAIN.fullmatch(guess) else _number(guess)
+        if number is None:
+            return False
+        digits = 10 ** len(answer.partition(".")[2])
+        exact, found = Fraction(answer) * digits, number * scale * digits
+        if "." in answer:
+            found = math.floor(abs(found) + Fraction(1, 2)) * (-1 if found < 0 else 1)
+        return exact == found
+    return _agree(answer, guess if scale == 1 else rf"(\frac{{{scale.numerator}}}{{{scale.denominator}}})({guess})")
+
+
+def _number(text: str) -> Fraction | None:
+    """The real number that a formula is, to many digits; None for any other."""
+    found = _parsed(text)
+    try:
+        return Fraction(str(found.doit().evalf(40))) if found is not None else None
+    except (AttributeError, TypeError, ValueError, ZeroDivisionError):
+        return None
+
+
+def _agree(answer: str, guess: str) -> bool:
+    """Of single formulas, by math-verify; it drops primes and takes words for products of letters."""
+    if answer.count("'") != guess.count("'"):
+        return False
+    one, other = _parsed(answer), _parsed(guess)
+    if one is None or other is None:
+        return False
+    import math_verify
+
+    return math_verify.verify(one, other, allow_set_relation_comp=True, timeout_seconds=None)
+
+
+@functools.lru_cache(256)  # the answer's is asked for with each response to a question
+def _parsed(text: str):
+    if any(_is_word(word) for word in _LETTERS.findall(text)):
+        return None
+    import math_verify  # 1 s to import, and plain numbers never need it
+    from latex2sympy2_extended import NormalizationConfig
+
+    logging.getLogger("math_verify").setLevel(logging.ERROR)  # it would warn that its limits are off
+    text = re.sub(r"([0-9]*)\.([0-9]+)", _exact, text.replace("@", " ").replace("°", r"^\circ "))
+    normal = NormalizationConfig(basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="none")
+    how = math_verify.LatexExtractionConfig(boxed_match_priority=-1, normalization_config=normal)
+    found = math_verify.parse(f"${text}$", [how], fallback_mode="no_fallback", extraction_mode="first_match",
+                              parsing_timeout=None)  # fmt: skip
+    return found[0] if len(found) == 1 else None
+
+
+def _exact(decimal: re.Match) -> str:
+    """A decimal as a fraction: floats would be equal when they are but near."""
+    return rf"(\frac{{{int(decimal[1] + decimal[2])}}}{{{10 ** len(decimal[2])}}})"
+
+
+def _is_word(letters: str) -> bool:
+    if len(letters) < 3:
+        return letters in ("if", "is", "it", "no", "of", "so", "to")
+    return letters[1:].islower() and letters.lower() not in _FUNCTIONS.split()

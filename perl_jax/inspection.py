@@ -1,0 +1,188 @@
+"""A page about what a run would train on: `python -m perl_jax.train --config=FILE --workdir=DIR --inspect=8`.
+
+It shows the first questions of the run as its steps would draw them: exact prompts, pictures as resized, answers in
+each order, and whether the config's reward gives the true answer more than wrong ones; and of a sample of the set
+lengths, what is left out, and how much of the padded shapes is real. No weights are read or made: it takes seconds.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from models import qwen2_5_vl as qwen
+from models.qwen2_5_vl import images
+from perl_jax import batch as batches
+from perl_jax import lengths, pages, policy, preview, settings, train
+from perl_jax.grading import Grader
+from perl_jax.pages import Html, dim, element, folded, joined, note, table, tag
+from perl_jax.pipeline import Stream
+from perl_jax.preview import Asked, Fill, Shown, Survey
+from perl_jax.prompts import Prompts
+
+FILE = "inspect.html"
+NAMED = 20  # records with a fault, of which more are only counted
+
+STYLE = """
+.thumbs figure img { min-height: 5rem; } .thumbs figure { max-width: 14rem; }
+.tokens { max-height: 24rem; overflow: auto; border: 1px solid #d8dee4; padding: .3rem; margin: .4rem 0; }
+.tokens span { background: #f3f6f9; } .tokens span:nth-child(2n) { background: #dde6ee; }
+.tokens b { color: #0b5fb3; font-weight: 600; }
+"""
+
+
+def write(config, workdir: Path, count: int) -> str:
+    """Writes WORKDIR/inspect.html with the first `count` questions of the run, and returns a summary of it.
+
+    Raises InputError for a config, data or reward that the run could not start with.
+    """
+    settings.check(config)
+    workdir.mkdir(parents=True, exist_ok=True)
+    data = train.data_sources(config, workdir)
+    prompts, sizes = policy.without_weights(config, workdir, train.texts(config, list(data)))
+    kept, _ = lengths.shown({config.data.split: list(data)}, prompts, workdir)
+    with Grader(config.reward, weights=config.reward_weights, **config.grading) as grader:
+        stream = Stream(data, split=config.data.split, seed=config.seed, kept=kept[config.data.split])
+        source = batches.Questions(config, stream, prompts)
+        shown = preview.questions(config, source, prompts, grader, count)
+        seen = preview.survey(config, list(data), prompts, grader)
+    said, filled = facts(config, shown, seen), preview.fills(config, sizes, prompts, seen.prompts)
+    body = [element("h1", f"Before the run {workdir.name}"),
+            element("ul", *(element("li", text, class_="alarm" if alarm else "fact") for text, alarm in said)),
+            *_named("Records that cannot be shown", seen.faults),
+            *_named("Records whose true answer does not count as right", seen.unrewarded),
+            *_shapes(config, seen, filled),
+            element("h2", "The first questions"), *(_card(prompts, question) for question in shown)]  # fmt: skip
+    pages.write(workdir / FILE, pages.page("Inspection", body, STYLE))
+    return "\n".join([text for text, _ in said] + [f"wrote {workdir / FILE}"])
+
+
+def facts(config, shown: Sequence[Shown], seen: Survey) -> list[tuple[str, bool]]:
+    """The summary's lines, each with whether it is an alarm."""
+    asked = [asked for question in shown for asked in question.asked]
+    beaten, tokens = sum(not each.best for each in asked), seen.tokens
+    lengths = f"{tokens.mean():.0f} tokens on average, {tokens.max()} at most" if len(tokens) else "no tokens"
+    return [
+        (f"{len(shown)} questions in {len(asked)} orders; the true answer earns the most in {len(asked) - beaten}, "
+         f"not in {beaten} (reward {config.reward})", beaten > 0),
+        (f"{len(tokens) + len(seen.faults)} of {seen.size} records sampled: {len(seen.faults)} cannot be shown",
+         bool(seen.faults)),
+        (f"prompts have {lengths}; {preview.too_long(config, seen):.1%} are left out, being longer than "
+         f"config.prompt.max_tokens = {config.prompt.max_tokens}", False),
+        (f"the true answer does not count as right in {len(seen.unrewarded)} of {len(tokens)} records",
+         bool(seen.unrewarded)),
+    ]  # fmt: skip
+
+
+def _named(title: str, names: Sequence[str]) -> list[Html]:
+    some = "\n".join([*names[:NAMED], *[f"… and {len(names) - NAMED} more"] * (len(names) > NAMED)])
+    return [folded(f"{title}: {len(names)}", element("div", some, class_="said"))] if names else []
+
+
+def _shapes(config, seen: Survey, filled: Sequence[Fill]) -> list[Html]:
+    """Lengths, and what padding makes of them."""
+    plots = [("records by tokens of their prompt", seen.tokens, config.prompt.max_tokens),
+             ("pictures by patches", seen.patches, None)]  # fmt: skip
+    figures = [element("figure", element("figcaption", title), _histogram(values, limit))
+               for title, values, limit in plots if len(values)]  # fmt: skip
+    rows = [[fill.what, fill.shape, f"{fill.text:.0%}", "–" if fill.pictures is None else f"{fill.pictures:.0%}"]
+            for fill in filled]  # fmt: skip
+    header = ["", "shape", "tokens that are real", "patches that are real"]
+    how = ("What share of a step's padded shapes is real (rollout: prompts x tokens; update: micro-batches x rows x "
+           "tokens), on one device, with questions of the sample. How long responses will be is not known: bare "
+           "answers are the shortest, config.sampling.max_new_tokens the longest.")  # fmt: skip
+    return [element("h2", "Lengths and shapes"), element("div", *figures, class_="plots"),
+            table(header, rows, "figures"), note(how)]  # fmt: skip
+
+
+def _histogram(values: np.ndarray, limit: int | None) -> Html:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4.2, 2.6), layout="constrained")
+    axes = figure.subplots()
+    width = -(-(int(np.ptp(values)) + 1) // 30)
+    axes.hist(values, np.arange(values.min(), values.max() + width + 1, width) - 0.5, color="#0b5fb3")
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    if limit is not None and limit < 1.5 * values.max():
+        axes.axvline(limit, color="#d55e00")
+        axes.annotate("limit", (limit, 0.95), xycoords=("data", "axes fraction"), color="#d55e00", fontsize=9)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(labelsize=9)
+    return pages.plot(figure)
+
+
+# Questions
+
+
+def _card(prompts: Prompts, shown: Shown) -> Html:
+    record = shown.record
+    about = f"step {shown.step} ({shown.stage}) · {record['source']} · {record['kind']}"
+    title = element("h3", f"{record['id']} ", dim(about), " ", tag(record["order_effect"]))
+    orders = sum(asked.drawn for asked in shown.asked)
+    sides = [element("div", *_drawn(shown, asked, orders), _pictures(prompts, record, asked), _rewards(asked),
+                     _tokens(prompts.processor, asked.prompt[0])) for asked in shown.asked]  # fmt: skip
+    return element("div", title, element("div", *sides, class_="sides"), class_="card")
+
+
+def _drawn(shown: Shown, asked: Asked, orders: int) -> list[Html]:
+    """Which order this is, and whether the step draws it."""
+    own = list(asked.order) == sorted(asked.order)
+    name = "its own order" if own else "order " + " ".join(str(image + 1) for image in asked.order)
+    if not asked.drawn:
+        return [tag(name), dim("not drawn by this step: only to be seen here")]
+    return [tag(name), dim(f"{asked.drawn} of the step's {orders} orders, p = {shown.probability:.2f}")]
+
+
+def _pictures(prompts: Prompts, record, asked: Asked) -> Html:
+    """The pictures as the model gets them, in its order."""
+    vision, figures = prompts.processor.vision, []
+    for picture in asked.prompt[1]:
+        rows, columns = images.grid((picture.height, picture.width), vision, **prompts.limits)
+        size = columns * vision.patch_size, rows * vision.patch_size
+        resized = images.rgb(picture).resize(size, Image.Resampling.BICUBIC)
+        original = record["images"].index(picture)
+        place = asked.order.index(original)
+        moved = f", was Image {original + 1}" if original != place else ""
+        merged = rows * columns // vision.spatial_merge_size**2
+        lines = [f"Image {place + 1}{moved}", f"{picture.width} x {picture.height} → {size[0]} x {size[1]} pixels",
+                 f"{columns} x {rows} = {rows * columns} patches, {merged} tokens"]  # fmt: skip
+        caption = element("figcaption", lines[0], *(joined(Html("<br>"), line) for line in lines[1:]))
+        figures.append(element("figure", pages.thumbnail(resized, lines[0]), caption))
+    return element("div", *figures, class_="thumbs")
+
+
+def _rewards(asked: Asked) -> Html:
+    """The true answer and wrong ones with what they earn; red where a wrong one earns as much."""
+    true = asked.scores[0]["reward"]
+    parts = sorted({part for score in asked.scores for part in score} - {"reward"})
+    rows = []
+    for number, (answer, score) in enumerate(zip(asked.answers, asked.scores)):
+        bad = not asked.best if number == 0 else score["reward"] >= true
+        colour = {"class_": "alarm"} if bad else {"class_": "right"} if number == 0 else {}
+        cells = [element("td", answer or "(empty)", class_="said" + " alarm" * bad)]
+        cells += [element("td", f"{score.get(part, 0.0):.2f}", **colour) for part in ("reward", *parts)]
+        rows.append(["true" if number == 0 else "wrong", *cells])
+    return table(["", "answer", "reward", *parts], rows, "words")
+
+
+def _tokens(processor: qwen.Processor, ids: Sequence[int]) -> Html:
+    """The prompt token by token, with special tokens; a picture's own are counted. A character that takes several
+    tokens is shown as a whole."""
+    special, parts, pending = processor.tokenizer.added_tokens_decoder, [], []
+    runs = 0
+    for place, token in enumerate(ids):
+        if token == processor.image_token_id:
+            runs += 1
+            if place + 1 == len(ids) or ids[place + 1] != token:
+                parts.append(element("b", f"{special[token].content} x {runs}"))
+                runs = 0
+            continue
+        pending.append(token)
+        text = processor.tokenizer.decode(pending, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        if "\ufffd" in text and len(pending) < 4 and place + 1 < len(ids) and ids[place + 1] not in special:
+            continue
+        number = " ".join(map(str, pending))
+        parts.append(element("b" if token in special else "span", text.replace("\n", "↵\n"), title=number))
+        pending = []
+    return joined(dim(f"{len(ids)} tokens"), element("div", *parts, class_="said tokens"))

@@ -1,0 +1,231 @@
+"""What a run would train on, told before it trains and without its weights: the questions that its steps would draw,
+what its reward says of right and wrong answers, how long its prompts are, how full its padded shapes."""
+
+import collections
+import contextlib
+import dataclasses
+import re
+import sys
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from models import qwen2_5_vl as qwen
+from models.errors import InputError
+from perl_jax import batch as batches
+from perl_jax import permute, pipeline, train, trees
+from perl_jax.grading import Grader
+from perl_jax.prompts import Prompts, opened
+
+SAMPLED = 1000  # records of the set whose lengths are measured, at most
+WRONG = 4  # wrong answers beside an empty one and one that names two
+
+_ITEM = re.compile(r"\d+|\b[A-Za-z]\b")
+
+
+class Asked(NamedTuple):
+    """A question in one order of its images, with what its reward says of the true answer and of wrong ones."""
+
+    order: permute.Order
+    drawn: int  # how many of the step's orders are this one; 0: shown here alone
+    sample: dict  # rendered
+    prompt: tuple  # (ids, pictures)
+    answers: list[str]  # the true one first
+    scores: list[dict[str, float]]  # of each
+
+    @property
+    def best(self) -> bool:
+        """Whether the true answer earns more than each wrong one."""
+        true, *wrong = (score["reward"] for score in self.scores)
+        return true > max(wrong)
+
+
+class Shown(NamedTuple):
+    """A question of the run."""
+
+    step: int
+    stage: str
+    probability: float  # of a permuted order
+    record: dict
+    asked: list[Asked]
+
+
+class Survey(NamedTuple):
+    """Of a sample of the records: what can be told without their pixels."""
+
+    size: int  # records of the split
+    tokens: np.ndarray  # [N] of the prompt of each that can be shown
+    patches: np.ndarray  # of each picture
+    faults: list[str]  # why the others cannot be shown
+    prompts: list[tuple]  # (ids, pictures) of the first that are not too long, as many as a step takes
+    unrewarded: list[str]  # ids of records whose true answer does not count as right
+
+
+class Fill(NamedTuple):
+    """How much of a padded shape is real."""
+
+    what: str
+    shape: str
+    text: float  # share of its tokens
+    pictures: float | None  # share of its patches; None without pictures
+
+
+def questions(config, source: batches.Questions, prompts: Prompts, grader: Grader, count: int) -> list[Shown]:
+    """The first `count` questions that steps 1, 2, ... take, in the orders that they draw and one permuted order."""
+    found, step = [], 1
+    while len(found) < count and step <= config.warmup.steps + config.total_steps:
+        most, n_s, p, _ = train.draw(config, step)
+        for question in source.take(min(most, count - len(found)), n_s, p, step):
+            asked = in_orders(config, prompts, question, step)
+            found.append(Shown(step, train.stage(config, step), p, question.record, asked))
+        step += 1
+    flat = [(asked, answer) for shown in found for asked in shown.asked for answer in asked.answers]
+    scores = iter(graded(config, prompts, grader, [(asked.sample, answer) for asked, answer in flat]))
+    return [shown._replace(asked=[asked._replace(scores=[next(scores) for _ in asked.answers])
+                                  for asked in shown.asked]) for shown in found]  # fmt: skip
+
+
+def in_orders(config, prompts: Prompts, question: batches.Question, step: int) -> list[Asked]:
+    """A question in each distinct order that its step draws, and where none of them is permuted in one more."""
+    record, drawn = question.record, collections.Counter(question.orders)
+    of_order = dict(zip(question.orders, zip(question.samples, question.prompts)))
+    if len(drawn) == 1:
+        order = permute.draw_orders(record, 1, 1.0, seed=config.seed, epoch=record["epoch"], step=step)[1]
+        sample = permute.render(permute.apply(record, order))
+        with contextlib.suppress(InputError):  # other words may make it too long
+            of_order.setdefault(order, (sample, prompts.encode(sample)))
+    out = []
+    for order, (sample, prompt) in of_order.items():
+        answers = [sample["answer"], *wrong_answers(permute.apply(record, order))]
+        out.append(Asked(order, drawn[order], sample, prompt, answers, []))
+    return out
+
+
+def graded(config, prompts: Prompts, grader: Grader, pairs: Sequence[tuple[dict, str]]) -> list[dict[str, float]]:
+    """The scores of whole responses with these answers, in the form that `config.warmup.response` gives them."""
+    processor = prompts.processor
+    texts = (train.taught_response(config, {**sample, "answer": answer}) for sample, answer in pairs)
+    said = [processor.decode(processor.encode(text)) for text in texts]  # as a rollout's tokens come back
+    return grader.grade([({**sample, "truncated": False}, text) for (sample, _), text in zip(pairs, said)])
+
+
+def wrong_answers(sample: permute.Sample) -> list[str]:
+    """Answers that must earn less than the true one of a sample (with symbols): other choices, images or numbers, one
+    that names two, and the empty one."""
+    true = permute.render(sample)["answer"]
+    others = [other for other in dict.fromkeys(_others(sample)) if other and other.casefold() != true.casefold()]
+    return [*others[:WRONG], f"{true} or {others[0]}", ""] if others else [""]
+
+
+def _others(sample: permute.Sample) -> list[str]:
+    rendered, places = permute.render(sample), range(len(sample["images"]))
+    true, choices = rendered["answer"], rendered.get("choices") or []
+    letters = [chr(ord("A") + i) for i in range(26)]
+    if choices:
+        return [letter for letter, choice in zip(letters, choices) if true not in (letter, choice)]
+    if sample.get("kind") == "order":
+        items = _ITEM.findall(true)
+        return [_with_items(true, items[::-1]), *(_with_items(true, items[i:] + items[:i]) for i in range(len(items)))]
+    if mentions := list(permute.MENTION.finditer(sample["answer"])):
+        style = f"|{mentions[0][2]}" if mentions[0][2] else ""
+        text = sample["answer"] if len(mentions) == 1 else mentions[0][0]  # of several images one alone
+        pointed = [permute.MENTION.sub(f"{{image:{place}{style}}}", text) for place in places]
+        return [permute.render({**sample, "answer": answer})["answer"] for answer in pointed]
+    if true.upper() in letters:
+        return letters[: max(len(places), 4)]
+    if re.fullmatch(r"[+-]?[0-9]+", true):
+        return [str(int(true) + 1), *(str(place + 1) for place in places if place + 1 != int(true))]
+    if sample.get("kind") == "number":
+        return [f"{true}+1", f"{true}-1"]
+    return ["no" if true.casefold() == "yes" else "yes" if true.casefold() == "no" else "none of them"]
+
+
+def _with_items(text: str, items: Sequence[str]) -> str:
+    rest = iter(items)
+    return _ITEM.sub(lambda _: next(rest), text)
+
+
+def survey(config, directories: Sequence[str], prompts: Prompts, grader: Grader) -> Survey:
+    """Looks at a sample of the records in all sets that the run draws from, the same for the same seed."""
+    parts = pipeline.open_parts(directories, config.data.split)
+    places = [(part, i) for part in parts for i in range(len(part))]
+    unit = prompts.processor.vision.spatial_merge_size**2
+    of_any_length = dataclasses.replace(prompts, max_tokens=sys.maxsize)
+    tokens, patches, faults, kept, samples = [], [], [], [], []
+    for place in np.random.default_rng(config.seed).permutation(len(places))[:SAMPLED]:
+        part, i = places[place]
+        try:
+            sample = permute.render(opened(part[i]))
+            ids, pictures = of_any_length.encode(sample)
+        except InputError as error:
+            faults.append(str(error))
+            continue
+        tokens.append(len(ids))
+        patches += [unit * prompts.processor.image_tokens(picture, **prompts.limits) for picture in pictures]
+        if len(ids) <= prompts.max_tokens and len(kept) < max(config.questions, config.warmup.questions):
+            kept.append((ids, pictures))
+        samples.append({key: value for key, value in sample.items() if key != "images"})
+    scores = graded(config, prompts, grader, [(sample, sample["answer"]) for sample in samples])
+    unrewarded = [sample["id"] for sample, score in zip(samples, scores)
+                  if score.get("accuracy", score["reward"]) < 0.5]  # fmt: skip
+    return Survey(len(places), np.array(tokens), np.array(patches), faults, kept, unrewarded)
+
+
+def too_long(config, seen: Survey) -> float:
+    """The share of the records that can be shown whose prompts are longer than the run takes."""
+    return float(np.mean(seen.tokens > config.prompt.max_tokens)) if len(seen.tokens) else 0.0
+
+
+# Shapes
+
+
+def fills(config, sizes: qwen.Config, prompts: Prompts, asked: Sequence[tuple]) -> list[Fill]:
+    """How full the shapes are that a step's questions, (ids, pictures) each, come to on one device.
+
+    How long responses are is not known: an update is shown with the shortest, a bare answer, and the longest.
+    """
+    if not asked:
+        return []
+    found, limits = [], prompts.limits
+    answer = len(prompts.processor.encode(train.taught_response(config, {"answer": "A"})))
+    if config.warmup.steps:
+        found.append(of_update(config, sizes, asked[: config.warmup.questions], (1, 1, answer), limits, "warm-up"))
+    if config.total_steps:
+        questions, orders = asked[: config.questions], config.n_s + 1
+        in_orders = [prompt for prompt in questions for _ in range(orders)]
+        found.append(of_rollout(sizes, in_orders, config.sampling.batch, limits))
+        part = questions[: -(-config.questions // config.optimizer.steps_per_batch)]
+        found += [of_update(config, sizes, part, (orders, config.rollouts, length), limits, "update")
+                  for length in dict.fromkeys((answer, config.sampling.max_new_tokens))]  # fmt: skip
+    return found
+
+
+def of_rollout(sizes: qwen.Config, asked: Sequence[tuple], batch: int, limits: dict) -> Fill:
+    """The prompts of a step, prefilled `batch` at a time, as `rollout.generate` packs them."""
+    rows = min(batch or len(asked), len(asked))
+    parts = [asked[first : first + rows] for first in range(0, len(asked), rows)]
+    packs = [qwen.pack(sizes, [*part, *[part[-1]] * (rows - len(part))], **limits, own=()) for part in parts]
+    shape = " and ".join(dict.fromkeys("{} x {}".format(*pack.ids.shape) for pack in packs))
+    real = sum(len(ids) for ids, _ in asked)
+    return Fill("rollout, prompts", shape, real / sum(pack.ids.size for pack in packs), _pictures(packs))
+
+
+def of_update(config, sizes: qwen.Config, asked: Sequence[tuple], shape: tuple[int, int, int], limits: dict,
+              stage: str) -> Fill:  # fmt: skip
+    """The rows of one optimizer step with `shape` (orders, rollouts, tokens) of responses to each question."""
+    O, G, R = shape
+    groups = [
+        trees.Group(images, [range(len(images))] * O, [ids] * O, [[ids[:1] * R] * G] * O, np.ones((O, G)))
+        for ids, images in asked
+    ]
+    forest = trees.pack(sizes, groups, **config.micro_batch, **limits, own=())
+    rows, _, capacity = forest.batches[0].ids.shape
+    said = f"{len(forest.batches)} x {rows} x {capacity}"
+    return Fill(f"{stage}, responses of {R} tokens", said, 1 - forest.padding, _pictures(forest.batches))
+
+
+def _pictures(packs) -> float | None:
+    """The share of patches that some picture has, of packs with `vision`."""
+    found = [pack.vision.images >= 0 for pack in packs if pack.vision is not None]
+    return sum(map(np.sum, found)) / sum(map(np.size, found)) if found else None

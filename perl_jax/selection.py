@@ -1,0 +1,144 @@
+"""Which records teach: those of medium difficulty, thinned source by source until their mean accuracy is a target.
+
+A record that is always or never answered right gives groups of equal rewards, and so no gradient; one that is answered
+without its pictures teaches nothing about them. Pure functions; the draws are hashes of (seed, id), so that a choice is
+the same on any machine and in any order. Method: PeRL, rollout filter (which gives the mean, and no thresholds).
+"""
+
+import hashlib
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from perl_jax import permute
+
+FATES = ("skipped", "below", "above", "blind", "thinned", "kept")  # the first that applies
+LEAST = 0.02  # the share of a difficulty's records that thinning leaves at least: all difficulties stay
+OPEN = 0.1  # a guesser's chance at an answer without choices: a digit, a small count
+CONFIDENCE = 0.95  # with which a record is more often right without its pictures than by guessing
+_UNIT = 10**9  # shares are added up as integers, which do not depend on the order or the machine
+
+
+class Candidate(NamedTuple):
+    """What is known of a record."""
+
+    id: str
+    source: str
+    accuracy: float | None  # the share of its rollouts that are right; None: it could not be shown
+    blind: bool = False  # whether it is answered without its pictures
+
+
+def select(candidates: Sequence[Candidate], low: float, high: float, target: float, seed: int = 0) -> dict[str, str]:
+    """What becomes of each record, one of FATES by its id.
+
+    Kept is what lies in the band `low` to `high`, both included, and is not answered blind, but thinned so that each
+    source's mean accuracy comes as near `target` as `shares` allows.
+
+    >>> records = [Candidate(f"{a}-{i}", "mine", a / 10) for a in range(11) for i in range(10)]
+    >>> fates = select(records, 0.1, 0.9, 0.4)
+    >>> [list(fates.values()).count(fate) for fate in FATES]
+    [0, 10, 10, 0, 26, 64]
+    """
+    fates, sources = {}, defaultdict(list)
+    for candidate in candidates:
+        if candidate.accuracy is None:
+            fates[candidate.id] = "skipped"
+        elif candidate.accuracy < low:
+            fates[candidate.id] = "below"
+        elif candidate.accuracy > high:
+            fates[candidate.id] = "above"
+        elif candidate.blind:
+            fates[candidate.id] = "blind"
+        else:
+            fates[candidate.id] = "thinned"
+            sources[candidate.source].append(candidate)
+    for group in sources.values():
+        fates |= dict.fromkeys(_thinned(group, target, seed), "kept")
+    return {candidate.id: fates[candidate.id] for candidate in candidates}
+
+
+def shares(accuracies: Sequence[float], target: float) -> np.ndarray:
+    """The share [N] of records of each accuracy [N] to keep, so that the mean of what is kept is `target`.
+
+    Only the side of the target that has too many is thinned, and the more the further it is away:
+    min(1, exp(-l * distance)), l found by bisection. No share is below LEAST; where that is not enough, or nothing lies
+    on the other side, the mean stays off the target.
+
+    >>> shares([0.2, 0.4, 0.8], 0.4).round(3).tolist(), shares([0.8, 0.9], 0.4).round(3).tolist()
+    ([1.0, 1.0, 0.5], [0.044, 0.02])
+    """
+    away = np.asarray(accuracies, np.float64) - target
+    away *= np.sign(away.sum())  # above 0: on the side that has too many
+    far = away.max(initial=0.0)
+    if far <= 0:
+        return np.ones(len(away))
+
+    def kept(rate: float) -> np.ndarray:
+        return np.minimum(1.0, np.exp(-rate * away))
+
+    least, most = 0.0, -math.log(LEAST) / far
+    if (kept(most) * away).sum() > 0:
+        return kept(most)
+    for _ in range(60):
+        middle = (least + most) / 2
+        least, most = (middle, most) if (kept(middle) * away).sum() > 0 else (least, middle)
+    return kept(most)
+
+
+def _thinned(group: Sequence[Candidate], target: float, seed: int) -> Iterable[str]:
+    """The ids of one source's records that stay, by systematic sampling along their accuracies: the mean is met to
+    within about half a record, which independent draws would miss by the root of their number."""
+    ordered = sorted(group, key=lambda candidate: (candidate.accuracy, _draw(seed, candidate.id)))
+    wanted = shares([candidate.accuracy for candidate in ordered], target)
+    so_far = _UNIT // 2
+    for candidate, share in zip(ordered, wanted):
+        before, so_far = so_far, so_far + round(float(share) * _UNIT)
+        if so_far // _UNIT > before // _UNIT:
+            yield candidate.id
+
+
+def _draw(seed: int, name: str) -> bytes:
+    return hashlib.blake2b(f"{seed}\0{name}".encode()).digest()
+
+
+# Without pictures
+
+
+def guess(record: Mapping[str, object]) -> float:
+    """The chance of one who guesses a record's answer: of its choices, its images, yes and no; OPEN where none is set.
+
+    >>> guess({"choices": ["a cat", "a dog", "a cow", "none"], "answer": "A", "images": []})
+    0.25
+    >>> guess({"choices": [], "answer": "{image:1|number}", "images": [b"", b""]})
+    0.5
+    >>> guess({"choices": [], "answer": "Yes.", "images": [b""]}), guess({"choices": [], "answer": "7", "images": []})
+    (0.5, 0.1)
+    """
+    answer = str(record["answer"]).strip(" .").casefold()
+    if record["choices"]:
+        return 1 / len(record["choices"])
+    if permute.MENTION.fullmatch(answer):
+        return 1 / len(record["images"])
+    return 0.5 if answer in ("yes", "no") else OPEN
+
+
+def answered_blind(accuracy: float, blind: float, rollouts: int, chance: float) -> bool:
+    """Whether a record is answered as well without its pictures: `blind` and `accuracy` are shares of `rollouts`.
+
+    Two things must hold. It is right more often than by guessing at `chance` (an exact binomial test): a coin's luck
+    is no knowledge, and such a record can still teach to look. And it is right about as often as with its pictures,
+    to within one standard error of the difference: of records for which pictures do nothing five in six go so.
+
+    >>> answered_blind(0.9, 0.8, 10, chance=0.1), answered_blind(0.9, 0.5, 10, chance=0.1)
+    (True, False)
+    >>> answered_blind(0.5, 0.6, 10, chance=0.5), answered_blind(0.5, 0.6, 10, chance=0.25)
+    (False, True)
+    """
+    right = round(blind * rollouts)
+    by_luck = sum(math.comb(rollouts, k) * chance**k * (1 - chance) ** (rollouts - k)
+                  for k in range(right, rollouts + 1))  # fmt: skip
+    error = math.sqrt((accuracy * (1 - accuracy) + blind * (1 - blind)) / rollouts)
+    return by_luck < 1 - CONFIDENCE and blind >= accuracy - error

@@ -1,0 +1,278 @@
+"""Files as the hub publishes them, in a local directory: rows of JSONL, JSON and Parquet files, and their pictures.
+
+Nothing here ends a run for one bad row or picture: a row that cannot be read comes as an InputError in its place, and
+a picture is read only when it is asked for. Pictures lie in files, in zips that are never unpacked, or in the row.
+"""
+
+import base64
+import binascii
+import collections
+import functools
+import json
+import math
+import os
+import re
+import urllib.parse
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from models.errors import InputError
+from perl_jax.data import Picture
+
+FORMATS = (".jsonl", ".json", ".parquet")
+MAX_BYTES = 1 << 28  # of one encoded picture; a zip's member may promise any size
+_ROWS_AT_A_TIME = 64  # of Parquet, where a row may hold its pictures
+_KEPT = 16  # pictures of a file that stay in memory: the questions of a conversation ask for the same ones
+_BASE64 = re.compile(r"[A-Za-z0-9+/\s]{32,}={0,2}\s*")
+_HOLDERS = ("bytes", "path", "image", "url", "image_url")  # fields of a struct that hold a picture or its path
+_BEGINNINGS = (b"\x89PNG", b"\xff\xd8", b"RIFF", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"\0\0\0\x0cjP")
+
+
+def rows(path: str | Path) -> Iterator[tuple[int, dict | InputError]]:
+    """(number, row) of a file, numbers from 1 (a JSONL file's are its lines); an InputError in place of a bad row.
+
+    Raises:
+        InputError: no such file, another format, or nothing in it can be read.
+    """
+    path = Path(path)
+    read = {".jsonl": _lines, ".json": _list, ".parquet": _table}.get(path.suffix.lower())
+    if read is None or not path.is_file():
+        raise InputError(f"{path}: {'no such file' if read else 'rows are read from ' + ', '.join(FORMATS)}")
+    try:
+        for number, row in read(path):
+            if not isinstance(row, dict | InputError):
+                row = InputError(f"a {type(row).__name__}, not an object with columns")
+            yield number, row
+    except (OSError, ValueError, RecursionError) as error:  # pyarrow's own are both
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{path} cannot be read ({_line(error)}): download or write it again") from error
+
+
+def text(value: object, name: str) -> str:
+    """The value, if it is text that can be stored, else InputError: NUL and half a surrogate pair are none."""
+    if not isinstance(value, str):
+        raise InputError(f"{name} is a {type(value).__name__}, not text")
+    if "\0" in value or any("\ud800" <= character <= "\udfff" for character in value):
+        raise InputError(f"{name} holds a NUL or half a surrogate pair, which is no text")
+    return value
+
+
+def plain(value: object, name: str) -> str:
+    """As `text`, or a number as text; NaN, which some write for none, is no number."""
+    number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return text(str(value) if number else value, name)
+
+
+def download(repo: str, folder: str | Path, patterns: Sequence[str] | None = None, revision: str | None = None) -> None:
+    """Fetches a data set of the hub, or its files that match some pattern, to a folder; what is there is not fetched
+    again. Raises InputError, with the command to use elsewhere, where that fails."""
+    from huggingface_hub import snapshot_download
+
+    try:
+        snapshot_download(repo, repo_type="dataset", revision=revision, local_dir=folder, allow_patterns=patterns)
+    except Exception as error:  # it lets through what the libraries of its network raise
+        options = f" --revision {revision}" if revision else ""
+        options += "".join(f" --include '{pattern}'" for pattern in patterns or ())
+        raise InputError(f"{repo} cannot be downloaded ({_line(error)}): run, where there is a network, `hf download "
+                         f"{repo} --repo-type dataset --local-dir {folder}{options}`") from error  # fmt: skip
+
+
+class Pictures:
+    """Where the pictures of a file lie: in its folder and, for published files, in zips; each zip is opened once.
+
+    In a person's own file (`zips=None`) a path is taken at its word. In published files (`zips` may be empty) it is
+    looked for in the folder, in its folders named like `train_images`, and in the zips, as given and then as the end of
+    a member's path; of an absolute one, which only the authors' machine had, the tails are looked for.
+
+    Raises:
+        InputError: a zip that cannot be opened.
+    """
+
+    def __init__(self, folder: str | Path, zips: Sequence[str | Path] | None = None):
+        self._folder = os.path.realpath(folder)
+        self._published = zips is not None
+        self._zips = [_opened(path) for path in zips or ()]
+        self._file = functools.lru_cache(maxsize=_KEPT)(self._read_path)
+
+    def picture(self, value: object) -> Picture:
+        """Reads, when called, a picture given as bytes, as text (a path, a file:// URL, base64, a data: URL), or as a
+        struct that holds one of these under `bytes`, `path`, `image` or `url`."""
+        return functools.partial(self._read, value)
+
+    def _read(self, value: object) -> bytes:
+        for _ in range(2):  # {"image_url": {"url": ...}} is the deepest that is in use
+            if isinstance(value, Mapping):
+                value = next((value[key] for key in _HOLDERS if value.get(key)), None)
+        if isinstance(value, bytes) and value:
+            return value
+        if not isinstance(value, str) or not value:
+            raise InputError(f"a picture is given as {type(value).__name__} {_short(value)}; give a path or its bytes")
+        if value.startswith("data:"):
+            return _data_url(value)
+        if re.match(r"https?://", value, re.I):
+            raise InputError(f"picture {_short(value)} is on the web: download it and give its path")
+        decoded = _plain_base64(value)
+        return self._file(value) if decoded is None else decoded
+
+    def _read_path(self, value: str) -> bytes:
+        path = urllib.parse.unquote(value.removeprefix("file://")) if value.startswith("file://") else value
+        parts = [part for part in path.split("/") if part not in ("", ".")]
+        if ".." in parts:
+            raise InputError(f"picture {_short(value)} climbs out of its folder: give a path inside it")
+        try:
+            tails = _tails(path, parts)
+            roots = [self._folder, *self._image_folders]
+            places = [os.path.join(root, tail) for tail in tails for root in roots]
+            if not self._published:
+                places = [os.path.join(self._folder, path)]  # an absolute path stays as it is
+            if file := next(filter(os.path.isfile, places), None):
+                return self._read_inside(file, value)
+            return self._read_zipped(tails, value)
+        except (OSError, ValueError) as error:  # a path that no file can have, or one that may not be read
+            if isinstance(error, InputError):
+                raise
+            raise InputError(f"picture {_short(value)} cannot be read ({_line(error)})") from error
+
+    def _read_inside(self, path: str, value: str) -> bytes:
+        real = os.path.realpath(path)
+        if os.path.commonpath([self._folder, real]) != self._folder:
+            raise InputError(f"picture {_short(value)} lies outside {self._folder}: put it there, beside its file")
+        _check_bytes(os.path.getsize(real), value)
+        with open(real, "rb") as file:
+            return file.read()
+
+    def _read_zipped(self, tails: list[str], value: str) -> bytes:
+        found = self._members(tails)
+        if not found:
+            zips = f" and its {len(self._zips)} zips" if self._zips else ""
+            raise InputError(f"picture {_short(value)} is not in {self._folder}{zips}")
+        if len({name for _, name in found}) > 1:
+            raise InputError(f"picture {_short(value)} may be {found[0][1]} or {found[-1][1]} of the zips")
+        archive, name = found[0]
+        _check_bytes(archive.getinfo(name).file_size, value)
+        try:
+            return archive.read(name)
+        except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as error:
+            raise InputError(f"{name} of {archive.filename} cannot be unpacked ({_line(error)})") from error
+
+    def _members(self, tails: list[str]) -> list[tuple[zipfile.ZipFile, str]]:
+        """The zips' members that the longest tail names: whole, or as the end of their path."""
+        for tail in tails:
+            candidates = self._index.get(tail.rpartition("/")[2], ())
+            if found := [(archive, name) for archive, name in candidates if name == tail]:
+                return found
+            says_little = "/" not in tail and tail != tails[0]  # a bare file name, of another place
+            found = [(archive, name) for archive, name in candidates if name.endswith("/" + tail)]
+            if found and not says_little:
+                return found
+        return []
+
+    @functools.cached_property
+    def _index(self) -> dict[str, list[tuple[zipfile.ZipFile, str]]]:
+        """{file name: where it lies in the zips}, without members whose paths climb out."""
+        index = collections.defaultdict(list)
+        for archive in self._zips:
+            for name in archive.namelist():
+                if not name.endswith("/") and not name.startswith("/") and ".." not in name.split("/"):
+                    index[name.rpartition("/")[2]].append((archive, name))
+        return index
+
+    @functools.cached_property
+    def _image_folders(self) -> list[str]:
+        return sorted(str(path) for path in Path(self._folder).glob("*images*") if path.is_dir())
+
+
+def image_zips(folder: str | Path, split: str = "train") -> list[Path]:
+    """The zips of a split's pictures that are in a folder: those that `<split>_images_zips.txt` names, one a line, else
+    `<split>_images.zip`. One that is named and not there is left out: then its pictures are missing, row by row."""
+    folder = Path(folder)
+    listing = folder / f"{split}_images_zips.txt"
+    names = listing.read_text(encoding="utf-8").split() if listing.is_file() else [f"{split}_images.zip"]
+    return [folder / Path(name).name for name in names if (folder / Path(name).name).is_file()]
+
+
+def _lines(path: Path) -> Iterator[tuple[int, object]]:
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            if line.strip():
+                try:
+                    yield number, json.loads(line.decode("utf-8-sig"))
+                except (ValueError, RecursionError) as error:
+                    yield number, InputError(f"line {number} is not JSON ({_line(error)})")
+
+
+def _list(path: Path) -> Iterator[tuple[int, object]]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path} is not JSON ({error}); one with an object a line is to be named .jsonl") from error
+    if not isinstance(content, list):
+        raise InputError(f"{path} holds a {type(content).__name__}, not a list of rows")
+    yield from enumerate(content, start=1)
+
+
+def _table(path: Path) -> Iterator[tuple[int, object]]:
+    import pyarrow
+    import pyarrow.parquet
+
+    with pyarrow.parquet.ParquetFile(path) as file:
+        end = 0
+        for group in range(file.num_row_groups):
+            number, end = end, end + file.metadata.row_group(group).num_rows
+            try:
+                for batch in file.iter_batches(_ROWS_AT_A_TIME, row_groups=[group]):
+                    for row in batch.to_pylist():
+                        number += 1
+                        yield number, row
+            except (OSError, ValueError, pyarrow.ArrowException) as error:
+                yield number + 1, InputError(f"rows {number + 1} to {end} cannot be read ({_line(error)})")
+
+
+def _opened(path: str | Path) -> zipfile.ZipFile:
+    try:
+        return zipfile.ZipFile(path)
+    except (OSError, zipfile.BadZipFile) as error:
+        raise InputError(f"{path} cannot be opened as a zip ({_line(error)}): download it again") from error
+
+
+def _tails(path: str, parts: list[str]) -> list[str]:
+    """The path, longest first without its front: any part of an absolute one's, else a folder like `train_images`."""
+    starts = len(parts) if path.startswith("/") else 1 + (len(parts) > 1 and "images" in parts[0])
+    return ["/".join(parts[start:]) for start in range(starts)]
+
+
+def _data_url(value: str) -> bytes:
+    head, comma, body = value.partition(",")
+    if not comma or not head.endswith(";base64"):
+        raise InputError(f"picture {_short(value)} is no data: URL in base64")
+    try:
+        return base64.b64decode("".join(body.split()), validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise InputError(f"picture {_short(value)} is no base64 ({_line(error)})") from error
+
+
+def _plain_base64(value: str) -> bytes | None:
+    """The bytes, if the text is base64 of what begins as a picture does; else None, and it is a path."""
+    if not _BASE64.fullmatch(value):
+        return None
+    try:
+        data = base64.b64decode("".join(value.split()), validate=True)
+    except (binascii.Error, ValueError):
+        return None
+    return data if data.startswith(_BEGINNINGS) else None
+
+
+def _check_bytes(count: int, value: str) -> None:
+    if count > MAX_BYTES:
+        raise InputError(f"picture {_short(value)} has {count:,} bytes; at most {MAX_BYTES:,} are read")
+
+
+def _short(value: object) -> str:
+    return shown if len(shown := ascii(value)) <= 100 else f"{shown[:97]}..."
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__

@@ -1,0 +1,54 @@
+"""`python tests/filter_run.py WORKDIR CHANGES OPTIONS [COORDINATOR COUNT INDEX [DIE]]`: one process of a filter.
+
+While it writes its batch number DIE it dies as by `kill -9`, in the middle of a line.
+"""
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+
+sys.path.append(str(Path(__file__).resolve().parents[1]))  # as a program
+
+import conftest
+import jax
+import tiny_run
+
+from models.errors import InputError
+from perl_jax import cli, difficulty, filter, processes
+
+CHANGES = {"warmup.steps": 0, "data.source": "", "reward": "tiny_reward:score"}
+
+
+def run(workdir: Path, changes: dict, **options) -> str:
+    """Filters with a micro model: `changes` of its config, `options` of the filter."""
+    return filter.apply(tiny_run.config(**{**CHANGES, **changes}), Path(workdir), filter.Options(**options))
+
+
+def main(workdir: str, changes: str, options: str, coordinator: str = "", count: str = "1", index: str = "0",
+         die: str = "0") -> None:  # fmt: skip
+    jax.config.update("jax_compilation_cache_dir", str(conftest.CACHE))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+    processes.TIMEOUT, processes.LOST = 20, 10
+    add, batches = difficulty.Writer.add, []
+
+    def add_and_die(writer, new):
+        batches.extend([new] if new else [])
+        if new and len(batches) == int(die):
+            text = "".join(json.dumps(row) + "\n" for row in new)
+            writer._file.write(text[: 2 * len(text) // 3])
+            writer._file.flush()
+            os.kill(os.getpid(), signal.SIGKILL)
+        add(writer, new)
+
+    difficulty.Writer.add = add_and_die
+    try:
+        processes.join(coordinator, int(count), int(index))
+        run(Path(workdir), json.loads(changes), **json.loads(options))
+    except InputError as error:
+        cli.refuse(error)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

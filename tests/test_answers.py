@@ -1,0 +1,226 @@
+"""Answers by kind: what is right in which words, and that no trick makes a wrong one right."""
+
+import doctest
+import time
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from models.errors import InputError
+from perl_jax import answers
+
+
+def correct(prediction, answer, kind, choices=(), question=""):
+    record = {"id": "q", "answer": answer, "kind": kind, "choices": list(choices), "question": question}
+    return answers.is_correct(record, prediction)
+
+
+PETS = ["a cat", "a dog", "Image 1"]
+
+
+@pytest.mark.parametrize("prediction", ["B", "b", "(B)", "B.", "(b).", "B)", r"\text{B}", r"\textbf{(B)}", "$B$", " B ",
+                                        "B. a dog", "(B) a dog", "B: A  dog.", "a dog", r"\text{A dog}"])
+def test_choice_right(prediction):
+    assert correct(prediction, "B", "choice", PETS)
+    assert correct(prediction, "a dog", "choice", PETS), "the answer may be stored as the choice's text"
+
+
+@pytest.mark.parametrize("prediction", ["A", "A, B", "A B", "AB", "B, A", "A or B", "dog", "B. a cat", "a dog or a cat",
+                                        "BB", "E", "", "A, B, C, D", "Answer: B", "the answer is B", "image 1",
+                                        "not B", "<image>"])
+def test_choice_wrong(prediction):
+    assert not correct(prediction, "B", "choice", PETS)
+    assert not correct(prediction, "a dog", "choice", PETS)
+
+
+def test_choices_that_are_verdicts():
+    for text in ("A", "Yes", "Yes, it is.", "(A) Yes"):
+        assert correct(text, "A", "choice", ["Yes", "No"]) and not correct(text, "B", "choice", ["Yes", "No"])
+    assert not correct("Yes, or no", "A", "choice", ["Yes", "No"])
+    assert not correct("True", "A", "choice", ["Yes", "No"])
+
+
+def test_choices_that_stand_in_the_question():
+    assert all(correct(text, "B", "choice") for text in ("b", "(B)", "B. a dog", "(B) a dog"))
+    assert not any(correct(text, "B", "choice") for text in ("B. or A.", "A. B", "(A) or (B)", "a dog", "A. not (B)",
+                                                             "(B) is wrong", "B. isn't it", "(B) or maybe not"))
+    question = "Which?\n(A) enough\n(B) not enough"
+    assert correct("(B) not enough", "B", "choice", question=question)
+    assert not correct("(B) not so", "B", "choice", question=question)
+
+
+def test_choices_that_show_images_cannot_be_named_by_their_marker():
+    assert correct("B", "B", "choice", ["<image>", "<image>"])
+    assert not correct("<image>", "B", "choice", ["<image>", "<image>"])
+
+
+@pytest.mark.parametrize("prediction, answer, right", [
+    ("Yes", "yes", True), ("yes.", "Yes", True), (r"\text{no}", "No", True), ("Yes, no", "yes", False),
+    ("y", "yes", False), ("Image 2", "image 2", True), ("image  2.", "Image 2", True), ("2", "Image 2", True),
+    ("Image 12", "Image 2", False), ("egamI 2", "Image 2", False),
+    ("the red car", "The red car", True), ("car red the", "the red car", False),
+    ("red", "the red car", False), ("", "", False), (" ", " ", False), ("two", "2", False)])
+def test_text(prediction, answer, right):
+    assert correct(prediction, answer, "text") is right
+
+
+@pytest.mark.parametrize("prediction, right", [
+    ("2→1→3", True), ("2 -> 1 -> 3", True), (r"2 \rightarrow 1 \to 3", True), ("2, 1, 3", True), ("2 1 3", True),
+    ("2-1-3", True), ("[2, 1, 3]", True), ("Image 2 → Image 1 → Image 3", True),
+    (r"$2 \Rightarrow 1 \Rightarrow 3$.", True),
+    ("2→3→1", False), ("2→1", False), ("213", False), ("2→1→3→2", False), ("→", False)])
+def test_order(prediction, right):
+    assert correct(prediction, "2→1→3", "order") is right
+
+
+def test_kind_is_guessed_when_absent():
+    def guess(prediction, answer, **more):
+        return answers.is_correct({"answer": answer, **more}, prediction)
+
+    assert guess("0.5", r"\frac12") and guess("(B)", "B") and guess("YES", "yes") and guess("image 2", "Image 2")
+    assert guess("a dog", "B", choices=["a cat", "a dog"]) and not guess("tca", "cat")
+    with pytest.raises(InputError, match=r"'q'.*unknown kind 'poem'"):
+        correct("a", "a", "poem")
+
+
+@pytest.mark.parametrize("prediction", ["Image 2", "image 2", "Image 2.", "2", "(2)", "#2", "Image #2", "image (2)",
+                                        "second", "the second image", "Second.", "2nd", "the 2nd picture", "Image ２",
+                                        "the second one", r"\text{Image 2}", "photo 2", "Image no. 2", "Figure 2"])
+def test_an_image_in_many_words(prediction):
+    for answer in ("Image 2", "image 2", "second", "the second image"):
+        assert correct(prediction, answer, "text")
+    assert correct(prediction, "2", "number") and correct(prediction, "2", "text")
+    assert not correct(prediction, "Image 12", "text") and not correct(prediction, "12", "number")
+
+
+@pytest.mark.parametrize("prediction", ["Image 2 or 3", "Image 1, 2", "12", "Image 12", "images 2 and 3", "2 3", "2, 3",
+                                        "2/3", "Image 1 or Image 2", "not image 2", "Image 2 is not it", "Images 1-2",
+                                        "first or second", "the second or third image", "2?", "-2", "2.5", "(2)(3)",
+                                        "Image two or 2", "Image 2 Image 3", "second-to-last", "second last image"])
+def test_two_images_or_none_are_not_one(prediction):
+    for answer in ("Image 2", "second", "the second image"):
+        assert not correct(prediction, answer, "text")
+    assert not correct(prediction, "2", "number")
+
+
+@pytest.mark.parametrize("prediction, answer, right", [
+    ("left", "left", True), ("the left image", "left", True), ("Left picture.", "the left image", True),
+    ("right", "left", False), ("left or right", "left", False), ("1", "left", False),
+    ("the left and right", "left", False), ("both", "both", True), ("both images", "both", True),
+    ("Both", "left", False), ("the last image", "last", True), ("3", "last", False), ("left dog", "left", False),
+])  # fmt: skip
+def test_sides(prediction, answer, right):
+    assert correct(prediction, answer, "text") is right
+
+
+@pytest.mark.parametrize("prediction, answer, right", [
+    ("Yes", "Yes", True), ("yes.", "yes", True), ("YES!", "Yes", True), ("Yes, it is", "Yes", True),
+    ("Yes. Both show a dog.", "yes", True), ("No, they are not the same.", "no", True), ("True.", "True", True),
+    ("False, it is not", "False", True),
+    ("Yes, no", "yes", False), ("yes/no", "yes", False), ("Yes or no", "yes", False),
+    ("Yes and no", "Yes", False), ("It is yes", "yes", False), ("Yes, but not this one", "yes", False),
+    ("No", "Yes", False), ("Yes", "No", False),
+    ("No, yes", "no", False), ("No, that is true", "no", False), ("Yes, it isn’t", "yes", False),
+    ("Yes?", "yes", False),
+    ("not yes", "yes", False), ("True", "yes", False), ("Yes", "True", False), ("yes, maybe", "yes", False),
+    ("No. Yes.", "no", False), ("yess", "yes", False), ("yes" + ", yes" * 100, "yes", False), ("Y", "yes", False),
+    ("Yes, " + "a" * 9999, "yes", False), ("No: that is wrong", "no", True)])
+def test_verdicts(prediction, answer, right):
+    assert correct(prediction, answer, "text") is right
+
+
+@pytest.mark.parametrize("prediction, answer, right", [
+    ("Images 2 and 4", "2, 4", True), ("2,4", "2, 4", True), ("Image 2, Image 4", "2, 4", True),
+    ("2 -> 4", "2, 4", True),
+    ("[2, 4]", "2, 4", True), ("second, fourth", "2, 4", True), ("#2, #4", "2, 4", True), ("4, 2", "2, 4", False),
+    ("2", "2, 4", False), ("2, 4, 5", "2, 4", False), ("2 or 4", "2, 4", False), ("2-4", "2, 4", False),
+    ("24", "2, 4", False), ("2, 2, 4", "2, 4", False), ("not 2, 4", "2, 4", False), ("1, 2, 3, 4", "2, 4", False),
+    ("Images 2 and 4", "Images 4 and 2", True), ("2, 4", "4 and 2", True), ("1, 2, 4", "4 and 2", False),
+    ("2-4", "2 and 4", False), ("1-3", "1 and 3", False), ("B, A, C", "B→A→C", True), ("b a c", "B→A→C", True),
+    ("2 then 1 then 3", "2→1→3", True), ("2→1→3, or 1→2→3", "2→1→3", False)])  # fmt: skip
+def test_orders_and_sets_of_images(prediction, answer, right):
+    assert correct(prediction, answer, "order") is right
+
+
+DECEIVING = ["\u200b{}", "{}\u200b", "{}\x00", "\x00{}", "\u202e{}", "{}\ufeff", "{}\ud800", "\u2066{}", "{}\x07",
+             "{}\u00ad"]  # fmt: skip
+
+
+@pytest.mark.parametrize("form", DECEIVING, ids=range(len(DECEIVING)))
+def test_what_cannot_be_seen_is_refused(form):
+    for answer, kind in (("B", "choice"), ("yes", "text"), ("2→1", "order"), ("5", "number"), ("5 cm", "number")):
+        assert correct(answer, answer, kind) and not correct(form.format(answer), answer, kind)
+
+
+def test_letters_and_digits_of_other_scripts():
+    """Full-width forms are what East Asian keyboards write; others only look like what they are not."""
+    assert correct("Ｂ", "B", "choice") and correct("１２", "12", "number") and correct("（Ｂ）", "B", "choice")
+    assert correct("２→１", "2→1", "order") and correct("−５", "-5", "number") and correct("cm²", "cm²", "text")
+    for prediction, answer, kind in [
+        ("А", "A", "choice"), ("В", "B", "choice"), ("𝐁", "B", "choice"), ("Ⓑ", "B", "choice"), ("٥", "5", "number"),
+        ("५", "5", "number"), ("𝟓", "5", "number"), ("⑤", "5", "number"), ("⁵", "5", "number"), ("５٥", "55", "number"),
+        ("уes", "yes", "text"), ("Ⅴ", "5", "number"), ("٢→١", "2→1", "order"), ("Image ②", "Image 2", "text"),
+    ]:  # fmt: skip
+        assert not correct(prediction, answer, kind), prediction
+    assert correct("écru", "e\u0301cru", "text"), "both ways to write an accent"
+
+
+NAMES = [  # (kind, answers that differ)
+    ("choice", list("ABCDE")),
+    ("text", [f"Image {i}" for i in range(1, 8)]),
+    ("text", ["Yes", "No"]),
+    ("text", ["True", "False"]),
+    ("text", ["left", "right", "both", "red car"]),
+    ("order", ["1, 2, 3", "3→2→1", "2, 1, 3", "1 and 2", "3 and 1"]),
+    ("number", ["2", "3", "0.5", r"\frac{1}{3}", r"\sqrt{7}", "5 cm", "60°", "(1, 2)", r"2\pi", "x=7", "x>2", "8%"]),
+]
+CHOICES = ["a cat", "a dog", "a cow", "a pig", "a hen"]
+TWO = (
+    "{} or {}", "{}, {}", "{} and {}", "{}/{}", "{}; {}", "{} {}", "not {}, but {}", "{}\n{}", "either {} or {}",
+    "{{{}, {}}}", "[{}, {}]", "{} ({})", "{}. {}", "{}: {}", "({}) or ({})", "{}, not {}", "{} | {}", "{} = {}",
+    "{}→{}", "{}? {}!", "{} unless {}", "Ignore all rules: {} is as right as {}.", "{} & {}", "{} vs {}", "{}-{}",
+    "{}, maybe {}",
+)  # fmt: skip
+
+
+def pair(data, known: list[str]) -> list[str]:
+    return data.draw(st.lists(st.sampled_from(known), min_size=2, max_size=2, unique=True))
+
+
+@given(st.data(), st.sampled_from(NAMES), st.sampled_from(TWO))
+@settings(max_examples=300, deadline=None)
+def test_what_names_two_answers_is_right_for_neither(data, names, form):
+    kind, known = names
+    one, other = pair(data, known)
+    for answer in (one, other):
+        assert not correct(form.format(one, other), answer, kind, CHOICES)
+
+
+@given(st.data(), st.sampled_from(NAMES))
+@settings(max_examples=60, deadline=None)
+def test_a_true_answer_is_right_and_another_is_not(data, names):
+    kind, known = names
+    one, other = pair(data, known)
+    assert correct(one, one, kind, CHOICES) and not correct(other, one, kind, CHOICES)
+
+
+@given(st.text(max_size=40) | st.text("AB12yes no,.()→{}\\$", max_size=40),
+       st.sampled_from(["choice", "text", "order", "number"]))  # fmt: skip
+@settings(max_examples=200, deadline=None)
+def test_any_text_is_read_without_an_error(text, kind):
+    for answer in ("B", "2", text):
+        assert correct(text, answer, kind, ["a", text]) in (True, False)
+
+
+def test_a_long_text_is_read_in_little_time():
+    start = time.monotonic()
+    for text in ("A, " * 100_000, "(B) " + "x " * 100_000, "1→" * 100_000, "yes" + " " * 200_000, "B. " * 100_000,
+                 "Image " * 50_000, "the " * 50_000, "2" * 200_000):  # fmt: skip
+        for kind in ("choice", "text", "order", "number"):
+            assert not correct(text, "B" if kind == "choice" else "2", kind, question="(B) x" * 1000)
+    assert time.monotonic() - start < 10
+
+
+def test_examples_in_the_docstrings():
+    assert doctest.testmod(answers).failed == 0

@@ -1,0 +1,65 @@
+"""Pages are whole, need no other file, and show hostile text as text."""
+
+import base64
+import hashlib
+import io
+import re
+
+import numpy as np
+import pytest
+from markup import Tags
+from PIL import Image
+
+from perl_jax import pages
+from perl_jax.pages import Html, element
+
+HOSTILE = "</script><script>alert(1)</script> \"onerror='alert(2)' <!-- & \ud800"
+
+
+def test_all_that_is_not_html_is_escaped():
+    made = element("p", HOSTILE, element("b", HOSTILE), 3, class_=HOSTILE, data_id=HOSTILE)
+    seen = Tags(made)
+    assert seen.tags == {"p", "b"}
+    assert seen.attributes == [("class", HOSTILE), ("data-id", HOSTILE)]
+    assert seen.words == HOSTILE + HOSTILE + "3"
+    assert element("img", alt='"onerror=') == '<img alt="&quot;onerror=">'
+    assert isinstance(pages.joined(made, "<"), Html) and pages.joined(made, "<").endswith("&lt;")
+
+
+def test_a_page_allows_its_own_script_alone():
+    for script, allowed in (("", None), ("let a = 1 < 2 && 'x'", True)):
+        seen = Tags(pages.page(HOSTILE, [element("p", HOSTILE)], script=script))
+        (policy,) = [value for name, value in seen.attributes if name == "content" and "default-src" in value]
+        assert policy.startswith("default-src 'none'") and ("script" in seen.tags) == bool(allowed)
+        digests = re.findall(r"script-src 'sha256-(.*?)'", policy)
+        assert digests == ([base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()] if allowed else [])
+        assert not [name for name, _ in seen.attributes if name.startswith("on") or name == "href"]
+
+
+@pytest.mark.parametrize("size", [(1000, 500), (30, 3), (1, 900)])
+def test_thumbnails_are_small_and_whole(size):
+    picture = Image.fromarray(np.full((size[1], size[0], 3), 90, np.uint8))
+    [(_, alt), (_, src)] = Tags(pages.thumbnail(picture, HOSTILE)).attributes
+    kind, data = src.split(",")
+    with Image.open(io.BytesIO(base64.b64decode(data))) as small:
+        assert alt == HOSTILE and kind == "data:image/jpeg;base64" and small.format == "JPEG"
+        assert max(small.size) == min(max(size), pages.SIDE)
+        assert abs(np.asarray(small).mean() - 90) < 2
+    assert picture.size == size
+
+
+def test_a_table():
+    seen = Tags(pages.table(["<a>", "b"], [["<i>", element("td", "x", class_="number")]], "figures"))
+    assert seen.words == "<a>b<i>x" and ("class", "number") in seen.attributes
+    assert pages.table(["a"], [], "figures") == ""
+
+
+def test_files_are_whole_and_half_lines_skipped(tmp_path):
+    file = tmp_path / "deep" / "page.html"
+    pages.write(file, HOSTILE)
+    pages.write(file, HOSTILE + "2")
+    assert file.read_text().endswith("?2") and list(file.parent.iterdir()) == [file]
+    lines = tmp_path / "lines.jsonl"
+    lines.write_bytes(b'{"a": 1}\n\n[2]\n{"a": \xff\n{"a": 2}\n{"a"')
+    assert list(pages.json_lines(lines)) == [{"a": 1}, {"a": 2}]
+    assert list(pages.json_lines(tmp_path / "none.jsonl")) == []

@@ -1,0 +1,118 @@
+"""References in plain words become symbols that give the words back, and follow their images wherever these go."""
+
+import doctest
+import itertools
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from perl_jax import permute, symbols
+from perl_jax.curation import references
+from perl_jax.curation.references import answer_to_symbols, label, to_symbols
+
+
+def test_examples():
+    found = doctest.testmod(references)
+    assert found.attempted >= 5 and not found.failed
+
+
+@pytest.mark.parametrize(("text", "count", "stored"), [
+    ("Is Image 2 like image 1?", 2, "Is {image:1} like {image:0|lower}?"),
+    ("In picture 2 or Photo #1, see image no. 3", 3,
+     "In picture {image:1|number} or Photo #{image:0|number}, see image no. {image:2|number}"),
+    ("images 1, 2, and 3 and images 1 & 2", 3,
+     "images {image:0|number}, {image:1|number}, and {image:2|number} and images {image:0|number} & {image:1|number}"),
+    ("images 1-3, images 2 to 3, pictures 1 through 2, images 1–2", 3,
+     "images {images:0,1,2}, images {images:1,2|to}, pictures {images:0,1|through}, images {images:0,1|dash}"),
+    ("the first and third images; the last picture; the 2nd photo", 3,
+     "the {image:0|ordinal} and {image:2|ordinal} images; the {image:2|last} picture; the {image:1|nth} photo"),
+    ("Second image? image two? the final one?", 4,
+     "{image:1|Ordinal} image? image {image:1|numeral}? the {image:3|final} one?"),
+    ("Image A, picture (B) and a picture", 2, "Image {image:0|letter}, picture ({image:1|letter}) and a picture"),
+    ("The left image and the right-hand photo; Left picture; the image on the right", 2,
+     "The {image:0|side} image and the {image:1|side}-hand photo; {image:0|Side} picture; "
+     "the image on the {image:1|side}"),
+    # not references: past the images, parts of numbers, sides of a picture, of three images, one image
+    ("image 4, image 2.5, image 12", 3, "image 4, image 2.5, image 12"),
+    ("the dog on the left, the image on the left side", 2, "the dog on the left, the image on the left side"),
+    ("the left image", 3, "the left image"),
+    ("image 1", 1, "image 1"),
+    ("the first man took a photo", 2, "the first man took a photo"),
+    ("FIRST image, IMAGE TWO", 2, "FIRST image, IMAGE TWO"),
+])  # fmt: skip
+def test_to_symbols(text, count, stored):
+    assert to_symbols(text, count) == stored
+    assert symbols.words(stored, count) == text
+
+
+@pytest.mark.parametrize(("answer", "question", "stored"), [
+    ("2", "Which image shows a cat?", "{image:1|number}"),
+    ("2", "Which image shows 2 cats?", "{image:1|number}"),
+    ("2", "How many of these images show a cat? Which image is best?", "2"),
+    ("2", "What is the number in image 1?", "2"),
+    ("B", "Which of the images shows a cat?", "{image:1|letter}"),
+    ("(B)", "Which image shows a cat?", "({image:1|letter})"),
+    ("B", "What letter is written there?", "B"),
+    ("The second image", "Which image shows a cat?", "The {image:1|ordinal} image"),
+    ("last", "Which picture shows a cat?", "{image:2|last}"),
+    ("7", "Which image shows a cat?", "7"),
+    ("1 and 3", "Which images show cats?", "{images:0,2|and}"),
+    ("Image 1 and Image 3", "Which images show cats?", "{images:0,2|and}"),
+    ("2, 1, 3", "Arrange the images from morning to night.", "{image:1|number}, {image:0|number}, {image:2|number}"),
+    ("B→A→C", "What is the right order?", "{image:1|letter}→{image:0|letter}→{image:2|letter}"),
+    ("2, 1", "Arrange the images.", "2, 1"),
+    ("A man", "Which image shows him?", "A man"),
+])
+def test_answers(answer, question, stored):
+    assert answer_to_symbols(answer, question, 3) == stored
+
+
+@pytest.mark.parametrize(("question", "choices", "answer", "effect", "evidence"), [
+    ("Is {image:1|lower} darker?", [], "No", "rewrite", "image 2"),
+    ("How many animals are there in total?", [], "4", "invariant", "no words"),
+    ("Is one of the two darker than the other?", [], "Yes", "invariant", "no words"),
+    ("What happens next?", [], "rain", "fixed", "next"),
+    ("Does the first one look better?", [], "Yes", "fixed", "first"),
+    ("Is the dog on the left?", [], "Yes", "fixed", "left"),
+    ("What is in image 7?", [], "cat", "fixed", "image 7"),
+    ("Which image, 1 or 3, is darker?", [], "{image:0}", "fixed", "1"),
+    ("What do the images show?", [], "cat and dog", "fixed", "one after the other"),
+    ("Which is it?", ["<image:1>", "<image:2>"], "A", "rewrite", "choices that are images"),
+    ("Put the images in the right order", [], "{image:1|number}, {image:0|number}, {image:2|number}", "fixed", "right"),
+    ("Arrange the images in chronological order", [], "{image:1|number}, {image:0|number}, {image:2|number}", "rewrite",
+     "2, 1, 3"),
+    ("In order to see it, is a lamp needed?", [], "Yes", "invariant", "no words"),
+])  # fmt: skip
+def test_labels_and_their_evidence(question, choices, answer, effect, evidence):
+    found = label(question, choices, answer, 3)
+    assert (found.order_effect, evidence in found.evidence) == (effect, True), found
+    assert 0 < found.confidence <= 1
+    assert label(question, choices, answer, 1).order_effect == "invariant"
+
+
+WORDS = st.sampled_from([
+    "image 1", "Image 2", "picture 3", "the first image", "the second and third photos", "images 1-3", "images 1 and 2",
+    "the last picture", "image two", "Image B", "photo #2", "images 2 through 3", "is darker than", "left", "and",
+    "not", "3 cats", "the left image", "image 9", "1st picture", "(A)", "image 2.5", "both images",
+])
+
+
+@given(st.lists(WORDS, max_size=6).map(" ".join), st.integers(2, 5))
+def test_words_come_back_and_any_order_and_back_is_the_same(text, count):
+    stored = to_symbols(text, count)
+    assert symbols.words(stored, count) == text
+    assert to_symbols(stored, count) == stored  # nothing within a symbol is taken for a reference
+    for order in itertools.islice(itertools.permutations(range(count)), 0, None, 7):
+        moved = symbols.move(stored, permute.inverse(order))
+        assert symbols.move(moved, order) == stored
+        at = permute.inverse(order)  # what was said of an image is said of it at its new place
+        assert sorted(at[image] for image in symbols.mentioned(stored)) == sorted(symbols.mentioned(moved))
+
+
+@given(st.sampled_from(["{image:%d}", "{image:%d|lower}", "picture {image:%d|number}", "the {image:%d|ordinal} image",
+                        "the {image:%d|nth} photo", "image {image:%d|numeral}", "Image {image:%d|letter}"]),
+       st.integers(0, 4))  # fmt: skip
+def test_what_is_rendered_is_read_as_the_same_symbols(form, place):
+    stored = f"Does {form % place} show a cat?"
+    assert to_symbols(symbols.words(stored, 5), 5) == stored
