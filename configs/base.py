@@ -18,7 +18,8 @@ def get_config() -> ConfigDict:
             # With a rank above 0 only adapters train, of the linear maps whose whole path matches `targets`: here those
             # of the text tower's layers; "visual.blocks.attn.qkv" is one of the vision tower's.
             "lora": {"rank": 0, "alpha": 32, "targets": r"model\.layers\.(self_attn|mlp)\..*"},
-            # Questions: a directory of records, else an embedded source written to WORKDIR/data with `options`.
+            # Questions: a directory of records or a mixture, "DIR=22,DIR2=36", whose ids become 1:ID and 2:ID; without
+            # one an embedded source written to WORKDIR/data with `options`.
             "data": {
                 "directory": "",
                 "source": "",
@@ -31,7 +32,7 @@ def get_config() -> ConfigDict:
                 "instruction": "Reason inside <think> </think>, then give the final answer in \\boxed{}.",
                 "min_pixels": 3136,
                 "max_pixels": 262144,
-                "max_tokens": 8192,  # a longer prompt is skipped, counted and named
+                "max_tokens": 8192,  # records with longer prompts are left out from the start, counted and named
             },
             "seed": 0,
             # Devices by axis (perl_jax/mesh.py says what each is for); -1: what is left.

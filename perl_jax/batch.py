@@ -12,7 +12,7 @@ from perl_jax import grpo, mesh, metrics, permute, processes, rollout
 from perl_jax.grading import Grader
 from perl_jax.logs import Clock
 from perl_jax.pipeline import Stream
-from perl_jax.prompts import Prompts, fault, opened
+from perl_jax.prompts import Prompts, opened
 
 logger = logging.getLogger(__name__)
 
@@ -114,7 +114,7 @@ class Questions:
                 data = self._config.data
                 raise InputError(f"step {step}: no question of {data.directory or data.source} can be shown; "
                                  "the warnings above say why")  # fmt: skip
-        found = [fault(question.record["images"], *self._share) for question in questions]
+        found = self._prompts.prepare([question.record["images"] for question in questions], *self._share)
         return Drawn(questions, [(place, line) for place, line in enumerate(found) if line], skipped)
 
     def _ask(self, record, n_s: int, p: float, step: int) -> Question:
@@ -123,8 +123,12 @@ class Questions:
         if config.data.fixed_shuffle:
             record = permute.apply(record, permute.uniform_orders(record, 1, config.seed)[0])
         orders = permute.draw_orders(record, n_s, p, seed=config.seed, epoch=record["epoch"], step=step)
-        samples = [permute.render(permute.apply(record, order)) for order in orders]
-        return Question(record, orders, samples, [self._prompts.encode(sample) for sample in samples])
+        shown = {}  # order: (sample, prompt); often all orders are the record's own
+        for order in dict.fromkeys(orders):
+            sample = permute.render(permute.apply(record, order))
+            shown[order] = sample, self._prompts.encode(sample)
+        samples, prompts = zip(*(shown[order] for order in orders))
+        return Question(record, orders, list(samples), list(prompts))
 
 
 def gather(source: Source, model, p: float, step: int, clock: Clock) -> Batch:

@@ -26,7 +26,7 @@ from models.qwen2_5_vl.images import Encoded
 from perl_jax import batch as batches
 from perl_jax import logs, mesh, permute, processes, rollout, selection
 from perl_jax.grading import Grader
-from perl_jax.prompts import Prompts, fault, opened
+from perl_jax.prompts import Prompts, opened
 from perl_jax.records import Split
 
 LINES = 10.0  # seconds between two lines of progress where there is no terminal
@@ -185,8 +185,8 @@ def _asked(setup: Setup, blind: bool, numbers: list[int]) -> Asked:
         sample = permute.render(record)
         questions.append(batches.Question(record, [tuple(range(len(record["images"])))], [sample],
                                           [setup.prompts.encode(sample)]))  # fmt: skip
-    share = mesh.shards(), mesh.own()
-    found = [fault(question.record["images"], *share) for question in questions]
+    pictures = [question.record["images"] for question in questions]
+    found = setup.prompts.prepare(pictures, mesh.shards(), mesh.own())
     return Asked(numbers, questions, [(place, line) for place, line in enumerate(found) if line])
 
 

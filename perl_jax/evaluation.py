@@ -9,7 +9,7 @@ import numpy as np
 from models.errors import InputError
 from perl_jax import mesh, permute, processes, rollout, statistics
 from perl_jax.answers import normalized
-from perl_jax.prompts import Prompts, fault, opened
+from perl_jax.prompts import Prompts, opened
 from perl_jax.rewards.boxed import extract_boxed
 
 NAMES = {"canonical": "accuracy", "permuted": "permuted_accuracy", "worst": "worst_order", "flip": "flip_rate",
@@ -36,9 +36,8 @@ def questions(records, prompts: Prompts, count: int, seed: int) -> list[Question
         orders = [tuple(range(len(record["images"]))), *drawn]
         samples = [permute.render(permute.apply(record, order)) for order in orders]
         out.append(Question(record, orders, samples, [prompts.encode(sample) for sample in samples]))
-    share = mesh.shards(), mesh.own()
-    found = [line for question in out if (line := fault(question.record["images"], *share))]
-    for line in itertools.chain(*processes.exchange(found)):
+    found = prompts.prepare([question.record["images"] for question in out], mesh.shards(), mesh.own())
+    for line in itertools.chain(*processes.exchange([line for line in found if line])):
         raise InputError(line)
     return out
 

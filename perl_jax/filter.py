@@ -75,9 +75,11 @@ def apply(config, workdir: Path, options: Options) -> str:
     processes.agree([json.loads(config.to_json_best_effort()), options], "a config or flags")
     with jax.set_mesh(mesh.make(**config.mesh)):
         workdir.mkdir(parents=True, exist_ok=True)
-        data = training.data_directory(config, workdir)
+        data, *others = training.data_sources(config, workdir)
+        if others:
+            raise InputError(f"config.data.directory={config.data.directory}: a filter takes one set at a time")
         numbers = chosen(config, data, options)
-        base = policy.base(config, workdir, training.texts(config, data))
+        base = policy.base(config, workdir, training.texts(config, [data]))
         made = basis(config, data, base, options)
         measured = measure(config, workdir, options, data, base, made, numbers)
     candidates = [measured.candidate(number) for number in numbers]

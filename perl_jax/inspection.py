@@ -14,7 +14,7 @@ from PIL import Image
 from models import qwen2_5_vl as qwen
 from models.qwen2_5_vl import images
 from perl_jax import batch as batches
-from perl_jax import pages, policy, preview, settings, train
+from perl_jax import lengths, pages, policy, preview, settings, train
 from perl_jax.grading import Grader
 from perl_jax.pages import Html, dim, element, folded, joined, note, table, tag
 from perl_jax.pipeline import Stream
@@ -39,13 +39,14 @@ def write(config, workdir: Path, count: int) -> str:
     """
     settings.check(config)
     workdir.mkdir(parents=True, exist_ok=True)
-    data = train.data_directory(config, workdir)
-    prompts, sizes = policy.without_weights(config, workdir, train.texts(config, data))
+    data = train.data_sources(config, workdir)
+    prompts, sizes = policy.without_weights(config, workdir, train.texts(config, list(data)))
+    kept, _ = lengths.shown({config.data.split: list(data)}, prompts, workdir)
     with Grader(config.reward, weights=config.reward_weights, **config.grading) as grader:
-        stream = Stream(data, split=config.data.split, seed=config.seed)
+        stream = Stream(data, split=config.data.split, seed=config.seed, kept=kept[config.data.split])
         source = batches.Questions(config, stream, prompts)
         shown = preview.questions(config, source, prompts, grader, count)
-        seen = preview.survey(config, data, prompts, grader)
+        seen = preview.survey(config, list(data), prompts, grader)
     said, filled = facts(config, shown, seen), preview.fills(config, sizes, prompts, seen.prompts)
     body = [element("h1", f"Before the run {workdir.name}"),
             element("ul", *(element("li", text, class_="alarm" if alarm else "fact") for text, alarm in said)),

@@ -1,17 +1,101 @@
 """The stream of training questions: one endless, shuffled, exactly resumable sequence, the same on any number of
 processes.
 
-Grain's random-access data sets (`source`, `shuffle`, `repeat`, `mix`) define the sequence: draw number `position` is a
+Grain's random-access data sets (`range`, `shuffle`, `repeat`, `mix`) define the sequence: draw number `position` is a
 pure function of (data, seed). So the whole state is that one number, as in `grain.experimental.ElasticIterator`, which
 is not used itself because its batches have one fixed size (a refill draws any number of questions) and are stacked
 into arrays (records are ragged).
 """
 
 import concurrent.futures
-from collections.abc import Mapping
+import hashlib
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
 
 from models.errors import InputError
 from perl_jax import records
+
+
+def sources(text: str) -> dict[str, float]:
+    """What `config.data.directory` says as {directory: weight}: `DIR`, or the mixture `DIR=22,DIR2=36`.
+
+    Raises:
+        InputError: a part of a mixture without a positive weight, a directory named twice.
+    """
+    if "," not in text:
+        return {text: 1.0}
+    weights = {}
+    for part in text.split(","):
+        directory, _, number = part.strip().rpartition("=")
+        try:
+            weight = float(number)
+        except ValueError:
+            weight = math.nan
+        if not directory or not 0 < weight < math.inf:
+            raise InputError(f"config.data.directory={text}: expected DIR, or DIR=WEIGHT,DIR=WEIGHT with weights above "
+                             f"0, which {part!r} is not")  # fmt: skip
+        if directory in weights:
+            raise InputError(f"config.data.directory={text}: {directory} is named twice; give it one weight")
+        weights[directory] = weight
+    return weights
+
+
+class Part:
+    """The records of a stored split that a run sees, with `len()` and `[i]`.
+
+    In a mixture a record's id becomes `NUMBER:ID`, since sets may share ids and those of a run are unique.
+
+    Args:
+        kept: their places in the split, rising; None: all.
+        number: the set's in its mixture, from 1; 0: there is none.
+    """
+
+    def __init__(self, directory: str, split: str, kept: np.ndarray | None = None, number: int = 0):
+        self._split = records.open_split(directory, split)
+        self._kept = np.arange(len(self._split)) if kept is None else np.asarray(kept, np.int64)
+        self._prefix = f"{number}:" if number else ""
+        if not len(self._kept):
+            raise InputError(f"no record of split {split!r} of {directory} can be shown")
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def __getitem__(self, index: int) -> records.Record:
+        record = self._split[int(self._kept[index])]
+        return {**record, "id": self._prefix + record["id"]}
+
+    @property
+    def excluded(self) -> str:
+        """How many records are left out, with a hash of which."""
+        digest = hashlib.sha256(self._kept.tobytes()).hexdigest()[:8]
+        return f"{len(self._split) - len(self)} of {len(self._split)} ({digest})"
+
+
+def open_parts(directories: Sequence[str], split: str, kept: Mapping[str, np.ndarray] | None = None) -> list[Part]:
+    """The part of each directory; with `kept`, of those that it names, and only these of their records."""
+    numbers = range(1, len(directories) + 1) if len(directories) > 1 else (0,)
+    return [Part(directory, split, kept and kept[directory], number)
+            for number, directory in zip(numbers, directories) if kept is None or directory in kept]  # fmt: skip
+
+
+def having(directories: Sequence[str], split: str) -> list[str]:
+    """Those of some directories that have a split; InputError where none has."""
+    known = {directory: records.splits(directory) for directory in directories}
+    name = re.split(r"[\[+]", split)[0]
+    found = [directory for directory, names in known.items() if name in names]
+    if not found:
+        said = "; ".join(f"{directory} has {', '.join(names)}" for directory, names in known.items())
+        raise InputError(f"no set of config.data has a split {split!r}: {said}")
+    return found
+
+
+def first_of(parts: Sequence[Part], limit: int) -> Iterator[records.Record]:
+    """The first `limit` records of several parts, taken from each in turn."""
+    places = sorted((i, n) for n, part in enumerate(parts) for i in range(min(len(part), limit)))
+    return (parts[n][i] for i, n in places[:limit])
 
 
 class Stream:
@@ -22,6 +106,7 @@ class Stream:
             weight, each with epochs of its own.
         split: of every directory.
         seed: of the shuffle, 0 to 2**32 - 1.
+        kept: `{directory: places}`: the only records that are drawn, as `lengths.shown` finds them; None: all.
         process_index, process_count: the draws of a `take` are cut into `process_count` blocks in order, and this
             process gets its own. Every process must make the same calls.
         threads: that read records ahead.
@@ -31,6 +116,7 @@ class Stream:
     """
 
     def __init__(self, sources: str | Mapping[str, float], *, split: str = "train", seed: int = 0,
+                 kept: Mapping[str, np.ndarray] | None = None,
                  process_index: int = 0, process_count: int = 1, threads: int = 4):
         if not 0 <= process_index < process_count:
             raise InputError(f"process_index {process_index} is not below process_count {process_count}")
@@ -39,14 +125,16 @@ class Stream:
         weights = {sources: 1.0} if isinstance(sources, str) else dict(sources)
         if not weights or min(weights.values()) <= 0:
             raise InputError(f"a mixture needs directories with positive weights, not {weights}")
-        splits = [records.open_split(directory, split) for directory in weights]
-        self._dataset = _mixture(splits, list(weights.values()), seed)
+        self._parts = open_parts(list(weights), split, kept)
+        sizes = [len(part) for part in self._parts]
+        self._draws = _mixture(sizes, list(weights.values()), seed)
         self._identity = {
             "seed": seed,
             "split": split,
             "data": [[records.fingerprint(directory), weight] for directory, weight in weights.items()],
+            "excluded": [part.excluded for part in self._parts],
         }
-        self.size = sum(map(len, splits))
+        self.size = sum(sizes)
         self._process_index, self._process_count = process_index, process_count
         self._position = 0
         self._pool = concurrent.futures.ThreadPoolExecutor(threads)
@@ -80,17 +168,18 @@ class Stream:
         self._forget()
         # Read what the next call of the same size will ask for while the caller works on this one.
         self._ahead = {position: self._read(position) for position in self._block(self._position, share)}
-        return [{**future.result(), "position": position} for position, future in zip(block, taken)]
+        return [future.result() for future in taken]
 
     def state(self) -> dict:
-        """JSON-able: the position before the next draw, and what it counts (seed, split, fingerprints, weights)."""
+        """JSON-able: the position before the next draw, and what it counts: seed, split, fingerprints and weights, and
+        which records are left out."""
         return {"position": self._position, **self._identity}
 
     def restore(self, state: Mapping) -> None:
         """Goes to a `state()`, of this stream or of one over any other number of processes.
 
         Raises:
-            InputError: the state counts another stream (seed, split or data differ).
+            InputError: the state counts another stream (seed, split, data or what is left out differ).
         """
         for key, value in self._identity.items():
             if state.get(key) != value:
@@ -104,7 +193,11 @@ class Stream:
         return range(start, start + share)
 
     def _read(self, position):
-        return self._pool.submit(self._dataset.__getitem__, position)
+        return self._pool.submit(self._record, position)
+
+    def _record(self, position) -> records.Record:
+        number, place, epoch = self._draws[position]
+        return {**self._parts[number][place], "epoch": epoch, "position": position}
 
     def _forget(self):
         for future in self._ahead.values():
@@ -112,21 +205,18 @@ class Stream:
         self._ahead = {}
 
 
-def _mixture(splits: list[records.Split], weights: list[float], seed: int):
-    """A Grain data set: draw number -> record with its `epoch`."""
+def _mixture(sizes: list[int], weights: list[float], seed: int):
+    """A Grain data set of draws, for parts of `sizes`: draw number -> (part, place in it, epoch)."""
     import grain
 
-    def endless(index, split):
-        size = len(split)
+    def endless(number, size):
         # Below the shuffle the index is still global (epoch * size + place), which is where the epoch is known.
-        with_epoch = grain.MapDataset.source(split).map_with_index(
-            lambda index, record: {**record, "epoch": index // size}
-        )
+        draws = grain.MapDataset.range(size).map_with_index(lambda index, place: (number, place, index // size))
         # Offset, so that two sets of equal size in one mixture are not shuffled alike.
-        return with_epoch.seed((seed + index) % 2**32).shuffle().repeat()
+        return draws.seed((seed + number) % 2**32).shuffle().repeat()
 
-    endless_splits = [endless(index, split) for index, split in enumerate(splits)]
-    if len(endless_splits) == 1:
-        return endless_splits[0]
+    parts = [endless(number, size) for number, size in enumerate(sizes)]
+    if len(parts) == 1:
+        return parts[0]
     total = sum(weights)
-    return grain.MapDataset.mix(endless_splits, weights=[weight / total for weight in weights])
+    return grain.MapDataset.mix(parts, weights=[weight / total for weight in weights])

@@ -14,7 +14,7 @@ import numpy as np
 from models import qwen2_5_vl as qwen
 from models.errors import InputError
 from perl_jax import batch as batches
-from perl_jax import permute, records, train, trees
+from perl_jax import permute, pipeline, train, trees
 from perl_jax.grading import Grader
 from perl_jax.prompts import Prompts, opened
 
@@ -146,15 +146,17 @@ def _with_items(text: str, items: Sequence[str]) -> str:
     return _ITEM.sub(lambda _: next(rest), text)
 
 
-def survey(config, data: str, prompts: Prompts, grader: Grader) -> Survey:
-    """Looks at a sample of the records that the run draws from, the same for the same seed."""
-    split = records.open_split(data, config.data.split)
+def survey(config, directories: Sequence[str], prompts: Prompts, grader: Grader) -> Survey:
+    """Looks at a sample of the records in all sets that the run draws from, the same for the same seed."""
+    parts = pipeline.open_parts(directories, config.data.split)
+    places = [(part, i) for part in parts for i in range(len(part))]
     unit = prompts.processor.vision.spatial_merge_size**2
     of_any_length = dataclasses.replace(prompts, max_tokens=sys.maxsize)
     tokens, patches, faults, kept, samples = [], [], [], [], []
-    for i in np.random.default_rng(config.seed).permutation(len(split))[:SAMPLED]:
+    for place in np.random.default_rng(config.seed).permutation(len(places))[:SAMPLED]:
+        part, i = places[place]
         try:
-            sample = permute.render(opened(split[int(i)]))
+            sample = permute.render(opened(part[i]))
             ids, pictures = of_any_length.encode(sample)
         except InputError as error:
             faults.append(str(error))
@@ -167,7 +169,7 @@ def survey(config, data: str, prompts: Prompts, grader: Grader) -> Survey:
     scores = graded(config, prompts, grader, [(sample, sample["answer"]) for sample in samples])
     unrewarded = [sample["id"] for sample, score in zip(samples, scores)
                   if score.get("accuracy", score["reward"]) < 0.5]  # fmt: skip
-    return Survey(len(split), np.array(tokens), np.array(patches), faults, kept, unrewarded)
+    return Survey(len(places), np.array(tokens), np.array(patches), faults, kept, unrewarded)
 
 
 def too_long(config, seen: Survey) -> float:

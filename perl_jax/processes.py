@@ -9,6 +9,7 @@ Everything here is without effect for one process.
 
 import json
 import logging
+import os
 import socket
 import time
 from collections.abc import Callable
@@ -70,6 +71,11 @@ def _reach(address: str) -> None:
 def first() -> bool:
     """Whether this is process 0, which writes logs."""
     return jax.process_index() == 0
+
+
+def cores() -> int:
+    """How many cores this process may use: what a cluster has bound it to, where that can be told."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def owns(number: int) -> bool:

@@ -4,12 +4,14 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Container, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from models import qwen2_5_vl as qwen
 from models.errors import InputError
-from models.qwen2_5_vl.images import Encoded
+from models.qwen2_5_vl.images import Encoded, resized
 from models.qwen2_5_vl.source import read_json
+from perl_jax import processes
 
 FILE = "perl_jax.json"  # in an exported directory: what its prompts looked like in training
 FIELDS = {"system": str, "instruction": str, "min_pixels": int, "max_pixels": int, "max_tokens": int}
@@ -40,6 +42,25 @@ class Prompts:
             raise InputError(f"record {record['id']!r}: its prompt has {len(ids)} tokens, more than "
                              f"config.prompt.max_tokens = {self.max_tokens}")  # fmt: skip
         return ids, images
+
+    def prepare(self, pictures: Sequence[Sequence[Encoded]], shards: int, own: Container[int]) -> list[str | None]:
+        """Decodes and resizes, in threads, each record's pictures that are at home in the `own` ones of `shards`.
+
+        So several processes look at each picture once, and mostly each at those that it packs. Returns for each record
+        what is wrong with its first broken picture.
+        """
+
+        def fault(record: Sequence[Encoded]) -> str | None:
+            try:
+                for picture in record:
+                    if int(picture.home * shards) in own:
+                        resized(picture, self.processor.vision, **self.limits)
+            except InputError as error:
+                return str(error)
+            return None
+
+        with ThreadPoolExecutor(processes.cores()) as threads:  # Pillow decodes and resizes without the GIL
+            return list(threads.map(fault, pictures))
 
     @property
     def limits(self) -> dict[str, int]:
@@ -84,20 +105,6 @@ def _digest(processor: qwen.Processor) -> str:
 
 
 def opened(record):
-    """The record with its encoded images as pictures, each decoded once for all orders, where it is asked for."""
+    """The record with its encoded images as pictures, decoded where it is asked for."""
     images = [Encoded(data, f"record {record['id']!r}, image {i + 1}") for i, data in enumerate(record["images"])]
     return {**record, "images": images}
-
-
-def fault(pictures: Sequence[Encoded], shards: int, own: Container[int]) -> str | None:
-    """Decodes the pictures that are at home in the `own` ones of `shards`: what is wrong with the first broken one.
-
-    So several processes look at each picture once, and mostly each at those that it packs.
-    """
-    for picture in pictures:
-        if int(picture.home * shards) in own:
-            try:
-                picture.decoded()
-            except InputError as error:
-                return str(error)
-    return None

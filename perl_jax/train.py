@@ -19,10 +19,12 @@ from perl_jax import (
     checkpoint,
     cli,
     evaluation,
+    lengths,
     logs,
     mesh,
     metrics,
     permute,
+    pipeline,
     policy,
     prepare,
     processes,
@@ -33,7 +35,6 @@ from perl_jax import (
 )
 from perl_jax.compilations import Compilations
 from perl_jax.grading import Grader
-from perl_jax.pipeline import Stream
 
 logger = logging.getLogger("perl_jax.train")  # not __name__, which is __main__ for the command
 
@@ -54,10 +55,14 @@ def train(config, workdir: Path, profile: tuple[int, int] = (0, 0)) -> None:
 def run(config, workdir: Path, profile: tuple[int, int]) -> None:
     """`train` on the current mesh."""
     workdir.mkdir(parents=True, exist_ok=True)
-    data = data_directory(config, workdir)
-    model, base = policy.load(config, workdir, texts(config, data))
-    held_out = {name: held_out_questions(config, data, name, base.prompts) for name in config.eval.sets}
-    facts = {"records": records.fingerprint(data), "base": base.fingerprint, "model": base.path,
+    data = data_sources(config, workdir)
+    model, base = policy.load(config, workdir, texts(config, list(data)))
+    splits = {name: pipeline.having(list(data), name) for name in config.eval.sets} | {config.data.split: list(data)}
+    kept, excluded = lengths.shown(splits, base.prompts, workdir)
+    held_out = {name: held_out_questions(config, pipeline.open_parts(list(data), name, kept[name]), base.prompts)
+                for name in config.eval.sets}  # fmt: skip
+    facts = {"records": {directory: records.fingerprint(directory) for directory in data}, "excluded": excluded,
+             "base": base.fingerprint, "model": base.path,
              "lora": config.lora.to_dict() if config.lora.rank else None}  # fmt: skip
     last = config.warmup.steps + config.total_steps
 
@@ -65,7 +70,7 @@ def run(config, workdir: Path, profile: tuple[int, int]) -> None:
         Grader(config.reward, weights=config.reward_weights, **config.grading) as grader,
         checkpoint.Checkpoints(workdir, config.checkpoint.keep, config.checkpoint.best or None) as checkpoints,
     ):
-        stream = Stream(data, split=config.data.split, seed=config.seed)
+        stream = pipeline.Stream(data, split=config.data.split, seed=config.seed, kept=kept[config.data.split])
         source = batches.Source(config, batches.Questions(config, stream, base.prompts), base.prompts, grader)
         done = checkpoints.latest() or 0
         state = update.init(model, optimizer(config, max(done, 1)), policy.trainable(config))
@@ -248,12 +253,14 @@ def resume(checkpoints, done: int, state: update.State, source: batches.Source, 
     return checkpoints.restore(done, state)
 
 
-def data_directory(config, workdir: Path) -> str:
-    """The directory of records that the config names; an embedded source is written to the workdir first."""
+def data_sources(config, workdir: Path) -> dict[str, float]:
+    """{directory of records: weight} that the config names; an embedded source is written to the workdir first."""
     c = config.data
     if not c.directory and not c.source:
         raise InputError("config.data.directory must name a set of records, or config.data.source an embedded source")
-    directory = Path(c.directory or workdir / "data")
+    if c.directory:
+        return pipeline.sources(c.directory)
+    directory = workdir / "data"
 
     def make():
         made = {"source": c.source, "seed": config.seed, "options": c.options.to_dict()}
@@ -265,25 +272,22 @@ def data_directory(config, workdir: Path) -> str:
             said.write_text(json.dumps(made))
             prepare.build(c.source, str(directory), seed=config.seed, **c.options)
 
-    if not c.directory:
-        processes.after_first(make)
-    return str(directory)
+    processes.after_first(make)
+    return {str(directory): 1.0}
 
 
-def texts(config, data: str):
+def texts(config, directories):
     """What a new model's tokenizer learns from: whole conversations, as they are shown and taught."""
-    split = records.open_split(data, config.data.split)
-    for i in range(min(len(split), 2000)):
-        sample = permute.render(split[i])
+    for record in pipeline.first_of(pipeline.open_parts(directories, config.data.split), 2000):
+        sample = permute.render(record)
         question = sample["question"].replace(symbols.MARKER, "")
         yield f"system\n{config.prompt.system}user\n{question}\n{config.prompt.instruction}assistant\n"
         yield taught_response(config, sample)
 
 
-def held_out_questions(config, data: str, name: str, prompts) -> list[evaluation.Question]:
-    """The first `config.eval.limit` records of a split, in the orders that they are asked in."""
-    split = records.open_split(data, name)
-    chosen = [split[i] for i in range(min(len(split), config.eval.limit))]
+def held_out_questions(config, parts, prompts) -> list[evaluation.Question]:
+    """The first `config.eval.limit` records of some parts, from each in turn, in the orders that they are asked in."""
+    chosen = pipeline.first_of(parts, config.eval.limit)
     return evaluation.questions(chosen, prompts, config.eval.permute, config.seed)
 
 

@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from models.errors import InputError
+from models.qwen2_5_vl.config import VisionConfig
 from perl_jax import evaluation, permute
 from perl_jax.prompts import Prompts
 
@@ -30,6 +31,9 @@ RECORDS = [record("a"), record("fixed", order_effect="fixed", answer="7"), recor
 def spell(messages, images, **limits):
     """A processor with a token a character."""
     return [ord(character) for message in messages for character in message["content"]], images
+
+
+spell.vision = VisionConfig(1, 32, 48, 4, 48)
 
 
 class Grader:

@@ -132,7 +132,7 @@ def test_open_image_turns_as_exif_says():
 @pytest.mark.parametrize("orientation", [1, 3, 6])
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF"])
 def test_the_header_says_the_size(kind, orientation, monkeypatch):
-    """Of the picture as it is shown; only then is it decoded, once, to what `open_image` makes of it."""
+    """Of the picture as it is shown; only then is it decoded, to what `open_image` makes of it."""
     decodes, load = [], ImageFile.ImageFile.load
     monkeypatch.setattr(ImageFile.ImageFile, "load", lambda self: decodes.append(1) or load(self))
     exif = Image.Exif()
@@ -142,8 +142,28 @@ def test_the_header_says_the_size(kind, orientation, monkeypatch):
     assert not decodes
     expected = images.open_image(data, "x")
     assert (image.width, image.height) == expected.size
-    assert image.decoded() is image.decoded() and image.decoded().tobytes() == expected.tobytes()
+    assert image.decoded().tobytes() == expected.tobytes()
     assert image.digest == images.Encoded(data, "y").digest and 0 <= image.home < 1
+
+
+def test_an_encoded_picture_is_decoded_once_for_all_its_patches(monkeypatch):
+    data, opened = encoded(Image.fromarray(picture(300, 220)), format="PNG"), []
+    open_image = images.open_image
+    monkeypatch.setattr(images, "open_image", lambda *a: opened.append(1) or open_image(*a))
+    image = images.Encoded(data, "x")
+    small = images.resized(image, VISION, 784, 40000)
+    assert small.width * small.height <= 40000
+    for _ in range(2):
+        ours, grid = images.patches(image, VISION, 784, 40000)
+        theirs, their_grid = reference(Image.fromarray(picture(300, 220)), 784, 40000)
+        assert grid == their_grid and np.array_equal(ours.view(np.int32), theirs.view(np.int32))
+    assert len(opened) == 1
+    assert images.patches(image, VISION)[1] == (1, 22, 16) and len(opened) == 2, "another size is made anew"
+
+
+def test_every_value_of_a_pixel_has_the_bits_of_the_reference():
+    values = np.arange(28 * 28, dtype=np.uint8).reshape(28, 28, 1)
+    assert_equal(np.concatenate([values, values[::-1], values.transpose(1, 0, 2)], axis=-1), 784, 784)
 
 
 def test_a_header_with_another_size_than_the_picture(monkeypatch):

@@ -8,7 +8,7 @@ import tiny_run
 from markup import Tags
 
 from models.errors import InputError
-from perl_jax import batch, inspection, policy, records, scratch, train
+from perl_jax import batch, inspection, lengths, policy, records, scratch, train
 from perl_jax.data import digits
 from perl_jax.pipeline import Stream
 
@@ -40,11 +40,13 @@ def inspect(workdir, count=6, **changes):
 def test_the_page_shows_what_the_steps_draw(data, tmp_path):
     text, page = inspect(tmp_path / "run", data=data)
     seen = Tags(page)
-    assert [path.name for path in (tmp_path / "run").iterdir()] == ["inspect.html"]
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["excluded.jsonl", "inspect.html"]
 
     made = config(data)
-    prompts, _ = policy.without_weights(made, tmp_path, train.texts(made, data))
-    questions = batch.Questions(made, Stream(data, split="train", seed=made.seed), prompts)
+    prompts, _ = policy.without_weights(made, tmp_path, train.texts(made, [data]))
+    kept, _ = lengths.shown({"train": [data]}, prompts, tmp_path)
+    stream = Stream(data, split="train", seed=made.seed, kept=kept["train"])
+    questions = batch.Questions(made, stream, prompts)
     drawn = [question for step in (1, 2, 3) for question in questions.take(*train.draw(made, step))][:6]
     titles = re.findall(r"<h3>(\S+) <span class=\"dim\">step (\d) \((\w+)\)", page)
     assert titles == [(question.record["id"], step, stage) for question, (step, stage)
@@ -106,7 +108,7 @@ def test_records_that_cannot_be_shown_are_named(data, tmp_path, monkeypatch):
 
 
 def test_a_model_is_asked_for_its_processor_alone(data, tmp_path, monkeypatch):
-    texts = train.texts(config(data), data)
+    texts = train.texts(config(data), [data])
     (tmp_path / "model").mkdir()
     scratch.make_processor(tmp_path / "model", config(data).scratch.to_dict(), texts)
     assert not list((tmp_path / "model").glob("*.safetensors"))
@@ -126,7 +128,8 @@ def test_the_command_trains_nothing(tmp_path, monkeypatch):
     done = command_line.run("train", "--config=configs/demo.py", f"--workdir={tmp_path / 'run'}", "--inspect=2",
                             "--config.data.options.train_size=30", "--config.data.options.eval_size=4")  # fmt: skip
     assert done.code == 0 and done.out.endswith(f"wrote {tmp_path}/run/inspect.html\n"), done.err
-    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["data", "data.json", "inspect.html"]
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [
+        "data", "data.json", "excluded.jsonl", "inspect.html"]  # fmt: skip
 
 
 def test_a_config_that_could_not_train_is_one_line(data, tmp_path):

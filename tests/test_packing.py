@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from models import qwen2_5_vl as qwen
 from models.qwen2_5_vl.packing import Prepared, block_size, bucket, pack_images
 
-VALUES = 1176  # per patch
+FRAME, TIMES = (3, 1, 196), 2  # a patch's values, and how often they are shown
 SIZES = st.lists(st.tuples(st.integers(1, 7), st.integers(1, 7)), min_size=1, max_size=7)  # in merged patches
 
 
@@ -25,7 +25,7 @@ def preprocessed(sizes, merge: int, rng):
     """Images of `sizes` in merged patches, every patch different."""
 
     def image(h, w):
-        values = rng.normal(size=(h * w * merge**2, VALUES)).astype(np.float32)
+        values = rng.normal(size=(h * w * merge**2, *FRAME)).astype(np.float32)
         return Prepared((1, h * merge, w * merge), rng.random(), lambda: values)
 
     return [image(*size) for size in sizes]
@@ -51,8 +51,8 @@ def test_image_layout(sizes, window, merge):
     assert capacity % block == 0
     side = window // config.patch_size // merge * merge  # a window's side in patches
     filled = np.zeros((rows, capacity), bool)
-    for number, (grid, _, patches) in enumerate(batch):
-        values = patches()
+    for number, (grid, _, frame) in enumerate(batch):
+        values = frame().repeat(TIMES, axis=2).reshape(grid[1] * grid[2], -1)
         assert index[number].shape == (len(values) // unit, 2)
         [row] = set(index[number][:, 0].tolist())  # one row
         places = (index[number][:, 1:] * unit + np.arange(unit)).ravel()
@@ -99,7 +99,7 @@ def test_only_own_shards_get_patches(sizes, shards, data):
     own = data.draw(st.sets(st.integers(0, shards - 1)))
     parts, made = [], []
     for part in (None, own, set(range(shards)) - own):
-        noted = [image._replace(patches=lambda image=image: made.append(image.home) or image.patches())
+        noted = [image._replace(frame=lambda image=image: made.append(image.home) or image.frame())
                  for image in batch]  # fmt: skip
         [(pack, _)] = pack_images(config, [noted], shards, part)
         parts.append(pack)

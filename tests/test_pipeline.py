@@ -4,7 +4,9 @@ import collections
 import io
 import json
 import pickle
+import shutil
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -104,10 +106,70 @@ def test_mixture_keeps_its_weights_and_each_set_its_epochs(sets):
     for record in taken:
         by_source[record["source"]].append(record)
     assert {name: len(part) for name, part in by_source.items()} == {"big": 69, "small": 23}
-    for name, size in (("big", 23), ("small", 5)):
+    for number, (name, size) in enumerate((("big", 23), ("small", 5)), start=1):
         for epoch in range(3):
             part = [record["id"] for record in by_source[name] if record["epoch"] == epoch]
-            assert sorted(part) == sorted({f"{name}{i}" for i in range(size)})
+            assert sorted(part) == sorted({f"{number}:{name}{i}" for i in range(size)})
+
+
+KEPT = {"big": np.array([0, 2, 3, 5, 7, 11, 13, 17, 19]), "small": np.array([1, 4])}
+
+
+def test_only_what_is_kept_is_drawn_the_same_by_any_number_of_processes(sets):
+    """Of a mixture, resumed in the middle by another number of processes than had begun."""
+    mixture, kept = {sets["big"]: 22, sets["small"]: 36}, {sets[name]: places for name, places in KEPT.items()}
+    whole = pipeline.Stream(mixture, seed=7, kept=kept).take(96)
+    by_set = collections.Counter(record["source"] for record in whole)
+    assert abs(by_set["big"] - 96 * 22 / 58) < 1 and by_set.total() == 96
+    for number, (name, places) in enumerate(KEPT.items(), start=1):
+        drawn = collections.Counter((record["epoch"], record["id"]) for record in whole if record["source"] == name)
+        assert set(drawn.values()) == {1}
+        full = [{identifier for epoch, identifier in drawn if epoch == e} for e in range(by_set[name] // len(places))]
+        assert len(full) > 1 and all(ids == {f"{number}:{name}{i}" for i in places} for ids in full)
+    for before, after in ((1, 2), (2, 4), (4, 1)):
+        first, then = ([pipeline.Stream(mixture, seed=7, kept=kept, process_index=i, process_count=count)
+                        for i in range(count)] for count in (before, after))  # fmt: skip
+        taken = [record for stream in first for record in stream.take(40)]
+        for stream in then:
+            stream.restore(json.loads(json.dumps(first[-1].state())))
+        assert taken + [record for stream in then for record in stream.take(56)] == whole
+
+
+def test_nothing_kept_is_refused(sets):
+    with pytest.raises(InputError, match=r"no record of split 'train' of .*small can be shown"):
+        pipeline.Stream(sets["small"], kept={sets["small"]: np.array([], int)})
+
+
+def test_sets_that_share_ids_stay_apart(sets):
+    twin = sets["small"] + "/../twin"
+    shutil.copytree(sets["small"], twin)
+    drawn = pipeline.Stream({sets["small"]: 1, twin: 1}).take(10)
+    assert sorted(ids(drawn)) == sorted(f"{number}:small{i}" for number in (1, 2) for i in range(5))
+
+
+def test_records_in_turn_of_those_that_have_the_split(sets, tmp_path):
+    directories = [sets["big"], sets["one"], sets["small"]]
+    found = ids(pipeline.first_of(pipeline.open_parts(directories, "train"), 8))
+    assert found == ["1:big0", "2:one0", "3:small0", "1:big1", "3:small1", "1:big2", "3:small2", "1:big3"]
+    assert len(list(pipeline.first_of(pipeline.open_parts(directories, "train"), 99))) == 29
+    held_out = str(tmp_path / "held-out")
+    records.write({"eval": [pipeline.open_parts(directories, "train")[1][0]]}, held_out)
+    assert pipeline.having([*directories, held_out], "eval[:1]") == [held_out]
+    [part] = pipeline.open_parts(directories, "train", {sets["small"]: np.array([3])})
+    assert [part[i]["id"] for i in range(len(part))] == ["3:small3"]
+    with pytest.raises(InputError, match=r"has a split 'eval': .*big has train; .*one has train"):
+        pipeline.having(directories, "eval")
+
+
+def test_a_mixture_in_words():
+    assert pipeline.sources("runs/a=1/data") == {"runs/a=1/data": 1.0}
+    assert pipeline.sources("a=22, b=x=36.5") == {"a": 22.0, "b=x": 36.5}
+    for text in ("a,b", "a=1,b", "a=1,b=", "a=1,=2", "a=1,b=0", "a=1,b=-1", "a=1,b=nan", "a=1,b=inf", "a=1,", "a=x,b=1",
+                 ","):  # fmt: skip
+        with pytest.raises(InputError, match=r"expected DIR, or DIR=WEIGHT,DIR=WEIGHT with weights above 0, which"):
+            pipeline.sources(text)
+    with pytest.raises(InputError, match="a is named twice"):
+        pipeline.sources("a=1,a=2")
 
 
 def test_a_state_of_another_stream_is_refused(sets):
@@ -116,6 +178,9 @@ def test_a_state_of_another_stream_is_refused(sets):
                   pipeline.Stream({sets["big"]: 1, sets["one"]: 1}, seed=1)):
         with pytest.raises(InputError, match="saved data position"):
             other.restore(state)
+    other = pipeline.Stream(sets["big"], seed=1, kept={sets["big"]: KEPT["big"]})
+    with pytest.raises(InputError, match=r"belongs to excluded \['0 of 23 .*now has \['14 of 23 "):
+        other.restore(state)
 
 
 @pytest.mark.parametrize("options", [{"seed": -1}, {"process_index": 2, "process_count": 2}, {"split": "test"}])

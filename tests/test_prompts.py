@@ -11,6 +11,7 @@ from PIL import Image
 
 from models import qwen2_5_vl as qwen
 from models.errors import InputError
+from models.qwen2_5_vl import images
 from perl_jax import prompts, scratch
 
 RECORD = {"id": "cats-7", "question": "<image>Which is it?", "choices": ["a cat", "a dog"]}
@@ -127,8 +128,17 @@ def test_a_picture_without_a_header_is_named():
         prompts.opened({"id": "r", "images": [png(8, 6), png(8, 6)[:20]]})
 
 
-def test_a_broken_picture_is_found_by_whom_it_is_at_home_with():
+def test_a_broken_picture_is_found_by_whom_it_is_at_home_with(asked):
     broken = prompts.opened({"id": "r", "images": [png(8, 6), png(80, 60)[:-40]]})["images"]
     home = int(broken[1].home * 4)
-    assert prompts.fault(broken, 4, {home}).startswith("record 'r', image 2: not a picture that can be read")
-    assert prompts.fault(broken, 4, {0, 1, 2, 3} - {home}) is None and prompts.fault(broken[:1], 1, {0}) is None
+    [line, none] = asked.prepare([broken, broken[:1]], 4, {home})
+    assert line.startswith("record 'r', image 2: not a picture that can be read") and none is None
+    assert asked.prepare([broken], 4, {0, 1, 2, 3} - {home}) == [None]
+
+
+def test_what_is_prepared_is_not_decoded_again(asked, monkeypatch):
+    [picture] = prompts.opened({"id": "r", "images": [png(80, 60)]})["images"]
+    assert asked.prepare([[picture]], 1, {0}) == [None]
+    monkeypatch.setattr(images, "open_image", None)
+    patches, grid = images.patches(picture, asked.processor.vision, **asked.limits)
+    assert patches.shape == (8, 1176) and grid == (1, 2, 4)

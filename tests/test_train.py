@@ -19,7 +19,20 @@ from configs import base
 from models import qwen2_5_vl as qwen
 from models.errors import InputError
 from models.qwen2_5_vl import lora
-from perl_jax import batch, checkpoint, logs, permute, policy, prompts, records, rewards, rollout, train, update
+from perl_jax import (
+    batch,
+    checkpoint,
+    lengths,
+    logs,
+    permute,
+    policy,
+    prompts,
+    records,
+    rewards,
+    rollout,
+    train,
+    update,
+)
 from perl_jax.pipeline import Stream
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -78,7 +91,8 @@ def test_run_json_says_what_was_run():
     assert start["processes"] == 1
     assert "commit" in start and "clean" in start
     assert start["base"] == policy.fingerprint(workdir / "init")
-    assert start["records"] == records.fingerprint(str(workdir / "data"))
+    data = str(workdir / "data")
+    assert start["records"] == {data: records.fingerprint(data)} and start["excluded"]["train"] == {data: {}}
 
 
 def test_rollouts_are_there_to_read():
@@ -359,6 +373,32 @@ def test_questions_prepared_ahead_are_the_ones_drawn_anyway():
         ahead.take(3, 1, 0.5, 5)
 
 
+def test_a_mixture_without_its_longest_prompts(tmp_path):
+    """Two sets with the same ids; those of one and of two pictures have prompts of two lengths."""
+    data, twin = tiny_run.trained() / "data", tmp_path / "twin"
+    shutil.copytree(data, twin)
+    shown = prompts.Prompts(qwen.Processor.from_pretrained(tiny_run.trained() / "init"), **tiny_run.config().prompt)
+    found = [line["tokens"] for line in lengths.measured(str(data), "train", shown, tmp_path)]
+    limit = sorted(set(found))[-2]
+    steps = short(tmp_path, **{"data.directory": f"{data}=22,{twin}=36", "prompt.max_tokens": limit,
+                               "eval.sets": ("eval",), "eval.every": 9, "eval.limit": 3, "questions": 4})  # fmt: skip
+    assert len(steps) == 2
+    long = sum(tokens > limit for tokens in found)
+    (start,) = json.loads((tmp_path / "run.json").read_text())
+    reason = f"longer than config.prompt.max_tokens = {limit}"
+    assert start["excluded"]["train"] == {str(place): {reason: long} for place in (data, twin)} and long > 0
+    named = [line["split"] for line in lines(tmp_path / lengths.EXCLUDED)]
+    assert named.count("train") == 2 * long and set(named) <= {"train", "eval"}
+    with checkpoint.Checkpoints(tmp_path, read_only=True) as checkpoints:
+        stream = checkpoints.run(2)["stream"]
+    assert [weight for _, weight in stream["data"]] == [22, 36] and stream["position"] == 8
+    asked = {row["id"] for row in lines(tmp_path / "evaluations" / "eval-00000002.jsonl")}
+    assert len(asked) == 3 and {name[:2] for name in asked} == {"1:", "2:"}
+    with pytest.raises(InputError, match=r"belongs to excluded .*restore the old data and settings, or start a new"):
+        tiny_run.run(tmp_path, **{"data.directory": f"{data}=22,{twin}=36", "data.source": "", "warmup.steps": 0,
+                                  "total_steps": 3, "eval.sets": (), "questions": 4})  # fmt: skip
+
+
 @pytest.mark.parametrize("text", ["3", "4:2", "a:b", ":"])
 def test_profile_steps_that_say_nothing(text):
     assert train.steps_of("3:4") == (3, 4) and train.steps_of("") == (0, 0)
@@ -461,11 +501,11 @@ def flat(config, prefix: str = "") -> list[str]:
 
 def test_records_are_made_once_for_one_setting(tmp_path):
     config = tiny_run.config()
-    made = train.data_directory(config, tmp_path)
-    assert train.data_directory(config, tmp_path) == made
+    made = train.data_sources(config, tmp_path)
+    assert train.data_sources(config, tmp_path) == made == {str(tmp_path / "data"): 1.0}
     config.data.options.train_size = 25
     with pytest.raises(InputError, match=r"made with other settings .* new --workdir"):
-        train.data_directory(config, tmp_path)
+        train.data_sources(config, tmp_path)
 
 
 def test_a_taught_response_must_have_room(tmp_path):

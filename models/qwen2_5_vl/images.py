@@ -36,13 +36,13 @@ def open_image(data: bytes, where: str) -> Image.Image:
 
 
 class Encoded:
-    """An encoded picture whose header alone is read, until its pixels are asked for.
+    """An encoded picture whose header alone is read, until its pixels are asked for; then only the resized are kept.
 
     Raises InputError, with `where` in its line, for bytes that do not begin as a picture does.
     """
 
     def __init__(self, data: bytes, where: str):
-        self._data, self._where, self._decoded = data, where, None
+        self._data, self._where, self._resized = data, where, None
         try:
             with Image.open(io.BytesIO(data), formats=FORMATS) as image:
                 orientation = Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1)  # PNG's own would decode
@@ -52,14 +52,19 @@ class Encoded:
             raise InputError(_unreadable(where, error)) from error
 
     def decoded(self) -> Image.Image:
-        """The picture, as `open_image` (also its errors), once; InputError where its size is not the header's."""
-        if self._decoded is None:
-            picture = open_image(self._data, self._where)
-            if picture.size != (self.width, self.height):
-                raise InputError(f"{self._where}: its header says {self.width} x {self.height} pixels, but it has "
-                                 f"{picture.width} x {picture.height}: save it anew")  # fmt: skip
-            self._decoded = picture
-        return self._decoded
+        """The picture, as `open_image` (also its errors), anew each time; InputError where its size is not the
+        header's."""
+        picture = open_image(self._data, self._where)
+        if picture.size != (self.width, self.height):
+            raise InputError(f"{self._where}: its header says {self.width} x {self.height} pixels, but it has "
+                             f"{picture.width} x {picture.height}: save it anew")  # fmt: skip
+        return picture
+
+    def resized(self, width: int, height: int) -> Image.Image:
+        """`decoded` in another size; asked for the same again, it is at hand."""
+        if self._resized is None or self._resized.size != (width, height):
+            self._resized = self.decoded().resize((width, height), Image.Resampling.BICUBIC)
+        return self._resized
 
     @functools.cached_property
     def digest(self) -> bytes:
@@ -136,7 +141,21 @@ def grid(
     return height // vision.patch_size, width // vision.patch_size
 
 
-def patches(
+def resized(
+    image: Image.Image | np.ndarray | Encoded,
+    vision: VisionConfig,
+    min_pixels: int | None = None,
+    max_pixels: int | None = None,
+) -> Image.Image:
+    """The RGB picture in the size that it is shown in; InputError as `rgb` and `smart_resize`."""
+    picture = image if isinstance(image, Encoded) else rgb(image)
+    height, width = _target((picture.height, picture.width), vision, min_pixels, max_pixels)
+    if isinstance(picture, Encoded):
+        return picture.resized(width, height)
+    return picture.resize((width, height), Image.Resampling.BICUBIC)
+
+
+def frame(
     image: Image.Image | np.ndarray | Encoded,
     vision: VisionConfig,
     min_pixels: int | None = None,
@@ -144,22 +163,27 @@ def patches(
 ) -> tuple[np.ndarray, tuple[int, int, int]]:
     """Resizes, normalises and cuts a picture.
 
-    Returns float32 [grid_h * grid_w, channels * temporal * patch * patch], the patches of one merge block next to each
-    other, and (1, grid_h, grid_w). None means 3136 and 1003520 pixels. Raises InputError as `rgb` and `smart_resize`.
+    Returns float32 [grid_h * grid_w, channels, 1, patch * patch], the patches of one merge block next to each other,
+    and (1, grid_h, grid_w). None means 3136 and 1003520 pixels. Raises InputError as `rgb` and `smart_resize`.
     """
-    picture = rgb(image)
-    height, width = _target((picture.height, picture.width), vision, min_pixels, max_pixels)
-    pixels = np.asarray(picture.resize((width, height), Image.Resampling.BICUBIC))
-    values = _NORMALISED[pixels, np.arange(3)]  # [height, width, 3]
-
+    pixels = np.asarray(resized(image, vision, min_pixels, max_pixels))
     patch, merge = vision.patch_size, vision.spatial_merge_size
-    grid_h, grid_w = height // patch, width // patch
-    blocks = values.reshape(grid_h // merge, merge, patch, grid_w // merge, merge, patch, 3)
+    grid_h, grid_w = pixels.shape[0] // patch, pixels.shape[1] // patch
+    blocks = pixels.reshape(grid_h // merge, merge, patch, grid_w // merge, merge, patch, 3)
     blocks = blocks.transpose(0, 3, 1, 4, 6, 2, 5)  # block row, block column, row, column, channel, y, x
-    blocks = blocks.reshape(grid_h * grid_w, 3, 1, patch * patch)
-    # A picture is a film of temporal_patch_size equal frames.
-    frames = np.broadcast_to(blocks, (grid_h * grid_w, 3, vision.temporal_patch_size, patch * patch))
-    return frames.reshape(grid_h * grid_w, -1), (1, grid_h, grid_w)
+    return _normalised(blocks.reshape(grid_h * grid_w, 3, 1, patch * patch)), (1, grid_h, grid_w)
+
+
+def patches(
+    image: Image.Image | np.ndarray | Encoded,
+    vision: VisionConfig,
+    min_pixels: int | None = None,
+    max_pixels: int | None = None,
+) -> tuple[np.ndarray, tuple[int, int, int]]:
+    """As `frame`, but a film of `temporal_patch_size` equal frames: float32 [grid_h * grid_w, channels * temporal *
+    patch * patch]."""
+    values, shape = frame(image, vision, min_pixels, max_pixels)
+    return values.repeat(vision.temporal_patch_size, axis=2).reshape(len(values), -1), shape
 
 
 def _target(
@@ -181,10 +205,11 @@ def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
-def _normalised() -> np.ndarray:
-    # A pixel has 256 values a channel, so a table gives the reference's bits: float64 product, then float32.
-    scaled = (np.arange(256, dtype=np.float64) * (1 / 255)).astype(np.float32)
-    return (scaled[:, None] - np.array(MEAN, np.float32)) / np.array(STD, np.float32)
-
-
-_NORMALISED = _normalised()  # [256, 3]
+def _normalised(pixels: np.ndarray) -> np.ndarray:
+    """float32 [n, 3, 1, m] of uint8. The reference scales in float64; of each of the 256 values the quotient in float32
+    is the same to the bit, and faster than a look-up."""
+    values = pixels.astype(np.float32)
+    values /= np.float32(255)
+    values -= np.array(MEAN, np.float32).reshape(3, 1, 1)
+    values /= np.array(STD, np.float32).reshape(3, 1, 1)
+    return values

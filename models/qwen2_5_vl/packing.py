@@ -5,6 +5,7 @@ whole in one block, each image whole in one row; small windows share blocks and 
 segment ids. So window attention is dense over blocks and full attention dense over rows, whatever the images' sizes.
 """
 
+import functools
 import hashlib
 from collections.abc import Callable, Container, Sequence
 from typing import NamedTuple
@@ -82,7 +83,7 @@ class Prepared(NamedTuple):
 
     grid: tuple[int, int, int]  # (1, height, width) in patches
     home: float  # as `images.home`
-    patches: Callable[[], np.ndarray]  # float32 [height * width, X]
+    frame: Callable[[], np.ndarray]  # float32 [height * width, channels, 1, patch^2]: all of its frames are equal
 
 
 class Images:
@@ -116,7 +117,7 @@ class Images:
         picture = image if isinstance(image, image_processing.Encoded) else image_processing.rgb(image)
         grid = image_processing.grid((picture.height, picture.width), self.config, *self.limits)
         return Prepared((1, *grid), image_processing.home(digest),
-                        lambda: image_processing.patches(picture, self.config, *self.limits)[0])  # fmt: skip
+                        lambda: image_processing.frame(picture, self.config, *self.limits)[0])  # fmt: skip
 
 
 def pack_images(config: VisionConfig, batches: Sequence[Sequence[Prepared]], shards: int = 1,
@@ -140,26 +141,29 @@ def pack_images(config: VisionConfig, batches: Sequence[Sequence[Prepared]], sha
     rows, packs = shards * share, []
     for batch, (count, places) in zip(batches, placed):
         shape = (rows, capacity * block, unit)
-        patches = np.zeros((*shape, _patch_values(config)), np.float32)
+        patches = np.zeros((*shape, *_patch_shape(config)), np.float32)
         images, window_ids = np.full(shape, -1, np.int32), np.full(shape, -1, np.int32)
         positions = np.zeros((*shape, 2), np.int32)
         places = [(row * rows // count, slots, window) for row, slots, window in places]  # empty rows among the others
         for number, (image, (row, slots, window)) in enumerate(zip(batch, places)):
             if own is None or row // share in own:
-                patches[row, slots] = image.patches().reshape(-1, *patches.shape[2:])
+                frame = image.frame()
+                patches[row, slots] = frame.reshape(-1, unit, *frame.shape[1:])
             images[row, slots] = number
             window_ids[row, slots] = window[:, None]
             positions[row, slots] = _patch_positions(image.grid, config)
+        patches = patches.reshape(*shape, -1)
         flat = [a.reshape(rows, -1, *a.shape[3:]) for a in (patches, images, window_ids, positions)]
         index = [np.stack([np.full_like(slots, row), slots], axis=-1) for row, slots, _ in places]
         packs.append((Vision(*flat), index))
     return packs
 
 
-def _patch_values(config: VisionConfig) -> int:
-    return config.in_channels * config.temporal_patch_size * config.patch_size**2
+def _patch_shape(config: VisionConfig) -> tuple[int, int, int]:
+    return config.in_channels, config.temporal_patch_size, config.patch_size**2
 
 
+@functools.lru_cache(1024)
 def _windows(grid, config: VisionConfig) -> list[np.ndarray]:
     """An image's windows, each as the raster numbers of its merged tokens."""
     side = config.window_size // config.patch_size // config.spatial_merge_size
@@ -168,6 +172,7 @@ def _windows(grid, config: VisionConfig) -> list[np.ndarray]:
     return [numbers[y : y + side, x : x + side].ravel() for y in range(0, height, side) for x in range(0, width, side)]
 
 
+@functools.lru_cache(1024)
 def _patch_positions(grid, config: VisionConfig) -> np.ndarray:
     """(height, width) of each patch, int32 [merged tokens in raster order, merge^2, 2]."""
     m = config.spatial_merge_size
@@ -182,11 +187,7 @@ class _Row:
 
     def __init__(self, block: int, capacity: int | None, home: float = 0.0):
         self.block, self.capacity, self.home, self.free = block, capacity, home, []
-
-    @property
-    def room(self) -> int:
-        """What is free in all, in merged tokens."""
-        return (self.capacity - len(self.free)) * self.block + sum(self.free)
+        self.room = (capacity or 0) * block  # what is free in all, in merged tokens
 
     def place(self, windows) -> int | None:
         """Places one image's windows, first fit; the number of blocks then in use, or None (unchanged) if too many."""
@@ -201,6 +202,7 @@ class _Row:
         if self.capacity is not None and len(free) > self.capacity:
             return None
         self.free, self.starts = free, starts
+        self.room -= sum(map(len, windows))
         return len(free)
 
 

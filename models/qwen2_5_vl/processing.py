@@ -75,13 +75,14 @@ class Processor:
         pictures = content.pictures()
         text = self._render(chat, add_generation_prompt)
         counts = [self.image_tokens(picture, min_pixels, max_pixels) for picture in pictures]
-        parts = text.split(IMAGE_TOKEN)
-        if len(parts) - 1 != len(pictures):
-            raise InputError(f"the chat template shows {len(parts) - 1} of {len(pictures)} images: check the template")
-        runs = [part + IMAGE_TOKEN * count for part, count in zip(parts, [*counts, 0])]
-        ids = self.encode("".join(runs))
-        if ids.count(self.image_token_id) != sum(counts):  # a normaliser could make a special token of other text
+        if (shown := text.count(IMAGE_TOKEN)) != len(pictures):
+            raise InputError(f"the chat template shows {shown} of {len(pictures)} images: check the template")
+        ids = self.encode(text)
+        if ids.count(self.image_token_id) != len(pictures):  # a normaliser could make a special token of other text
             raise InputError(f"the text holds a hidden {IMAGE_TOKEN!r}: remove it")
+        at = [place for place, token in enumerate(ids) if token == self.image_token_id]
+        for place, count in zip(reversed(at), reversed(counts)):
+            ids[place : place + 1] = [self.image_token_id] * count
         return ids, pictures
 
     def _render(self, chat: list[dict[str, Any]], add_generation_prompt: bool) -> str:
@@ -110,7 +111,8 @@ class Processor:
 
     def encode(self, text: str) -> list[int]:
         """The ids of a text as it is: no template, and special tokens written out in it count as such."""
-        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        backend = self.tokenizer.backend_tokenizer  # the wrapper asks for offsets too, which take as long as the ids
+        return backend.encode_batch_fast([text], add_special_tokens=False)[0].ids
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of ids, without special tokens."""
@@ -205,7 +207,10 @@ def _tokenizer(path: Path) -> Any:
     if not any((path / name).is_file() for name in ("tokenizer.json", "vocab.json")):
         raise InputError(f"{path}: no tokenizer.json or vocab.json: copy the tokenizer's files there")
     try:
-        return AutoTokenizer.from_pretrained(path, trust_remote_code=False, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False, local_files_only=True)
+        tokenizer.backend_tokenizer.no_truncation()
+        tokenizer.backend_tokenizer.no_padding()
+        return tokenizer
     except Exception as error:  # broken files surface as whatever the parser of the day raises
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(f"{path}: the tokenizer cannot be read ({reason}): download its files again") from error

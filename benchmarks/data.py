@@ -1,0 +1,215 @@
+"""Questions made ready for a step, by one core: `python -m benchmarks.data` (needs no accelerator, a minute).
+
+Made-up records of two JPEG pictures, 224 x 224 and 14 KB each as photographs of that size have, go the trainer's own
+way: from ArrayRecord in shuffled order (`pipeline.Stream`), their orders drawn (n_s = 1, p = 0.5), rendered and
+tokenised, decoded and resized in threads (`batch.Questions`), and packed as patches for a rollout (`qwen.pack`).
+Against it stands what one writes first on the same records: each picture decoded and put through transformers'
+processor of pictures, each prompt through chat template and tokenizer with its image tokens spelt out, nothing packed;
+once for each prompt, and once with the pictures shared by a question's prompts. Everything runs in processes that are
+pinned to one core, and one for comparison to two; a core's seconds are the process's CPU time, in all its threads.
+"""
+
+import io
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from benchmarks import workload
+from configs import base
+from models import qwen2_5_vl as qwen
+from models.qwen2_5_vl import images
+from perl_jax import batch, permute, pipeline, records, scratch
+from perl_jax.prompts import Prompts, opened
+
+RECORDS, PICTURES, SIDE, STEP = 4096, 512, 224, 32  # records of two square pictures; questions of a step
+ROUNDS = 15
+SHARED = "transformers, pictures shared"
+QUESTION = ("<image:0><image:1>In {image:0|lower} and {image:1|lower} there are two objects on a wooden table beside a "
+            "window. Which of the two pictures shows the larger one, and how can you tell?")  # fmt: skip
+CHOICES = ["{image:0}", "{image:1}", "both are equally large", "it cannot be said"]
+SIZES = {
+    "vision": {"depth": 1, "hidden_size": 32, "intermediate_size": 32, "num_heads": 2},
+    "text": {
+        "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 4,
+        "num_key_value_heads": 2, "rope_theta": 1e4, "mrope_section": (2, 1, 1), "rms_norm_eps": 1e-6,
+        "tie_word_embeddings": True,
+    },
+}  # fmt: skip
+
+
+def picture(rng: np.random.Generator) -> bytes:
+    """A JPEG of coarse shapes and a little noise."""
+    shapes = Image.fromarray(rng.integers(0, 256, (SIDE // 8, SIDE // 8, 3), np.uint8))
+    smooth = np.asarray(shapes.resize((SIDE, SIDE), Image.Resampling.BICUBIC), np.int16)
+    noisy = np.clip(smooth + rng.normal(0, 2, (SIDE, SIDE, 1)), 0, 255).astype(np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(noisy).save(buffer, "JPEG", quality=85)
+    return buffer.getvalue()
+
+
+def make(directory: Path) -> None:
+    """Writes records to `directory`/records and a small model's tokenizer and settings to `directory`/model."""
+    rng = np.random.default_rng(0)
+    pictures = [picture(rng) for _ in range(PICTURES)]
+    made = ({"id": str(i), "images": [pictures[i % PICTURES], pictures[7 * i % PICTURES - 1]], "question": QUESTION,
+             "choices": CHOICES, "answer": "AB"[i % 2], "kind": "choice", "order_effect": "rewrite", "source": "made",
+             "accuracy": None, "movable": None} for i in range(RECORDS))  # fmt: skip
+    records.write({"train": made}, str(directory / "records"))
+    scratch.make(directory / "model", SIZES, [QUESTION, *CHOICES, base.get_config().prompt.instruction])
+
+
+class Ours:
+    """The trainer's way to a step's questions, and its stages by themselves."""
+
+    def __init__(self, directory: Path):
+        self.config, self.step = base.get_config(), 0
+        self.model = qwen.Config.from_hf(json.loads((directory / "model" / "config.json").read_text()))
+        self.prompts = Prompts(qwen.Processor.from_pretrained(directory / "model"), **self.config.prompt)
+        self.split = records.open_split(str(directory / "records"))
+        stream = pipeline.Stream(str(directory / "records"), seed=self.config.seed)
+        self.questions = batch.Questions(self.config, stream, self.prompts)
+
+    def whole(self) -> None:
+        """A step's questions, packed."""
+        self.step += 1
+        asked = self.questions.take(STEP, 1, 0.5, self.step)
+        self.pack([prompt for question in asked for prompt in question.prompts])
+
+    def pack(self, prompts):
+        """What a rollout begins with."""
+        return qwen.pack(self.model, prompts, **self.prompts.limits)
+
+    def stages(self) -> dict[str, float]:
+        """Seconds of each stage for a step's questions, one stage after the other."""
+        seconds, now = {}, time.process_time()
+
+        def done(stage: str) -> None:
+            nonlocal now
+            seconds[stage], now = time.process_time() - now, time.process_time()
+
+        read = [self.split[i] for i in range(STEP)]
+        done("read the record")
+        asked = [opened(record) for record in read]
+        done("open the pictures' headers")
+        orders = [permute.draw_orders(record, 1, 0.5, seed=0, epoch=0, step=1) for record in asked]
+        samples = [permute.render(permute.apply(record, order)) for record, found in zip(asked, orders)
+                   for order in dict.fromkeys(found)]  # fmt: skip
+        done("draw and render its orders")
+        prompts = [self.prompts.encode(sample) for sample in samples]
+        done("tokenise (1.5 prompts)")
+        self.prompts.prepare([record["images"] for record in asked], 1, {0})
+        done("hash, decode and resize")
+        for image in (image for record in asked for image in record["images"]):
+            images.patches(image, self.model.vision, **self.prompts.limits)
+        done("normalise to patches")
+        self.pack(prompts)
+        done("pack, normalising again")
+        seconds["pack"] = seconds.pop("pack, normalising again") - seconds["normalise to patches"]
+        return seconds
+
+
+class Peer:
+    """What one writes first, on transformers alone."""
+
+    def __init__(self, ours: Ours):
+        from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+
+        self.ours, self.step, vision = ours, 0, ours.model.vision
+        self.processor = Qwen2VLImageProcessorPil(patch_size=vision.patch_size, merge_size=vision.spatial_merge_size,
+                                                  **ours.prompts.limits)  # fmt: skip
+        self.per_token = vision.spatial_merge_size**2
+
+    def step_of(self, shared: bool) -> None:
+        """As many questions as in a step of ours, in two prompts each; with `shared` each picture is prepared once."""
+        places = np.random.default_rng(self.step).choice(RECORDS, STEP, replace=False)
+        self.step += 1
+        for record in (self.ours.split[int(place)] for place in places):
+            for number, order in enumerate(((0, 1), (1, 0))):
+                sample = permute.render(permute.apply(record, order))
+                if not (shared and number):
+                    found = self.pixels(sample["images"])
+                self.ids(sample, found["image_grid_thw"])
+
+    def pixels(self, encoded):
+        """Patches and grids of encoded pictures."""
+        return self.processor([Image.open(io.BytesIO(data)).convert("RGB") for data in encoded], return_tensors="np")
+
+    def ids(self, sample, grids) -> list[int]:
+        """The token ids of a sample whose pictures have these grids."""
+        tokenizer, token = self.ours.prompts.processor.tokenizer, "<|image_pad|>"
+        *system, user = self.ours.prompts.messages(sample)
+        parts = user["content"].split("<image>")
+        content = [item for part in parts for item in ({"type": "text", "text": part}, {"type": "image"})][:-1]
+        text = tokenizer.apply_chat_template([*system, {"role": "user", "content": content}], tokenize=False,
+                                             add_generation_prompt=True)  # fmt: skip
+        first, *rest = text.split(token)
+        spelt = [token * (int(grid.prod()) // self.per_token) + part for grid, part in zip(grids, rest)]
+        return tokenizer(first + "".join(spelt), add_special_tokens=False)["input_ids"]
+
+
+def check(ours: Ours, peer: Peer) -> None:
+    """Raises ValueError unless both make the same of a record."""
+    sample = permute.render(ours.split[0])
+    found = peer.pixels(sample["images"])
+    ids, pictures = ours.prompts.encode(opened(sample))
+    patches = np.concatenate([images.patches(each, ours.model.vision, **ours.prompts.limits)[0] for each in pictures])
+    if ids != peer.ids(sample, found["image_grid_thw"]) or not np.array_equal(patches, found["pixel_values"]):
+        raise ValueError("the peer prepares another prompt")
+
+
+def measure(directory: Path, cores: list[int]) -> dict:
+    """On these cores: CPU seconds of each loader for a step, those of our stages, and ours by the clock."""
+    os.sched_setaffinity(0, cores)  # of this thread, and of those that it starts
+    ours = Ours(directory)
+    peer = Peer(ours)
+    check(ours, peer)
+    loaders = {"perl_jax": ours.whole, SHARED: lambda: peer.step_of(True),
+               "transformers, each prompt by itself": lambda: peer.step_of(False)}  # fmt: skip
+    stages = [ours.stages() for _ in range(ROUNDS + 1)][1:]
+    return {
+        "loaders": workload.alternate(loaders, ROUNDS, time.process_time),
+        "stages": {name: statistics.median(run[name] for run in stages) for name in stages[0]},
+        "clock": workload.alternate({"": ours.whole}, ROUNDS)[""],
+    }
+
+
+def started(directory: str, cores: list[int]) -> dict:
+    """`measure` in a process of its own."""
+    command = [sys.executable, "-m", "benchmarks.data", directory, json.dumps(cores)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def main() -> None:
+    cores = sorted(os.sched_getaffinity(0))[:2]
+    with tempfile.TemporaryDirectory(prefix="perl_jax-data-") as directory:
+        make(Path(directory))
+        one, two = started(directory, cores[:1]), started(directory, cores)
+    print(f"{RECORDS} records of two pictures, steps of {STEP}; median of {ROUNDS}; ids and patches equal\n")
+    ours = one["loaders"]["perl_jax"]
+    rows = [*one["stages"].items(), ("all of it, as the trainer does it", ours)]
+    workload.table(("perl_jax, stage", "µs of a core a question"),
+                   [(name, f"{1e6 * seconds / STEP:.0f}") for name, seconds in rows])  # fmt: skip
+    print()
+    workload.table(("loader", "questions a second of a core", "of perl_jax's"),
+                   [(name, f"{STEP / seconds:.0f}", f"{ours / seconds:.2f}")
+                    for name, seconds in one["loaders"].items()])  # fmt: skip
+    print(f"\nBy the clock {STEP / one['clock']:.0f} a second on one core, "
+          f"{one['clock'] / two['clock']:.1f} times that on {len(cores)}.")  # fmt: skip
+    workload.conclude(f"a core prepares {STEP / ours:.0f} two-picture questions a second, each in two orders: "
+                      f"{one['loaders'][SHARED] / ours:.1f} times transformers' picture processor")  # fmt: skip
+
+
+if __name__ == "__main__":
+    if len(sys.argv) > 1:
+        print(json.dumps(measure(Path(sys.argv[1]), json.loads(sys.argv[2]))))
+    else:
+        main()

@@ -1,0 +1,176 @@
+"""Which records a run can show: prompts are measured once, before the first step, so that none is cut or skipped later.
+
+What a record's longest prompt takes depends on the records, the tokenizer and chat template, the limits of pictures and
+the texts around a question, and on no limit of tokens. It is kept in a file beside the records (in the workdir where
+these cannot be written to), which every run with the same of these reads.
+"""
+
+import collections
+import dataclasses
+import hashlib
+import itertools
+import json
+import logging
+import math
+import os
+import sys
+import time
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.progress import track
+
+from models.errors import InputError
+from perl_jax import permute, processes, records, symbols
+from perl_jax.prompts import Prompts, opened
+
+logger = logging.getLogger(__name__)
+
+EXCLUDED = "excluded.jsonl"  # in the workdir: who is left out, and why
+WORDINGS = 120  # of a record are tried at most
+LETTERS = 10  # more than the words for one place have, such as "Image 12" and "seventh"
+
+
+def shown(splits: Mapping[str, Sequence[str]], prompts: Prompts, workdir: Path) -> tuple[dict, dict]:
+    """The records whose prompts have at most `prompts.max_tokens` tokens in every order of their images.
+
+    Of {split: directories} returns {split: {directory: their places in the split, rising}} and {split: {directory:
+    {reason: how many others}}}. The others are also counted in a warning and named in WORKDIR/excluded.jsonl.
+
+    Raises:
+        InputError: a split of a directory has no record that can be shown.
+    """
+    kept, counts, named = {split: {} for split in splits}, {split: {} for split in splits}, []
+    for split, directory in [(split, directory) for split, found in splits.items() for directory in found]:
+        lines = measured(directory, split, prompts, workdir)
+        reasons = [_reason(line, prompts.max_tokens) for line in lines]
+        here = np.array([place for place, reason in enumerate(reasons) if not reason], np.int64)
+        found = dict(collections.Counter(reason for reason in reasons if reason).most_common())
+        kept[split][directory], counts[split][directory] = here, found
+        named += [{"directory": directory, "split": split, **line, "reason": reason}
+                  for line, reason in zip(lines, reasons) if reason]  # fmt: skip
+        said = ", ".join(f"{count:,} {reason}" for reason, count in found.items())
+        if not len(here):
+            raise InputError(f"no record of split {split!r} of {directory} can be shown: {said}; the last: {named[-1]}")
+        if said and processes.first():
+            logger.warning("%s of the %s records in split %r of %s are left out: %s; %s names them",
+                           f"{len(lines) - len(here):,}", f"{len(lines):,}", split, directory, said,
+                           workdir / EXCLUDED)  # fmt: skip
+    if processes.first():
+        _write(workdir / EXCLUDED, named)
+    return kept, counts
+
+
+def measured(directory: str, split: str, prompts: Prompts, workdir: Path) -> list[dict]:
+    """What `measure` says of each record of a split, from its file if there is one; else process 0 writes that."""
+    about = _about(directory, split, prompts)
+    name = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
+    file = Path(directory if os.access(directory, os.W_OK) else workdir) / f"lengths-{name}.jsonl"
+    found = []
+
+    def read_or_make():
+        found[:] = _read(file, about)
+        if not found:
+            found[:] = _made(directory, split, prompts)
+            _write(file, [about, *found])
+
+    processes.after_first(read_or_make)
+    return found
+
+
+def measure(record: records.Record, prompts: Prompts) -> dict:
+    """{"id", "tokens"} of a record: those of its longest prompt over the orders of its images, whatever their limit;
+    {"id", "reason", "detail"} of one that cannot be shown.
+
+    Pixels are not looked at. Where mentions of images can be worded in more than `WORDINGS` ways, the tokens are those
+    of the own order and `LETTERS` more for each mention: more than any order takes.
+    """
+    unlimited = dataclasses.replace(prompts, max_tokens=sys.maxsize)
+    reason = "with a picture that cannot be read"
+    try:
+        record = opened(record)
+        reason = "whose references to images do not fit"
+        permute.render(record)
+        orders, more = wordings(record)
+        samples = [permute.render(permute.apply(record, order)) for order in orders]
+        reason = "whose prompt cannot be made"
+        tokens = more + max(len(unlimited.encode(sample)[0]) for sample in samples)
+    except InputError as error:
+        return {"id": record["id"], "reason": reason, "detail": str(error)}
+    return {"id": record["id"], "tokens": tokens}
+
+
+def wordings(record: records.Record) -> tuple[list[permute.Order], int]:
+    """Orders of a record's images in which its prompt reads in every way that it can, the own first, and 0.
+
+    Where these are too many: the own, and how many letters its mentions can have at most.
+    """
+    own, places = tuple(range(len(record["images"]))), permute.movable_places(record)
+    mentions = [image for text in (record["question"], *record["choices"]) for image in symbols.mentioned(text)]
+    moved = sorted(set(mentions) & set(places))
+    if record["order_effect"] != "rewrite" or not moved:
+        return [own], 0
+    if math.perm(len(places), len(moved)) > WORDINGS:
+        return [own], LETTERS * len(mentions)
+    return list(dict.fromkeys([own, *_orders(own, places, moved)])), 0
+
+
+def _orders(own: permute.Order, places: Sequence[int], moved: Sequence[int]) -> Iterator[permute.Order]:
+    """One order for each way to lay the `moved` images on `places`; the other images of these fill what is left."""
+    others = [image for image in places if image not in moved]
+    for taken in itertools.permutations(places, len(moved)):
+        left = [place for place in places if place not in taken]
+        order = list(own)
+        for image, place in zip([*moved, *others], [*taken, *left]):
+            order[place] = image
+        yield tuple(order)
+
+
+def _reason(line: Mapping, max_tokens: int) -> str:
+    """Why a record is left out; "" if it is not."""
+    if "reason" in line:
+        return line["reason"]
+    return f"longer than config.prompt.max_tokens = {max_tokens}" if line["tokens"] > max_tokens else ""
+
+
+def _about(directory: str, split: str, prompts: Prompts) -> dict:
+    """All that lengths depend on, JSON-able."""
+    processor = prompts.processor
+    texts = json.loads(prompts.to_json())
+    del texts["max_tokens"]
+    tokenizer = processor.tokenizer.backend_tokenizer.to_str()
+    return {"records": records.fingerprint(directory), "split": split, **texts,
+            "tokenizer_sha256": hashlib.sha256(tokenizer.encode()).hexdigest(),
+            "patches": [processor.vision.patch_size, processor.vision.spatial_merge_size]}  # fmt: skip
+
+
+def _made(directory: str, split: str, prompts: Prompts) -> list[dict]:
+    stored, started, console = records.open_split(directory, split), time.monotonic(), Console(stderr=True)
+    logger.info("measuring the prompts of %s records of %s", f"{len(stored):,}", directory)
+    places = track(range(len(stored)), "records", console=console, disable=not console.is_terminal)
+    found = [measure(stored[place], prompts) for place in places]
+    logger.info("measured in %.0f s", time.monotonic() - started)
+    return found
+
+
+def _read(file: Path, about: Mapping) -> list[dict]:
+    """What was measured under `about`; nothing where the file is not there or broken."""
+    try:
+        with file.open(encoding="utf-8") as lines:
+            first, *found = map(json.loads, lines)
+    except (OSError, ValueError):
+        return []
+    return found if first == about else []
+
+
+def _write(file: Path, lines: Sequence[Mapping]) -> None:
+    """JSON lines, whole or not at all."""
+    partial = file.with_name(f".{file.name}-{uuid.uuid4().hex}")
+    try:
+        partial.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
+        partial.replace(file)
+    finally:
+        partial.unlink(missing_ok=True)
