@@ -109,7 +109,7 @@ class Stream:
         kept: `{directory: places}`: the only records that are drawn, as `lengths.shown` finds them; None: all.
         process_index, process_count: the draws of a `take` are cut into `process_count` blocks in order, and this
             process gets its own. Every process must make the same calls.
-        threads: that read records ahead.
+        threads: that read records.
 
     Raises:
         InputError: no records, a weight that is not positive, a seed or process out of range.
@@ -138,7 +138,6 @@ class Stream:
         self._process_index, self._process_count = process_index, process_count
         self._position = 0
         self._pool = concurrent.futures.ThreadPoolExecutor(threads)
-        self._ahead = {}  # position -> future
 
     @property
     def position(self) -> int:
@@ -162,13 +161,10 @@ class Stream:
         share, rest = divmod(count, self._process_count)
         if rest or count < 0:
             raise InputError(f"{count} records cannot be shared by {self._process_count} processes; use a multiple")
-        block = self._block(self._position, share)
-        taken = [self._ahead.pop(position, None) or self._read(position) for position in block]
+        start = self._position + self._process_index * share
+        taken = list(self._pool.map(self._record, range(start, start + share)))
         self._position += count
-        self._forget()
-        # Read what the next call of the same size will ask for while the caller works on this one.
-        self._ahead = {position: self._read(position) for position in self._block(self._position, share)}
-        return [future.result() for future in taken]
+        return taken
 
     def state(self) -> dict:
         """JSON-able: the position before the next draw, and what it counts: seed, split, fingerprints and weights, and
@@ -186,23 +182,10 @@ class Stream:
                 raise InputError(f"the saved data position belongs to {key} {state.get(key)}, but the run now has "
                                  f"{value}; restore the old data and settings, or start a new run")
         self._position = int(state["position"])
-        self._forget()
-
-    def _block(self, start, share):
-        start += self._process_index * share
-        return range(start, start + share)
-
-    def _read(self, position):
-        return self._pool.submit(self._record, position)
 
     def _record(self, position) -> records.Record:
         number, place, epoch = self._draws[position]
         return {**self._parts[number][place], "epoch": epoch, "position": position}
-
-    def _forget(self):
-        for future in self._ahead.values():
-            future.cancel()
-        self._ahead = {}
 
 
 def _mixture(sizes: list[int], weights: list[float], seed: int):

@@ -1,6 +1,7 @@
 """From a record to the prompt that a policy sees, and what of it an exported model must carry to see the same."""
 
 import dataclasses
+import functools
 import hashlib
 import json
 from collections.abc import Container, Mapping, Sequence
@@ -59,8 +60,7 @@ class Prompts:
                 return str(error)
             return None
 
-        with ThreadPoolExecutor(processes.cores()) as threads:  # Pillow decodes and resizes without the GIL
-            return list(threads.map(fault, pictures))
+        return list(_threads().map(fault, pictures))
 
     @property
     def limits(self) -> dict[str, int]:
@@ -98,6 +98,12 @@ class Prompts:
         if saved.get("template_sha256") != _digest(processor):
             raise InputError(f"{where}: its chat template was another than the model has now; restore that one")
         return cls(processor, **{name: saved[name] for name in FIELDS})
+
+
+@functools.cache
+def _threads() -> ThreadPoolExecutor:
+    """Pillow decodes and resizes without the GIL. They are kept: new ones ask the system for their memory anew."""
+    return ThreadPoolExecutor(processes.cores())
 
 
 def _digest(processor: qwen.Processor) -> str:
