@@ -4,7 +4,7 @@ Command:   python -m perl_jax.prepare --source=jsonl --input=FILE --out=runs/pho
            python -m perl_jax.train --config=configs/photographs.py:warm-up --workdir=runs/photos-warm-up
            python -m perl_jax.export --workdir=runs/photos-warm-up --out=runs/photos-model
            python -m perl_jax.filter --config=configs/photographs.py:perl --config.model=runs/photos-model \\
-               --workdir=runs/photos-filter --target=0.5
+               --workdir=runs/photos-filter --target=0.2
            python -m perl_jax.train --config=configs/photographs.py:perl --config.model=runs/photos-model \\
                --config.data.directory=runs/photos-filter/records --workdir=runs/photos-perl
 Hardware:  2 CPU cores, 8 GiB
