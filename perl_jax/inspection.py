@@ -64,8 +64,8 @@ def facts(config, shown: Sequence[Shown], seen: Survey) -> list[tuple[str, bool]
     beaten, tokens = sum(not each.best for each in asked), seen.tokens
     lengths = f"{tokens.mean():.0f} tokens on average, {tokens.max()} at most" if len(tokens) else "no tokens"
     return [
-        (f"{len(shown)} questions in {len(asked)} orders; the true answer earns the most in {len(asked) - beaten}, "
-         f"not in {beaten} (reward {config.reward})", beaten > 0),
+        (f"{len(shown)} questions in {len(asked)} orders; a wrong answer earns as much as the true one in {beaten} "
+         f"(reward {config.reward})", beaten > 0),
         (f"{len(tokens) + len(seen.faults)} of {seen.size} records sampled: {len(seen.faults)} cannot be shown",
          bool(seen.faults)),
         (f"prompts have {lengths}; {preview.too_long(config, seen):.1%} are left out, being longer than "
