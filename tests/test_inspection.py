@@ -57,7 +57,7 @@ def test_the_page_shows_what_the_steps_draw(data, tmp_path):
     assert several and permuted == len(several), "each that may move is seen in another order"
     assert page.count('<span class="tag">its own order</span>') == 6
     orders = 6 + permuted
-    assert f"6 questions in {orders} orders; the true answer earns the most in {orders}, not in 0" in text
+    assert f"6 questions in {orders} orders; a wrong answer earns as much as the true one in 0" in text
     assert text.splitlines()[1] == "40 of 40 records sampled: 0 cannot be shown" in seen.words
     assert "2.5% are left out, being longer than config.prompt.max_tokens = 128" in text
     assert "not count as right in 0 of 40" in text and text.endswith(str(tmp_path / "run" / "inspect.html"))
@@ -87,7 +87,7 @@ def test_a_prompt_can_be_read_token_by_token(data, tmp_path):
 def test_a_reward_that_does_not_know_is_flagged(data, tmp_path):
     text, page = inspect(tmp_path, 3, data=data, reward="tiny_reward:nothing")
     orders = page.count(" orders, p = ") + page.count("not drawn by this step")
-    assert f"earns the most in 0, not in {orders} (" in text
+    assert f"as the true one in {orders} (" in text
     assert "not count as right in 40 of 40" in text
     assert "Records whose true answer does not count as right: 40" in Tags(page).words
     assert page.count('<li class="alarm">') == 2
