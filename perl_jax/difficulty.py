@@ -24,7 +24,7 @@ from models import qwen2_5_vl as qwen
 from models.errors import InputError
 from models.qwen2_5_vl.images import Encoded
 from perl_jax import batch as batches
-from perl_jax import logs, mesh, permute, processes, rollout, selection
+from perl_jax import files, logs, mesh, permute, processes, rollout, selection
 from perl_jax.grading import Grader
 from perl_jax.prompts import Prompts, opened
 from perl_jax.records import Split
@@ -102,7 +102,7 @@ def begin(file: Path, settings: Mapping) -> dict[int, dict]:
 
     def read():
         if processes.first():
-            with logs.appended(file) as out:
+            with files.appended(file) as out:
                 if not out.tell():
                     out.write(json.dumps({"settings": settings}) + "\n")
         with file.open(encoding="utf-8") as content:
@@ -127,7 +127,7 @@ class Writer:
 
     def __init__(self, file: Path, rows: dict[int, dict]):
         self.rows = rows
-        self._file = logs.appended(file) if processes.first() else None
+        self._file = files.appended(file) if processes.first() else None
 
     def __enter__(self):
         return self

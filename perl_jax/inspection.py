@@ -14,7 +14,7 @@ from PIL import Image
 from models import qwen2_5_vl as qwen
 from models.qwen2_5_vl import images
 from perl_jax import batch as batches
-from perl_jax import lengths, pages, policy, preview, settings, train
+from perl_jax import files, lengths, pages, policy, preview, settings, train
 from perl_jax.grading import Grader
 from perl_jax.pages import Html, dim, element, folded, joined, note, table, tag
 from perl_jax.pipeline import Stream
@@ -54,7 +54,7 @@ def write(config, workdir: Path, count: int) -> str:
             *_named("Records whose true answer does not count as right", seen.unrewarded),
             *_shapes(config, seen, filled),
             element("h2", "The first questions"), *(_card(prompts, question) for question in shown)]  # fmt: skip
-    pages.write(workdir / FILE, pages.page("Inspection", body, STYLE))
+    files.write(workdir / FILE, pages.page("Inspection", body, STYLE))
     return "\n".join([text for text, _ in said] + [f"wrote {workdir / FILE}"])
 
 

@@ -3,7 +3,6 @@
 import contextlib
 import importlib.metadata
 import json
-import os
 import subprocess
 import sys
 import time
@@ -14,6 +13,8 @@ import jax
 import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from perl_jax import files
 
 LIBRARIES = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-datasets", "transformers")
 IN_LINE = {  # metric: its short name in a step's line
@@ -60,8 +61,8 @@ class RunLog:
         self._workdir = workdir
         _append_run(workdir / "run.json", {"config": config, **environment(), **facts})
         self._tensorboard = SummaryWriter(str(workdir / "tensorboard"))
-        self._metrics = appended(workdir / "metrics.jsonl")
-        self._rollouts = appended(workdir / "rollouts.jsonl")
+        self._metrics = files.appended(workdir / "metrics.jsonl")
+        self._rollouts = files.appended(workdir / "rollouts.jsonl")
         self._console = Console(stderr=True, highlight=False)
         self._last, self._left = last, None
 
@@ -93,10 +94,7 @@ class RunLog:
     def evaluation(self, name: str, stage: str, step: int, values: Mapping, rows: Iterable[Mapping]) -> None:
         """An evaluation's metrics, and its predictions as evaluations/<name>-<step>.jsonl, whole or not at all."""
         file = self._workdir / "evaluations" / f"{name}-{step:08d}.jsonl"
-        file.parent.mkdir(exist_ok=True)
-        partial = file.with_suffix(".partial")
-        partial.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-        partial.replace(file)
+        files.write(file, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
         self._write(stage, step, values)
         text = "  ".join(f"{key.removeprefix('eval/')} {x:.3f}" for key, x in values.items() if key.count("/") == 1)
         self._console.print(f"{stage} {step}/{self._last}  {name}: {text}", soft_wrap=True)
@@ -136,13 +134,6 @@ class Silent:
         """Nothing, and so the others."""
 
     evaluation = groups = step
-
-
-def appended(file: Path):
-    """The file, open for more lines; a last line that a killed run left unfinished is cut."""
-    if file.exists() and not (content := file.read_bytes()).endswith(b"\n"):
-        os.truncate(file, content.rfind(b"\n") + 1)
-    return file.open("a", encoding="utf-8")
 
 
 @contextlib.contextmanager
@@ -195,9 +186,7 @@ def environment() -> dict:
 
 def _append_run(file: Path, entry: Mapping) -> None:
     runs = json.loads(file.read_text(encoding="utf-8")) if file.exists() else []
-    partial = file.with_suffix(".partial")
-    partial.write_text(json.dumps([*runs, entry], indent=2, default=_plain), encoding="utf-8")
-    partial.replace(file)
+    files.write(file, json.dumps([*runs, entry], indent=2, default=_plain))
 
 
 def _plain(value):

@@ -7,15 +7,10 @@ run no script but its own.
 import base64
 import hashlib
 import io
-import json
-import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from html import escape
-from pathlib import Path
 
 from PIL import Image
-
-logger = logging.getLogger(__name__)
 
 VOID = {"br", "img", "input", "meta"}  # elements without an inside
 SIDE = 256  # pixels of a thumbnail's longer side
@@ -130,31 +125,3 @@ def plot(figure) -> Html:
 
 def _image(kind: str, data: bytes, alt: str = "") -> Html:
     return element("img", alt=alt, src=f"data:image/{kind};base64,{base64.b64encode(data).decode()}")
-
-
-def write(file: Path, text: str) -> None:
-    """Writes a page, or what goes beside it, whole or not at all."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(file.name + ".partial")
-    partial.write_text(text, encoding="utf-8", errors="replace")  # a model may say half a surrogate pair
-    partial.replace(file)
-
-
-def json_lines(file: Path) -> Iterator[dict]:
-    """The objects of a JSON-lines file, none where there is no file; lines that a killed program left half-written are
-    skipped and counted."""
-    if not file.exists():
-        return
-    skipped = 0
-    with open(file, encoding="utf-8", errors="replace") as lines:
-        for line in lines:
-            try:
-                value = json.loads(line)
-            except ValueError:
-                value = None
-            if isinstance(value, dict):
-                yield value
-            else:
-                skipped += bool(line.strip())
-    if skipped:
-        logger.warning("%s: skipped %d unreadable lines", file, skipped)

@@ -6,23 +6,18 @@ when a set is opened, so that the rest of perl_jax runs on machines that lack th
 """
 
 import collections
-import contextlib
-import fcntl
-import glob
 import hashlib
 import json
 import math
 import os
 import re
-import shutil
-import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from typing import NotRequired, TypedDict
 
 import numpy as np
 
 from models.errors import InputError
-from perl_jax import permute, pictures, symbols
+from perl_jax import files, permute, pictures, symbols
 
 KINDS = ("choice", "number", "text", "order")
 ORDER_EFFECTS = ("invariant", "rewrite", "fixed")
@@ -93,8 +88,7 @@ def write(
         raise InputError(f"name {name!r} of a set of records must be in lower_snake_case")
     if not records:
         raise InputError(f"{directory} would hold no splits; give at least one")
-    os.makedirs(os.path.dirname(directory), exist_ok=True)
-    with _renamed_when_done(directory) as partial:
+    with files.whole_directory(directory) as partial:
         writer = _tfds_writer(partial, name)
         writer.initialize_splits(list(records))
         seen, splits = set(), {}
@@ -363,36 +357,6 @@ class _Tally:
     def summary(self) -> dict:
         counts = {key: dict(sorted(counter.items())) for key, counter in self._counts.items()}
         return {"records": self.records, "sha256": self._digest.hexdigest(), **counts}
-
-
-@contextlib.contextmanager
-def _renamed_when_done(directory: str) -> Iterator[str]:
-    parent, prefix = os.path.dirname(directory), f".{os.path.basename(directory)}.partial-"
-    for left in glob.glob(os.path.join(glob.escape(parent), f"{glob.escape(prefix)}*")):
-        with _locked(left) as free:  # what a killed run has left; another that still writes holds its own
-            if free:
-                shutil.rmtree(left, ignore_errors=True)
-    partial = tempfile.mkdtemp(prefix=prefix, dir=parent)
-    try:
-        os.chmod(partial, 0o755)  # mkdtemp's 0700 would keep others from reading the set
-        with _locked(partial):
-            yield partial
-        os.rename(partial, directory)  # also onto an empty directory
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
-@contextlib.contextmanager
-def _locked(directory: str) -> Iterator[bool]:
-    """Holds a directory until its process ends; False where another process holds it."""
-    handle = os.open(directory, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield True
-    except BlockingIOError:
-        yield False
-    finally:
-        os.close(handle)
 
 
 def _require_set(directory: str):

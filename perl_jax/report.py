@@ -17,8 +17,8 @@ import numpy as np
 from absl import flags, logging
 
 from models.errors import InputError
-from perl_jax import cli, pages, statistics
-from perl_jax.pages import Html, dim, element, folded, joined, json_lines, note, table
+from perl_jax import cli, files, pages, statistics
+from perl_jax.pages import Html, dim, element, folded, joined, note, table
 
 FLAGS = flags.FLAGS
 EVALUATION = re.compile(r"(.+)-(\d{8,})\.jsonl")
@@ -85,18 +85,18 @@ def parse_workdirs(items: Sequence[str]) -> dict[str, Path]:
 def read_run(name: str, path: Path) -> Run:
     """What lies in a run's directory. Raises InputError for prediction rows of another form."""
     metrics: dict[tuple[str, int], dict[str, float]] = {}
-    for line in json_lines(path / "metrics.jsonl"):
+    for line in files.json_lines(path / "metrics.jsonl"):
         if isinstance(line.get("step"), int):
             metrics.setdefault((str(line.get("stage")), line["step"]), {}).update(line)
     evaluations: dict[str, dict[int, list[dict]]] = {}
     for file in sorted((path / "evaluations").glob("*.jsonl")):
         if match := EVALUATION.fullmatch(file.name):
-            rows = list(json_lines(file))
+            rows = list(files.json_lines(file))
             if missing := [key for row in rows for key in sorted(ROW_KEYS - row.keys())]:
                 raise InputError(f"{file}: not an evaluation, a row has no {missing[0]!r}")
             if rows:
                 evaluations.setdefault(match[1], {})[int(match[2])] = rows
-    groups = [group for group in json_lines(path / "rollouts.jsonl") if all(key in group for key in GROUP_KEYS)]
+    groups = [group for group in files.json_lines(path / "rollouts.jsonl") if all(key in group for key in GROUP_KEYS)]
     spread = sorted({round(i) for i in np.linspace(0, len(groups) - 1, GROUPS_SHOWN)}) if groups else []
     return Run(name, _starts(path / "run.json"), metrics, evaluations, [groups[i] for i in spread])
 
@@ -284,7 +284,7 @@ def write(workdirs: Mapping[str, Path], out: Path) -> str:
     sections = [statistics.section(name, [run.result(name) for run in runs]) for name in names]
     text = statistics.markdown(sections) if sections else "No evaluation yet.\n"
     for file, content in ((out, page(runs, sections)), (out.with_suffix(".md"), text)):
-        pages.write(file, content)
+        files.write(file, content)
     return text
 
 

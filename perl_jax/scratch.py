@@ -4,8 +4,6 @@ directory that transformers loads. For demos and tests, where a published model 
 import dataclasses
 import json
 import os
-import shutil
-import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -14,6 +12,7 @@ from flax import nnx
 from models import qwen2_5_vl as qwen
 from models.errors import InputError
 from models.qwen2_5_vl import images as image_processing
+from perl_jax import files
 
 SPECIAL_TOKENS = tuple(
     f"<|{name}|>"
@@ -87,14 +86,9 @@ def make(path: str | os.PathLike, config: Mapping, texts: Iterable[str], seed: i
         raise InputError(f"{path} exists and is not empty; give a new directory for the model")
     tokenizer = train_tokenizer(texts, vocab_size)
     model_config = _network_config(config, tokenizer)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{path.name}.partial-", dir=path.parent))
-    try:
-        qwen.save(qwen.Qwen2_5_VL(model_config, rngs=nnx.Rngs(seed)), partial / "model")
-        _write_processor(partial / "model", tokenizer, model_config)
-        os.replace(partial / "model", path)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    with files.whole_directory(path) as partial:
+        qwen.save(qwen.Qwen2_5_VL(model_config, rngs=nnx.Rngs(seed)), partial)
+        _write_processor(Path(partial), tokenizer, model_config)
 
 
 def make_processor(path: str | os.PathLike, config: Mapping, texts: Iterable[str], vocab_size: int = 1000) -> None:

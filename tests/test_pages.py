@@ -52,14 +52,3 @@ def test_a_table():
     seen = Tags(pages.table(["<a>", "b"], [["<i>", element("td", "x", class_="number")]], "figures"))
     assert seen.words == "<a>b<i>x" and ("class", "number") in seen.attributes
     assert pages.table(["a"], [], "figures") == ""
-
-
-def test_files_are_whole_and_half_lines_skipped(tmp_path):
-    file = tmp_path / "deep" / "page.html"
-    pages.write(file, HOSTILE)
-    pages.write(file, HOSTILE + "2")
-    assert file.read_text().endswith("?2") and list(file.parent.iterdir()) == [file]
-    lines = tmp_path / "lines.jsonl"
-    lines.write_bytes(b'{"a": 1}\n\n[2]\n{"a": \xff\n{"a": 2}\n{"a"')
-    assert list(pages.json_lines(lines)) == [{"a": 1}, {"a": 2}]
-    assert list(pages.json_lines(tmp_path / "none.jsonl")) == []

@@ -17,7 +17,7 @@ import numpy as np
 
 from models.errors import InputError
 from models.qwen2_5_vl.images import open_image
-from perl_jax import pages, permute, records
+from perl_jax import files, pages, permute, records
 from perl_jax.pages import Html, dim, element, folded, joined, note, table, tag
 
 SCANNED = 5000  # records of a split that samples are drawn from, at most
@@ -85,16 +85,16 @@ def write(directory: str, out: str, count: int, seed: int = 0) -> None:
     shown = [(split, splits[split][i]) for split, i in chosen(splits, count, seed)]
     shown.sort(key=lambda pair: (pair[1]["order_effect"], pair[1]["source"], pair[0], pair[1]["id"]))
     wanted, decisions, by = {record["id"] for _, record in shown}, {}, collections.Counter()
-    for line in pages.json_lines(Path(directory, "decisions.jsonl")):
+    for line in files.json_lines(Path(directory, "decisions.jsonl")):
         by[str(line.get("by"))] += 1
         if line.get("id") in wanted:
             decisions[line["id"]] = line
-    rejected = list(pages.json_lines(Path(directory, "rejected.jsonl")))
+    rejected = list(files.json_lines(Path(directory, "rejected.jsonl")))
     body = [element("h1", f"Review of {summary['name']}"),
             *_head(summary["splits"], by, len(shown), len(rejected)), _bar(),
             *(_card(split, record, decisions.get(record["id"], {})) for split, record in shown),
             *_rejected(rejected)]  # fmt: skip
-    pages.write(Path(out), pages.page("Review", body, STYLE, SCRIPT))
+    files.write(Path(out), pages.page("Review", body, STYLE, SCRIPT))
 
 
 def chosen(splits: Mapping[str, records.Split], count: int, seed: int) -> list[tuple[str, int]]:

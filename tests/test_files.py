@@ -1,0 +1,60 @@
+"""Files are whole or not there; lines go on where a killed run has cut one; a directory appears when it is full."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from perl_jax import files
+
+
+def test_files_are_whole_and_half_lines_skipped(tmp_path):
+    file = tmp_path / "deep" / "page.html"
+    files.write(file, "one \ud800")
+    files.write(file, "two \ud800")
+    assert file.read_text() == "two ?" and list(file.parent.iterdir()) == [file]
+    lines = tmp_path / "lines.jsonl"
+    lines.write_bytes(b'{"a": 1}\n\n[2]\n{"a": \xff\n{"a": 2}\n{"a"')
+    assert list(files.json_lines(lines)) == [{"a": 1}, {"a": 2}]
+    assert list(files.json_lines(tmp_path / "none.jsonl")) == []
+
+
+def test_a_cut_line_is_removed_before_more_come(tmp_path):
+    file = tmp_path / "lines.jsonl"
+    for content, kept in ((b"one\ntw", "one\n"), (b"tw", ""), (b"", ""), (b"one\n", "one\n")):
+        file.write_bytes(content)
+        with files.appended(file) as lines:
+            lines.write("three\n")
+        assert file.read_text() == kept + "three\n"
+
+
+def test_a_directory_appears_when_it_is_full(tmp_path):
+    with files.whole_directory(tmp_path / "a") as partial:
+        open(os.path.join(partial, "x"), "w").close()
+        assert not (tmp_path / "a").exists()
+    assert os.listdir(tmp_path / "a") == ["x"]
+    with pytest.raises(KeyError), files.whole_directory(tmp_path / "b"):
+        raise KeyError
+    assert os.listdir(tmp_path) == ["a"]
+
+
+def test_what_a_killed_run_left_goes_and_what_another_writes_stays(tmp_path):
+    (tmp_path / ".a.partial-killed").mkdir()
+    code = f"""
+from perl_jax import files
+with files.whole_directory({str(tmp_path / "a")!r}):
+    print("ready", flush=True)
+    input()
+"""
+    other = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert other.stdout.readline() == "ready\n"
+    [theirs] = os.listdir(tmp_path)
+    with files.whole_directory(tmp_path / "a") as ours:
+        assert sorted(os.listdir(tmp_path)) == sorted([theirs, os.path.basename(ours)])
+    other.kill()
+    other.wait()
+    os.rmdir(tmp_path / "a")
+    with files.whole_directory(tmp_path / "a"):
+        pass
+    assert os.listdir(tmp_path) == ["a"]
