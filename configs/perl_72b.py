@@ -1,6 +1,7 @@
 """PeRL with the paper's hyper-parameters (section 4), for Qwen2.5-VL-72B on a slice of TPUs.
 
-Command:   python -m perl_jax.train --config=configs/perl_72b.py --config.data.directory=DATA --workdir=runs/perl_72b
+Command:   python -m perl_jax.train --config=configs/perl_72b.py --workdir=runs/perl_72b
+Data:      as configs/perl_7b.py
 Hardware:  v5p:4x4x4 or v6e:16x16; planned (benchmarks/PLANS.md): 58%, 87% of the memory, 116, 30 s a step
 Result:    not run
 """
