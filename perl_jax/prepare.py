@@ -62,54 +62,73 @@ def build(
     _check_options(source, module, options)
     if holdout and (not 0 < holdout < 1 or HELD_OUT in module.SPLITS):
         raise InputError(f"--holdout={holdout}: give a share below 1, of a source without a split {HELD_OUT!r}")
-    filters = picture_rules.Filters(decontaminate)
-    rejected, decisions, held_out = [], [], []
-    count = itertools.count(1)
+    filters, ledger = picture_rules.Filters(decontaminate), Ledger(holdout, show)
 
     def kept(split: str) -> Iterator[records.Record]:
         rows = module.records(input, split, seed=seed, **options)
-        for item in _graded(_curated(rows, annotate, filters)):
-            if isinstance(item, data.Rejected):
-                rejected.append({"split": split, **item._asdict()})
-            elif isinstance(item, Curated) and holdout and _share(item.record) < holdout:
-                held_out.append(item)
-            else:
-                yield from accepted(split, [item])
-            if show:
-                show(next(count) - len(rejected), len(rejected))
+        return itertools.islice(ledger.entered(split, _graded(_curated(rows, annotate, filters))), limit)
 
-    def accepted(split: str, items) -> Iterator[records.Record]:
-        for item in items:
-            if isinstance(item, Curated):
-                decisions.append({"split": split, **item.decision._asdict()})
-                item = item.record
-            yield item
-
-    splits = {split: itertools.islice(kept(split), limit) for split in module.SPLITS}
+    splits = {split: kept(split) for split in module.SPLITS}
     if holdout:
-        splits[HELD_OUT] = accepted(HELD_OUT, held_out)  # read after all others, when the list is full
-
-    def reject(split, record, error):
-        rejected.append({"split": split, "id": record.get("id"), "reason": "not a whole record", "detail": str(error)})
-
-    def finish(directory):
-        for name, rows in ((REJECTED, rejected), (DECISIONS, decisions)):
-            with open(os.path.join(directory, name), "w", encoding="utf-8", errors="backslashreplace") as file:
-                file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-
+        splits[HELD_OUT] = ledger.held_out()  # read after all others, when it is full
     try:
-        summary = records.write(splits, out, name=source, reject=reject, finish=finish)
+        summary = records.write(splits, out, name=source, reject=ledger.reject, finish=ledger.write)
     except InputError as error:
-        if rejected:
-            raise InputError(f"{error}; {len(rejected)} rows were rejected, the last: {rejected[-1]}") from error
+        if ledger.rejected:
+            raise InputError(f"{error}; {len(ledger.rejected)} rows were rejected, the last: "
+                             f"{ledger.rejected[-1]}") from error  # fmt: skip
         raise
-    reasons = {split: collections.Counter() for split in splits}
-    for row in rejected:
-        reasons[row["split"]][row["reason"]] += 1
-    return {**summary, "rejected": {split: dict(counter.most_common()) for split, counter in reasons.items()}}
+    return {**summary, "rejected": {split: ledger.reasons(split) for split in splits}}
 
 
 Item = records.Record | Curated | data.Rejected
+
+
+class Ledger:
+    """What became of each row: held out, rejected, or accepted with a decision; told to `show` as (kept, left out)."""
+
+    def __init__(self, holdout: float, show: Callable[[int, int], None] | None):
+        self.rejected, self._decisions, self._held_out = [], [], []
+        self._holdout, self._show, self._seen = holdout, show, 0
+
+    def entered(self, split: str, items: Iterable[Item]) -> Iterator[records.Record]:
+        """The records of a split's items; the others are noted."""
+        for item in items:
+            self._seen += 1
+            if isinstance(item, data.Rejected):
+                self.rejected.append({"split": split, **item._asdict()})
+            elif isinstance(item, Curated) and self._holdout and _share(item.record) < self._holdout:
+                self._held_out.append(item)
+            else:
+                yield self._accepted(split, item)
+            if self._show:
+                self._show(self._seen - len(self.rejected), len(self.rejected))
+
+    def held_out(self) -> Iterator[records.Record]:
+        """The records kept for evaluation."""
+        for item in self._held_out:
+            yield self._accepted(HELD_OUT, item)
+
+    def _accepted(self, split: str, item: records.Record | Curated) -> records.Record:
+        if not isinstance(item, Curated):
+            return item
+        self._decisions.append({"split": split, **item.decision._asdict()})
+        return item.record
+
+    def reject(self, split: str, record: records.Record, error: InputError) -> None:
+        """Notes a record that cannot be written."""
+        row = {"split": split, "id": record.get("id"), "reason": "not a whole record", "detail": str(error)}
+        self.rejected.append(row)
+
+    def reasons(self, split: str) -> dict[str, int]:
+        """How many rows of a split were left out, by reason, the most frequent first."""
+        return dict(collections.Counter(row["reason"] for row in self.rejected if row["split"] == split).most_common())
+
+    def write(self, directory: str) -> None:
+        """Writes rejected.jsonl and decisions.jsonl."""
+        for name, rows in ((REJECTED, self.rejected), (DECISIONS, self._decisions)):
+            with open(os.path.join(directory, name), "w", encoding="utf-8", errors="backslashreplace") as file:
+                file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 
 def _curated(rows: Iterable, annotate, filters: picture_rules.Filters) -> Iterator[Item]:
