@@ -13,7 +13,7 @@ from PIL import Image
 
 from models import qwen2_5_vl as qwen
 from models.errors import InputError
-from perl_jax import lengths, permute, prompts, records, scratch, symbols
+from perl_jax import lengths, permute, pictures, prompts, records, scratch, symbols
 
 WORDS = ("which", "of", "the", "two", "shows", "a", "larger", "cat", "than", "other")
 STYLES = ("", "|lower", "|number", "|ordinal", "|ordinal", "|letter", "|last", "|numeral")
@@ -106,7 +106,7 @@ def stored(tmp_path_factory):
     made[7]["question"] += "{image:2}"
     made[8]["question"] += "<|im_end|>"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(records, "stored_picture", lambda data, where: data)
+        patch.setattr(pictures, "stored", lambda data, where: data)
         patch.setattr(records, "_check_symbols", lambda record: None)
         records.write({"train": made}, path)
     return str(path)
