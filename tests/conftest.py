@@ -21,6 +21,14 @@ hypothesis.settings.register_profile("perl_jax", deadline=None)
 hypothesis.settings.load_profile("perl_jax")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def few_programs():
+    """Compiled programs do not outlive their module: thousands of them exhaust the memory maps that a process may have,
+    and XLA then crashes while it compiles another."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture(scope="session")
 def models():
     """{name: a random model of each tiny config}."""

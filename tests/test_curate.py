@@ -40,6 +40,22 @@ def test_letters_follow_pictures_in_choices():
     assert rendered(made.record, [0, 2, 1], 3)[2] == "A"
 
 
+@pytest.mark.parametrize(("choices", "moved"), [
+    (["the first image", "the second image"], ["the second image", "the third image"]),
+    (["a cat", "a dog"], ["a cat", "a dog"]),
+    (["<image>", "<image>", "<image>"], None),
+])
+def test_the_letter_of_a_choice_is_no_letter_of_an_image(choices, moved):
+    """Where a choice's words follow their image its letter stays; where it shows the image, the letter goes with it."""
+    record = curate(row("Which picture is older?", "B", 3, choices=choices, kind="choice")).record
+    assert record["answer"] == "B"
+    new = permute.render(permute.apply({**record, "images": list("abc")}, (2, 0, 1)))
+    if moved:
+        assert (new["choices"], new["answer"]) == (moved, "B")
+    else:
+        assert new["images"][ord(new["answer"]) - ord("A")] == "b"
+
+
 def test_slots_at_the_end_go_to_the_front_and_slots_within_stay():
     assert curate(row("Is it red?<image><image>", "Yes")).record["question"] == "<image:0><image:1>\nIs it red?"
     assert curate(row("Is <image> like <image>?", "Yes")).record["question"] == "Is <image:0> like <image:1>?"

@@ -56,7 +56,8 @@ def curate(row: Row, annotation: Annotation | None = None) -> Curated | Rejected
     question, choices = _numbered(short.question, list(short.choices), count)
     answer = short.answer
     if not _has_symbols(row):
-        answer = references.answer_to_symbols(answer, question, count)
+        if not (short.kind == "choice" and choices):  # its letter is the choice's, and no image's
+            answer = references.answer_to_symbols(answer, question, count)
         question = references.to_symbols(question, count)
         choices = [references.to_symbols(choice, count) for choice in choices]
     if count > 1 and (beyond := references.beyond("\n".join((short.question, *short.choices, short.answer)), count)):

@@ -154,6 +154,10 @@ def label(question: str, choices: Sequence[str], answer: str, count: int) -> Lab
         return Label("fixed", ", ".join(lone), UNSURE)
     if not symbols.mentioned(answer) and not choices and _ENUMERATION.search(answer) and _SEVERAL.search(question):
         return Label("fixed", f"the answer {answer} may list what images show, one after the other", UNSURE)
+    if choices and all(choice.strip(" ().:") in ("", symbols.letter(k)) for k, choice in enumerate(choices)):
+        if asks_for_image(question) and len(choices) == count:
+            return Label("rewrite", "letters that name images", LIKELY)
+        return Label("fixed", "choices that are only letters", UNSURE)
     if mentioned := [*symbols.MENTION.finditer(text), *symbols.SET.finditer(text)]:
         return Label("rewrite", ", ".join(dict.fromkeys(symbols.words(match[0], count) for match in mentioned)), LIKELY)
     if len(symbols.SLOT.findall("\n".join(choices))) > 1:
