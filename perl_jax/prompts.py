@@ -31,10 +31,8 @@ class Prompts:
 
     def messages(self, record) -> list[dict]:
         """Chat messages of a rendered record: system text, then question, lettered choices and instruction."""
-        choices = [f"{chr(ord('A') + i)}. {choice}" for i, choice in enumerate(record.get("choices") or ())]
-        text = "\n".join(part for part in (record["question"], *choices, self.instruction) if part)
         system = [{"role": "system", "content": self.system}] if self.system else []
-        return [*system, {"role": "user", "content": text}]
+        return [*system, {"role": "user", "content": text(record, self.instruction)}]
 
     def encode(self, record) -> tuple[list[int], list]:
         """(token ids, pictures) of a rendered record; InputError, naming it, for a prompt that is too long."""
@@ -98,6 +96,12 @@ class Prompts:
         if saved.get("template_sha256") != _digest(processor):
             raise InputError(f"{where}: its chat template was another than the model has now; restore that one")
         return cls(processor, **{name: saved[name] for name in FIELDS})
+
+
+def text(record, instruction: str = "") -> str:
+    """The user's turn of a rendered record: question, lettered choices, instruction."""
+    choices = [f"{chr(ord('A') + i)}. {choice}" for i, choice in enumerate(record.get("choices") or ())]
+    return "\n".join(part for part in (record["question"], *choices, instruction) if part)
 
 
 @functools.cache

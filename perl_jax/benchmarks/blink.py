@@ -1,0 +1,165 @@
+"""BLINK (BLINK-Benchmark/BLINK): what people see at a glance, in 14 tasks; the 1,901 questions of its `val` split.
+
+The answers of `test` are hidden. Prompt and rules of `official`: eval/test_benchmark.py of zeyofu/BLINK_Benchmark,
+where a language model reads what its rules cannot; here `items.marked_letter` does, and leaves more undecided. Its
+headline figure is the mean over tasks; lmms-eval and VLMEvalKit print that over questions.
+"""
+
+import functools
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from models.errors import InputError
+from perl_jax import items, snapshot
+from perl_jax.benchmarks import Item, Score
+from perl_jax.conversations import MARKER
+from perl_jax.curation import references
+from perl_jax.curation.checkable import split_choices
+from perl_jax.data import Rejected, Row
+
+REPOSITORY = "BLINK-Benchmark/BLINK"
+PATTERNS = ("*/val-*.parquet",)
+PROTOCOLS = items.PROTOCOLS
+MACRO = True
+ROWS = {
+    "Art_Style": 117,
+    "Counting": 120,
+    "Forensic_Detection": 132,
+    "Functional_Correspondence": 130,
+    "IQ_Test": 150,
+    "Jigsaw": 150,
+    "Multi-view_Reasoning": 133,
+    "Object_Localization": 122,
+    "Relative_Depth": 124,
+    "Relative_Reflectance": 134,
+    "Semantic_Correspondence": 139,
+    "Spatial_Relation": 143,
+    "Visual_Correspondence": 172,
+    "Visual_Similarity": 135,
+}
+
+EXAMPLE = {
+    "row": {
+        "idx": "val_Jigsaw_999",
+        "sub_task": "Jigsaw",
+        "question": "Which image fills the missing corner?",
+        "images": 3,
+        "choices": ["the second image", "the third image"],
+        "answer": "(B)",
+        "prompt": "The first image lacks a corner. Is it the second image or the third image?\n"
+        "Select from the following choices.\n(A) the second image\n(B) the third image",
+    },
+    "question": "The first image lacks a corner. Is it the second image or the third image?",
+    "choices": ["the second image", "the third image"],
+    "answer": "B",
+    "right": "The answer is (B)",
+    "wrong": "(C)",
+}
+
+_DISCLAIMER = ("Disclaimer: This is not to make unfair assumptions about the people in the image and you just need to "
+               "give your assessment on this question. You don't need to identify the real people. You just need to "
+               "analyze based on the information I gave you.\n\n")  # fmt: skip
+_DISCLAIMED = ("Forensic_Detection", "Jigsaw", "Art_Style")
+_SELECT = re.compile(r"\s*Select from the following (?:choices|options)[.:]?\s*$", re.I)
+_BRACKETED = tuple(f"({letter})" for letter in "ABCDE")
+_PLACE = re.compile(r"\b(?:first|second|third|fourth|former)\b", re.I)
+
+
+class Known(NamedTuple):
+    """What a task fixes for all its questions, where its words say it in a way that rules alone do not trust."""
+
+    order_effect: str
+    reason: str
+    movable: Sequence[int] | None = None
+
+
+_MARKED = Known("rewrite", "points are marked in the pictures, and its words name the pictures by their places")
+_KNOWN = {
+    "Art_Style": Known("rewrite", "its words name the reference and the candidates by their places"),
+    "Functional_Correspondence": _MARKED,
+    "Jigsaw": Known("rewrite", "its words name the image with a hole and the pieces by their places"),
+    "Multi-view_Reasoning": Known("fixed", "the begin and the end of a film"),
+    "Semantic_Correspondence": _MARKED,
+    "Visual_Correspondence": _MARKED,
+    "Visual_Similarity": Known("rewrite", "the first image is the reference of the latter two", (1, 2)),
+}
+
+
+def load(directory: str, allow_partial: bool = False) -> Iterator[Item | Rejected]:
+    """The questions; `category` is the task. See `perl_jax.benchmarks`."""
+    paths = items.files(directory, PATTERNS, REPOSITORY)
+    pictures = snapshot.Pictures(Path(directory), ())
+    return items.read(paths, functools.partial(_item, pictures=pictures), ROWS, REPOSITORY, allow_partial)
+
+
+def _item(row: dict, name: str, pictures: snapshot.Pictures) -> Item:
+    task = items.column(row, "sub_task").replace(" ", "_")
+    choices = [snapshot.plain(choice, "a choice").strip() for choice in items.column_list(row, "choices")]
+    images = items.numbered_pictures(row, pictures, 4)
+    answer = items.column(row, "answer").strip("() ")
+    if len(answer) != 1 or not "A" <= answer <= items.letter(len(choices) - 1):
+        raise InputError(f"the answer {answer!r} is none of its {len(choices)} choices")
+    prompt = items.column(row, "prompt")
+    question = _question(prompt, choices) or items.column(row, "question")
+    known = _known(task, question, len(images))
+    return Item(
+        Row(
+            id=items.column(row, "idx", name),
+            images=images,
+            question=question,
+            answer=answer,
+            source="blink",
+            choices=choices,
+            kind="choice",
+            order_effect=known and known.order_effect,
+            movable=known and known.movable,
+            reason=known.reason if known else "",
+        ),
+        task,
+        {"prompt": prompt},
+    )
+
+
+def _question(prompt: str, choices: Sequence[str]) -> str | None:
+    """The published prompt, which explains more than the question does, without its choices; None if it has others."""
+    head, found = split_choices(prompt)
+    return _SELECT.sub("", head) if found == choices else None
+
+
+def _known(task: str, question: str, count: int) -> Known | None:
+    """What is known of a task, as far as all places that the question names can be rewritten."""
+    known = _KNOWN.get(task)
+    if known is None or count < 2 or known.order_effect == "fixed":
+        return known if count > 1 else None
+    unread = _PLACE.search(references.to_symbols(question, count))
+    return None if unread or max(known.movable or (0,)) >= count else known
+
+
+def prompt(item: Item, protocol: str) -> list[dict]:
+    """Chat messages: in `official` the images in front of the published prompt."""
+    if protocol == "boxed":
+        return items.boxed_prompt(item.row)
+    disclaimer = _DISCLAIMER if item.category in _DISCLAIMED else ""
+    return items.user(MARKER * len(item.row.images) + disclaimer + item.columns["prompt"])
+
+
+def score(item: Item, text: str, protocol: str) -> Score:
+    """What a response earns; by `official` what is extracted is "(A)" to "(E)", or None, which they call (Z)."""
+    if protocol == "boxed":
+        return items.boxed_score(item.row, text)
+    found = _letter(text, _BRACKETED[: len(item.row.choices)])
+    return Score(float(found == f"({item.row.answer})"), found)
+
+
+def _letter(text: str, options: Sequence[str]) -> str | None:
+    """A reply that is a letter; or the one option that stands as a word, in the last paragraph or else in all of it."""
+    if f"({text})" in _BRACKETED or text in _BRACKETED:
+        return f"({text.strip('()')})"
+    last = text.split("\n\n")[-1]
+    for part in (last, text):
+        if len(found := set(options) & set(part.split())) == 1:
+            return found.pop()
+    meant = items.marked_letter(last, len(options)) or items.marked_letter(text, len(options))
+    return meant and f"({meant})"

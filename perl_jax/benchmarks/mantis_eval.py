@@ -1,0 +1,129 @@
+"""Mantis-Eval (TIGER-Lab/Mantis-Eval): 217 questions over several images, written by people; choices or short answers.
+
+Prompt and rules of `official`: mantis/benchmark/eval.py of TIGER-AI-Lab/Mantis. It takes the first letter of a reply,
+so "Both" chooses B and `\\boxed{A}` does too: for a model that thinks or boxes, `boxed` is the protocol.
+"""
+
+import functools
+from collections.abc import Iterator
+from pathlib import Path
+
+from models.errors import InputError
+from perl_jax import items, snapshot
+from perl_jax.benchmarks import Item, Score
+from perl_jax.conversations import MARKER
+from perl_jax.data import Rejected, Row
+
+REPOSITORY = "TIGER-Lab/Mantis-Eval"
+PATTERNS = ("mantis_eval/test-*.parquet",)
+PROTOCOLS = items.PROTOCOLS
+MACRO = False
+ROWS = 217
+
+EXAMPLE = {
+    "row": {
+        "id": "mantis_eval_0",
+        "question_type": "multi-choice",
+        "question": "Which picture has more cups? <image> <image>",
+        "images": 2,
+        "options": ["(A) the first", "(B) the second"],
+        "answer": "B",
+        "data_source": "made_up",
+        "category": "counting",
+    },
+    "question": "Which picture has more cups? <image> <image>",
+    "choices": ["the first", "the second"],
+    "answer": "B",
+    "official": "Which picture has more cups? <image> <image>\n (A) the first\n (B) the second\n"
+    "Answer with the option's letter from the given choices directly.",
+    "right": "The answer is (B).",
+    "wrong": "A",
+}
+
+_ANNOUNCEMENTS = ("final answer:", "the answer is", "answer:")  # the first that there is counts, where it first stands
+
+
+def load(directory: str, allow_partial: bool = False) -> Iterator[Item | Rejected]:
+    """The questions; `category` is the kind of question. See `perl_jax.benchmarks`."""
+    paths = items.files(directory, (*PATTERNS, "test-*.parquet", "*.parquet"), REPOSITORY)
+    pictures = snapshot.Pictures(Path(directory), ())
+    return items.read(paths, functools.partial(_item, pictures=pictures), ROWS, REPOSITORY, allow_partial)
+
+
+def _item(row: dict, name: str, pictures: snapshot.Pictures) -> Item:
+    kind = items.column(row, "question_type")
+    if kind not in ("multi-choice", "short-answer"):
+        raise InputError(f"question_type {kind!r}")
+    choice = kind == "multi-choice"
+    options = [snapshot.plain(option, "an option") for option in items.column_list(row, "options")] if choice else []
+    choices = [items.unlabelled(option, place) for place, option in enumerate(options)]
+    images = [pictures.picture(image) for image in items.column_list(row, "images")]
+    shown = sum(option.count(MARKER) for option in choices)
+    question = items.with_slots(items.column(row, "question"), len(images), shown)
+    answer = items.column(row, "answer").strip("()\n ")
+    if not images or not answer:
+        raise InputError("no picture" if not images else "no answer")
+    if choice:
+        answer = _letter(answer, len(choices))
+    fixed = items.inside_sentences(question)
+    return Item(
+        Row(
+            id=items.column(row, "id", name),
+            images=images,
+            question=question,
+            answer=answer,
+            source="mantis_eval",
+            choices=choices,
+            kind="choice" if choice else None,
+            order_effect="fixed" if fixed else None,
+            reason="images stand inside its sentences" if fixed else "",
+        ),
+        kind,
+        {"options": options, "category": row.get("category"), "data_source": row.get("data_source")},
+    )
+
+
+def _letter(answer: str, count: int) -> str:
+    """The letter of the right one of so many choices; the first of a longer answer."""
+    found = answer if len(answer) == 1 else next(filter(str.isalpha, answer), "")
+    if not "A" <= found.upper() <= items.letter(count - 1):
+        raise InputError(f"the answer {answer!r} is none of its {count} options")
+    return found.upper()
+
+
+def prompt(item: Item, protocol: str) -> list[dict]:
+    """Chat messages. The options of `official` are the published ones, with letters where they have none."""
+    if protocol == "boxed":
+        return items.boxed_prompt(item.row)
+    if item.category == "short-answer":
+        return items.user(
+            f"Given the images, answer the following short answer vqa question:\nQ: {item.row.question}\n"
+            'You can first give your analysis, and then give your final answer as "Final Answer:"'
+        )
+    lines = [item.row.question]
+    for place, option in enumerate(item.columns["options"]):
+        own = items.letter(place)
+        labelled = any(own + mark in option.upper() for mark in "):.")
+        lines.append(f" {option}" if labelled else f" ({own}) {option}")
+    return items.user("\n".join([*lines, "Answer with the option's letter from the given choices directly."]))
+
+
+def score(item: Item, text: str, protocol: str) -> Score:
+    """What a response earns; by `official` a choice is the first letter after an announcement, if there is one."""
+    if protocol == "boxed":
+        return items.boxed_score(item.row, text)
+    said = _announced(text)
+    if item.category == "short-answer":
+        return Score(float(said.lower() == item.row.answer.lower()), said or None)
+    first = next(filter(str.isalpha, said), "").upper()
+    if "A" <= first <= items.letter(len(item.row.choices) - 1):
+        return Score(float(first == item.row.answer), first)
+    gold = item.columns["options"][ord(item.row.answer) - ord("A")]
+    right = text.strip() == items.unlabelled(gold, ord(item.row.answer) - ord("A"))
+    return Score(float(right), item.row.answer if right else None)
+
+
+def _announced(text: str) -> str:
+    low = text.lower()
+    found = next((mark for mark in _ANNOUNCEMENTS if mark in low), None)
+    return text if found is None else text[low.index(found) + len(found) :].strip()

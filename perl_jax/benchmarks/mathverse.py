@@ -1,0 +1,197 @@
+r"""MathVerse (AI4Math/MathVerse): 788 problems in five versions, from all in words to all in the picture.
+
+The authors let a language model extract the answer (of the last 30 words) and then judge it against the true one
+(evaluation/ of ZrrSkywalker/MathVerse). Here rules extract, and decide where letters, numbers or equal texts are
+compared; the judge is asked once about what they leave. Its examples are ours, with the verdicts of theirs.
+"""
+
+import functools
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from models.errors import InputError
+from perl_jax import answers, items, letters, snapshot
+from perl_jax.benchmarks import Item, Score
+from perl_jax.conversations import MARKER
+from perl_jax.curation.checkable import split_choices
+from perl_jax.data import Rejected, Row
+from perl_jax.data.k12 import one_value
+from perl_jax.rewards.boxed import extract_boxed
+
+REPOSITORY = "AI4Math/MathVerse"
+PATTERNS = ("testmini.parquet",)
+PROTOCOLS = items.PROTOCOLS
+MACRO = False
+VERSIONS = ("Text Dominant", "Text Lite", "Vision Intensive", "Vision Dominant", "Vision Only")
+ROWS = dict.fromkeys(VERSIONS, 788)
+LAST_WORDS = 30  # of a response without an announced answer, for the judge
+
+_DIRECTLY = "Please directly answer the question and provide the correct option letter, e.g., A, B, C, D."
+_VALUE = "Please directly answer the question and provide the final value, e.g., 1, 2.5, 300."
+EXAMPLE = {
+    "row": {
+        "sample_index": "3421",
+        "problem_index": "685",
+        "problem_version": "Text Lite",
+        "question": "Find angle 2.\nChoices:\nA:40°\nB:60°\nC:120°\nD:140°",
+        "image": "images_version_1-4/image_685.png",
+        "answer": "D",
+        "question_type": "multi-choice",
+        "metadata": {"split": "testmini", "source": "GeoQA", "subject": "Plane Geometry", "subfield": "Angle"},
+        "query_wo": f"{_DIRECTLY}\nQuestion: Find angle 2.\nChoices:\nA:40°\nB:60°\nC:120°\nD:140°",
+        "query_cot": "Please first conduct reasoning ...",
+    },
+    "question": "Find angle 2.",
+    "choices": ["40°", "60°", "120°", "140°"],
+    "answer": "D",
+    "official": f"<image>\n{_DIRECTLY}\nQuestion: Find angle 2.\nChoices:\nA:40°\nB:60°\nC:120°\nD:140°",
+    "right": "(D)",
+    "wrong": "B:60°",
+}
+
+_FILES = (*PATTERNS, "testmini-*.parquet", "data/testmini-*.parquet", "testmini.jsonl", "testmini.json")
+_SHOWN = "Answer the question that is shown in the image."
+_ANNOUNCED = re.compile(r"(?:answer|option)(?: is|:)[:\s*]*([^\n]+)", re.I)
+_LETTER_FIRST = re.compile(r"\(?([A-F])\)?(?:[.:](?!\d)|\s*$|\)\s)")
+_NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
+_UNIT = re.compile(r"(?<=\d)(?=(?:[cmk]?m|k?g|s)$)")  # "0.5m"
+_QUANTITY = re.compile(r"^[A-Z][a-z]+ (?=\$=)")  # "Area $=113.1$"
+_SEVERAL = re.compile(r"[A-F](?:(?:\s|,|and)+[A-F])+")
+_LETTERS_ALONE = ("",) * 6  # choices of unknown texts
+_FEW_WORDS = 6  # a response of at most so many is its own answer
+_TASK = (
+    "Judge whether a model's answer to a mathematical question agrees with the standard answer. An option must be the "
+    "same option, by its letter or its text; any other answer must mean the same (0.5 m is 50 cm) and be complete. "
+    "Write 1 if it agrees and 0 if not, and nothing else."
+)
+_DEMONSTRATIONS = (
+    ("Which numbers are marked? Use interval notation.", "(-2,1]", "(-2, 1)", 0),
+    ("Give the domain and the range of the function.", "domain: [-4, 0) and range: (-3, 1]", "Range: (-4, 1]", 0),
+    ("Is this relation a function?\nChoices:\nA:It is\nB:It is not", "B", "It is not", 1),
+    ("How long is the rod?", "0.5m", "50cm", 1),
+)
+
+
+def load(directory: str, allow_partial: bool = False) -> Iterator[Item | Rejected]:
+    """The five versions of testmini; `category` is the version. See `perl_jax.benchmarks`."""
+    paths = items.files(directory, _FILES, REPOSITORY)
+    pictures = snapshot.Pictures(directory, sorted(Path(directory).glob("images*.zip")))
+    return items.read(paths, functools.partial(_item, pictures=pictures), ROWS, REPOSITORY, allow_partial)
+
+
+def _item(row: dict, name: str, pictures: snapshot.Pictures) -> Item:
+    version, kind = items.column(row, "problem_version"), items.column(row, "question_type")
+    question, answer = items.column(row, "question", "").strip(), items.column(row, "answer").strip()
+    if version not in VERSIONS or kind not in ("multi-choice", "free-form"):
+        raise InputError(f"problem_version {version!r}, question_type {kind!r}")
+    if not row.get("image") or not answer or not (question or version == "Vision Only"):
+        raise InputError("no question, no answer or no picture")
+    answer = _UNIT.sub(" ", _QUANTITY.sub("", answer.replace("掳", "°")))  # that is ° in another encoding
+    letter = re.fullmatch(r"\(?([A-F])\)?", answer) if kind == "multi-choice" else None
+    head, choices = split_choices(question) if letter else (question, [])
+    if letter and choices and letter[1] > items.letter(len(choices) - 1):
+        raise InputError(f"the answer {answer!r} is none of its {len(choices)} choices")
+    plain = Row(
+        id=items.column(row, "sample_index", name),
+        images=[pictures.picture(row["image"])],
+        question=head or _SHOWN,
+        answer=letter[1] if letter else answer,
+        source="mathverse",
+        choices=choices,
+        kind="choice" if letter else _kind(answer),
+    )
+    metadata = row.get("metadata")
+    own = {"question": question, "query": items.column(row, "query_wo", ""), "question_type": kind,
+           "asked": items.column(row, "question_for_eval", question),
+           **(metadata if isinstance(metadata, Mapping) else {})}  # fmt: skip
+    return Item(plain, version, own)
+
+
+def _kind(answer: str) -> str:
+    try:
+        return one_value(answer)[1]
+    except InputError:
+        return "text"
+
+
+def prompt(item: Item, protocol: str) -> list[dict]:
+    """Chat messages; `official` is the published query for a direct answer, the picture in front."""
+    if protocol == "boxed":
+        return items.boxed_prompt(item.row)
+    return items.user(f"{MARKER}\n{item.columns['query'] or _query(item)}")
+
+
+def _query(item: Item) -> str:
+    """The query of a row that has none."""
+    asked = _DIRECTLY if item.columns["question_type"] == "multi-choice" else _VALUE
+    if not item.columns["question"]:
+        return asked.replace("Please", "According to the question shown in the image, please")
+    return f"{asked}\nQuestion: {item.columns['question']}"
+
+
+def score(item: Item, text: str, protocol: str) -> Score:
+    """What a response earns; may hang on a hostile one. By `official` nothing is extracted where the judge decides."""
+    if protocol == "boxed":
+        return items.boxed_score(item.row, text, _golds(item.row))
+    found = _extracted(item, text)
+    return Score(0.0, None) if found is None else _decided(item, found)
+
+
+def judge_messages(item: Item, text: str) -> list[dict] | None:
+    """What asks a judge about a response; None where rules have decided or there is nothing to judge."""
+    if text.strip().lower() in ("", "null") or score(item, text, "official").extracted is not None:
+        return None
+    shown = [_question(*demonstration) for demonstration in _DEMONSTRATIONS]
+    asked = item.columns["asked"] or "(It is shown in an image.)"
+    return items.user("\n\n".join([_TASK, *shown, _question(asked, item.row.answer, _told(item, text))]))
+
+
+def judged(item: Item, text: str, reply: str) -> Score:
+    """The score of a response on which a judge has replied; a reply that is neither 0 nor 1 is a failure."""
+    verdict = reply.strip().removeprefix("Judgement:").strip()
+    return Score(float(verdict == "1"), _told(item, text) if verdict in ("0", "1") else None)
+
+
+def _question(asked: str, answer: str, told: str, verdict: int | str = "") -> str:
+    return f"[Question]: {asked}\n[Standard Answer]: {answer}\n[Model_answer]: {told}\nJudgement: {verdict}"
+
+
+def _told(item: Item, text: str) -> str:
+    return _extracted(item, text) or " ".join(text.split()[-LAST_WORDS:])
+
+
+def _extracted(item: Item, text: str) -> str | None:
+    """What rules find in a response: its box, what it announces, the letter that it names, or all of a short one."""
+    tail = text.rpartition("</think>")[2].strip()
+    found = extract_boxed(text)
+    if found is None and (announced := _ANNOUNCED.findall(tail)):
+        found = announced[-1].strip("* ")
+    if found is None and len(tail.split()) <= _FEW_WORDS:
+        found = tail
+    if found is None and item.row.kind == "choice":
+        found = letters.found(tail, item.row.choices or _LETTERS_ALONE)
+    return found if found and found.strip(". ").lower() != "null" else None
+
+
+def _decided(item: Item, found: str) -> Score:
+    """By rules, if they can; a text that is not the true one may yet mean the same, which only the judge can tell."""
+    row, undecided = item.row, Score(0.0, None)
+    if row.kind == "choice":
+        named = _LETTER_FIRST.match(found) or letters.found(found, row.choices or _LETTERS_ALONE)
+        letter = named if named is None or isinstance(named, str) else named[1]
+        same = [items.letter(place) for place, choice in enumerate(row.choices) if choice == found.strip()]
+        letter = same[0] if len(same) == 1 else letter
+        return Score(float(letter == row.answer), letter) if letter else undecided
+    record = {"answer": row.answer, "kind": row.kind}
+    if found.strip() == row.answer or any(answers.is_correct({**record, "answer": one}, found) for one in _golds(row)):
+        return Score(1.0, found)
+    numbers = _NUMBER.fullmatch(found.strip(" .$")) and _NUMBER.fullmatch(row.answer.strip(" .$"))
+    lists = _SEVERAL.fullmatch(found) and _SEVERAL.fullmatch(row.answer)
+    return Score(0.0, found) if numbers or lists else undecided
+
+
+def _golds(row: Row) -> list[str]:
+    """The ways to write the answer; those of several letters are "C, D", "C and D", ..."""
+    several = re.findall(r"[A-F]", row.answer) if _SEVERAL.fullmatch(row.answer) else []
+    return [joint.join(several) for joint in (", ", " and ", " ", ",", "")] if several else [row.answer]

@@ -1,0 +1,221 @@
+r"""MathVision, or MATH-V (MathLLMs/MathVision): 3040 problems of mathematics competitions, one picture each.
+
+The panels of a problem are merged in its picture, under the names that its text calls them by (`<image1>`). Of the
+official protocol (github.com/mathllm/MATH-V, evaluation/) the rules are followed to the letter, oddities too: units are
+not taken off, numbers are compared after rounding to two decimals, and a choice is right by its letter or by its value.
+"""
+
+import functools
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from models.errors import InputError
+from perl_jax import items, snapshot
+from perl_jax.benchmarks import Item, Score
+from perl_jax.conversations import MARKER
+from perl_jax.data import Rejected, Row
+from perl_jax.rewards.boxed import extract_boxed
+
+REPOSITORY = "MathLLMs/MathVision"
+PATTERNS = ("data/test-*",)
+PROTOCOLS = items.PROTOCOLS
+MACRO = False
+ROWS = 3040
+MAX_CHARACTERS = 512  # of a formula that is read as one
+
+EXAMPLE = {
+    "row": {
+        "id": "4",
+        "question": "How many digits can you find?\n<image1>",
+        "options": [],
+        "image": "images/4.jpg",
+        "answer": "60",
+        "solution": None,
+        "level": 1,
+        "subject": "counting",
+    },
+    "question": "How many digits can you find?",
+    "choices": [],
+    "answer": "60",
+    "official": '<image>\nPlease solve the problem and put your answer in one "\\boxed{}". If it is a multiple choice '
+    'question, only one letter is allowed in the "\\boxed{}".\nHow many digits can you find?\n<image1>\n',
+    "right": "It is 60.",
+    "wrong": "So we get 60 apples",
+}
+
+_FILES = ("data/test-*.parquet", "test-*.parquet", "data/test.jsonl", "test.jsonl", "test_*.jsonl")
+_INSTRUCTION = (
+    'Please solve the problem and put your answer in one "\\boxed{}". If it is a multiple choice question, only one '
+    'letter is allowed in the "\\boxed{}".\n'
+)
+_PANEL = re.compile(r"<image\d+>")
+_LETTER_FIRST = re.compile(r"(?:\(([A-E])\)(?: \1)?|([A-E]))\n")
+_LETTER_LAST = re.compile(r" (?:\(([A-E])\)|([A-E]))\.$")
+_NOT_READ = re.compile(r"\\circ|[°π]|(?<!\\)%")  # by the parser that the authors use, though by ours
+_FLAGS = ("the final answer is", "the answer is", "the correct answer is", "the answer should be")
+_REPLACED = (  # in this order
+    (" ", ""), ("\\,", ""), ("∞", "\\infty"), ("+\\infty", "\\infty"), ("\\\\", "\\"), ("\n", ""), ("\\text", ""),
+    ("\\mbox", ""), ("bmatrix", "pmatrix"), ("\\left", ""), ("\\right", ""), ("^{\\circ}", ""), ("^\\circ", ""),
+    ("{m}^3", ""), ("m^3", ""), ("{units}", ""), ("units", ""), ("{km}", ""), ("km", ""), ("\\!", ""), ("\\\\", "\\"),
+    ("tfrac", "frac"), ("dfrac", "frac"), ("\\left", ""), ("\\right", ""), ("^{\\circ}", ""), ("^\\circ", ""),
+    ("\\$", ""), ("$", ""), ("\\%", ""), ("{.", "{0."),
+)  # fmt: skip
+
+
+def load(directory: str, allow_partial: bool = False) -> Iterator[Item | Rejected]:
+    """The test split: Parquet as on the hub, or test.jsonl with images/; `category` is the subject."""
+    paths = items.files(directory, _FILES, REPOSITORY)
+    pictures = snapshot.Pictures(directory, sorted(Path(directory).glob("images*.zip")))
+    return items.read(paths, functools.partial(_item, pictures=pictures), ROWS, REPOSITORY, allow_partial)
+
+
+def _item(row: dict, name: str, pictures: snapshot.Pictures) -> Item:
+    question, answer = items.column(row, "question").strip(), items.column(row, "answer").strip()
+    options = [snapshot.plain(option, "an option") for option in items.column_list(row, "options")]
+    given = row.get("decoded_image") or row.get("image")
+    if not (given and question and answer):
+        raise InputError("no picture" if not given else "no question or no answer")
+    if options and answer not in map(items.letter, range(len(options))):
+        raise InputError(f"the answer {answer!r} is none of its {len(options)} options")
+    panels = _PANEL.findall(" ".join([question, *options]))
+    drawn = [option.strip("() ") for option in options] == [items.letter(place) for place in range(len(options))]
+    plain = Row(
+        id=items.column(row, "id", name),
+        images=[pictures.picture(given)],
+        question=_PANEL.sub("", question).strip() if len(panels) == 1 else question,
+        answer=answer if options else extract_boxed(answer) or answer,
+        source="mathvision",
+        choices=[] if drawn else [option.strip() for option in options],
+        kind="choice" if options else None,
+    )
+    own = {"question": items.column(row, "question"), "options": options, "answer": answer, "level": row.get("level")}
+    return Item(plain, items.column(row, "subject", ""), own)
+
+
+def prompt(item: Item, protocol: str) -> list[dict]:
+    """Chat messages; `official` is what the authors say with one merged picture, which stands in front."""
+    if protocol == "boxed":
+        return items.boxed_prompt(item.row)
+    options = item.columns["options"]
+    lines = [f"({items.letter(place)}) {option}\n" for place, option in enumerate(options)]
+    shown = "" if "".join(options) == "ABCDE" else "".join(lines)
+    return items.user(f"{MARKER}\n{_INSTRUCTION}{item.columns['question']}\n{shown}")
+
+
+def score(item: Item, text: str, protocol: str) -> Score:
+    """What a response earns; may hang on a hostile one. By `official` the box counts, or what stands for it without.
+
+    Nothing counts as extracted where a whole response of several words was compared, in vain.
+    """
+    if protocol == "boxed":
+        return items.boxed_score(item.row, text)
+    answer, options = item.columns["answer"], item.columns["options"]
+    found, told = _extracted(text)
+    value = options[ord(answer) - ord("A")] if options else ""
+    correct = _equal(answer, found) or _equal(value, found)
+    return Score(float(correct), found if correct or told or len(text.split()) == 1 else None)
+
+
+def _extracted(text: str) -> tuple[str, bool]:
+    """(the answer without LaTeX that does not count, whether anything told it from the rest of the response)."""
+    text = whole = text.strip()
+    for pattern in (_LETTER_LAST, _LETTER_FIRST):
+        match = pattern.search(text) if pattern is _LETTER_LAST else pattern.match(text)
+        text = (match[1] or match[2]) if match else text
+    last = text.split("is ")[-1].rstrip(".")
+    if _is_number(last):
+        text = last
+    if "oxed{" not in text:
+        for flag in (form for lower in _FLAGS for form in (lower, lower.replace("the", "The"))):
+            if flag in text:
+                text = text.split(flag)[-1].strip().split("\n")[0].split(". ")[0]
+    elif text.count("oxed{") > 1:
+        text = "\\boxed{" + text.split("oxed{")[-1]
+    cleaned = _cleaned(text)
+    for bare in "abcde":
+        cleaned = cleaned.replace(f"({bare})", bare)
+    for bare in "abcde":
+        cleaned = cleaned.replace(f"{{{bare}}}", bare)
+    return cleaned.rstrip(".").lstrip(":").strip(), text != whole or "oxed{" in text
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _cleaned(text: str) -> str:
+    text = text.lower().replace("{}", "")
+    start, end = text.find("oxed{"), text.rfind("}")
+    if 0 <= start < end:
+        text = text[start + len("oxed{") : end]
+    if 0 <= text.find("}") < (text.find("{") if "{" in text else len(text)):
+        text = text.partition("}")[0]
+    text = text.split("=")[-1].split("\\approx")[-1]
+    for old, new in _REPLACED:
+        text = text.replace(old, new)
+    text = re.sub(r"^\.", "0.", text)
+    if "sqrt" in text:
+        text = _braced(re.sub(r"\\sqrt(?=[^{])(.)", r"\\sqrt{\1}", text))
+    if text == "0.5":
+        return r"\frac{1}{2}"
+    fraction = re.fullmatch(r"(0|-?[1-9]\d*)/(0|-?[1-9]\d*)", text)
+    return rf"\frac{{{fraction[1]}}}{{{fraction[2]}}}" if fraction else text
+
+
+def _braced(text: str) -> str:
+    r"""\frac12 as \frac{1}{2}; as it is, where the text ends within one."""
+    head, *parts = text.split("\\frac")
+    if any(len(part) < 2 and not part.startswith("{") for part in parts):
+        return text
+    for part in parts:
+        if part[0] == "{":
+            head += "\\frac" + part
+        else:
+            below = part[1:] if part[1] == "{" else f"{{{part[1]}}}{part[2:]}"
+            head += f"\\frac{{{part[0]}}}{below}"
+    return head
+
+
+def _equal(answer: str, guess: str) -> bool:
+    answer, guess = answer.lower(), guess.lower()
+    if not answer.strip(" ") or not guess.strip(" "):
+        return False
+    if answer.strip() == guess.strip() or _rounded_items(answer) == _rounded_items(guess):
+        return True
+    value = _rounded(answer)
+    return value is not None and value == _rounded(guess)
+
+
+def _rounded_items(text: str) -> str:
+    """A point, interval or list with its items as numbers of two decimals; any other text as it is."""
+    parts = text[1:-1].split(",")
+    if len(parts) < 2 or text[0] + text[-1] not in ("()", "[]"):
+        return text
+    values = [part if "infty" in part or part in ("a", "-a") else _rounded(part) for part in parts]
+    return text if None in values else f"{text[0]}{','.join(map(str, values))}{text[-1]}"
+
+
+def _rounded(text: str) -> float | int | None:
+    """The value of a formula to two decimals; None where it is none, or not what latex2sympy2 and eval would give."""
+    import sympy  # both take seconds
+    from latex2sympy2_extended.latex2sympy2 import ConversionConfig, latex2sympy
+
+    if len(text) > MAX_CHARACTERS or _NOT_READ.search(text):
+        return None
+    text = re.sub(r"(?<=\d)\.(?!\d)", "", text.replace("$", "")).replace("\\%", "/100")
+    text = re.sub(r"(?<=\d)\\frac", r"\\cdot\\frac", text)  # they multiply a mixed number
+    text = re.sub(r"^\{(.*)\}$", r"(\1)", text)  # no set to them
+    reading = ConversionConfig(interpret_simple_eq_as_assignment=True)
+    try:
+        value = latex2sympy(text, normalization_config=None, conversion_config=reading)
+        if value.has(sympy.E, sympy.oo, sympy.Abs):
+            return None
+        whole = value.is_Integer or (value.is_Float and float(value).is_integer())
+        return round(int(value) if whole else float(value), 2)
+    except Exception:  # a parser of what a model wrote: whatever it raises, there is no value
+        return None

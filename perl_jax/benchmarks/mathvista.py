@@ -1,0 +1,213 @@
+r"""MathVista (AI4Math/MathVista): the 1000 questions of testmini, one picture each; choices, integers, decimals, lists.
+
+The authors let a language model extract the answer and compare it by rules (evaluation/calculate_score.py of
+lupantech/MathVista): a choice is its letter, or the choice of least edit distance; an integer is cut, a decimal is
+rounded. Here rules extract first, and what they leave is for the judge; an empty response, which theirs lets choose the
+shortest choice, is wrong.
+"""
+
+import functools
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from models.errors import InputError
+from perl_jax import items, letters, snapshot
+from perl_jax.benchmarks import Item, Score
+from perl_jax.conversations import MARKER
+from perl_jax.data import Rejected, Row
+from perl_jax.rewards.boxed import extract_boxed
+
+REPOSITORY = "AI4Math/MathVista"
+PATTERNS = ("data/testmini-*",)
+PROTOCOLS = items.PROTOCOLS
+MACRO = False
+ROWS = 1000
+MAX_CHARACTERS = 256  # of an answer that is compared by edit distance
+
+_HINT = (
+    "Hint: Please answer the question requiring an integer answer and provide the final value, e.g., 1, 2, 3, "
+    "at the end."
+)
+EXAMPLE = {
+    "row": {
+        "pid": "1",
+        "question": "How many cups are there?",
+        "image": "images/1.jpg",
+        "choices": None,
+        "unit": "years",
+        "precision": None,
+        "answer": "14",
+        "question_type": "free_form",
+        "answer_type": "integer",
+        "metadata": {"split": "testmini", "language": "english", "task": "visual question answering"},
+        "query": f"{_HINT}\nQuestion: How many cups are there? (Unit: years)",
+    },
+    "question": "How many cups are there? (Unit: years)",
+    "choices": [],
+    "answer": "14",
+    "official": f"<image>\n{_HINT}\nQuestion: How many cups are there? (Unit: years)",
+    "right": "14.7",
+    "wrong": "14 apples",
+}
+
+_FILES = ("data/testmini-*.parquet", "testmini-*.parquet", "testmini.jsonl", "testmini.json")
+_LETTER = re.compile(r"\(([a-zA-Z])\)")
+_ANNOUNCED = re.compile(r'[Tt]he answer is "(.*)"\.')
+_LAST_WORD = re.compile(r"(?:answer|value) (?:is|:)\s*\$?(-?\d+(?:\.\d+)?)\$?\.?\s*$", re.I)
+_LIST = re.compile(r"\[[^\[\]]*\]")
+_DEMONSTRATIONS = (
+    ("Give an integer at the end.\nQuestion: How many stairs has it?", "There are twelve (12) stairs in it.", "12"),
+    ("Give a number with one decimal place at the end.\nQuestion: What share of the bar is red?",
+     "Six tenths of the bar are red, so 0.6 of it.", "0.6"),
+    ("Give a number with two decimal places at the end.\nQuestion: What do both fruits cost? (Unit: $)",
+     "They cost $0.80 and $0.65: together $1.45.", "1.45"),
+    ("Give a Python list at the end.\nQuestion: Between which two years is the peak?",
+     "The line is highest between 2007 and 2008.", "[2007, 2008]"),
+    ("Give the letter of the right option at the end.\nQuestion: What part is blue?\nChoices:\n(A) 3/11\n(B) 8/11",
+     "The right one is (B) 8/11.", "B"),
+)  # fmt: skip
+
+
+def load(directory: str, allow_partial: bool = False) -> Iterator[Item | Rejected]:
+    """The split testmini; `category` is the task. See `perl_jax.benchmarks`."""
+    paths = items.files(directory, _FILES, REPOSITORY)
+    pictures = snapshot.Pictures(directory, sorted(Path(directory).glob("images*.zip")))
+    return items.read(paths, functools.partial(_item, pictures=pictures), ROWS, REPOSITORY, allow_partial)
+
+
+def _item(row: dict, name: str, pictures: snapshot.Pictures) -> Item:
+    question, answer = items.column(row, "question").strip(), items.column(row, "answer")
+    kind, given = items.column(row, "answer_type"), row.get("decoded_image") or row.get("image")
+    choices = [snapshot.plain(choice, "a choice") for choice in items.column_list(row, "choices")]
+    chosen = items.column(row, "question_type") == "multi_choice"
+    if not (given and question and answer.strip()):
+        raise InputError("no picture" if not given else "no question or no answer")
+    if chosen and answer not in choices:
+        raise InputError(f"the answer {answer!r} is none of its {len(choices)} choices")
+    if not chosen and kind not in ("integer", "float", "list"):
+        raise InputError(f"answer_type {kind!r}")
+    precision, metadata = row.get("precision"), row.get("metadata")
+    if not isinstance(precision, int | float | None) or precision != precision:
+        precision = None
+    unit = items.column(row, "unit", "")
+    metadata = metadata if isinstance(metadata, Mapping) else {}
+    plain = Row(
+        id=items.column(row, "pid", name),
+        images=[pictures.picture(given)],
+        question=f"{question} (Unit: {unit})" if unit else question,
+        answer=items.letter(choices.index(answer)) if chosen else answer,
+        source="mathvista",
+        choices=choices if chosen else [],
+        kind="choice" if chosen else "number",
+    )
+    own = {"query": items.column(row, "query", ""), "answer": answer, "answer_type": "text" if chosen else kind,
+           "precision": None if precision is None else int(precision), **metadata}  # fmt: skip
+    return Item(plain, str(metadata.get("task") or ""), own)
+
+
+def prompt(item: Item, protocol: str) -> list[dict]:
+    """Chat messages; `official` is the published query, the picture in front."""
+    if protocol == "boxed":
+        return items.boxed_prompt(item.row)
+    return items.user(f"{MARKER}\n{item.columns['query'] or _query(item)}")
+
+
+def _query(item: Item) -> str:
+    """The query of a row that has none."""
+    kind, precision = item.columns["answer_type"], item.columns["precision"]
+    places = {1: "one decimal place", 2: "two decimal places"}.get(precision, "decimal places")
+    numbers = "1.23, 1.34, 1.45" if precision == 2 else "1.2, 1.3, 1.4"
+    asks = {
+        "text": "and provide the correct option letter, e.g., A, B, C, D",
+        "integer": "requiring an integer answer and provide the final value, e.g., 1, 2, 3",
+        "float": f"requiring a floating-point number with {places} and provide the final value, e.g., {numbers}",
+        "list": "requiring a Python list as an answer and provide the final list, e.g., [1, 2, 3], [1.2, 1.3, 1.4]",
+    }[kind]
+    lines = [f"({items.letter(place)}) {choice}" for place, choice in enumerate(item.row.choices)]
+    head = [f"Hint: Please answer the question {asks}, at the end.", f"Question: {item.row.question}"]
+    return "\n".join([*head, *(["Choices:"] if lines else []), *lines])
+
+
+def score(item: Item, text: str, protocol: str) -> Score:
+    """What a response earns; by `official` nothing is extracted where only the judge can."""
+    if protocol == "boxed":
+        answer = item.columns["answer"]
+        equal = [items.letter(place) for place, choice in enumerate(item.row.choices) if choice == answer]
+        return items.boxed_score(item.row, text, equal)
+    return _compared(item, _extracted(item, text.strip()))
+
+
+def judge_messages(item: Item, text: str) -> list[dict] | None:
+    """What asks a judge for the answer in a response; None where rules have found it or there is nothing to find."""
+    if not text.strip() or score(item, text, "official").extracted is not None:
+        return None
+    shown = [f"{query}\n\nModel response: {response}\n\nExtracted answer: {answer}"
+             for query, response, answer in _DEMONSTRATIONS]  # fmt: skip
+    task = "Read these examples. Then extract the answer from the last model response, and write nothing but it."
+    query = item.columns["query"] or _query(item)
+    return items.user("\n\n".join([task, *shown, f"{query}\n\nModel response: {text}\n\nExtracted answer: "]))
+
+
+def judged(item: Item, text: str, reply: str) -> Score:
+    """The score of a response whose answer a judge has extracted."""
+    return _compared(item, reply.strip().removeprefix("Extracted answer:").strip() or None)
+
+
+def _extracted(item: Item, text: str) -> str | None:
+    """What rules find in a response; None where they cannot tell."""
+    kind, choices = item.columns["answer_type"], item.row.choices
+    if text in choices or (match := _ANNOUNCED.search(text)):
+        return text if text in choices else match[1]
+    box = extract_boxed(text)
+    tail = text.rpartition("</think>")[2].strip() if box is None else box
+    if kind == "text":
+        if box is None and len(tail.split()) == 1:  # "b" and "B." are no letters to the authors
+            return tail if _letter(tail, choices) else None
+        if (named := letters.found(tail, choices)) and named != letters.NONE:
+            return named
+        return tail if box and tail in choices else None
+    if kind == "list":
+        found = _LIST.findall(tail)
+        return found[0] if len(found) == 1 else None
+    if match := _LAST_WORD.search(tail):
+        return match[1]
+    return tail or None
+
+
+def _letter(text: str, choices: Sequence[str]) -> str | None:
+    """The letter that an extracted answer is, or has in brackets."""
+    found = _LETTER.findall(text)
+    letter = found[0].upper() if found else text
+    return letter if letter in map(items.letter, range(len(choices))) else None
+
+
+def _compared(item: Item, extracted: str | None) -> Score:
+    """By the authors' rules; what cannot be read as the kind of answer that is asked for is none."""
+    if extracted is None or len(extracted) > MAX_CHARACTERS:
+        return Score(0.0, None)
+    kind, choices, answer = item.columns["answer_type"], item.row.choices, item.columns["answer"]
+    try:
+        if kind == "text":
+            letter = _letter(extracted, choices)
+            nearest = min(choices, key=lambda choice: _distance(extracted, choice))
+            value = choices[ord(letter) - ord("A")] if letter else nearest
+        elif kind == "integer":
+            value = str(int(float(extracted)))
+        elif kind == "float":
+            value = str(round(float(extracted), item.columns["precision"]))
+        else:
+            value = extracted
+    except (ValueError, OverflowError):
+        return Score(0.0, None)
+    return Score(float(value == answer), value)
+
+
+def _distance(one: str, other: str) -> int:
+    """Edit distance (Levenshtein)."""
+    row = list(range(len(other) + 1))
+    for i, left in enumerate(one, start=1):
+        above, row[0] = row[0], i
+        for j, right in enumerate(other, start=1):
+            above, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, above + (left != right))
+    return row[-1]

@@ -1,0 +1,190 @@
+"""MMIU (FanqingM/MMIU-Benchmark): 11,698 questions over 2 to 32 images, in 52 tasks of 7 relationships.
+
+Pictures are read out of the seven zips, or from folders of their names. Prompt and rules of `official`: the authors'
+inference script and evaluate.py of OpenGVLab/MMIU; a language model tells there which option a longer reply means, and
+rules do here. Its headline figure is the mean over tasks. Here a task is what a row calls it, some 60 names, not 52.
+"""
+
+import functools
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from models.errors import InputError
+from perl_jax import items, snapshot
+from perl_jax.benchmarks import Item, Score
+from perl_jax.conversations import MARKER
+from perl_jax.data import Picture, Rejected, Row
+
+REPOSITORY = "FanqingM/MMIU-Benchmark"
+PATTERNS = ("all.parquet", "*.zip")
+PROTOCOLS = items.PROTOCOLS
+MACRO = True
+ROWS = 11_698
+
+EXAMPLE = {
+    "row": {
+        "task": "forensic_detection_blink",
+        "visual_input_component": "natural image",
+        "source": "made_up",
+        "options": "A: the first image\nB: the second image",
+        "question": "Which image is most likely to be a photograph?",
+        "context": "One of the two images is drawn.\nSelect from the following choices.\n"
+        "A: the first image\nB: the second image\n",
+        "input_image_path": ["./Low-level-semantic/forensic/0_0.jpg", "./Low-level-semantic/forensic/0_1.jpg"],
+        "output": "B",
+    },
+    "question": "One of the two images is drawn.\nWhich image is most likely to be a photograph?",
+    "choices": ["the first image", "the second image"],
+    "answer": "B",
+    "right": "(B).",
+    "wrong": "A",
+}
+
+_HINT = "Please answer the option directly like A,B,C,D..."
+_QUESTION_FIRST = """person_reid multiple_image_captioning spot_the_similarity face_retrieval sketch2image_retrieval
+    handwritten_retrieval spot_the_diff image2image_retrieval vehicle_retrieval text2image_retrieval
+    general_action_recognition video_captioning next_img_prediction temporal_ordering meme_vedio_understanding
+    action_quality_assessment temporal_localization mevis ravens_progressive_matrices threed_indoor_recognition
+    point_tracking threed_cad_recognition single_object_tracking"""  # tasks, in the authors' script
+_LETTERS = "ABCDEFGHIJKLMN"  # what their rule takes for an answer
+_NO_ANSWER = ("image none", "model error or image error", "image error", "model error")
+_SELECT = re.compile(r"\s*Select from the following choices[.:]?\s*$", re.I)
+_OPTION = re.compile(r"^([A-Z]):[ \t]*", re.M)
+
+_TEMPORAL = ("Continuous-temporal", "Discrete-temporal")  # relationships
+_FILM = "images in the order of time"
+_ORDERED = {  # what their order means, where the words of a question need not say it
+    _FILM: """point_tracking single_object_tracking threeD_Object_Tracking Egocentric_Video_QuestionAnswering
+        Multiview_reasoning Multiview_Action_Recognition casuality_reasoning_next_qa casuality_reasoning_var
+        gui_app_recognition gui_next_action_prediction multiple_image_captioning general_action_recognition
+        video_captioning next_img_prediction temporal_ordering temporal_localization mevis meme_vedio_understanding
+        action_quality_assessment textual_cloze visual_cloze visual_coherence visual_ordering""",
+    "a change from one image to the other": """Homography_estimation Image_Spatial_Transformation_Estimation
+        threeD_Pose_Estimation spot_the_diff""",
+    "a point of the first image, sought in the second": """functional_correspondence_blink
+        functional_correspondence_funk_point semantic_correspondence_blink semantic_correspondence_misc210k
+        visual_correspondence_blink visual_correspondence_scannet""",
+    "parts of a puzzle at their places": "ravens_progressive_matrices jigsaw_puzzle_solving",
+    "views and their depths, in sequence": """threeD_Depth_Estimation threeD_Object_Detection
+        threeD_Scene_Reconstruction threeD_question_answering""",
+    "a query, and candidates that options may number": """person_reid face_retrieval sketch2image_retrieval
+        handwritten_retrieval image2image_retrieval vehicle_retrieval text2image_retrieval""",
+}
+_REASONS = {task: reason for reason, tasks in _ORDERED.items() for task in tasks.split()}
+
+
+def load(directory: str, allow_partial: bool = False) -> Iterator[Item | Rejected]:
+    """The questions; `category` is the task. A row without an answer is rejected, as the authors leave it out."""
+    paths = items.files(directory, ("all.parquet", "all.json", "*.parquet"), REPOSITORY)
+    folder = Path(directory)
+    zips = {path.stem: snapshot.Pictures(folder / path.stem, [path]) for path in sorted(folder.glob("*.zip"))}
+    unpacked = functools.cache(lambda relationship: snapshot.Pictures(folder / relationship, ()))
+    make = functools.partial(_item, shelf=lambda relationship: zips.get(relationship) or unpacked(relationship))
+    return items.read(paths, make, ROWS, REPOSITORY, allow_partial)
+
+
+def _item(row: dict, name: str, shelf: Callable[[str], snapshot.Pictures]) -> Item:
+    task = items.column(row, "task")
+    paths = [snapshot.text(path, "an image path") for path in items.column_list(row, "input_image_path")]
+    if not paths:
+        raise InputError("no picture")
+    answer = items.column(row, "output").strip().upper()
+    if len(answer) != 1 or answer not in _LETTERS:
+        raise InputError(f"the answer {answer!r} is no letter of an option")
+    columns = {key: items.column(row, key, "") for key in ("question", "context", "options")}
+    context, choices = _without_options(columns["context"], columns["options"])
+    texts = _in_order(task, columns["question"].strip(), context.strip())
+    question = "\n".join(filter(None, texts))
+    if not question:
+        raise InputError("no question")
+    reason = _FILM if _relationship(paths[0]) in _TEMPORAL else _REASONS.get(task, "")
+    return Item(
+        Row(
+            id=f"{task}.{name}",
+            images=[_picture(path, shelf) for path in paths],
+            question=question,
+            answer=answer,
+            source="mmiu",
+            choices=choices,
+            kind="choice",
+            order_effect="fixed" if reason else None,
+            reason=reason,
+        ),
+        task,
+        columns,
+    )
+
+
+def _parts(path: str) -> list[str]:
+    return [part for part in path.split("/") if part not in ("", ".")]
+
+
+def _relationship(path: str) -> str:
+    return (_parts(path) or [""])[0]
+
+
+def _picture(path: str, shelf: Callable[[str], snapshot.Pictures]) -> Picture:
+    """`./relationship/task/file`: a file of the folder, or a member of the zip, that has the relationship's name."""
+    if not (parts := _parts(path)) or ".." in parts:
+        raise InputError(f"image path {path!r}")
+    return shelf(parts[0]).picture("/".join(parts[1:]))
+
+
+def _without_options(context: str, options: str) -> tuple[str, list[str]]:
+    """(context without its option lines, options without letters); as it is, and none, if they are not A, B, C, ..."""
+    marks = list(_OPTION.finditer(options))
+    ends = [mark.start() for mark in marks[1:]] + [len(options)]
+    choices = [options[mark.end() : end].strip() for mark, end in zip(marks, ends)]
+    lettered = [mark[1] for mark in marks] == [items.letter(place) for place in range(len(marks))]
+    if not (choices and lettered and all(choices)):
+        return _with_options(context, options), []
+    head, found, tail = context.rpartition(options.strip())
+    return (_SELECT.sub("", head) + tail.rstrip() if found else _SELECT.sub("", context)), choices
+
+
+def _with_options(context: str, options: str) -> str:
+    return context if options.strip() in context else f"{context.rstrip()}\n{options.strip()}".lstrip()
+
+
+def _in_order(task: str, question: str, context: str) -> tuple[str, str]:
+    return (question, context) if task in _QUESTION_FIRST.split() else (context, question)
+
+
+def prompt(item: Item, protocol: str) -> list[dict]:
+    """Chat messages: in `official` all images, context and question in the task's order, and a hint."""
+    if protocol == "boxed":
+        return items.boxed_prompt(item.row)
+    columns = item.columns
+    context = _with_options(columns["context"], columns["options"])
+    texts = *_in_order(item.category, columns["question"], context), _HINT
+    return items.user(MARKER * len(item.row.images) + "\n".join(texts))
+
+
+def score(item: Item, text: str, protocol: str) -> Score:
+    """What a response earns; an answer that is none of the options is never right, as nobody can choose it."""
+    if protocol == "boxed":
+        return items.boxed_score(item.row, text)
+    count = len(item.row.choices) or len(_LETTERS)
+    found = _letter(text, item.row.choices, count)
+    return Score(float(found == item.row.answer and item.row.answer <= items.letter(count - 1)), found)
+
+
+def _letter(text: str, choices: list[str], count: int) -> str | None:
+    """A reply that is a letter, in any marks; else the one letter marked in it, else the one option that it names."""
+    text = text.strip().replace("\u00a0", "")
+    if text in _NO_ANSWER:
+        return None
+    text = text.strip().strip(".,()").strip()
+    if len(text) == 1 and text.upper() in _LETTERS:
+        return text.upper()
+    if meant := items.marked_letter(text, count):
+        return meant
+    said = " ".join(text.split()).casefold()
+    named = [place for place, choice in enumerate(choices) if _names(said, choice)]
+    return items.letter(named[0]) if len(named) == 1 else None
+
+
+def _names(said: str, choice: str) -> bool:
+    words = " ".join(choice.split()).casefold()
+    return bool(re.search(rf"(?<!\w){re.escape(words)}(?!\w)", said))

@@ -1,0 +1,229 @@
+r"""MV-MATH (PeijieWang/MV-MATH): 2009 problems of school mathematics over two to eight pictures each.
+
+The authors let a language model judge each response: true or false, or k/n for a problem of n parts (evaluation/ of
+eternal8080/MV-MATH). Here rules decide where letters, numbers or equal texts are compared, and the judge is asked about
+what they leave. `correct` of a problem in parts is k/n; the published overall counts it only where it is 1. The worked
+examples of the official prompt are left out, and what it and the judge are told is in our words.
+"""
+
+import functools
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from models.errors import InputError
+from perl_jax import answers, items, letters, snapshot
+from perl_jax.benchmarks import Item, Score
+from perl_jax.conversations import MARKER
+from perl_jax.curation.checkable import split_choices
+from perl_jax.data import Rejected, Row
+from perl_jax.data.k12 import one_value
+from perl_jax.rewards.boxed import extract_boxed
+
+REPOSITORY = "PeijieWang/MV-MATH"
+PATTERNS = ("*MV-MATH.json", "*images*")
+PROTOCOLS = items.PROTOCOLS
+MACRO = False
+ROWS = 2009
+
+EXAMPLE = {
+    "row": {
+        "problem_id": 1,
+        "question": "Which net folds to a cube?\nA.\n\n<image_1>\nB.\n\n<image_2>\nC.\n\n<image_3>\nD.\n\n<image_4>",
+        "input_image": ["a_1.jpg", "a_2.jpg", "a_3.jpg", "a_4.jpg"],
+        "is_multi_img": True,
+        "answer": "B",
+        "answer_type": "choice",
+        "difficulty": "Low",
+        "grade": "Junior",
+        "subject": "Solid Geometry",
+        "image_relavance": "0",
+        "analysis": "...",
+    },
+    "question": "Which net folds to a cube?",
+    "choices": ["<image>", "<image>", "<image>", "<image>"],
+    "answer": "B",
+    "official": "<image><image><image><image>\nWhich net folds to a cube?\nA.\n\n<image_1>\nB.\n\n<image_2>\nC.\n\n"
+    "<image_3>\nD.\n\n<image_4>\nReason step by step, each step on a new line, as: Step X (theorem or basis used): "
+    "detailed solution. End with: Answer: {X}, where X is one of A, B, C and D.",
+    "right": "Step 1: it has six squares.\nAnswer: {B}",
+    "wrong": "Answer: {}",
+}
+
+_FILES = ("MV-MATH.json", "data/MV-MATH.json", "*.json", "data/*.json")
+_SLOT = re.compile(r"<image_(\d+)>")
+_PART = re.compile(r"[(（](\d)[)）]")
+_OR_ELSE = re.compile(r"\s*\\?#\\?#\s*")
+_BRACES = re.compile(r"[Aa]nswer:?\**\s*\{([^{}]*)\}")
+_ANNOUNCED = re.compile(r"[Aa]nswer(?:\s+is|:)[:\s*]*([^\n]+)")
+_LETTER = re.compile(r"\(?([A-Z])(?:[).:,]|\s*$|\s(?=where|because|since))")
+_NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
+_VALUE = re.compile(r"(?:=|\bis\b|:)\s*([^=:]+?)[.。;；\s]*$")
+_LETTERS_ALONE = ("",) * 4  # choices of unknown texts
+_FEW_WORDS = 6  # a response of at most so many is its own answer
+_STEPS = "Reason step by step, each step on a new line, as: Step X (theorem or basis used): detailed solution."
+_END = {
+    "choice": "End with: Answer: {X}, where X is one of A, B, C and D.",
+    "single-step": "End with: Answer: X",
+    "multi-step": "Answer each part, as (1) ..., (2) ..., and end with: Answer: (1) X (2) Y",
+}
+_TASKS = {
+    "choice": "Given a question, a model's answer and the standard answer, say whether the model chooses the right "
+    "option. A letter is right where its option has the standard answer's value. Write only true or false.",
+    "single-step": "Say whether the final answer of a model's response matches the standard answer. Write only true "
+    "or false.",
+    "multi-step": "Say how many parts of a question a model answers as the standard answer does. Write only the number "
+    "of right parts/the number of parts, as 2/3 or 0/3.",
+}
+
+
+def load(directory: str, allow_partial: bool = False) -> Iterator[Item | Rejected]:
+    """The problems of MV-MATH.json; `category` is the subject. See `perl_jax.benchmarks`."""
+    paths = items.files(directory, _FILES, REPOSITORY)[:1]
+    folder = Path(directory) if list(Path(directory).glob("*images*")) else paths[0].parent
+    pictures = snapshot.Pictures(folder, sorted(folder.glob("*images*.zip")))
+    return items.read(paths, functools.partial(_item, pictures=pictures), ROWS, REPOSITORY, allow_partial)
+
+
+def _item(row: dict, name: str, pictures: snapshot.Pictures) -> Item:
+    published, answer = items.column(row, "question"), items.column(row, "answer").strip()
+    kind, names = items.column(row, "answer_type"), items.column_list(row, "input_image")
+    if kind not in _END:
+        raise InputError(f"answer_type {kind!r}")
+    if not (names and answer and published.strip()):
+        raise InputError("no question, no answer or no picture")
+    shown = [int(number) - 1 for number in _SLOT.findall(published)]
+    if len(set(shown)) < len(shown) or not set(shown) <= set(range(len(names))):
+        raise InputError(f"slots {[place + 1 for place in shown]} of {len(names)} pictures")
+    order = [place for place in range(len(names)) if place not in shown] + shown  # in front what no slot shows
+    question = items.with_slots(_SLOT.sub(MARKER, published).strip(), len(names))
+    question, choices = split_choices(question) if kind == "choice" else (question, [])
+    if kind == "choice" and answer not in map(items.letter, range(len(choices) or 4)):
+        answer = _letter_of(answer, choices)
+    plain = Row(
+        id=items.column(row, "problem_id", name),
+        images=[pictures.picture(names[place]) for place in order],
+        question=question,
+        answer=answer,
+        source="mv_math",
+        choices=choices,
+        kind="choice" if kind == "choice" else _kind(answer),
+    )
+    own = {key: row.get(key) for key in ("difficulty", "grade", "image_relavance")}
+    return Item(plain, items.column(row, "subject", ""), {**own, "question": published, "answer_type": kind})
+
+
+def _letter_of(answer: str, choices: list[str]) -> str:
+    """The letter of the one choice of a value; InputError if there is none."""
+    def value(text: str) -> str | float:
+        return float(text) if _NUMBER.fullmatch(text) else text
+
+    same = [items.letter(place) for place, choice in enumerate(choices) if value(choice) == value(answer)]
+    if len(same) != 1:
+        raise InputError(f"the answer {answer!r} is none of its {len(choices)} choices")
+    return same[0]
+
+
+def _kind(answer: str) -> str:
+    try:
+        return one_value(_OR_ELSE.split(answer)[0])[1]
+    except InputError:
+        return "number" if re.search(r"\d|\\", answer) and not _PART.search(answer) else "text"
+
+
+def prompt(item: Item, protocol: str) -> list[dict]:
+    """Chat messages; `official` has all pictures in front, and asks for steps."""
+    if protocol == "boxed":
+        return items.boxed_prompt(item.row)
+    front = MARKER * len(item.row.images)
+    return items.user(f"{front}\n{item.columns['question']}\n{_STEPS} {_END[item.columns['answer_type']]}")
+
+
+def score(item: Item, text: str, protocol: str) -> Score:
+    """What a response earns; may hang on a hostile one. By `official` nothing is extracted where the judge decides."""
+    found = extract_boxed(text) or None if protocol == "boxed" else _extracted(item, text)
+    if found is None:
+        return Score(0.0, None)
+    kind = item.columns["answer_type"]
+    if kind == "choice" and protocol == "boxed":
+        return items.boxed_score(item.row, text)
+    scored = {"choice": _choice, "single-step": _value, "multi-step": _parts}[kind](item.row, found)
+    return scored or Score(0.0, found if protocol == "boxed" else None)
+
+
+def judge_messages(item: Item, text: str) -> list[dict] | None:
+    """What asks a judge about a response; None where rules have decided or there is nothing to judge."""
+    if not text.strip() or score(item, text, "official").extracted is not None:
+        return None
+    kind = item.columns["answer_type"]
+    question = f"Question: {item.columns['question']}\n" if kind == "choice" else ""
+    asked = f"{question}Standard answer: {item.row.answer}\nModel's response: {text}"
+    return [{"role": "system", "content": _TASKS[kind]}, *items.user(asked)]
+
+
+def judged(item: Item, text: str, reply: str) -> Score:
+    """The score of a response on which a judge has replied; a reply of another form is a failure."""
+    reply = reply.strip().lower().rstrip(".")
+    if item.columns["answer_type"] != "multi-step":
+        return Score(float(reply == "true"), reply if reply in ("true", "false") else None)
+    match = re.fullmatch(r"(\d{1,3})\s*/\s*(\d{1,3})", reply)
+    if not match or not 0 < int(match[2]) >= int(match[1]):
+        return Score(0.0, None)
+    return Score(int(match[1]) / int(match[2]), reply)
+
+
+def _extracted(item: Item, text: str) -> str | None:
+    """What rules find: a box, `Answer: {X}`, what is announced last, parts, or all of a short response."""
+    tail = text.rpartition("</think>")[2].strip()
+    for found in (extract_boxed(text), *_BRACES.findall(tail)[-1:], *_ANNOUNCED.findall(tail)[-1:]):
+        if found is not None:
+            return found.strip("* ") or None
+    short = len(tail.split()) <= _FEW_WORDS or (item.columns["answer_type"] == "multi-step" and _PART.search(tail))
+    if short or item.row.kind != "choice":
+        return tail if short and tail else None
+    return letters.found(tail, item.row.choices or _LETTERS_ALONE)
+
+
+def _choice(row: Row, found: str) -> Score | None:
+    match = _LETTER.match(found)
+    choices = row.choices or _LETTERS_ALONE
+    letter = match[1] if match else letters.found(found, choices)
+    known = letter in map(items.letter, range(len(choices)))
+    return Score(float(letter == row.answer), letter) if known else None
+
+
+def _value(row: Row, found: str) -> Score | None:
+    golds = _OR_ELSE.split(row.answer)
+    if any(_same(gold, found, row.kind) for gold in golds):
+        return Score(1.0, found)
+    numbers = all(_NUMBER.fullmatch(one.strip(" .$")) for one in [*golds, found])
+    return Score(0.0, found) if numbers else None
+
+
+def _parts(row: Row, found: str) -> Score | None:
+    """k/n of the parts "(1) ... (2) ..."; None where a part that is not the true one may yet mean the same."""
+    golds, told = _numbered(row.answer), _numbered(found)
+    if not golds or not told:
+        return None
+    right = 0
+    for number, gold in golds.items():
+        guess = told.get(number, "")
+        value = match[1] if (match := _VALUE.search(guess)) else guess
+        same = any(_same(gold, one, _kind(gold)) for one in (guess, value) if one)
+        right += same
+        if guess and not same and not (_NUMBER.fullmatch(gold.strip("$ .")) and _NUMBER.fullmatch(value.strip("$ ."))):
+            return None
+    return Score(right / len(golds), f"{right}/{len(golds)}")
+
+
+def _numbered(text: str) -> dict[str, str]:
+    """{number: text} of "(1) ... (2) ..."; of a number that comes again, the last."""
+    pieces = _PART.split(text)
+    return {number: piece.strip(" \n;；,，.。") for number, piece in zip(pieces[1::2], pieces[2::2])}
+
+
+def _same(gold: str, guess: str, kind: str | None) -> bool:
+    if answers.is_correct({"answer": gold, "kind": kind}, guess):
+        return True
+    plain = [re.sub(r"[\s$.。]", "", answers.readable(one) or "") for one in (gold, guess)]
+    return plain[0] == plain[1] != ""

@@ -1,0 +1,193 @@
+"""ReMI (mehrankazemi/ReMI): 2,600 questions over 2 to 6 images shown within the text, 200 in each of 13 tasks.
+
+Prompt and rules of `official`: the authors' notebook, which asks for JSON and takes nothing else. A box is compared by
+the same rules of the task (an angle within 3%, a time within 10 minutes), and by `answers.is_correct`.
+"""
+
+import functools
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from models.errors import InputError
+from perl_jax import items, snapshot
+from perl_jax.benchmarks import Item, Score
+from perl_jax.conversations import MARKER
+from perl_jax.data import Rejected, Row
+from perl_jax.rewards.boxed import extract_boxed
+
+REPOSITORY = "mehrankazemi/ReMI"
+PATTERNS = ("test*.parquet", "*/test*.parquet")
+PROTOCOLS = items.PROTOCOLS
+MACRO = True
+
+EXAMPLE = {
+    "row": {
+        "task": "EmojiAlgebra",
+        "question": "Compute the expression in <image1> using the equations in <image2> and <image3>.",
+        "label": "92",
+        "images": 3,
+    },
+    "question": "Compute the expression in <image> using the equations in <image> and <image>.",
+    "answer": "92",
+    "right": '{"explanation": "they add up", "answer": 92}',
+    "wrong": "The answer is 92",
+}
+
+_NUMERIC = "contains the numeric value corresponding to your final answer."
+_STRING = "contains a string corresponding to your final answer."
+_EITHER = "contains a string or {} value corresponding to your final answer."
+_FIELD = {  # what a task's prompt says of the field `answer`
+    "Collisions": f"{_NUMERIC} If it is a yes or no question, the answer field must be 0 for no and 1 for yes.",
+    "Clocks": _NUMERIC,
+    "Schedule": _STRING,
+    "EmojiAlgebra": _NUMERIC,
+    "Charts": _EITHER.format("numerical"),
+    "CodeEdit": "contains the line of code corresponding to your final answer.",
+    "GeomShape": _NUMERIC,
+    "GeomCost": _NUMERIC,
+    "FuncRead": _EITHER.format("numeric"),
+    "RefCoco": _NUMERIC,
+    "IQ": "contains the a string corresponding to your final choice.",
+    "Isomorphism": "must be 1 if the two graphs are isomorphic and 0 otherwise.",
+    "Maps": _STRING,
+}
+ROWS = dict.fromkeys(_FIELD, 200)
+
+_KINDS = {"Charts": None, "FuncRead": None} | dict.fromkeys(("Schedule", "CodeEdit", "RefCoco", "IQ", "Maps"), "text")
+_TAG = re.compile(r"<image(\d+)>")
+
+
+def load(directory: str, allow_partial: bool = False) -> Iterator[Item | Rejected]:
+    """The questions of the test split; `category` is the task. See `perl_jax.benchmarks`."""
+    paths = items.files(directory, PATTERNS, REPOSITORY)
+    pictures = snapshot.Pictures(Path(directory), ())
+    return items.read(paths, functools.partial(_item, pictures=pictures), ROWS, REPOSITORY, allow_partial)
+
+
+def _item(row: dict, name: str, pictures: snapshot.Pictures) -> Item:
+    task = items.column(row, "task")
+    if task not in _FIELD:
+        raise InputError(f"unknown task {task!r}")
+    images = items.numbered_pictures(row, pictures, 6)
+    published, label = items.column(row, "question"), items.column(row, "label")
+    if not label.strip():
+        raise InputError("no answer")
+    question = _with_slots(published, len(images))
+    fixed = items.inside_sentences(question)
+    return Item(
+        Row(
+            id=f"{task}.{name}",
+            images=images,
+            question=question,
+            answer=label,
+            source="remi",
+            kind=_KINDS.get(task, "number"),
+            order_effect="fixed" if fixed else None,
+            reason="images stand inside its sentences" if fixed else "",
+        ),
+        task,
+        {"question": published},
+    )
+
+
+def _with_slots(question: str, count: int) -> str:
+    """The question with a slot for the first `<image1>`, `<image2>`, ...; further ones only mention the image."""
+    _around(question, count)
+    seen = set()
+
+    def slot(match: re.Match) -> str:
+        if not 1 <= int(match[1]) <= count:
+            raise InputError(f"{match[0]}, {count} images")
+        first = match[1] not in seen
+        seen.add(match[1])
+        return MARKER if first else f"image {match[1]}"
+
+    if MARKER in question:
+        raise InputError(f"an {MARKER} without a number")
+    return _TAG.sub(slot, question)
+
+
+def _around(text: str, count: int) -> list[str]:
+    """The texts around its images, as the authors cut them: what follows the second tag of an image is lost."""
+    parts = []
+    for number in range(1, count + 1):
+        before, *after = text.split(f"<image{number}>")
+        if not after:
+            raise InputError(f"no <image{number}> where it is due, {count} images")
+        parts.append(before)
+        text = after[0]
+    return [*parts, text]
+
+
+def prompt(item: Item, protocol: str) -> list[dict]:
+    """Chat messages; `official` asks for JSON with the fields `explanation` and `answer`."""
+    if protocol == "boxed":
+        return items.boxed_prompt(item.row)
+    text = (f'Question: {item.columns["question"]} Output only a valid JSON string with two fields: "explanation" and '
+            '"answer". Do not output anything else. The explanation field contains your reasoning. The answer field '
+            f"{_FIELD[item.category]}")  # fmt: skip
+    return items.user(MARKER.join(_around(text, len(item.row.images))))
+
+
+def score(item: Item, text: str, protocol: str) -> Score:
+    """What a response earns; by `official` 0, with nothing extracted, for one that is no JSON with an `answer`."""
+    label = item.row.answer.lower().replace("\\", "").split("%")[0].strip()
+    if protocol == "official":
+        found = _json_answer(text)
+        return Score(float(found is not None and _is_right(item.category, label, found)), found)
+    found = extract_boxed(text)
+    if found and _is_right(item.category, label, _cleaned(found.replace("\\", ""))):
+        return Score(1.0, found)
+    any_of = [part.strip() for part in item.row.answer.split(",")] if item.category == "RefCoco" else ()
+    return items.boxed_score(item.row, text, any_of)
+
+
+def _cleaned(answer: str) -> str:
+    return answer.lower().split("%")[0].strip()
+
+
+def _json_answer(text: str) -> str | None:
+    start, end = max(text.find("{"), 0), text.rfind("}") + 1
+    try:
+        return _cleaned(str(json.loads(text[start:end].replace('\\"', "").replace("\\", ""))["answer"]))
+    except (KeyError, TypeError, ValueError, RecursionError):
+        return None
+
+
+def _is_right(task: str, label: str, said: str) -> bool:
+    """The authors' rules; a tolerance around a negative label is empty, as theirs is."""
+    if task == "RefCoco":
+        return said in label.split(",")
+    if task in ("GeomShape", "GeomCost"):
+        return _within(label, said, 0.03)
+    if task == "Clocks":
+        true, guess = _number(label), _number(said)
+        return true is not None and guess is not None and true - 10 <= guess <= true + 10
+    return _same(label, said) or _within(label, said, 0.01)
+
+
+def _same(label: str, said: str) -> bool:
+    number = _number(label)
+    return (
+        label == said
+        or (number is not None and number == _number(said))
+        or (label in ("f", "g", "h") and said == f"{label}(x)")
+        or label == f"({said})"
+        or said == f"({label})"
+        or said.replace(" ", "") == label
+        or label.replace(" ", "") == said
+    )
+
+
+def _within(label: str, said: str, share: float) -> bool:
+    true, guess = _number(label), _number(said)
+    return true is not None and guess is not None and (1 - share) * true <= guess <= (1 + share) * true
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None

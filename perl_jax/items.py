@@ -1,0 +1,203 @@
+"""Questions of benchmarks: published rows as items, and the `boxed` protocol that all benchmarks have in common.
+
+Nothing here ends a run for one bad row: it comes as a `Rejected` in its place.
+"""
+
+import collections
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+from models.errors import InputError
+from perl_jax import answers, snapshot
+from perl_jax.benchmarks import Item, Score
+from perl_jax.conversations import MARKER
+from perl_jax.data import Rejected, Row
+from perl_jax.rewards.boxed import extract_boxed
+
+PROTOCOLS = ("boxed", "official")
+
+_RUN_OF_SLOTS = re.compile(r"<image>(?:\s*<image>)*")
+_MARKED = re.compile(r"answer is:? \(?([A-Z])\b|(?<![A-Za-z'])\(?([A-Z])(?:[).:,}]|\s*$)")
+_LABEL = re.compile(r"\(([A-Z])\)[.:]?|([A-Z])[.:)]")
+
+
+def files(directory: str | Path, patterns: Sequence[str], repository: str) -> list[Path]:
+    """The files of the first glob pattern that has any, sorted; InputError, saying what to download, if none has."""
+    for pattern in patterns:
+        if found := sorted(Path(directory).glob(pattern)):
+            return found
+    raise InputError(f"{directory} holds no {' or '.join(patterns)}: download the data set {repository} there")
+
+
+def read(
+    paths: Iterable[Path],
+    make: Callable[[dict, str], Item],
+    published: int | Mapping[str, int],
+    repository: str,
+    allow_partial: bool = False,
+) -> Iterator[Item | Rejected]:
+    """Items of the files' rows, one after the other, by `make(row, name of the row)`; what it raises rejects the row,
+    and so does an id that an earlier row had.
+
+    Args:
+        paths: files that `snapshot.rows` reads.
+        make: raises InputError for a row that cannot be asked.
+        published: rows there should be, rejected ones counted; or {category: rows}, where rejected ones are counted
+            as some category's.
+        repository: for the message.
+        allow_partial: another number is no error.
+
+    Raises:
+        InputError: after the last row, where their number is another; so whoever stops before is not stopped.
+    """
+    counts, rejected, seen = collections.Counter(), 0, set()
+    paths = list(paths)
+    for path in paths:
+        for number, row in snapshot.rows(path):
+            name = f"{path.stem}-{number}"
+            item = _made(row, name, make)
+            if isinstance(item, Item) and item.row.id in seen:
+                counts[item.category] += 1  # it is there, if twice
+                item = Rejected(name, "duplicate id", item.row.id)
+            elif isinstance(item, Rejected):
+                rejected += 1
+            else:
+                seen.add(item.row.id)
+                counts[item.category] += 1
+            yield item
+    if not allow_partial:
+        _check(counts, rejected, published, f"{paths[0].parent} ({len(paths)} files)", repository)
+
+
+def _made(row: dict | InputError, name: str, make: Callable[[dict, str], Item]) -> Item | Rejected:
+    try:
+        if isinstance(row, InputError):
+            raise row
+        item = make(row, name)
+        slots = "\n".join((item.row.question, *item.row.choices)).count(MARKER)
+        if slots not in (0, len(item.row.images)):
+            raise InputError(f"{slots} slots, {len(item.row.images)} images")
+        return item
+    except InputError as error:
+        return Rejected(name, "malformed row", str(error))
+
+
+def _check(counts: Mapping[str, int], rejected: int, published: int | Mapping[str, int], where: str, repository: str):
+    again = f"download {repository} again, or allow a partial set"
+    total = published if isinstance(published, int) else sum(published.values())
+    found = sum(counts.values()) + rejected
+    if found != total:
+        raise InputError(f"{where} hold {found:,} rows, and {total:,} are published: {again}")
+    if isinstance(published, int):
+        return
+    for category in sorted({*counts, *published}):
+        there, wanted = counts.get(category, 0), published.get(category, 0)
+        if not there <= wanted <= there + rejected:
+            raise InputError(f"{where} hold {there:,} rows of {category}, and {wanted:,} are published: {again}")
+
+
+def column(row: Mapping[str, object], name: str, default: str | None = None) -> str:
+    """A row's text, or its number as text; InputError without one, where there is no default."""
+    value = row.get(name)
+    return default if value is None and default is not None else snapshot.plain(value, name)
+
+
+def column_list(row: Mapping[str, object], name: str) -> list:
+    """A row's list, [] for none; InputError for anything else, one text with all of it included."""
+    value = row.get(name)
+    if not isinstance(value or [], list):
+        raise InputError(f"{name} is a {type(value).__name__}, not a list")
+    return list(value or [])
+
+
+def numbered_pictures(row: Mapping[str, object], pictures: snapshot.Pictures, most: int) -> list:
+    """The pictures of `image_1`, `image_2`, ... that are there; InputError where there is none."""
+    found = [pictures.picture(row[f"image_{i}"]) for i in range(1, most + 1) if row.get(f"image_{i}")]
+    if not found:
+        raise InputError("no picture")
+    return found
+
+
+def letter(place: int) -> str:
+    """The letter of a choice, A for 0."""
+    return chr(ord("A") + place)
+
+
+def unlabelled(choice: str, place: int) -> str:
+    """A choice without the letter of its place in front, if it has that.
+
+    >>> unlabelled("(A) a cat", 0), unlabelled("B: a dog", 1), unlabelled("A. Lincoln", 1)
+    ('a cat', 'a dog', 'A. Lincoln')
+    """
+    match = _LABEL.match(choice.strip())
+    own = match and (match[1] or match[2]) == letter(place)
+    return choice.strip()[match.end() :].strip() if own else choice.strip()
+
+
+def marked_letter(text: str, count: int) -> str | None:
+    """The one letter of `count` choices that stands in a reply like a choice's, with a mark after it or at the end.
+
+    This stands in for the language models that benchmarks ask what a reply means; they read more out of it.
+
+    >>> marked_letter("It is B.", 3), marked_letter(r"\\boxed{C}", 3), marked_letter("A cat", 3)
+    ('B', 'C', None)
+    >>> marked_letter("(A) or (B)", 3), marked_letter("The answer is B because A.", 1), marked_letter("D.", 3)
+    (None, None, None)
+    """
+    found = {first or second for first, second in _MARKED.findall(text)}
+    return found.pop() if len(found) == 1 and found <= {letter(place) for place in range(count)} else None
+
+
+def with_slots(question: str, count: int, shown: int = 0) -> str:
+    """The question with a slot in front for each of `count` images that neither it nor its choices (`shown`) show.
+
+    >>> with_slots("Is it <image>?", 2)
+    '<image>Is it <image>?'
+    """
+    missing = count - shown - question.count(MARKER)
+    if missing < 0:
+        raise InputError(f"{count - missing} slots, {count} images")
+    return MARKER * missing + question
+
+
+def inside_sentences(question: str) -> bool:
+    """Whether images are shown among the words, where another would change what they say, and not all in one place.
+
+    >>> inside_sentences("Is <image> older than <image>?"), inside_sentences("<image> <image>\\nWhich is older?")
+    (True, False)
+    """
+    runs = list(_RUN_OF_SLOTS.finditer(question))
+    ends = [run.start() == 0 or run.end() == len(question.rstrip()) for run in runs]
+    return question.count(MARKER) > 1 and ends != [True]
+
+
+def user(text: str) -> list[dict]:
+    """Chat messages of one user turn."""
+    return [{"role": "user", "content": text}]
+
+
+def boxed_prompt(row: Row) -> list[dict]:
+    """Question and lettered choices as in training, all images in front where they have no slots; the policy's own
+    system text and instruction are not added here."""
+    from perl_jax import prompts  # brings JAX along, which whoever scores can do without
+
+    shown = MARKER in "\n".join((row.question, *row.choices))
+    question = row.question if shown or not row.images else f"{MARKER * len(row.images)}\n{row.question}"
+    return user(prompts.text({"question": question, "choices": row.choices}))
+
+
+def boxed_score(row: Row, text: str, golds: Sequence[str] = ()) -> Score:
+    r"""The last box outside the thinking, right if it is the row's answer (or one of `golds`) by `answers.is_correct`.
+
+    Like any grading it may hang on a hostile answer.
+
+    >>> row = Row("1", [None] * 2, "Which?", "B", "mine", choices=["left", "right"], kind="choice")
+    >>> boxed_score(row, r"<think>\boxed{A}</think> \boxed{right}"), boxed_score(row, "B")
+    (Score(correct=1.0, extracted='right'), Score(correct=0.0, extracted=None))
+    """
+    found = extract_boxed(text) or None
+    record = {"id": row.id, "kind": row.kind, "choices": row.choices, "question": row.question}
+    records = [{**record, "answer": gold} for gold in golds or [row.answer]]
+    right = found is not None and any(answers.is_correct(one, found) for one in records)
+    return Score(float(right), found)

@@ -1,0 +1,100 @@
+"""What benchmarks share: rows become items, counted; slots, options and the boxed protocol."""
+
+import doctest
+import subprocess
+import sys
+
+import pytest
+from public_files import jsonl
+
+from models.errors import InputError
+from perl_jax import items
+from perl_jax.benchmarks import Item
+from perl_jax.data import Rejected, Row
+
+
+def make(row, name):
+    if "id" not in row:
+        raise InputError("no id")
+    return Item(Row(row["id"], [], row.get("question", "Why?"), "So.", "mine"), row.get("category", ""), {})
+
+
+def read(tmp_path, published, *rows, **options):
+    return list(items.read([jsonl(tmp_path / "rows.jsonl", *rows)], make, published, "some/set", **options))
+
+
+def test_examples():
+    assert doctest.testmod(items) == (0, doctest.testmod(items).attempted) and doctest.testmod(items).attempted > 5
+
+
+def test_scoring_needs_no_jax():
+    """It runs in workers that can be killed, which are to start at once."""
+    code = ("import sys; from perl_jax.benchmarks import blink, mantis_eval, mmiu, remi; "
+            "sys.exit('jax' in sys.modules or 'pyarrow' in sys.modules)")  # fmt: skip
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_bad_row_is_one_item_rejected(tmp_path):
+    made = read(tmp_path, 5, {"id": "1"}, b"{", {"id": "1"}, {"x": 2}, {"id": "5", "question": "An <image>?"})
+    assert made[0].row.id == "1"
+    assert [(one.id, one.reason) for one in made[1:]] == [
+        ("rows-2", "malformed row"), ("rows-3", "duplicate id"), ("rows-4", "malformed row"),
+        ("rows-5", "malformed row")]  # fmt: skip
+
+
+@pytest.mark.parametrize("published", [1, 3, {"a": 1, "b": 2}, {"a": 2}, {"b": 2}])
+def test_another_number_is_told_after_the_last_row(tmp_path, published):
+    rows = {"id": "1", "category": "a"}, {"id": "2", "category": "b"}
+    with pytest.raises(InputError, match=r"rows.* published: download some/set"):
+        read(tmp_path, published, *rows)
+    assert len(read(tmp_path, published, *rows, allow_partial=True)) == 2
+
+
+def test_the_published_number_passes_with_rejected_rows_counted(tmp_path):
+    made = read(tmp_path, {"a": 1, "b": 1}, {"id": "1", "category": "a"}, {"category": "b"})
+    assert isinstance(made[1], Rejected)
+
+
+def test_files_are_those_of_the_first_pattern(tmp_path):
+    for name in ("b-2.parquet", "b-1.parquet", "c.parquet"):
+        (tmp_path / name).touch()
+    found = items.files(tmp_path, ("a-*.parquet", "b-*.parquet", "*.parquet"), "some/set")
+    assert [path.name for path in found] == ["b-1.parquet", "b-2.parquet"]
+    with pytest.raises(InputError, match=r"holds no a\*: download the data set some/set"):
+        items.files(tmp_path, ("a*",), "some/set")
+
+
+@pytest.mark.parametrize(("question", "inside"), [
+    ("Which is older?", False), ("<image><image>\nWhich?", False), ("Which? <image> <image>\n", False),
+    ("<image> Is it?", False), ("Is <image> it?", False), ("<image> is like <image>", True),
+    ("Of <image><image>, which?", True), ("Image 1: <image>\nImage 2: <image>\nWhich?", True),
+])
+def test_where_images_stand(question, inside):
+    assert items.inside_sentences(question) == inside
+
+
+def test_slots_are_added_in_front_and_never_too_many():
+    assert items.with_slots("Which?", 2) == "<image><image>Which?"
+    assert items.with_slots("Which?", 2, shown=2) == "Which?"
+    with pytest.raises(InputError, match="3 slots, 2 images"):
+        items.with_slots("<image>", 2, shown=2)
+
+
+def test_a_boxed_prompt_is_that_of_training():
+    row = Row("1", [None] * 2, "Which?", "B", "mine", choices=["a cat", "a dog"])
+    assert items.boxed_prompt(row) == items.user("<image><image>\nWhich?\nA. a cat\nB. a dog")
+    assert items.boxed_prompt(row._replace(choices=["<image>", "<image>"])) == items.user(
+        "Which?\nA. <image>\nB. <image>")  # fmt: skip
+
+
+def test_a_box_is_right_by_any_of_several_answers():
+    row = Row("1", [], "Which?", "1, 3", "mine", kind="number")
+    assert items.boxed_score(row, r"\boxed{3}", ["1", "3"]) == (1, "3")
+    assert items.boxed_score(row, r"\boxed{2}", ["1", "3"]) == (0, "2")
+
+
+@pytest.mark.parametrize("value", ["['a']", 3, {"a": 1}])
+def test_a_list_is_a_list(value):
+    with pytest.raises(InputError, match="not a list"):
+        items.column_list({"options": value}, "options")
+    assert items.column_list({"options": None}, "options") == [] == items.column_list({}, "options")
