@@ -232,13 +232,13 @@ def test_retry_after_is_honoured(cache):
 def test_a_hang_ends_in_time_and_the_others_go_on(cache):
     def answer(request):
         if asked(request) == "hang":
-            time.sleep(2)
+            time.sleep(60)
         return "good"
 
-    with FakeEndpoint(answer) as server, client(server, cache, timeout=0.2, retries=1) as endpoint:
+    with FakeEndpoint(answer) as server, client(server, cache, timeout=1.0, retries=1) as endpoint:
         start = time.monotonic()
         (_, first), (_, second), (_, third) = ask_all(endpoint, ["a", "hang", "b"])
-        assert time.monotonic() - start < 1.8
+        assert time.monotonic() - start < 30
     assert (first, second.reason, third) == ("good", "timeout", "good")
 
 
@@ -317,8 +317,11 @@ def test_what_fails_each_time_does_not_keep_a_run_from_its_end(cache, bad):
 
 
 def test_closing_keeps_what_is_on_its_way_and_asks_nothing_more(cache):
+    asked_once = threading.Event()
+
     def answer(request):
-        time.sleep(0.2)
+        asked_once.set()
+        time.sleep(0.5)
         return "late"
 
     def twice(text):
@@ -327,7 +330,7 @@ def test_closing_keeps_what_is_on_its_way_and_asks_nothing_more(cache):
 
     with FakeEndpoint(answer) as server:
         with client(server, cache) as endpoint:
-            threading.Timer(0.1, endpoint.close).start()
+            threading.Thread(target=lambda: asked_once.wait(60) and endpoint.close()).start()
             ((_, second),) = endpoint.each(["slow"], twice)
         assert second.reason == "stopped" and len(server.requests) == 1
         with client(server, cache) as endpoint:
