@@ -134,7 +134,7 @@ REASONS = {
 def test_what_cannot_be_shown_is_left_out_counted_and_named(stored, limited, tmp_path, caplog):
     kept, counts = shown_of(stored, limited, tmp_path)
     assert kept.tolist() == [0, 1, 2, 4, 6, 9] and counts == dict.fromkeys(REASONS, 1)
-    [warning] = caplog.messages
+    [warning] = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert warning.startswith(f"4 of the 10 records in split 'train' of {stored} are left out: 1 longer than config.pr")
     named = [json.loads(line) for line in (tmp_path / lengths.EXCLUDED).read_text().splitlines()]
     assert {line["reason"]: line["id"] for line in named} == REASONS
