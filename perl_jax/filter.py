@@ -25,7 +25,19 @@ import numpy as np
 from absl import flags
 
 from models.errors import InputError
-from perl_jax import cli, difficulty, filter_report, mesh, policy, processes, records, roofline, selection, settings
+from perl_jax import (
+    cli,
+    difficulty,
+    files,
+    filter_report,
+    mesh,
+    policy,
+    processes,
+    records,
+    roofline,
+    selection,
+    settings,
+)
 from perl_jax import train as training
 from perl_jax.grading import Grader
 from perl_jax.selection import Candidate
@@ -92,7 +104,7 @@ def apply(config, workdir: Path, options: Options) -> str:
 
     def write():
         if processes.first():
-            (workdir / "filter.md").write_text(page, encoding="utf-8")
+            files.write(workdir / "filter.md", page)
             filter_report.histogram(candidates, fates, workdir / "accuracy.png", low=options.low, high=options.high,
                                     target=options.target, rollouts=options.rollouts)  # fmt: skip
             if kept:
@@ -182,22 +194,17 @@ def write_records(split: str, data: str, out: Path, measured: Measured, kept: Se
     said = json.dumps(made, indent=1, sort_keys=True)
     if (out / MADE).is_file() and (out / MADE).read_text(encoding="utf-8") == said:
         return
-    for left in out.parent.glob(f".{out.name}.*"):  # by a run that was killed
-        shutil.rmtree(left)
     summary = records.summary(data)
-    splits = {name: _all(records.open_split(data, name)) for name in summary["splits"]}
+    splits = {name: records.open_split(data, name) for name in summary["splits"]}
     whole = records.open_split(data, split)
     splits[split] = ({**whole[number], "accuracy": measured.accuracy(number)} for number in kept)
     old = out.with_name(f".{out.name}.old")
+    shutil.rmtree(old, ignore_errors=True)  # by a run that was killed
     if out.exists():
         out.rename(old)
     records.write(splits, str(out), name=summary["name"],
                   finish=lambda partial: Path(partial, MADE).write_text(said, encoding="utf-8"))  # fmt: skip
     shutil.rmtree(old, ignore_errors=True)
-
-
-def _all(split: records.Split):
-    return (split[number] for number in range(len(split)))
 
 
 def _share(row: Mapping) -> float | None:

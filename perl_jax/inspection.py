@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from models import qwen2_5_vl as qwen
 from models.qwen2_5_vl import images
@@ -138,9 +137,9 @@ def _pictures(prompts: Prompts, record, asked: Asked) -> Html:
     """The pictures as the model gets them, in its order."""
     vision, figures = prompts.processor.vision, []
     for picture in asked.prompt[1]:
-        rows, columns = images.grid((picture.height, picture.width), vision, **prompts.limits)
-        size = columns * vision.patch_size, rows * vision.patch_size
-        resized = images.rgb(picture).resize(size, Image.Resampling.BICUBIC)
+        resized = images.resized(picture, vision, **prompts.limits)
+        size = resized.size
+        columns, rows = (side // vision.patch_size for side in size)
         original = record["images"].index(picture)
         place = asked.order.index(original)
         moved = f", was Image {original + 1}" if original != place else ""

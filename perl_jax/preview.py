@@ -14,7 +14,7 @@ import numpy as np
 from models import qwen2_5_vl as qwen
 from models.errors import InputError
 from perl_jax import batch as batches
-from perl_jax import permute, pipeline, train, trees
+from perl_jax import permute, pipeline, symbols, train, trees
 from perl_jax.grading import Grader
 from perl_jax.prompts import Prompts, opened
 
@@ -127,10 +127,9 @@ def _others(sample: permute.Sample) -> list[str]:
     if sample.get("kind") == "order":
         items = _ITEM.findall(true)
         return [_with_items(true, items[::-1]), *(_with_items(true, items[i:] + items[:i]) for i in range(len(items)))]
-    if mentions := list(permute.MENTION.finditer(sample["answer"])):
-        style = f"|{mentions[0][2]}" if mentions[0][2] else ""
+    if mentions := list(symbols.MENTION.finditer(sample["answer"])):
         text = sample["answer"] if len(mentions) == 1 else mentions[0][0]  # of several images one alone
-        pointed = [permute.MENTION.sub(f"{{image:{place}{style}}}", text) for place in places]
+        pointed = [symbols.MENTION.sub(symbols.mention(place, mentions[0][2]), text) for place in places]
         return [permute.render({**sample, "answer": answer})["answer"] for answer in pointed]
     if true.upper() in letters:
         return letters[: max(len(places), 4)]

@@ -91,8 +91,7 @@ def _held_out(directory: str) -> Iterator[tuple[str, list[bytes]]]:
         raise InputError(f"--decontaminate={directory} is no directory")
     if os.path.isfile(os.path.join(directory, "dataset_info.json")):
         for split in records.splits(directory):
-            stored = records.open_split(directory, split)
-            yield from ((stored[i]["question"], stored[i]["images"]) for i in range(len(stored)))
+            yield from ((record["question"], record["images"]) for record in records.open_split(directory, split))
         return
     found = False
     for path in sorted(Path(directory).rglob("*")):
