@@ -1,6 +1,6 @@
 """What a comparison of runs may claim: measures by question, chance, intervals, differences, and tables that say it.
 
-A row is what `evaluation.predictions` returns: one question in one order. The orders of a question are not independent
+A row is what `held_out.predictions` returns: one question in one order. The orders of a question are not independent
 of each other, so everything here counts questions: a measure is a dict from question to its value in [0, 1], and two
 runs are compared on the questions that both were asked. Pure functions, all of them.
 """
@@ -53,7 +53,7 @@ def measures(rows: Sequence[Row], right: Sequence[float] | None = None) -> dict[
 
     `canonical`: right in its own order; `permuted`: share of its drawn orders that are right; `worst`: right in all
     orders; `flip`: the answer, in the original frame, is not the same in all of them; `single`: right, of a question
-    with one image or none. `evaluation.summary` is their means.
+    with one image or none. `held_out.summary` is their means.
 
     Args:
         rows: prediction rows.

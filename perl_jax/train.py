@@ -18,7 +18,6 @@ from perl_jax import batch as batches
 from perl_jax import (
     checkpoint,
     cli,
-    evaluation,
     lengths,
     logs,
     mesh,
@@ -34,6 +33,7 @@ from perl_jax import (
     update,
 )
 from perl_jax.compilations import Compilations
+from perl_jax.evaluation import held_out
 from perl_jax.grading import Grader
 
 logger = logging.getLogger("perl_jax.train")  # not __name__, which is __main__ for the command
@@ -59,8 +59,8 @@ def run(config, workdir: Path, profile: tuple[int, int]) -> None:
     model, base = policy.load(config, workdir, texts(config, list(data)))
     splits = {name: pipeline.having(list(data), name) for name in config.eval.sets} | {config.data.split: list(data)}
     kept, excluded = lengths.shown(splits, base.prompts, workdir)
-    held_out = {name: held_out_questions(config, pipeline.open_parts(list(data), name, kept[name]), base.prompts)
-                for name in config.eval.sets}  # fmt: skip
+    sets = {name: held_out_questions(config, pipeline.open_parts(list(data), name, kept[name]), base.prompts)
+            for name in config.eval.sets}  # fmt: skip
     facts = {"records": {directory: records.fingerprint(directory) for directory in data}, "excluded": excluded,
              "base": base.fingerprint, "model": base.path,
              "lora": config.lora.to_dict() if config.lora.rank else None}  # fmt: skip
@@ -84,11 +84,11 @@ def run(config, workdir: Path, profile: tuple[int, int]) -> None:
 
             def evaluate(step: int) -> dict[str, float]:
                 found = {}
-                for name, asked in held_out.items():
-                    rows = evaluation.ask(state.model, asked, source.prompts, grader, config.sampling.max_new_tokens,
-                                          config.eval.batch)  # fmt: skip
+                for name, asked in sets.items():
+                    rows = held_out.ask(state.model, asked, source.prompts, grader, config.sampling.max_new_tokens,
+                                        config.eval.batch)  # fmt: skip
                     place = "eval/" + f"{name}/" * bool(found)  # the first set, which says what is best, by plain names
-                    values = {place + key: value for key, value in evaluation.summary(rows).items()}
+                    values = {place + key: value for key, value in held_out.summary(rows).items()}
                     log.evaluation(name, stage(config, step), step, values, rows)
                     found = found or values
                 if found and config.checkpoint.best and config.checkpoint.best not in found:
@@ -285,10 +285,10 @@ def texts(config, directories):
         yield taught_response(config, sample)
 
 
-def held_out_questions(config, parts, prompts) -> list[evaluation.Question]:
+def held_out_questions(config, parts, prompts) -> list[held_out.Question]:
     """The first `config.eval.limit` records of some parts, from each in turn, in the orders that they are asked in."""
     chosen = pipeline.first_of(parts, config.eval.limit)
-    return evaluation.questions(chosen, prompts, config.eval.permute, config.seed)
+    return held_out.questions(chosen, prompts, config.eval.permute, config.seed)
 
 
 FLAGS = flags.FLAGS

@@ -8,7 +8,8 @@ from PIL import Image
 
 from models.errors import InputError
 from models.qwen2_5_vl.config import VisionConfig
-from perl_jax import evaluation, permute
+from perl_jax import permute
+from perl_jax.evaluation import held_out
 from perl_jax.prompts import Prompts
 
 
@@ -50,7 +51,7 @@ def prompts():
 
 @pytest.fixture
 def asked(prompts):
-    return evaluation.questions(RECORDS, prompts, count=2, seed=1)
+    return held_out.questions(RECORDS, prompts, count=2, seed=1)
 
 
 def test_each_question_in_its_own_order_and_in_drawn_ones(asked):
@@ -65,7 +66,7 @@ def test_each_question_in_its_own_order_and_in_drawn_ones(asked):
 
 def test_a_question_that_is_too_long_is_named(prompts):
     with pytest.raises(InputError, match=r"record 'long': its prompt has 226 tokens, more than .* 40") as error:
-        evaluation.questions([record("a"), record("long", question="<image:0><image:1><image:2>?" + "!" * 204)],
+        held_out.questions([record("a"), record("long", question="<image:0><image:1><image:2>?" + "!" * 204)],
                              prompts, 2, 1)  # fmt: skip
     assert "\n" not in str(error.value)
 
@@ -73,21 +74,21 @@ def test_a_question_that_is_too_long_is_named(prompts):
 def test_an_answer_is_told_as_it_reads_in_the_original_order(asked):
     """Always the same image: right everywhere and no flip. Always the same place: a flip, where that is another."""
     right = [[f"\\boxed{{{sample['answer']}}}" for sample in question.samples] for question in asked]
-    rows = evaluation.predictions(asked, right, Grader())
+    rows = held_out.predictions(asked, right, Grader())
     assert [row["id"] for row in rows] == ["a"] * 3 + ["fixed", "alone"]
     assert [row["canonical"] for row in rows] == [True, False, False, True, True]
     assert [row["meaning"] for row in rows] == ["1", "1", "1", "7", "1"] and all(row["correct"] for row in rows)
-    assert evaluation.summary(rows)["flip_rate"] == 0
+    assert held_out.summary(rows)["flip_rate"] == 0
 
     stuck = [["\\boxed{1}" for _ in question.samples] for question in asked]
-    rows = evaluation.predictions(asked, stuck, Grader())
+    rows = held_out.predictions(asked, stuck, Grader())
     assert [row["meaning"] for row in rows[:3]] == [str(order[0] + 1) for order in asked[0].orders]
     assert [row["correct"] for row in rows[:3]] == [order[0] == 0 for order in asked[0].orders]
-    assert evaluation.summary(rows)["flip_rate"] == 1
+    assert held_out.summary(rows)["flip_rate"] == 1
 
 
 def test_no_box_is_no_answer(asked):
-    rows = evaluation.predictions(asked, [["1"] * len(question.samples) for question in asked], Grader())
+    rows = held_out.predictions(asked, [["1"] * len(question.samples) for question in asked], Grader())
     assert all(row["meaning"] is None and not row["correct"] for row in rows)
 
 
@@ -104,9 +105,9 @@ def test_summary():
         row("c", True, True, "1"), row("c", False, True, "1"), row("c", False, True, "1"),
         row("fixed", True, True, "1", source="t"), row("alone", True, False, "3", images=1, source="t"),
     ]  # fmt: skip
-    assert evaluation.summary(rows) == pytest.approx({
+    assert held_out.summary(rows) == pytest.approx({
         "accuracy": 3 / 4, "permuted_accuracy": 3 / 6, "worst_order": 1 / 3, "flip_rate": 1 / 3,
         "single_image_accuracy": 0.0, "accuracy/s": 2 / 3, "accuracy/t": 1 / 2,
     })  # fmt: skip
-    assert evaluation.summary(rows[-1:]) == {"single_image_accuracy": 0.0, "accuracy/t": 0.0}
-    assert evaluation.summary([]) == {}
+    assert held_out.summary(rows[-1:]) == {"single_image_accuracy": 0.0, "accuracy/t": 0.0}
+    assert held_out.summary([]) == {}
