@@ -75,6 +75,22 @@ def test_the_example(tmp_path):
     (r"\boxed{}", "60", (), False),
     (r"\boxed{60", "60", (), False),
     ("答案是 60。", "60", (), False),
+    ("60. It has 60 minutes", "60", (), True),  # what follows a whole formula at its stop is not read
+    (r"so \boxed{\frac{17}{2}}$.The answer is: \frac{17}{2}", r"$\frac{17}{2}$", (), True),
+    ("6 triangles", "6", (), True),  # their parser knows "tr"
+    ("6 apples", "6", (), False),
+    (r"\(3\frac{1}{2}\)", "1.5", (), False),
+    (r"= \boxed {16}$$", "16", (), False),
+    (r"\boxed{ m\angle J+m\angle H =180\degree. }", "180", (), False),
+    (r"Therefore, the length is $\boxed{10.}$", "10", (), True),
+    (r"$$\boxed{=18\pi}$$", r"$18 \pi$", (), True),
+    (r"\boxed{\textbf{D). }\frac{1}{3}}", "D", DEGREES, False),
+    ("A\nfor it is no B.", "A", DEGREES, True),
+    ("B\nas it is not A.", "A", DEGREES, True),  # letter by letter
+    ("The answer is 75.\r\nSo", "75", (), True),
+    (r"\boxed{(1,2)}", "(1, 2) ", (), False),  # an answer that ends in a blank is no point
+    (r"\boxed{1:\sqrt{2}}", "0.71", (), True),
+    ("The answer is 24/25.", "0.96", (), True),
 ])  # fmt: skip
 def test_official_rules(tmp_path, text, answer, options, right):
     assert score(tmp_path, text, answer, options).correct == right

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from models.errors import InputError
-from perl_jax import items, snapshot
+from perl_jax import items, latex_value, snapshot
 from perl_jax.benchmarks import Item, Score
 from perl_jax.conversations import MARKER
 from perl_jax.data import Rejected, Row
@@ -22,7 +22,6 @@ PATTERNS = ("data/test-*",)
 PROTOCOLS = items.PROTOCOLS
 MACRO = False
 ROWS = 3040
-MAX_CHARACTERS = 512  # of a formula that is read as one
 
 EXAMPLE = {
     "row": {
@@ -50,9 +49,7 @@ _INSTRUCTION = (
     'letter is allowed in the "\\boxed{}".\n'
 )
 _PANEL = re.compile(r"<image\d+>")
-_LETTER_FIRST = re.compile(r"(?:\(([A-E])\)(?: \1)?|([A-E]))\n")
-_LETTER_LAST = re.compile(r" (?:\(([A-E])\)|([A-E]))\.$")
-_NOT_READ = re.compile(r"\\circ|[°π]|(?<!\\)%")  # by the parser that the authors use, though by ours
+_FRACTION = re.compile(r"(0|-?[1-9][0-9]*)/(0|-?[1-9][0-9]*)")
 _FLAGS = ("the final answer is", "the answer is", "the correct answer is", "the answer should be")
 _REPLACED = (  # in this order
     (" ", ""), ("\\,", ""), ("∞", "\\infty"), ("+\\infty", "\\infty"), ("\\\\", "\\"), ("\n", ""), ("\\text", ""),
@@ -89,7 +86,8 @@ def _item(row: dict, name: str, pictures: snapshot.Pictures) -> Item:
         choices=[] if drawn else [option.strip() for option in options],
         kind="choice" if options else None,
     )
-    own = {"question": items.column(row, "question"), "options": options, "answer": answer, "level": row.get("level")}
+    own = {"question": items.column(row, "question"), "options": options, "level": row.get("level"),
+           "answer": answer if options else items.column(row, "answer")}  # fmt: skip
     return Item(plain, items.column(row, "subject", ""), own)
 
 
@@ -120,16 +118,20 @@ def score(item: Item, text: str, protocol: str) -> Score:
 def _extracted(text: str) -> tuple[str, bool]:
     """(the answer without LaTeX that does not count, whether anything told it from the rest of the response)."""
     text = whole = text.strip()
-    for pattern in (_LETTER_LAST, _LETTER_FIRST):
-        match = pattern.search(text) if pattern is _LETTER_LAST else pattern.match(text)
-        text = (match[1] or match[2]) if match else text
+    for letter in "ABCDE":
+        if text.endswith((f" {letter}.", f" ({letter}).")) or text.startswith(
+            (f"{letter}\n", f"({letter})\n", f"({letter}) {letter}\n")
+        ):
+            text = letter
     last = text.split("is ")[-1].rstrip(".")
     if _is_number(last):
         text = last
     if "oxed{" not in text:
         for flag in (form for lower in _FLAGS for form in (lower, lower.replace("the", "The"))):
-            if flag in text:
-                text = text.split(flag)[-1].strip().split("\n")[0].split(". ")[0]
+            announced = flag in text
+            text = text.split(flag)[-1].strip()
+            if announced:
+                text = text.split("\n")[0].split(". ")[0]
     elif text.count("oxed{") > 1:
         text = "\\boxed{" + text.split("oxed{")[-1]
     cleaned = _cleaned(text)
@@ -160,10 +162,12 @@ def _cleaned(text: str) -> str:
         text = text.replace(old, new)
     text = re.sub(r"^\.", "0.", text)
     if "sqrt" in text:
-        text = _braced(re.sub(r"\\sqrt(?=[^{])(.)", r"\\sqrt{\1}", text))
+        head, *roots = text.split("\\sqrt")
+        roots = [f"{{{root[0]}}}{root[1:]}" if root and root[0] != "{" else root for root in roots]
+        text = _braced("\\sqrt".join([head, *roots]))
     if text == "0.5":
         return r"\frac{1}{2}"
-    fraction = re.fullmatch(r"(0|-?[1-9]\d*)/(0|-?[1-9]\d*)", text)
+    fraction = _FRACTION.fullmatch(text)
     return rf"\frac{{{fraction[1]}}}{{{fraction[2]}}}" if fraction else text
 
 
@@ -201,21 +205,6 @@ def _rounded_items(text: str) -> str:
 
 
 def _rounded(text: str) -> float | int | None:
-    """The value of a formula to two decimals; None where it is none, or not what latex2sympy2 and eval would give."""
-    import sympy  # both take seconds
-    from latex2sympy2_extended.latex2sympy2 import ConversionConfig, latex2sympy
-
-    if len(text) > MAX_CHARACTERS or _NOT_READ.search(text):
-        return None
-    text = re.sub(r"(?<=\d)\.(?!\d)", "", text.replace("$", "")).replace("\\%", "/100")
-    text = re.sub(r"(?<=\d)\\frac", r"\\cdot\\frac", text)  # they multiply a mixed number
-    text = re.sub(r"^\{(.*)\}$", r"(\1)", text)  # no set to them
-    reading = ConversionConfig(interpret_simple_eq_as_assignment=True)
-    try:
-        value = latex2sympy(text, normalization_config=None, conversion_config=reading)
-        if value.has(sympy.E, sympy.oo, sympy.Abs):
-            return None
-        whole = value.is_Integer or (value.is_Float and float(value).is_integer())
-        return round(int(value) if whole else float(value), 2)
-    except Exception:  # a parser of what a model wrote: whatever it raises, there is no value
-        return None
+    """The value of a formula to two decimals, as the authors find it; None where it has none."""
+    number = latex_value.value(text)
+    return number if number is None else round(number, 2)

@@ -1,0 +1,228 @@
+r"""The number that a formula stands for, to the letter of how MathVision's authors find it: latex2sympy2, then `eval`.
+
+That parser cannot be installed beside math-verify's (which needs another ANTLR), and its oddities decide what is right,
+so what it makes of numbers is written down here:
+
+- a formula ends where no token can go on, and what follows is not read: "5." and "5}, so" are 5, and "6 triangles" is
+  6, as "tr" is its name of a trace;
+- what stands side by side is multiplied, before anything is divided: `3\frac{1}{2}` is 1.5, and `1/2\pi` is 1/(2 pi);
+- `\frac` and `\sqrt` need their braces; a sign that is no LaTeX ("°", "π", "√", a plain "%") makes it no number;
+- letters, lists, relations, absolute values, natural logarithms and infinity have no value.
+
+A formula takes time linear in its length: what is deeper, or larger, than any answer has no value either.
+"""
+
+import math
+import re
+
+MAX_DEPTH = 50  # of brackets, roots and fractions
+MAX_BITS = 20_000  # of a whole number
+MAX_FACTORIAL = 200
+
+_FUNCTIONS = {name: getattr(math, name) for name in ("sin", "cos", "tan", "sinh", "cosh", "tanh")}
+_INVERSES = {name: getattr(math, f"a{name}") for name in _FUNCTIONS}
+_FUNCTIONS |= {f"arc{name}": inverse for name, inverse in _INVERSES.items()} | {"log": math.log10, "exp": math.exp}
+_CALLS = frozenset("\\" + name for name in (*_FUNCTIONS, "sqrt")) | {"e"}
+_BRACKETS = {"(": ")", "[": "]", "{": "}", "\\{": "\\}", "\\lfloor": "\\rfloor"}
+_NAMES = ("ar(?:c?sinh|c?cosh|c?tanh)|gcd|lcm|floor|ceil|eye|zeros|ones|cols|rows|diag|norm|rank|tr|rref|hstack|vstack|"
+          "orth|nullspace|eig|svd|[pbv]?matrix")  # fmt: skip
+_ARROWS = "to|(?:left|long)?rightarrow|xrightarrow"
+_END = re.compile(rf"(?:[.)\]}}&_^]|\\(?:[\\}}]|{_ARROWS}|right|rfloor|rceil)|{_NAMES})?")
+_TOKEN = re.compile(
+    r"(?:[0-9]*(?:,[0-9]{3})*\.[0-9]+|[0-9]+(?:,[0-9]{3})*)(?:\\%)?"
+    r"|\\(?:sinh|sin|cosh|cos|tanh|tan|arc(?:sinh|sin|cosh|cos|tanh|tan)|log|exp|sqrt|frac|[dt]?binom|pi|times|cdot|div"
+    rf"|over(?:line|rightarrow)?|lfloor|rfloor|rceil|{_ARROWS}|right|[\\{{}}])"
+    rf"|!==?|{_NAMES}|[^ \t\r\n]"
+)
+_SPACE = re.compile(r"\\(?:displaystyle|q?quad|,)|[~$]")
+_SIZED = re.compile(r"\\m?(?:left|right)(?=\s*(?:[()\[\]{}]|\\[{}]))")
+
+
+def value(text: str) -> int | float | None:
+    r"""The number that a formula in lower case stands for; None for none.
+
+    >>> value(r"\frac{1}{2}"), value("2:3 of them"), value("24."), value("6 triangles"), value("6 cm")
+    (0.5, None, 24, 6, None)
+    >>> value(r"2 \sqrt{3}^2"), value("1,000"), value("50%"), value(r"50\%"), value("9^{9^9}")
+    (5.999999999999999, 1000, None, 0.5, None)
+    """
+    if ")_{" in text:  # to them a number of permutations
+        return None
+    text = _SIZED.sub("", _SPACE.sub(" ", re.sub(r"\\[dt]frac", r"\\frac", text)))
+    reader = _Reader(_TOKEN.findall(text))
+    try:
+        found = reader.sum()
+        return found if _END.fullmatch(reader.next) and not isinstance(found, complex) else None
+    except (_NoNumber, ArithmeticError, ValueError):
+        return None
+
+
+class _NoNumber(Exception):
+    """What has no value."""
+
+
+class _Reader:
+    """The tokens of a formula, from the left; each method reads what its name says and returns its value."""
+
+    def __init__(self, tokens: list[str]):
+        self._tokens, self._depth = iter(tokens), 0
+        self._go_on()
+
+    def _go_on(self) -> None:
+        self.next = next(self._tokens, "")
+
+    def _taken(self, *tokens: str) -> str | None:
+        """The next token, if it is one of those; then it is read."""
+        token = self.next if self.next in tokens else None
+        if token is not None:
+            self._go_on()
+        return token
+
+    def _expect(self, token: str) -> None:
+        if not self._taken(token):
+            raise _NoNumber(self.next)
+
+    def sum(self) -> complex:
+        found = self._product()
+        while sign := self._taken("+", "-"):
+            found = found + self._product() if sign == "+" else found - self._product()
+        return found
+
+    def _product(self, calls: bool = True) -> complex:
+        found = self._signed(calls)
+        while sign := self._taken("*", "\\times", "\\cdot", "/", ":", "\\div", "\\over"):
+            other = self._signed(calls)
+            found = _limited(found * other) if sign in ("*", "\\times", "\\cdot") else found / other
+        return found
+
+    def _signed(self, calls: bool) -> complex:
+        """Factors side by side, with signs in front. `calls`: whether a function may be among the further ones."""
+        sign = 1
+        while mark := self._taken("+", "-"):
+            sign = -sign if mark == "-" else sign
+        found = self._factor()
+        while not (self._ends() or (self.next in _CALLS and not calls)):
+            found = _limited(found * self._factor())
+        return sign * found
+
+    def _ends(self) -> bool:
+        signs = ("+", "-", "*", "\\times", "\\cdot", "/", ":", "\\div", "\\over")
+        return self.next in signs or bool(_END.fullmatch(self.next))
+
+    def _factor(self) -> complex:
+        found = self._one()
+        while self.next == "^":
+            found = _power(found, self._script("^"))
+            if self.next == "_":  # is read, and means nothing
+                self._script("_")
+        while mark := self._taken("!", "'"):  # the second is a transpose, which leaves a number as it is
+            found = _factorial(found) if mark == "!" else found
+        return found
+
+    def _one(self) -> complex:
+        """A number, a bracket, a fraction, a root or a function's value."""
+        token = self.next
+        if _is_number(token):
+            return self._number()
+        if token in _BRACKETS:
+            found = self._group(*_BRACKETS)
+            return math.floor(_real(found)) if token == "\\lfloor" else found
+        self._go_on()
+        if token == "\\frac":
+            return self._group("{") / self._group("{")
+        if token.endswith("binom"):
+            return _limited(math.comb(_whole(self._group("{")), _whole(self._group("{"))))
+        if token == "\\sqrt":
+            degree = self._group("[") if self.next == "[" else 2
+            return _power(self._group("{"), 1 / degree)
+        if token == "e":
+            return _exponential(self._script("^"))
+        if token[1:] in _FUNCTIONS and token.startswith("\\"):
+            return self._call(token[1:])
+        raise _NoNumber(token)
+
+    def _number(self) -> complex:
+        token = self.next
+        self._go_on()
+        if token == "\\pi":
+            return math.pi
+        digits = token.removesuffix("\\%").replace(",", "")
+        found = float(digits) if "." in digits else _limited(int(digits))
+        found = found / 100 if token.endswith("%") else found
+        return int(found) if isinstance(found, float) and found.is_integer() else found
+
+    def _group(self, *openings: str) -> complex:
+        opening = self._taken(*openings)
+        self._depth += 1
+        if opening is None or self._depth > MAX_DEPTH:
+            raise _NoNumber(self.next)
+        found = self.sum()
+        self._expect(_BRACKETS[opening])
+        self._depth -= 1
+        return found
+
+    def _script(self, mark: str) -> complex:
+        """What stands above or below: a number, or any formula in braces."""
+        self._expect(mark)
+        if self.next == "{":
+            return self._group("{")
+        if _is_number(self.next):
+            return self._number()
+        raise _NoNumber(self.next)
+
+    def _call(self, name: str) -> complex:
+        """A function's value; without brackets all factors that follow are its argument, but no further function."""
+        scripts = {}
+        while (mark := self.next) in ("_", "^") and mark not in scripts:
+            scripts[mark] = self._script(mark)
+        argument = self._group("(") if self.next == "(" else self._product(calls=False)
+        power = scripts.get("^")
+        if name in _INVERSES and power == -1:
+            return _INVERSES[name](_real(argument))
+        if name == "log" and "_" in scripts:
+            found = math.log(_real(argument), _real(scripts["_"]))
+        else:
+            found = _exponential(argument) if name == "exp" else _FUNCTIONS[name](_real(argument))
+        return _power(found, power) if power else found
+
+
+def _is_number(token: str) -> bool:
+    return token == "\\pi" or token.removesuffix("\\%")[-1:] in tuple("0123456789")
+
+
+def _real(number: complex) -> int | float:
+    if isinstance(number, complex):
+        raise _NoNumber(number)
+    return number
+
+
+def _whole(number: complex) -> int:
+    if not isinstance(number, int):
+        raise _NoNumber(number)
+    return number
+
+
+def _limited(number: complex) -> complex:
+    if isinstance(number, int) and number.bit_length() > MAX_BITS:
+        raise _NoNumber("too large")
+    return number
+
+
+def _power(base: complex, exponent: complex) -> complex:
+    whole = isinstance(base, int) and isinstance(exponent, int)
+    if whole and base.bit_length() * abs(exponent) > MAX_BITS:
+        raise _NoNumber("too large")
+    return base**exponent
+
+
+def _factorial(number: complex) -> int:
+    if not 0 <= _whole(number) <= MAX_FACTORIAL:
+        raise _NoNumber(number)
+    return math.factorial(number)
+
+
+def _exponential(exponent: complex) -> complex:
+    """Of 1 it is a letter to them."""
+    if exponent == 1:
+        raise _NoNumber("e")
+    return math.exp(_real(exponent)) if exponent else 1
