@@ -14,6 +14,7 @@ A formula takes time linear in its length: what is deeper, or larger, than any a
 
 import math
 import re
+from collections.abc import Iterator
 
 MAX_DEPTH = 50  # of brackets, roots and fractions
 MAX_BITS = 20_000  # of a whole number
@@ -49,7 +50,7 @@ def value(text: str) -> int | float | None:
     if ")_{" in text:  # to them a number of permutations
         return None
     text = _SIZED.sub("", _SPACE.sub(" ", re.sub(r"\\[dt]frac", r"\\frac", text)))
-    reader = _Reader(_TOKEN.findall(text))
+    reader = _Reader(match[0] for match in _TOKEN.finditer(text))
     try:
         found = reader.sum()
         return found if _END.fullmatch(reader.next) and not isinstance(found, complex) else None
@@ -64,8 +65,8 @@ class _NoNumber(Exception):
 class _Reader:
     """The tokens of a formula, from the left; each method reads what its name says and returns its value."""
 
-    def __init__(self, tokens: list[str]):
-        self._tokens, self._depth = iter(tokens), 0
+    def __init__(self, tokens: Iterator[str]):
+        self._tokens, self._depth = tokens, 0
         self._go_on()
 
     def _go_on(self) -> None:

@@ -64,6 +64,10 @@ def test_the_example(tmp_path):
     ("(A) or (B)\n\n(A) or (B) it is", None), ("(A) Yes.\n\nBut (B) no?", "(B)"),
     ("(A) or (B) ?\n\nIt is (B)", "(B)"), ("I'm sorry, I cannot help.", None), ("", None), ("答案是B。", None),
     ("A cat sits there", None), ("It moves to the right (option B) here", "(B)"), ("(C) it is", None),
+    ("I cannot select either (A) or (B).\n\nPlease tell more.", "(A)"),  # the other one is no word of its own
+    ("I choose between (A) this or (B) that.\n\n\nIt could be another.", None), (" The correct answer is B.", "(B)"),
+    ("I select option (C) none of the above.", None), ("(A) no.\n\nIt is:\n(B) that\n\nThe first is no (A) .", "(A)"),
+    ("Failed to obtain answer via API.", None), ("Yes, it touches.", None),
 ])
 def test_official(tmp_path, text, extracted):
     """What the authors' rules decide, and then what a language model does for them, as far as a rule can."""

@@ -58,6 +58,7 @@ def test_the_example(tmp_path):
     (r"\boxed{B}", 1),
     ("<think>x</think> B", 0), ("The correct option is B", 0), ("D", 0), ("", 0),
     ("Both of them", 1), ("答案是B", 0), ("A", 0), ("Answer: B. The answer is A", 0), ("ßB", 0),
+    ("Final Answer: Answer: B", 1), ("The answer is Answer: A", 0), ("**Answer:** B", 1), ("Option B", 0),
 ])
 def test_official_choices(tmp_path, text, right):
     made = item(tmp_path, options=["(A) left", "(B) right", "(C) both"])
@@ -75,6 +76,8 @@ def test_official_compares_texts_without_their_letter(tmp_path):
     made = item(tmp_path, options=["(A) 1", "(B) 2"])
     assert mantis_eval.score(made, "2", "official").correct == 1
     assert mantis_eval.score(made, "1", "official").correct == 0
+    made = item(tmp_path, options=["A) 1", "B) 2"])  # a letter in another form is left on
+    assert mantis_eval.score(made, "2", "official").correct == 0
 
 
 @pytest.mark.parametrize(("gold", "text", "right"), [

@@ -9,6 +9,7 @@ from perl_jax.data import Rejected
 
 PARTS = {"question_type": "multi_choice", "answer_type": "text", "answer": "8/11",
          "choices": ["3/11", "8/11", "6/11", "3/5"], "unit": None}  # fmt: skip
+YES = {**PARTS, "answer": "No", "choices": ["Yes", "No"]}
 TENTHS = {"answer_type": "float", "precision": 1.0, "unit": None}
 HUNDREDTHS = {"answer_type": "float", "precision": 2, "answer": "0.2", "unit": None}
 YEARS = {"answer_type": "list", "answer": "[2014, 2016]", "unit": None}
@@ -62,6 +63,9 @@ def test_official_rules(tmp_path, text, changes, right):
     ("<think>A?</think> The answer is B", PARTS, True),
     (r"So it is \boxed{B}.", PARTS, True),
     ('The answer is "8/11".', PARTS, True),
+    ("It is **quarter** past.\n\nThe answer is B.", PARTS, True),
+    ("the correct answer is **(B) 8/11**.\n\nAs the angles at A and C meet at O", PARTS, True),
+    ("Thus, the answer is B (8/11).", PARTS, True),
     ("The answer is C because most of it is of that colour, as one sees", PARTS, False),
     ("Adding them, the answer is 14.", {}, True),
     (r"First \boxed{3}, no: \boxed{14}", {}, True),
@@ -78,6 +82,8 @@ def test_rules_extract_before_a_judge_is_asked(tmp_path, text, changes, right):
     ("There are fourteen of them.", {}, "Extracted answer: 14", True),
     ("B.", PARTS, "B", True),
     ("Not the first but the second one, or the third.", PARTS, "(C)", False),
+    ("It cannot be told from this picture.", YES, "(Z)", True),  # nearest to a Z without its brackets
+    ("(C) Yes\n(D) No", YES, "B", True),
     ("Zwischen 2014 und 2016.", YEARS, "[2014, 2016]", True),
     ("I cannot tell.", {}, "", False),
     ("I cannot tell.", PARTS, " ", False),

@@ -5,6 +5,7 @@ so "Both" chooses B and `\\boxed{A}` does too: for a model that thinks or boxes,
 """
 
 import functools
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -40,6 +41,7 @@ EXAMPLE = {
     "wrong": "A",
 }
 
+_ANSWER = re.compile("Answer: ([A-Z])")
 _ANNOUNCEMENTS = ("final answer:", "the answer is", "answer:")  # the first that there is counts, where it first stands
 
 
@@ -115,12 +117,15 @@ def score(item: Item, text: str, protocol: str) -> Score:
     said = _announced(text)
     if item.category == "short-answer":
         return Score(float(said.lower() == item.row.answer.lower()), said or None)
-    first = next(filter(str.isalpha, said), "").upper()
+    answer = item.row.answer
+    marked = _ANSWER.match(said)
+    first = (marked[1] if marked else next(filter(str.isalpha, said), "")).upper()
     if "A" <= first <= items.letter(len(item.row.choices) - 1):
-        return Score(float(first == item.row.answer), first)
-    gold = item.columns["options"][ord(item.row.answer) - ord("A")]
-    right = text.strip() == items.unlabelled(gold, ord(item.row.answer) - ord("A"))
-    return Score(float(right), item.row.answer if right else None)
+        return Score(float(first == answer), first)
+    gold = item.columns["options"][ord(answer) - ord("A")]
+    label = next((mark for mark in (f"{answer}.", f"{answer}:", f"({answer})") if gold.startswith(mark)), "")
+    right = text.strip() == gold[len(label) :].strip()
+    return Score(float(right), answer if right else None)
 
 
 def _announced(text: str) -> str:

@@ -2,7 +2,8 @@ r"""MathVision, or MATH-V (MathLLMs/MathVision): 3040 problems of mathematics co
 
 The panels of a problem are merged in its picture, under the names that its text calls them by (`<image1>`). Of the
 official protocol (github.com/mathllm/MATH-V, evaluation/) the rules are followed to the letter, oddities too: units are
-not taken off, numbers are compared after rounding to two decimals, and a choice is right by its letter or by its value.
+not taken off, numbers are compared after rounding to two decimals, a choice is right by its letter or by its value, and
+what a formula is worth is `perl_jax.latex_value`'s.
 """
 
 import functools
@@ -102,7 +103,7 @@ def prompt(item: Item, protocol: str) -> list[dict]:
 
 
 def score(item: Item, text: str, protocol: str) -> Score:
-    """What a response earns; may hang on a hostile one. By `official` the box counts, or what stands for it without.
+    """What a response earns; may hang on a hostile box. By `official` that counts, or what stands for it without.
 
     Nothing counts as extracted where a whole response of several words was compared, in vain.
     """

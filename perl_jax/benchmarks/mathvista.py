@@ -8,7 +8,7 @@ shortest choice, is wrong.
 
 import functools
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from models.errors import InputError
@@ -53,7 +53,7 @@ EXAMPLE = {
 
 _FILES = ("data/testmini-*.parquet", "testmini-*.parquet", "testmini.jsonl", "testmini.json")
 _LETTER = re.compile(r"\(([a-zA-Z])\)")
-_ANNOUNCED = re.compile(r'[Tt]he answer is "(.*)"\.')
+_ANNOUNCED = re.compile('[Tt]he answer is "')
 _LAST_WORD = re.compile(r"(?:answer|value) (?:is|:)\s*\$?(-?\d+(?:\.\d+)?)\$?\.?\s*$", re.I)
 _LIST = re.compile(r"\[[^\[\]]*\]")
 _DEMONSTRATIONS = (
@@ -157,13 +157,15 @@ def judged(item: Item, text: str, reply: str) -> Score:
 def _extracted(item: Item, text: str) -> str | None:
     """What rules find in a response; None where they cannot tell."""
     kind, choices = item.columns["answer_type"], item.row.choices
-    if text in choices or (match := _ANNOUNCED.search(text)):
-        return text if text in choices else match[1]
+    if text in choices:
+        return text
+    if (quoted := _quoted(text)) is not None:
+        return quoted
     box = extract_boxed(text)
     tail = text.rpartition("</think>")[2].strip() if box is None else box
     if kind == "text":
         if box is None and len(tail.split()) == 1:  # "b" and "B." are no letters to the authors
-            return tail if _letter(tail, choices) else None
+            return tail if _chosen(tail) in map(items.letter, range(len(choices))) else None
         if (named := letters.found(tail, choices)) and named != letters.NONE:
             return named
         return tail if box and tail in choices else None
@@ -175,11 +177,18 @@ def _extracted(item: Item, text: str) -> str | None:
     return tail or None
 
 
-def _letter(text: str, choices: Sequence[str]) -> str | None:
-    """The letter that an extracted answer is, or has in brackets."""
+def _quoted(text: str) -> str | None:
+    """What is announced in quotes, up to the last `".` of its line."""
+    for line in text.split("\n"):
+        if (match := _ANNOUNCED.search(line)) and '".' in line[match.end() :]:
+            return line[match.end() :].rpartition('".')[0]
+    return None
+
+
+def _chosen(text: str) -> str:
+    """The letter that a text has in brackets, of a choice or of none; else the text."""
     found = _LETTER.findall(text)
-    letter = found[0].upper() if found else text
-    return letter if letter in map(items.letter, range(len(choices))) else None
+    return found[0].upper() if found else text
 
 
 def _compared(item: Item, extracted: str | None) -> Score:
@@ -189,9 +198,9 @@ def _compared(item: Item, extracted: str | None) -> Score:
     kind, choices, answer = item.columns["answer_type"], item.row.choices, item.columns["answer"]
     try:
         if kind == "text":
-            letter = _letter(extracted, choices)
-            nearest = min(choices, key=lambda choice: _distance(extracted, choice))
-            value = choices[ord(letter) - ord("A")] if letter else nearest
+            chosen = _chosen(extracted)
+            by_letter = dict(zip(map(items.letter, range(len(choices))), choices))
+            value = by_letter.get(chosen) or min(choices, key=lambda choice: _distance(chosen, choice))
         elif kind == "integer":
             value = str(int(float(extracted)))
         elif kind == "float":
