@@ -118,9 +118,9 @@ class Grader:
 
     def _try_weights(self) -> None:
         """What an empty response earns names the parts, before the first rollouts cost time."""
-        outcome = outcome(self._pool.schedule(_score, (self._reward_name, [(_TRIAL, "")]), timeout=self._timeout))
-        if isinstance(outcome, list) and isinstance(outcome[0], dict):  # else the first `grade` says
-            self._parts |= outcome[0].keys()
+        found = outcome(self._pool.schedule(_score, (self._reward_name, [(_TRIAL, "")]), timeout=self._timeout))
+        if isinstance(found, list) and isinstance(found[0], dict):  # else the first `grade` says
+            self._parts |= found[0].keys()
         try:
             self._check_weights()
         except InputError:

@@ -166,8 +166,8 @@ def _encoded(setup: Setup, asked: Asked) -> tuple[list[int], list[Encoded]]:
     prompts = setup.prompts
     ids, pictures = prompts.processor(messages(setup, asked), pictures, **prompts.limits)
     if len(ids) > prompts.max_tokens:
-        raise InputError(f"question {row.id!r}: {TOO_LONG}: {len(ids):,} tokens, more than {prompts.max_tokens:,}; raise "
-                         " --max_prompt_tokens, or show smaller pictures with --max_pixels")  # fmt: skip
+        raise InputError(f"question {row.id!r}: {TOO_LONG}: {len(ids):,} tokens, more than {prompts.max_tokens:,}; "
+                         "raise --max_prompt_tokens, or show smaller pictures with --max_pixels")  # fmt: skip
     return ids, pictures
 
 
