@@ -107,9 +107,9 @@ def tag(text: object, alarm: bool = False) -> Html:
 
 
 def clipped(text: object) -> str:
-    """The text, or its beginning and how long it is."""
-    text = str(text)
-    return text if len(text) <= WORDS_SHOWN else f"{text[:WORDS_SHOWN]}… ({len(text)} characters)"
+    """The text, or its beginning, its end, where answers stand, and how long it is."""
+    text, half = str(text), WORDS_SHOWN // 2
+    return text if len(text) <= WORDS_SHOWN else f"{text[:half]} … {text[-half:]} ({len(text)} characters)"
 
 
 def said(text: object, correct: float | None = None, tag: str = "td") -> Html:

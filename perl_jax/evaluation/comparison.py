@@ -5,6 +5,7 @@ last named model is set against each other one by `figures.against` on the answe
 """
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -19,7 +20,10 @@ from perl_jax.pages import Html, element, folded, note, said, table
 from perl_jax.statistics import Estimate, Table, percent, points
 
 PARTIAL = "†"
-STYLE = examples.STYLE
+_INTERVAL = re.compile(r"(?<=\d), (?=[-+\d])")  # the comma of [1.0, 2.0], where a line is not to break
+STYLE = """
+.compact td:not(:first-child) { white-space: normal; min-width: 5.2rem; }
+""" + examples.STYLE
 
 
 class Section(NamedTuple):
@@ -39,7 +43,8 @@ def keys(models: Sequence[Model]) -> list[Key]:
 
 def sections(models: Sequence[Model]) -> list[Section]:
     """The tables that there are figures for."""
-    found = [_accuracy(models), _printed(), _consistency(models), _differences(models)]
+    sources = _Sources()
+    found = [_accuracy(models, sources), _printed(sources), _consistency(models), _differences(models)]
     return [section for section in found if section.table.rows]
 
 
@@ -53,7 +58,8 @@ def body(models: Sequence[Model]) -> list[Html]:
     """The part of a page: tables, plots, and questions to look at."""
     out = []
     for part in sections(models):
-        out += [element("h2", part.title), table(*part.table, "figures"), *map(note, part.notes)]
+        rows = [[_INTERVAL.sub(",\N{NO-BREAK SPACE}", cell) for cell in row] for row in part.table.rows]
+        out += [element("h2", part.title), table(part.table.header, rows, "figures compact"), *map(note, part.notes)]
     out += [element("h2", "Plots"), pages.legend([model.name for model in models]),
             element("div", *plots.figures(models, keys(models)), class_="plots")]  # fmt: skip
     cards = {key: examples.cards(models, key) for key in keys(models) if key in models[-1].results}
@@ -67,17 +73,17 @@ def body(models: Sequence[Model]) -> list[Html]:
 # Accuracy
 
 
-def _accuracy(models: Sequence[Model]) -> Section:
-    columns, sources = keys(models), _Sources()
+def _accuracy(models: Sequence[Model], sources: "_Sources") -> Section:
+    columns = keys(models)
     means = _means(models, columns)
     rows = []
     for model in models:
         found = {key: model.results.get(key) for key in columns}
-        average = [100 * float(np.mean([found[key].headline.mean for key in mean])) for mean in means.values()]
-        rows.append([model.name, *map(_cell, found.values()), *(f"{mean:.1f}%" for mean in average)])
+        average = [_mean([found[key] for key in mean]) for mean in means.values()]
+        rows.append([model.name, *map(_cell, found.values()), *average])
     for other in published.MODELS:
         cells = [_figures(other, key[0], sources) for key in columns]
-        average = [f"{other.computed([name for name, _ in mean]):.1f}%" for mean in means.values()]
+        average = [f"{other.computed([name for name, _ in mean]):.2f}" for mean in means.values()]
         if any(cell != "–" for cell in cells):
             rows.append([f"{other.name}, as printed", *cells, *average])
     header = ["", *(", ".join(key) for key in columns), *(f"mean, {protocol}" for protocol in means)]
@@ -89,8 +95,8 @@ def _accuracy(models: Sequence[Model]) -> Section:
               "benchmark counting the same." for protocol, mean in means.items()]  # fmt: skip
     if sources.used:
         notes.append("As printed: the same figures stand under each protocol, for neither prompt nor judge is said; of "
-                     "a cell's figures the first counts in the mean.")  # fmt: skip
-    return Section("Accuracy", Table(header, rows), [*notes, *sources.notes(), *_unlike(models, columns)])
+                     "a cell's figures the first counts in the mean. The numbers are those of the sources below.")
+    return Section("Accuracy", Table(header, rows), [*notes, *_unlike(models, columns)])
 
 
 def _means(models: Sequence[Model], columns: Sequence[Key]) -> dict[str, list[Key]]:
@@ -107,6 +113,11 @@ def _cell(result: Result | None) -> str:
         return "–"
     mark = f" {PARTIAL}" * bool(result.facts.get("partial"))
     return f"{percent(result.headline)} of {result.headline.questions:,}{mark}"
+
+
+def _mean(results: Sequence[Result]) -> str:
+    mark = f" {PARTIAL}" * any(result.facts.get("partial") for result in results)
+    return f"{100 * float(np.mean([result.headline.mean for result in results])):.1f}%{mark}"
 
 
 class _Sources:
@@ -126,9 +137,8 @@ def _figures(model: published.Model, benchmark: str, sources: _Sources) -> str:
     return " or ".join(map(sources.mark, model.cells.get(benchmark, ()))) or "–"
 
 
-def _printed() -> Section:
+def _printed(sources: _Sources) -> Section:
     """The published table in full, with its means as printed and as they come out."""
-    sources = _Sources()
     rows = [[model.name, *(_figures(model, name, sources) for name in published.BENCHMARKS), sources.mark(model.mean),
              f"{model.computed():.2f}"] for model in published.MODELS]  # fmt: skip
     header = ["", *published.BENCHMARKS.values(), "mean, printed", "mean of the cells"]
@@ -170,7 +180,7 @@ def _consistency(models: Sequence[Model]) -> Section:
                 greedy |= not found["control"]["drawn"]
                 rows.append([model.name, ", ".join(key), *_orders(found)])
     header = ["", "benchmark", "questions", "own order", "mean over orders", "right in all orders", "flip rate",
-              "flip rate, own order again", "flips by the order, points", "best and worst place, points"]
+              "flip rate, own order again", "flips by the order, points", "best place, points", "worst place, points"]
     notes = ["Questions asked in several orders of their images. Flip rate: the answers, brought back to the "
              "question's own order, are not all the same (lower is better); own order again: as often as there are "
              "orders, but without moving anything, so that the difference is what the order does.",
@@ -184,17 +194,17 @@ def _consistency(models: Sequence[Model]) -> Section:
 def _orders(found: Mapping) -> list[str]:
     measures = [found[name] for name in ("canonical", "mean", "all", "flip")] + [found["control"]["flip"]]
     return [f"{found['questions']:,}", *(percent(Estimate.read(measure)) for measure in measures),
-            points(Estimate.read(found["difference"]["flip"])), _place_bias(found["places"])]  # fmt: skip
+            points(Estimate.read(found["difference"]["flip"])), *_ends(found["places"])]  # fmt: skip
 
 
-def _place_bias(places: Sequence) -> str:
+def _ends(places: Sequence[Mapping]) -> list[str]:
     """The places where the decisive picture helps most and least."""
     found = {place["place"] + 1: Estimate.read(place["difference"]) for place in places}
     found = {place: estimate for place, estimate in found.items() if estimate.questions}
     if len(found) < 2:
-        return "–"
+        return ["–", "–"]
     ends = [pick(found, key=lambda place: found[place].mean) for pick in (max, min)]
-    return "; ".join(f"image {place}: {points(found[place])}" for place in ends)
+    return [f"image {place}: {points(found[place])}" for place in ends]
 
 
 def _differences(models: Sequence[Model]) -> Section:

@@ -5,7 +5,8 @@ Pictures are read from the benchmark's own data again. Where that is gone, the w
 """
 
 import itertools
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from typing import NamedTuple
 
 import numpy as np
@@ -15,13 +16,14 @@ from models.qwen2_5_vl.images import open_image
 from perl_jax import benchmarks, pages
 from perl_jax.benchmarks import Item
 from perl_jax.evaluation.consistency import right
-from perl_jax.evaluation.results import Model, Question, Result, Row
+from perl_jax.evaluation.results import Key, Model, Question, Row
 from perl_jax.pages import Html, dim, element, folded, joined, note, tag
 
 SHOWN, ORDERS_SHOWN = 5, 3  # questions a kind and benchmark, orders a question
 SIDE = 160  # pixels of a thumbnail's longer side
 STYLE = """
 .asked { border-top: 1px solid #d8dee4; margin-top: .6rem; padding-top: .5rem; }
+.asked p { margin: .4rem 0; }
 .asked .thumbs img { max-height: 10rem; } .asked .sides { grid-template-columns: repeat(auto-fit, minmax(15rem, 1fr)); }
 .asked .sides .said { padding: .3rem .5rem; margin-top: .2rem; border-radius: .3rem; }
 .decisive img { outline: 3px solid #0b5fb3; }
@@ -35,16 +37,16 @@ class Kind(NamedTuple):
     ids: list[str]
 
 
-def kinds(models: Sequence[Model], key: tuple[str, str]) -> list[Kind]:
+def kinds(models: Sequence[Model], key: Key) -> list[Kind]:
     """Which questions the last model answers better and worse than the first in their own order, and in which its
     answer changes with the order: first those where it did not when asked again in the same order."""
     first, last = (model.results[key].questions() if key in model.results else {} for model in (models[0], models[-1]))
     steps = {id_: _share(question.own) - _share(first[id_].own) for id_, question in last.items()
              if id_ in first and _same(question.own, first[id_].own)}  # fmt: skip
-    names = f"{models[-1].name} than {models[0].name}"
+    names = f"by {models[-1].name} than by {models[0].name}"
     flips = {id_: flipped_when_asked_again(question) for id_, question in last.items() if flip(question) is not None}
-    found = [Kind(f"better from {names}", [id_ for id_, step in steps.items() if step > 0]),
-             Kind(f"worse from {names}", [id_ for id_, step in steps.items() if step < 0]),
+    found = [Kind(f"answered better {names}", [id_ for id_, step in steps.items() if step > 0]),
+             Kind(f"answered worse {names}", [id_ for id_, step in steps.items() if step < 0]),
              Kind(f"{models[-1].name} changes its answer with the order", sorted(flips, key=flips.__getitem__))]
     return [kind for kind in found if kind.ids]
 
@@ -63,11 +65,12 @@ def flipped_when_asked_again(question: Question) -> bool:
     return any(len({own, *drawn[i * again : (i + 1) * again]}) > 1 for i, own in enumerate(question.own["meaning"]))
 
 
-def cards(models: Sequence[Model], key: tuple[str, str]) -> list[Html]:
+def cards(models: Sequence[Model], key: Key) -> list[Html]:
     """The questions of each kind, folded, a bounded number of each."""
     found = kinds(models, key)
     wanted = {id_ for kind in found for id_ in kind.ids[:SHOWN]}
-    items, problem = _items(models[-1].results[key], wanted) if wanted else ({}, "")
+    results = [model.results[key] for model in models if key in model.results]
+    items, problem = _items(key[0], {str(result.facts.get("data")): None for result in results[::-1]}, wanted)
     asked = {model.name: model.results[key].questions() for model in models if key in model.results}
     out = [note(f"Without pictures: {problem}")] if problem else []
     for kind in found:
@@ -77,18 +80,20 @@ def cards(models: Sequence[Model], key: tuple[str, str]) -> list[Html]:
     return out
 
 
-def _items(result: Result, wanted: Collection[str]) -> tuple[dict[str, Item], str]:
-    """The wanted questions as the benchmark has them, and why some are missing."""
+def _items(benchmark: str, directories: Iterable[str], wanted: AbstractSet[str]) -> tuple[dict[str, Item], str]:
+    """The wanted questions, from the first of the benchmark's snapshots that has them, and why some are missing."""
     found: dict[str, Item] = {}
-    try:
-        loaded = benchmarks.find(result.key[0]).load(str(result.facts.get("data")), allow_partial=True)
-        items = (item for item in loaded if isinstance(item, Item) and item.row.id in wanted)
-        for item in itertools.islice(items, len(wanted)):
-            found[item.row.id] = item
-    except (InputError, OSError) as error:
-        return found, str(error)
-    missing = sorted(wanted - found.keys())
-    return found, f"{result.facts.get('data')} no longer has {', '.join(missing)}" if missing else ""
+    problem = ""
+    for directory in directories if wanted else ():
+        try:
+            loaded = benchmarks.find(benchmark).load(directory, allow_partial=True)
+            items = (item for item in loaded if isinstance(item, Item) and item.row.id in wanted)
+            found |= {item.row.id: item for item in itertools.islice(items, len(wanted))}
+        except (InputError, OSError) as error:
+            problem = problem or str(error)
+        if wanted <= found.keys():
+            return found, ""
+    return found, problem or f"the data no longer has {', '.join(sorted(wanted - found.keys()))}" * bool(wanted)
 
 
 def _card(id_: str, asked: Mapping[str, Mapping[str, Question]], last: str, item: Item | None) -> Html:
@@ -134,12 +139,14 @@ def _view(row: Row, said: Mapping[str, Row | None], sample: int, item: Item | No
 def _words(name: str, row: Row | None, sample: int) -> Html:
     if row is None:
         return element("div", dim(name), element("div", "was not asked this", class_="said dim"))
-    correct, count = row["correct"], len(row["texts"])
-    many = f", right in {sum(correct):g} of {count} samples, here number {sample + 1}" if count > 1 else ""
     if row.get("fault"):
         return element("div", dim(name), element("div", f"could not be asked: {row['fault']}", class_="said wrong"))
+    count = len(row["texts"])
     place = min(sample, count - 1)
-    return element("div", dim(name + many), pages.said(row["texts"][place], correct[place], "div"))
+    many = f", right in {sum(right(row))} of {count} samples, here number {place + 1}" if count > 1 else ""
+    found = row["extracted"][place]
+    head = dim(name + many + ("; no answer found" if found is None else f"; answer found: {pages.clipped(found)}"))
+    return element("div", head, pages.said(row["texts"][place], row["correct"][place], "div"))
 
 
 def _pictures(row: Row, item: Item | None) -> Html:

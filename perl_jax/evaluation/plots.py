@@ -46,8 +46,8 @@ def _rows(dots: Mapping[Key, Sequence[Dot]], printed: bool = False) -> Html:
     from matplotlib.figure import Figure
     from matplotlib.ticker import PercentFormatter
 
-    count = 1 + max(i for each in dots.values() for i, _, _ in each)
-    figure = Figure(figsize=(5.2, 0.9 + len(dots) * (0.25 + 0.17 * count)), layout="constrained")
+    count = 1 + max((i for each in dots.values() for i, _, _ in each), default=0)
+    figure = Figure(figsize=(4.2, 0.7 + len(dots) * (0.25 + 0.15 * count)), layout="constrained")
     axes = figure.subplots()
     for place, (key, each) in enumerate(dots.items()):
         for i, (mean, low, high, _), filled in each:

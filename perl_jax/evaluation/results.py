@@ -10,7 +10,7 @@ from perl_jax import files
 from perl_jax.evaluation.consistency import Row
 from perl_jax.statistics import Estimate
 
-ROW_KEYS = {"id", "role", "order", "shown", "question", "answer", "texts", "correct", "meaning"}
+ROW_KEYS = {"id", "role", "order", "shown", "question", "answer", "texts", "correct", "extracted", "meaning"}
 
 Key = tuple[str, str]  # benchmark and protocol
 
