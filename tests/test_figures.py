@@ -181,13 +181,15 @@ def test_results_in_words():
     lines = text.splitlines()
     assert lines[0] == "# blink, protocol boxed"
     for words in ("Model tiny, scored by rules, then the judge judge-1, 2026-11-22", "samples 2, temperature 0.0",
-                  "8 questions asked of 1,200 rows", "malformed row (30), duplicate id (2)", "wrong: picture missing (1)",
-                  "**Partial**", "the mean over 2 categories", "## Against GRPO", "| pass@2 | 88.9%"):  # fmt: skip
+                  "8 questions asked of 1,200 rows", "malformed row (30), duplicate id (2)",
+                  "wrong: picture missing (1)", "**Partial**", "the mean over 2 categories", "## Against GRPO",
+                  "| pass@2 | 88.9%"):  # fmt: skip
         assert words in text
     micro = np.mean([0.5] * 4 + [1.0] * 4 + [0])
     assert f"| accuracy, all questions | {100 * micro:.1f}% [" in text and "**Accuracy 37.5% [" in text
     assert "| a\\|b | 8 | 75.0% [" in text and "| c | 1 | 0.0% [" in text and "| – | – |" in text
     assert "| 8 | 0 | 4 | 0.125 | -25.0 [" in text
+    assert text.index("| accuracy, mean over categories") < text.index("| accuracy, all questions"), "headline first"
     tables = [line for line in lines if line.startswith("|")]
     assert all(line.endswith("|") for line in tables) and "Consistency" not in text
 

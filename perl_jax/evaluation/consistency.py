@@ -34,8 +34,8 @@ def consistency(rows: Sequence[Row], samples: int) -> dict | None:
 
     Each is an `Estimate` over questions with its 95% bootstrap interval:
 
-    - `canonical`: right in its own order; `mean`: right, over all its orders; `all`: right in every order; `worst`:
-      share of replicates that are right, in the order where it is least; `flip`: the answers to the orders do not all
+    - `canonical`: right in its own order; `mean`: right, over all its orders; `all`: right in every order; `worst`: the
+      share of replicates that are right, in the order where it is lowest; `flip`: the answers to the orders do not all
       mean the same, where no answer is one more answer.
     - `control`: the same, but `canonical`, of its own order asked as often as there are orders. `drawn` is whether
       that was done; if not (greedy answers), its one answer stands for all, so that `flip` is 0 by construction.
@@ -45,13 +45,12 @@ def consistency(rows: Sequence[Row], samples: int) -> dict | None:
 
     A question that could not be asked stands in `not_permuted`, by reason, as those do whose images must not move.
     """
-    groups: dict[str, list[Row]] = defaultdict(list)
-    for row in rows:
-        groups[row["id"]].append(row)
-    groups = {name: groups[name] for name in sorted(groups)}  # sums do not depend on the order of the rows
     if not any(row["role"] == "permuted" for row in rows):
         return None
-    left = {name: why for name, group in groups.items() if (why := _why_not(group))}
+    groups: dict[str, list[Row]] = defaultdict(list)
+    for row in sorted(rows, key=lambda row: row["id"]):  # so that sums do not depend on the order of the rows
+        groups[row["id"]].append(row)
+    left = {name: why for name, group in groups.items() if (why := _why_not(group)) is not None}
     asked = {name: _question(group, samples) for name, group in groups.items() if name not in left}
     drawn = any(question.control for question in asked.values())
     permuted = {name: _measures(question) for name, question in asked.items()}
