@@ -20,7 +20,7 @@ from perl_jax.pages import Html, element, folded, note, said, table
 from perl_jax.statistics import Estimate, Table, percent, points
 
 PARTIAL = "†"
-_INTERVAL = re.compile(r"(?<=\d), (?=[-+\d])")  # the comma of [1.0, 2.0], where a line is not to break
+_UNBROKEN = re.compile(rf"(?<=\d,) (?=[-+\d])| (?=\[\d+\]|{PARTIAL})")  # blanks of "[1.0, 2.0]", "70.80 [1]", "20 †"
 STYLE = """
 .compact td:not(:first-child) { white-space: normal; min-width: 5.2rem; }
 """ + examples.STYLE
@@ -58,7 +58,7 @@ def body(models: Sequence[Model]) -> list[Html]:
     """The part of a page: tables, plots, and questions to look at."""
     out = []
     for part in sections(models):
-        rows = [[_INTERVAL.sub(",\N{NO-BREAK SPACE}", cell) for cell in row] for row in part.table.rows]
+        rows = [[_UNBROKEN.sub("\N{NO-BREAK SPACE}", cell) for cell in row] for row in part.table.rows]
         out += [element("h2", part.title), table(part.table.header, rows, "figures compact"), *map(note, part.notes)]
     out += [element("h2", "Plots"), pages.legend([model.name for model in models]),
             element("div", *plots.figures(models, keys(models)), class_="plots")]  # fmt: skip

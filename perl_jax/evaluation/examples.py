@@ -40,7 +40,7 @@ class Kind(NamedTuple):
 def kinds(models: Sequence[Model], key: Key) -> list[Kind]:
     """Which questions the last model answers better and worse than the first in their own order, and in which its
     answer changes with the order: first those where it did not when asked again in the same order."""
-    first, last = (model.results[key].questions() if key in model.results else {} for model in (models[0], models[-1]))
+    first, last = (_asked(model, key) for model in (models[0], models[-1]))
     steps = {id_: _share(question.own) - _share(first[id_].own) for id_, question in last.items()
              if id_ in first and _same(question.own, first[id_].own)}  # fmt: skip
     names = f"by {models[-1].name} than by {models[0].name}"
@@ -49,6 +49,12 @@ def kinds(models: Sequence[Model], key: Key) -> list[Kind]:
              Kind(f"answered worse {names}", [id_ for id_, step in steps.items() if step < 0]),
              Kind(f"{models[-1].name} changes its answer with the order", sorted(flips, key=flips.__getitem__))]
     return [kind for kind in found if kind.ids]
+
+
+def _asked(model: Model, key: Key) -> dict[str, Question]:
+    """The questions that could be asked in all their orders."""
+    found = model.results[key].questions() if key in model.results else {}
+    return {id_: question for id_, question in found.items() if not any(row.get("fault") for row in question.orders)}
 
 
 def flip(question: Question) -> int | None:
