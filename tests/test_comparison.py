@@ -89,12 +89,13 @@ def test_results_that_share_no_question(tmp_path):
 
 
 def test_what_is_not_alike_is_said(tmp_path):
-    a = evaluated.write(tmp_path / "a", evaluated.rows(5), "d", judge={"model": "m|1", "url": "u"})
-    b = evaluated.write(tmp_path / "b", evaluated.rows(5, 10), "d", settings={"samples": 1, "temperature": 0.7})
-    text = comparison.markdown(read(a, b))
-    [line] = [line for line in text.splitlines() if line.startswith("Not the same")]
-    assert "temperature a 0.0; " in line and "temperature b 0.7" in line and "questions a 20" in line
-    assert "judge a m|1" in line and "judge b none" in line and "samples" not in line
+    a = evaluated.write(tmp_path / "a", evaluated.rows(5), "d", judge={"model": "m|1", "url": "u"},
+                        settings={"model": "x", "samples": 1, "temperature": 0.0, "prompt": {"system": "Be\nbrief."}})
+    b = evaluated.write(tmp_path / "b", evaluated.rows(5, 10), "d",
+                        settings={"model": "y", "samples": 1, "temperature": 0.7, "prompt": {"system": "Look."}})
+    [line] = [line for line in comparison.markdown(read(a, b)).splitlines() if line.startswith("Not the same")]
+    assert line == ("Not the same for all in blink, boxed: temperature (a 0.0, b 0.7); prompt's system (a Be brief., b "
+                    "Look.); questions (a 20, b 10); judge (a m|1, b none).")  # fmt: skip
     assert "Not the same" not in comparison.markdown(read(a, a))
 
 

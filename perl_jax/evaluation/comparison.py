@@ -43,8 +43,7 @@ def keys(models: Sequence[Model]) -> list[Key]:
 
 def sections(models: Sequence[Model]) -> list[Section]:
     """The tables that there are figures for."""
-    sources = _Sources()
-    found = [_accuracy(models, sources), _printed(sources), _consistency(models), _differences(models)]
+    found = [_accuracy(models), _printed(), _consistency(models), _differences(models)]
     return [section for section in found if section.table.rows]
 
 
@@ -73,7 +72,7 @@ def body(models: Sequence[Model]) -> list[Html]:
 # Accuracy
 
 
-def _accuracy(models: Sequence[Model], sources: "_Sources") -> Section:
+def _accuracy(models: Sequence[Model]) -> Section:
     columns = keys(models)
     means = _means(models, columns)
     rows = []
@@ -82,7 +81,7 @@ def _accuracy(models: Sequence[Model], sources: "_Sources") -> Section:
         average = [_mean([found[key] for key in mean]) for mean in means.values()]
         rows.append([model.name, *map(_cell, found.values()), *average])
     for other in published.MODELS:
-        cells = [_figures(other, key[0], sources) for key in columns]
+        cells = [_figures(other, key[0]) for key in columns]
         average = [f"{other.computed([name for name, _ in mean]):.2f}" for mean in means.values()]
         if any(cell != "–" for cell in cells):
             rows.append([f"{other.name}, as printed", *cells, *average])
@@ -93,7 +92,7 @@ def _accuracy(models: Sequence[Model], sources: "_Sources") -> Section:
         notes.append(f"{PARTIAL} not the whole benchmark: no figure to set beside printed ones.")
     notes += [f"Mean, {protocol}: over {', '.join(name for name, _ in mean)}, which all rows of ours have, each "
               "benchmark counting the same." for protocol, mean in means.items()]  # fmt: skip
-    if sources.used:
+    if len(rows) > len(models):
         notes.append("As printed: the same figures stand under each protocol, for neither prompt nor judge is said; of "
                      "a cell's figures the first counts in the mean. The numbers are those of the sources below.")
     return Section("Accuracy", Table(header, rows), [*notes, *_unlike(models, columns)])
@@ -120,30 +119,23 @@ def _mean(results: Sequence[Result]) -> str:
     return f"{100 * float(np.mean([result.headline.mean for result in results])):.1f}%{mark}"
 
 
-class _Sources:
-    """Footnotes, numbered as they come up."""
-
-    def __init__(self):
-        self.used: dict[str, int] = {}
-
-    def mark(self, figure: published.Figure) -> str:
-        return f"{figure} [{self.used.setdefault(figure.source, len(self.used) + 1)}]"
-
-    def notes(self) -> list[str]:
-        return [f"[{number}] {published.SOURCES[source]}." for source, number in self.used.items()]
+def _figures(model: published.Model, benchmark: str) -> str:
+    return " or ".join(map(_sourced, model.cells.get(benchmark, ()))) or "–"
 
 
-def _figures(model: published.Model, benchmark: str, sources: _Sources) -> str:
-    return " or ".join(map(sources.mark, model.cells.get(benchmark, ()))) or "–"
+def _sourced(figure: published.Figure) -> str:
+    """The figure with the number of its source."""
+    return f"{figure} [{1 + list(published.SOURCES).index(figure.source)}]"
 
 
-def _printed(sources: _Sources) -> Section:
+def _printed() -> Section:
     """The published table in full, with its means as printed and as they come out."""
-    rows = [[model.name, *(_figures(model, name, sources) for name in published.BENCHMARKS), sources.mark(model.mean),
+    rows = [[model.name, *(_figures(model, name) for name in published.BENCHMARKS), _sourced(model.mean),
              f"{model.computed():.2f}"] for model in published.MODELS]  # fmt: skip
     header = ["", *published.BENCHMARKS.values(), "mean, printed", "mean of the cells"]
-    notes = ["Mean of the cells: of the first figure of each. A row trained by GRPO alone is not printed there."]
-    return Section("As printed elsewhere", Table(header, rows), [*notes, *sources.notes()])
+    notes = ["Mean of the cells: of the first figure of each. A row trained by GRPO alone is not printed there.",
+             *(f"[{number}] {source}." for number, source in enumerate(published.SOURCES.values(), start=1))]
+    return Section("As printed elsewhere", Table(header, rows), notes)
 
 
 def _unlike(models: Sequence[Model], columns: Sequence[Key]) -> list[str]:
@@ -151,21 +143,23 @@ def _unlike(models: Sequence[Model], columns: Sequence[Key]) -> list[str]:
     lines = []
     for key in columns:
         facts = {model.name: _settings(model.results[key].facts) for model in models if key in model.results}
-        names = {name: None for said in facts.values() for name in said}
-        unlike = [name for name in names if len({str(said.get(name)) for said in facts.values()}) > 1]
-        said = ["; ".join(f"{name} {model} {values.get(name)}" for name in unlike) for model, values in facts.items()]
+        names = dict.fromkeys(name for found in facts.values() for name in found)
+        unlike = {name: [f"{model} {pages.clipped(found.get(name))}" for model, found in facts.items()]
+                  for name in names if len({str(found.get(name)) for found in facts.values()}) > 1}  # fmt: skip
         if unlike:
-            lines.append(f"Not the same for all in {', '.join(key)}: {'; '.join(said)}.")
+            words = "; ".join(f"{name} ({', '.join(values)})" for name, values in unlike.items())
+            lines.append(" ".join(f"Not the same for all in {', '.join(key)}: {words}.".split()))
     return lines
 
 
 def _settings(facts: Mapping) -> dict[str, object]:
-    """What a figure hangs on beside the model."""
-    settings = facts.get("settings")
-    judge = facts.get("judge")
-    questions = facts["figures"].get("questions")
-    return {**(settings if isinstance(settings, dict) else {}), "questions": questions,
-            "judge": judge.get("model") if isinstance(judge, dict) else "none"}  # fmt: skip
+    """What a figure hangs on beside the model, by name; the prompt's parts each for itself."""
+    settings = dict(facts["settings"]) if isinstance(facts.get("settings"), dict) else {}
+    settings.pop("model", None)
+    prompt = settings.pop("prompt", {})
+    parts = {f"prompt's {name}": value for name, value in prompt.items()} if isinstance(prompt, dict) else {}
+    judge = facts["judge"].get("model") if isinstance(facts.get("judge"), dict) else "none"
+    return {**settings, **parts, "questions": facts["figures"].get("questions"), "judge": judge}
 
 
 # Consistency and differences

@@ -59,7 +59,7 @@ def _rows(dots: Mapping[Key, Sequence[Dot]], printed: bool = False) -> Html:
             axes.plot(at, [place + 0.42] * len(at), "D", markersize=3.5, color="#8c959f", fillstyle=fill)
     axes.set_yticks(range(len(dots)), [", ".join(key) for key in dots], parse_math=False)
     axes.set_ylim(len(dots) - 0.5, -0.5)
-    axes.xaxis.set_major_formatter(PercentFormatter(1.0))
+    axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     return _drawn(figure, axes)
 
 
@@ -76,7 +76,7 @@ def _places(lines: Mapping[int, Sequence[Mapping]]) -> Html:
         spread = [[each.mean - each.low for each in found], [each.high - each.mean for each in found]]
         axes.errorbar(at, [each.mean for each in found], spread, marker="o", markersize=4, color=_colour(i))
     axes.xaxis.get_major_locator().set_params(integer=True)
-    axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     axes.set_xlabel("shown as image", fontsize=9)
     return _drawn(figure, axes)
 
