@@ -14,10 +14,11 @@ import numpy as np
 from models.errors import InputError
 from perl_jax import pages
 from perl_jax.evaluation import examples, plots, published
+from perl_jax.evaluation.consistency import COMPARED, by_question
 from perl_jax.evaluation.figures import against
 from perl_jax.evaluation.results import Key, Model, Result
 from perl_jax.pages import Html, element, folded, note, said, table
-from perl_jax.statistics import Estimate, Table, percent, points
+from perl_jax.statistics import Estimate, Table, difference, percent, points
 
 PARTIAL = "†"
 _UNBROKEN = re.compile(rf"(?<=\d,) (?=[-+\d])| (?=\[\d+\]|{PARTIAL})")  # blanks of "[1.0, 2.0]", "70.80 [1]", "20 †"
@@ -43,7 +44,7 @@ def keys(models: Sequence[Model]) -> list[Key]:
 
 def sections(models: Sequence[Model]) -> list[Section]:
     """The tables that there are figures for."""
-    found = [_accuracy(models), _printed(), _consistency(models), _differences(models)]
+    found = [_accuracy(models), _printed(models), _consistency(models), *_differences(models)]
     return [section for section in found if section.table.rows]
 
 
@@ -128,10 +129,11 @@ def _sourced(figure: published.Figure) -> str:
     return f"{figure} [{1 + list(published.SOURCES).index(figure.source)}]"
 
 
-def _printed() -> Section:
-    """The published table in full, with its means as printed and as they come out."""
+def _printed(models: Sequence[Model]) -> Section:
+    """The published table in full, with its means as printed and as they come out; no rows if it has none of ours."""
+    shown = published.MODELS if any(name in published.BENCHMARKS for name, _ in keys(models)) else ()
     rows = [[model.name, *(_figures(model, name) for name in published.BENCHMARKS), _sourced(model.mean),
-             f"{model.computed():.2f}"] for model in published.MODELS]  # fmt: skip
+             f"{model.computed():.2f}"] for model in shown]  # fmt: skip
     header = ["", *published.BENCHMARKS.values(), "mean, printed", "mean of the cells"]
     notes = ["Mean of the cells: of the first figure of each. A row trained by GRPO alone is not printed there.",
              *(f"[{number}] {source}." for number, source in enumerate(published.SOURCES.values(), start=1))]
@@ -201,21 +203,34 @@ def _ends(places: Sequence[Mapping]) -> list[str]:
     return [f"image {place}: {points(found[place])}" for place in ends]
 
 
-def _differences(models: Sequence[Model]) -> Section:
-    """The last model against each other one."""
+def _differences(models: Sequence[Model]) -> list[Section]:
+    """The last model against each other one, in accuracy and in consistency."""
     *others, last = models
-    rows = []
+    accuracy, orders = [], []
     for other in others:
-        shared = [key for key in keys(models) if key in last.results and key in other.results]
-        rows += [[f"{last.name} minus {other.name}", ", ".join(key),
-                  *_against(last.results[key].rows, other.results[key].rows)] for key in shared]
+        name = f"{last.name} minus {other.name}"
+        for key in (key for key in keys(models) if key in last.results and key in other.results):
+            ours, theirs = last.results[key], other.results[key]
+            accuracy.append([name, ", ".join(key), *_against(ours.rows, theirs.rows)])
+            if ours.consistency and theirs.consistency:
+                orders.append([name, ", ".join(key), *_in_orders(ours, theirs)])
     header = ["", "benchmark", "questions of both", "only the first is right", "only the second", "McNemar's p",
               "difference, points"]  # fmt: skip
     notes = ["Questions that both were asked in their own order. McNemar's exact two-sided test on the first response "
              "of each, each comparison for itself. The difference in accuracy is over questions, also where the "
              "accuracy above is a mean over categories, with a 95% paired bootstrap interval; not separated: it holds "
              "0."]  # fmt: skip
-    return Section("Differences", Table(header, rows), notes)
+    compared = ["", "benchmark", "questions of both", *(f"{words}, points" for words in COMPARED.values())]
+    words = ["Questions that both were asked in the same orders, with 95% paired bootstrap intervals. Of the flip rate "
+             "less is better."]  # fmt: skip
+    return [Section("Differences", Table(header, accuracy), notes),
+            Section("Differences in consistency", Table(compared, orders), words)]  # fmt: skip
+
+
+def _in_orders(ours: Result, theirs: Result) -> list[str]:
+    first, second = (by_question(result.rows, result.facts["figures"]["samples"]) for result in (ours, theirs))
+    found = [difference(first[measure], second[measure]) for measure in COMPARED]
+    return [f"{found[0].questions:,}", *map(points, found)]
 
 
 def _against(rows: Sequence, other_rows: Sequence) -> list[str]:
