@@ -103,7 +103,8 @@ def _title(card: Card) -> list[str]:
     how = f" with {card.method}" if card.method else ""
     name = re.sub(r"[^\w.-]+", " ", (card.base.name or "").split("/")[-1]).strip()
     return [
-        f"# {name}, trained to reason over several images" if name else "# A small model that looks at several images",
+        "# A small model that looks at several images" if card.base.from_nothing or not name
+        else f"# {name}, trained to reason over several images",
         f"{kind} Qwen2.5-VL of {size:,.2f} {word} parameters, {origin}{how} by perl_jax; step {card.step:,}.",
         "**A toy**: it started from random weights and knows only what its training set shows. It is there to look at "
         "the method, not for use." if card.base.from_nothing else "",
@@ -233,7 +234,8 @@ def _use(card: Card) -> list[str]:
         "### lmms-eval",
         fence(usage.lmms_eval(asked, longest), "sh"),
         "### VLMEvalKit",
-        "`python run.py --config eval.json`, this directory being `models/perl-qwen2.5-vl`, and eval.json:",
+        "`python run.py --config eval.json --judge exact_matching`, this directory being `models/perl-qwen2.5-vl`, and "
+        "eval.json:",
         fence(usage.vlmevalkit(asked, longest), "json"),
     ]
 

@@ -1,7 +1,7 @@
 """How other software asks an exported model as it was trained: the code and commands of a model card.
 
 Each passes on the system text, the instruction, the limits of pictures and greedy answers, as far as it takes them;
-perl_jax/benchmarks/README.md says what it was read in, and what differs.
+perl_jax/benchmarks/README.md says in which versions that was read, and what differs.
 """
 
 import json

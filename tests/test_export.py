@@ -201,8 +201,9 @@ def run_card(directory, place, monkeypatch) -> dict:
     for name, picture in zip(("a.png", "b.png"), (tiny.picture(40, 30, seed=1), tiny.picture(200, 120, seed=2))):
         Image.fromarray(picture).save(place / name)
     monkeypatch.chdir(place)
+    [code, *_] = re.findall(r"^```python\n(.*?)^```$", (place / provenance.CARD).read_text(), re.DOTALL | re.MULTILINE)
     found = {}
-    exec(re.search(r"^```python\n(.*?)^```$", (place / provenance.CARD).read_text(), re.DOTALL | re.MULTILINE)[1], found)
+    exec(code, found)
     return found
 
 

@@ -10,6 +10,7 @@ import tiny_run
 from fake_endpoint import FakeEndpoint
 from PIL import Image
 
+from configs import base
 from models import qwen2_5_vl as qwen
 from perl_jax import scratch, usage
 from perl_jax.prompts import Prompts
@@ -123,3 +124,12 @@ def test_vlmevalkit_gets_limits_and_texts(asked, plain):
     assert model["system_prompt"] == f"{SYSTEM}\n{INSTRUCTION}" and model["max_new_tokens"] == 50
     assert asked.limits.items() <= model.items() and not model["use_custom_prompt"]
     assert "system_prompt" not in json.loads(usage.vlmevalkit(plain, 50))["model"]["perl-qwen2.5-vl"]
+
+
+def test_the_docs_show_what_a_card_does(processor):
+    """Of a model that was trained as configs/base.py says."""
+    config = base.get_config()
+    shown, longest = Prompts(processor, **config.prompt), config.sampling.max_new_tokens
+    text = (tiny_run.REPOSITORY / "perl_jax" / "benchmarks" / "README.md").read_text()
+    for command in (usage.vllm_server, usage.lmms_eval, usage.vlmevalkit):
+        assert command(shown, longest) in text, command.__name__
