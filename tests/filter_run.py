@@ -16,7 +16,7 @@ import jax
 import tiny_run
 
 from models.errors import InputError
-from perl_jax import cli, difficulty, filter, processes
+from perl_jax import asking, cli, filter, processes
 
 CHANGES = {"warmup.steps": 0, "data.source": "", "reward": "tiny_reward:score"}
 
@@ -31,7 +31,7 @@ def main(workdir: str, changes: str, options: str, coordinator: str = "", count:
     jax.config.update("jax_compilation_cache_dir", str(conftest.CACHE))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
     processes.TIMEOUT, processes.LOST = 20, 10
-    add, batches = difficulty.Writer.add, []
+    add, batches = asking.Writer.add, []
 
     def add_and_die(writer, new):
         batches.extend([new] if new else [])
@@ -42,7 +42,7 @@ def main(workdir: str, changes: str, options: str, coordinator: str = "", count:
             os.kill(os.getpid(), signal.SIGKILL)
         add(writer, new)
 
-    difficulty.Writer.add = add_and_die
+    asking.Writer.add = add_and_die
     try:
         processes.join(coordinator, int(count), int(index))
         run(Path(workdir), json.loads(changes), **json.loads(options))

@@ -47,12 +47,25 @@ def curate(row: Row, annotation: Annotation | None = None) -> Curated | Rejected
     """
     if broken := rules.check(row):
         return Rejected(row.id, *broken)
-    count, row = len(row.images), row._replace(question=_slots_in_front(row.question))
+    row = row._replace(question=_slots_in_front(row.question))
     if annotation is not None and annotation.reason == NOT_CHECKABLE:
         return Rejected(row.id, annotation.reason, annotation.detail)
     short = checkable(_annotated(row, annotation))
-    if isinstance(short, Rejected):
-        return short
+    return short if isinstance(short, Rejected) else _with_symbols(row, short, annotation)
+
+
+def symbolic(row: Row) -> Curated | Rejected:
+    """The record of a row whose words stay as they are, without its pictures; Rejected where no order can be shown.
+
+    So a benchmark's question is asked in other orders: nothing is rephrased, and no rule of training data applies.
+    """
+    row = row._replace(question=_slots_in_front(row.question))
+    return _with_symbols(row, row._replace(kind=row.kind or "text"), None)
+
+
+def _with_symbols(row: Row, short: Row, annotation: Annotation | None) -> Curated | Rejected:
+    """The record of what can be checked of a row (`short`), its references to images as symbols."""
+    count = len(row.images)
     question, choices = _numbered(short.question, list(short.choices), count)
     answer = short.answer
     if not _has_symbols(row):
