@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from perl_jax import prompts, statistics, usage
 from perl_jax.provenance import Base, Data, Evaluation, Result
-from perl_jax.statistics import Estimate, Table
+from perl_jax.statistics import Table, percent, proportion
 
 LONGEST = 2048  # tokens of a response to ask for, where a run does not say it
 TOLD = {  # of a run's config, and in which words
@@ -33,7 +33,7 @@ TOLD = {  # of a run's config, and in which words
     "compute_dtype": "compute dtype",
     "seed": "seed",
 }
-SETTINGS = ("samples", "temperature", "permute")  # of an evaluation, beside its figures
+SETTINGS = ("samples", "temperature", "permute", "max_new_tokens")  # of an evaluation, beside its figures
 
 
 class Card(NamedTuple):
@@ -170,7 +170,7 @@ def _held_out(evaluations: Sequence[Evaluation]) -> list[str]:
         found = statistics.measures(evaluation.rows)
         questions = len({row["id"] for row in evaluation.rows})
         rows.append([code(evaluation.name), f"{evaluation.step:,}", f"{questions:,}",
-                     *(percent(statistics.proportion(found[key])) for key in statistics.COLUMNS)])  # fmt: skip
+                     *(percent(proportion(found[key])) for key in statistics.COLUMNS)])  # fmt: skip
     if not rows:
         return []
     return [
@@ -241,7 +241,7 @@ def _use(card: Card) -> list[str]:
 
 
 def _limits(card: Card) -> list[str]:
-    flips = [(evaluation.name, statistics.proportion(statistics.measures(evaluation.rows)["flip"]))
+    flips = [(evaluation.name, proportion(statistics.measures(evaluation.rows)["flip"]))
              for evaluation in card.evaluations]  # fmt: skip
     flips += [(result.benchmark, result.consistency.flip) for result in card.results if result.consistency]
     told = [f"{percent(rate)} of the {rate.questions:,} questions of {code(name)} that were asked so"
@@ -287,12 +287,6 @@ def fence(text: str, language: str = "") -> str:
     """Any text as a block of code."""
     ticks = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
     return f"{ticks}{language}\n{text.rstrip()}\n{ticks}"
-
-
-def percent(estimate: Estimate) -> str:
-    """A share with its interval."""
-    mean, low, high = (100 * x for x in estimate[:3])
-    return f"{mean:.1f}% [{low:.1f}, {high:.1f}]" if estimate.questions else "–"
 
 
 def _flat(config: Mapping, prefix: str = ""):

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from models.errors import InputError
-from perl_jax import files, policy, prompts, records
+from perl_jax import policy, prompts, records, runs
+from perl_jax.evaluation import results as evaluated
 from perl_jax.statistics import Estimate
 
 CARD = "README.md"
@@ -116,33 +117,29 @@ def data(fingerprints: Mapping[str, str]) -> list[Data]:
 
 
 def evaluations(workdir: Path, step: int) -> list[Evaluation]:
-    """Each held-out set's last evaluation in a run that is not later than `step`."""
+    """Each held-out set's last evaluation in a run that is not later than `step`.
+
+    Raises InputError for prediction rows of another form.
+    """
     last: dict[str, tuple[int, Path]] = {}
-    for file in (workdir / "evaluations").glob("*-*.jsonl"):
-        name, _, number = file.stem.rpartition("-")
-        if number.isdigit() and int(number) <= step:
-            last[name] = max(last.get(name, (-1, file)), (int(number), file))
-    found = [Evaluation(name, number, list(files.json_lines(file))) for name, (number, file) in sorted(last.items())]
+    for file in (workdir / "evaluations").glob("*.jsonl"):
+        match = runs.EVALUATION.fullmatch(file.name)
+        if match and int(match[2]) <= step:
+            last[match[1]] = max(last.get(match[1], (-1, file)), (int(match[2]), file))
+    found = [Evaluation(name, number, runs.predictions(file)) for name, (number, file) in sorted(last.items())]
     return [evaluation for evaluation in found if evaluation.rows]
 
 
 def results(directories: Sequence[Path]) -> list[Result]:
-    """What lies in `<benchmark>-<protocol>/results.json` of directories that `perl_jax.evaluate` wrote.
-
-    Raises InputError where there is none, and for one of another form.
-    """
+    """What lies in directories that `perl_jax.evaluate` wrote. Raises InputError: nothing, or of another form."""
+    found = [each for directory in directories for each in evaluated.read("", directory).results.values()]
     out = []
-    for directory in directories:
-        found = sorted(directory.glob("*/results.json"))
-        if not found:
-            raise InputError(f"--results={directory}: no <benchmark>-<protocol>/results.json there; give what "
-                             "perl_jax.evaluate wrote with --out")  # fmt: skip
-        for file in found:
-            try:
-                out.append(_result(json.loads(file.read_text(encoding="utf-8"))))
-            except (KeyError, TypeError, ValueError, AttributeError) as error:
-                raise InputError(f"{file}: no results of perl_jax.evaluate ({type(error).__name__}: {error}); "
-                                 "evaluate again") from error  # fmt: skip
+    for each in found:
+        try:
+            out.append(_result(each))
+        except (KeyError, TypeError, AttributeError) as error:
+            raise InputError(f"--results: {' '.join(each.key)} is not as perl_jax.evaluate writes it "
+                             f"({type(error).__name__}: {error}); evaluate again") from error  # fmt: skip
     return out
 
 
@@ -155,24 +152,21 @@ def check(results: Sequence[Result], fingerprint: str) -> None:
                              "out")  # fmt: skip
 
 
-def _result(said: Mapping) -> Result:
-    figures, moved = said["figures"], said["consistency"]
-    consistency = moved and Consistency(
-        moved["questions"], *(_estimate(moved[key]) for key in ("mean", "all", "flip")),
-        _estimate(moved["control"]["flip"]))  # fmt: skip
+def _result(found: evaluated.Result) -> Result:
+    said, moved = found.facts, found.consistency
+    consistency = Consistency(
+        moved["questions"], *(Estimate.read(moved[key]) for key in ("mean", "all", "flip")),
+        Estimate.read(moved["control"]["flip"])) if moved else None  # fmt: skip
+    name, protocol = found.key
     return Result(
-        benchmark=said["benchmark"],
-        protocol=said["protocol"],
+        benchmark=f"{name} {Path(said['data']).name}" if name == "records" else name,  # a set of one's own
+        protocol=protocol,
         fingerprint=said["model"]["fingerprint"],
-        accuracy=_estimate(figures[figures["headline"]]),
-        macro=figures["headline"] == "macro",
-        questions=figures["questions"],
-        judge=said["judge"] and said["judge"]["model"],
+        accuracy=found.headline,
+        macro=said["figures"]["headline"] == "macro",
+        questions=said["figures"]["questions"],
+        judge=said["judge"]["model"] if said["judge"] else None,
         settings=dict(said["settings"]),
         partial=said["partial"],
-        consistency=consistency or None,
+        consistency=consistency,
     )
-
-
-def _estimate(plain: Mapping) -> Estimate:
-    return Estimate(*(plain[name] for name in Estimate._fields))

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from models.errors import InputError
-from perl_jax import prepare, provenance, records
+from perl_jax import prepare, provenance, records, runs
 
 HUB = {"base_model_name_or_path": "Qwen/Qwen2.5-VL-3B-Instruct", "revision": "main"}
 
@@ -69,11 +69,12 @@ def test_records_are_counted_where_they_are_as_they_were(tmp_path):
 def test_evaluations_are_the_last_ones_of_the_step_or_before(tmp_path):
     for name in ("eval-00000000", "eval-00000003", "eval-00000009", "my-set-00000003", "late-00000004", "odd"):
         (tmp_path / "evaluations").mkdir(exist_ok=True)
-        (tmp_path / "evaluations" / f"{name}.jsonl").write_text(json.dumps({"id": name}) + "\n")
+        row = dict.fromkeys(runs.ROW_KEYS, "") | {"id": name}
+        (tmp_path / "evaluations" / f"{name}.jsonl").write_text(json.dumps(row) + "\n")
     (tmp_path / "evaluations" / "empty-00000001.jsonl").write_text("")
     found = provenance.evaluations(tmp_path, 3)
-    assert [(each.name, each.step, each.rows) for each in found] == [
-        ("eval", 3, [{"id": "eval-00000003"}]), ("my-set", 3, [{"id": "my-set-00000003"}])]  # fmt: skip
+    assert [(each.name, each.step, each.rows[0]["id"]) for each in found] == [
+        ("eval", 3, "eval-00000003"), ("my-set", 3, "my-set-00000003")]  # fmt: skip
     assert provenance.evaluations(tmp_path / "none", 3) == []
 
 
@@ -92,7 +93,7 @@ RESULT = {
 
 
 def written(out, **changes):
-    file = out / "blink-boxed" / "results.json"
+    file = out / "some-boxed" / "results.json"
     file.parent.mkdir(parents=True)
     file.write_text(json.dumps({**RESULT, **changes}))
     return out
@@ -101,11 +102,12 @@ def written(out, **changes):
 def test_results_are_read_with_the_accuracy_of_the_benchmark(tmp_path):
     [first, second] = provenance.results([
         written(tmp_path / "a"),
-        written(tmp_path / "b", consistency=None, judge={"model": "gpt", "url": "http://x"}),
-    ])
+        written(tmp_path / "b", consistency=None, judge={"model": "gpt", "url": "http://x"}, benchmark="records",
+                data="/home/me/photos:eval"),
+    ])  # fmt: skip
     assert (first.accuracy.mean, first.macro, first.partial, first.judge) == (0.5, True, True, None)
     assert first.consistency.flip.mean == 0.4 and first.consistency.control.mean == 0.0
-    assert second.consistency is None and second.judge == "gpt"
+    assert second.consistency is None and second.judge == "gpt" and second.benchmark == "records photos:eval"
 
 
 @pytest.mark.parametrize("changes", [
@@ -113,12 +115,12 @@ def test_results_are_read_with_the_accuracy_of_the_benchmark(tmp_path):
     {"judge": {"url": ""}}, {"figures": {**RESULT["figures"], "macro": 0.5}},
 ])  # fmt: skip
 def test_what_are_no_results_is_refused(tmp_path, changes):
-    with pytest.raises(InputError, match=r"results\.json: no results of perl_jax\.evaluate"):
+    with pytest.raises(InputError, match="evaluate again"):
         provenance.results([written(tmp_path / "a", **changes)])
 
 
 def test_a_directory_without_results_is_refused(tmp_path):
-    with pytest.raises(InputError, match=f"--results={tmp_path}: no <benchmark>"):
+    with pytest.raises(InputError, match=f"{tmp_path} holds no results"):
         provenance.results([tmp_path])
 
 
