@@ -160,7 +160,8 @@ def _results(card: Card) -> list[str]:
                   "flip rate, same order"]  # fmt: skip
         parts += ["The same questions in several orders of their images:", Table(header, rows).markdown(),
                   "Flip rate: the answers to the orders of a question do not all mean the same (lower is better); same "
-                  "order: asked as often, but never permuted."]  # fmt: skip
+                  "order: asked as often, but never permuted. Bootstrap intervals by question: without width where all "
+                  "came out alike."]  # fmt: skip
     return ["## Results", *parts] if parts else []
 
 
