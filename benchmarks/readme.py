@@ -35,8 +35,8 @@ def demo(file: Path) -> str:
     [consistency], [differences] = (tables(parts[name]) for name in ("Consistency under permutation",
                                                                      "Differences in consistency"))  # fmt: skip
     return "\n\n".join([
-        f"`bash launch/demo.sh` on {machine()}, {written}. Greedy answers, questions in their own order and in two drawn "
-        "ones:", figures,
+        f"`bash launch/demo.sh` on {machine()}, {written}. Greedy answers, in the own order and in two drawn ones:",
+        figures,
         "The exported models, answers drawn at temperature 1, in all orders and as often in the own order alone:",
         columns(consistency, SHOWN), columns(differences, COMPARED),
     ])  # fmt: skip
