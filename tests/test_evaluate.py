@@ -1,11 +1,13 @@
 """An evaluation as a whole: from pictures to scores and figures, and that one cut anywhere, in other batches or on more
 processes gives the same."""
 
+import dataclasses
 import json
 import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import command_line
 import evaluate_run
@@ -18,9 +20,10 @@ from public_files import jsonl, parquet, png
 
 from configs import base
 from models.errors import InputError
-from perl_jax import evaluate, prepare, scratch
+from perl_jax import benchmarks, evaluate, permute, prepare, records, scratch
 from perl_jax.benchmarks import mathverse, mathvision
-from perl_jax.evaluation import responses
+from perl_jax.evaluation import orders, responses
+from perl_jax.prompts import opened
 
 FOLDER = "records-boxed"
 
@@ -143,6 +146,21 @@ def test_other_words_are_not_mixed(whole, options, tmp_path):
     shutil.copytree(whole, tmp_path / "out")
     with pytest.raises(InputError, match="had other words or another answer when it was asked"):
         evaluate_run.run(tmp_path / "out", **{**options, **DRAWN, "data": str(tmp_path / "data")})
+
+
+def test_a_record_is_asked_as_in_training(options):
+    """The same tokens and pictures, in any order."""
+    chosen = evaluate.Options(**{**evaluate_run.SMALL, **options, "out": ""})
+    setup = evaluate.prepared(chosen, benchmarks.find("records"), Path(options["model"]))
+    setup = setup._replace(prompts=dataclasses.replace(setup.prompts, system="Be brief.", instruction="In a box."))
+    split = records.open_split(options["data"], "eval")
+    for item, record in zip(evaluate.read(chosen, setup.benchmark).items, split, strict=True):
+        for asked in orders.in_orders(item, count=1, seed=0):
+            sample = permute.render(permute.apply(opened(record), asked.order))
+            ids, pictures = setup.prompts.encode(sample)
+            found, shown = responses._encoded(setup, asked)
+            assert found == ids and [each.digest for each in shown] == [each.digest for each in pictures]
+            assert asked.item.row.answer == sample["answer"]
 
 
 # Policies whose figures are known
