@@ -12,6 +12,7 @@ from perl_jax import prompts
 from perl_jax.prompts import Prompts
 
 QUESTION = "Which image shows a cat?"
+SEVERAL = 8  # pictures that a server must take at least: smaller ones than the largest fit in where one large does
 
 TRANSFORMERS = """\
 import torch
@@ -113,7 +114,7 @@ def vllm_server(asked: Prompts, longest: int) -> str:
     """The command of an OpenAI-compatible server on port 8000."""
     return "\n".join([
         f'vllm serve "$MODEL" --served-model-name model --max-model-len {asked.max_tokens + longest} \\',
-        f"    --limit-mm-per-prompt '{json.dumps({'image': most_pictures(asked), 'video': 0})}' \\",
+        f"    --limit-mm-per-prompt '{json.dumps({'image': max(most_pictures(asked), SEVERAL), 'video': 0})}' \\",
         f"    --mm-processor-kwargs '{json.dumps(asked.limits)}'",
     ])  # fmt: skip
 
