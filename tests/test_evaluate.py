@@ -232,7 +232,7 @@ def test_a_broken_snapshot(options, snapshot, tmp_path, monkeypatch, protocol):
               "max_prompt_tokens": 400}  # fmt: skip
     found = evaluate_run.run(tmp_path / "out", **chosen)
     asked = found["figures"]
-    assert asked["questions"] == 3 and asked["not_asked"] == {"a picture cannot be shown": 2}
+    assert asked["questions"] == 3 and asked["not_asked"] == {"it cannot be shown": 2}
     assert found["rejected"] == {"duplicate id": 1, "malformed row": 2}
     assert found["partial"] and asked["micro"]["mean"] == pytest.approx(1 / asked["questions"])
     (snapshot / "images" / "8.jpg").write_bytes(png(size=(60, 56)))

@@ -154,7 +154,7 @@ def _row(asked: Asked, said: str, **more) -> dict:
 
 
 def _fault(detail: str) -> dict:
-    return {"fault": TOO_LONG if TOO_LONG in detail else "a picture cannot be shown", "detail": detail}
+    return {"fault": TOO_LONG if TOO_LONG in detail else "it cannot be shown", "detail": detail}
 
 
 def _encoded(setup: Setup, asked: Asked) -> tuple[list[int], list[Encoded]]:
