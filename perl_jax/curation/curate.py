@@ -59,7 +59,6 @@ def symbolic(row: Row) -> Curated | Rejected:
 
     So a benchmark's question is asked in other orders: nothing is rephrased, and no rule of training data applies.
     """
-    row = row._replace(question=_slots_in_front(row.question))
     return _with_symbols(row, row._replace(kind=row.kind or "text"), None)
 
 
@@ -72,7 +71,7 @@ def _with_symbols(row: Row, short: Row, annotation: Annotation | None) -> Curate
         if not (short.kind == "choice" and choices):  # its letter is the choice's, and no image's
             answer = references.answer_to_symbols(answer, question, count)
         question = references.to_symbols(question, count)
-        choices = [references.to_symbols(choice, count) for choice in choices]
+        choices = references.choices_to_symbols(choices, question, count)
     if count > 1 and (beyond := references.beyond("\n".join((short.question, *short.choices, short.answer)), count)):
         return Rejected(row.id, "names an image that is not there", f"{beyond}, {count} images")
     try:
