@@ -20,8 +20,11 @@ SCHEMA = pyarrow.schema([
 
 THREE = ["./2D-spatial/new/0.jpg", "./2D-spatial/new/1.jpg", "./2D-spatial/new/2.jpg"]
 QUERY = {"options": "A: The second image\nB: The third image", "context": "Choose.", "input_image_path": THREE}
-POINTS = {"options": "A: Point A\nB: Point B", "question": "Which point corresponds?", "context": "Given the following two "
-          "images, REF is marked on the first image, and points on the right image. Which is the left ear?"}  # fmt: skip
+POINTS = {
+    "options": "A: Point A\nB: Point B", "question": "Which point corresponds?",
+    "context": "Given the following two images, REF is marked on the first image, and points on the right image. Which "
+    "is the left ear?",
+}  # fmt: skip
 
 
 def row(**changes):
