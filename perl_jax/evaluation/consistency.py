@@ -8,7 +8,7 @@ responses as there are further orders. Pure functions of scored rows.
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from perl_jax import statistics
 from perl_jax.statistics import Estimate, Table, bootstrapped, counted, percent, points
 
 Row = Mapping[str, object]
+Name = TypeVar("Name")
 
 COMPARED = {"mean": "mean accuracy", "all": "right every time", "worst": "worst order", "flip": "flip rate"}
 
@@ -47,11 +48,7 @@ def consistency(rows: Sequence[Row], samples: int) -> dict | None:
     """
     if not any(row["role"] == "permuted" for row in rows):
         return None
-    groups: dict[str, list[Row]] = defaultdict(list)
-    for row in sorted(rows, key=lambda row: row["id"]):  # so that sums do not depend on the order of the rows
-        groups[row["id"]].append(row)
-    left = {name: why for name, group in groups.items() if (why := _why_not(group)) is not None}
-    asked = {name: _question(group, samples) for name, group in groups.items() if name not in left}
+    asked, left = _questions(rows, samples)
     drawn = any(question.control for question in asked.values())
     permuted = {name: _measures(question) for name, question in asked.items()}
     control = {name: _measures(question.control or _repeated(question)) for name, question in asked.items()
@@ -70,9 +67,30 @@ def consistency(rows: Sequence[Row], samples: int) -> dict | None:
     }
 
 
+def by_question(rows: Sequence[Row], samples: int) -> dict[str, dict[tuple, float]]:
+    """The value of each question that was asked in several orders in each measure (`canonical`, `mean`, `all`, `worst`,
+    `flip`), by (id, true answers in its orders): equal in two results exactly if both were asked the same."""
+    asked, _ = _questions(rows, samples)
+    answers: dict[str, list] = defaultdict(list)
+    for row in rows:
+        if row["role"] != "control":
+            answers[row["id"]].append((tuple(row["order"]), row["answer"]))
+    found = {(name, *sorted(answers[name])): _measures(question) for name, question in asked.items()}
+    return {key: _column(found, key) for key in ("canonical", *COMPARED)}
+
+
 def right(row: Row) -> list[bool]:
     """Whether each response is right, [D]: all of it, where a benchmark scores the parts of a question."""
     return [value >= 1 for value in row["correct"]]
+
+
+def _questions(rows: Sequence[Row], samples: int) -> tuple[dict[str, Question], dict[str, str]]:
+    """Those that were asked in several orders, and why others were not."""
+    groups: dict[str, list[Row]] = defaultdict(list)
+    for row in sorted(rows, key=lambda row: row["id"]):  # so that sums do not depend on the order of the rows
+        groups[row["id"]].append(row)
+    left = {name: why for name, group in groups.items() if (why := _why_not(group)) is not None}
+    return {name: _question(group, samples) for name, group in groups.items() if name not in left}, left
 
 
 def _why_not(group: Sequence[Row]) -> str | None:
@@ -114,7 +132,7 @@ def _measures(question: Question) -> dict[str, float]:
     }
 
 
-def _column(measures: Mapping[str, Mapping[str, float]], key: str) -> dict[str, float]:
+def _column(measures: Mapping[Name, Mapping[str, float]], key: str) -> dict[Name, float]:
     return {name: found[key] for name, found in measures.items()}
 
 

@@ -93,8 +93,7 @@ def collect(setup: Setup, asked: Sequence[Asked], file: Path, settings: Mapping)
             parts = [part for part in ([n for n in part if keys[n] not in rows] for part in whole) if part]
             size = max(map(len, parts), default=0)
             answered = functools.partial(_answered, setup, asked, hashes, count, size, console)
-            unit = "prompt" if count == 1 else f"prompt of {count} responses"
-            asking.work_off(parts, functools.partial(_ready, setup, asked), answered, writer, console, unit)
+            asking.work_off(parts, functools.partial(_ready, setup, asked), answered, writer, console, "prompt")
     return [part for each, key in zip(asked, keys) for part in parted(each, rows[key], setup.sampling.samples)]
 
 
@@ -160,11 +159,12 @@ def _fault(detail: str) -> dict:
 
 def _encoded(setup: Setup, asked: Asked) -> tuple[list[int], list[Encoded]]:
     """(token ids, pictures) of a question; InputError where it cannot be asked."""
-    row = asked.item.row
-    pictures = [Encoded(read(), f"question {row.id!r}, picture {place + 1}")
-                for place, read in zip(asked.shown, row.images)]  # fmt: skip
-    prompts = setup.prompts
-    ids, pictures = prompts.processor(messages(setup, asked), pictures, **prompts.limits)
+    row, prompts = asked.item.row, setup.prompts
+    try:
+        pictures = [Encoded(read(), f"picture {place + 1}") for place, read in zip(asked.shown, row.images)]
+        ids, pictures = prompts.processor(messages(setup, asked), pictures, **prompts.limits)
+    except InputError as error:
+        raise InputError(f"question {row.id!r}: {error}") from error
     if len(ids) > prompts.max_tokens:
         raise InputError(f"question {row.id!r}: {TOO_LONG}: {len(ids):,} tokens, more than {prompts.max_tokens:,}; "
                          "raise --max_prompt_tokens, or show smaller pictures with --max_pixels")  # fmt: skip
