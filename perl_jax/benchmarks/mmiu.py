@@ -58,7 +58,7 @@ _TEMPORAL = ("Continuous-temporal", "Discrete-temporal")  # relationships
 _FILM = "images in the order of time"
 _POINTS = "a point of the first image, sought in the second"
 _QUERY = "a query, and candidates that options may number"
-_PLACE = re.compile(r"\b(?:first|second|former|latter)\b", re.I)
+_PLACE = re.compile(r"\b(?:first|second|former|latter|(?:left|right) one)\b", re.I)
 _ORDERED = {  # what their order means, where the words of a question need not say it
     _FILM: """point_tracking single_object_tracking threeD_Object_Tracking Egocentric_Video_QuestionAnswering
         Multiview_reasoning Multiview_Action_Recognition casuality_reasoning_next_qa casuality_reasoning_var

@@ -4,6 +4,7 @@ What a language model said of a row (`annotator.Annotation`), where one was aske
 label counts only as far as the symbols in the text can carry it out.
 """
 
+import itertools
 import re
 from typing import NamedTuple
 
@@ -106,7 +107,7 @@ def _has_symbols(row: Row) -> bool:
 
 def _numbered(question: str, choices: list[str], count: int) -> tuple[str, list[str]]:
     """Question and choices whose `<image>`s are slots in their order; all in front where there are none."""
-    places = iter(range(count))
+    places = itertools.count()
     texts = [re.sub(symbols.MARKER, lambda _: f"<image:{next(places)}>", text) for text in (question, *choices)]
     if count and not any(symbols.SLOT.search(text) for text in texts):
         texts[0] = "".join(f"<image:{i}>" for i in range(count)) + "\n" + texts[0].strip()

@@ -282,6 +282,8 @@ def _outside_symbols(pattern: re.Pattern, replace: Callable[[re.Match], str], te
         return match[0] if "{image" in match[0] else replace(match)
 
     parts = re.split(r"(\{images?:[^{}]*\})", text)
+    if "\x00" in text:
+        return text  # what is no text names nothing
     if len(parts) == 1:
         return pattern.sub(safe, text)
     # Symbols stand for one character each, so that what is before and after them is seen.

@@ -149,7 +149,7 @@ def meaning(asked: Asked, extracted: str | None, correct: bool) -> str | None:
 
 
 def _in_form(asked: Asked, extracted: str) -> str | None:
-    """A wrong answer in the form of the right one: the letter of a choice, words for an image; None if it is neither."""
+    """A wrong answer in the right one's form: the letter of a choice, or words for an image; None if it is neither."""
     row = asked.item.row
     if row.kind == "choice":
         forms, kind = [items.letter(place) for place in range(len(row.choices) or LETTERS)], "choice"
