@@ -69,15 +69,19 @@ def read(name: str, path: Path) -> Run:
             metrics.setdefault((str(line.get("stage")), line["step"]), {}).update(line)
     evaluations: dict[str, dict[int, list[dict]]] = {}
     for file in sorted((path / "evaluations").glob("*.jsonl")):
-        if match := EVALUATION.fullmatch(file.name):
-            rows = list(files.json_lines(file))
-            if missing := [key for row in rows for key in sorted(ROW_KEYS - row.keys())]:
-                raise InputError(f"{file}: not an evaluation, a row has no {missing[0]!r}")
-            if rows:
-                evaluations.setdefault(match[1], {})[int(match[2])] = rows
+        if (match := EVALUATION.fullmatch(file.name)) and (rows := predictions(file)):
+            evaluations.setdefault(match[1], {})[int(match[2])] = rows
     groups = [group for group in files.json_lines(path / "rollouts.jsonl") if all(key in group for key in GROUP_KEYS)]
     spread = sorted({round(i) for i in np.linspace(0, len(groups) - 1, GROUPS_SHOWN)}) if groups else []
     return Run(name, _starts(path / "run.json"), metrics, evaluations, [groups[i] for i in spread])
+
+
+def predictions(file: Path) -> list[dict]:
+    """The rows of an evaluation. Raises InputError for rows of another form."""
+    rows = list(files.json_lines(file))
+    if missing := [key for row in rows for key in sorted(ROW_KEYS - row.keys())]:
+        raise InputError(f"{file}: not an evaluation, a row has no {missing[0]!r}")
+    return rows
 
 
 def _starts(file: Path) -> list[dict]:

@@ -4,18 +4,17 @@ While it writes its batch number DIE it dies as by `kill -9`, in the middle of a
 """
 
 import json
-import os
-import signal
 import sys
 from pathlib import Path
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))  # as a program
 
 import conftest
+import filter_run
 import jax
 
 from models.errors import InputError
-from perl_jax import asking, cli, evaluate, processes
+from perl_jax import cli, evaluate, processes
 
 SMALL = {"benchmark": "records", "max_new_tokens": 8, "dtype": "float32", "batch": 4, "max_prompt_tokens": 200}
 
@@ -35,18 +34,7 @@ def main(out: str, options: str, coordinator: str = "", count: str = "1", index:
     jax.config.update("jax_compilation_cache_dir", str(conftest.CACHE))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
     processes.TIMEOUT, processes.LOST = 20, 10
-    add, batches = asking.Writer.add, []
-
-    def add_and_die(writer, new):
-        batches.extend([new] if new else [])
-        if new and len(batches) == int(die):
-            text = "".join(json.dumps(row) + "\n" for row in new)
-            writer._file.write(text[: 2 * len(text) // 3])
-            writer._file.flush()
-            os.kill(os.getpid(), signal.SIGKILL)
-        add(writer, new)
-
-    asking.Writer.add = add_and_die
+    filter_run.die_while_writing(int(die))
     try:
         processes.join(coordinator, int(count), int(index))
         run(Path(out), **json.loads(options))

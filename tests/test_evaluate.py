@@ -13,12 +13,13 @@ import pytest
 import test_processes
 import tiny_run
 from evaluate_run import rows
+from fake_endpoint import FakeEndpoint
 from public_files import jsonl, parquet, png
 
 from configs import base
 from models.errors import InputError
 from perl_jax import evaluate, prepare, scratch
-from perl_jax.benchmarks import mathvision
+from perl_jax.benchmarks import mathverse, mathvision
 from perl_jax.evaluation import responses
 
 FOLDER = "records-boxed"
@@ -225,6 +226,34 @@ def test_a_snapshot_of_another_size(options, snapshot, tmp_path):
     with pytest.raises(InputError, match=r"hold 6 rows, and 3,040 are published: download .* or allow a partial set"):
         evaluate_run.run(tmp_path / "out", **{**options, "benchmark": "mathvision", "data": str(snapshot)})
     assert not (tmp_path / "out").exists()
+
+
+def test_a_judge(options, tmp_path, monkeypatch):
+    """It is asked only where the rules cannot decide, once; what it fails to answer counts as wrong, and is asked the
+    next time."""
+    row = mathverse.EXAMPLE["row"]
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "image.png").write_bytes(png(size=(60, 56)))
+    free = {**row, "question": "Find it.", "question_type": "free-form", "image": "image.png"}
+    jsonl(tmp_path / "data" / "testmini.jsonl", {**row, "image": "image.png"},
+          *({**free, "sample_index": str(i), "answer": f"$x={i} a$"} for i in range(3)))  # fmt: skip
+    told(monkeypatch, lambda asked, _: r"\boxed{D}" if asked.item.row.choices else f"x is a times {asked.item.row.id}")
+    chosen = {**options, "benchmark": "mathverse", "data": str(tmp_path / "data"), "protocol": "official",
+              "allow_partial": True, "judge_model": "judge", "max_prompt_tokens": 400}  # fmt: skip
+
+    def answer(request):
+        asked = request["messages"][-1]["content"]
+        return "1" if "a times 0" in asked else "0" if "a times 1" in asked else "I cannot say"
+
+    with FakeEndpoint(answer) as server:
+        found = evaluate_run.run(tmp_path / "out", **chosen, judge=server.url)
+        assert found["judge"] == {"model": "judge", "url": server.url, "asked": 3, "failed": 0}
+        assert found["figures"]["micro"]["mean"] == 2 / 4 and found["figures"]["failures"] == 1 / 4
+        evaluate_run.run(tmp_path / "out", **chosen, judge=server.url)
+        assert len(server.requests) == 3
+    plain = evaluate_run.run(tmp_path / "out", **{**chosen, "judge_model": ""})
+    assert plain["judge"] is None and plain["figures"]["micro"]["mean"] == 1 / 4
+    assert plain["figures"]["failures"] == 3 / 4
 
 
 def test_a_prompt_that_is_too_long(options, tmp_path, capsys):

@@ -19,7 +19,9 @@ def figures(models: Sequence[Model], keys: Sequence[Key]) -> list[Html]:
     accuracy = {key: _dots(models, key, lambda result: [(result.headline, True)]) for key in keys}
     flips = {key: dots for key in keys
              if (dots := _dots(models, key, lambda result: _flips(result.consistency)))}  # fmt: skip
-    out = [("accuracy; grey: as printed, ◇ Qwen2.5-VL-7B, ◆ PeRL-7B", _rows(accuracy, printed=True))]
+    printed = "".join(f", {mark} {model.name}" for mark, model in zip("◇◆", published.MODELS))
+    grey = f"; grey: as printed{printed}" * any(name in published.BENCHMARKS for name, _ in keys)
+    out = [(f"accuracy{grey}", _rows(accuracy, printed=True))]
     if flips:
         out.append(("flip rate ●, and of the same order asked again ○", _rows(flips)))
     for key in keys:
