@@ -201,7 +201,7 @@ def test_a_judge_is_asked_what_rules_leave_and_never_twice(tmp_path, benchmark, 
     with FakeEndpoint(lambda request: next(replies[fruit] for fruit in replies if fruit in said(request))) as server:
         with client(server, tmp_path) as endpoint:
             scored, judged = scoring.judge(benchmark, endpoint, rows, found)
-        assert [one.correct for (one,) in scored] == [1, 1, 0, 0, 0] and judged == Judged(3, 1)
+        assert [one.correct for (one,) in scored] == [1, 1, 0, 0, 0] and judged == Judged(3, 0)
         assert len(server.requests) == 3 and {request["temperature"] for request in server.requests} == {0.0}
         assert scored[0] == found[0] and scored[3][0].extracted is None and scored[1][0].extracted is not None
     with FakeEndpoint(lambda request: Reply(500)) as silent, client(silent, tmp_path) as endpoint:

@@ -122,7 +122,7 @@ class Judged(NamedTuple):
     """What a judge was asked."""
 
     asked: int
-    failed: int  # those without a usable answer: the response counts as wrong, without an answer
+    failed: int  # requests without a reply: as with one of no use, the response counts as wrong, without an answer
 
 
 def judge(benchmark: ModuleType, endpoint: Endpoint, answered: Sequence["Answered"],
@@ -146,9 +146,10 @@ def judge(benchmark: ModuleType, endpoint: Endpoint, answered: Sequence["Answere
 
     with logs.progress(Console(stderr=True), "response to judge", len(wanted)) as add:
         for (n, d), reply in endpoint.each(wanted, ask):
-            if not isinstance(reply, Failure):
+            if isinstance(reply, Failure):
+                failed += 1
+            else:
                 asked, texts = answered[n].asked, answered[n].texts
                 out[n][d] = _found(asked, benchmark.judged(asked.item, texts[d], reply))
-            failed += out[n][d].extracted is None
             add(1)
     return out, Judged(len(wanted), failed)
