@@ -6,17 +6,22 @@ reason. Nothing here opens a picture.
 """
 
 import math
+import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
 from models.errors import InputError
-from perl_jax import permute, symbols
-from perl_jax.answers import normalized
+from perl_jax import answers, items, permute, symbols
 from perl_jax.benchmarks import Item
-from perl_jax.curation import curate
-from perl_jax.data import Rejected
+from perl_jax.conversations import MARKER
+from perl_jax.curation import references
+from perl_jax.data import Rejected, Row
 
 FIXED = "the order matters"
+INSIDE = "images stand inside its sentences"
+UNBOUND = "its letters may be those of images"
+LETTERS = 26
+LONG = 1000  # characters of an answer, beyond which it is a text, and no reference to a choice or an image
 
 
 class Asked(NamedTuple):
@@ -35,7 +40,7 @@ class Asked(NamedTuple):
 
 
 def in_orders(item: Item, count: int, seed: int) -> list[Asked]:
-    """The question in its own order, then in `count` others, or in all others where there are no more.
+    """The question in its own order and its own words, then in `count` others, or in all others if there are no more.
 
     Others are drawn uniformly, without one twice, by (seed, id).
     """
@@ -44,8 +49,9 @@ def in_orders(item: Item, count: int, seed: int) -> list[Asked]:
     if not isinstance(record, Mapping):
         return [Asked(item, own, list(own), None, None, record)]
     others = math.factorial(len(permute.movable_places(record))) - 1
-    orders = permute.draw_orders(record, min(count, others), 1.0, seed=seed, epoch=0, step=0)
-    return [_moved(item, record, order) for order in orders]
+    _, *orders = permute.draw_orders(record, min(count, others), 1.0, seed=seed, epoch=0, step=0)
+    first = _moved(item, record, own)._replace(item=item, shown=list(own))
+    return [first, *(_moved(item, record, order) for order in orders)]
 
 
 def movable(item: Item) -> Mapping | str:
@@ -55,15 +61,27 @@ def movable(item: Item) -> Mapping | str:
         return "one picture" if count else "no picture"
     record = item.columns.get("record")
     if record is None:
+        from perl_jax.curation import curate  # brings JAX along, which whoever scores can do without
+
+        if items.inside_sentences(item.row.question) and not any(MARKER in choice for choice in item.row.choices):
+            return INSIDE  # where choices show pictures, they alone move
         curated = curate.symbolic(item.row)
         if isinstance(curated, Rejected):
             return curated.reason
         if curated.decision.order_effect == "fixed":
             return FIXED
+        if _unbound(item.row):
+            return UNBOUND
         record = {**curated.record, "images": list(range(count))}
     if record["order_effect"] == "fixed":
         return FIXED
     return record if permute.movable_places(record) else "fewer than two pictures can move"
+
+
+def _unbound(row: Row) -> bool:
+    """Whether the answer is a letter of which the text says nothing: it may name an image by its place."""
+    own = rf"(?<![A-Za-z]){re.escape(row.answer)}\s*[.:)、．：）]"
+    return row.kind == "choice" and not row.choices and not re.search(own, row.question)
 
 
 def _moved(item: Item, record: Mapping, order: permute.Order) -> Asked:
@@ -74,7 +92,9 @@ def _moved(item: Item, record: Mapping, order: permute.Order) -> Asked:
         images=[item.row.images[place] for place in shown], question=sample["question"],
         choices=sample.get("choices") or (), answer=sample["answer"],
     )  # fmt: skip
-    return Asked(item._replace(row=row), order, shown, decisive_place(moved), record, None)
+    place = decisive_place(moved)
+    place = None if place is None else sample["images"].index(moved["images"][place])
+    return Asked(item._replace(row=row), order, shown, place, record, None)
 
 
 def decisive_place(record: Mapping) -> int | None:
@@ -110,12 +130,37 @@ def meaning(asked: Asked, extracted: str | None, correct: bool) -> str | None:
     """What an extracted answer means in the question's own order, so that equal meanings are the same answer.
 
     None where nothing was found, or where the question is asked in no other order. What is right means the same
-    however it is worded.
+    however it is worded, and so does what chooses one choice, or one image where the answer is an image.
     """
     if extracted is None or asked.record is None:
         return None
-    said = asked.item.row.answer if correct else extracted
+    record, count = asked.record, len(asked.order)
+    if correct:
+        return answers.normalized(symbols.words(record["answer"], count))
+    said = answers.normalized(extracted)
+    if len(extracted) > LONG:
+        return said
     try:
-        return permute.canonical_answer(normalized(said), asked.record, asked.order)
-    except InputError:
-        return normalized(said)
+        if (form := _in_form(asked, extracted)) or record.get("kind") == "order":
+            return answers.normalized(permute.canonical_answer(form or said, record, asked.order))
+        return symbols.words(symbols.move(references.to_symbols(said, count), asked.order), count)
+    except InputError:  # braces of its own, or left and right among more than two
+        return said
+
+
+def _in_form(asked: Asked, extracted: str) -> str | None:
+    """A wrong answer in the right one's form: the letter of a choice, or words for an image; None if it is neither."""
+    row = asked.item.row
+    if row.kind == "choice":
+        forms, kind = [items.letter(place) for place in range(len(row.choices) or LETTERS)], "choice"
+    else:
+        forms, kind = _images(asked.record), "text"
+    told = {"kind": kind, "choices": row.choices, "question": row.question}
+    return next((form for form in forms if answers.is_correct({**told, "answer": form}, extracted)), None)
+
+
+def _images(record: Mapping) -> list[str]:
+    """What the answer would be if it were each of the images in turn; [] where it does not name a single one."""
+    answer, count = record["answer"], len(record["images"])
+    named = symbols.mentioned(answer)
+    return [symbols.words(symbols.move(answer, [place] * count), count) for place in range(count * (len(named) == 1))]
