@@ -7,6 +7,7 @@ is shown. What has no file keeps what stands there.
 import os
 import platform
 import re
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
@@ -20,10 +21,37 @@ def machine() -> str:
     return f"{os.cpu_count()} cores of {names[0] if names else platform.processor() or platform.machine()}"
 
 
+SHOWN = ("", "own order", "mean over orders", "right in all orders", "flip rate", "flip rate, own order again",
+         "flips by the order, points")  # of the columns of report.md's table of consistency  # fmt: skip
+COMPARED = ("", "questions of both", "mean accuracy, points", "right every time, points", "flip rate, points")
+
+
 def demo(file: Path) -> str:
-    """The demo's tables, which are of this machine."""
+    """The demo's tables, which are of this machine: greedy answers in training runs, drawn ones in all orders."""
+    text = file.read_text(encoding="utf-8")
     written = datetime.fromtimestamp(file.stat().st_mtime).date()
-    return f"`bash launch/demo.sh` on {machine()}, {written}:\n\n{file.read_text(encoding='utf-8').strip()}"
+    parts = dict(re.findall(r"^## ([^\n]+)\n\n(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL))
+    figures, *_ = tables(parts["Training runs"])
+    [consistency], [differences] = (tables(parts[name]) for name in ("Consistency under permutation",
+                                                                     "Differences in consistency"))  # fmt: skip
+    return "\n\n".join([
+        f"`bash launch/demo.sh` on {machine()}, {written}. Greedy answers, in the own order and in two drawn ones:",
+        figures,
+        "The exported models, answers drawn at temperature 1, in all orders and as often in the own order alone:",
+        columns(consistency, SHOWN), columns(differences, COMPARED),
+    ])  # fmt: skip
+
+
+def tables(text: str) -> list[str]:
+    """The Markdown tables in a text."""
+    return [found.strip() for found in re.findall(r"(?:^\|.*\|\n?)+", text, re.MULTILINE)]
+
+
+def columns(table: str, names: Sequence[str]) -> str:
+    """A Markdown table with these columns alone."""
+    rows = [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in table.strip().splitlines()]
+    chosen = [rows[0].index(name) for name in names]
+    return "\n".join("| " + " | ".join(row[place] for place in chosen) + " |" for row in rows)
 
 
 def speed(file: Path) -> str:
@@ -36,9 +64,11 @@ def speed(file: Path) -> str:
 
 
 def plan(file: Path) -> str:
-    """The table of plans, and how they came about."""
+    """How plans came about, and of the table the first row of each config."""
     said, table = file.read_text(encoding="utf-8").split("\n\n")[1:3]
-    return f"{said}\n\n{table}"
+    header, line, *rows = table.splitlines()
+    first = {re.split("[`:]", row)[1]: row for row in reversed(rows)}
+    return "\n".join([f"{said} All: `benchmarks/PLANS.md`.", "", header, line, *reversed(first.values())])
 
 
 TABLES = {

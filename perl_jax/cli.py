@@ -41,17 +41,22 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
 
 
 def define_run_flags() -> None:
-    """The flags of a command that works on a run: its config, its workdir, and where its other processes are."""
+    """The flags of a command that works on a run: its config, its workdir, its other processes."""
     from ml_collections import config_flags
 
     config_flags.DEFINE_config_file("config", None, "The experiment: a file in configs/, e.g. configs/demo.py.",
                                     lock_config=False,  # base.py has locked what is not open
                                     accept_new_attributes=True)  # fmt: skip
     flags.DEFINE_string("workdir", None, "Where the run keeps everything; started again there, it resumes.")
+    flags.mark_flags_as_required(["config", "workdir"])
+    define_process_flags()
+
+
+def define_process_flags() -> None:
+    """The flags that say where a command's other processes are."""
     flags.DEFINE_string("coordinator", "", "HOST:PORT of process 0, where no cluster says it.")
     flags.DEFINE_integer("process_count", 0, "With --coordinator: how many processes.")
     flags.DEFINE_integer("process_index", -1, "With --coordinator: this one, from 0.")
-    flags.mark_flags_as_required(["config", "workdir"])
 
 
 def parse(argv: Sequence[str]) -> Sequence[str]:

@@ -1,18 +1,10 @@
-"""How often a policy answers records right: rollouts of each in its own order, in a file that grows batch by batch.
-
-A run that was cut goes on with what the file lacks, and rolls nothing out twice. A response's tokens are drawn by
-(seed, record's id), so they do not depend on what else is in a batch, up to the rounding of the compute dtype; a run
-that goes on forms the same batches as one that was not cut.
-"""
+"""How often a policy answers records right: rollouts of each in its own order, asked as in `perl_jax.asking`."""
 
 import functools
-import hashlib
 import io
 import itertools
-import json
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import operator
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,13 +15,13 @@ from rich.console import Console
 from models import qwen2_5_vl as qwen
 from models.errors import InputError
 from models.qwen2_5_vl.images import Encoded
+from perl_jax import asking, mesh, permute, processes, rollout, selection
 from perl_jax import batch as batches
-from perl_jax import files, logs, mesh, permute, processes, rollout, selection
 from perl_jax.grading import Grader
 from perl_jax.prompts import Prompts, opened
 from perl_jax.records import Split
 
-LINES = 10.0  # seconds between two lines of progress where there is no terminal
+NUMBER = operator.itemgetter("number")
 
 
 class Setup(NamedTuple):
@@ -69,78 +61,25 @@ def measure(setup: Setup, file: Path, settings: Mapping, numbers: Sequence[int],
     Raises:
         InputError: the file was made with other settings, or is not such a file.
     """
-    rows = begin(file, settings)
+    rows = asking.begin(file, settings, NUMBER)
     console = Console(stderr=True, highlight=False, quiet=not processes.first())
-    with Writer(file, rows) as writer:
+    with asking.Writer(file, rows, NUMBER) as writer:
         begun = prompt_lengths(setup, [number for number in numbers if number not in rows], console)
         writer.add([row for row in begun if "skipped" in row])
         lengths = {row["number"]: row["prompt"] for row in [*begun, *rows.values()]}
-        whole = in_batches([number for number in numbers if lengths[number]], lengths, setup.batch)
-        parts = [[number for number in part if number not in rows] for part in whole]
-        _roll_out(setup, [part for part in parts if part], blind, writer, console)
+        whole = asking.in_batches([number for number in numbers if lengths[number]], lengths, setup.batch)
+        parts = [part for part in ([n for n in batch if n not in rows] for batch in whole) if part]
+        size, right = max(map(len, parts), default=0), []
+
+        def answered(asked: Asked) -> list[dict]:
+            new = _rows(setup, asked, size, console)
+            right.extend(score for row in new for score in row.get("scores", ()))
+            return new
+
+        asking.work_off(parts, functools.partial(_asked, setup, blind), answered, writer, console,
+                        unit="grey question" if blind else "question",
+                        figure=lambda: f"  accuracy {np.mean(right):.3f}" if right else "")  # fmt: skip
     return {number: rows[number] for number in numbers}
-
-
-def in_batches(numbers: Sequence[int], lengths: Mapping[int, int], most: int) -> list[list[int]]:
-    """Records in batches of at most `most`, all of one size but the last: from short to long, so that little is padded.
-
-    >>> in_batches([0, 1, 2, 3, 4], {0: 9, 1: 5, 2: 7, 3: 5, 4: 8}, most=4)
-    [[1, 3, 2], [4, 0]]
-    """
-    ordered = sorted(numbers, key=lambda number: (lengths[number], number))
-    count = max(1, -(-len(ordered) // most))
-    size = max(1, -(-len(ordered) // count))
-    return [ordered[start : start + size] for start in range(0, len(ordered), size)]
-
-
-# The file
-
-
-def begin(file: Path, settings: Mapping) -> dict[int, dict]:
-    """The rows of a file, by number; begins a new one. Raises InputError: other settings, or no such file."""
-    lines = []
-
-    def read():
-        if processes.first():
-            with files.appended(file) as out:
-                if not out.tell():
-                    out.write(json.dumps({"settings": settings}) + "\n")
-        with file.open(encoding="utf-8") as content:
-            lines.extend(content)
-
-    processes.after_first(read)
-    try:
-        head, *rows = map(json.loads, lines)
-        made = dict(head["settings"])
-        rows = {row["number"]: row for row in rows}
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{file} holds something else than rollouts ({error}); move it away") from error
-    if other := [key for key in settings if made.get(key) != settings[key]]:
-        said = "; ".join(f"{key} {made.get(key)}, now {settings[key]}" for key in other)
-        raise InputError(f"{file} was made with other settings ({said}); give those, or a new --workdir")
-    processes.agree(sorted(rows), f"a {file.name}")
-    return rows
-
-
-class Writer:
-    """Adds rows to those of a file, which process 0 alone writes, whole batches at a time."""
-
-    def __init__(self, file: Path, rows: dict[int, dict]):
-        self.rows = rows
-        self._file = files.appended(file) if processes.first() else None
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        if self._file:
-            self._file.close()
-
-    def add(self, new: Sequence[dict]) -> None:
-        self.rows.update({row["number"]: row for row in new})
-        if self._file:
-            self._file.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in new))
-            self._file.flush()
 
 
 # Questions
@@ -151,16 +90,7 @@ def prompt_lengths(setup: Setup, numbers: Sequence[int], console: Console) -> li
 
     Grey pictures are as large as a record's own, so its prompt is as long.
     """
-    found = []
-    with logs.progress(console, "prompt", len(numbers)) as add:
-        for number in numbers:
-            if processes.owns(number):
-                found.append(_begun(setup, number))
-            add(1)
-    rows = sorted(itertools.chain(*processes.exchange(found)), key=lambda row: row["number"])
-    for count, row in enumerate((row for row in rows if "skipped" in row), start=1):
-        console.print(f"skipped ({count}): {row['skipped']}", soft_wrap=True)
-    return rows
+    return asking.prompts(numbers, functools.partial(_begun, setup), console)
 
 
 def _begun(setup: Setup, number: int) -> dict:
@@ -202,38 +132,7 @@ def _grey(width: int, height: int) -> bytes:
     return buffer.getvalue()
 
 
-def ahead(make: Callable, parts: Iterable) -> Iterator:
-    """`make(part)` of each part, the next one made in a thread while the caller works on this one."""
-    with ThreadPoolExecutor(1) as thread:
-        waiting = None
-        for part in parts:
-            coming = thread.submit(make, part)
-            if waiting:
-                yield waiting.result()
-            waiting = coming
-        if waiting:
-            yield waiting.result()
-
-
 # Rollouts
-
-
-def _roll_out(setup: Setup, parts: Sequence[list[int]], blind: bool, writer: Writer, console: Console) -> None:
-    """Adds the rows of all records in `parts`, batch by batch, and says how far it is."""
-    size, right, said = max(map(len, parts), default=0), [], -LINES
-    unit = "grey question" if blind else "question"
-    done, total = 0, sum(map(len, parts))
-    with logs.progress(console, unit, total) as add:
-        for asked in ahead(functools.partial(_asked, setup, blind), parts):
-            new = _rows(setup, asked, size, console)
-            writer.add(new)
-            done += len(new)
-            rate, left = add(len(new))
-            right += [score for row in new for score in row.get("scores", ())]
-            if not console.is_terminal and (time.monotonic() - said > LINES or done == total):
-                said = time.monotonic()
-                mean = f"  accuracy {np.mean(right):.3f}" if right else ""
-                console.print(f"{unit} {done}/{total}{mean}  {rate}  {logs.minutes(left)} left", soft_wrap=True)
 
 
 def _rows(setup: Setup, asked: Asked, size: int, console: Console) -> list[dict]:
@@ -258,8 +157,8 @@ def _answers(setup: Setup, questions: list[batches.Question], size: int) -> list
     early = batches.Early(batches.Source(config, None, prompts, setup.grader), filled)
     out = rollout.generate(
         setup.model(), [question.prompts[0] for question in filled], samples=config.rollouts,
-        eos_ids=prompts.processor.eos_ids, seed=config.seed, ids=[_key(question.record["id"]) for question in filled],
-        finished=early, **config.sampling, **prompts.limits,
+        ids=[asking.draw_key(question.record["id"]) for question in filled], eos_ids=prompts.processor.eos_ids,
+        seed=config.seed, finished=early, **config.sampling, **prompts.limits,
     )  # fmt: skip
     found = [[early.found[n, g] for g in range(config.rollouts)] for n in range(len(questions))]
     scores = iter(setup.grader.grade([pair for group in found for pair, _ in group]))
@@ -275,8 +174,3 @@ def _answers(setup: Setup, questions: list[batches.Question], size: int) -> list
             "response": group[0][0][1],
         })  # fmt: skip
     return rows
-
-
-def _key(name: str) -> int:
-    """A record's number for the sampler's draws, the same in any set that it is in."""
-    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=4).digest(), "little")

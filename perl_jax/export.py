@@ -2,60 +2,83 @@
 
 The directory is complete: weights in the hub's names and the base model's dtypes, tokenizer and chat template as they
 were, settings with which other software sees and answers as training did, and `perl_jax.json` with what they cannot
-say: the texts around a question, the base model and the run. It appears when all of it is written. Adapters are merged
-into the weights; with `--adapter` they are written alone instead, as PEFT loads them onto the base model.
+say: the texts around a question, the base model and the run. README.md is its model card, with the results in
+`--results=OUT` of `python -m perl_jax.evaluate`. It appears when all of it is written. Adapters are merged into the
+weights; with `--adapter` they are written alone instead, as PEFT loads them onto the base model.
 """
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import jax
 from absl import flags
+from flax import nnx
 
 from models import qwen2_5_vl as qwen
 from models.errors import InputError
 from models.qwen2_5_vl import lora
 from models.qwen2_5_vl.weights import new_directory
-from perl_jax import checkpoint, cli, policy, prompts
+from perl_jax import checkpoint, cli, model_card, policy, prompts, provenance
 
 FLAGS = flags.FLAGS
 PICTURES, PROCESSOR, GENERATION = "preprocessor_config.json", "processor_config.json", "generation_config.json"
+TEMPLATE = "chat_template.jinja"
 
 
-def export(workdir: Path, out: Path, step: str = "latest", adapter: bool = False) -> int:
+def export(workdir: Path, out: Path, step: str = "latest", adapter: bool = False, results: Sequence[Path] = ()) -> int:
     """Writes checkpoint `step` (its number, `latest` or `best`) of the run in `workdir` to `out`; returns its number.
 
-    Raises InputError for a step that is not there, for base weights that are gone or not those that the run started
-    from, for an `out` that holds something, and for `adapter` where a run has none.
+    `results` are directories that `perl_jax.evaluate` wrote about an export of the same step. Raises InputError for a
+    step that is not there, for base weights that are gone or not those that the run started from, for an `out` that
+    holds something, for `adapter` where a run has none, and for results that are none or of other weights.
     """
     if out.is_file() or (out.is_dir() and any(out.iterdir())):
         raise InputError(f"{out} exists and is not empty; give a new directory with --out")
+    found = provenance.results(results)
     with checkpoint.Checkpoints(workdir, read_only=True) as checkpoints:
         number = numbered(checkpoints, step, workdir)
         saved = checkpoints.run(number)
         base = base_directory(workdir, saved)
         model = qwen.load(base)
+        parameters = sum(x.size for x in jax.tree.leaves(nnx.state(model, nnx.Param)))
         if saved.get("lora"):
             lora.add(model, **saved["lora"], seed=0)
         elif adapter:
             raise InputError(f"{workdir} trained without adapters (config.lora.rank = 0); export without --adapter")
         checkpoints.restore_weights(number, model)
     asked = prompts.Prompts.of_json(qwen.Processor.from_pretrained(base), saved["prompt"], f"{workdir}, step {number}")
-    about = {"base": {key: saved[key] for key in ("model", "base")}, "step": number, "run": last_start(workdir)}
+    name, run = base_name(workdir, base), last_start(workdir)
+    about = {"base": {key: saved[key] for key in ("model", "base")}, "step": number, "run": run}
+    files = side_files(model, asked, about)
+    with new_directory(out) as partial:
+        if adapter:
+            lora.save(model, partial, name)
+            for file, data in files.items():
+                (partial / file).write_bytes(data)
+        else:
+            model.source = dataclasses.replace(model.source, files=tuple(files.items()))
+            qwen.save(lora.merge(model), partial)
+        fingerprint = policy.fingerprint(partial)
+        if not adapter:
+            provenance.check(found, fingerprint)
+        card = model_card.Card(
+            asked=asked, base=provenance.base(base, name, saved["base"], new=is_new(workdir, base, run)), step=number,
+            lora=saved.get("lora"), run=run, parameters=parameters, fingerprint=fingerprint, adapter=adapter,
+            data=provenance.data(saved["records"]), evaluations=provenance.evaluations(workdir, number), results=found,
+        )  # fmt: skip
+        (partial / provenance.CARD).write_text(str(card), encoding="utf-8")
+    return number
+
+
+def side_files(model: qwen.Qwen2_5_VL, asked: prompts.Prompts, about: Mapping) -> dict[str, bytes]:
+    """{name: content} of all that lies beside config and weights, but for the card."""
     written = {name: json.dumps(content, indent=2, ensure_ascii=False)
                for name, content in settings(model, asked).items()}  # fmt: skip
     written[prompts.FILE] = asked.to_json(**about)
     files = dict(model.source.files) | {name: f"{text}\n".encode() for name, text in written.items()}
-    if adapter:
-        with new_directory(out) as partial:
-            lora.save(model, partial, base_name(workdir, base))
-            for name, data in files.items():
-                (partial / name).write_bytes(data)
-    else:
-        model.source = dataclasses.replace(model.source, files=tuple(files.items()))
-        qwen.save(lora.merge(model), out)
-    return number
+    return {TEMPLATE: asked.processor.template.encode()} | files  # processors of transformers look for it nowhere else
 
 
 def numbered(checkpoints: checkpoint.Checkpoints, step: str, workdir: Path) -> int:
@@ -82,6 +105,11 @@ def base_name(workdir: Path, base: Path) -> dict[str, str | None]:
     if not Path(said).exists() and (hub_id := policy.HUB_ID.fullmatch(said)):
         return {"base_model_name_or_path": hub_id[1], "revision": hub_id[2]}
     return {"base_model_name_or_path": str(base.resolve())}
+
+
+def is_new(workdir: Path, base: Path, run: Mapping) -> bool:
+    """Whether the run made its base itself, from random weights."""
+    return base.resolve() == (workdir / "init").resolve() or (run.get("config") or {}).get("model") == ""
 
 
 def last_start(workdir: Path) -> dict:
@@ -123,7 +151,7 @@ def limited(pictures: Mapping, asked: prompts.Prompts) -> dict:
 
 def main(_) -> None:
     out = Path(FLAGS.out)
-    number = export(Path(FLAGS.workdir), out, FLAGS.step, FLAGS.adapter)
+    number = export(Path(FLAGS.workdir), out, FLAGS.step, FLAGS.adapter, [Path(item) for item in FLAGS.results])
     print(f"wrote step {number} of {FLAGS.workdir} to {out}")
 
 
@@ -132,4 +160,6 @@ if __name__ == "__main__":
     flags.DEFINE_string("out", None, "Directory to write; must not exist yet, or be empty.", required=True)
     flags.DEFINE_string("step", "latest", "Which checkpoint: its number, latest or best.")
     flags.DEFINE_bool("adapter", False, "The adapters alone, for PEFT, instead of merged weights.")
+    flags.DEFINE_multi_string("results", [], "What perl_jax.evaluate wrote (its --out) about an export of the same "
+                              "step, for the model card; may be given several times.")  # fmt: skip
     cli.run(main)

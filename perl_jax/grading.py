@@ -118,9 +118,9 @@ class Grader:
 
     def _try_weights(self) -> None:
         """What an empty response earns names the parts, before the first rollouts cost time."""
-        outcome = _outcome(self._pool.schedule(_score, (self._reward_name, [(_TRIAL, "")]), timeout=self._timeout))
-        if isinstance(outcome, list) and isinstance(outcome[0], dict):  # else the first `grade` says
-            self._parts |= outcome[0].keys()
+        found = outcome(self._pool.schedule(_score, (self._reward_name, [(_TRIAL, "")]), timeout=self._timeout))
+        if isinstance(found, list) and isinstance(found[0], dict):  # else the first `grade` says
+            self._parts |= found[0].keys()
         try:
             self._check_weights()
         except InputError:
@@ -167,7 +167,7 @@ class Grader:
         try:
             self._schedule(distinct, size)
             futures = [self._started[key] for key in distinct]
-            done = {id(future): _outcome(future) for future, _ in futures}
+            done = {id(future): outcome(future) for future, _ in futures}
             outcomes = [(done[id(future)], place) for future, place in futures]
             return {key: found if isinstance(found, Exception) else found[place]
                     for key, (found, place) in zip(distinct, outcomes)}  # fmt: skip
@@ -200,8 +200,7 @@ class Grader:
         return {}
 
     def _start(self) -> ProcessPool:
-        return ProcessPool(self._workers, context=_Context(), initializer=_prepare,
-                           initargs=(self._reward_name, self._memory))
+        return pool(self._workers, _prepare, self._reward_name, self._memory)
 
     def _stop(self) -> None:
         self._pool.stop()
@@ -220,7 +219,13 @@ def _number(key: tuple) -> int:
     return zlib.crc32("\0".join(key).encode(errors="surrogatepass"))
 
 
-def _outcome(future) -> list[_Scored] | Exception:
+def pool(workers: int, initializer, *arguments: object) -> ProcessPool:
+    """Worker processes that can be killed, and do not import the program that started them."""
+    return ProcessPool(workers, context=_Context(), initializer=initializer, initargs=arguments)
+
+
+def outcome(future):
+    """A task's result, or the exception that says its worker was stopped or lost."""
     try:
         return future.result()
     except (TimeoutError, ProcessExpired) as error:
@@ -230,11 +235,16 @@ def _outcome(future) -> list[_Scored] | Exception:
 # In a worker
 
 
-def _prepare(reward_name: str, memory: int) -> None:
+def limit(memory: int) -> None:
+    """Bounds the data memory of this process, in bytes."""
     if sys.platform != "darwin":  # macOS does not take this limit; the clock holds there alone
         _, hard = resource.getrlimit(resource.RLIMIT_DATA)
-        limit = memory if hard == resource.RLIM_INFINITY else min(memory, hard)
-        resource.setrlimit(resource.RLIMIT_DATA, (limit, hard))
+        least = memory if hard == resource.RLIM_INFINITY else min(memory, hard)
+        resource.setrlimit(resource.RLIMIT_DATA, (least, hard))
+
+
+def _prepare(reward_name: str, memory: int) -> None:
+    limit(memory)
     rewards.find(reward_name)  # imported before the clock of the first chunk runs
 
 

@@ -14,6 +14,8 @@ from PIL import Image
 
 VOID = {"br", "img", "input", "meta"}  # elements without an inside
 SIDE = 256  # pixels of a thumbnail's longer side
+WORDS_SHOWN = 500  # characters of what a model said
+COLOURS = ("#0b5fb3", "#d55e00", "#009e73", "#a4508b", "#8a6d00", "#4a4a4a", "#56b4e9")
 STYLE = """
 :root { color-scheme: light; }
 body { font: 16px/1.5 system-ui, sans-serif; color: #1b1f24; background: #fff; max-width: 70rem; margin: 0 auto;
@@ -26,6 +28,8 @@ th { border-bottom: 2px solid #8c959f; vertical-align: bottom; } td { border-bot
 .figures td { white-space: nowrap; font-variant-numeric: tabular-nums; }
 .figures :is(th, td):first-child { position: sticky; left: 0; background: #fff; }
 p.note, .dim { color: #57606a; font-size: .85rem; font-weight: normal; } p.note { max-width: 50rem; margin: .3rem 0; }
+.legend span { display: inline-block; margin-right: 1.2rem; }
+.legend i { display: inline-block; width: 1.6rem; height: .3rem; margin-right: .4rem; vertical-align: middle; }
 .plots { display: grid; grid-template-columns: repeat(auto-fill, minmax(18rem, 1fr)); gap: 1rem; }
 figure { margin: 0; } figcaption { font-size: .9rem; font-weight: 600; } figure img { width: 100%; height: auto; }
 .said { white-space: pre-wrap; overflow-wrap: anywhere; unicode-bidi: isolate; font: .82rem/1.4 ui-monospace, monospace;
@@ -100,6 +104,25 @@ def note(text: object) -> Html:
 def tag(text: object, alarm: bool = False) -> Html:
     """A short label."""
     return element("span", text, class_="tag alarm" if alarm else "tag")
+
+
+def clipped(text: object) -> str:
+    """The text, or its beginning, its end, where answers stand, and how long it is."""
+    text, half = str(text), WORDS_SHOWN // 2
+    return text if len(text) <= WORDS_SHOWN else f"{text[:half]} … {text[-half:]} ({len(text)} characters)"
+
+
+def said(text: object, correct: float | None = None, tag: str = "td") -> Html:
+    """A model's words, clipped, and whether they are right: in full (1), not at all (0), or in part."""
+    marks = {None: ("", ""), 1: ("✓ ", " right"), 0: ("✗ ", " wrong")}
+    mark, colour = marks.get(correct, (f"({correct}) ", ""))
+    return element(tag, mark, clipped(text), class_="said" + colour)
+
+
+def legend(names: Sequence[str]) -> Html:
+    """Which colour is whose, beside plots: whatever a name is, the plots then hold only numbers."""
+    marks = [element("i", style=f"background:{COLOURS[i % len(COLOURS)]}") for i in range(len(names))]
+    return element("p", *(element("span", mark, name) for mark, name in zip(marks, names)), class_="legend")
 
 
 def folded(title: object, *inside: object) -> Html:

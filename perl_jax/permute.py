@@ -301,7 +301,7 @@ def _move_item(sample: Sample, item: str, place_of: Order) -> str:
 
 
 def _move_letter(sample: Sample, letter: str, place_of: Order) -> str:
-    if _choices_are_images(sample):
+    if choices_are_images(sample):
         choices, movable = len(sample.get("choices") or ()), sorted(sample.get("movable") or ())
         if choices == len(movable) < len(sample["images"]) and choices:  # a reference image, choices after it
             index = ord(letter.upper()) - ord("A")
@@ -328,7 +328,7 @@ def _move_letter(sample: Sample, letter: str, place_of: Order) -> str:
     return moved if letter.isupper() else moved.lower()
 
 
-def _choices_are_images(sample: Sample) -> bool:
+def choices_are_images(sample: Sample) -> bool:
     """Letter k names image k: there are no choices, or they say nothing but their own letters."""
     choices = sample.get("choices") or ()
     return all(choice.strip(" ().:") in ("", symbols.letter(k)) for k, choice in enumerate(choices[:26]))

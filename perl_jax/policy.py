@@ -18,7 +18,7 @@ from perl_jax import mesh, processes, scratch
 from perl_jax.prompts import Prompts
 
 HUB_ID = re.compile(r"([\w.-]+/[\w.-]+)(?:@([\w./-]+))?")  # owner/name or owner/name@revision
-FILES = ("*.json", "*.jinja", "*.txt", "LICENSE*")  # of a hub model
+FILES = ("*.json", "*.jinja", "*.txt", "LICENSE*", "README.md")  # of a hub model; its card says the licence
 WEIGHTS = ("*.safetensors",)  # never a pickle
 
 

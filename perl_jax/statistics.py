@@ -34,6 +34,23 @@ class Estimate(NamedTuple):
         """Whether the interval leaves out 0."""
         return not self.low <= 0 <= self.high
 
+    def plain(self) -> dict[str, float | None]:
+        """By name, for JSON, which has no NaN: None instead."""
+        return {name: None if math.isnan(value) else value for name, value in self._asdict().items()}
+
+    @classmethod
+    def read(cls, plain: Mapping[str, float | None]) -> "Estimate":
+        """Of what `plain` gave."""
+        return cls(*(math.nan if plain[name] is None else plain[name] for name in cls._fields))
+
+
+class McNemar(NamedTuple):
+    """Questions that came out otherwise in two runs."""
+
+    first: int  # right in the first run only
+    second: int  # right in the second run only
+    p: float  # two-sided
+
 
 def by_question(rows: Sequence[Row]) -> dict[Question, list[Row]]:
     """The rows of each question, its own order first."""
@@ -110,22 +127,55 @@ def proportion(values: Mapping[Question, float]) -> Estimate:
 def paired_bootstrap(differences: Sequence[float], resamples: int = 10_000, seed: int = 0) -> tuple[float, float]:
     """95% percentile interval of the mean of paired differences (Efron and Tibshirani 1993, sections 8 and 13).
 
-    Questions are drawn with replacement, each with both runs' values. Differences take few distinct values, so how
-    often each value is drawn is one multinomial draw a resample: the same law as drawing questions one by one.
+    Questions are drawn with replacement, each with both runs' values.
     """
-    if not len(differences):
+    return stratified_bootstrap([differences], resamples, seed)
+
+
+def stratified_bootstrap(
+    groups: Sequence[Sequence[float]], resamples: int = 10_000, seed: int = 0
+) -> tuple[float, float]:
+    """95% percentile interval of the mean of the groups' means, values drawn with replacement within each group.
+
+    Values take few distinct numbers, so how often each is drawn is one multinomial draw a resample: the same law as
+    drawing one by one. A group of one value, or of equal ones, does not vary, and adds nothing to the width.
+    """
+    rng = np.random.default_rng(seed)
+    means = [_resampled_means(group, resamples, rng) for group in groups if len(group)]
+    if not means:
         return math.nan, math.nan
-    values, counts = np.unique(np.asarray(differences, dtype=np.float64), return_counts=True)
-    drawn = np.random.default_rng(seed).multinomial(counts.sum(), counts / counts.sum(), size=resamples)
-    low, high = np.quantile(drawn @ values / counts.sum(), (0.025, 0.975))
+    low, high = np.quantile(np.mean(means, axis=0), (0.025, 0.975))
     return float(low), float(high)
 
 
-def difference(last: Mapping[Question, float], other: Mapping[Question, float], seed: int = 0) -> Estimate:
+def _resampled_means(values: Sequence[float], resamples: int, rng: np.random.Generator) -> np.ndarray:
+    values, counts = np.unique(np.asarray(values, dtype=np.float64), return_counts=True)
+    drawn = rng.multinomial(counts.sum(), counts / counts.sum(), size=resamples)
+    return drawn @ values / counts.sum()
+
+
+def bootstrapped(values: Mapping[Question, float]) -> Estimate:
+    """The mean of a measure, or of a difference, with its bootstrap interval by question."""
+    mean = float(np.mean(list(values.values()))) if values else math.nan
+    return Estimate(mean, *paired_bootstrap(list(values.values())), len(values))
+
+
+def difference(last: Mapping[Question, float], other: Mapping[Question, float]) -> Estimate:
     """`last` minus `other` over the questions that stand in both, with the paired bootstrap interval."""
-    paired = [value - other[question] for question, value in last.items() if question in other]
-    mean = float(np.mean(paired)) if paired else math.nan
-    return Estimate(mean, *paired_bootstrap(paired, seed=seed), len(paired))
+    return bootstrapped({question: last[question] - other[question] for question in last if question in other})
+
+
+def mcnemar(first: Mapping[Question, bool], second: Mapping[Question, bool]) -> McNemar:
+    """McNemar's exact test (1947, Psychometrika 12, 153-157) on the questions that both runs were asked.
+
+    Were the runs equally good, each question that only one has right would be either's with probability 1/2: `p` is
+    that of a split at least as uneven, two-sided, by the binomial distribution; 1 where there is no such question.
+    """
+    from scipy.stats import binomtest  # takes a while to import, and few commands need it
+
+    shared = [(bool(first[question]), bool(second[question])) for question in first if question in second]
+    one, other = shared.count((True, False)), shared.count((False, True))
+    return McNemar(one, other, float(binomtest(one, one + other).pvalue) if one + other else 1.0)
 
 
 class Changed(NamedTuple):
@@ -217,14 +267,33 @@ def _figures(name: str, values: Mapping, seconds: float, interval: bool = True) 
 def _differences(name: str, last: Mapping, other: Mapping) -> list[str]:
     found = [difference(last[key], other[key]) for key in COMPARED]
     counts = dict.fromkeys(str(estimate.questions) for estimate in found)
-    return [name, " / ".join(counts), *map(_points, found)]
+    return [name, " / ".join(counts), *map(points, found)]
 
 
-def _points(estimate: Estimate) -> str:
+def points(estimate: Estimate) -> str:
+    """A difference in points with its interval, and whether that holds 0."""
     if not estimate.questions:
         return "–"
     mean, low, high = (100 * x for x in estimate[:3])
     return f"{mean:+z.1f} [{low:+z.1f}, {high:+z.1f}]" + ("" if estimate.separated else ", not separated")
+
+
+def percent(estimate: Estimate) -> str:
+    """A share with its interval."""
+    mean, low, high = (100 * x for x in estimate[:3])
+    return f"{mean:.1f}% [{low:.1f}, {high:.1f}]" if estimate.questions else "–"
+
+
+def counted(counts: Mapping[str, int], shown: int = 8) -> str:
+    """What was counted, the most frequent first, of which `shown` are named.
+
+    >>> counted({"one image": 2, "no\\nanswer": 1200})
+    'no answer (1,200), one image (2)'
+    """
+    items = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    words = [f"{' '.join(name.split())} ({count:,})" for name, count in items[:shown]]
+    rest = sum(count for _, count in items[shown:])
+    return ", ".join([*words, *([f"{len(items) - shown:,} other reasons ({rest:,})"] if rest else [])])
 
 
 def markdown(sections: Sequence[Section]) -> str:

@@ -16,7 +16,7 @@ import jax
 import tiny_run
 
 from models.errors import InputError
-from perl_jax import cli, difficulty, filter, processes
+from perl_jax import asking, cli, filter, processes
 
 CHANGES = {"warmup.steps": 0, "data.source": "", "reward": "tiny_reward:score"}
 
@@ -26,23 +26,28 @@ def run(workdir: Path, changes: dict, **options) -> str:
     return filter.apply(tiny_run.config(**{**CHANGES, **changes}), Path(workdir), filter.Options(**options))
 
 
-def main(workdir: str, changes: str, options: str, coordinator: str = "", count: str = "1", index: str = "0",
-         die: str = "0") -> None:  # fmt: skip
-    jax.config.update("jax_compilation_cache_dir", str(conftest.CACHE))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
-    processes.TIMEOUT, processes.LOST = 20, 10
-    add, batches = difficulty.Writer.add, []
+def die_while_writing(number: int) -> None:
+    """Has this process die in the middle of a line of its batch `number`, counted from 1; 0: never."""
+    add, batches = asking.Writer.add, []
 
     def add_and_die(writer, new):
         batches.extend([new] if new else [])
-        if new and len(batches) == int(die):
+        if new and len(batches) == number:
             text = "".join(json.dumps(row) + "\n" for row in new)
             writer._file.write(text[: 2 * len(text) // 3])
             writer._file.flush()
             os.kill(os.getpid(), signal.SIGKILL)
         add(writer, new)
 
-    difficulty.Writer.add = add_and_die
+    asking.Writer.add = add_and_die
+
+
+def main(workdir: str, changes: str, options: str, coordinator: str = "", count: str = "1", index: str = "0",
+         die: str = "0") -> None:  # fmt: skip
+    jax.config.update("jax_compilation_cache_dir", str(conftest.CACHE))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+    processes.TIMEOUT, processes.LOST = 20, 10
+    die_while_writing(int(die))
     try:
         processes.join(coordinator, int(count), int(index))
         run(Path(workdir), json.loads(changes), **json.loads(options))

@@ -1,18 +1,21 @@
 """Export: what transformers loads from an exported directory is the policy that was trained, and answers as it does."""
 
 import json
+import re
 import shutil
+from pathlib import Path
 
 import ml_dtypes
 import numpy as np
 import pytest
 import tiny
 import tiny_run
+from PIL import Image
 
 from models import qwen2_5_vl as qwen
 from models.errors import InputError
 from models.qwen2_5_vl import lora
-from perl_jax import checkpoint, export, policy, prompts, rollout
+from perl_jax import checkpoint, export, policy, prompts, provenance, rollout, sample, usage
 
 LAST = tiny_run.WARMUP + tiny_run.STEPS
 
@@ -38,7 +41,7 @@ def names(path):
 
 def test_the_directory_is_complete_and_nothing_else_is_left(exported):
     base = tiny_run.trained() / "init"
-    assert names(exported) == sorted([*names(base), prompts.FILE])
+    assert names(exported) == sorted([*names(base), prompts.FILE, provenance.CARD])
     assert names(exported.parent) == ["model"]
     changed = {"model.safetensors", "generation_config.json", "preprocessor_config.json"}
     for name in set(names(base)) - changed:  # the chat template, for one
@@ -189,6 +192,89 @@ def test_bfloat16_weights_stay_bfloat16(moved, tmp_path):
         assert np.array_equal(np.asarray(value).astype(ml_dtypes.bfloat16), qwen.named(written)[name]), name
 
 
+# The model card
+
+
+def run_card(directory, place, monkeypatch) -> dict:
+    """What the card's code for transformers leaves, run as a person would: in (a copy of) the directory."""
+    shutil.copytree(directory, place)
+    for name, picture in zip(("a.png", "b.png"), (tiny.picture(40, 30, seed=1), tiny.picture(200, 120, seed=2))):
+        Image.fromarray(picture).save(place / name)
+    monkeypatch.chdir(place)
+    [code, *_] = re.findall(r"^```python\n(.*?)^```$", (place / provenance.CARD).read_text(), re.DOTALL | re.MULTILINE)
+    found = {}
+    exec(code, found)
+    return found
+
+
+def test_the_cards_code_answers_as_we_do(exported, tmp_path, monkeypatch):
+    """The same prompt, logits within 5e-4, the same greedy tokens and words as perl_jax.sample."""
+    torch = pytest.importorskip("torch")
+    found = run_card(exported, tmp_path / "model", monkeypatch)
+    model, shown = qwen.load(exported), prompts.Prompts.of_directory(exported)
+    pictures = [Path(name).read_bytes() for name in ("a.png", "b.png")]
+    question = {"id": "x", "question": f"<image><image>{usage.QUESTION}", "images": pictures}
+    prompt = shown.encode(question)
+    assert found["inputs"]["input_ids"][0].tolist() == prompt[0]
+    with torch.inference_mode():
+        logits = found["model"](**found["inputs"]).logits[0].numpy()
+    np.testing.assert_allclose(logits, model(qwen.pack(model.config, [prompt], **shown.limits))[0, : len(prompt[0])],
+                               atol=5e-4)  # fmt: skip
+    longest = tiny_run.config().sampling.max_new_tokens
+    [answer] = sample.answers(exported, usage.QUESTION, pictures, max_new_tokens=longest)
+    assert found["answer"] == answer
+    out = rollout.generate(model, [prompt], samples=1, max_new_tokens=longest, temperature=0.0,
+                           eos_ids=shown.processor.eos_ids, **shown.limits)  # fmt: skip
+    assert found["tokens"].tolist() == out.tokens[0, 0, : out.lengths[0, 0]].tolist()
+
+
+def test_the_card_tells_of_this_run(exported):
+    text, config = (exported / provenance.CARD).read_text(), tiny_run.config()
+    assert f"| steps | {LAST} of {LAST}, the first {config.warmup.steps} supervised |" in text
+    assert policy.fingerprint(tiny_run.trained() / "init") in text and policy.fingerprint(exported) in text
+    assert f"| `eval` | {LAST} | {config.data.options.eval_size} |" in text and "**A toy**" in text
+    assert f"{config.data.options.train_size} in `train`" in text and str(tiny_run.trained()) not in text
+
+
+def test_the_card_of_an_earlier_step_has_its_evaluation(tmp_path):
+    export.export(tiny_run.trained(), tmp_path / "model", "4")
+    assert "| `eval` | 3 |" in (tmp_path / "model" / provenance.CARD).read_text()
+
+
+def test_the_bases_card_is_not_taken_for_ours(moved, tmp_path):
+    """Its licence is; and a chat template is written where processors look for it, wherever the base has it."""
+    base = moved / "init"
+    template = (base / "chat_template.jinja").read_text()
+    (base / "chat_template.jinja").unlink()
+    settings = json.loads((base / "tokenizer_config.json").read_text())
+    (base / "tokenizer_config.json").write_text(json.dumps(settings | {"chat_template": template}))
+    (base / "README.md").write_text("---\nlicense: apache-2.0\n---\n# The base model\n")
+    (base / "LICENSE").write_text("Apache License")
+    export.export(moved, tmp_path / "model")
+    text = (tmp_path / "model" / provenance.CARD).read_text()
+    assert "license: apache-2.0\n" in text and "The base model" not in text
+    assert (tmp_path / "model" / "LICENSE").read_text() == "Apache License"
+    assert (tmp_path / "model" / "chat_template.jinja").read_text() == template
+
+
+def test_results_of_these_weights_stand_in_the_card(exported, tmp_path):
+    file = tmp_path / "results" / "blink-boxed" / "results.json"
+    file.parent.mkdir(parents=True)
+    share = {"mean": 0.5853, "low": 0.56, "high": 0.61, "questions": 1901}
+    result = {"benchmark": "blink", "protocol": "boxed", "judge": None, "settings": {"samples": 1}, "partial": False,
+              "figures": {"questions": 1901, "headline": "micro", "micro": share}, "consistency": None}  # fmt: skip
+    for fingerprint in (policy.fingerprint(exported), "another"):
+        file.write_text(json.dumps(result | {"model": {"name": "m", "fingerprint": fingerprint}}))
+        out = tmp_path / fingerprint
+        if fingerprint == "another":
+            with pytest.raises(InputError, match="blink-boxed is of the weights another"):
+                export.export(tiny_run.trained(), out, results=[tmp_path / "results"])
+        else:
+            export.export(tiny_run.trained(), out, results=[tmp_path / "results"])
+            assert "58.5% [56.0, 61.0] | 1,901 |" in (out / provenance.CARD).read_text()
+    assert names(tmp_path) == sorted([policy.fingerprint(exported), "results"])
+
+
 # Adapters
 
 
@@ -223,7 +309,7 @@ def test_adapters_are_exported_merged(adapted, tmp_path):
     export.export(tiny_run.adapted(), tmp_path / "model")
     written, base = qwen.load(tmp_path / "model"), tiny_run.adapted() / "init"
     assert written.source.dtypes == qwen.load(base).source.dtypes
-    assert names(tmp_path / "model") == sorted([*names(base), prompts.FILE])
+    assert names(tmp_path / "model") == sorted([*names(base), prompts.FILE, provenance.CARD])
     np.testing.assert_allclose(logits_of(written, prompt), expected, atol=5e-4)
     reference, merged = theirs(tmp_path / "model")
     found = reference.logits(merged, prompt, tiny.MAX_PIXELS).detach().numpy()
@@ -235,7 +321,7 @@ def test_adapters_are_exported_for_peft(adapted, tmp_path):
     _, prompt, expected = adapted
     out, base = tmp_path / "adapter", tiny_run.adapted() / "init"
     assert export.export(tiny_run.adapted(), out, adapter=True) == tiny_run.STEPS
-    assert set(names(out)) == {*names(base), prompts.FILE, lora.CONFIG, lora.WEIGHTS} - {
+    assert set(names(out)) == {*names(base), prompts.FILE, provenance.CARD, lora.CONFIG, lora.WEIGHTS} - {
         "config.json", "model.safetensors"}  # fmt: skip
     config = json.loads((out / lora.CONFIG).read_text())
     assert config["base_model_name_or_path"] == str(base) and (config["r"], config["lora_alpha"]) == (3, 32)
@@ -244,6 +330,18 @@ def test_adapters_are_exported_for_peft(adapted, tmp_path):
     model = peft.PeftModel.from_pretrained(model, str(out)).eval()
     found = reference.logits(model, prompt, tiny.MAX_PIXELS).detach().numpy()
     np.testing.assert_allclose(found, expected, atol=5e-4)
+
+
+def test_the_adapters_card_runs_with_peft(tmp_path, monkeypatch):
+    """And answers as the merged weights do."""
+    pytest.importorskip("torch")
+    pytest.importorskip("peft")
+    export.export(tiny_run.adapted(), tmp_path / "adapter", adapter=True)
+    export.export(tiny_run.adapted(), tmp_path / "merged")
+    alone = run_card(tmp_path / "adapter", tmp_path / "a", monkeypatch)
+    merged = run_card(tmp_path / "merged", tmp_path / "b", monkeypatch)
+    assert alone["answer"] == merged["answer"] and alone["tokens"].tolist() == merged["tokens"].tolist()
+    assert "library_name: peft" in (tmp_path / "adapter" / provenance.CARD).read_text()
 
 
 def test_the_base_of_an_adapter_has_its_hub_id(tmp_path):

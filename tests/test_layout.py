@@ -24,6 +24,8 @@ TESTED_ELSEWHERE = {  # module: the test that covers it, and why it has none of 
     "models/qwen2_5_vl/vision.py": ("test_model.py", "part of the network"),
     "perl_jax/batch.py": ("test_train.py", "one step's work, tested in whole steps"),
     "perl_jax/cli.py": ("test_commands.py", "how commands start"),
+    "perl_jax/difficulty.py": ("test_filter.py", "asks what the filter goes by"),
+    "perl_jax/evaluation/responses.py": ("test_evaluate.py", "asks and goes on; tested in whole evaluations"),
     "perl_jax/logs.py": ("test_train.py", "what a run leaves"),
     "perl_jax/metrics.py": ("test_train.py", "what a step says"),
     "perl_jax/programs.py": ("test_plan.py", "what plan compiles"),

@@ -18,6 +18,15 @@ SCHEMA = pyarrow.schema([
 ])  # fmt: skip
 
 
+THREE = ["./2D-spatial/new/0.jpg", "./2D-spatial/new/1.jpg", "./2D-spatial/new/2.jpg"]
+QUERY = {"options": "A: The second image\nB: The third image", "context": "Choose.", "input_image_path": THREE}
+POINTS = {
+    "options": "A: Point A\nB: Point B", "question": "Which point corresponds?",
+    "context": "Given the following two images, REF is marked on the first image, and points on the right image. Which "
+    "is the left ear?",
+}  # fmt: skip
+
+
 def row(**changes):
     return {**mmiu.EXAMPLE["row"], **changes}
 
@@ -109,6 +118,12 @@ def test_options_that_are_no_list_of_letters_stay_in_the_question(tmp_path):
     assert mmiu.score(made, r"\boxed{B}", "boxed").correct == 1 == mmiu.score(made, "B", "official").correct
 
 
+def test_options_that_the_context_has_in_one_line():
+    options = "A: the first image\nB: the second image\n"
+    context = "Look.\nCandidates: A. the first image B. the second image"
+    assert mmiu._without_options(context, options) == ("Look.", ["the first image", "the second image"])
+
+
 def test_an_option_may_have_several_lines(tmp_path):
     made = item(tmp_path, row(options="A: a\nred car\nB: a dog\n", context=""))
     assert made.row.choices == ["a\nred car", "a dog"]
@@ -118,12 +133,20 @@ def test_an_option_may_have_several_lines(tmp_path):
 @pytest.mark.parametrize(("changes", "effect"), [
     ({}, "rewrite"), ({"task": "spot_the_diff"}, "fixed"), ({"task": "temporal_ordering"}, "fixed"),
     ({"input_image_path": ["./Continuous-temporal/new/0.jpg", "./Continuous-temporal/new/1.jpg"]}, "fixed"),
-    ({"task": "vehicle_retrieval"}, "fixed"),
+    ({"task": "vehicle_retrieval"}, "rewrite"),  # its options are all the images there are
+    ({"task": "vehicle_retrieval", "options": "A: car 1\nB: car 2"}, "fixed"),
+    ({"task": "face_retrieval", **QUERY, "question": "Find the query. It is the first image."}, "rewrite"),
+    ({"task": "face_retrieval", **QUERY, "question": "Find the query."}, "fixed"),
+    ({"task": "semantic_correspondence_blink", **POINTS}, "rewrite"),
+    ({"task": "semantic_correspondence_blink", **POINTS, "question": "Which point is that of the first?"}, "fixed"),
+    ({**POINTS, "question": "Is it a cat, true or false?", "context": "Select from the following options."},
+     "invariant"),
 ])
 def test_what_another_order_does(tmp_path, changes, effect):
     made = item(tmp_path, row(**changes))
     assert curate(made.row).decision.order_effect == effect
-    assert bool(made.row.reason) == (effect == "fixed")
+    assert (made.row.order_effect == "fixed") == (effect == "fixed")
+    assert bool(made.row.reason) == (made.row.order_effect is not None)
 
 
 @pytest.mark.parametrize("changes", [

@@ -33,6 +33,8 @@ def test_examples():
     ("The left image and the right-hand photo; Left picture; the image on the right", 2,
      "The {image:0|side} image and the {image:1|side}-hand photo; {image:0|Side} picture; "
      "the image on the {image:1|side}"),
+    ("A. in the left image B. in the first image C. in the image A", 3,
+     "A. in the left image B. in the {image:0|ordinal} image C. in the image {image:0|letter}"),
     # not references: past the images, parts of numbers, sides of a picture, of three images, one image
     ("image 4, image 2.5, image 12", 3, "image 4, image 2.5, image 12"),
     ("the dog on the left, the image on the left side", 2, "the dog on the left, the image on the left side"),
@@ -68,6 +70,20 @@ def test_answers(answer, question, stored):
     assert answer_to_symbols(answer, question, 3) == stored
 
 
+@pytest.mark.parametrize(("choices", "stored"), [
+    (["the first", "The second one", "last"],
+     ["the {image:0|ordinal}", "The {image:1|ordinal} one", "{image:2|last}"]),
+    (["1", "2", "3"], ["{image:0|number}", "{image:1|number}", "{image:2|number}"]),
+    (["first", "2nd image", "none"], ["{image:0|ordinal}", "{image:1|nth} image", "none"]),
+    # not all of them are references, or they may be something else
+    (["1", "2", "4"], ["1", "2", "4"]), (["1", "2"], ["1", "2"]), (["first", "fifth"], ["first", "fifth"]),
+    (["left", "right"], ["left", "right"]), (["A", "B", "C"], ["A", "B", "C"]),
+])  # fmt: skip
+def test_choices_that_are_references_alone(choices, stored):
+    assert references.choices_to_symbols(choices, "Which of these images is darker?", 3) == stored
+    assert references.choices_to_symbols(choices, "How many images are dark?", 3)[:1] == choices[:1]
+
+
 @pytest.mark.parametrize(("question", "choices", "answer", "effect", "evidence"), [
     ("Is {image:1|lower} darker?", [], "No", "rewrite", "image 2"),
     ("How many animals are there in total?", [], "4", "invariant", "no words"),
@@ -85,6 +101,9 @@ def test_answers(answer, question, stored):
     ("Put the images in the right order", [], "{image:1|number}, {image:0|number}, {image:2|number}", "fixed", "right"),
     ("Arrange the images in chronological order", [], "{image:1|number}, {image:0|number}, {image:2|number}", "rewrite",
      "2, 1, 3"),
+    ("Which of the following images shows a cat?", [], "{image:0}", "rewrite", "Image 1"),
+    ("Choose from the following two options. Which of the following is blue?", [], "sky", "invariant", "no words"),
+    ("What does the following image show?", [], "a cat", "fixed", "following"),
     ("In order to see it, is a lamp needed?", [], "Yes", "invariant", "no words"),
 ])  # fmt: skip
 def test_labels_and_their_evidence(question, choices, answer, effect, evidence):

@@ -1,9 +1,13 @@
 """Measures by question, chance and intervals, against known numbers and scipy."""
 
+import doctest
+import json
 import math
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from scipy.stats import binomtest
 
 from perl_jax import statistics
@@ -92,6 +96,46 @@ def test_bootstrap_repeats_narrows_and_turns_over():
     assert wide == pytest.approx((high - low) / 2, rel=0.1)
     assert statistics.paired_bootstrap(-differences) == pytest.approx((-high, -low), abs=0.02)
     assert statistics.paired_bootstrap([0.25] * 9) == pytest.approx((0.25, 0.25))
+
+
+def test_bootstrap_within_groups_is_that_of_drawing_within_them():
+    groups = [np.random.default_rng(i).integers(0, 2, size) for i, size in enumerate((20, 60, 200))]
+    rng = np.random.default_rng(9)
+    means = [group[rng.integers(0, len(group), (10_000, len(group)))].mean(1) for group in groups]
+    expected = np.quantile(np.mean(means, 0), (0.025, 0.975))
+    found = statistics.stratified_bootstrap(groups)
+    assert found == pytest.approx(expected, abs=0.006)
+    assert np.diff(found) < np.diff(statistics.paired_bootstrap(groups[0])), "three groups vary less than one"
+    assert statistics.stratified_bootstrap([[1.0], [0.0, 0.0]]) == (0.5, 0.5)
+    assert all(map(math.isnan, statistics.stratified_bootstrap([])))
+
+
+@given(st.lists(st.tuples(st.booleans(), st.booleans()), max_size=30))
+def test_mcnemar_is_an_exact_test_on_what_differs(pairs):
+    first = {str(i): a for i, (a, _) in enumerate(pairs)} | {"only in the first": True}
+    second = {str(i): b for i, (_, b) in enumerate(pairs)} | {"only in the second": True}
+    one, other = (sum(a and not b for a, b in each) for each in (pairs, [(b, a) for a, b in pairs]))
+    least, n = min(one, other), one + other
+    p = min(1, 2 * sum(math.comb(n, i) for i in range(least + 1)) / 2**n)  # both tails of a fair coin's n throws
+    found = statistics.mcnemar(first, second)
+    assert found == (one, other, pytest.approx(p))
+    assert statistics.mcnemar(second, first) == (other, one, found.p)
+
+
+def test_an_estimate_goes_to_json_and_back():
+    there = statistics.proportion({"a": 1.0, "b": 0.0})
+    assert statistics.Estimate.read(json.loads(json.dumps(there.plain(), allow_nan=False))) == there
+    nothing = statistics.proportion({}).plain()
+    assert nothing == {"mean": None, "low": None, "high": None, "questions": 0}
+    assert math.isnan(statistics.Estimate.read(nothing).mean)
+    assert statistics.percent(statistics.Estimate.read(nothing)) == "–"
+
+
+def test_counts_in_words():
+    assert doctest.testmod(statistics).failed == 0
+    assert statistics.counted({}) == ""
+    many = {f"reason {i}": 10 - i for i in range(5)}
+    assert statistics.counted(many, 3) == "reason 0 (10), reason 1 (9), reason 2 (8), 2 other reasons (13)"
 
 
 def test_difference_pairs_by_question_whatever_the_order_of_rows():

@@ -64,7 +64,7 @@ _DISCLAIMER = ("Disclaimer: This is not to make unfair assumptions about the peo
 _DISCLAIMED = ("Forensic_Detection", "Jigsaw", "Art_Style")
 _SELECT = re.compile(r"\s*Select from the following (?:choices|options)[.:]?\s*$", re.I)
 _BRACKETED = tuple(f"({letter})" for letter in "ABCDE")
-_PLACE = re.compile(r"\b(?:first|second|third|fourth|former)\b", re.I)
+_PLACE = re.compile(r"\b(?:first|second|third|fourth|former|(?:left|right) one)\b", re.I)
 
 
 class Known(NamedTuple):

@@ -6,14 +6,16 @@ rules do here. Its headline figure is the mean over tasks. Here a task is what a
 """
 
 import functools
+import itertools
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from models.errors import InputError
-from perl_jax import items, snapshot
+from perl_jax import items, snapshot, symbols
 from perl_jax.benchmarks import Item, Score
 from perl_jax.conversations import MARKER
+from perl_jax.curation import references
 from perl_jax.data import Picture, Rejected, Row
 
 REPOSITORY = "FanqingM/MMIU-Benchmark"
@@ -49,11 +51,14 @@ _QUESTION_FIRST = """person_reid multiple_image_captioning spot_the_similarity f
     point_tracking threed_cad_recognition single_object_tracking"""  # tasks, in the authors' script
 _LETTERS = "ABCDEFGHIJKLMN"  # what their rule takes for an answer
 _NO_ANSWER = ("image none", "model error or image error", "image error", "model error")
-_SELECT = re.compile(r"\s*Select from the following choices[.:]?\s*$", re.I)
+_SELECT = re.compile(r"(?:\s*Select from the following (?:choices|options)[.:]?|(?:^|\s+)Candidates:)\s*$", re.I)
 _OPTION = re.compile(r"^([A-Z]):[ \t]*", re.M)
 
 _TEMPORAL = ("Continuous-temporal", "Discrete-temporal")  # relationships
 _FILM = "images in the order of time"
+_POINTS = "a point of the first image, sought in the second"
+_QUERY = "a query, and candidates that options may number"
+_PLACE = re.compile(r"\b(?:first|second|former|latter|(?:left|right) one)\b", re.I)
 _ORDERED = {  # what their order means, where the words of a question need not say it
     _FILM: """point_tracking single_object_tracking threeD_Object_Tracking Egocentric_Video_QuestionAnswering
         Multiview_reasoning Multiview_Action_Recognition casuality_reasoning_next_qa casuality_reasoning_var
@@ -62,13 +67,13 @@ _ORDERED = {  # what their order means, where the words of a question need not s
         action_quality_assessment textual_cloze visual_cloze visual_coherence visual_ordering""",
     "a change from one image to the other": """Homography_estimation Image_Spatial_Transformation_Estimation
         threeD_Pose_Estimation spot_the_diff""",
-    "a point of the first image, sought in the second": """functional_correspondence_blink
+    _POINTS: """functional_correspondence_blink
         functional_correspondence_funk_point semantic_correspondence_blink semantic_correspondence_misc210k
         visual_correspondence_blink visual_correspondence_scannet""",
     "parts of a puzzle at their places": "ravens_progressive_matrices jigsaw_puzzle_solving",
     "views and their depths, in sequence": """threeD_Depth_Estimation threeD_Object_Detection
         threeD_Scene_Reconstruction threeD_question_answering""",
-    "a query, and candidates that options may number": """person_reid face_retrieval sketch2image_retrieval
+    _QUERY: """person_reid face_retrieval sketch2image_retrieval
         handwritten_retrieval image2image_retrieval vehicle_retrieval text2image_retrieval""",
 }
 _REASONS = {task: reason for reason, tasks in _ORDERED.items() for task in tasks.split()}
@@ -98,7 +103,7 @@ def _item(row: dict, name: str, shelf: Callable[[str], snapshot.Pictures]) -> It
     question = "\n".join(filter(None, texts))
     if not question:
         raise InputError("no question")
-    reason = _FILM if _relationship(paths[0]) in _TEMPORAL else _REASONS.get(task, "")
+    effect, reason = _order(task, _relationship(paths[0]), question, choices, len(paths))
     return Item(
         Row(
             id=f"{task}.{name}",
@@ -108,12 +113,29 @@ def _item(row: dict, name: str, shelf: Callable[[str], snapshot.Pictures]) -> It
             source="mmiu",
             choices=choices,
             kind="choice",
-            order_effect="fixed" if reason else None,
+            order_effect=effect,
             reason=reason,
         ),
         task,
         columns,
     )
+
+
+def _order(task: str, relationship: str, question: str, choices: list[str], count: int) -> tuple[str | None, str]:
+    """(order_effect, reason): what the order means where the words of a question need not say it, as far as it cannot
+    be rewritten; (None, "") leaves it to the words.
+
+    It can where a query is named and all options name candidates, and where both images of marked points are named.
+    """
+    reason = _FILM if relationship in _TEMPORAL else _REASONS.get(task, "")
+    text = references.to_symbols(question, count)
+    options = [symbols.mentioned(choice) for choice in references.choices_to_symbols(choices, question, count)]
+    named = {*symbols.mentioned(text), *itertools.chain(*options)} == {*range(count)}
+    if reason == _QUERY and named and all(options):
+        return None, ""
+    if reason == _POINTS and named and not _PLACE.search(symbols.MENTION.sub("", text)):
+        return "rewrite", "points are marked in the images, and its words name these by their places"
+    return ("fixed", reason) if reason else (None, "")
 
 
 def _parts(path: str) -> list[str]:
@@ -132,14 +154,15 @@ def _picture(path: str, shelf: Callable[[str], snapshot.Pictures]) -> Picture:
 
 
 def _without_options(context: str, options: str) -> tuple[str, list[str]]:
-    """(context without its option lines, options without letters); as it is, and none, if they are not A, B, C, ..."""
+    """(context without its options, options without letters); as it is, and none, if they are not A, B, C, ..."""
     marks = list(_OPTION.finditer(options))
     ends = [mark.start() for mark in marks[1:]] + [len(options)]
     choices = [options[mark.end() : end].strip() for mark, end in zip(marks, ends)]
     lettered = [mark[1] for mark in marks] == [items.letter(place) for place in range(len(marks))]
     if not (choices and lettered and all(choices)):
         return _with_options(context, options), []
-    head, found, tail = context.rpartition(options.strip())
+    line = " ".join(f"{items.letter(place)}. {choice}" for place, choice in enumerate(choices))
+    head, found, tail = context.rpartition(options.strip() if options.strip() in context else line)
     return (_SELECT.sub("", head) + tail.rstrip() if found else _SELECT.sub("", context)), choices
 
 

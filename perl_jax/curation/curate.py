@@ -4,6 +4,7 @@ What a language model said of a row (`annotator.Annotation`), where one was aske
 label counts only as far as the symbols in the text can carry it out.
 """
 
+import itertools
 import re
 from typing import NamedTuple
 
@@ -47,19 +48,31 @@ def curate(row: Row, annotation: Annotation | None = None) -> Curated | Rejected
     """
     if broken := rules.check(row):
         return Rejected(row.id, *broken)
-    count, row = len(row.images), row._replace(question=_slots_in_front(row.question))
+    row = row._replace(question=_slots_in_front(row.question))
     if annotation is not None and annotation.reason == NOT_CHECKABLE:
         return Rejected(row.id, annotation.reason, annotation.detail)
     short = checkable(_annotated(row, annotation))
-    if isinstance(short, Rejected):
-        return short
+    return short if isinstance(short, Rejected) else _with_symbols(row, short, annotation)
+
+
+def symbolic(row: Row) -> Curated | Rejected:
+    """The record of a row whose words stay as they are, without its pictures; Rejected where no order can be shown.
+
+    So a benchmark's question is asked in other orders: nothing is rephrased, and no rule of training data applies.
+    """
+    return _with_symbols(row, row._replace(kind=row.kind or "text"), None)
+
+
+def _with_symbols(row: Row, short: Row, annotation: Annotation | None) -> Curated | Rejected:
+    """The record of what can be checked of a row (`short`), its references to images as symbols."""
+    count = len(row.images)
     question, choices = _numbered(short.question, list(short.choices), count)
     answer = short.answer
     if not _has_symbols(row):
         if not (short.kind == "choice" and choices):  # its letter is the choice's, and no image's
             answer = references.answer_to_symbols(answer, question, count)
         question = references.to_symbols(question, count)
-        choices = [references.to_symbols(choice, count) for choice in choices]
+        choices = references.choices_to_symbols(choices, question, count)
     if count > 1 and (beyond := references.beyond("\n".join((short.question, *short.choices, short.answer)), count)):
         return Rejected(row.id, "names an image that is not there", f"{beyond}, {count} images")
     try:
@@ -94,7 +107,7 @@ def _has_symbols(row: Row) -> bool:
 
 def _numbered(question: str, choices: list[str], count: int) -> tuple[str, list[str]]:
     """Question and choices whose `<image>`s are slots in their order; all in front where there are none."""
-    places = iter(range(count))
+    places = itertools.count()
     texts = [re.sub(symbols.MARKER, lambda _: f"<image:{next(places)}>", text) for text in (question, *choices)]
     if count and not any(symbols.SLOT.search(text) for text in texts):
         texts[0] = "".join(f"<image:{i}>" for i in range(count)) + "\n" + texts[0].strip()

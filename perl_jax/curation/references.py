@@ -27,6 +27,7 @@ _ORDINALS = re.compile(rf"\b()({_ORDINAL}(?:{_AND}(?:the )?{_ORDINAL})*)(?= (?:{
 _SIDE = re.compile(rf"\b()(left|right)(?=(?:-?hand)?(?:-side| side)? {NOUN}\b)", re.I)
 _ON_SIDE = re.compile(rf"\b({NOUN} (?:on|to|at) the )(left|right)\b(?!-| (?:side|of|hand|edge|corner|half|part))", re.I)
 _WORD = re.compile(_ORDINAL, re.I)
+_PLACED = re.compile(rf"(?:\b(?:{_ORDINAL}|left|right)(?:-?hand)?|\x00) $", re.I)  # it names what follows it
 
 # An answer that is nothing but a reference, to a question that asks for an image.
 _ASKS_FOR_IMAGE = re.compile(
@@ -42,8 +43,10 @@ _ITEMS = re.compile(r"\d+|\b[A-Z]\b")
 _SET = re.compile(rf"(?:{NOUN}s? )?(\d+)(?:{_AND}(?:{NOUN}s? )?\d+)+\.?", re.I)
 
 # What is left of these after the references became symbols may depend on the order.
+_LISTED = rf"(?:{NOUN}s|options|choices|statements|questions)"
+_LATER = rf"(?<!of the )following(?! (?:\w+ ){{0,2}}{_LISTED}\b)"  # "which of the following images" only lists them
 _TIME = re.compile(
-    r"\b(?:next|previous|preceding|following|before|after(?:wards)?|earlier|later|sequence|order(?! to\b)|"
+    rf"\b(?:next|previous|preceding|{_LATER}|before|after(?:wards)?|earlier|later|sequence|order(?! to\b)|"
     r"chronological(?:ly)?|temporal(?:ly)?|frames?|changed?|changes|appeared|disappeared|becomes?|became|initial(?:ly)?|"
     r"eventual(?:ly)?|at the (?:start|beginning|end))\b", re.I,
 )  # fmt: skip
@@ -130,6 +133,25 @@ def asks_for_image(question: str) -> bool:
     return bool(_ASKS_FOR_IMAGE.search(question)) and not _HOW_MANY.search(question)
 
 
+def choices_to_symbols(choices: Sequence[str], question: str, count: int) -> list[str]:
+    """`to_symbols` of each choice, and more where the question asks for an image: then "the first" or "left" alone are
+    references too, and so are numbers where there is one for each image.
+
+    >>> choices_to_symbols(["the first", "The second one", "both"], "Which image is darker?", 2)
+    ['the {image:0|ordinal}', 'The {image:1|ordinal} one', 'both']
+    >>> choices_to_symbols(["1", "2"], "Which image is darker?", 3)
+    ['1', '2']
+    """
+    bare = [_BARE.fullmatch(choice) for choice in choices]
+    points = [match and _pointer(match[2], _place_of(count)) for match in bare]
+    told = [point for match, point in zip(bare, points) if match]
+    numbers = any(match and match[2].isdigit() for match in bare)
+    if count < 2 or not asks_for_image(question) or None in told or (numbers and len({*told}) < count):
+        points = [None] * len(choices)
+    return [match[1] + point + match[3] if point else to_symbols(choice, count)
+            for choice, match, point in zip(choices, bare, points)]  # fmt: skip
+
+
 def label(question: str, choices: Sequence[str], answer: str, count: int) -> Label:
     """What an order does to a question whose references are symbols.
 
@@ -205,7 +227,9 @@ def _numeral(match: re.Match, place: Place) -> str | None:
 
 def _lettered(match: re.Match, place: Place) -> str | None:
     at = place(_item(match[2]) + 1)
-    return None if at is None or not match[2].isupper() else match[1] + symbols.mention(at, "letter")
+    if at is None or not match[2].isupper() or _PLACED.search(match.string[: match.start()]):
+        return None  # "in the first image B. ...": the letter is the next choice's
+    return match[1] + symbols.mention(at, "letter")
 
 
 def _ordinals(match: re.Match, place: Place) -> str | None:
@@ -258,6 +282,8 @@ def _outside_symbols(pattern: re.Pattern, replace: Callable[[re.Match], str], te
         return match[0] if "{image" in match[0] else replace(match)
 
     parts = re.split(r"(\{images?:[^{}]*\})", text)
+    if "\x00" in text:
+        return text  # what is no text names nothing
     if len(parts) == 1:
         return pattern.sub(safe, text)
     # Symbols stand for one character each, so that what is before and after them is seen.

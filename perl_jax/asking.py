@@ -1,0 +1,147 @@
+"""Many questions to one model, batch by batch: by length, the next one made ready ahead, rows in a file that grows.
+
+A run that was cut goes on with what the file lacks, and asks nothing twice. A response's tokens are drawn by (seed,
+question), so they do not depend on what else is in a batch, up to the rounding of the compute dtype; a run that goes on
+forms the same batches as one that was not cut.
+"""
+
+import hashlib
+import itertools
+import json
+import time
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from rich.console import Console
+
+from models.errors import InputError
+from perl_jax import files, logs, processes
+
+LINES = 10.0  # seconds between two lines of progress where there is no terminal
+
+Row = dict[str, object]
+
+
+def in_batches(numbers: Sequence[int], lengths: Mapping[int, int], most: int) -> list[list[int]]:
+    """Questions in batches of at most `most`, all of one size but the last: from short to long, so that little is
+    padded.
+
+    >>> in_batches([0, 1, 2, 3, 4], {0: 9, 1: 5, 2: 7, 3: 5, 4: 8}, most=4)
+    [[1, 3, 2], [4, 0]]
+    """
+    ordered = sorted(numbers, key=lambda number: (lengths[number], number))
+    count = max(1, -(-len(ordered) // most))
+    size = max(1, -(-len(ordered) // count))
+    return [ordered[start : start + size] for start in range(0, len(ordered), size)]
+
+
+def draw_key(name: str) -> int:
+    """A question's number for the sampler's draws, the same in any set that it is in."""
+    return int.from_bytes(hashlib.blake2b(name.encode(errors="replace"), digest_size=4).digest(), "little")
+
+
+# The file: JSON lines, of which the first holds the settings, each other one a row.
+
+
+def begin(file: Path, settings: Mapping, key: Callable[[Row], Hashable]) -> dict[Hashable, Row]:
+    """The rows of a file, by their key; begins a new one. Raises InputError: other settings, or no such file."""
+    lines = []
+
+    def read():
+        if processes.first():
+            with files.appended(file) as out:
+                if not out.tell():
+                    out.write(json.dumps({"settings": settings}) + "\n")
+        with file.open(encoding="utf-8") as content:
+            lines.extend(content)
+
+    processes.after_first(read)
+    try:
+        head, *rows = map(json.loads, lines)
+        made = dict(head["settings"])
+        rows = {key(row): row for row in rows}
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{file} holds something else than rollouts ({error}); move it away") from error
+    if other := [name for name in settings if made.get(name) != settings[name]]:
+        said = "; ".join(f"{name} {made.get(name)}, now {settings[name]}" for name in other)
+        raise InputError(f"{file} was made with other settings ({said}); give those, or another directory")
+    processes.agree(sorted(map(str, rows)), f"a {file.name}")
+    return rows
+
+
+class Writer:
+    """Adds rows to those of a file, which process 0 alone writes, whole batches at a time."""
+
+    def __init__(self, file: Path, rows: dict[Hashable, Row], key: Callable[[Row], Hashable]):
+        self.rows, self._key = rows, key
+        self._file = files.appended(file) if processes.first() else None
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        if self._file:
+            self._file.close()
+
+    def add(self, new: Sequence[Row]) -> None:
+        self.rows.update({self._key(row): row for row in new})
+        if self._file:
+            self._file.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in new))
+            self._file.flush()
+
+
+# The work
+
+
+def prompts(numbers: Sequence[int], begun: Callable[[int], Row], console: Console) -> list[Row]:
+    """`begun(number)` of each question, in rising order: a row with `number` and `prompt` (tokens), or with `skipped`:
+    why it cannot be asked. Processes share the work; the skipped are named."""
+    found = []
+    with logs.progress(console, "prompt", len(numbers)) as add:
+        for number in numbers:
+            if processes.owns(number):
+                found.append(begun(number))
+            add(1)
+    rows = sorted(itertools.chain(*processes.exchange(found)), key=lambda row: row["number"])
+    for count, row in enumerate((row for row in rows if "skipped" in row), start=1):
+        console.print(f"skipped ({count}): {row['skipped']}", soft_wrap=True, markup=False)
+    return rows
+
+
+def ahead(make: Callable, parts: Iterable) -> Iterator:
+    """`make(part)` of each part, the next one made in a thread while the caller works on this one."""
+    with ThreadPoolExecutor(1) as thread:
+        waiting = None
+        for part in parts:
+            coming = thread.submit(make, part)
+            if waiting:
+                yield waiting.result()
+            waiting = coming
+        if waiting:
+            yield waiting.result()
+
+
+def work_off(parts: Sequence[Sequence], ready: Callable, answered: Callable[[object], list[Row]], writer: Writer,
+             console: Console, unit: str = "question", figure: Callable[[], str] = str) -> None:  # fmt: skip
+    """Adds the rows `answered(ready(part))` of each part, and says how far it is.
+
+    Args:
+        parts: batches of questions.
+        ready: makes a batch ready to be asked, in a thread while the one before is at work.
+        answered: asks it; a row for each of its questions.
+        writer: where the rows go.
+        console: for progress, rate and remaining time.
+        unit: what a question is called.
+        figure: what else a line of progress says.
+    """
+    said, done, total = -LINES, 0, sum(map(len, parts))
+    with logs.progress(console, unit, total) as add:
+        for part in ahead(ready, parts):
+            new = answered(part)
+            writer.add(new)
+            done += len(new)
+            rate, left = add(len(new))
+            if not console.is_terminal and (time.monotonic() - said > LINES or done == total):
+                said = time.monotonic()
+                console.print(f"{unit} {done}/{total}{figure()}  {rate}  {logs.minutes(left)} left", soft_wrap=True)

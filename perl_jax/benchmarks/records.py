@@ -1,0 +1,88 @@
+"""Record sets of one's own (`perl_jax.records`): held-out questions as a benchmark, by our own protocol.
+
+The directory is a set's, and after a colon the name of its split ("runs/photos:eval"): without one it is `eval` where
+there is such a split, else the set's only one. `category` is the record's source. Its symbols serve for other orders.
+"""
+
+import functools
+import os
+from collections.abc import Iterator, Mapping, Sequence
+
+from models.errors import InputError
+from perl_jax import items, permute
+from perl_jax.benchmarks import Item, Score
+from perl_jax.data import Rejected, Row
+
+REPOSITORY = None
+PATTERNS = ()
+PROTOCOLS = ("boxed",)
+MACRO = False
+
+EXAMPLE = {
+    "row": {
+        "id": "1",
+        "question": "<image:0><image:1>Is the cat in {image:1|lower}?",
+        "choices": [],
+        "answer": "yes",
+        "kind": "text",
+        "order_effect": "rewrite",
+        "source": "mine",
+        "accuracy": None,
+        "movable": None,
+    },
+    "question": "<image><image>Is the cat in image 2?",
+    "choices": [],
+    "answer": "yes",
+    "right": r"\boxed{Yes}",
+    "wrong": r"\boxed{no}",
+}
+
+
+def load(directory: str, allow_partial: bool = False) -> Iterator[Item | Rejected]:
+    """The records of a split; a set is never partial. See `perl_jax.benchmarks`."""
+    from perl_jax import records  # brings JAX along, which whoever scores can do without
+
+    del allow_partial
+    directory, name = str(directory), ""
+    if not os.path.isdir(directory):
+        directory, _, name = directory.partition(":")
+    known = records.splits(directory)
+    if not name:
+        if "eval" not in known and len(known) > 1:
+            raise InputError(f"{directory} has the splits {', '.join(known)}: name one, as {directory}:{known[0]}")
+        name = "eval" if "eval" in known else known[0]
+    split = records.open_split(directory, name)
+    return (_item(split, number) for number in range(len(split)))
+
+
+def _item(split: Sequence[Mapping], number: int) -> Item:
+    record = {**split[number], "images": list(range(len(split[number]["images"])))}
+    shown = permute.render(record)
+    row = Row(
+        id=record["id"],
+        images=[functools.partial(_picture, split, number, image) for image in shown["images"]],
+        question=shown["question"],
+        answer=shown["answer"],
+        source=record["source"],
+        choices=shown["choices"],
+        kind=record["kind"],
+        order_effect=record["order_effect"],
+        movable=record["movable"],
+    )
+    return Item(row, record["source"], {"record": record})
+
+
+def _picture(split: Sequence[Mapping], number: int, image: int) -> bytes:
+    return split[number]["images"][image]
+
+
+def prompt(item: Item, protocol: str) -> list[dict]:
+    """Chat messages: the question as in training."""
+    del protocol
+    return items.boxed_prompt(item.row)
+
+
+def score(item: Item, text: str, protocol: str) -> Score:
+    """What a response earns; may hang on a hostile one."""
+    del protocol
+    return items.boxed_score(item.row, text)

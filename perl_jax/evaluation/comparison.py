@@ -1,0 +1,254 @@
+"""Results of several models on benchmarks side by side, with what others have printed: tables, and a part of a page.
+
+`perl_jax.report` writes both. Nothing is measured anew: accuracies and consistency are those of each results.json, the
+last named model is set against each other one by `figures.against` on the answers themselves.
+"""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from models.errors import InputError
+from perl_jax import pages
+from perl_jax.evaluation import examples, plots, published
+from perl_jax.evaluation.consistency import COMPARED, by_question
+from perl_jax.evaluation.figures import against
+from perl_jax.evaluation.results import Key, Model, Result
+from perl_jax.pages import Html, element, folded, note, said, table
+from perl_jax.statistics import Estimate, Table, difference, percent, points
+
+PARTIAL = "†"
+_UNBROKEN = re.compile(rf"(?<=\d,) (?=[-+\d])| (?=\[\d+\]|{PARTIAL})")  # blanks of "[1.0, 2.0]", "70.80 [1]", "20 †"
+STYLE = """
+.compact td:not(:first-child) { white-space: normal; min-width: 5.2rem; }
+""" + examples.STYLE
+
+
+class Section(NamedTuple):
+    """A table with what its words mean."""
+
+    title: str
+    table: Table
+    notes: list[str]
+
+
+def keys(models: Sequence[Model]) -> list[Key]:
+    """All benchmarks and protocols that some model has: the paper's in its order, then others."""
+    place = {name: i for i, name in enumerate(published.BENCHMARKS)}
+    found = {key for model in models for key in model.results}
+    return sorted(found, key=lambda key: (key[1], place.get(key[0], len(place)), key))
+
+
+def sections(models: Sequence[Model]) -> list[Section]:
+    """The tables that there are figures for."""
+    found = [_accuracy(models), _printed(models), _consistency(models), *_differences(models)]
+    return [section for section in found if section.table.rows]
+
+
+def markdown(models: Sequence[Model]) -> str:
+    """All tables, with their notes."""
+    parts = [[f"## {part.title}", part.table.markdown(), *part.notes] for part in sections(models)]
+    return "\n\n".join(text for part in parts for text in part) + "\n"
+
+
+def body(models: Sequence[Model]) -> list[Html]:
+    """The part of a page: tables, plots, and questions to look at."""
+    out = []
+    for part in sections(models):
+        rows = [[_UNBROKEN.sub("\N{NO-BREAK SPACE}", cell) for cell in row] for row in part.table.rows]
+        out += [element("h2", part.title), table(part.table.header, rows, "figures compact"), *map(note, part.notes)]
+    out += [element("h2", "Plots"), pages.legend([model.name for model in models]),
+            element("div", *plots.figures(models, keys(models)), class_="plots")]  # fmt: skip
+    cards = {key: examples.cards(models, key) for key in keys(models) if key in models[-1].results}
+    if any(cards.values()):
+        out.append(element("h2", "Questions to look at"))
+    for key, found in cards.items():
+        out += [element("h3", ", ".join(key)), *found] if found else []
+    return [*out, element("h2", "How the results were made"), *map(_provenance, models)]
+
+
+# Accuracy
+
+
+def _accuracy(models: Sequence[Model]) -> Section:
+    columns = keys(models)
+    means = _means(models, columns)
+    rows = []
+    for model in models:
+        found = {key: model.results.get(key) for key in columns}
+        average = [_mean([found[key] for key in mean]) for mean in means.values()]
+        rows.append([model.name, *map(_cell, found.values()), *average])
+    for other in published.MODELS:
+        cells = [_figures(other, key[0]) for key in columns]
+        average = [f"{other.computed([name for name, _ in mean]):.2f}" for mean in means.values()]
+        if any(cell != "–" for cell in cells):
+            rows.append([f"{other.name}, as printed", *cells, *average])
+    header = ["", *(", ".join(key) for key in columns), *(f"mean, {protocol}" for protocol in means)]
+    notes = ["Accuracy as each benchmark reports it, over questions or as the mean over its categories, with a 95% "
+             "interval. boxed: reason, then box, as in training; official: the benchmark's own prompt and rules."]
+    if any(model.results[key].facts.get("partial") for model in models for key in model.results):
+        notes.append(f"{PARTIAL} not the whole benchmark: no figure to set beside printed ones.")
+    notes += [f"Mean, {protocol}: over {', '.join(name for name, _ in mean)}, which all rows of ours have, each "
+              "benchmark counting the same." for protocol, mean in means.items()]  # fmt: skip
+    if len(rows) > len(models):
+        notes.append("As printed: the same figures stand under each protocol, for neither prompt nor judge is said; of "
+                     "a cell's figures the first counts in the mean. The numbers are those of the sources below.")
+    return Section("Accuracy", Table(header, rows), [*notes, *_unlike(models, columns)])
+
+
+def _means(models: Sequence[Model], columns: Sequence[Key]) -> dict[str, list[Key]]:
+    """By protocol, the paper's benchmarks that all models have, where there are several."""
+    groups: dict[str, list[Key]] = {}
+    for key in columns:
+        if key[0] in published.BENCHMARKS and all(key in model.results for model in models):
+            groups.setdefault(key[1], []).append(key)
+    return {protocol: group for protocol, group in groups.items() if len(group) > 1}
+
+
+def _cell(result: Result | None) -> str:
+    if result is None or not result.headline.questions:
+        return "–"
+    mark = f" {PARTIAL}" * bool(result.facts.get("partial"))
+    return f"{percent(result.headline)} of {result.headline.questions:,}{mark}"
+
+
+def _mean(results: Sequence[Result]) -> str:
+    mark = f" {PARTIAL}" * any(result.facts.get("partial") for result in results)
+    return f"{100 * float(np.mean([result.headline.mean for result in results])):.1f}%{mark}"
+
+
+def _figures(model: published.Model, benchmark: str) -> str:
+    return " or ".join(map(_sourced, model.cells.get(benchmark, ()))) or "–"
+
+
+def _sourced(figure: published.Figure) -> str:
+    """The figure with the number of its source."""
+    return f"{figure} [{1 + list(published.SOURCES).index(figure.source)}]"
+
+
+def _printed(models: Sequence[Model]) -> Section:
+    """The published table in full, with its means as printed and as they come out; no rows if it has none of ours."""
+    shown = published.MODELS if any(name in published.BENCHMARKS for name, _ in keys(models)) else ()
+    rows = [[model.name, *(_figures(model, name) for name in published.BENCHMARKS), _sourced(model.mean),
+             f"{model.computed():.2f}"] for model in shown]  # fmt: skip
+    header = ["", *published.BENCHMARKS.values(), "mean, printed", "mean of the cells"]
+    notes = ["Mean of the cells: of the first figure of each. A row trained by GRPO alone is not printed there.",
+             *(f"[{number}] {source}." for number, source in enumerate(published.SOURCES.values(), start=1))]
+    return Section("As printed elsewhere", Table(header, rows), notes)
+
+
+def _unlike(models: Sequence[Model], columns: Sequence[Key]) -> list[str]:
+    """What was not the same for all models, a line a benchmark and protocol."""
+    lines = []
+    for key in columns:
+        facts = {model.name: _settings(model.results[key].facts) for model in models if key in model.results}
+        names = dict.fromkeys(name for found in facts.values() for name in found)
+        unlike = {name: [f"{model} {pages.clipped(found.get(name))}" for model, found in facts.items()]
+                  for name in names if len({str(found.get(name)) for found in facts.values()}) > 1}  # fmt: skip
+        if unlike:
+            words = "; ".join(f"{name} ({', '.join(values)})" for name, values in unlike.items())
+            lines.append(" ".join(f"Not the same for all in {', '.join(key)}: {words}.".split()))
+    return lines
+
+
+def _settings(facts: Mapping) -> dict[str, object]:
+    """What a figure hangs on beside the model, by name; the prompt's parts each for itself."""
+    settings = dict(facts["settings"]) if isinstance(facts.get("settings"), dict) else {}
+    settings.pop("model", None)
+    prompt = settings.pop("prompt", {})
+    parts = {f"prompt's {name}": value for name, value in prompt.items()} if isinstance(prompt, dict) else {}
+    judge = facts["judge"].get("model") if isinstance(facts.get("judge"), dict) else "none"
+    return {**settings, **parts, "questions": facts["figures"].get("questions"), "judge": judge}
+
+
+# Consistency and differences
+
+
+def _consistency(models: Sequence[Model]) -> Section:
+    rows, greedy = [], False
+    for key in keys(models):
+        for model in models:
+            found = model.results[key].consistency if key in model.results else None
+            if found:
+                greedy |= not found["control"]["drawn"]
+                rows.append([model.name, ", ".join(key), *_orders(found)])
+    header = ["", "benchmark", "questions", "own order", "mean over orders", "right in all orders", "flip rate",
+              "flip rate, own order again", "flips by the order, points", "best place, points", "worst place, points"]
+    notes = ["Questions asked in several orders of their images. Flip rate: the answers, brought back to the "
+             "question's own order, are not all the same (lower is better); own order again: as often as there are "
+             "orders, but without moving anything, so that the difference is what the order does.",
+             "Place: of the one picture on which the answer hangs; accuracy there minus the same questions' mean over "
+             "their orders. The best of several places lies above 0 by chance alone: see the interval."]
+    if greedy:
+        notes.append("Where answers are greedy, asking again would change nothing: the flip rate is 0 by construction.")
+    return Section("Consistency under permutation", Table(header, rows), notes)
+
+
+def _orders(found: Mapping) -> list[str]:
+    measures = [found[name] for name in ("canonical", "mean", "all", "flip")] + [found["control"]["flip"]]
+    return [f"{found['questions']:,}", *(percent(Estimate.read(measure)) for measure in measures),
+            points(Estimate.read(found["difference"]["flip"])), *_ends(found["places"])]  # fmt: skip
+
+
+def _ends(places: Sequence[Mapping]) -> list[str]:
+    """The places where the decisive picture helps most and least."""
+    found = {place["place"] + 1: Estimate.read(place["difference"]) for place in places}
+    found = {place: estimate for place, estimate in found.items() if estimate.questions}
+    if len(found) < 2:
+        return ["–", "–"]
+    ends = [pick(found, key=lambda place: found[place].mean) for pick in (max, min)]
+    return [f"image {place}: {points(found[place])}" for place in ends]
+
+
+def _differences(models: Sequence[Model]) -> list[Section]:
+    """The last model against each other one, in accuracy and in consistency."""
+    *others, last = models
+    accuracy, orders = [], []
+    for other in others:
+        name = f"{last.name} minus {other.name}"
+        for key in (key for key in keys(models) if key in last.results and key in other.results):
+            ours, theirs = last.results[key], other.results[key]
+            accuracy.append([name, ", ".join(key), *_against(ours.rows, theirs.rows)])
+            if ours.consistency and theirs.consistency:
+                orders.append([name, ", ".join(key), *_in_orders(ours, theirs)])
+    header = ["", "benchmark", "questions of both", "only the first is right", "only the second", "McNemar's p",
+              "difference, points"]  # fmt: skip
+    notes = ["Questions that both were asked in their own order. McNemar's exact two-sided test on the first response "
+             "of each, each comparison for itself. The difference in accuracy is over questions, also where the "
+             "accuracy above is a mean over categories, with a 95% paired bootstrap interval; not separated: it holds "
+             "0."]  # fmt: skip
+    compared = ["", "benchmark", "questions of both", *(f"{words}, points" for words in COMPARED.values())]
+    words = ["Questions that both were asked in the same orders, with 95% paired bootstrap intervals. Of the flip rate "
+             "less is better."]  # fmt: skip
+    return [Section("Differences", Table(header, accuracy), notes),
+            Section("Differences in consistency", Table(compared, orders), words)]  # fmt: skip
+
+
+def _in_orders(ours: Result, theirs: Result) -> list[str]:
+    first, second = (by_question(result.rows, result.facts["figures"]["samples"]) for result in (ours, theirs))
+    found = [difference(first[measure], second[measure]) for measure in COMPARED]
+    return [f"{found[0].questions:,}", *map(points, found)]
+
+
+def _against(rows: Sequence, other_rows: Sequence) -> list[str]:
+    try:
+        found = against(rows, other_rows)
+    except InputError:  # they share no question
+        return ["0", "–", "–", "–", "–"]
+    p = f"{found['p']:.3f}" if found["p"] >= 0.001 else "< 0.001"
+    return [*(f"{found[name]:,}" for name in ("questions", "first_only", "second_only")), p,
+            points(Estimate.read(found["difference"]))]  # fmt: skip
+
+
+def _provenance(model: Model) -> Html:
+    """What each result of a model says of itself."""
+    rows = [[", ".join(key), *(said(_plain(result.facts.get(name))) for name in ("model", "data", "settings", "time"))]
+            for key, result in sorted(model.results.items())]  # fmt: skip
+    return folded(model.name, table(["", "model", "data", "settings", "time"], rows, "words"))
+
+
+def _plain(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value)

@@ -1,0 +1,209 @@
+"""Whether a model's answers hang on the order of the images: the same questions in several orders, beside a control.
+
+A model that samples its answers changes them from one time to the next whatever the order. So each question is also
+asked as often in its own order alone: what permuting does is the difference to that. The unit is the question, averaged
+over its replicates: replicate r is response r of each of its orders, for the control response r and as many control
+responses as there are further orders. Pure functions of scored rows.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+
+from perl_jax import statistics
+from perl_jax.statistics import Estimate, Table, bootstrapped, counted, percent, points
+
+Row = Mapping[str, object]
+Name = TypeVar("Name")
+
+COMPARED = {"mean": "mean accuracy", "all": "right every time", "worst": "worst order", "flip": "flip rate"}
+
+
+class Question(NamedTuple):
+    """What was answered to one question. `O` orders, its own first, `S` replicates."""
+
+    right: np.ndarray  # bool [O, S]
+    meanings: Sequence[Sequence[str | None]]  # [O][S], in the frame of its own order
+    places: Sequence[int | None]  # [O], of the picture on which the answer hangs
+    control: "Question | None"  # its own order in the place of each; None: not drawn
+
+
+def consistency(rows: Sequence[Row], samples: int) -> dict | None:
+    """The figures of the questions that were asked in several orders, None if there are none; as JSON.
+
+    Each is an `Estimate` over questions with its 95% bootstrap interval:
+
+    - `canonical`: right in its own order; `mean`: right, over all its orders; `all`: right in every order; `worst`: the
+      share of replicates that are right, in the order where it is lowest; `flip`: the answers to the orders do not all
+      mean the same, where no answer is one more answer.
+    - `control`: the same, but `canonical`, of its own order asked as often as there are orders. `drawn` is whether
+      that was done; if not (greedy answers), its one answer stands for all, so that `flip` is 0 by construction.
+    - `difference`: permuted minus control, of each question.
+    - `places`: where the picture on which the answer hangs was shown, from 0. `difference` is to the same question's
+      mean over its orders, so that a place does not look bad for hard questions; of those seen in several places.
+
+    A question that could not be asked stands in `not_permuted`, by reason, as those do whose images must not move.
+    """
+    if not any(row["role"] == "permuted" for row in rows):
+        return None
+    asked, left = _questions(rows, samples)
+    drawn = any(question.control for question in asked.values())
+    permuted = {name: _measures(question) for name, question in asked.items()}
+    control = {name: _measures(question.control or _repeated(question)) for name, question in asked.items()
+               if question.control or not drawn}  # fmt: skip
+    values = {key: _column(permuted, key) for key in ("canonical", *COMPARED)}
+    alike = {key: _column(control, key) for key in COMPARED}
+    return {
+        "questions": len(asked),
+        "orders": sum(len(question.right) for question in asked.values()),
+        "samples": samples,
+        "not_permuted": dict(Counter(left.values())),
+        **{key: bootstrapped(value).plain() for key, value in values.items()},
+        "control": {"drawn": drawn, **{key: bootstrapped(value).plain() for key, value in alike.items()}},
+        "difference": {key: statistics.difference(values[key], alike[key]).plain() for key in COMPARED},
+        "places": _places(asked),
+    }
+
+
+def by_question(rows: Sequence[Row], samples: int) -> dict[str, dict[tuple, float]]:
+    """The value of each question that was asked in several orders in each measure (`canonical`, `mean`, `all`, `worst`,
+    `flip`), by (id, true answers in its orders): equal in two results exactly if both were asked the same."""
+    asked, _ = _questions(rows, samples)
+    answers: dict[str, list] = defaultdict(list)
+    for row in rows:
+        if row["role"] != "control":
+            answers[row["id"]].append((tuple(row["order"]), row["answer"]))
+    found = {(name, *sorted(answers[name])): _measures(question) for name, question in asked.items()}
+    return {key: _column(found, key) for key in ("canonical", *COMPARED)}
+
+
+def right(row: Row) -> list[bool]:
+    """Whether each response is right, [D]: all of it, where a benchmark scores the parts of a question."""
+    return [value >= 1 for value in row["correct"]]
+
+
+def _questions(rows: Sequence[Row], samples: int) -> tuple[dict[str, Question], dict[str, str]]:
+    """Those that were asked in several orders, and why others were not."""
+    groups: dict[str, list[Row]] = defaultdict(list)
+    for row in sorted(rows, key=lambda row: row["id"]):  # so that sums do not depend on the order of the rows
+        groups[row["id"]].append(row)
+    left = {name: why for name, group in groups.items() if (why := _why_not(group)) is not None}
+    return {name: _question(group, samples) for name, group in groups.items() if name not in left}, left
+
+
+def _why_not(group: Sequence[Row]) -> str | None:
+    """Why a question's orders cannot be compared; None: they can."""
+    fault = next((row["fault"] for row in group if row["fault"] is not None), None)
+    if fault is not None or any(row["role"] == "permuted" for row in group):
+        return fault
+    return next((row["fixed"] for row in group if row["fixed"] is not None), "not said")
+
+
+def _question(group: Sequence[Row], samples: int) -> Question:
+    own = next(row for row in group if row["role"] == "own")
+    rows = [own, *sorted((row for row in group if row["role"] == "permuted"), key=lambda row: row["order"])]
+    again = next((row for row in group if row["role"] == "control"), None)
+    matrix, meanings = np.array([right(row) for row in rows]), [row["meaning"] for row in rows]
+    control = None
+    if again is not None:
+        drawn = np.array(right(again)).reshape(samples, len(rows) - 1).T
+        said = [again["meaning"][i :: len(rows) - 1] for i in range(len(rows) - 1)]
+        control = Question(np.vstack([matrix[:1], drawn]), [own["meaning"], *said], [own["place"]] * len(rows), None)
+    return Question(matrix, meanings, [row["place"] for row in rows], control)
+
+
+def _repeated(question: Question) -> Question:
+    """Its own answers again in place of those to the other orders."""
+    count = len(question.right)
+    own = np.repeat(question.right[:1], count, axis=0)
+    return Question(own, question.meanings[:1] * count, question.places[:1] * count, None)
+
+
+def _measures(question: Question) -> dict[str, float]:
+    by_order = question.right.mean(1)
+    return {
+        "canonical": float(by_order[0]),
+        "mean": float(question.right.mean()),
+        "all": float(question.right.all(0).mean()),
+        "worst": float(by_order.min()),
+        "flip": float(np.mean([len(set(replicate)) > 1 for replicate in zip(*question.meanings)])),
+    }
+
+
+def _column(measures: Mapping[Name, Mapping[str, float]], key: str) -> dict[Name, float]:
+    return {name: found[key] for name, found in measures.items()}
+
+
+def _places(asked: Mapping[str, Question]) -> list[dict]:
+    """Accuracy by place, for each place that some question's picture was shown at."""
+    at: dict[int, dict[str, float]] = defaultdict(dict)
+    away: dict[int, dict[str, float]] = defaultdict(dict)
+    for name, question in asked.items():
+        by_order, seen = question.right.mean(1), set(question.places) - {None}
+        for place in seen:
+            at[place][name] = float(by_order[[here == place for here in question.places]].mean())
+            if len(seen) > 1:
+                away[place][name] = at[place][name] - float(by_order.mean())
+    return [{"place": place, "accuracy": bootstrapped(at[place]).plain(),
+             "difference": bootstrapped(away[place]).plain()} for place in sorted(at)]  # fmt: skip
+
+
+# In words
+
+
+def markdown(found: Mapping[str, object] | None) -> list[str]:
+    """The section of a results.md: paragraphs and tables; [] without figures."""
+    if found is None:
+        return []
+    left = f" Not moved: {counted(found['not_permuted'])}." if found["not_permuted"] else ""
+    parts = ["## Consistency under permutation",
+             f"{found['questions']:,} questions were asked in {found['orders']:,} orders, their own included, with "
+             f"{found['samples']:,} response{'s' * (found['samples'] > 1)} to each.{left}",
+             measures_table(found).markdown(), *_notes(found)]  # fmt: skip
+    if found["places"]:
+        parts += [places_table(found).markdown(),
+                  "By the place of the one picture on which the answer hangs, where there is one. The last column is "
+                  "less the same questions' mean over all their orders, of those whose picture was shown in several "
+                  "places: high places exist only in questions with many images, which may be harder."]  # fmt: skip
+    return parts
+
+
+def measures_table(found: Mapping) -> Table:
+    """Each measure in several orders, in the control, and their difference."""
+    again = "own order, drawn again" if found["control"]["drawn"] else "own order, repeated"
+    rows = [[words, percent(Estimate.read(found[key])), percent(Estimate.read(found["control"][key])),
+             points(Estimate.read(found["difference"][key]))] for key, words in COMPARED.items()]  # fmt: skip
+    first = ["canonical accuracy", percent(Estimate.read(found["canonical"])), "–", "–"]
+    return Table(["", "several orders", again, "difference, points"], [first, *rows])
+
+
+def places_table(found: Mapping) -> Table:
+    """Accuracy by the place of the decisive picture, counted from 1 as questions do."""
+    rows = []
+    for each in found["places"]:
+        accuracy, difference = Estimate.read(each["accuracy"]), Estimate.read(each["difference"])
+        rows.append([str(each["place"] + 1), f"{accuracy.questions:,}", percent(accuracy),
+                     f"{difference.questions:,}", points(difference)])  # fmt: skip
+    return Table(["picture shown as image", "questions", "accuracy", "in several places", "minus their mean, points"],
+                 rows)  # fmt: skip
+
+
+def _notes(found: Mapping) -> list[str]:
+    worst = "the share of the responses to it that are right, in the order where that is lowest"
+    worst += "; with one response to each order, the same as right every time" * (found["samples"] == 1)
+    notes = [
+        "Means over questions, with 95% bootstrap intervals by question (10,000 resamples; values that are all the "
+        "same leave no width, which does not make them certain). Right every time: in every order of the question. "
+        f"Worst order: {worst}. Flip rate: the answers, brought back to the question's own order, are not all the "
+        "same, where no answer is one more answer (lower is better).",
+        "Own order, drawn again: each question in its own order only, as often as it has orders; a model that minds no "
+        "order differs from that by chance alone, so the difference is what permuting does. Not separated: its "
+        "interval holds 0.",
+    ]  # fmt: skip
+    if not found["control"]["drawn"]:
+        notes[1] = ("Own order, repeated: the answers are greedy, so asking again would not change them; the flip "
+                    "rate there is 0 by construction, and the difference is what permuting does. Not separated: its "
+                    "interval holds 0.")  # fmt: skip
+    return notes

@@ -1,0 +1,173 @@
+"""Questions to look at: those that came out otherwise from one model to another, and those whose answer hangs on the
+order of the images; each with its pictures, in the orders shown, and with each model's words.
+
+Pictures are read from the benchmark's own data again. Where that is gone, the words stand alone, and the page says so.
+"""
+
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from typing import NamedTuple
+
+import numpy as np
+
+from models.errors import InputError
+from models.qwen2_5_vl.images import open_image
+from perl_jax import benchmarks, pages
+from perl_jax.benchmarks import Item
+from perl_jax.evaluation.consistency import right
+from perl_jax.evaluation.results import Key, Model, Question, Row
+from perl_jax.pages import Html, dim, element, folded, joined, note, tag
+
+SHOWN, ORDERS_SHOWN = 5, 3  # questions a kind and benchmark, orders a question
+SIDE = 160  # pixels of a thumbnail's longer side
+STYLE = """
+.asked { border-top: 1px solid #d8dee4; margin-top: .6rem; padding-top: .5rem; }
+.asked p { margin: .4rem 0; }
+.asked .thumbs img { max-height: 10rem; } .asked .sides { grid-template-columns: repeat(auto-fit, minmax(15rem, 1fr)); }
+.asked .sides .said { padding: .3rem .5rem; margin-top: .2rem; border-radius: .3rem; }
+.decisive img { outline: 3px solid #0b5fb3; }
+"""
+
+
+class Kind(NamedTuple):
+    """Questions of one benchmark that have something in common."""
+
+    title: str
+    ids: list[str]
+
+
+def kinds(models: Sequence[Model], key: Key) -> list[Kind]:
+    """Which questions the last model answers better and worse than the first in their own order, and in which its
+    answer changes with the order: first those where it did not when asked again in the same order."""
+    first, last = (_asked(model, key) for model in (models[0], models[-1]))
+    steps = {id_: _share(question.own) - _share(first[id_].own) for id_, question in last.items()
+             if id_ in first and _same(question.own, first[id_].own)}  # fmt: skip
+    names = f"by {models[-1].name} than by {models[0].name}"
+    flips = {id_: flipped_when_asked_again(question) for id_, question in last.items() if flip(question) is not None}
+    found = [Kind(f"answered better {names}", [id_ for id_, step in steps.items() if step > 0]),
+             Kind(f"answered worse {names}", [id_ for id_, step in steps.items() if step < 0]),
+             Kind(f"{models[-1].name} changes its answer with the order", sorted(flips, key=flips.__getitem__))]
+    return [kind for kind in found if kind.ids]
+
+
+def _asked(model: Model, key: Key) -> dict[str, Question]:
+    """The questions that could be asked in all their orders."""
+    found = model.results[key].questions() if key in model.results else {}
+    return {id_: question for id_, question in found.items() if not any(row.get("fault") for row in question.orders)}
+
+
+def flip(question: Question) -> int | None:
+    """The first sample in which the answer, in the original frame, is not the same in all orders; None without one."""
+    meanings = zip(*(row["meaning"] for row in question.orders))
+    return next((i for i, sample in enumerate(meanings) if len(set(sample)) > 1), None)
+
+
+def flipped_when_asked_again(question: Question) -> bool:
+    """Whether some sample of the question's control, with the answer in its own order, is not always the same."""
+    samples = len(question.own["meaning"])
+    drawn = question.control["meaning"] if question.control else []
+    again = len(drawn) // samples if samples else 0
+    return any(len({own, *drawn[i * again : (i + 1) * again]}) > 1 for i, own in enumerate(question.own["meaning"]))
+
+
+def cards(models: Sequence[Model], key: Key) -> list[Html]:
+    """The questions of each kind, folded, a bounded number of each."""
+    found = kinds(models, key)
+    wanted = {id_ for kind in found for id_ in kind.ids[:SHOWN]}
+    results = [model.results[key] for model in models if key in model.results]
+    items, problem = _items(key[0], {str(result.facts.get("data")): None for result in results[::-1]}, wanted)
+    asked = {model.name: model.results[key].questions() for model in models if key in model.results}
+    out = [note(f"Without pictures: {problem}")] if problem else []
+    for kind in found:
+        shown = f", {SHOWN} shown" if len(kind.ids) > SHOWN else ""
+        parts = [_card(id_, asked, models[-1].name, items.get(id_)) for id_ in kind.ids[:SHOWN]]
+        out.append(folded(f"{kind.title}: {len(kind.ids)}{shown}", *parts))
+    return out
+
+
+def _items(benchmark: str, directories: Iterable[str], wanted: AbstractSet[str]) -> tuple[dict[str, Item], str]:
+    """The wanted questions, from the first of the benchmark's snapshots that has them, and why some are missing."""
+    found: dict[str, Item] = {}
+    problem = ""
+    for directory in directories if wanted else ():
+        try:
+            loaded = benchmarks.find(benchmark).load(directory, allow_partial=True)
+            items = (item for item in loaded if isinstance(item, Item) and item.row.id in wanted)
+            found |= {item.row.id: item for item in itertools.islice(items, len(wanted))}
+        except (InputError, OSError) as error:
+            problem = problem or str(error)
+        if wanted <= found.keys():
+            return found, ""
+    return found, problem or f"the data no longer has {', '.join(sorted(wanted - found.keys()))}" * bool(wanted)
+
+
+def _card(id_: str, asked: Mapping[str, Mapping[str, Question]], last: str, item: Item | None) -> Html:
+    question = asked[last][id_]
+    sample = flip(question) or 0
+    tags = []
+    if flip(question) is not None and question.control:
+        again = "another answer" if flipped_when_asked_again(question) else "the same answer"
+        tags = [tag(f"asked again in its own order: {again}")]
+    views = []
+    for row in _orders(question, sample):
+        said = {name: _find(questions.get(id_), row) for name, questions in asked.items()}
+        views.append(_view(row, said, sample, item))
+    heading = element("h3", f"{id_} ", dim(f"{question.own.get('category', '')} "), *tags)
+    return element("div", heading, *views, class_="card")
+
+
+def _orders(question: Question, sample: int) -> list[Row]:
+    """The question's own order and some others, first those with another answer."""
+    own, *others = question.orders
+    same = {id(row): row["meaning"][sample] == own["meaning"][sample] for row in others}
+    return [own, *sorted(others, key=lambda row: same[id(row)])][:ORDERS_SHOWN]
+
+
+def _find(question: Question | None, row: Row) -> Row | None:
+    return next((each for each in question.orders if _same(each, row)), None) if question else None
+
+
+def _same(row: Row, other: Row) -> bool:
+    return all(row[key] == other[key] for key in ("order", "answer"))
+
+
+def _view(row: Row, said: Mapping[str, Row | None], sample: int, item: Item | None) -> Html:
+    """A question in one order: its pictures, its words, and what each model said."""
+    moved = row["order"] != sorted(row["order"])
+    order = f"order {' '.join(str(place + 1) for place in row['order'])}" if moved else "its own order"
+    words = [_words(name, each, sample) for name, each in said.items()]
+    return element("div", dim(order), _pictures(row, item), element("div", row["question"], class_="said"),
+                   element("p", "True answer: ", element("strong", row["answer"])),
+                   element("div", *words, class_="sides"), class_="asked")  # fmt: skip
+
+
+def _words(name: str, row: Row | None, sample: int) -> Html:
+    if row is None:
+        return element("div", dim(name), element("div", "was not asked this", class_="said dim"))
+    if row.get("fault"):
+        return element("div", dim(name), element("div", f"could not be asked: {row['fault']}", class_="said wrong"))
+    count = len(row["texts"])
+    place = min(sample, count - 1)
+    many = f", right in {sum(right(row))} of {count} samples, here number {place + 1}" if count > 1 else ""
+    found = row["extracted"][place]
+    head = dim(name + many + ("; no answer found" if found is None else f"; answer found: {pages.clipped(found)}"))
+    return element("div", head, pages.said(row["texts"][place], row["correct"][place], "div"))
+
+
+def _pictures(row: Row, item: Item | None) -> Html:
+    """Thumbnails in the order shown, the decisive one framed."""
+    figures = []
+    for place, index in enumerate(row["shown"] if item else ()):
+        words = f"{place + 1}" + (", decisive" if row.get("place") == place else "")
+        try:
+            inside = pages.thumbnail(open_image(item.row.images[index](), "it"), f"picture {place + 1}", SIDE)
+        except (InputError, OSError, IndexError) as error:
+            inside = tag(f"picture {place + 1} cannot be shown: {error}", alarm=True)
+        decisive = "decisive" if row.get("place") == place else ""
+        figures.append(element("figure", inside, element("figcaption", words), class_=decisive))
+    return element("div", *figures, class_="thumbs") if figures else joined()
+
+
+def _share(row: Row) -> float:
+    return float(np.mean(right(row)))

@@ -1,0 +1,232 @@
+"""The figures of an evaluation, from its scored rows to results.md. Pure functions.
+
+The unit is the question: a question's value is the mean over its samples, and an interval counts questions, not
+responses. A question that could not be asked counts as wrong, and stands in no rate of responses.
+"""
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from models.errors import InputError
+from perl_jax import statistics
+from perl_jax.answers import normalized
+from perl_jax.evaluation import consistency
+from perl_jax.evaluation.consistency import Row, right
+from perl_jax.statistics import Estimate, Table, counted, percent, points, proportion
+
+SETTINGS = ("samples", "temperature", "permute", "max_new_tokens", "seed")
+
+
+def figures(rows: Sequence[Row], samples: int, macro: bool) -> dict:
+    """The figures of the questions in their own order, as JSON.
+
+    - `micro`: accuracy over questions with Wilson's interval; `macro`: the mean over categories, with a bootstrap of
+      the questions within each; `headline`: which of them is the benchmark's (`macro`: the latter).
+    - `credit`: the mean score where some response is partly right (MV-MATH: the share of steps), else None.
+    - `not_asked`: how many questions could not be, by reason.
+    - `responses`, and of them the shares `failures` (no answer was found) and `truncated` (cut at the limit), and the
+      mean `length` in tokens; None without responses.
+    - `categories`: `questions`, `accuracy`, `failures`, `truncated` of each.
+    - `pass_at`: {k: the chance that one of k samples is right} for k of 1, 2, 4, ..., samples; `majority`: whether the
+      most frequent answer is right. None with one sample.
+    """
+    own = _own(rows)
+    accuracy = {row["id"]: float(np.mean(right(row))) for row in own}
+    categories = defaultdict(list)
+    for row in own:
+        categories[row["category"]].append(row)
+    scores = {row["id"]: float(np.mean(row["correct"])) for row in own}
+    several = samples > 1
+    return {
+        "questions": len(own),
+        "samples": samples,
+        "headline": "macro" if macro else "micro",
+        "micro": proportion(accuracy).plain(),
+        "macro": _macro([[accuracy[row["id"]] for row in group] for group in categories.values()]).plain(),
+        "credit": proportion(scores).plain() if any(0 < x < 1 for row in own for x in row["correct"]) else None,
+        "not_asked": dict(Counter(row["fault"] for row in own if row["fault"] is not None)),
+        **_rates(own),
+        "categories": {name: _category(categories[name], accuracy) for name in sorted(categories)},
+        "pass_at": {str(k): proportion(_pass_at(own, k)).plain() for k in _powers(samples)} if several else None,
+        "majority": proportion({row["id"]: float(majority(row)) for row in own}).plain() if several else None,
+    }
+
+
+def against(rows: Sequence[Row], other_rows: Sequence[Row]) -> dict:
+    """These rows against another result's, on the questions that both were asked in their own order, as JSON.
+
+    `first_only`, `second_only`, `p`: McNemar's test on the first response of each. `difference`: in accuracy, over all
+    samples of each, with its paired bootstrap interval. A question is shared if id and true answer are the same;
+    `only_here` and `only_there` count the others, and those that one of the two could not be asked.
+
+    Raises InputError where nothing is shared.
+    """
+    here, there = ({(row["id"], row["answer"]): row for row in _own(each) if row["fault"] is None}
+                   for each in (rows, other_rows))  # fmt: skip
+    shared = here.keys() & there.keys()
+    if not shared:
+        raise InputError(f"the two results share none of their {len(here):,} and {len(there):,} questions: compare "
+                         "results on the same benchmark and snapshot")  # fmt: skip
+    test = statistics.mcnemar(*({key: right(row)[0] for key, row in each.items()} for each in (here, there)))
+    mine, others = ({key: float(np.mean(right(row))) for key, row in each.items()} for each in (here, there))
+    return {
+        "questions": len(shared),
+        "only_here": len(here) - len(shared),
+        "only_there": len(there) - len(shared),
+        "first_only": test.first,
+        "second_only": test.second,
+        "p": test.p,
+        "difference": statistics.difference(mine, others).plain(),
+    }
+
+
+def pass_at(k: int, drawn: int, correct: int) -> float:
+    """The chance that one of k responses is right, unbiased, from `correct` right ones of `drawn`
+    (Chen et al. 2021, arXiv 2107.03374): the share of the subsets of k that hold a right one.
+
+    >>> pass_at(1, 4, 1), pass_at(2, 4, 1), pass_at(4, 4, 1)
+    (0.25, 0.5, 1.0)
+    """
+    return 1 - math.comb(drawn - correct, k) / math.comb(drawn, k)
+
+
+def majority(row: Row) -> bool:
+    """Whether the most frequent answer of a row's responses is right; of equally frequent ones, that drawn first.
+
+    Answers are the same if they mean the same, or else are the same text; no answer is no vote.
+    """
+    votes = [meaning if meaning is not None or found is None else normalized(found)
+             for meaning, found in zip(row["meaning"], row["extracted"])]  # fmt: skip
+    counts = Counter(vote for vote in votes if vote is not None)
+    if not counts:
+        return False
+    [(winner, _)] = counts.most_common(1)
+    return right(row)[votes.index(winner)]
+
+
+def _own(rows: Sequence[Row]) -> list[Row]:
+    """Each question in its own order, by id, so that sums do not depend on the order of the rows."""
+    return sorted((row for row in rows if row["role"] == "own"), key=lambda row: row["id"])
+
+
+def _macro(groups: Sequence[Sequence[float]]) -> Estimate:
+    mean = float(np.mean([np.mean(group) for group in groups])) if groups else math.nan
+    return Estimate(mean, *statistics.stratified_bootstrap(groups), sum(map(len, groups)))
+
+
+def _rates(rows: Sequence[Row]) -> dict:
+    asked = [row for row in rows if row["fault"] is None]
+    lengths = [length for row in asked for length in row["lengths"]]
+    failures = [found is None for row in asked for found in row["extracted"]]
+    cut = [bool(each) for row in asked for each in row["truncated"]]
+    means = {name: float(np.mean(values)) if values else None
+             for name, values in (("failures", failures), ("truncated", cut), ("length", lengths))}  # fmt: skip
+    return {"responses": len(lengths), **means}
+
+
+def _category(rows: Sequence[Row], accuracy: Mapping[str, float]) -> dict:
+    rates = _rates(rows)
+    return {"questions": len(rows), "accuracy": proportion({row["id"]: accuracy[row["id"]] for row in rows}).plain(),
+            "failures": rates["failures"], "truncated": rates["truncated"]}  # fmt: skip
+
+
+def _powers(samples: int) -> list[int]:
+    return [*(2**i for i in range(samples.bit_length()) if 2**i < samples), samples]
+
+
+def _pass_at(rows: Sequence[Row], k: int) -> dict[str, float]:
+    return {row["id"]: pass_at(k, len(row["correct"]), sum(right(row))) for row in rows}
+
+
+# In words
+
+
+def markdown(result: Mapping) -> str:
+    """results.md, the whole of a results.json in words."""
+    found = result["figures"]
+    parts = [*_header(result), _headline(found), summary_table(found).markdown(), *_notes(found)]
+    if len(found["categories"]) > 1:
+        parts += ["## Categories", category_table(found).markdown()]
+    parts += consistency.markdown(result["consistency"]) + _against(result["against"])
+    return "\n\n".join(parts) + "\n"
+
+
+def summary_table(found: Mapping) -> Table:
+    """Accuracies and rates of a result's `figures`."""
+    names = {"macro": "accuracy, mean over categories", "micro": "accuracy, all questions"}
+    names = {key: names[key] for key in sorted(names, key=lambda key: key != found["headline"])}
+    rows = [[words, percent(Estimate.read(found[key]))] for key, words in names.items()]
+    if found["credit"]:
+        rows.append(["partial credit", percent(Estimate.read(found["credit"]))])
+    rows += [[f"pass@{k}", percent(Estimate.read(each))] for k, each in (found["pass_at"] or {}).items()]
+    if found["majority"]:
+        rows.append(["majority vote", percent(Estimate.read(found["majority"]))])
+    length = "–" if found["length"] is None else f"{found['length']:,.1f}"
+    rows += [["no answer found, of responses", _share(found["failures"])],
+             ["truncated, of responses", _share(found["truncated"])], ["mean response, tokens", length]]  # fmt: skip
+    return Table(["", f"{found['questions']:,} questions"], rows)
+
+
+def category_table(found: Mapping) -> Table:
+    """A row a category."""
+    rows = []
+    for name, each in found["categories"].items():
+        rows.append([" ".join(name.split()) or "–", f"{each['questions']:,}", percent(Estimate.read(each["accuracy"])),
+                     _share(each["failures"]), _share(each["truncated"])])  # fmt: skip
+    return Table(["category", "questions", "accuracy", "no answer found", "truncated"], rows)
+
+
+def _header(result: Mapping) -> list[str]:
+    found, judge = result["figures"], result["judge"]
+    asked = found["questions"] - sum(found["not_asked"].values())
+    settings = ", ".join(f"{name} {result['settings'][name]}" for name in SETTINGS if name in result["settings"])
+    rows = f"{asked:,} questions asked of {result['rows']:,} rows in the snapshot."
+    if result["rejected"]:
+        rows += f" Left out, and not counted: {counted(result['rejected'])}."
+    if found["not_asked"]:
+        rows += f" Could not be asked, and count as wrong: {counted(found['not_asked'])}."
+    if result["partial"]:
+        rows += " **Partial**: not the whole benchmark, so no figure to set beside published ones."
+    by = f"rules, then the judge {judge['model']}" if judge else "rules alone"
+    return [f"# {result['benchmark']}, protocol {result['protocol']}",
+            f"Model {result['model']['name']}, scored by {by}, {result['time']} ({settings}).", rows]  # fmt: skip
+
+
+def _headline(found: Mapping) -> str:
+    what = {"macro": f"the mean over {len(found['categories'])} categories", "micro": "over all questions"}
+    accuracy = percent(Estimate.read(found[found["headline"]]))
+    return f"**Accuracy {accuracy}**: {what[found['headline']]}, as the benchmark reports it."
+
+
+def _notes(found: Mapping) -> list[str]:
+    notes = ["In brackets 95% intervals on the number of questions: Wilson's, and for the mean over categories a "
+             "bootstrap of the questions within each (10,000 resamples)."]  # fmt: skip
+    if found["credit"]:
+        notes[0] += " Accuracy counts a question as right if all its parts are; partial credit is the share of parts."
+    if found["pass_at"]:
+        notes.append(f"A question's accuracy is the mean over its {found['samples']:,} samples. pass@k: one of k "
+                     "samples is right, estimated without bias from all of them. Majority vote: the most frequent "
+                     "answer is right, of equally frequent ones that drawn first; no answer is no vote.")  # fmt: skip
+    return notes
+
+
+def _against(found: Mapping | None) -> list[str]:
+    if not found:
+        return []
+    p = f"{found['p']:.3f}" if found["p"] >= 0.001 else "< 0.001"
+    row = [f"{found['questions']:,}", f"{found['first_only']:,}", f"{found['second_only']:,}", p,
+           points(Estimate.read(found["difference"]))]  # fmt: skip
+    header = ["questions of both", "right only here", "right only there", "McNemar's p", "difference, points"]
+    name = found.get("name", "another result")
+    return [f"## Against {name}", Table(header, [row]).markdown(),
+            "McNemar's exact two-sided test, on the first response to each question. The difference in accuracy, here "
+            "minus there, is over all samples, with a 95% bootstrap interval by question (10,000 paired resamples; not "
+            f"separated: it holds 0). {found['only_here']:,} questions stand here only, {found['only_there']:,} there "
+            "only."]  # fmt: skip
+
+
+def _share(share: float | None) -> str:
+    return "–" if share is None else f"{100 * share:.1f}%"

@@ -1,0 +1,101 @@
+"""What `perl_jax.evaluate` has left, read again: a model's results on any number of benchmarks."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from models.errors import InputError
+from perl_jax import files
+from perl_jax.evaluation.consistency import Row
+from perl_jax.statistics import Estimate
+
+ROW_KEYS = {"id", "role", "order", "shown", "question", "answer", "texts", "correct", "extracted", "meaning"}
+
+Key = tuple[str, str]  # benchmark and protocol
+
+
+class Question(NamedTuple):
+    """What a model said to one question, in all orders that it was asked in."""
+
+    orders: list[Row]  # its own order first
+    control: Row | None  # its own order, drawn again
+
+    @property
+    def own(self) -> Row:
+        return self.orders[0]
+
+
+class Result(NamedTuple):
+    """What a model reached on one benchmark under one protocol."""
+
+    facts: Mapping[str, object]  # results.json
+    rows: Sequence[Row]
+
+    @property
+    def key(self) -> Key:
+        return tuple(" ".join(str(self.facts[name]).split()) for name in ("benchmark", "protocol"))
+
+    @property
+    def headline(self) -> Estimate:
+        """Accuracy as the benchmark reports it, over questions or as the mean over categories."""
+        found = self.facts["figures"]
+        return Estimate.read(found[found["headline"]])
+
+    @property
+    def consistency(self) -> Mapping | None:
+        """What `evaluation.consistency` found; None where questions were asked in one order alone."""
+        return self.facts.get("consistency")
+
+    def questions(self) -> dict[str, Question]:
+        """The questions by id, in the order of the file; one that lacks its own order is left out."""
+        groups: dict[str, dict[str, list[Row]]] = {}
+        for row in self.rows:
+            groups.setdefault(str(row["id"]), {}).setdefault(str(row["role"]), []).append(row)
+        return {id_: Question([found["own"][0], *sorted(found.get("permuted", ()), key=lambda row: row["order"])],
+                              found.get("control", [None])[0])
+                for id_, found in groups.items() if "own" in found}  # fmt: skip
+
+
+class Model(NamedTuple):
+    """A model's results."""
+
+    name: str
+    results: dict[Key, Result]
+
+
+def read(name: str, directory: Path) -> Model:
+    """The results in `directory/<benchmark>-<protocol>/`; half-written lines are skipped.
+
+    Raises:
+        InputError: no results there, files of another form, or the same benchmark and protocol twice.
+    """
+    found: dict[Key, Result] = {}
+    for file in sorted(directory.glob("*/results.json")):
+        result = _result(file)
+        if result.key in found:
+            raise InputError(f"{file}: {' '.join(result.key)} is in {directory} twice; move one of them away")
+        found[result.key] = result
+    if not found:
+        raise InputError(f"{directory} holds no results (<benchmark>-<protocol>/results.json); "
+                         f"python -m perl_jax.evaluate --out={directory} writes them")  # fmt: skip
+    return Model(name, found)
+
+
+def _result(file: Path) -> Result:
+    try:
+        result = Result(json.loads(file.read_text(encoding="utf-8")), _rows(file.with_name("scores.jsonl")))
+        _ = result.key, result.headline
+    except (KeyError, TypeError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{file}: not the results of an evaluation ({type(error).__name__}: {error}); "
+                         "evaluate again, answers already given are kept") from error  # fmt: skip
+    return result
+
+
+def _rows(file: Path) -> list[Row]:
+    rows = list(files.json_lines(file))
+    if missing := [key for row in rows for key in sorted(ROW_KEYS - row.keys())]:
+        raise InputError(f"{file}: not the scores of an evaluation, a row has no {missing[0]!r}")
+    return rows

@@ -1,0 +1,155 @@
+"""What responses are worth: a benchmark's rules in worker processes that can be killed, then its judge if it has one.
+
+Rules may hang on a hostile response (a tower of powers), so they run in `pebble`'s pool as rewards do: a question whose
+responses take too long is scored again one response at a time, and the guilty one counts as wrong, without an answer.
+A worker imports this module and the benchmark, and no JAX.
+"""
+
+import logging
+from collections.abc import Sequence
+from types import ModuleType
+from typing import TYPE_CHECKING, NamedTuple
+
+from rich.console import Console
+
+from perl_jax import benchmarks, grading
+from perl_jax.benchmarks import Score
+from perl_jax.endpoint import Endpoint, Failure
+from perl_jax.evaluation import orders
+from perl_jax.evaluation.orders import Asked
+
+if TYPE_CHECKING:
+    from perl_jax.evaluation.responses import Answered
+
+logger = logging.getLogger(__name__)
+
+MEMORY = 2 << 30  # bytes of a worker
+TIMEOUT = 20.0  # seconds for the responses to one question, and then for a single one
+
+
+class Found(NamedTuple):
+    """What the rules make of a response."""
+
+    correct: float
+    extracted: str | None
+    meaning: str | None  # the answer as it reads in the question's own order
+    judge: list[dict] | None = None  # what to ask a judge; None: the rules have decided, or there is no judge
+
+
+NOTHING = Found(0.0, None, None)
+
+
+def scored(name: str, protocol: str, answered: Sequence["Answered"], workers: int) -> list[list[Found]]:
+    """What the rules of a benchmark make of each response. Processes of a run share the work."""
+    from perl_jax import processes  # not above, where workers would import JAX with it
+
+    mine = [n for n in range(len(answered)) if processes.owns(n)]
+    tasks = [(name, protocol, _light(answered[n].asked), list(answered[n].texts)) for n in mine]
+    every = {}
+    for part in processes.exchange([[n, each] for n, each in zip(mine, _scored(tasks, workers))]):
+        every |= {n: [Found(*one) for one in each] for n, each in part}
+    return [every[n] for n in range(len(answered))]
+
+
+def _light(asked: Asked) -> Asked:
+    """Without what reads pictures, which a worker needs not."""
+    return asked._replace(item=asked.item._replace(row=asked.item.row._replace(images=[None] * len(asked.order))))
+
+
+def _scored(tasks: Sequence[tuple], workers: int, again: bool = True) -> list[list[Found]]:
+    if not tasks:
+        return []
+    try:
+        with grading.pool(workers, _prepare, tasks[0][0]) as pool:
+            return _outcomes(pool, tasks)
+    except RuntimeError:  # the pool itself breaks when a worker dies between two tasks: once may be chance
+        if not again:
+            raise
+        return _scored(tasks, workers, again=False)
+
+
+def _outcomes(pool, tasks: Sequence[tuple]) -> list[list[Found]]:
+    """Each task's result; of one that hung or took its worker down, each response by itself."""
+    futures = [pool.schedule(score, task, timeout=TIMEOUT) for task in tasks]
+    done = [grading.outcome(future) for future in futures]
+    lost = [(*task[:-1], [text]) for task, found in zip(tasks, done) if isinstance(found, Exception)
+            for text in task[-1] if len(task[-1]) > 1]  # fmt: skip
+    alone = iter(_outcomes(pool, lost) if lost else ())
+    out = []
+    for (_, _, asked, texts), found in zip(tasks, done):
+        if not isinstance(found, Exception):
+            out.append([_settled(asked, one) for one in found])
+        elif len(texts) > 1:
+            out.append([one for _ in texts for one in next(alone)])
+        else:
+            out.append([_settled(asked, type(found).__name__)])
+    return out
+
+
+def _settled(asked: Asked, found: Found | str) -> Found:
+    """What was found, or what went wrong instead."""
+    if isinstance(found, str):
+        logger.warning("question %r: a response could not be scored (%s); counted as wrong", asked.item.row.id, found)
+        return NOTHING
+    return found
+
+
+def _prepare(name: str) -> None:
+    grading.limit(MEMORY)
+    benchmarks.find(name)  # imported before the clock of the first question runs
+
+
+def score(name: str, protocol: str, asked: Asked, texts: Sequence[str]) -> list[Found | str]:
+    """In a worker: what the rules make of the responses to a question, or what went wrong; a hostile one may hang."""
+    benchmark = benchmarks.find(name)
+    ask = getattr(benchmark, "judge_messages", None) if protocol == "official" else None
+    return [_checked(benchmark, protocol, ask, asked, text) for text in texts]
+
+
+def _checked(benchmark: ModuleType, protocol: str, ask, asked: Asked, text: str) -> Found | str:
+    try:
+        found = benchmark.score(asked.item, text, protocol)
+        return _found(asked, found, ask(asked.item, text) if ask and found.extracted is None else None)
+    except Exception as error:  # whatever rules or a formula's reader raise costs one response, not the run
+        return " ".join(f"{type(error).__name__}: {error}".split())[:200]
+
+
+def _found(asked: Asked, score: Score, judge: list[dict] | None = None) -> Found:
+    return Found(score.correct, score.extracted, orders.meaning(asked, score.extracted, score.correct >= 1), judge)
+
+
+class Judged(NamedTuple):
+    """What a judge was asked."""
+
+    asked: int
+    failed: int  # requests without a reply: as with one of no use, the response counts as wrong, without an answer
+
+
+def judge(benchmark: ModuleType, endpoint: Endpoint, answered: Sequence["Answered"],
+          found: Sequence[Sequence[Found]]) -> tuple[list[list[Found]], Judged]:  # fmt: skip
+    """`found` with a judge's word where the rules could not decide, and how much it was asked.
+
+    Args:
+        benchmark: one with `judge_messages` and `judged`.
+        endpoint: the judge; it is asked greedily.
+        answered: the responses, as for `scored`.
+        found: what the rules say of these.
+    """
+    from perl_jax import logs
+
+    wanted = [(n, d) for n, each in enumerate(found) for d, one in enumerate(each) if one.judge]
+    out, failed = [list(each) for each in found], 0
+
+    def ask(place: tuple[int, int]) -> str:
+        n, d = place
+        return endpoint.ask(found[n][d].judge, temperature=0.0)
+
+    with logs.progress(Console(stderr=True), "response to judge", len(wanted)) as add:
+        for (n, d), reply in endpoint.each(wanted, ask):
+            if isinstance(reply, Failure):
+                failed += 1
+            else:
+                asked, texts = answered[n].asked, answered[n].texts
+                out[n][d] = _found(asked, benchmark.judged(asked.item, texts[d], reply))
+            add(1)
+    return out, Judged(len(wanted), failed)

@@ -1,0 +1,172 @@
+"""Where an exported model comes from: what its base model, its run and its evaluations say of it, and no more."""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from models.errors import InputError
+from perl_jax import policy, prompts, records, runs
+from perl_jax.evaluation import results as evaluated
+from perl_jax.statistics import Estimate
+
+CARD = "README.md"
+
+
+class Base(NamedTuple):
+    """What a run started from."""
+
+    name: str | None  # the hub id, or the last part of a directory's path; None: a new model
+    hub: bool  # it is a hub id
+    revision: str | None
+    fingerprint: str
+    from_nothing: bool  # no published weights stand behind it
+    license: Mapping[str, str]  # the hub's metadata, as the base's own card has it
+    license_file: str | None
+
+
+class Data(NamedTuple):
+    """A set of records that a run drew from."""
+
+    name: str
+    fingerprint: str
+    counts: Mapping[str, int]  # split: records; empty where the set is no longer there as it was
+    sources: Sequence[str]
+
+
+class Evaluation(NamedTuple):
+    """A held-out set's answers at one step of the run."""
+
+    name: str
+    step: int
+    rows: Sequence[Mapping]
+
+
+class Result(NamedTuple):
+    """What `perl_jax.evaluate` found on one benchmark."""
+
+    benchmark: str
+    protocol: str
+    fingerprint: str  # of the weights that were asked
+    accuracy: Estimate  # as the benchmark reports it
+    macro: bool  # that is the mean over categories
+    questions: int
+    judge: str | None
+    settings: Mapping[str, object]
+    partial: bool
+    consistency: "Consistency | None"
+
+
+class Consistency(NamedTuple):
+    """The same questions in several orders of their images."""
+
+    questions: int
+    mean: Estimate
+    all: Estimate
+    flip: Estimate
+    control: Estimate  # flip rate of asking again in the same order
+
+
+def base(path: Path, name: Mapping[str, str | None], fingerprint: str, new: bool) -> Base:
+    """The base model in `path`, which PEFT would call `name` (`export.base_name`); `new`: made by the run itself."""
+    said = name["base_model_name_or_path"]
+    hub = bool(policy.HUB_ID.fullmatch(said))
+    earlier = path / prompts.FILE  # exported by us, perhaps from a new model
+    run = json.loads(earlier.read_text(encoding="utf-8")).get("run") if earlier.exists() else None
+    texts = sorted(file.name for file in path.glob("LICENSE*"))
+    return Base(
+        name=None if new else said if hub else Path(said).name,
+        hub=hub,
+        revision=name.get("revision"),
+        fingerprint=fingerprint,
+        from_nothing=new or ((run or {}).get("config") or {}).get("model") == "",
+        license=license_metadata(path),
+        license_file=texts[0] if texts else None,
+    )
+
+
+def license_metadata(path: Path) -> dict[str, str]:
+    """The hub's licence metadata in the card of a model's directory; {} where no card says it."""
+    import yaml
+    from huggingface_hub import ModelCard
+
+    file = path / CARD
+    try:
+        data = ModelCard.load(file).data.to_dict() if file.is_file() else {}
+    except (yaml.YAMLError, ValueError, TypeError, OSError):
+        return {}  # of another form: it says nothing
+    found = {key: data[key] for key in ("license", "license_name", "license_link") if isinstance(data.get(key), str)}
+    link = found.get("license_link", "https://")
+    if not re.match(r"https?://", link) and not (path / link).is_file():
+        del found["license_link"]
+    return found if found.keys() & {"license", "license_name"} else {}
+
+
+def data(fingerprints: Mapping[str, str]) -> list[Data]:
+    """The sets of records with these fingerprints, by directory."""
+    out = []
+    for directory, fingerprint in fingerprints.items():
+        try:
+            splits = records.summary(directory)["splits"] if records.fingerprint(directory) == fingerprint else {}
+        except InputError:  # no longer there
+            splits = {}
+        sources = sorted({source for each in splits.values() for source in each["source"]})
+        out.append(Data(Path(directory).name, fingerprint, {name: s["records"] for name, s in splits.items()}, sources))
+    return out
+
+
+def evaluations(workdir: Path, step: int) -> list[Evaluation]:
+    """Each held-out set's last evaluation in a run that is not later than `step`.
+
+    Raises InputError for prediction rows of another form.
+    """
+    last: dict[str, tuple[int, Path]] = {}
+    for file in (workdir / "evaluations").glob("*.jsonl"):
+        match = runs.EVALUATION.fullmatch(file.name)
+        if match and int(match[2]) <= step:
+            last[match[1]] = max(last.get(match[1], (-1, file)), (int(match[2]), file))
+    found = [Evaluation(name, number, runs.predictions(file)) for name, (number, file) in sorted(last.items())]
+    return [evaluation for evaluation in found if evaluation.rows]
+
+
+def results(directories: Sequence[Path]) -> list[Result]:
+    """What lies in directories that `perl_jax.evaluate` wrote. Raises InputError: nothing, or of another form."""
+    found = [each for directory in directories for each in evaluated.read("", directory).results.values()]
+    out = []
+    for each in found:
+        try:
+            out.append(_result(each))
+        except (KeyError, TypeError, AttributeError) as error:
+            raise InputError(f"--results: {' '.join(each.key)} is not as perl_jax.evaluate writes it "
+                             f"({type(error).__name__}: {error}); evaluate again") from error  # fmt: skip
+    return out
+
+
+def check(results: Sequence[Result], fingerprint: str) -> None:
+    """Raises InputError for results of other weights than those with this fingerprint."""
+    for result in results:
+        if result.fingerprint != fingerprint:
+            raise InputError(f"--results: {result.benchmark}-{result.protocol} is of the weights {result.fingerprint}, "
+                             f"this step has {fingerprint}; evaluate an export of the same step, or leave it "
+                             "out")  # fmt: skip
+
+
+def _result(found: evaluated.Result) -> Result:
+    said, moved = found.facts, found.consistency
+    consistency = Consistency(
+        moved["questions"], *(Estimate.read(moved[key]) for key in ("mean", "all", "flip")),
+        Estimate.read(moved["control"]["flip"])) if moved else None  # fmt: skip
+    name, protocol = found.key
+    return Result(
+        benchmark=f"{name} {Path(said['data']).name}" if name == "records" else name,  # a set of one's own
+        protocol=protocol,
+        fingerprint=said["model"]["fingerprint"],
+        accuracy=found.headline,
+        macro=said["figures"]["headline"] == "macro",
+        questions=said["figures"]["questions"],
+        judge=said["judge"]["model"] if said["judge"] else None,
+        settings=dict(said["settings"]),
+        partial=said["partial"],
+        consistency=consistency,
+    )

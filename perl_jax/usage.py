@@ -1,0 +1,166 @@
+"""How other software asks an exported model as it was trained: the code and commands of a model card.
+
+Each passes on the system text, the instruction, the limits of pictures and greedy answers, as far as it takes them;
+perl_jax/benchmarks/README.md says in which versions that was read, and what differs.
+"""
+
+import json
+import re
+import shlex
+
+from perl_jax import prompts
+from perl_jax.prompts import Prompts
+
+QUESTION = "Which image shows a cat?"
+SEVERAL = 8  # pictures that a server must take at least: smaller ones than the largest fit in where one large does
+
+TRANSFORMERS = """\
+import torch
+from PIL import Image
+{imports}
+
+path = "."  # this directory
+pictures = [Image.open(name).convert("RGB") for name in ("a.png", "b.png")]
+question = {question!r}  # choices follow it, a line each, as "A. a cat"
+
+tokenizer = AutoTokenizer.from_pretrained(path)
+image_processor = AutoImageProcessor.from_pretrained(path, backend="pil")  # resizes as in training
+{model}
+model = model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+
+messages = [{system}
+    {{"role": "user", "content": [{{"type": "image"}} for _ in pictures] + [{{"type": "text", "text": {text}}}]}},
+]
+text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+images = image_processor(pictures, return_tensors="pt")
+counts = (images["image_grid_thw"].prod(-1) // image_processor.merge_size**2).tolist()  # tokens of each picture
+first, *rest = text.split("<|image_pad|>")
+text = first + "".join("<|image_pad|>" * count + part for count, part in zip(counts, rest, strict=True))
+inputs = tokenizer(text, return_tensors="pt", add_special_tokens=False)
+inputs["mm_token_type_ids"] = (inputs["input_ids"] == model.config.image_token_id).int()
+inputs = {{name: value.to(model.device) for name, value in {{**inputs, **images}}.items()}}
+with torch.inference_mode():  # greedy, as generation_config.json says
+    tokens = model.generate(**inputs, max_new_tokens={longest})[0, inputs["input_ids"].shape[1] :]
+answer = tokenizer.decode(tokens, skip_special_tokens=True)
+print(answer)
+"""
+WHOLE = """\
+model = Qwen2_5_VLForConditionalGeneration.from_pretrained(path, dtype="auto")"""
+ADAPTER = """\
+adapter = PeftConfig.from_pretrained(path)  # names the base model
+model = Qwen2_5_VLForConditionalGeneration.from_pretrained(
+    adapter.base_model_name_or_path, revision=adapter.revision or "main", dtype="auto")
+model = PeftModel.from_pretrained(model, path)
+model.generation_config = GenerationConfig.from_pretrained(path)"""
+
+CLIENT = """\
+import base64
+from pathlib import Path
+
+from openai import OpenAI
+
+question = {question!r}  # choices follow it, a line each, as "A. a cat"
+
+
+def picture(name):
+    data = base64.b64encode(Path(name).read_bytes()).decode()
+    return {{"type": "image_url", "image_url": {{"url": f"data:image/png;base64,{{data}}"}}}}
+
+
+messages = [{system}
+    {{"role": "user", "content": [picture("a.png"), picture("b.png"), {{"type": "text", "text": {text}}}]}},
+]
+client = OpenAI(base_url="http://localhost:8000/v1", api_key="none")
+response = client.chat.completions.create(model="model", messages=messages, temperature=0, max_tokens={longest})
+answer = response.choices[0].message.content
+print(answer)
+"""
+
+
+def transformers(asked: Prompts, longest: int, adapter: bool = False) -> str:
+    """Python code, whole, that asks the model in the current directory about a.png and b.png; its `answer` is ours."""
+    names = ["AutoImageProcessor", "AutoTokenizer", "Qwen2_5_VLForConditionalGeneration"]
+    imports = f"from transformers import {', '.join(sorted([*names, *['GenerationConfig'] * adapter]))}"
+    return TRANSFORMERS.format(
+        imports="from peft import PeftConfig, PeftModel\n" * adapter + imports,
+        question=QUESTION,
+        model=ADAPTER if adapter else WHOLE,
+        system=_system(asked),
+        text=_text(asked),
+        longest=longest,
+    )
+
+
+def example(asked: Prompts) -> str:
+    """A question about two pictures as the chat template writes it."""
+    text = prompts.text({"question": QUESTION}, asked.instruction)
+    content = [{"type": "image"}, {"type": "image"}, {"type": "text", "text": text}]
+    chat = [{"role": "system", "content": asked.system}] * bool(asked.system) + [{"role": "user", "content": content}]
+    return asked.processor.tokenizer.apply_chat_template(
+        chat, chat_template=asked.processor.template, tokenize=False, add_generation_prompt=True)  # fmt: skip
+
+
+def side(asked: Prompts) -> int:
+    """Pixels of a token's side: the sides of pictures are multiples of it."""
+    return asked.processor.vision.patch_size * asked.processor.vision.spatial_merge_size
+
+
+def most_pictures(asked: Prompts) -> int:
+    """How many pictures of the largest size a prompt has room for."""
+    return max(1, asked.max_tokens // max(1, asked.max_pixels // side(asked) ** 2))
+
+
+def vllm_server(asked: Prompts, longest: int) -> str:
+    """The command of an OpenAI-compatible server on port 8000."""
+    return "\n".join([
+        f'vllm serve "$MODEL" --served-model-name model --max-model-len {asked.max_tokens + longest} \\',
+        f"    --limit-mm-per-prompt '{json.dumps({'image': max(most_pictures(asked), SEVERAL), 'video': 0})}' \\",
+        f"    --mm-processor-kwargs '{json.dumps(asked.limits)}'",
+    ])  # fmt: skip
+
+
+def vllm_client(asked: Prompts, longest: int) -> str:
+    """Python code, whole, that asks that server; it does not know from the directory that answers are greedy."""
+    return CLIENT.format(question=QUESTION, system=_system(asked), text=_text(asked), longest=longest)
+
+
+def lmms_eval(asked: Prompts, longest: int, tasks: str = "mathvision_test") -> str:
+    """One run of its tasks with its simple Qwen2.5-VL class: the chat class leaves out system text and instruction."""
+    arguments = [f"{name}={value}" for name, value in asked.limits.items()]
+    if asked.system:
+        arguments.append(f"system_prompt={_unsplit(asked.system)}")
+    if asked.instruction:
+        arguments.append(r"reasoning_prompt=\n" + _unsplit(asked.instruction))
+    return "\n".join([
+        "python -m lmms_eval --model qwen2_5_vl --force_simple --batch_size 1 --tasks " + tasks + " \\",
+        f'    --model_args pretrained="$MODEL",{shlex.quote(",".join(arguments))} \\',
+        f"    --gen_kwargs temperature=0,max_new_tokens={longest} --log_samples --output_path logs",
+    ])  # fmt: skip
+
+
+def vlmevalkit(asked: Prompts, longest: int) -> str:
+    """The file for `python run.py --config`: it has no place for an instruction but the system text."""
+    system = "\n".join(part for part in (asked.system, asked.instruction) if part)
+    model = {"class": "Qwen2VLChat", "model_path": "models/perl-qwen2.5-vl", **asked.limits, "max_new_tokens": longest,
+             "do_sample": False, "use_custom_prompt": False, **({"system_prompt": system} if system else {}),
+             "post_process": True}  # fmt: skip
+    data = {"BLINK": {"class": "ImageMCQDataset", "dataset": "BLINK"}}
+    return json.dumps({"model": {"perl-qwen2.5-vl": model}, "data": data}, indent=2, ensure_ascii=False)
+
+
+def _system(asked: Prompts) -> str:
+    return f'\n    {{"role": "system", "content": {asked.system!r}}},' if asked.system else ""
+
+
+def _text(asked: Prompts) -> str:
+    return f"question + {chr(10) + asked.instruction!r}" if asked.instruction else "question"
+
+
+def _unsplit(text: str) -> str:
+    """A value that lmms-eval, which splits arguments at commas outside quotes and brackets, leaves whole.
+
+    Where it needs quotes they stay part of the prompt.
+    """
+    if not re.search(r"""[,"'\[\]{}]""", text.replace("{}", "")):
+        return text
+    return '"' + text.replace('"', r"\"") + '"'

@@ -1,0 +1,46 @@
+"""`python tests/evaluate_run.py OUT OPTIONS [COORDINATOR COUNT INDEX [DIE]]`: one process of an evaluation.
+
+While it writes its batch number DIE it dies as by `kill -9`, in the middle of a line.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+sys.path.append(str(Path(__file__).resolve().parents[1]))  # as a program
+
+import conftest
+import filter_run
+import jax
+
+from models.errors import InputError
+from perl_jax import cli, evaluate, processes
+
+SMALL = {"benchmark": "records", "max_new_tokens": 8, "dtype": "float32", "batch": 4, "max_prompt_tokens": 200}
+
+
+def run(out: Path, **options) -> dict:
+    """Evaluates a micro model; the content of results.json."""
+    return evaluate.evaluate(evaluate.Options(**{**SMALL, **options, "out": str(out)}))
+
+
+def rows(folder: Path, name: str = "scores.jsonl") -> list[dict]:
+    """The lines of a file, without the settings."""
+    lines = map(json.loads, (folder / name).read_text(encoding="utf-8").splitlines())
+    return [line for line in lines if "settings" not in line]
+
+
+def main(out: str, options: str, coordinator: str = "", count: str = "1", index: str = "0", die: str = "0") -> None:
+    jax.config.update("jax_compilation_cache_dir", str(conftest.CACHE))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+    processes.TIMEOUT, processes.LOST = 20, 10
+    filter_run.die_while_writing(int(die))
+    try:
+        processes.join(coordinator, int(count), int(index))
+        run(Path(out), **json.loads(options))
+    except InputError as error:
+        cli.refuse(error)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

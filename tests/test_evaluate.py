@@ -1,0 +1,324 @@
+"""An evaluation as a whole: from pictures to scores and figures, and that one cut anywhere, in other batches or on more
+processes gives the same."""
+
+import dataclasses
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import command_line
+import evaluate_run
+import pytest
+import test_processes
+import tiny_run
+from evaluate_run import rows
+from fake_endpoint import FakeEndpoint
+from public_files import jsonl, parquet, png
+
+from configs import base
+from models.errors import InputError
+from perl_jax import benchmarks, evaluate, permute, prepare, records, scratch
+from perl_jax.benchmarks import mathverse, mathvision
+from perl_jax.evaluation import orders, responses
+from perl_jax.prompts import opened
+
+FOLDER = "records-boxed"
+
+
+@pytest.fixture(scope="module")
+def options(tmp_path_factory):
+    """A model and 16 held-out questions with two pictures, most of which can change places."""
+    directory = tmp_path_factory.mktemp("evaluate")
+    config = tiny_run.config()
+    prepare.build("digits", str(directory / "data"), **(config.data.options.to_dict() | {"eval_size": 16}))
+    scratch.make(directory / "model", config.scratch.to_dict(), ["Which image shows 7? In a box."], vocab_size=300)
+    return {"model": str(directory / "model"), "data": str(directory / "data")}
+
+
+DRAWN = {"permute": 3, "temperature": 1.0, "samples": 2}
+
+
+@pytest.fixture(scope="module")
+def whole(options, tmp_path_factory):
+    """The out directory of an evaluation that nothing disturbed, for reading only."""
+    out = tmp_path_factory.mktemp("evaluate") / "whole"
+    evaluate_run.run(out, **options, **DRAWN)
+    return out
+
+
+def results(out, folder=FOLDER) -> dict:
+    return json.loads((out / folder / "results.json").read_text(encoding="utf-8"))
+
+
+def assert_same(out, other):
+    def key(row):
+        return row["id"], row["order"]
+
+    assert sorted(rows(out / FOLDER, "predictions.jsonl"), key=key) == sorted(
+        rows(other / FOLDER, "predictions.jsonl"), key=key)  # fmt: skip
+    assert rows(out / FOLDER) == rows(other / FOLDER)
+    found, expected = results(out), results(other)
+    for part in ("figures", "consistency", "settings", "rows", "rejected"):
+        assert found[part] == expected[part], part
+
+
+def test_what_it_leaves(whole):
+    """A line a prompt, all its responses in it; a line a question, order and role; figures, and a page to read."""
+    said = rows(whole / FOLDER, "predictions.jsonl")
+    assert len(said) == 16 * 2 and len({(row["id"], tuple(row["order"])) for row in said}) == len(said)
+    scored = rows(whole / FOLDER)
+    for role, count, draws in (("own", 16, 2), ("permuted", 16, 2), ("control", 16, 2)):
+        mine = [row for row in scored if row["role"] == role]
+        assert len(mine) == count, role
+        assert all(len(row[key]) == draws for row in mine for key in ("texts", "lengths", "correct", "extracted",
+                                                                      "meaning", "truncated"))  # fmt: skip
+    for row in said:
+        assert row["prompt"] > 10 and all(1 <= length <= 8 for length in row["lengths"])
+        own = next(one for one in scored if (one["id"], one["order"]) == (row["id"], row["order"]))
+        assert row["texts"][:2] == own["texts"]
+    found = results(whole)
+    assert found["rows"] == 16 and found["figures"]["questions"] == 16 and not found["partial"]
+    assert found["consistency"]["questions"] == 16 and found["figures"]["pass_at"].keys() == {"1", "2"}
+    page = (whole / FOLDER / "results.md").read_text()
+    assert "# records, protocol boxed" in page and "flip rate" in page and "own order, drawn again" in page
+
+
+def test_started_again_it_asks_nothing(whole, options, monkeypatch):
+    monkeypatch.setattr(responses, "_responses", None)
+    before = (whole / FOLDER / "predictions.jsonl").read_bytes()
+    evaluate_run.run(whole, **options, **DRAWN)
+    assert (whole / FOLDER / "predictions.jsonl").read_bytes() == before
+
+
+def test_in_other_batches_and_in_two_parts_it_is_the_same(whole, options, tmp_path):
+    evaluate_run.run(tmp_path, **options, **DRAWN, limit=5, batch=3)
+    assert results(tmp_path)["partial"] and results(tmp_path)["figures"]["questions"] == 5
+    evaluate_run.run(tmp_path, **options, **DRAWN, batch=7)
+    assert_same(tmp_path, whole)
+
+
+def started(out, options, count: int = 1, die: int = 0) -> list[subprocess.Popen]:
+    coordinator = f"localhost:{test_processes.free_port()}" if count > 1 else ""
+    said = [out, json.dumps({**options, **DRAWN}), coordinator, count]
+    return [subprocess.Popen([sys.executable, evaluate_run.__file__, *map(str, [*said, index, die])],
+                             env=os.environ | {"JAX_PLATFORMS": "cpu"}, stdout=subprocess.PIPE,
+                             stderr=subprocess.STDOUT, text=True) for index in range(count)]  # fmt: skip
+
+
+def test_killed_while_it_writes_it_goes_on(whole, options, tmp_path):
+    [(code, text)] = test_processes.finish(started(tmp_path, options, die=3))
+    assert code == -9, text
+    file = tmp_path / FOLDER / "predictions.jsonl"
+    content = file.read_text()
+    assert 4 < content.count("\n") - 1 < 16 and not content.endswith("\n")
+    evaluate_run.run(tmp_path, **options, **DRAWN)
+    assert file.read_text().startswith(content[: content.rfind("\n") + 1])
+    assert_same(tmp_path, whole)
+
+
+def test_two_processes_give_the_same(whole, options, tmp_path):
+    for code, text in test_processes.finish(started(tmp_path, options, count=2)):
+        assert code == 0, text
+    assert_same(tmp_path, whole)
+
+
+@pytest.mark.parametrize(("changes", "words"), [
+    ({"seed": 1}, "seed 0, now 1"),
+    ({"temperature": 0.5}, "temperature 1.0, now 0.5"),
+    ({"samples": 1}, "samples 2, now 1"),
+    ({"permute": 1}, "permute 3, now 1"),
+    ({"max_new_tokens": 9}, "max_new_tokens 8, now 9"),
+    ({"max_pixels": 3136}, "prompt "),
+])  # fmt: skip
+def test_other_settings_are_not_mixed(whole, options, changes, words):
+    with pytest.raises(InputError, match=rf"predictions\.jsonl was made with other settings \({words}"):
+        evaluate_run.run(whole, **{**options, **DRAWN, **changes})
+
+
+def test_other_words_are_not_mixed(whole, options, tmp_path):
+    """The same ids, but another question."""
+    config = tiny_run.config()
+    asked = config.data.options.to_dict() | {"eval_size": 16, "questions": ("what", "largest")}
+    prepare.build("digits", str(tmp_path / "data"), **asked)
+    shutil.copytree(whole, tmp_path / "out")
+    with pytest.raises(InputError, match="had other words or another answer when it was asked"):
+        evaluate_run.run(tmp_path / "out", **{**options, **DRAWN, "data": str(tmp_path / "data")})
+
+
+def test_a_record_is_asked_as_in_training(options):
+    """The same tokens and pictures, in any order."""
+    chosen = evaluate.Options(**{**evaluate_run.SMALL, **options, "out": ""})
+    setup = evaluate.prepared(chosen, benchmarks.find("records"), Path(options["model"]))
+    setup = setup._replace(prompts=dataclasses.replace(setup.prompts, system="Be brief.", instruction="In a box."))
+    split = records.open_split(options["data"], "eval")
+    for item, record in zip(evaluate.read(chosen, setup.benchmark).items, split, strict=True):
+        for asked in orders.in_orders(item, count=1, seed=0):
+            sample = permute.render(permute.apply(opened(record), asked.order))
+            ids, pictures = setup.prompts.encode(sample)
+            found, shown = responses._encoded(setup, asked)
+            assert found == ids and [each.digest for each in shown] == [each.digest for each in pictures]
+            assert asked.item.row.answer == sample["answer"]
+
+
+# Policies whose figures are known
+
+
+def told(monkeypatch, policy):
+    """In place of a model's responses those of `policy(asked, number of the response)`."""
+
+    def _responses(setup, asked, numbers, prompts, count, size):
+        assert len(prompts) == len(numbers) <= size
+        texts = [[policy(asked[number], draw) for draw in range(count)] for number in numbers]
+        return [{"texts": each, "lengths": [len(text) + 1 for text in each], "truncated": [False] * count}
+                for each in texts]  # fmt: skip
+
+    monkeypatch.setattr(responses, "_responses", _responses)
+
+
+def test_one_that_knows(options, tmp_path, monkeypatch):
+    told(monkeypatch, lambda asked, draw: f"\\boxed{{{asked.item.row.answer}}}")
+    found = evaluate_run.run(tmp_path, **options, permute=1)
+    assert found["figures"]["micro"]["mean"] == 1 and found["figures"]["failures"] == 0
+    same = found["consistency"]
+    assert same["all"]["mean"] == same["worst"]["mean"] == 1 and same["flip"]["mean"] == 0
+    assert not same["control"]["drawn"], "greedy answers do not change when they are asked for again"
+
+
+def test_one_that_points_at_a_place(options, tmp_path, monkeypatch):
+    """Right where the picture lies there, and never the same in two orders: all of it order, nothing of it chance."""
+    told(monkeypatch, lambda asked, draw: r"\boxed{1}" if "Which" in asked.item.row.question else r"\boxed{x}")
+    found = evaluate_run.run(tmp_path, **options, permute=1, temperature=1.0)["consistency"]
+    which = [row for row in rows(tmp_path / FOLDER) if "Which" in row["question"]]
+    assert len(which) > 6 and found["all"]["mean"] == 0
+    assert found["flip"]["mean"] == pytest.approx(len({row["id"] for row in which}) / 16)
+    assert found["control"]["flip"]["mean"] == 0 and found["difference"]["flip"]["low"] > 0
+    by_place = {row["place"]: row["correct"] for row in which}
+    assert by_place == {0: [1.0], 1: [0.0]}
+
+
+def test_one_that_guesses(options, tmp_path, monkeypatch):
+    """The answer of the first draw is another one's than that of the second, in any order: chance, not order."""
+    told(monkeypatch, lambda asked, draw: f"\\boxed{{{asked.item.row.answer if draw % 2 else 'x'}}}")
+    found = evaluate_run.run(tmp_path, **options, permute=1, temperature=1.0, samples=2)["consistency"]
+    assert found["control"]["flip"]["mean"] == found["flip"]["mean"] == 0  # draw r beside draw r
+
+
+# Published files
+
+
+@pytest.fixture
+def snapshot(tmp_path):
+    """Rows of MathVision: one that can be asked, one without its picture, one twice, one whose options are one text,
+    one with an answer that is none of its options, one whose picture is cut."""
+    row = mathvision.EXAMPLE["row"]
+    others = ({"id": "5", "image": "images/none.jpg"}, {}, {"id": "6", "options": "1, 2"},
+              {"id": "7", "options": list("abcde"), "answer": "H"}, {"id": "8", "image": "images/8.jpg"})  # fmt: skip
+    folder = tmp_path / "mathvision"
+    (folder / "images").mkdir(parents=True)
+    (folder / "images" / "4.jpg").write_bytes(png(size=(60, 56)))
+    (folder / "images" / "8.jpg").write_bytes(png(size=(60, 56))[:300])
+    jsonl(folder / "test.jsonl", row, *({**row, **other} for other in others))
+    return folder
+
+
+@pytest.mark.parametrize("protocol", ["boxed", "official"])
+def test_a_broken_snapshot(options, snapshot, tmp_path, monkeypatch, protocol):
+    """What cannot be asked counts as wrong, what is no question is left out by reason; a mended one goes on."""
+    told(monkeypatch, lambda asked, draw: r"It is \boxed{60}.")
+    chosen = {**options, "benchmark": "mathvision", "data": str(snapshot), "protocol": protocol, "allow_partial": True,
+              "max_prompt_tokens": 400}  # fmt: skip
+    found = evaluate_run.run(tmp_path / "out", **chosen)
+    asked = found["figures"]
+    assert asked["questions"] == 3 and asked["not_asked"] == {"it cannot be shown": 2}
+    assert found["rejected"] == {"duplicate id": 1, "malformed row": 2}
+    assert found["partial"] and asked["micro"]["mean"] == pytest.approx(1 / asked["questions"])
+    (snapshot / "images" / "8.jpg").write_bytes(png(size=(60, 56)))
+    again = evaluate_run.run(tmp_path / "out", **chosen)["figures"]
+    assert sum(again["not_asked"].values()) == 1 and again["micro"]["mean"] == pytest.approx(2 / asked["questions"])
+
+
+def test_a_snapshot_of_another_size(options, snapshot, tmp_path):
+    with pytest.raises(InputError, match=r"hold 6 rows, and 3,040 are published: download .* or allow a partial set"):
+        evaluate_run.run(tmp_path / "out", **{**options, "benchmark": "mathvision", "data": str(snapshot)})
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_judge(options, tmp_path, monkeypatch):
+    """It is asked only where the rules cannot decide, once; what it fails to answer counts as wrong, and is asked the
+    next time."""
+    row = mathverse.EXAMPLE["row"]
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "image.png").write_bytes(png(size=(60, 56)))
+    free = {**row, "question": "Find it.", "question_type": "free-form", "image": "image.png"}
+    jsonl(tmp_path / "data" / "testmini.jsonl", {**row, "image": "image.png"},
+          *({**free, "sample_index": str(i), "answer": f"$x={i} a$"} for i in range(3)))  # fmt: skip
+    told(monkeypatch, lambda asked, _: r"\boxed{D}" if asked.item.row.choices else f"x is a times {asked.item.row.id}")
+    chosen = {**options, "benchmark": "mathverse", "data": str(tmp_path / "data"), "protocol": "official",
+              "allow_partial": True, "judge_model": "judge", "max_prompt_tokens": 400}  # fmt: skip
+
+    def answer(request):
+        asked = request["messages"][-1]["content"]
+        return "1" if "a times 0" in asked else "0" if "a times 1" in asked else "I cannot say"
+
+    with FakeEndpoint(answer) as server:
+        found = evaluate_run.run(tmp_path / "out", **chosen, judge=server.url)
+        assert found["judge"] == {"model": "judge", "url": server.url, "asked": 3, "failed": 0}
+        assert found["figures"]["micro"]["mean"] == 2 / 4 and found["figures"]["failures"] == 1 / 4
+        evaluate_run.run(tmp_path / "out", **chosen, judge=server.url)
+        assert len(server.requests) == 3
+    plain = evaluate_run.run(tmp_path / "out", **{**chosen, "judge_model": ""})
+    assert plain["judge"] is None and plain["figures"]["micro"]["mean"] == 1 / 4
+    assert plain["figures"]["failures"] == 3 / 4
+
+
+def test_a_prompt_that_is_too_long(options, tmp_path, capsys):
+    found = evaluate_run.run(tmp_path, **{**options, "max_prompt_tokens": 20})
+    assert found["figures"]["not_asked"] == {responses.TOO_LONG: 16} and found["figures"]["micro"]["mean"] == 0
+    assert "raise --max_prompt_tokens, or show smaller pictures with --max_pixels" in capsys.readouterr().err
+
+
+# The command
+
+
+@pytest.mark.parametrize(("flags", "words"), [
+    ({"benchmark": "blnik"}, "unknown benchmark 'blnik'; known are blink, "),
+    ({"protocol": "official"}, "--protocol=official: records knows boxed"),
+    ({"benchmark": "blink", "protocol": "official", "permute": 1}, "--permute rewrites the question"),
+    ({"samples": 4}, "--samples above 1 are all alike at temperature 0"),
+    ({"judge": "http://localhost/v1"}, "--judge and --judge_model go together"),
+    ({"judge": "http://localhost/v1", "judge_model": "a"}, "for --protocol=official of mathverse, mathvista, mv_math"),
+    ({"download": True}, "records is in no repository of the hub"),
+    ({"data": "nowhere"}, "nowhere holds no records"),
+    ({"model": "nowhere"}, "nowhere: no such directory"),
+    ({"max_pixels": 100}, "--max_pixels=100"),
+])  # fmt: skip
+def test_flags_that_cannot_be(options, tmp_path, flags, words):
+    said = {**evaluate_run.SMALL, **options, "out": tmp_path / "out", **flags}
+    done = command_line.run("evaluate", *(f"--{name}={value}" for name, value in said.items()))
+    assert done.code == 1 and words in done.err and done.err.startswith("error: ") and done.err.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_command(options, whole, tmp_path):
+    """Against another result, too."""
+    flags = {**evaluate_run.SMALL, **options, "out": tmp_path, "against": whole, "limit": 6}
+    done = command_line.run("evaluate", *(f"--{name}={value}" for name, value in flags.items()))
+    assert done.code == 0, done.err
+    assert done.out.endswith(f"wrote {tmp_path}/{FOLDER}\n") and "6 questions asked" in done.out
+    assert "McNemar" in done.out
+    assert results(tmp_path)["against"]["questions"] == 6
+
+
+def test_a_model_that_was_not_trained_here_is_asked_as_the_paper_asks():
+    prompt = base.get_config().prompt
+    assert prompt.system == evaluate.SYSTEM and prompt.instruction == evaluate.INSTRUCTION
+
+
+def test_a_published_file_of_another_form(options, tmp_path):
+    parquet(tmp_path / "data" / "Jigsaw" / "val-0.parquet", [{"idx": "1"}])
+    with pytest.raises(InputError, match=r"holds no question of blink: .*malformed row"):
+        evaluate_run.run(tmp_path / "out", **{**options, "benchmark": "blink", "data": str(tmp_path / "data"),
+                                              "allow_partial": True})  # fmt: skip

@@ -1,0 +1,135 @@
+"""Code and commands for other software: they parse, and carry the prompt that the model was trained with."""
+
+import ast
+import json
+import shlex
+
+import pytest
+import tiny
+import tiny_run
+from fake_endpoint import FakeEndpoint
+from PIL import Image
+
+from configs import base
+from models import qwen2_5_vl as qwen
+from perl_jax import scratch, usage
+from perl_jax.prompts import Prompts
+
+SYSTEM, INSTRUCTION = "It's \"you\", who\nlooks.", "Think in `<think>`, then\n\\boxed{} $(it)."
+SIZES = tiny_run.config().scratch.to_dict()
+
+
+@pytest.fixture(scope="module")
+def processor(tmp_path_factory):
+    path = tmp_path_factory.mktemp("processor")
+    scratch.make_processor(path, SIZES, [usage.QUESTION])
+    return qwen.Processor.from_pretrained(path)
+
+
+@pytest.fixture
+def asked(processor):
+    return Prompts(processor, SYSTEM, INSTRUCTION, min_pixels=784, max_pixels=3136, max_tokens=300)
+
+
+@pytest.fixture
+def plain(processor):
+    return Prompts(processor, "", "", min_pixels=784, max_pixels=3136, max_tokens=300)
+
+
+def constants(code: str) -> set:
+    return {node.value for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Constant)}
+
+
+def words_of(command: str) -> list[str]:
+    return shlex.split(command.replace("\\\n", ""))
+
+
+@pytest.mark.parametrize("adapter", [False, True])
+def test_code_for_transformers_holds_the_texts(asked, plain, adapter):
+    code = usage.transformers(asked, 77, adapter)
+    assert {SYSTEM, "\n" + INSTRUCTION, 77} <= constants(code)
+    assert ("peft" in code) == adapter
+    assert "system" not in constants(usage.transformers(plain, 77, adapter))
+
+
+def test_the_example_is_the_prompt_of_training(asked, plain):
+    """But that a picture has as many tokens as its merged patches."""
+    for shown in (asked, plain):
+        record = {"id": "x", "question": "<image><image>" + usage.QUESTION, "images": [tiny.picture(28, 28, 0)] * 2}
+        ids, _ = shown.encode(record)
+        assert shown.processor.encode(usage.example(shown)) == ids  # these pictures have one token each
+
+
+def test_a_prompt_holds_as_many_pictures_as_it_has_tokens_for(asked):
+    assert usage.most_pictures(asked) == 300 // 4
+    assert usage.most_pictures(Prompts(asked.processor, "", "", 784, 10**9, 300)) == 1
+    assert usage.most_pictures(Prompts(asked.processor, "", "", 1, 27 * 28, 300)) == 300
+
+
+def test_the_vllm_server_gets_the_limits(asked):
+    words = words_of(usage.vllm_server(asked, 50))
+    flags = dict(zip(words[3::2], words[4::2], strict=True))
+    assert words[:3] == ["vllm", "serve", "$MODEL"]
+    assert json.loads(flags["--mm-processor-kwargs"]) == asked.limits
+    assert json.loads(flags["--limit-mm-per-prompt"]) == {"image": 75, "video": 0}
+    assert int(flags["--max-model-len"]) == 350
+
+
+def test_the_vllm_client_asks_greedily_with_the_texts(asked, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("a.png", "b.png"):
+        Image.fromarray(tiny.picture(28, 28, 0)).save(name)
+    with FakeEndpoint(lambda request: "2") as server:
+        names = {}
+        exec(usage.vllm_client(asked, 50).replace("http://localhost:8000/v1", server.url), names)
+    [request] = server.requests
+    system, user = request["messages"]
+    assert names["answer"] == "2" and request["temperature"] == 0 and request["max_tokens"] == 50
+    assert system == {"role": "system", "content": SYSTEM}
+    assert [part["type"] for part in user["content"]] == ["image_url", "image_url", "text"]
+    assert user["content"][2]["text"] == f"{usage.QUESTION}\n{INSTRUCTION}"
+
+
+def split(arguments: str) -> dict[str, str]:
+    """As lmms-eval 0.7.3 reads --model_args: at commas outside quotes and brackets, which stay where they are."""
+    parts, depth, quote = [""], 0, ""
+    for before, sign in zip(" " + arguments, arguments):
+        if sign in "\"'" and before != "\\":
+            quote = "" if sign == quote else quote or sign
+        elif not quote:
+            depth += (sign in "{[") - (sign in "}]")
+        if sign == "," and not quote and not depth:
+            parts.append("")
+        else:
+            parts[-1] += sign
+    return dict(part.split("=", 1) for part in parts)
+
+
+def test_lmms_eval_gets_its_arguments_whole(asked, processor):
+    words = words_of(usage.lmms_eval(asked, 50))
+    assert words[:5] == ["python", "-m", "lmms_eval", "--model", "qwen2_5_vl"] and "--force_simple" in words
+    found = split(words[words.index("--model_args") + 1])
+    assert found == {
+        "pretrained": "$MODEL", "min_pixels": "784", "max_pixels": "3136",
+        "system_prompt": '"' + SYSTEM.replace('"', '\\"') + '"', "reasoning_prompt": rf'\n"{INSTRUCTION}"',
+    }  # fmt: skip
+    simple = Prompts(processor, "", "Answer in \\boxed{}.", 784, 3136, 300)
+    words = words_of(usage.lmms_eval(simple, 50))
+    found = split(words[words.index("--model_args") + 1])
+    assert found["reasoning_prompt"] == "\\nAnswer in \\boxed{}." and "system_prompt" not in found
+
+
+def test_vlmevalkit_gets_limits_and_texts(asked, plain):
+    model = json.loads(usage.vlmevalkit(asked, 50))["model"]["perl-qwen2.5-vl"]
+    assert model["system_prompt"] == f"{SYSTEM}\n{INSTRUCTION}" and model["max_new_tokens"] == 50
+    assert asked.limits.items() <= model.items() and not model["use_custom_prompt"]
+    assert "system_prompt" not in json.loads(usage.vlmevalkit(plain, 50))["model"]["perl-qwen2.5-vl"]
+
+
+def test_the_docs_show_what_a_card_does(processor):
+    """Of a model that was trained as configs/base.py says."""
+    config = base.get_config()
+    shown, longest = Prompts(processor, **config.prompt), config.sampling.max_new_tokens
+    text = (tiny_run.REPOSITORY / "perl_jax" / "benchmarks" / "README.md").read_text()
+    for command in (usage.vllm_server, usage.lmms_eval, usage.vlmevalkit):
+        assert command(shown, longest) in text, command.__name__
