@@ -9,6 +9,8 @@ so what it makes of numbers is written down here:
 - `\frac` and `\sqrt` need their braces; a sign that is no LaTeX ("°", "π", "√", a plain "%") makes it no number;
 - letters, lists, relations, absolute values, natural logarithms and infinity have no value.
 
+It differs where what sympy prints for `eval` is another formula (a minus before a division by a fraction or a decimal,
+`-5:0.5`), which depends on sympy's version, and where they compare numbers (5<6 is 1 to them).
 A formula takes time linear in its length: what is deeper, or larger, than any answer has no value either.
 """
 
