@@ -57,7 +57,7 @@ class Options(NamedTuple):
     max_pixels: int = 0
     max_prompt_tokens: int = 32768
     batch: int = 32
-    tensor: int = 1
+    tensor_parallel: int = 1
     dtype: str = "bfloat16"
     judge: str = ""
     judge_model: str = ""
@@ -84,7 +84,7 @@ def evaluate(options: Options) -> dict:
     if options.download:
         processes.after_first(functools.partial(download, options, benchmark))
     questions = read(options, benchmark)
-    with jax.set_mesh(mesh.make(tensor=options.tensor)):
+    with jax.set_mesh(mesh.make(tensor=options.tensor_parallel)):
         path = policy.directory(options.model)
         setup = prepared(options, benchmark, path)
         asked = [each for item in questions.items for each in orders.in_orders(item, options.permute, options.seed)]
@@ -243,7 +243,7 @@ if __name__ == "__main__":
     flags.DEFINE_integer("max_prompt_tokens", default.max_prompt_tokens, "A longer one is not asked: wrong.",
                          lower_bound=1)  # fmt: skip
     flags.DEFINE_integer("batch", default.batch, "Prompts at a time: memory bounds it.", lower_bound=1)
-    flags.DEFINE_integer("tensor", default.tensor, "Devices that a layer is cut over.", lower_bound=1)
+    flags.DEFINE_integer("tensor_parallel", default.tensor_parallel, "Devices that a layer is cut over.", lower_bound=1)
     flags.DEFINE_enum("dtype", default.dtype, ("float32", "bfloat16"), "Of weights and activations.")
     flags.DEFINE_string("judge", default.judge, "An OpenAI-compatible URL, asked where the rules cannot decide.")
     flags.DEFINE_string("judge_model", default.judge_model, "The judge's name there.")
