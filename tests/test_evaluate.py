@@ -2,6 +2,7 @@
 processes gives the same."""
 
 import dataclasses
+import importlib
 import json
 import os
 import shutil
@@ -272,6 +273,30 @@ def test_a_judge(options, tmp_path, monkeypatch):
     plain = evaluate_run.run(tmp_path / "out", **{**chosen, "judge_model": ""})
     assert plain["judge"] is None and plain["figures"]["micro"]["mean"] == 1 / 4
     assert plain["figures"]["failures"] == 3 / 4
+
+
+EIGHT = ("blink", "mantis_eval", "mathverse", "mathvision", "mathvista", "mmiu", "mv_math", "remi")
+
+
+@pytest.mark.parametrize("protocol", ["boxed", "official"])
+@pytest.mark.parametrize("name", EIGHT)
+def test_each_benchmark_from_its_files_to_a_score(options, tmp_path, monkeypatch, name, protocol):
+    """Its example as the hub has it, asked of a model in up to three orders, and answered rightly."""
+    benchmark, published = benchmarks.find(name), importlib.import_module(f"test_{name}")
+    for place, path in enumerate(benchmark.EXAMPLE["row"].get("input_image_path", ())):  # MMIU's, beside its rows
+        (tmp_path / "data" / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "data" / path).write_bytes(png(place))
+    (tmp_path / "data").mkdir(exist_ok=True)
+    published.load(tmp_path / "data", published.row())
+    said = benchmark.EXAMPLE["right"]
+    told(monkeypatch, lambda asked, _: said if protocol == "official" else f"\\boxed{{{asked.item.row.answer}}}")
+    found = evaluate_run.run(tmp_path / "out", **{
+        **options, "benchmark": name, "data": str(tmp_path / "data"), "protocol": protocol, "allow_partial": True,
+        "permute": 2 * (protocol == "boxed"), "max_prompt_tokens": 2000,
+    })  # fmt: skip
+    scored = rows(tmp_path / "out" / f"{name}-{protocol}")
+    assert scored and all(row["correct"] == [1.0] and row["fault"] is None for row in scored), scored
+    assert found["figures"]["micro"]["mean"] == 1 and found["figures"]["not_asked"] == {}
 
 
 def test_a_prompt_that_is_too_long(options, tmp_path, capsys):
