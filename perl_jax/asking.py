@@ -87,7 +87,7 @@ class Writer:
     def add(self, new: Sequence[Row]) -> None:
         self.rows.update({self._key(row): row for row in new})
         if self._file:
-            self._file.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in new))
+            self._file.write(files.lines(new))
             self._file.flush()
 
 

@@ -178,7 +178,7 @@ def written(options: Options, benchmark: ModuleType, questions: Questions, setup
         "consistency": consistency.consistency(rows, options.samples),
         "against": compared(options, rows) if options.against else None,
     }  # fmt: skip
-    files.write(folder / "scores.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    files.write(folder / "scores.jsonl", files.lines(rows))
     files.write(folder / "results.json", json.dumps(results, indent=2, ensure_ascii=False))
     files.write(folder / "results.md", figures.markdown(results))
     return results

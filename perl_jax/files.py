@@ -8,7 +8,7 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 logger = logging.getLogger(__name__)
@@ -22,14 +22,19 @@ def write(file: Path, text: str) -> None:
     partial.replace(file)
 
 
+def lines(rows: Iterable) -> str:
+    """Rows as JSON, a line each, as `json_lines` reads them."""
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
 def json_lines(file: Path) -> Iterator[dict]:
     """The objects of a JSON-lines file, none where there is no file; lines that a killed program left half-written are
     skipped and counted."""
     if not file.exists():
         return
     skipped = 0
-    with open(file, encoding="utf-8", errors="replace") as lines:
-        for line in lines:
+    with open(file, encoding="utf-8", errors="replace") as content:
+        for line in content:
             try:
                 value = json.loads(line)
             except ValueError:

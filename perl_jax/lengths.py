@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.progress import track
 
 from models.errors import InputError
-from perl_jax import permute, processes, records, symbols
+from perl_jax import files, permute, processes, records, symbols
 from perl_jax.prompts import Prompts, opened
 
 logger = logging.getLogger(__name__)
@@ -170,7 +170,7 @@ def _write(file: Path, lines: Sequence[Mapping]) -> None:
     """JSON lines, whole or not at all."""
     partial = file.with_name(f".{file.name}-{uuid.uuid4().hex}")
     try:
-        partial.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
+        partial.write_text(files.lines(lines), encoding="utf-8")
         partial.replace(file)
     finally:
         partial.unlink(missing_ok=True)

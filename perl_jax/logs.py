@@ -94,7 +94,7 @@ class RunLog:
     def evaluation(self, name: str, stage: str, step: int, values: Mapping, rows: Iterable[Mapping]) -> None:
         """An evaluation's metrics, and its predictions as evaluations/<name>-<step>.jsonl, whole or not at all."""
         file = self._workdir / "evaluations" / f"{name}-{step:08d}.jsonl"
-        files.write(file, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+        files.write(file, files.lines(rows))
         self._write(stage, step, values)
         text = "  ".join(f"{key.removeprefix('eval/')} {x:.3f}" for key, x in values.items() if key.count("/") == 1)
         self._console.print(f"{stage} {step}/{self._last}  {name}: {text}", soft_wrap=True)

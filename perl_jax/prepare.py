@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterable, Iterator
 from absl import flags
 
 from models.errors import InputError
-from perl_jax import cli, data, grading, permute, records
+from perl_jax import cli, data, files, grading, permute, records
 from perl_jax.curation import agreement, annotator, picture_rules, review
 from perl_jax.curation.curate import Curated, curate
 from perl_jax.endpoint import Endpoint
@@ -128,7 +128,7 @@ class Ledger:
         """Writes rejected.jsonl and decisions.jsonl."""
         for name, rows in ((REJECTED, self.rejected), (DECISIONS, self._decisions)):
             with open(os.path.join(directory, name), "w", encoding="utf-8", errors="backslashreplace") as file:
-                file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+                file.write(files.lines(rows))
 
 
 def _curated(rows: Iterable, annotate, filters: picture_rules.Filters) -> Iterator[Item]:
