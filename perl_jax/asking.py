@@ -9,7 +9,7 @@ import hashlib
 import itertools
 import json
 import time
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Hashable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -23,17 +23,22 @@ LINES = 10.0  # seconds between two lines of progress where there is no terminal
 Row = dict[str, object]
 
 
-def in_batches(numbers: Sequence[int], lengths: Mapping[int, int], most: int) -> list[list[int]]:
+def in_batches(numbers: Sequence[int], lengths: Mapping[int, int], most: int,
+               done: Container[int] = ()) -> list[list[int]]:  # fmt: skip
     """Questions in batches of at most `most`, all of one size but the last: from short to long, so that little is
-    padded.
+    padded. What is `done` is left out of the batches that it would be in.
 
     >>> in_batches([0, 1, 2, 3, 4], {0: 9, 1: 5, 2: 7, 3: 5, 4: 8}, most=4)
     [[1, 3, 2], [4, 0]]
+    >>> in_batches([0, 1, 2, 3, 4], {0: 9, 1: 5, 2: 7, 3: 5, 4: 8}, most=4, done={0, 3, 4})
+    [[1, 2]]
     """
     ordered = sorted(numbers, key=lambda number: (lengths[number], number))
     count = max(1, -(-len(ordered) // most))
     size = max(1, -(-len(ordered) // count))
-    return [ordered[start : start + size] for start in range(0, len(ordered), size)]
+    whole = [ordered[start : start + size] for start in range(0, len(ordered), size)]
+    left = [[number for number in batch if number not in done] for batch in whole]
+    return [batch for batch in left if batch]
 
 
 def draw_key(name: str) -> int:

@@ -67,8 +67,7 @@ def measure(setup: Setup, file: Path, settings: Mapping, numbers: Sequence[int],
         begun = prompt_lengths(setup, [number for number in numbers if number not in rows], console)
         writer.add([row for row in begun if "skipped" in row])
         lengths = {row["number"]: row["prompt"] for row in [*begun, *rows.values()]}
-        whole = asking.in_batches([number for number in numbers if lengths[number]], lengths, setup.batch)
-        parts = [part for part in ([n for n in batch if n not in rows] for batch in whole) if part]
+        parts = asking.in_batches([number for number in numbers if lengths[number]], lengths, setup.batch, done=rows)
         size, right = max(map(len, parts), default=0), []
 
         def answered(asked: Asked) -> list[dict]:

@@ -115,6 +115,19 @@ def check(options: Options, benchmark: ModuleType) -> None:
                          f"of {known}")  # fmt: skip
     if options.download and not benchmark.REPOSITORY:
         raise InputError(f"--download: {options.benchmark} is in no repository of the hub")
+    if options.against:
+        scores_of_another(options)
+
+
+def scores_of_another(options: Options) -> Path:
+    """The scores.jsonl that --against means: the file, its folder, or the OUT that has it. InputError without one."""
+    place = Path(options.against)
+    names = (place, place / "scores.jsonl", place / f"{options.benchmark}-{options.protocol}" / "scores.jsonl")
+    file = next((name for name in names if name.is_file()), None)
+    if file is None:
+        raise InputError(f"--against={options.against}: no scores.jsonl there, and none in a folder "
+                         f"{options.benchmark}-{options.protocol}")  # fmt: skip
+    return file
 
 
 def download(options: Options, benchmark: ModuleType) -> None:
@@ -200,14 +213,9 @@ def row(setup: responses.Setup, answered: responses.Answered, found: list[scorin
 
 
 def compared(options: Options, rows: list[dict]) -> dict:
-    """These rows against those of another result, whose OUT, folder or scores.jsonl is given."""
-    place = Path(options.against)
-    names = (place, place / "scores.jsonl", place / f"{options.benchmark}-{options.protocol}" / "scores.jsonl")
-    file = next((name for name in names if name.is_file()), None)
-    if file is None:
-        raise InputError(f"--against={options.against}: no scores.jsonl there, and none in a folder "
-                         f"{options.benchmark}-{options.protocol}")  # fmt: skip
-    return {"name": options.against, **figures.against(rows, list(files.json_lines(file)))}
+    """These rows against those of another result."""
+    other = list(files.json_lines(scores_of_another(options)))
+    return {"name": options.against, **figures.against(rows, other)}
 
 
 def main(_) -> None:

@@ -8,8 +8,10 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Set
 from pathlib import Path
+
+from models.errors import InputError
 
 logger = logging.getLogger(__name__)
 
@@ -45,6 +47,17 @@ def json_lines(file: Path) -> Iterator[dict]:
                 skipped += bool(line.strip())
     if skipped:
         logger.warning("%s: skipped %d unreadable lines", file, skipped)
+
+
+def rows(file: Path, keys: Set[str], what: str) -> list[dict]:
+    """The objects of a JSON-lines file that holds `what`, as `json_lines` reads them.
+
+    Raises InputError where one lacks one of `keys`.
+    """
+    found = list(json_lines(file))
+    if missing := [key for row in found for key in sorted(keys - row.keys())]:
+        raise InputError(f"{file}: not {what}, a row has no {missing[0]!r}")
+    return found
 
 
 def appended(file: Path):

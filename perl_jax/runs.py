@@ -14,7 +14,6 @@ from typing import NamedTuple
 import numpy as np
 from absl import logging
 
-from models.errors import InputError
 from perl_jax import files, pages, statistics
 from perl_jax.pages import COLOURS, Html, clipped, dim, element, folded, joined, note, said, table
 
@@ -78,10 +77,7 @@ def read(name: str, path: Path) -> Run:
 
 def predictions(file: Path) -> list[dict]:
     """The rows of an evaluation. Raises InputError for rows of another form."""
-    rows = list(files.json_lines(file))
-    if missing := [key for row in rows for key in sorted(ROW_KEYS - row.keys())]:
-        raise InputError(f"{file}: not an evaluation, a row has no {missing[0]!r}")
-    return rows
+    return files.rows(file, ROW_KEYS, "an evaluation")
 
 
 def _starts(file: Path) -> list[dict]:

@@ -278,6 +278,11 @@ def points(estimate: Estimate) -> str:
     return f"{mean:+z.1f} [{low:+z.1f}, {high:+z.1f}]" + ("" if estimate.separated else ", not separated")
 
 
+def p_value(p: float) -> str:
+    """A test's p value."""
+    return f"{p:.3f}" if p >= 0.001 else "< 0.001"
+
+
 def percent(estimate: Estimate) -> str:
     """A share with its interval."""
     mean, low, high = (100 * x for x in estimate[:3])

@@ -319,6 +319,7 @@ def test_a_prompt_that_is_too_long(options, tmp_path, capsys):
     ({"data": "nowhere"}, "nowhere holds no records"),
     ({"model": "nowhere"}, "nowhere: no such directory"),
     ({"max_pixels": 100}, "--max_pixels=100"),
+    ({"against": "nowhere"}, "--against=nowhere: no scores.jsonl there, and none in a folder records-boxed"),
 ])  # fmt: skip
 def test_flags_that_cannot_be(options, tmp_path, flags, words):
     said = {**evaluate_run.SMALL, **options, "out": tmp_path / "out", **flags}

@@ -56,7 +56,8 @@ def load(directory: str, allow_partial: bool = False) -> Iterator[Item | Rejecte
 
 
 def _item(split: Sequence[Mapping], number: int) -> Item:
-    record = {**split[number], "images": list(range(len(split[number]["images"])))}
+    whole = split[number]
+    record = {**whole, "images": list(range(len(whole["images"])))}
     shown = permute.render(record)
     row = Row(
         id=record["id"],

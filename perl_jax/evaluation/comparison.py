@@ -18,7 +18,7 @@ from perl_jax.evaluation.consistency import COMPARED, by_question
 from perl_jax.evaluation.figures import against
 from perl_jax.evaluation.results import Key, Model, Result
 from perl_jax.pages import Html, element, folded, note, said, table
-from perl_jax.statistics import Estimate, Table, difference, percent, points
+from perl_jax.statistics import Estimate, Table, difference, p_value, percent, points
 
 PARTIAL = "†"
 _UNBROKEN = re.compile(rf"(?<=\d,) (?=[-+\d])| (?=\[\d+\]|{PARTIAL})")  # blanks of "[1.0, 2.0]", "70.80 [1]", "20 †"
@@ -238,9 +238,8 @@ def _against(rows: Sequence, other_rows: Sequence) -> list[str]:
         found = against(rows, other_rows)
     except InputError:  # they share no question
         return ["0", "–", "–", "–", "–"]
-    p = f"{found['p']:.3f}" if found["p"] >= 0.001 else "< 0.001"
-    return [*(f"{found[name]:,}" for name in ("questions", "first_only", "second_only")), p,
-            points(Estimate.read(found["difference"]))]  # fmt: skip
+    return [*(f"{found[name]:,}" for name in ("questions", "first_only", "second_only")),
+            p_value(found["p"]), points(Estimate.read(found["difference"]))]  # fmt: skip
 
 
 def _provenance(model: Model) -> Html:

@@ -15,7 +15,7 @@ from perl_jax import statistics
 from perl_jax.answers import normalized
 from perl_jax.evaluation import consistency
 from perl_jax.evaluation.consistency import Row, right
-from perl_jax.statistics import Estimate, Table, counted, percent, points, proportion
+from perl_jax.statistics import Estimate, Table, counted, p_value, percent, points, proportion
 
 SETTINGS = ("samples", "temperature", "permute", "max_new_tokens", "seed")
 
@@ -216,9 +216,8 @@ def _notes(found: Mapping) -> list[str]:
 def _against(found: Mapping | None) -> list[str]:
     if not found:
         return []
-    p = f"{found['p']:.3f}" if found["p"] >= 0.001 else "< 0.001"
-    row = [f"{found['questions']:,}", f"{found['first_only']:,}", f"{found['second_only']:,}", p,
-           points(Estimate.read(found["difference"]))]  # fmt: skip
+    row = [f"{found['questions']:,}", f"{found['first_only']:,}", f"{found['second_only']:,}",
+           p_value(found["p"]), points(Estimate.read(found["difference"]))]  # fmt: skip
     header = ["questions of both", "right only here", "right only there", "McNemar's p", "difference, points"]
     name = found.get("name", "another result")
     return [f"## Against {name}", Table(header, [row]).markdown(),

@@ -82,15 +82,15 @@ def collect(setup: Setup, asked: Sequence[Asked], file: Path, settings: Mapping)
     keys, hashes = [(each.item.row.id, each.order) for each in asked], [words(setup, each) for each in asked]
     _check(rows, keys, hashes, file)
     with asking.Writer(file, rows, key_of) as writer:
-        found = asking.prompts([n for n, key in enumerate(keys) if key not in rows],
-                               functools.partial(_begun, setup, asked), console)  # fmt: skip
-        lengths = {n: rows[key]["prompt"] for n, key in enumerate(keys) if key in rows}
+        done = {n for n, key in enumerate(keys) if key in rows}
+        missing = [n for n in range(len(keys)) if n not in done]
+        found = asking.prompts(missing, functools.partial(_begun, setup, asked), console)
+        lengths = {n: rows[keys[n]]["prompt"] for n in done}
         lengths |= {row["number"]: row["prompt"] for row in found if "skipped" not in row}
         writer.add([_row(asked[row["number"]], hashes[row["number"]], **_fault(row["skipped"]))
                     for row in found if "skipped" in row])  # fmt: skip
         for count, numbers in grouped(responses_of(setup.sampling, asked), lengths).items():
-            whole = asking.in_batches(numbers, lengths, setup.batch)
-            parts = [part for part in ([n for n in part if keys[n] not in rows] for part in whole) if part]
+            parts = asking.in_batches(numbers, lengths, setup.batch, done)
             size = max(map(len, parts), default=0)
             answered = functools.partial(_answered, setup, asked, hashes, count, size, console)
             asking.work_off(parts, functools.partial(_ready, setup, asked), answered, writer, console, "prompt")

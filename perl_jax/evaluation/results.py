@@ -84,7 +84,8 @@ def read(name: str, directory: Path) -> Model:
 
 def _result(file: Path) -> Result:
     try:
-        result = Result(json.loads(file.read_text(encoding="utf-8")), _rows(file.with_name("scores.jsonl")))
+        facts = json.loads(file.read_text(encoding="utf-8"))
+        result = Result(facts, files.rows(file.with_name("scores.jsonl"), ROW_KEYS, "the scores of an evaluation"))
         _ = result.key, result.headline
     except (KeyError, TypeError, ValueError) as error:
         if isinstance(error, InputError):
@@ -92,10 +93,3 @@ def _result(file: Path) -> Result:
         raise InputError(f"{file}: not the results of an evaluation ({type(error).__name__}: {error}); "
                          "evaluate again, answers already given are kept") from error  # fmt: skip
     return result
-
-
-def _rows(file: Path) -> list[Row]:
-    rows = list(files.json_lines(file))
-    if missing := [key for row in rows for key in sorted(ROW_KEYS - row.keys())]:
-        raise InputError(f"{file}: not the scores of an evaluation, a row has no {missing[0]!r}")
-    return rows
