@@ -73,8 +73,8 @@ def is_correct(record: Mapping[str, object], prediction: str) -> bool:
     if kind == "order":
         return _same_places(answer, prediction)
     if kind == "number":
-        return formulas.same(answer, prediction) or (
-            normalized(answer).isdecimal() and image_number(normalized(prediction)) == image_number(normalized(answer)))
+        number = normalized(answer)
+        return formulas.same(answer, prediction) or (number.isdecimal() and _same_image(number, normalized(prediction)))
     raise InputError(f"record {record.get('id')!r}: unknown kind {kind!r} (choice, number, text or order)")
 
 
@@ -138,6 +138,11 @@ def _same_text(answer: str, prediction: str) -> bool:
         return _verdict(prediction) == answer
     if (side := _SIDE.fullmatch(answer)) and (other := _SIDE.fullmatch(prediction)):
         return side[1] == other[1]
+    return _same_image(answer, prediction)
+
+
+def _same_image(answer: str, prediction: str) -> bool:
+    """Whether two normalized texts name the same image; what names none is the same as nothing."""
     number = image_number(answer)
     return number is not None and number == image_number(prediction)
 

@@ -94,6 +94,16 @@ def test_an_image_in_many_words(prediction):
     assert not correct(prediction, "Image 12", "text") and not correct(prediction, "12", "number")
 
 
+@given(st.integers(0, 10**12), st.integers(0, 10**12))
+@settings(max_examples=200, deadline=None)
+def test_a_number_of_any_size_is_right_for_itself_alone(gold, other):
+    """Numbers of four digits and more name no image, and no two texts are the same for naming none."""
+    for right in (f"{gold}", f"{gold:,}", f"{gold}.0", f"${gold}$"):
+        assert correct(right, f"{gold}", "number")
+    for wrong in (f"{gold + 1}", f"-{gold + 1}", "x+1", "no idea", "Image 3", f"{gold} or {gold + 1}", f"{other}"):
+        assert correct(wrong, f"{gold}", "number") is (wrong == f"{gold}" or (wrong == "Image 3" and gold == 3))
+
+
 @pytest.mark.parametrize("prediction", ["Image 2 or 3", "Image 1, 2", "12", "Image 12", "images 2 and 3", "2 3", "2, 3",
                                         "2/3", "Image 1 or Image 2", "not image 2", "Image 2 is not it", "Images 1-2",
                                         "first or second", "the second or third image", "2?", "-2", "2.5", "(2)(3)",
