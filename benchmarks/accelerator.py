@@ -2,7 +2,7 @@
 
 A model of Qwen2.5-VL-3B's shape with random weights. The update: a question with four pictures of 448x448 in two
 orders, eight responses of 256 tokens to each order's prompt, as a share of the device's bfloat16 peak (MFU: the work
-that the method needs, see `perl_jax.flops`, so that a peer's is comparable). Decoding: 16 such prompts x 8 samples,
+that the method needs, see `engine.flops`, so that a peer's is comparable). Decoding: 16 such prompts x 8 samples,
 what each of the last 128 of 256 tokens takes, as a share of the rate at which the memory delivers what a step has to
 read: the text tower's weights, each prompt's keys and values once, each stream's own. A row of the table is measured
 by a process of its own, so that it has the device to itself. `--tiny` is the small model of the other benchmarks, to
@@ -28,7 +28,8 @@ from flax import nnx
 from benchmarks import workload
 from benchmarks.readme import REPOSITORY
 from models import qwen2_5_vl as qwen
-from perl_jax import flops, rollout, update
+from perl_jax import rollout, update
+from perl_jax.engine import flops
 
 PICTURES, ORDERS, ROLLOUTS, PROMPTS, ROUNDS = 4, 2, 8, 16, 3
 
@@ -91,14 +92,14 @@ def transformers(config: qwen.Config, group: update.Group, tokens: int, dtype: s
         ids = torch.tensor(rows)
         given = {"input_ids": ids, "attention_mask": torch.ones_like(ids),
                  "mm_token_type_ids": (ids == config.image_token_id).int(),
-                 **{name: x.repeat(len(rows), 1) for name, x in shown.items()}}  # fmt: skip
+                 **{name: x.repeat(len(rows), 1) for name, x in shown.items()}}
         return {name: x.to(device) for name, x in given.items()}
 
     @torch.inference_mode()
     def generate(count):
         model.generate(**inputs([group.prompts[0]] * PROMPTS), do_sample=True, num_return_sequences=ROLLOUTS, top_k=0,
                        top_p=1.0, max_new_tokens=count, min_new_tokens=count, pad_token_id=0, eos_token_id=None,
-                       suppress_tokens=[config.image_token_id, config.video_token_id]).cpu()  # fmt: skip
+                       suppress_tokens=[config.image_token_id, config.video_token_id]).cpu()
 
     def step(size):
         rows = [[*ids, *response] for ids, order in zip(group.prompts, group.responses) for response in order]
@@ -125,7 +126,7 @@ def vllm(config: qwen.Config, group: update.Group, tokens: int, dtype: str) -> t
     from vllm import LLM, SamplingParams
 
     engine = LLM("Qwen/Qwen2.5-VL-3B-Instruct", load_format="dummy", dtype=dtype, max_model_len=4096,
-                 limit_mm_per_prompt={"image": PICTURES}, enable_prefix_caching=True)  # fmt: skip
+                 limit_mm_per_prompt={"image": PICTURES}, enable_prefix_caching=True)
     ids, expanded = [], group.prompts[0]
     for token in expanded:  # vLLM wants one placeholder a picture
         if token != config.image_token_id or ids[-1] != config.image_token_id:
@@ -135,7 +136,7 @@ def vllm(config: qwen.Config, group: update.Group, tokens: int, dtype: str) -> t
 
     def generate(count):
         engine.generate(prompts, SamplingParams(n=ROLLOUTS, max_tokens=count, ignore_eos=True, detokenize=False),
-                        use_tqdm=False)  # fmt: skip
+                        use_tqdm=False)
 
     return None, a_token(generate, tokens)
 
@@ -146,12 +147,12 @@ def row(name: str, dtype: str, config: qwen.Config, group: update.Group, tokens:
     patches = flops.image_patches(config, group.prompts[0])
     work = 3 * flops.group(config, patches, map(len, group.prompts), lengths)
     needed = flops.decoded_bytes(config.text, PROMPTS * ROLLOUTS, PROMPTS, len(group.prompts[0]), 0.75 * tokens,
-                                 jnp.dtype(dtype).itemsize)  # fmt: skip
+                                 jnp.dtype(dtype).itemsize)
     update_seconds, decode, peak, bandwidth = (measured[key] for key in ("update", "decode", "peak", "bandwidth"))
     return (name, dtype, "-" if update_seconds is None else f"{update_seconds:.3f}",
             f"{work / update_seconds / peak:.0%}" if peak and update_seconds else "-",
             f"{1e3 * decode:.2f}", f"{PROMPTS * ROLLOUTS / decode:,.0f}",
-            f"{needed / decode / bandwidth:.0%}" if bandwidth else "-")  # fmt: skip
+            f"{needed / decode / bandwidth:.0%}" if bandwidth else "-")
 
 
 def main() -> None:
@@ -169,7 +170,7 @@ def main() -> None:
         update_seconds, decode = globals()[name](config, group, tokens, dtype)
         device = flops.DEVICES.get(kind)
         print(json.dumps({"kind": kind, "update": update_seconds, "decode": decode,
-                          "peak": device and device.peak, "bandwidth": device and device.bandwidth}))  # fmt: skip
+                          "peak": device and device.peak, "bandwidth": device and device.bandwidth}))
         return
 
     runs = [("perl_jax", "float32"), ("perl_jax", "bfloat16"), ("transformers", "bfloat16")]

@@ -15,7 +15,7 @@ import optax
 from benchmarks import workload
 from models import qwen2_5_vl as qwen
 from perl_jax import rollout, update
-from perl_jax.compilations import Compilations
+from perl_jax.runtime.compilations import Compilations
 
 STEPS, QUESTIONS, ORDERS, ROLLOUTS, TOKENS = 60, 24, 2, 4, 32
 MICRO_BATCH = {"rows": 4, "row_tokens": 256}
@@ -46,12 +46,12 @@ def steps(model: qwen.Qwen2_5_VL, count: int) -> Iterator[dict[str, float]]:
             start = time.perf_counter()
             groups = [question(model.config, rng) for _ in range(QUESTIONS)]
             prompts = [(ids, [group.images[i] for i in order]) for group in groups
-                       for ids, order in zip(group.prompts, group.orders)]  # fmt: skip
+                       for ids, order in zip(group.prompts, group.orders)]
             rollout.generate(state.model, prompts, samples=ROLLOUTS, max_new_tokens=TOKENS, seed=step, **LIMITS)
             state, metrics = update.step(state, groups, **MICRO_BATCH, **LIMITS)
             taken = compilations.take()
             yield {"programs": taken["compile/count"], "compiling": taken["compile/seconds"],
-                   "seconds": time.perf_counter() - start, "padding": metrics["padding"]}  # fmt: skip
+                   "seconds": time.perf_counter() - start, "padding": metrics["padding"]}
 
 
 def main() -> None:
@@ -63,7 +63,7 @@ def main() -> None:
          f"{np.mean([one['seconds'] - one['compiling'] for one in part]):.2f}",
          f"{np.mean([one['padding'] for one in part]):.0%}")
         for first, part in parts
-    ))  # fmt: skip
+    ))
     last = max(number for number, one in enumerate(done, 1) if one["programs"])
     programs = sum(one["programs"] for one in done)
     workload.conclude(f"{STEPS} ragged steps: {programs} programs compiled, the last in step {last}")

@@ -1,7 +1,7 @@
 """Questions made ready for a step, by one core: `python -m benchmarks.data` (needs no accelerator, a minute).
 
 Made-up records of two JPEG pictures, 224 x 224 and 14 KB each as photographs of that size have, go the trainer's own
-way: from ArrayRecord in shuffled order (`pipeline.Stream`), their orders drawn (n_s = 1, p = 0.5), rendered and
+way: from ArrayRecord in shuffled order (`stream.Stream`), their orders drawn (n_s = 1, p = 0.5), rendered and
 tokenised, decoded and resized in threads (`batch.Questions`), and packed as patches for a rollout (`qwen.pack`).
 Against it stands what one writes first on the same records: each picture decoded and put through transformers'
 processor of pictures, each prompt through chat template and tokenizer with its image tokens spelt out, nothing packed;
@@ -25,16 +25,18 @@ from PIL import Image
 from benchmarks import workload
 from configs import base
 from models import qwen2_5_vl as qwen
-from models.qwen2_5_vl import images
-from perl_jax import batch, permute, pipeline, records, scratch
-from perl_jax.prompts import Prompts, opened
+from models.qwen2_5_vl import from_scratch, images
+from perl_jax import permute, records
+from perl_jax.records.prompts import Prompts, opened
+from perl_jax.records.stream import Stream
+from perl_jax.training import batch
 
 RECORDS, PICTURES, SIDE, STEP = 4096, 512, 224, 32  # records of two square pictures; questions of a step
 ROUNDS = 15
 PACKING = ("normalise to patches", "pack")  # the stages of a step itself; all others are done ahead of it
 SHARED = "transformers, pictures shared"
 QUESTION = ("<image:0><image:1>In {image:0|lower} and {image:1|lower} there are two objects on a wooden table beside a "
-            "window. Which of the two pictures shows the larger one, and how can you tell?")  # fmt: skip
+            "window. Which of the two pictures shows the larger one, and how can you tell?")
 CHOICES = ["{image:0}", "{image:1}", "both are equally large", "it cannot be said"]
 SIZES = {
     "vision": {"depth": 1, "hidden_size": 32, "intermediate_size": 32, "num_heads": 2},
@@ -43,7 +45,7 @@ SIZES = {
         "num_key_value_heads": 2, "rope_theta": 1e4, "mrope_section": (2, 1, 1), "rms_norm_eps": 1e-6,
         "tie_word_embeddings": True,
     },
-}  # fmt: skip
+}
 
 
 def picture(rng: np.random.Generator) -> bytes:
@@ -62,9 +64,9 @@ def make(directory: Path) -> None:
     pictures = [picture(rng) for _ in range(PICTURES)]
     made = ({"id": str(i), "images": [pictures[i % PICTURES], pictures[7 * i % PICTURES - 1]], "question": QUESTION,
              "choices": CHOICES, "answer": "AB"[i % 2], "kind": "choice", "order_effect": "rewrite", "source": "made",
-             "accuracy": None, "movable": None} for i in range(RECORDS))  # fmt: skip
+             "accuracy": None, "movable": None} for i in range(RECORDS))
     records.write({"train": made}, str(directory / "records"))
-    scratch.make(directory / "model", SIZES, [QUESTION, *CHOICES, base.get_config().prompt.instruction])
+    from_scratch.make(directory / "model", SIZES, [QUESTION, *CHOICES, base.get_config().prompt.instruction])
 
 
 class Ours:
@@ -75,7 +77,7 @@ class Ours:
         self.model = qwen.Config.from_hf(json.loads((directory / "model" / "config.json").read_text()))
         self.prompts = Prompts(qwen.Processor.from_pretrained(directory / "model"), **self.config.prompt)
         self.split = records.open_split(str(directory / "records"))
-        stream = pipeline.Stream(str(directory / "records"), seed=self.config.seed)
+        stream = Stream(str(directory / "records"), seed=self.config.seed)
         self.questions = batch.Questions(self.config, stream, self.prompts)
 
     def whole(self) -> None:
@@ -102,7 +104,7 @@ class Ours:
         done("open the pictures' headers")
         orders = [permute.draw_orders(record, 1, 0.5, seed=0, epoch=0, step=1) for record in asked]
         samples = [permute.render(permute.apply(record, order)) for record, found in zip(asked, orders)
-                   for order in dict.fromkeys(found)]  # fmt: skip
+                   for order in dict.fromkeys(found)]
         done("draw and render its orders")
         prompts = [self.prompts.encode(sample) for sample in samples]
         done("tokenise (1.5 prompts)")
@@ -125,7 +127,7 @@ class Peer:
 
         self.ours, self.step, vision = ours, 0, ours.model.vision
         self.processor = Qwen2VLImageProcessorPil(patch_size=vision.patch_size, merge_size=vision.spatial_merge_size,
-                                                  **ours.prompts.limits)  # fmt: skip
+                                                  **ours.prompts.limits)
         self.per_token = vision.spatial_merge_size**2
 
     def step_of(self, shared: bool) -> None:
@@ -150,7 +152,7 @@ class Peer:
         parts = user["content"].split("<image>")
         content = [item for part in parts for item in ({"type": "text", "text": part}, {"type": "image"})][:-1]
         text = tokenizer.apply_chat_template([*system, {"role": "user", "content": content}], tokenize=False,
-                                             add_generation_prompt=True)  # fmt: skip
+                                             add_generation_prompt=True)
         first, *rest = text.split(token)
         spelt = [token * (int(grid.prod()) // self.per_token) + part for grid, part in zip(grids, rest)]
         return tokenizer(first + "".join(spelt), add_special_tokens=False)["input_ids"]
@@ -173,7 +175,7 @@ def measure(directory: Path, cores: list[int]) -> dict:
     peer = Peer(ours)
     check(ours, peer)
     loaders = {"perl_jax": ours.whole, SHARED: lambda: peer.step_of(True),
-               "transformers, each prompt by itself": lambda: peer.step_of(False)}  # fmt: skip
+               "transformers, each prompt by itself": lambda: peer.step_of(False)}
     stages = [ours.stages() for _ in range(ROUNDS + 1)][1:]
     return {
         "loaders": workload.alternate(loaders, ROUNDS, time.process_time),
@@ -198,17 +200,17 @@ def main() -> None:
     ours = one["loaders"]["perl_jax"]
     rows = [*one["stages"].items(), ("all of it, as the trainer does it", ours)]
     workload.table(("perl_jax, stage", "µs of a core a question"),
-                   [(name, f"{1e6 * seconds / STEP:.0f}") for name, seconds in rows])  # fmt: skip
+                   [(name, f"{1e6 * seconds / STEP:.0f}") for name, seconds in rows])
     print()
     workload.table(("loader", "questions a second of a core", "of perl_jax's"),
                    [(name, f"{STEP / seconds:.0f}", f"{ours / seconds:.2f}")
-                    for name, seconds in one["loaders"].items()])  # fmt: skip
+                    for name, seconds in one["loaders"].items()])
     print(f"\nBy the clock {STEP / one['clock']:.0f} a second on one core, "
-          f"{one['clock'] / two['clock']:.1f} times that on {len(cores)}.")  # fmt: skip
+          f"{one['clock'] / two['clock']:.1f} times that on {len(cores)}.")
     ahead = sum(seconds for name, seconds in one["stages"].items() if name not in PACKING)
     workload.conclude(f"a core makes {STEP / ahead:.0f} two-picture questions a second ready ahead of a step, in two "
                       f"orders each; with their patches packed {STEP / ours:.0f}, {one['loaders'][SHARED] / ours:.1f} "
-                      "times transformers")  # fmt: skip
+                      "times transformers")
 
 
 if __name__ == "__main__":

@@ -40,9 +40,9 @@ def main() -> None:
     rng = np.random.default_rng(0)
     model = workload.model()
     prompts = [workload.prompt(workload.pictures(2, 84, rng), length, rng)
-               for length in rng.integers(83, 98, PROMPTS).tolist()]  # fmt: skip
+               for length in rng.integers(83, 98, PROMPTS).tolist()]
     keys = [jax.random.fold_in(jax.random.fold_in(jax.random.key(0), n), g) for n in range(PROMPTS)
-            for g in range(SAMPLES)]  # fmt: skip
+            for g in range(SAMPLES)]
     rollout.draw = with_lengths(sorted(map(place, keys))[-round(SHARE * len(keys))])
 
     def tail():
@@ -61,11 +61,11 @@ def main() -> None:
     ideal = max(tokens / full_rate, longest / alone_rate)
     share = np.mean(out.lengths == LONG)
     print(f"{PROMPTS * SAMPLES} responses, {share:.0%} of {LONG} tokens, others of {SHORT}; tokens a second: "
-          f"{full_rate:,.0f} in a full batch, {alone_rate:,.0f} alone; median of {ROUNDS}\n")  # fmt: skip
+          f"{full_rate:,.0f} in a full batch, {alone_rate:,.0f} alone; median of {ROUNDS}\n")
     rows = {"ideal": ideal, "perl_jax": seconds["tail"],
-            "a batch that waits for its longest": PROMPTS * SAMPLES * LONG / full_rate}  # fmt: skip
+            "a batch that waits for its longest": PROMPTS * SAMPLES * LONG / full_rate}
     workload.table(("", "seconds", "over the ideal"),
-                   ((name, f"{value:.2f}", f"{value / ideal:.2f}") for name, value in rows.items()))  # fmt: skip
+                   ((name, f"{value:.2f}", f"{value / ideal:.2f}") for name, value in rows.items()))
     workload.conclude(f"a tenth of the responses eight times longer: {seconds['tail'] / ideal:.2f} times the ideal")
 
 

@@ -9,7 +9,7 @@ rollout is a row, and where a prompt is shared but all its responses are padded 
 import numpy as np
 
 from benchmarks import workload
-from perl_jax import trees
+from perl_jax.engine import tree_packing
 
 QUESTIONS, ORDERS, ROLLOUTS, ROWS, ROW_TOKENS = 64, 2, 6, 2, 2048
 
@@ -34,15 +34,15 @@ def main() -> None:
         for prompts, responses in drawn:
             ids = [rng.integers(0, workload.WORDS, n) for n in prompts]
             answers = [[rng.integers(0, workload.WORDS, n) for n in row] for row in responses]
-            groups.append(trees.Group([], [()] * ORDERS, ids, answers, np.zeros((ORDERS, ROLLOUTS))))
-        forest = trees.pack(workload.CONFIG, groups, ROWS, ROW_TOKENS, None, None)
+            groups.append(tree_packing.Group([], [()] * ORDERS, ids, answers, np.zeros((ORDERS, ROLLOUTS))))
+        forest = tree_packing.pack(workload.CONFIG, groups, ROWS, ROW_TOKENS, None, None)
         prompt = np.array([prompts for prompts, _ in drawn])
         response = np.array([responses for _, responses in drawn])
         shared = prompt.sum() + response.sum()
         dense = prompt.size * (prompt.max() + ROLLOUTS * response.max())
         alone = (prompt * ROLLOUTS).sum() + response.sum(), response.size * (prompt.max() + response.max())
         table.append((lengths.__name__, f"{shared:,}", f"{forest.padding:.1%}", f"{1 - shared / dense:.1%}",
-                      f"{1 - alone[0] / alone[1]:.1%} of {alone[1] / shared:.1f} times as many"))  # fmt: skip
+                      f"{1 - alone[0] / alone[1]:.1%} of {alone[1] / shared:.1f} times as many"))
         shares.append(f"{forest.padding:.0%} of the {lengths.__name__} set")
     columns = ("set", "tokens", "packed trees", "responses padded on shared prompts", "a padded row a rollout")
     workload.table(columns, table)

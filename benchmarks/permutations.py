@@ -14,7 +14,8 @@ from flax import nnx
 
 from benchmarks import workload
 from models import qwen2_5_vl as qwen
-from perl_jax import flops, rollout, trees, update
+from perl_jax import rollout, update
+from perl_jax.engine import flops, tree_packing
 
 QUESTIONS, PICTURES, SIDE, PROMPT, ROLLOUTS, TOKENS, ROUNDS = 2, 4, 224, 303, 12, 64, 3
 
@@ -61,15 +62,15 @@ def main() -> None:
     tower = jax.jit(jax.grad(lambda weights, pack: (nnx.merge(graph, weights)(pack, np.float32) ** 2).sum()))
     states = {}
     columns = ("n_s", "vision GFLOPs", "vision s", "sampling s", "update s", "all s", "prompt cache MB",
-               "own caches MB", "update's peak MB")  # fmt: skip
+               "own caches MB", "update's peak MB")
     times = {}
 
     def measured(n_s):
         groups = questions(n_s + 1)
         G = ROLLOUTS // (n_s + 1)
         prompts = [(ids, [group.images[i] for i in order]) for group in groups
-                   for ids, order in zip(group.prompts, group.orders)]  # fmt: skip
-        [batch] = trees.pack(model.config, groups, None, None, None, None).batches
+                   for ids, order in zip(group.prompts, group.orders)]
+        [batch] = tree_packing.pack(model.config, groups, None, None, None, None).batches
 
         def vision(batch=batch):
             jax.block_until_ready(tower(weights, batch.vision))
@@ -88,7 +89,7 @@ def main() -> None:
         times[n_s] = seconds["vision"], seconds["sampling"], seconds["update"], seconds["sampling"] + seconds["update"]
         return (str(n_s), f"{3 * flops.vision(model.config.vision, patches) / 1e9:.1f}",
                 *(f"{value:.2f}" for value in times[n_s]), f"{ids.size * token:.1f}",
-                f"{len(prompts) * G * (TOKENS - 1) * token:.1f}", f"{peak(states[n_s], groups) / 1e6:.0f}")  # fmt: skip
+                f"{len(prompts) * G * (TOKENS - 1) * token:.1f}", f"{peak(states[n_s], groups) / 1e6:.0f}")
 
     workload.table(columns, map(measured, range(4)))
     vision, whole = (times[3][i] / times[0][i] for i in (0, 3))

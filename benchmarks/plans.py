@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 from benchmarks.readme import REPOSITORY
 from perl_jax import plan
-from perl_jax.roofline import Assumed
+from perl_jax.planning.roofline import Assumed
 
 FILE = Path(__file__).with_name("PLANS.md")
 RUNS = [  # (config, topology)
@@ -23,7 +23,7 @@ RUNS = [  # (config, topology)
     ("perl_7b.py", "v5e:8x8"), ("perl_7b.py", "v5p:4x4x4"), ("perl_7b.py", "v6e:16x16"), ("grpo_7b.py", "v5p:4x4x4"),
     ("perl_7b_8xh100.py", "h100:8"), ("perl_7b_8xh100.py:lora", "h100:8"), ("perl_7b_lora.py", "h100:1"),
     ("perl_72b.py", "v5p:4x4x4"), ("perl_72b.py", "v6e:16x16"),
-]  # fmt: skip
+]
 SAID = """\
 By `python -m benchmarks.plans`, 900 steps with the paper's lengths: memory compiled ahead of time by libtpu, or
 estimated; times by roofline at 40% of a device's rates, the network's on top where not hidden. Nothing was run."""

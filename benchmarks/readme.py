@@ -22,7 +22,7 @@ def machine() -> str:
 
 
 SHOWN = ("", "own order", "mean over orders", "right in all orders", "flip rate", "flip rate, own order again",
-         "flips by the order, points")  # of the columns of report.md's table of consistency  # fmt: skip
+         "flips by the order, points")  # of the columns of report.md's table of consistency
 COMPARED = ("", "questions of both", "mean accuracy, points", "right every time, points", "flip rate, points")
 
 
@@ -33,13 +33,13 @@ def demo(file: Path) -> str:
     parts = dict(re.findall(r"^## ([^\n]+)\n\n(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL))
     figures, *_ = tables(parts["Training runs"])
     [consistency], [differences] = (tables(parts[name]) for name in ("Consistency under permutation",
-                                                                     "Differences in consistency"))  # fmt: skip
+                                                                     "Differences in consistency"))
     return "\n\n".join([
         f"`bash launch/demo.sh` on {machine()}, {written}. Greedy answers, in the own order and in two drawn ones:",
         figures,
         "The exported models, answers drawn at temperature 1, in all orders and as often in the own order alone:",
         columns(consistency, SHOWN), columns(differences, COMPARED),
-    ])  # fmt: skip
+    ])
 
 
 def tables(text: str) -> list[str]:

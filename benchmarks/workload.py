@@ -21,7 +21,7 @@ CONFIG = qwen.Config(  # 4.3 million parameters with a vocabulary of 2,048
     video_token_id=2041,
     vision_start_token_id=2042,
     vision_end_token_id=2043,
-)  # fmt: skip
+)
 WORDS = 2000  # token ids below are plain text
 
 

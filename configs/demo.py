@@ -23,12 +23,12 @@ def get_config(arm: str = ""):
             "num_key_value_heads": 2, "rope_theta": 10000.0, "mrope_section": (4, 4, 4), "rms_norm_eps": 1e-6,
             "tie_word_embeddings": True,
         },
-    }  # fmt: skip
+    }
     config.compute_dtype = "float32"
     config.data.source = "digits"
     config.data.options = {
         "train_size": 12000, "eval_size": 400, "bias": 0.8, "max_images": 3, "questions": "which,what,largest,single",
-    }  # fmt: skip
+    }
     config.prompt.system = "Look."
     config.prompt.instruction = ""
     config.prompt.max_tokens = 128

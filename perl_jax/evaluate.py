@@ -27,11 +27,13 @@ from absl import flags
 
 from models import qwen2_5_vl as qwen
 from models.errors import InputError
-from perl_jax import benchmarks, cli, files, mesh, policy, processes, snapshot
+from perl_jax import benchmarks, mesh, policy
 from perl_jax.data import Rejected
-from perl_jax.endpoint import Endpoint
 from perl_jax.evaluation import consistency, figures, orders, responses, scoring
-from perl_jax.prompts import FILE, Prompts
+from perl_jax.records import hub_files
+from perl_jax.records.prompts import FILE, Prompts
+from perl_jax.runtime import cli, files, processes
+from perl_jax.runtime.chat_endpoint import Endpoint
 
 FLAGS = flags.FLAGS
 SYSTEM = "You are a helpful assistant."  # of the `boxed` protocol, for a model that was not trained here: as in
@@ -104,7 +106,7 @@ def check(options: Options, benchmark: ModuleType) -> None:
         raise InputError(f"--protocol={options.protocol}: {options.benchmark} knows {', '.join(benchmark.PROTOCOLS)}")
     if options.permute and options.protocol != "boxed":
         raise InputError("--permute rewrites the question, and a benchmark's own prompt must stay as it is: give "
-                         "--protocol=boxed")  # fmt: skip
+                         "--protocol=boxed")
     if options.samples > 1 and not options.temperature:
         raise InputError("--samples above 1 are all alike at temperature 0: give --temperature, such as 0.7")
     if bool(options.judge) != bool(options.judge_model):
@@ -112,7 +114,7 @@ def check(options: Options, benchmark: ModuleType) -> None:
     if options.judge and (options.protocol != "official" or not hasattr(benchmark, "judged")):
         known = ", ".join(name for name in benchmarks.names() if hasattr(benchmarks.find(name), "judged"))
         raise InputError(f"--judge: {options.benchmark} by {options.protocol} has none; it is for --protocol=official "
-                         f"of {known}")  # fmt: skip
+                         f"of {known}")
     if options.download and not benchmark.REPOSITORY:
         raise InputError(f"--download: {options.benchmark} is in no repository of the hub")
     if options.against:
@@ -126,13 +128,13 @@ def scores_of_another(options: Options) -> Path:
     file = next((name for name in names if name.is_file()), None)
     if file is None:
         raise InputError(f"--against={options.against}: no scores.jsonl there, and none in a folder "
-                         f"{options.benchmark}-{options.protocol}")  # fmt: skip
+                         f"{options.benchmark}-{options.protocol}")
     return file
 
 
 def download(options: Options, benchmark: ModuleType) -> None:
     if processes.first():
-        snapshot.download(benchmark.REPOSITORY, options.data, benchmark.PATTERNS)
+        hub_files.download(benchmark.REPOSITORY, options.data, benchmark.PATTERNS)
 
 
 def read(options: Options, benchmark: ModuleType) -> Questions:
@@ -169,11 +171,11 @@ def settings(options: Options, setup: responses.Setup, fingerprint: str) -> dict
     if options.protocol != "boxed":
         prompt |= {"system": "", "instruction": ""}
     return {"benchmark": options.benchmark, "protocol": options.protocol, "model": fingerprint, "dtype": options.dtype,
-            "prompt": prompt, **setup.sampling._asdict(), "permute": options.permute}  # fmt: skip
+            "prompt": prompt, **setup.sampling._asdict(), "permute": options.permute}
 
 
 def written(options: Options, benchmark: ModuleType, questions: Questions, setup: responses.Setup, about: dict,
-            answered: list[responses.Answered], found: list[list[scoring.Found]], folder: Path) -> dict:  # fmt: skip
+            answered: list[responses.Answered], found: list[list[scoring.Found]], folder: Path) -> dict:
     """Asks the judge, if there is one, and writes scores.jsonl, results.json and results.md; returns the results."""
     judge = None
     if options.judge:
@@ -190,7 +192,7 @@ def written(options: Options, benchmark: ModuleType, questions: Questions, setup
         "figures": figures.figures(rows, options.samples, benchmark.MACRO),
         "consistency": consistency.consistency(rows, options.samples),
         "against": compared(options, rows) if options.against else None,
-    }  # fmt: skip
+    }
     files.write(folder / "scores.jsonl", files.lines(rows))
     files.write(folder / "results.json", json.dumps(results, indent=2, ensure_ascii=False))
     files.write(folder / "results.md", figures.markdown(results))
@@ -209,7 +211,7 @@ def row(setup: responses.Setup, answered: responses.Answered, found: list[scorin
         "correct": [one.correct for one in found], "extracted": [one.extracted for one in found],
         "meaning": [one.meaning for one in found], "place": asked.place, "fixed": asked.fixed,
         "fault": answered.fault,
-    }  # fmt: skip
+    }
 
 
 def compared(options: Options, rows: list[dict]) -> dict:
@@ -231,12 +233,12 @@ def main(_) -> None:
 if __name__ == "__main__":
     default = Options("", "", "", "")
     flags.DEFINE_string("model", None, "A model's directory, or its hub id (owner/name or owner/name@revision).",
-                        required=True)  # fmt: skip
+                        required=True)
     flags.DEFINE_string("benchmark", None, f"One of: {', '.join(benchmarks.names())}.", required=True)
     flags.DEFINE_string("data", None, "The benchmark's files, as the hub has them; of records DIR or DIR:SPLIT.",
-                        required=True)  # fmt: skip
+                        required=True)
     flags.DEFINE_string("out", None, "Where the model's results go, a folder for each benchmark and protocol.",
-                        required=True)  # fmt: skip
+                        required=True)
     flags.DEFINE_string("protocol", default.protocol, "boxed: ours, reason then box; official: the benchmark's own.")
     flags.DEFINE_integer("samples", default.samples, "Responses to each question: pass@k and majority.", lower_bound=1)
     flags.DEFINE_float("temperature", default.temperature, "0 takes the most probable token.", lower_bound=0.0)
@@ -247,9 +249,9 @@ if __name__ == "__main__":
     flags.DEFINE_bool("allow_partial", False, "Take a snapshot that has not as many rows as are published.")
     flags.DEFINE_bool("download", False, "Fetch the benchmark's files from the hub to --data first.")
     flags.DEFINE_integer("max_pixels", default.max_pixels, "Show larger pictures smaller; 0: as the model's processor.",
-                         lower_bound=0)  # fmt: skip
+                         lower_bound=0)
     flags.DEFINE_integer("max_prompt_tokens", default.max_prompt_tokens, "A longer one is not asked: wrong.",
-                         lower_bound=1)  # fmt: skip
+                         lower_bound=1)
     flags.DEFINE_integer("batch", default.batch, "Prompts at a time: memory bounds it.", lower_bound=1)
     flags.DEFINE_integer("tensor_parallel", default.tensor_parallel, "Devices that a layer is cut over.", lower_bound=1)
     flags.DEFINE_enum("dtype", default.dtype, ("float32", "bfloat16"), "Of weights and activations.")

@@ -20,7 +20,11 @@ from models import qwen2_5_vl as qwen
 from models.errors import InputError
 from models.qwen2_5_vl import lora
 from models.qwen2_5_vl.weights import new_directory
-from perl_jax import checkpoint, cli, model_card, policy, prompts, provenance
+from perl_jax import policy
+from perl_jax.exporting import model_card, provenance
+from perl_jax.records import prompts
+from perl_jax.runtime import cli
+from perl_jax.training import checkpoint
 
 FLAGS = flags.FLAGS
 PICTURES, PROCESSOR, GENERATION = "preprocessor_config.json", "processor_config.json", "generation_config.json"
@@ -67,7 +71,7 @@ def export(workdir: Path, out: Path, step: str = "latest", adapter: bool = False
             asked=asked, base=provenance.base(base, name, saved["base"], new=is_new(workdir, base, run)), step=number,
             lora=saved.get("lora"), run=run, parameters=parameters, fingerprint=fingerprint, adapter=adapter,
             data=provenance.data(saved["records"]), evaluations=provenance.evaluations(workdir, number), results=found,
-        )  # fmt: skip
+        )
         (partial / provenance.CARD).write_text(str(card), encoding="utf-8")
     return number
 
@@ -75,7 +79,7 @@ def export(workdir: Path, out: Path, step: str = "latest", adapter: bool = False
 def side_files(model: qwen.Qwen2_5_VL, asked: prompts.Prompts, about: Mapping) -> dict[str, bytes]:
     """{name: content} of all that lies beside config and weights, but for the card."""
     written = {name: json.dumps(content, indent=2, ensure_ascii=False)
-               for name, content in settings(model, asked).items()}  # fmt: skip
+               for name, content in settings(model, asked).items()}
     written[prompts.FILE] = asked.to_json(**about)
     files = dict(model.source.files) | {name: f"{text}\n".encode() for name, text in written.items()}
     return {TEMPLATE: asked.processor.template.encode()} | files  # processors of transformers look for it nowhere else
@@ -96,7 +100,7 @@ def base_directory(workdir: Path, saved: Mapping) -> Path:
         if path.is_dir() and policy.fingerprint(path) == saved["base"]:
             return path
     raise InputError(f"{saved['model']} does not hold the base weights ({saved['base']}) that {workdir} was trained "
-                     "from; put them back")  # fmt: skip
+                     "from; put them back")
 
 
 def base_name(workdir: Path, base: Path) -> dict[str, str | None]:
@@ -161,5 +165,5 @@ if __name__ == "__main__":
     flags.DEFINE_string("step", "latest", "Which checkpoint: its number, latest or best.")
     flags.DEFINE_bool("adapter", False, "The adapters alone, for PEFT, instead of merged weights.")
     flags.DEFINE_multi_string("results", [], "What perl_jax.evaluate wrote (its --out) about an export of the same "
-                              "step, for the model card; may be given several times.")  # fmt: skip
+                              "step, for the model card; may be given several times.")
     cli.run(main)

@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 MAX_CHUNK = 64
 # What any reward takes: `weights` are tried on an empty response to it before there is a record.
 _TRIAL = {"id": "trial", "question": "1 + 1 = ?", "choices": [], "answer": "2", "kind": "number", "source": "trial",
-          "order_effect": "invariant", "accuracy": None, "movable": None, "truncated": False}  # fmt: skip
+          "order_effect": "invariant", "accuracy": None, "movable": None, "truncated": False}
 _Pair = tuple[Mapping[str, object], str]
 _Scored = dict[str, float] | str  # the parts of a reward, or what went wrong
 
@@ -50,7 +50,7 @@ class Grader:
     """
 
     def __init__(self, reward_name: str, workers: int = 2, timeout: float = 10.0, memory_gib: float = 2.0,
-                 weights: Mapping[str, float] | None = None):  # fmt: skip
+                 weights: Mapping[str, float] | None = None):
         rewards.find(reward_name)
         self._weights = dict(weights or {})
         rewards.check_weights(self._weights)
@@ -96,7 +96,7 @@ class Grader:
         found = self._outcomes(distinct)
         together = collections.Counter(id(future) for future, _ in self._started.values())
         lost = [key for key, score in found.items()
-                if isinstance(score, Exception) and together[id(self._started[key][0])] > 1]  # fmt: skip
+                if isinstance(score, Exception) and together[id(self._started[key][0])] > 1]
         self._started = {}
         found |= self._outcomes({key: distinct[key] for key in lost}, size=1)  # alone, the guilty one shows
         self._started = {}
@@ -114,7 +114,7 @@ class Grader:
         if self._parts and (unknown := self._weights.keys() - self._parts):
             known = ", ".join(sorted(self._parts - {"reward"})) or "none, it gives a plain number"
             raise InputError(f"reward_weights has {', '.join(sorted(unknown))}; reward {self._reward_name!r} has the "
-                             f"parts: {known}")  # fmt: skip
+                             f"parts: {known}")
 
     def _try_weights(self) -> None:
         """What an empty response earns names the parts, before the first rollouts cost time."""
@@ -129,7 +129,7 @@ class Grader:
 
     def _exchanged(self, every: Mapping[tuple, _Pair], scores: Sequence[_Scored], failed: int) -> dict:
         """The scores of all processes' shares, from this one's."""
-        from perl_jax import processes
+        from perl_jax.runtime import processes
 
         scored = {}
         shares = processes.exchange([scores, failed])
@@ -159,7 +159,7 @@ class Grader:
         for start in range(0, len(fresh), size):
             chunk = fresh[start : start + size]
             future = self._pool.schedule(_score, (self._reward_name, [distinct[key] for key in chunk]),
-                                         timeout=self._timeout)  # fmt: skip
+                                         timeout=self._timeout)
             self._started |= {key: (future, place) for place, key in enumerate(chunk)}
 
     def _outcomes(self, distinct: Mapping[tuple, _Pair], size: int | None = None, fresh: bool = False) -> dict:
@@ -170,7 +170,7 @@ class Grader:
             done = {id(future): outcome(future) for future, _ in futures}
             outcomes = [(done[id(future)], place) for future, place in futures]
             return {key: found if isinstance(found, Exception) else found[place]
-                    for key, (found, place) in zip(distinct, outcomes)}  # fmt: skip
+                    for key, (found, place) in zip(distinct, outcomes)}
         except RuntimeError as error:
             # pebble's pool breaks when a worker dies between two tasks, as under a lack of memory: once may be chance.
             if fresh or self._closed:
@@ -209,7 +209,7 @@ class Grader:
 
 def _own(distinct: Mapping[tuple, _Pair]) -> dict[tuple, _Pair]:
     """This process's share of the pairs."""
-    from perl_jax import processes  # not above, where workers would import JAX with it
+    from perl_jax.runtime import processes  # not above, where workers would import JAX with it
 
     return {key: pair for key, pair in distinct.items() if processes.owns(_number(key))}
 

@@ -29,7 +29,7 @@ def advantages(rewards_QOG, scale: str = "std", eps: float = 1e-6) -> np.ndarray
 
 
 def loss(logp, old_logp, advantages, mask, ref_logp=None, clip_low=0.2, clip_high=0.2, dual_clip=3.0, kl_coef=0.0,
-         aggregate="token-mean"):  # fmt: skip
+         aggregate="token-mean"):
     """The loss of one optimizer step and its metrics: (float32 [], {name: float32 []}).
 
     logp, old_logp, ref_logp, mask [..., R], advantages [...]. Tokens under mask 0 reach neither loss nor gradient,
@@ -38,7 +38,7 @@ def loss(logp, old_logp, advantages, mask, ref_logp=None, clip_low=0.2, clip_hig
     mask = jnp.asarray(mask)
     losses, stats = token_losses(
         logp, old_logp, advantages, mask, ref_logp, clip_low=clip_low, clip_high=clip_high, dual_clip=dual_clip,
-        kl_coef=kl_coef)  # fmt: skip
+        kl_coef=kl_coef)
     weights = response_weights(jnp.sum(mask, axis=-1), aggregate, norm_length=mask.shape[-1])
     return jnp.sum(losses * weights[..., None]), metrics(*totals(stats), jnp.sum(mask))
 
@@ -61,7 +61,7 @@ def response_weights(lengths, aggregate: str = "token-mean", norm_length: int | 
 
 
 def token_losses(logp, old_logp, advantages, mask, ref_logp=None, *, clip_low=0.2, clip_high=0.2, dual_clip=3.0,
-                 kl_coef=0.0):  # fmt: skip
+                 kl_coef=0.0):
     """Each token's loss, float32 [..., R], and statistics of each token {name: [..., R]}, 0 under mask 0.
 
     PPO's clipped objective with a dual clip for negative advantages, plus `kl_coef` times the k3 estimate of the KL

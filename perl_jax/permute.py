@@ -311,7 +311,7 @@ def _move_letter(sample: Sample, letter: str, place_of: Order) -> str:
             return moved if letter.isupper() else moved.lower()
         if choices not in (0, len(sample["images"])):
             raise InputError(f"{_name(sample)}: {choices} choices that are only letters, for {len(sample['images'])} "
-                             "images: which image a letter names cannot be told")  # fmt: skip
+                             "images: which image a letter names cannot be told")
         return _move_item(sample, letter, place_of)
     if not _answers_by_shown_choice(sample):
         return letter

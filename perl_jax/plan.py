@@ -21,9 +21,13 @@ from ml_collections import config_flags
 from models import qwen2_5_vl as qwen
 from models.errors import InputError
 from models.qwen2_5_vl.config import PUBLISHED
-from perl_jax import cli, flops, mesh, programs, roofline, settings
-from perl_jax.programs import Compiled
-from perl_jax.roofline import Assumed
+from perl_jax import mesh
+from perl_jax.engine import flops
+from perl_jax.planning import programs, roofline
+from perl_jax.planning.programs import Compiled
+from perl_jax.planning.roofline import Assumed
+from perl_jax.runtime import cli
+from perl_jax.training import check_config
 
 FLAGS = flags.FLAGS
 GIB = 2**30
@@ -82,7 +86,7 @@ def sizes_of(name: str) -> qwen.Config:
     if (file := Path(name, "config.json")).is_file():
         return qwen.Config.from_hf(json.loads(file.read_text(encoding="utf-8")))
     raise InputError(f"config.model is {name!r}: neither a directory nor one of Qwen/Qwen2.5-VL-"
-                     f"({'|'.join(PUBLISHED)})-Instruct")  # fmt: skip
+                     f"({'|'.join(PUBLISHED)})-Instruct")
 
 
 def topologies(name: str) -> list[str]:
@@ -93,7 +97,7 @@ def topologies(name: str) -> list[str]:
     if family in SIZES:
         return [f"{family}:{size}" for size in SIZES[family]]
     raise InputError(f"--topology={name}: expected a TPU such as v5e:4x4, v5p:4x4x4, v5e (the smallest that fits), or "
-                     f"GPUs such as h100:8; known are {', '.join([*SIZES, *GPUS])}")  # fmt: skip
+                     f"GPUs such as h100:8; known are {', '.join([*SIZES, *GPUS])}")
 
 
 def plan(config, topology: str, assumed: Assumed) -> Plan:
@@ -111,7 +115,7 @@ def compile_for(config, sizes: qwen.Config, assumed: Assumed, devices) -> Plan:
     """A plan whose memory is what the compiler says."""
     kind, found = devices[0].device_kind, {}
     with jax.set_mesh(mesh.make(devices, **config.mesh)):
-        settings.check_shards(config, mesh.shards())
+        check_config.check_shards(config, mesh.shards())
         lowered, resident = programs.programs(config, sizes, assumed)
         for name, lower in lowered.items():
             started = time.monotonic()
@@ -129,7 +133,7 @@ def compile_for(config, sizes: qwen.Config, assumed: Assumed, devices) -> Plan:
 def estimate(config, sizes: qwen.Config, assumed: Assumed, kind: str, devices) -> Plan:
     """A plan for devices of this kind, as many as `devices`, whose memory is estimated."""
     with jax.set_mesh(mesh.make(devices, **config.mesh)):
-        settings.check_shards(config, mesh.shards())
+        check_config.check_shards(config, mesh.shards())
         _, resident = programs.programs(config, sizes, assumed)
         shards = mesh.shards()
     more = roofline.temporary(config, sizes, assumed, resident, len(devices), shards)
@@ -146,7 +150,7 @@ def times(config, sizes: qwen.Config, assumed: Assumed, kind: str, count: int, s
         "device": kind, "count": count, "shards": shards, "work": roofline.work(config, sizes, assumed),
         "seconds": roofline.step(*on), "filtering": roofline.inference(*on, *roofline.FILTERED),
         "evaluating": roofline.inference(*on, sum(roofline.EVALUATED.values()), 1),
-    }  # fmt: skip
+    }
 
 
 def kept(resident: Mapping[str, float], phase: str, but: tuple[str, ...] = ()) -> float:
@@ -186,21 +190,21 @@ def report(config, found: Plan, assumed: Assumed, price: float) -> str:
     columns = list(found.needed)
     lines = [f"# {config.model} on {found.count} x {found.device}: {how}",
              f"mesh: {dict(config.mesh)}; {found.shards} shards of rows", "",
-             f"| GiB on a device, in | {' | '.join(columns)} |", "|---|" + "---|" * len(columns)]  # fmt: skip
+             f"| GiB on a device, in | {' | '.join(columns)} |", "|---|" + "---|" * len(columns)]
     for part, size in found.resident.items():
         there = [f"{size / GIB:.2f}" if phase in LIVES[part] and size else "" for phase in columns]
         lines.append(f"| {part} | {' | '.join(there)} |")
     total = [f"{found.needed[phase] * memory / GIB:.2f}" for phase in columns]
     lines += [f"| all, with temporary memory | {' | '.join(total)} |",
-              f"| of the memory | {' | '.join(f'{found.needed[phase]:.0%}' for phase in columns)} |"]  # fmt: skip
+              f"| of the memory | {' | '.join(f'{found.needed[phase]:.0%}' for phase in columns)} |"]
     if any(found.sent.values()):
         lines += ["", "| collectives | GiB by kind |", "|---|---|"]
         lines += [f"| {name} | {', '.join(f'{kind} {size / GIB:.2f}' for kind, size in kinds.items())} |"
-                  for name, kinds in found.sent.items() if kinds]  # fmt: skip
+                  for name, kinds in found.sent.items() if kinds]
     second, steps = sum(found.seconds.values()), config.total_steps
     hours = {f"{steps} steps": steps * second / 3600,
              "the rollout filter ({:,} samples, {} rollouts each)".format(*roofline.FILTERED): found.filtering / 3600,
-             f"one evaluation ({sum(roofline.EVALUATED.values()):,} questions)": found.evaluating / 3600}  # fmt: skip
+             f"one evaluation ({sum(roofline.EVALUATED.values()):,} questions)": found.evaluating / 3600}
     money = f"; {price:g} an hour of one device" if price else ""
     parts = ", ".join(f"{name} {value:.1f}" for name, value in found.seconds.items())
     bound = found.work / (second * assumed.efficiency * flops.DEVICES[found.device].peak * found.count)
@@ -210,21 +214,21 @@ def report(config, found: Plan, assumed: Assumed, price: float) -> str:
               f"Of that {found.work / 1e15:,.0f} PFLOP must be computed: MFU is at most {bound:.0%}, with all of the "
               "device's rates reached and the network hidden.", "",
               f"| | hours | device-hours |{' money |' if price else ''}",
-              "|---|---|---|" + "---|" * bool(price)]  # fmt: skip
+              "|---|---|---|" + "---|" * bool(price)]
     for name, value in hours.items():
         cost = f" {value * found.count * price:,.0f} |" if price else ""
         lines.append(f"| {name} | {value:,.1f} | {value * found.count:,.0f} |{cost}")
     lines += ["", f"Assumed: {assumed.images} pictures of {config.prompt.max_pixels:,} pixels, {assumed.words} tokens "
               f"of text a question and responses of {assumed.response} tokens; {assumed.efficiency:.0%} of a device's "
-              f"rates{money}; nothing for data, grading, and evaluation within the run."]  # fmt: skip
+              f"rates{money}; nothing for data, grading, and evaluation within the run."]
     return "\n".join(lines)
 
 
 def main(_) -> None:
     jax.config.update("jax_enable_compilation_cache", False)  # what has no device cannot be read back
     config = FLAGS.config
-    settings.check_parts(config)
-    settings.check(config)
+    check_config.check_parts(config)
+    check_config.check(config)
     assumed = Assumed(FLAGS.images, FLAGS.words, FLAGS.response, FLAGS.efficiency)
     for topology in topologies(FLAGS.topology):
         found = plan(config, topology, assumed)
@@ -245,9 +249,9 @@ if __name__ == "__main__":
     os.environ["JAX_PLATFORMS"] = "cpu"  # the devices are planned for, not used
     jax.config.update("jax_num_cpu_devices", 64)  # stand for GPUs
     config_flags.DEFINE_config_file("config", None, "The experiment: a file in configs/.", lock_config=False,
-                                    accept_new_attributes=True)  # fmt: skip
+                                    accept_new_attributes=True)
     flags.DEFINE_string("topology", None, "Such as v5e:4x4, v6e:16x16, v5p:4x4x4; v5e: the smallest; h100:8.",
-                        required=True)  # fmt: skip
+                        required=True)
     flags.DEFINE_string("out", "", "A file to write what is printed to.")
     flags.DEFINE_integer("images", 4, "Pictures of a mean question.", lower_bound=0)
     flags.DEFINE_integer("words", 150, "Tokens of a mean question's text.", lower_bound=1)

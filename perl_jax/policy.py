@@ -12,10 +12,11 @@ from flax import nnx
 
 from models import qwen2_5_vl as qwen
 from models.errors import InputError
-from models.qwen2_5_vl import lora
+from models.qwen2_5_vl import from_scratch, lora
 from models.qwen2_5_vl.source import read_json
-from perl_jax import mesh, processes, scratch
-from perl_jax.prompts import Prompts
+from perl_jax import mesh
+from perl_jax.records.prompts import Prompts
+from perl_jax.runtime import processes
 
 HUB_ID = re.compile(r"([\w.-]+/[\w.-]+)(?:@([\w./-]+))?")  # owner/name or owner/name@revision
 FILES = ("*.json", "*.jinja", "*.txt", "LICENSE*", "README.md")  # of a hub model; its card says the licence
@@ -54,7 +55,7 @@ def base(config, workdir: Path, texts: Iterable[str]) -> Base:
 
     def make():
         if not config.model and not path.exists():
-            scratch.make(path, config.scratch.to_dict(), texts, seed=config.seed)
+            from_scratch.make(path, config.scratch.to_dict(), texts, seed=config.seed)
 
     processes.after_first(make)
     prompts = Prompts(qwen.Processor.from_pretrained(path), **config.prompt)
@@ -67,7 +68,7 @@ def without_weights(config, workdir: Path, texts: Iterable[str]) -> tuple[Prompt
     with tempfile.TemporaryDirectory() as made:
         if not config.model and not path.exists():
             path = Path(made)
-            scratch.make_processor(path, config.scratch.to_dict(), texts)
+            from_scratch.make_processor(path, config.scratch.to_dict(), texts)
         prompts = Prompts(qwen.Processor.from_pretrained(path), **config.prompt)
         return prompts, qwen.Config.from_hf(read_json(path / "config.json"))
 
@@ -129,7 +130,7 @@ def directory(name: str, weights: bool = True) -> Path:
         return Path(snapshot_download(hub_id[1], revision=hub_id[2], allow_patterns=wanted))
     except (OSError, ValueError) as error:
         raise InputError(f"{name}: no such directory, and the hub cannot be reached or has no such model: "
-                         f"download it where you are online (hf download {hub_id[1]})") from error  # fmt: skip
+                         f"download it where you are online (hf download {hub_id[1]})") from error
 
 
 def fingerprint(path: Path) -> str:

@@ -2,8 +2,8 @@
 training runs that they come from: `--workdir GRPO=DIR --workdir PeRL=DIR`; one of them, or both on one page.
 
 Prints Markdown tables and writes them as report.md beside one self-contained HTML page. Of results on benchmarks
-(`perl_jax.evaluate`) it has what `evaluation.comparison` makes of them, of training runs what `perl_jax.runs` does. The
-last named is judged against the others.
+(`perl_jax.evaluate`) it has what `evaluation.comparison` makes of them, of training runs what
+`evaluation.training_runs` does. The last named is judged against the others.
 """
 
 import os
@@ -13,9 +13,9 @@ from pathlib import Path
 from absl import flags
 
 from models.errors import InputError
-from perl_jax import cli, files, pages, runs
-from perl_jax.evaluation import comparison, results
-from perl_jax.pages import element
+from perl_jax.evaluation import comparison, results, training_runs
+from perl_jax.runtime import cli, files, html
+from perl_jax.runtime.html import element
 
 FLAGS = flags.FLAGS
 
@@ -52,23 +52,23 @@ def write(workdirs: Mapping[str, Path], evaluated: Mapping[str, Path], out: Path
     if out.suffix != ".html":
         raise InputError(f"--out={out}: name it *.html; the table goes beside it as *.md")
     models = [results.read(name, path) for name, path in evaluated.items()]
-    trained = [runs.read(name, path) for name, path in workdirs.items()]
+    trained = [training_runs.read(name, path) for name, path in workdirs.items()]
     if not models and not any(run.metrics or run.evaluations or run.groups for run in trained):
         raise InputError(f"nothing to report yet in {', '.join(map(str, workdirs.values()))}: "
-                         "no evaluations/, metrics.jsonl or rollouts.jsonl")  # fmt: skip
-    texts = ([comparison.markdown(models)] if models else []) + ([runs.markdown(trained)] if trained else [])
+                         "no evaluations/, metrics.jsonl or rollouts.jsonl")
+    texts = ([comparison.markdown(models)] if models else []) + ([training_runs.markdown(trained)] if trained else [])
     text = "\n## Training runs\n\n".join(texts)
     for file, content in ((out, _page(models, trained)), (out.with_suffix(".md"), text)):
         files.write(file, content)
     return text
 
 
-def _page(models: Sequence[results.Model], trained: Sequence[runs.Run]) -> str:
+def _page(models: Sequence[results.Model], trained: Sequence[training_runs.Run]) -> str:
     """The whole report as one HTML file that needs no other and runs no script."""
     names = dict.fromkeys(each.name for each in (*models, *trained))
     body = [element("h1", "PeRL report: " + ", ".join(names))]
-    body += (comparison.body(models) if models else []) + (runs.body(trained) if trained else [])
-    return pages.page("PeRL report", body, comparison.STYLE + runs.STYLE)
+    body += (comparison.body(models) if models else []) + (training_runs.body(trained) if trained else [])
+    return html.page("PeRL report", body, comparison.STYLE + training_runs.STYLE)
 
 
 def main(_: Sequence[str]) -> None:
@@ -81,7 +81,7 @@ def main(_: Sequence[str]) -> None:
 
 if __name__ == "__main__":
     flags.DEFINE_multi_string("results", None, "What evaluate wrote to its --out, as NAME=DIRECTORY or DIRECTORY; "
-                              "several, the one to judge last.")  # fmt: skip
+                              "several, the one to judge last.")
     flags.DEFINE_multi_string("workdir", None, "A run, as NAME=DIRECTORY or DIRECTORY; several, the one to judge last.")
     flags.DEFINE_string("out", "report.html", "The page to write; its table goes beside it as *.md.")
     cli.run(main)

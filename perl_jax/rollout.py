@@ -26,8 +26,8 @@ from models.qwen2_5_vl import lora
 from models.qwen2_5_vl.attention import causal, merged, partial_attention, platform
 from models.qwen2_5_vl.layers import unstacked
 from perl_jax import mesh
-from perl_jax.embeddings import embeddings
-from perl_jax.sampling import Sampling, sample
+from perl_jax.engine.embeddings import embeddings
+from perl_jax.engine.sampling import Sampling, sample
 
 SEGMENT = 64  # tokens between two looks of the host
 CAPACITY = 64  # tokens of the first own cache; a call that needs no more keeps one batch
@@ -71,7 +71,7 @@ class Segment(NamedTuple):
 def generate(model: qwen.Qwen2_5_VL, prompts: Sequence, samples: int = 8, max_new_tokens: int = 64,
              temperature: float = 1.0, top_p: float = 1.0, top_k: int = 0, eos_ids: Sequence[int] = (), seed: int = 0,
              ids: Sequence[int] | None = None, min_pixels: int | None = None, max_pixels: int | None = None,
-             finished: Callable[[int, int, np.ndarray], None] | None = None, batch: int = 0) -> Rollouts:  # fmt: skip
+             finished: Callable[[int, int, np.ndarray], None] | None = None, batch: int = 0) -> Rollouts:
     """Samples `samples` responses to each prompt [(input_ids, images), ...] (as `qwen.pack` takes them).
 
     `temperature=0.0` is greedy; `top_k=0` and `top_p=1.0` are off; `eos_ids=()` never stops early. `ids` [N] (by
@@ -82,14 +82,14 @@ def generate(model: qwen.Qwen2_5_VL, prompts: Sequence, samples: int = 8, max_ne
     """
     if temperature < 0 or not 0 < top_p <= 1 or min(top_k, batch) < 0 or samples < 1 or max_new_tokens < 1:
         raise ValueError("needs temperature >= 0, 0 < top_p <= 1, top_k >= 0, samples >= 1, max_new_tokens >= 1 and "
-                         "batch >= 0")  # fmt: skip
+                         "batch >= 0")
     if not prompts:
         raise ValueError("generate needs at least one prompt")
     ids = np.arange(len(prompts)) if ids is None else np.asarray(ids)
     if ids.shape != (len(prompts),):
         raise ValueError(f"ids must hold one id per prompt: {ids.shape} for {len(prompts)} prompts")
     options = Sampling(float(temperature), float(top_p), min(int(top_k), model.config.text.vocab_size),
-                       tuple(sorted({int(e) for e in eos_ids})))  # fmt: skip
+                       tuple(sorted({int(e) for e in eos_ids})))
     batch, shards = min(batch or len(prompts), len(prompts)), mesh.shards()
     N = -(-batch // shards) * shards  # in equal shares
     models = nnx.split(model), nnx.split(for_decoding(model))
@@ -111,7 +111,7 @@ def _generate(parts, decoder, options: Sampling, inputs: qwen.Inputs, ids, seed:
     h = embeddings(*parts, *mesh.place((inputs.ids, inputs.image_index, inputs.vision)))
     streams, segment = _start(*parts, options, G, rooms[0], h, mesh.place(inputs.position_ids, axis=1),
                               *mesh.place((inputs.lengths, inputs.starts, ids.astype(np.uint32))),
-                              np.uint32(seed % 2**32), np.int32(count))  # fmt: skip
+                              np.uint32(seed % 2**32), np.int32(count))
     if len(rooms) > 1:
         compile_ahead(*decoder, options, streams, rooms, sizes)
 
@@ -174,7 +174,7 @@ def rollouts(batches: Sequence[Decoded], pad_id: int) -> Rollouts:
     longest = max(int(lengths.max()), 1)
     past = np.arange(longest) >= lengths[..., None]
     drawn = [np.where(past, fill, values[..., :longest]).astype(values.dtype)
-             for values, fill in zip(drawn, (pad_id, 0, 0))]  # fmt: skip
+             for values, fill in zip(drawn, (pad_id, 0, 0))]
     return Rollouts(*drawn, lengths)
 
 
@@ -208,7 +208,7 @@ def regroup(alive, rows: int, width: int, shards: int = 1):
         parts = [regroup(part, rows // shards, width) for part in np.split(alive, shards)]
         return None if None in parts else tuple(map(np.concatenate, zip(*parts)))
     groups = [(n, slots[i : i + width]) for n, row in enumerate(alive) for slots in [np.flatnonzero(row)]
-              for i in range(0, len(slots), width)]  # fmt: skip
+              for i in range(0, len(slots), width)]
     if len(groups) > rows:
         return None
     prompts, slots = np.zeros(rows, np.int32), np.full((rows, width), -1, np.int32)
@@ -246,7 +246,7 @@ def compile_ahead(graph, weights, options: Sampling, streams: Streams, rooms, si
 
 @partial(jax.jit, static_argnums=(0, 2, 3, 4))
 def _start(graph, weights, options: Sampling, G: int, capacity: int, h, position_ids, lengths, starts, ids, seed,
-           prompts):  # fmt: skip
+           prompts):
     """Prefills the prompts, of which `prompts` count, and draws the first tokens: (streams, a segment of one token)."""
     model = nnx.merge(graph, weights)
     hidden, prompt = prefill(model, h, position_ids, lengths)
@@ -278,7 +278,7 @@ def prefill(model, h, position_ids, lengths):
         return mesh.by_heads(lambda *qkv: causal(*qkv, cache)[0])(q, k, v), (k, v)
 
     h, (keys, values) = mesh.by_row(lambda h, positions: model.model(h, positions, attend), in_axes=(0, 1),
-                                    out_axes=(0, 1))(h, position_ids)  # fmt: skip
+                                    out_axes=(0, 1))(h, position_ids)
     cache = zip(jnp.einsum("lnpjd->lnjdp", keys), jnp.einsum("lnpjd->lnjpd", values))
     return h[jnp.arange(len(h)), lengths - 1], list(cache)
 
@@ -307,7 +307,7 @@ def _decode(graph, weights, options: Sampling, smaller: tuple[int, int], streams
 
     shape = streams.done.shape
     empty = Segment(jnp.zeros((*shape, SEGMENT), jnp.int32), *jnp.zeros((2, *shape, SEGMENT)),
-                    jnp.zeros(shape, jnp.int32), streams.done)  # fmt: skip
+                    jnp.zeros(shape, jnp.int32), streams.done)
     carry = t, streams.replace(own=recent), mesh.rows(empty)
     end, streams, segment = jax.lax.while_loop(goes_on, body, carry)
     return placed(streams.replace(own=joined(past, streams.own, start))), *mesh.whole((end, segment))

@@ -11,16 +11,17 @@ from absl import flags
 
 from models import qwen2_5_vl as qwen
 from models.errors import InputError
-from models.qwen2_5_vl.images import open_image
+from models.image_files import open_image
 from models.qwen2_5_vl.processing import SLOT
-from perl_jax import cli, policy, rollout
-from perl_jax.prompts import Prompts
+from perl_jax import policy, rollout
+from perl_jax.records.prompts import Prompts
+from perl_jax.runtime import cli
 
 FLAGS = flags.FLAGS
 
 
 def answers(path: Path, question: str, pictures: Sequence, *, samples: int = 1, temperature: float = 0.0,
-            max_new_tokens: int = 256, seed: int = 0, dtype: str = "float32") -> list[str]:  # fmt: skip
+            max_new_tokens: int = 256, seed: int = 0, dtype: str = "float32") -> list[str]:
     """`samples` responses of the model in `path` to a question about pictures (encoded bytes, PIL or arrays).
 
     Raises InputError where the question's slots and the pictures differ in number, and for a picture that cannot be
@@ -33,7 +34,7 @@ def answers(path: Path, question: str, pictures: Sequence, *, samples: int = 1, 
     out = rollout.generate(
         qwen.load(path, dtype=dtype), [prompt], samples=samples, temperature=temperature,
         max_new_tokens=max_new_tokens, seed=seed, eos_ids=prompts.processor.eos_ids, **prompts.limits,
-    )  # fmt: skip
+    )
     return [prompts.processor.decode(tokens[:length]) for tokens, length in zip(out.tokens[0], out.lengths[0])]
 
 
@@ -42,7 +43,7 @@ def main(_) -> None:
     texts = answers(
         policy.directory(FLAGS.model), FLAGS.prompt, pictures, samples=FLAGS.samples, temperature=FLAGS.temperature,
         max_new_tokens=FLAGS.max_new_tokens, seed=FLAGS.seed, dtype=FLAGS.dtype,
-    )  # fmt: skip
+    )
     for number, text in enumerate(texts, start=1):
         print(text if len(texts) == 1 else f"[{number}] {text}")
 
@@ -58,7 +59,7 @@ def picture(file: str):
 
 if __name__ == "__main__":
     flags.DEFINE_string("model", None, "A model's directory, or its hub id (owner/name or owner/name@revision).",
-                        required=True)  # fmt: skip
+                        required=True)
     flags.DEFINE_multi_string("image", [], "A picture file; may be given several times.")
     flags.DEFINE_string("prompt", None, f"The question, with a {SLOT} for each picture or without any.", required=True)
     flags.DEFINE_integer("samples", 1, "How many responses; all alike at temperature 0.", lower_bound=1)

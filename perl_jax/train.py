@@ -10,31 +10,17 @@ from pathlib import Path
 
 import jax
 import numpy as np
-import optax
 from absl import flags
 
 from models.errors import InputError
-from perl_jax import batch as batches
-from perl_jax import (
-    checkpoint,
-    cli,
-    lengths,
-    logs,
-    mesh,
-    metrics,
-    permute,
-    pipeline,
-    policy,
-    prepare,
-    processes,
-    records,
-    settings,
-    symbols,
-    update,
-)
-from perl_jax.compilations import Compilations
-from perl_jax.evaluation import held_out
+from perl_jax import mesh, policy, records, update
 from perl_jax.grading import Grader
+from perl_jax.records import prompt_lengths
+from perl_jax.records.stream import Stream, having, open_parts
+from perl_jax.runtime import cli, logs, processes
+from perl_jax.runtime.compilations import Compilations
+from perl_jax.training import batch as batches
+from perl_jax.training import check_config, checkpoint, held_out, inspect_page, metrics, run_data, schedule
 
 logger = logging.getLogger("perl_jax.train")  # not __name__, which is __main__ for the command
 
@@ -44,36 +30,36 @@ def train(config, workdir: Path, profile: tuple[int, int] = (0, 0)) -> None:
 
     Steps `profile[0]` to `profile[1]` are traced to WORKDIR/profile, for TensorBoard or Perfetto.
     """
-    settings.check(config)
+    check_config.check(config)
     Grader(config.reward, weights=config.reward_weights).close()  # what it refuses is told before anything is made
     processes.agree(json.loads(config.to_json_best_effort()), "a config")
     with jax.set_mesh(mesh.make(**config.mesh)):
-        settings.check_shards(config, mesh.shards())
+        check_config.check_shards(config, mesh.shards())
         run(config, workdir, profile)
 
 
 def run(config, workdir: Path, profile: tuple[int, int]) -> None:
     """`train` on the current mesh."""
     workdir.mkdir(parents=True, exist_ok=True)
-    data = data_sources(config, workdir)
-    model, base = policy.load(config, workdir, texts(config, list(data)))
-    splits = {name: pipeline.having(list(data), name) for name in config.eval.sets} | {config.data.split: list(data)}
-    kept, excluded = lengths.shown(splits, base.prompts, workdir)
-    sets = {name: held_out_questions(config, pipeline.open_parts(list(data), name, kept[name]), base.prompts)
-            for name in config.eval.sets}  # fmt: skip
+    data = run_data.data_sources(config, workdir)
+    model, base = policy.load(config, workdir, run_data.texts(config, list(data)))
+    splits = {name: having(list(data), name) for name in config.eval.sets} | {config.data.split: list(data)}
+    kept, excluded = prompt_lengths.shown(splits, base.prompts, workdir)
+    sets = {name: run_data.held_out_questions(config, open_parts(list(data), name, kept[name]), base.prompts)
+            for name in config.eval.sets}
     facts = {"records": {directory: records.fingerprint(directory) for directory in data}, "excluded": excluded,
              "base": base.fingerprint, "model": base.path,
-             "lora": config.lora.to_dict() if config.lora.rank else None}  # fmt: skip
+             "lora": config.lora.to_dict() if config.lora.rank else None}
     last = config.warmup.steps + config.total_steps
 
     with (
         Grader(config.reward, weights=config.reward_weights, **config.grading) as grader,
         checkpoint.Checkpoints(workdir, config.checkpoint.keep, config.checkpoint.best or None) as checkpoints,
     ):
-        stream = pipeline.Stream(data, split=config.data.split, seed=config.seed, kept=kept[config.data.split])
+        stream = Stream(data, split=config.data.split, seed=config.seed, kept=kept[config.data.split])
         source = batches.Source(config, batches.Questions(config, stream, base.prompts), base.prompts, grader)
         done = checkpoints.latest() or 0
-        state = update.init(model, optimizer(config, max(done, 1)), policy.trainable(config))
+        state = update.init(model, schedule.optimizer(config, max(done, 1)), policy.trainable(config))
         reference = policy.reference(config, model)
         del model  # what trains was copied: not to be held twice
         if done:
@@ -86,14 +72,14 @@ def run(config, workdir: Path, profile: tuple[int, int]) -> None:
                 found = {}
                 for name, asked in sets.items():
                     rows = held_out.ask(state.model, asked, source.prompts, grader, config.sampling.max_new_tokens,
-                                        config.eval.batch)  # fmt: skip
+                                        config.eval.batch)
                     place = "eval/" + f"{name}/" * bool(found)  # the first set, which says what is best, by plain names
                     values = {place + key: value for key, value in held_out.summary(rows).items()}
-                    log.evaluation(name, stage(config, step), step, values, rows)
+                    log.evaluation(name, schedule.stage(config, step), step, values, rows)
                     found = found or values
                 if found and config.checkpoint.best and config.checkpoint.best not in found:
                     raise InputError(f"config.checkpoint.best is {config.checkpoint.best!r}, but the evaluation says "
-                                     f"only {', '.join(found)}")  # fmt: skip
+                                     f"only {', '.join(found)}")
                 return found
 
             if not done:
@@ -103,21 +89,21 @@ def run(config, workdir: Path, profile: tuple[int, int]) -> None:
                 if step == profile[0]:
                     jax.profiler.start_trace(workdir / "profile", create_perfetto_trace=True)
                 if step == config.warmup.steps + 1:
-                    state = update.init(state.model, optimizer(config, step), policy.trainable(config))
+                    state = update.init(state.model, schedule.optimizer(config, step), policy.trainable(config))
 
                 run_step = perl if step > config.warmup.steps else warm_up
                 state, values, groups = run_step(config, step, state, source, reference, clock)
 
                 if step == profile[1]:
                     jax.profiler.stop_trace()
-                log.groups([{"stage": stage(config, step), "step": step, **group} for group in groups])
-                log.step(stage(config, step), step, {**values, **clock.metrics(), **compilations.take()})
+                log.groups([{"stage": schedule.stage(config, step), "step": step, **group} for group in groups])
+                log.step(schedule.stage(config, step), step, {**values, **clock.metrics(), **compilations.take()})
                 if bad := [f"{name} {value}" for name, value in values.items() if not np.isfinite(value)]:
                     raise InputError(f"step {step}: {', '.join(bad)}; see {workdir}/metrics.jsonl and rollouts.jsonl")
                 scores = evaluate(step) if step == last or step % config.eval.every == 0 else {}
                 if scores or step == last or step % config.checkpoint.every == 0:
                     about = {**facts, "stream": source.questions.state(),
-                             "prompt": json.loads(source.prompts.to_json())}  # fmt: skip
+                             "prompt": json.loads(source.prompts.to_json())}
                     checkpoints.save(step, state, about, scores)
 
 
@@ -126,7 +112,7 @@ def perl(config, step, state, source, reference, clock):
 
     Returns (state, metrics, some groups to read).
     """
-    _, _, p, _ = draw(config, step)
+    _, _, p, _ = schedule.draw(config, step)
     batch = batches.gather(source, state.model, p, step, clock)
     prepare_next(config, step, source)
     if not batch.questions:  # the online filter left nothing: no gradient, no step
@@ -174,8 +160,8 @@ def warm_up(config, step, state, source, reference, clock):
     """One supervised step: GRPO with the reference answer as the only rollout, advantage 1, is maximum likelihood."""
     del reference
     with clock("data"):
-        questions = source.questions.take(*draw(config, step))
-        answers = [taught_tokens(config, question.samples[0], source.prompts.processor) for question in questions]
+        questions = source.questions.take(*schedule.draw(config, step))
+        answers = [schedule.taught_tokens(config, question.samples[0], source.prompts.processor) for question in questions]
         prepare_next(config, step, source)
     with clock("update"):
         groups = [
@@ -193,50 +179,10 @@ def warm_up(config, step, state, source, reference, clock):
     return state, values, []
 
 
-def draw(config, step: int) -> tuple[int, int, float, int]:
-    """What a step takes from `batch.Questions`: how many, in how many more orders, permuted with which probability."""
-    if step <= config.warmup.steps:
-        return config.warmup.questions, 0, 0.0, step
-    p = permute.probability(step - config.warmup.steps, config.total_steps, **config.permute)
-    return config.questions, config.n_s, p, step
-
-
 def prepare_next(config, step: int, source) -> None:
     """Has the next step's questions prepared from here on, while the device updates on this one's."""
     if step < config.warmup.steps + config.total_steps:
-        source.questions.prepare(*draw(config, step + 1))
-
-
-def taught_response(config, sample) -> str:
-    """What the warm-up teaches to say to a rendered sample: `config.warmup.response`, filled in."""
-    captions = "".join(config.warmup.caption.format(place=i + 1, caption=caption)
-                       for i, caption in enumerate(sample.get("captions", ())))  # fmt: skip
-    return config.warmup.response.replace("{captions}", captions).replace("{answer}", sample["answer"])
-
-
-def taught_tokens(config, sample, processor) -> list[int]:
-    """`taught_response` as token ids with an EOS; InputError where a rollout would have no room for it."""
-    ids = [*processor.encode(taught_response(config, sample)), processor.eos_ids[0]]
-    if len(ids) > config.sampling.max_new_tokens:
-        raise InputError(f"record {sample['id']!r}: the warm-up's response has {len(ids)} tokens, more than "
-                         f"config.sampling.max_new_tokens = {config.sampling.max_new_tokens}; raise that")
-    return ids
-
-
-def stage(config, step: int) -> str:
-    return "warmup" if step <= config.warmup.steps and config.warmup.steps else "perl"
-
-
-def optimizer(config, step: int) -> optax.GradientTransformation:
-    """AdamW with global clipping, at the stage's learning rate."""
-    c = config.optimizer
-    if stage(config, step) == "warmup":
-        steps, peak = max(2, config.warmup.steps), config.warmup.learning_rate
-        rate = optax.warmup_cosine_decay_schedule(0.0, peak, max(1, steps // 20), steps, peak / 10)
-    else:
-        rate = c.learning_rate
-    adamw = optax.adamw(rate, b1=c.b1, b2=c.b2, weight_decay=c.weight_decay, mu_dtype=c.mu_dtype)
-    return optax.chain(optax.clip_by_global_norm(c.clip_norm), adamw)
+        source.questions.prepare(*schedule.draw(config, step + 1))
 
 
 def resume(checkpoints, done: int, state: update.State, source: batches.Source, facts) -> update.State:
@@ -244,62 +190,22 @@ def resume(checkpoints, done: int, state: update.State, source: batches.Source, 
     saved = checkpoints.run(done)
     if saved["base"] != facts["base"]:
         raise InputError(f"step {done} was trained from other base weights ({saved['model']}, {saved['base']}) than "
-                         f"{facts['model']} ({facts['base']}); give those, or a new --workdir")  # fmt: skip
+                         f"{facts['model']} ({facts['base']}); give those, or a new --workdir")
     if saved.get("lora") != facts["lora"]:
         raise InputError(f"step {done} was trained with config.lora {saved.get('lora')}, not {facts['lora']}; "
-                         "give that, or a new --workdir")  # fmt: skip
+                         "give that, or a new --workdir")
     source.questions.restore(saved["stream"])
     logger.info("resumed from step %d", done)
     return checkpoints.restore(done, state)
-
-
-def data_sources(config, workdir: Path) -> dict[str, float]:
-    """{directory of records: weight} that the config names; an embedded source is written to the workdir first."""
-    c = config.data
-    if not c.directory and not c.source:
-        raise InputError("config.data.directory must name a set of records, or config.data.source an embedded source")
-    if c.directory:
-        return pipeline.sources(c.directory)
-    directory = workdir / "data"
-
-    def make():
-        made = {"source": c.source, "seed": config.seed, "options": c.options.to_dict()}
-        said = workdir / "data.json"  # written first: records that are there are what it says
-        if directory.exists() and said.exists() and json.loads(said.read_text()) != json.loads(json.dumps(made)):
-            raise InputError(f"{directory} was made with other settings ({said}) than config.data and config.seed say; "
-                             "give those, or a new --workdir")  # fmt: skip
-        if not directory.exists():
-            said.write_text(json.dumps(made))
-            prepare.build(c.source, str(directory), seed=config.seed, **c.options)
-
-    processes.after_first(make)
-    return {str(directory): 1.0}
-
-
-def texts(config, directories):
-    """What a new model's tokenizer learns from: whole conversations, as they are shown and taught."""
-    for record in pipeline.first_of(pipeline.open_parts(directories, config.data.split), 2000):
-        sample = permute.render(record)
-        question = sample["question"].replace(symbols.MARKER, "")
-        yield f"system\n{config.prompt.system}user\n{question}\n{config.prompt.instruction}assistant\n"
-        yield taught_response(config, sample)
-
-
-def held_out_questions(config, parts, prompts) -> list[held_out.Question]:
-    """The first `config.eval.limit` records of some parts, from each in turn, in the orders that they are asked in."""
-    chosen = pipeline.first_of(parts, config.eval.limit)
-    return held_out.questions(chosen, prompts, config.eval.permute, config.seed)
 
 
 FLAGS = flags.FLAGS
 
 
 def main(_) -> None:
-    settings.check_parts(FLAGS.config)
+    check_config.check_parts(FLAGS.config)
     if FLAGS.inspect:
-        from perl_jax import inspection
-
-        print(inspection.write(FLAGS.config, Path(FLAGS.workdir), FLAGS.inspect))
+        print(inspect_page.write(FLAGS.config, Path(FLAGS.workdir), FLAGS.inspect))
         return
     processes.join(FLAGS.coordinator, FLAGS.process_count, FLAGS.process_index)
     train(FLAGS.config, Path(FLAGS.workdir), steps_of(FLAGS.profile_steps))
@@ -316,6 +222,6 @@ def steps_of(text: str) -> tuple[int, int]:
 if __name__ == "__main__":
     cli.define_run_flags()
     flags.DEFINE_integer("inspect", 0, "Train nothing: write WORKDIR/inspect.html, with the run's first so many "
-                         "questions.", lower_bound=0)  # fmt: skip
+                         "questions.", lower_bound=0)
     flags.DEFINE_string("profile_steps", "", "FIRST:LAST: steps to trace to WORKDIR/profile.")
     cli.run(main)

@@ -1,20 +1,10 @@
-"""Tests run on the CPU in float32; compiled programs are kept between runs, since compiling is most of their time."""
+"""What all tests share: the environment that they run in (`support/environment.py`), tiny models, cleared caches."""
 
-import os
-from pathlib import Path
-
-os.environ.setdefault("JAX_PLATFORMS", "cpu")  # before the first import of jax
-
+import environment  # noqa: F401  (before the first import of jax)
 import hypothesis
 import jax
 import pytest
 import tiny
-
-CACHE = Path(__file__).resolve().parents[1] / ".cache" / "jax"
-
-jax.config.update("jax_compilation_cache_dir", str(CACHE))
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
-jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
 
 # The first example of a property compiles what the others reuse, so a time limit per example would say nothing.
 hypothesis.settings.register_profile("perl_jax", deadline=None)

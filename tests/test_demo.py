@@ -5,7 +5,8 @@ import json
 import pytest
 
 from configs import demo
-from perl_jax import permute, records, sample, statistics, train
+from perl_jax import permute, records, sample, train
+from perl_jax.evaluation import statistics
 from perl_jax.export import export
 
 

@@ -12,7 +12,7 @@ from flax import nnx
 from models import qwen2_5_vl as qwen
 from models.errors import InputError
 from models.qwen2_5_vl import images as image_processing
-from perl_jax import files
+from perl_jax.runtime import files
 
 SPECIAL_TOKENS = tuple(
     f"<|{name}|>"

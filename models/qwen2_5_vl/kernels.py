@@ -43,7 +43,7 @@ def _forward(q, k, v, spans, platform):
     out, lse = _call(
         _forward_kernel, platform, _seen_blocks(seen), blocks=[Q.mT], whole=[seen, K, V.mT],
         out=[jax.ShapeDtypeStruct(Q.mT.shape, q.dtype), jax.ShapeDtypeStruct((*Q.shape[:2], 1, B), jnp.float32)],
-    )  # fmt: skip
+    )
     out = _tokens(out.mT, len(q))
     return out, (q, k, v, spans, out, lse)
 
@@ -58,7 +58,7 @@ def _backward(platform, residuals, gradient):
     [dq] = _call(
         _dq_kernel, platform, visits, blocks=[Q.mT, G.mT, lse, delta], whole=[seen, K, V],
         out=[jax.ShapeDtypeStruct(Q.mT.shape, q.dtype)],
-    )  # fmt: skip
+    )
     of_head = jax.ShapeDtypeStruct(Q.shape, jnp.float32)
     dk, dv = _call(
         _dkv_kernel, platform, visits.T, blocks=[K, V], whole=[seen, Q.mT, G.mT, lse, delta], out=[of_head, of_head]

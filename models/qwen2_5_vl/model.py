@@ -22,7 +22,7 @@ class Qwen2_5_VL(nnx.Module):
     """
 
     def __init__(self, config: Config, *, rngs: nnx.Rngs, dtype=jnp.float32, compute_dtype=None,
-                 source: Source | None = None):  # fmt: skip
+                 source: Source | None = None):
         self.config = config
         self.source = source
         self.compute_dtype = jnp.dtype(compute_dtype or dtype)
@@ -69,5 +69,5 @@ def _forward(graph, weights, inputs: Inputs):
     model = nnx.merge(graph, weights)
     h = model.embed(inputs.ids, inputs.image_index, model.encode(inputs.vision))
     h, _ = jax.vmap(lambda h, positions: model.model(h, positions, lambda *qkv: (causal(*qkv)[0], None)),
-                    in_axes=(0, 1))(h, inputs.position_ids)  # fmt: skip
+                    in_axes=(0, 1))(h, inputs.position_ids)
     return model.logits(h)

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import flax.struct
 import numpy as np
 
+from models import image_files
 from models.errors import InputError
 from models.qwen2_5_vl import images as image_processing
 from models.qwen2_5_vl.config import Config, VisionConfig
@@ -64,7 +65,7 @@ def block_size(config: VisionConfig) -> int:
 
 
 def pack(config: Config, prompts: Sequence, min_pixels: int | None = None, max_pixels: int | None = None,
-         shards: int = 1, own: Container[int] | None = None) -> Inputs:  # fmt: skip
+         shards: int = 1, own: Container[int] | None = None) -> Inputs:
     """Packs prompts [(input_ids, images), ...], one list of PIL images or uint8 [H, W, 3] arrays per prompt.
 
     ids hold one image token per merged patch; an image that occurs again (same bytes) is packed once. The rows of
@@ -108,20 +109,20 @@ class Images:
 
     def _content(self, image) -> tuple:
         """What equal images have in common; the last of it is a hash."""
-        if isinstance(image, image_processing.Encoded):
+        if isinstance(image, image_files.Encoded):
             return (image.digest,)
         array = np.asarray(image)
         return getattr(image, "mode", None), array.shape, hashlib.blake2b(array.tobytes()).digest()
 
     def _prepared(self, image, digest: bytes) -> Prepared:
-        picture = image if isinstance(image, image_processing.Encoded) else image_processing.rgb(image)
+        picture = image if isinstance(image, image_files.Encoded) else image_files.rgb(image)
         grid = image_processing.grid((picture.height, picture.width), self.config, *self.limits)
-        return Prepared((1, *grid), image_processing.home(digest),
-                        lambda: image_processing.frame(picture, self.config, *self.limits)[0])  # fmt: skip
+        return Prepared((1, *grid), image_files.home(digest),
+                        lambda: image_processing.frame(picture, self.config, *self.limits)[0])
 
 
 def pack_images(config: VisionConfig, batches: Sequence[Sequence[Prepared]], shards: int = 1,
-                own: Container[int] | None = None) -> list[tuple[Vision | None, list[np.ndarray]]]:  # fmt: skip
+                own: Container[int] | None = None) -> list[tuple[Vision | None, list[np.ndarray]]]:
     """Packs each batch of images.
 
     Returns for each the pack and, per image, the (row, merged token) int32 [n / merge^2, 2] of its merged tokens in
@@ -259,7 +260,7 @@ def check_ids(config: Config, ids, where: str) -> np.ndarray:
         raise InputError(f"{where}: expected a non-empty list of token ids, got shape {ids.shape} of {ids.dtype}")
     if ids.min() < 0 or ids.max() >= config.text.vocab_size:
         raise InputError(f"{where}: token ids lie in {ids.min()}..{ids.max()}, the vocabulary has "
-                         f"{config.text.vocab_size}; use the model's own tokenizer")  # fmt: skip
+                         f"{config.text.vocab_size}; use the model's own tokenizer")
     if (ids == config.video_token_id).any():
         raise InputError(f"{where}: video inputs are not supported; show the frames as images")
     return ids.astype(np.int32)
@@ -286,7 +287,7 @@ def mrope_positions(config: Config, ids: np.ndarray, grids, where: str) -> np.nd
         height, width = (size // config.vision.spatial_merge_size for size in grid[1:])
         if end - start != height * width:
             raise InputError(f"{where}: image {number + 1} takes {height} x {width} = {height * width} tokens, "
-                             f"but its run has {end - start}")  # fmt: skip
+                             f"but its run has {end - start}")
         positions[:, done:start] = np.arange(now, now + start - done)
         now += start - done
         positions[0, start:end] = now

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from models import image_files
 from models.errors import InputError
 from models.qwen2_5_vl import images as image_processing
 from models.qwen2_5_vl.config import Config, VisionConfig
@@ -60,7 +61,7 @@ class Processor:
         min_pixels: int | None = None,
         max_pixels: int | None = None,
         add_generation_prompt: bool = True,
-    ) -> tuple[list[int], list[Image.Image | image_processing.Encoded]]:
+    ) -> tuple[list[int], list[Image.Image | image_files.Encoded]]:
         """Token ids, with one image token per merged patch, and the pictures in their order: RGB, or still `Encoded`.
 
         A message is {"role", "content"}; content is text or a list of {"type": "text", "text"} and {"type": "image",
@@ -97,7 +98,7 @@ class Processor:
 
     def image_tokens(
         self,
-        image: Image.Image | image_processing.Encoded,
+        image: Image.Image | image_files.Encoded,
         min_pixels: int | None = None,
         max_pixels: int | None = None,
     ) -> int:
@@ -182,17 +183,17 @@ class _Content:
 _OPEN = object()
 
 
-def _picture(picture: Any, where: str) -> Image.Image | image_processing.Encoded:
-    if isinstance(picture, image_processing.Encoded):
+def _picture(picture: Any, where: str) -> Image.Image | image_files.Encoded:
+    if isinstance(picture, image_files.Encoded):
         return picture
     if isinstance(picture, str | Path):
         try:
-            return image_processing.open_image(Path(picture).read_bytes(), str(picture))
+            return image_files.open_image(Path(picture).read_bytes(), str(picture))
         except OSError as error:
             raise InputError(f"{where}: {_short(picture)} is not a picture file on this machine") from error
     if isinstance(picture, bytes | bytearray | memoryview):
-        return image_processing.open_image(bytes(picture), where)
-    return image_processing.rgb(picture, where)
+        return image_files.open_image(bytes(picture), where)
+    return image_files.rgb(picture, where)
 
 
 def _short(value: Any) -> str:

@@ -72,7 +72,7 @@ def load(
             return param.replace(_on_device(read, param.shape, (slice(None),) * len(param.shape), held, None))
         where = sharding(param.shape, param.get_metadata("axes"))
         parts = [_on_device(read, param.shape, index, held, device)
-                 for device, index in where.addressable_devices_indices_map(param.shape).items()]  # fmt: skip
+                 for device, index in where.addressable_devices_indices_map(param.shape).items()]
         return param.replace(jax.make_array_from_single_device_arrays(param.shape, where, parts))
 
     return nnx.merge(graph, nnx.from_flat_state([(keys, fill(tuple(keys), param)) for keys, param in flat]))
@@ -119,7 +119,7 @@ def named(tree: Any) -> dict[str, jax.Array]:
     Layers are unstacked and kernels turned back; a tied model has no `lm_head.weight`. Works under tracing.
     """
     return {name: _to_hub(keys, value if layer is None else value[layer])
-            for keys, value in _leaves(tree) for name, layer in _names(keys, len(value))}  # fmt: skip
+            for keys, value in _leaves(tree) for name, layer in _names(keys, len(value))}
 
 
 def _leaves(tree: Any, keys: Keys = ()) -> Iterator[tuple[Keys, Any]]:
@@ -208,7 +208,7 @@ def _read(
 
 
 def _on_device(read: Callable, shape: tuple[int, ...], index: tuple[slice, ...], dtype: np.dtype,
-               device: jax.Device | None) -> jax.Array:  # fmt: skip
+               device: jax.Device | None) -> jax.Array:
     """The part `index` of a parameter of `shape` on a device, put there a piece after the other, cut along its first
     axis."""
     starts, stops, _ = zip(*(part.indices(size) for part, size in zip(index, shape)))
@@ -310,7 +310,7 @@ def _write_weights(path: Path, plan: list[_Write]) -> None:
 def write_tensors(file: Path, tensors: Mapping[str, jax.Array]) -> None:
     """One safetensors file of named arrays."""
     _write_file(file, [_Write(name, _dtype_name(value.dtype), value.shape, lambda v=value: np.asarray(v))
-                       for name, value in tensors.items()])  # fmt: skip
+                       for name, value in tensors.items()])
 
 
 def _write_file(file: Path, writes: list[_Write]) -> None:

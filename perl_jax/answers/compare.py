@@ -1,8 +1,8 @@
 r"""Whether an answer is the true one, by the rule of its kind: choice, text, order or number.
 
 Letters, verdicts, images, texts and orders are compared by exact rules: a grader of mathematics takes words for
-products of letters. Numbers and formulas are `perl_jax.formulas`'s, which can hang on a hostile one, so this must run
-where it can be killed: `perl_jax.grading`. A wrong answer is at worst wrong; what names two answers is wrong too.
+products of letters. Numbers and formulas are the business of `answers.formulas`, which can hang on a hostile one, so
+this must run where it can be killed: `perl_jax.grading`. A wrong answer is at worst wrong; what names two answers is wrong too.
 """
 
 import re
@@ -10,7 +10,7 @@ import unicodedata
 from collections.abc import Mapping
 
 from models.errors import InputError
-from perl_jax import formulas
+from perl_jax.answers import formulas
 
 MAX_CHARACTERS = 256  # of a sentence that is read as a verdict
 
@@ -34,7 +34,7 @@ _DOUBT = "or not nor isn't aren't doesn't don't wrong incorrect maybe perhaps un
 _CONTRARY = {
     "yes": "no not nope nor false incorrect wrong never cannot isn't aren't doesn't don't didn't wasn't weren't can't",
     "no": "yes yeah yep true correct right",
-}  # fmt: skip
+}
 _CONTRARY |= {"true": _CONTRARY["yes"], "false": _CONTRARY["no"]}
 _HEDGE = "or maybe perhaps but unless neither"
 

@@ -13,7 +13,7 @@ import re
 from fractions import Fraction
 from typing import NamedTuple
 
-from perl_jax import units
+from perl_jax.answers import units
 
 MAX_CHARACTERS = 256  # a longer answer is never parsed
 MAX_EXPONENT = 10_000  # the product of the whole exponents in a formula, and the largest number that may have a "!"
@@ -47,7 +47,7 @@ _REPLACED = [(re.compile(pattern, re.DOTALL), new) for pattern, new in (
     (r"\\%", "%"), (r"²", "^2"), (r"³", "^3"), (r"µ", "μ"),
     (r"(?<![0-9.])([0-9]+) ([0-9]+)/([0-9]+)(?![0-9.])", r"\1\\frac{\2}{\3}"),
     (r"(?<![\w.,({\[])([0-9]{1,3}(?:,[0-9]{3})+)(?![0-9,])", lambda match: match[1].replace(",", "")),
-)]  # fmt: skip
+)]
 _READABLE = re.compile(r"[A-Za-z0-9\s+\-*/^_=<>|!.,;:()\[\]{}\\'%°℃℉μ$€£¥¢元@]*")
 _SEVERAL = re.compile(r"[0-9]\s+[0-9]|[0-9]\.[0-9]*\.[0-9]|\(1\).*\(2\)|\([0-9]+\)\s*\(|\*\*|[^,]\n\s*\S", re.DOTALL)
 _COMMAND = re.compile(r"\\(?:[A-Za-z]+|.)")
@@ -295,7 +295,7 @@ def _parsed(text: str):
     normal = NormalizationConfig(basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="none")
     how = math_verify.LatexExtractionConfig(boxed_match_priority=-1, normalization_config=normal)
     found = math_verify.parse(f"${text}$", [how], fallback_mode="no_fallback", extraction_mode="first_match",
-                              parsing_timeout=None)  # fmt: skip
+                              parsing_timeout=None)
     return found[0] if len(found) == 1 else None
 
 

@@ -13,7 +13,7 @@ A benchmark is a module `perl_jax.benchmarks.<name>` with
 - `REPOSITORY`, `PATTERNS`: where the hub has it, for a download;
 - `EXAMPLE`: one row as published, and what becomes of it, which is the benchmark's test.
 
-`perl_jax.items` has what several of them need. A score may hang on a hostile response (see `perl_jax.answers`).
+`benchmarks._common` has what several of them need. A score may hang on a hostile response (see `answers.compare`).
 """
 
 import importlib

@@ -9,10 +9,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from models.errors import InputError
-from perl_jax import answers, snapshot
+from perl_jax.answers import compare
 from perl_jax.benchmarks import Item, Score
-from perl_jax.conversations import MARKER
 from perl_jax.data import Rejected, Row
+from perl_jax.records import hub_files
+from perl_jax.records.chat_messages import MARKER
 from perl_jax.rewards.boxed import extract_boxed
 
 PROTOCOLS = ("boxed", "official")
@@ -41,7 +42,7 @@ def read(
     and so does an id that an earlier row had.
 
     Args:
-        paths: files that `snapshot.rows` reads.
+        paths: files that `hub_files.rows` reads.
         make: raises InputError for a row that cannot be asked.
         published: rows there should be, rejected ones counted; or {category: rows}, where rejected ones are counted
             as some category's.
@@ -54,7 +55,7 @@ def read(
     counts, rejected, seen = collections.Counter(), 0, set()
     paths = list(paths)
     for path in paths:
-        for number, row in snapshot.rows(path):
+        for number, row in hub_files.rows(path):
             name = f"{path.stem}-{number}"
             item = _made(row, name, make)
             if isinstance(item, Item) and item.row.id in seen:
@@ -100,7 +101,7 @@ def _check(counts: Mapping[str, int], rejected: int, published: int | Mapping[st
 def column(row: Mapping[str, object], name: str, default: str | None = None) -> str:
     """A row's text, or its number as text; InputError without one, where there is no default."""
     value = row.get(name)
-    return default if value is None and default is not None else snapshot.plain(value, name)
+    return default if value is None and default is not None else hub_files.plain(value, name)
 
 
 def column_list(row: Mapping[str, object], name: str) -> list:
@@ -111,7 +112,7 @@ def column_list(row: Mapping[str, object], name: str) -> list:
     return list(value or [])
 
 
-def numbered_pictures(row: Mapping[str, object], pictures: snapshot.Pictures, most: int) -> list:
+def numbered_pictures(row: Mapping[str, object], pictures: hub_files.Pictures, most: int) -> list:
     """The pictures of `image_1`, `image_2`, ... that are there; InputError where there is none."""
     found = [pictures.picture(row[f"image_{i}"]) for i in range(1, most + 1) if row.get(f"image_{i}")]
     if not found:
@@ -180,7 +181,7 @@ def user(text: str) -> list[dict]:
 def boxed_prompt(row: Row) -> list[dict]:
     """Question and lettered choices as in training, all images in front where they have no slots; the policy's own
     system text and instruction are not added here."""
-    from perl_jax import prompts  # brings JAX along, which whoever scores can do without
+    from perl_jax.records import prompts  # brings JAX along, which whoever scores can do without
 
     shown = MARKER in "\n".join((row.question, *row.choices))
     question = row.question if shown or not row.images else f"{MARKER * len(row.images)}\n{row.question}"
@@ -188,7 +189,7 @@ def boxed_prompt(row: Row) -> list[dict]:
 
 
 def boxed_score(row: Row, text: str, golds: Sequence[str] = ()) -> Score:
-    r"""The last box outside the thinking, right if it is the row's answer (or one of `golds`) by `answers.is_correct`.
+    r"""The last box outside the thinking, right if it is the row's answer (or one of `golds`) by `compare.is_correct`.
 
     Like any grading it may hang on a hostile answer.
 
@@ -199,5 +200,5 @@ def boxed_score(row: Row, text: str, golds: Sequence[str] = ()) -> Score:
     found = extract_boxed(text) or None
     record = {"id": row.id, "kind": row.kind, "choices": row.choices, "question": row.question}
     records = [{**record, "answer": gold} for gold in golds or [row.answer]]
-    right = found is not None and any(answers.is_correct(one, found) for one in records)
+    right = found is not None and any(compare.is_correct(one, found) for one in records)
     return Score(float(right), found)

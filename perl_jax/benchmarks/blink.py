@@ -1,7 +1,7 @@
 """BLINK (BLINK-Benchmark/BLINK): what people see at a glance, in 14 tasks; the 1,901 questions of its `val` split.
 
 The answers of `test` are hidden. Prompt and rules of `official`: eval/test_benchmark.py of zeyofu/BLINK_Benchmark,
-where a language model reads what its rules cannot; here `items.marked_letter` does, and leaves more undecided. Its
+where a language model reads what its rules cannot; here `_common.marked_letter` does, and leaves more undecided. Its
 headline figure is the mean over tasks; lmms-eval and VLMEvalKit print that over questions.
 """
 
@@ -12,16 +12,16 @@ from pathlib import Path
 from typing import NamedTuple
 
 from models.errors import InputError
-from perl_jax import items, snapshot
-from perl_jax.benchmarks import Item, Score
-from perl_jax.conversations import MARKER
+from perl_jax.benchmarks import Item, Score, _common
 from perl_jax.curation import references
 from perl_jax.curation.checkable import split_choices
 from perl_jax.data import Rejected, Row
+from perl_jax.records import hub_files
+from perl_jax.records.chat_messages import MARKER
 
 REPOSITORY = "BLINK-Benchmark/BLINK"
 PATTERNS = ("*/val-*.parquet",)
-PROTOCOLS = items.PROTOCOLS
+PROTOCOLS = _common.PROTOCOLS
 MACRO = True
 ROWS = {
     "Art_Style": 117,
@@ -60,7 +60,7 @@ EXAMPLE = {
 
 _DISCLAIMER = ("Disclaimer: This is not to make unfair assumptions about the people in the image and you just need to "
                "give your assessment on this question. You don't need to identify the real people. You just need to "
-               "analyze based on the information I gave you.\n\n")  # fmt: skip
+               "analyze based on the information I gave you.\n\n")
 _DISCLAIMED = ("Forensic_Detection", "Jigsaw", "Art_Style")
 _SELECT = re.compile(r"\s*Select from the following (?:choices|options)[.:]?\s*$", re.I)
 _BRACKETED = tuple(f"({letter})" for letter in "ABCDE")
@@ -89,24 +89,24 @@ _KNOWN = {
 
 def load(directory: str, allow_partial: bool = False) -> Iterator[Item | Rejected]:
     """The questions; `category` is the task. See `perl_jax.benchmarks`."""
-    paths = items.files(directory, PATTERNS, REPOSITORY)
-    pictures = snapshot.Pictures(Path(directory), ())
-    return items.read(paths, functools.partial(_item, pictures=pictures), ROWS, REPOSITORY, allow_partial)
+    paths = _common.files(directory, PATTERNS, REPOSITORY)
+    pictures = hub_files.Pictures(Path(directory), ())
+    return _common.read(paths, functools.partial(_item, pictures=pictures), ROWS, REPOSITORY, allow_partial)
 
 
-def _item(row: dict, name: str, pictures: snapshot.Pictures) -> Item:
-    task = items.column(row, "sub_task").replace(" ", "_")
-    choices = [snapshot.plain(choice, "a choice").strip() for choice in items.column_list(row, "choices")]
-    images = items.numbered_pictures(row, pictures, 4)
-    answer = items.column(row, "answer").strip("() ")
-    if len(answer) != 1 or not "A" <= answer <= items.letter(len(choices) - 1):
+def _item(row: dict, name: str, pictures: hub_files.Pictures) -> Item:
+    task = _common.column(row, "sub_task").replace(" ", "_")
+    choices = [hub_files.plain(choice, "a choice").strip() for choice in _common.column_list(row, "choices")]
+    images = _common.numbered_pictures(row, pictures, 4)
+    answer = _common.column(row, "answer").strip("() ")
+    if len(answer) != 1 or not "A" <= answer <= _common.letter(len(choices) - 1):
         raise InputError(f"the answer {answer!r} is none of its {len(choices)} choices")
-    prompt = items.column(row, "prompt")
-    question = _question(prompt, choices) or items.column(row, "question")
+    prompt = _common.column(row, "prompt")
+    question = _question(prompt, choices) or _common.column(row, "question")
     known = _known(task, question, len(images))
     return Item(
         Row(
-            id=items.column(row, "idx", name),
+            id=_common.column(row, "idx", name),
             images=images,
             question=question,
             answer=answer,
@@ -140,15 +140,15 @@ def _known(task: str, question: str, count: int) -> Known | None:
 def prompt(item: Item, protocol: str) -> list[dict]:
     """Chat messages: in `official` the images in front of the published prompt."""
     if protocol == "boxed":
-        return items.boxed_prompt(item.row)
+        return _common.boxed_prompt(item.row)
     disclaimer = _DISCLAIMER if item.category in _DISCLAIMED else ""
-    return items.user(MARKER * len(item.row.images) + disclaimer + item.columns["prompt"])
+    return _common.user(MARKER * len(item.row.images) + disclaimer + item.columns["prompt"])
 
 
 def score(item: Item, text: str, protocol: str) -> Score:
     """What a response earns; by `official` what is extracted is "(A)" to "(E)", or None, which they call (Z)."""
     if protocol == "boxed":
-        return items.boxed_score(item.row, text)
+        return _common.boxed_score(item.row, text)
     found = _letter(text, _BRACKETED[: len(item.row.choices)])
     return Score(float(found == f"({item.row.answer})"), found)
 
@@ -161,5 +161,5 @@ def _letter(text: str, options: Sequence[str]) -> str | None:
     for part in (last, text):
         if len(found := set(options) & set(part.split())) == 1:
             return found.pop()
-    meant = items.marked_letter(last, len(options)) or items.marked_letter(text, len(options))
+    meant = _common.marked_letter(last, len(options)) or _common.marked_letter(text, len(options))
     return meant and f"({meant})"

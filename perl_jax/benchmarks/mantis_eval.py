@@ -10,14 +10,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from models.errors import InputError
-from perl_jax import items, snapshot
-from perl_jax.benchmarks import Item, Score
-from perl_jax.conversations import MARKER
+from perl_jax.benchmarks import Item, Score, _common
 from perl_jax.data import Rejected, Row
+from perl_jax.records import hub_files
+from perl_jax.records.chat_messages import MARKER
 
 REPOSITORY = "TIGER-Lab/Mantis-Eval"
 PATTERNS = ("mantis_eval/test-*.parquet",)
-PROTOCOLS = items.PROTOCOLS
+PROTOCOLS = _common.PROTOCOLS
 MACRO = False
 ROWS = 217
 
@@ -47,30 +47,30 @@ _ANNOUNCEMENTS = ("final answer:", "the answer is", "answer:")  # the first that
 
 def load(directory: str, allow_partial: bool = False) -> Iterator[Item | Rejected]:
     """The questions; `category` is the kind of question. See `perl_jax.benchmarks`."""
-    paths = items.files(directory, (*PATTERNS, "test-*.parquet", "*.parquet"), REPOSITORY)
-    pictures = snapshot.Pictures(Path(directory), ())
-    return items.read(paths, functools.partial(_item, pictures=pictures), ROWS, REPOSITORY, allow_partial)
+    paths = _common.files(directory, (*PATTERNS, "test-*.parquet", "*.parquet"), REPOSITORY)
+    pictures = hub_files.Pictures(Path(directory), ())
+    return _common.read(paths, functools.partial(_item, pictures=pictures), ROWS, REPOSITORY, allow_partial)
 
 
-def _item(row: dict, name: str, pictures: snapshot.Pictures) -> Item:
-    kind = items.column(row, "question_type")
+def _item(row: dict, name: str, pictures: hub_files.Pictures) -> Item:
+    kind = _common.column(row, "question_type")
     if kind not in ("multi-choice", "short-answer"):
         raise InputError(f"question_type {kind!r}")
     choice = kind == "multi-choice"
-    options = [snapshot.plain(option, "an option") for option in items.column_list(row, "options")] if choice else []
-    choices = [items.unlabelled(option, place) for place, option in enumerate(options)]
-    images = [pictures.picture(image) for image in items.column_list(row, "images")]
+    options = [hub_files.plain(option, "an option") for option in _common.column_list(row, "options")] if choice else []
+    choices = [_common.unlabelled(option, place) for place, option in enumerate(options)]
+    images = [pictures.picture(image) for image in _common.column_list(row, "images")]
     shown = sum(option.count(MARKER) for option in choices)
-    question = items.with_slots(items.column(row, "question"), len(images), shown)
-    answer = items.column(row, "answer").strip("()\n ")
+    question = _common.with_slots(_common.column(row, "question"), len(images), shown)
+    answer = _common.column(row, "answer").strip("()\n ")
     if not images or not answer:
         raise InputError("no picture" if not images else "no answer")
     if choice:
         answer = _letter(answer, len(choices))
-    fixed = items.inside_sentences(question)
+    fixed = _common.inside_sentences(question)
     return Item(
         Row(
-            id=items.column(row, "id", name),
+            id=_common.column(row, "id", name),
             images=images,
             question=question,
             answer=answer,
@@ -88,7 +88,7 @@ def _item(row: dict, name: str, pictures: snapshot.Pictures) -> Item:
 def _letter(answer: str, count: int) -> str:
     """The letter of the right one of so many choices; the first of a longer answer."""
     found = answer if len(answer) == 1 else next(filter(str.isalpha, answer), "")
-    if not "A" <= found.upper() <= items.letter(count - 1):
+    if not "A" <= found.upper() <= _common.letter(count - 1):
         raise InputError(f"the answer {answer!r} is none of its {count} options")
     return found.upper()
 
@@ -96,31 +96,31 @@ def _letter(answer: str, count: int) -> str:
 def prompt(item: Item, protocol: str) -> list[dict]:
     """Chat messages. The options of `official` are the published ones, with letters where they have none."""
     if protocol == "boxed":
-        return items.boxed_prompt(item.row)
+        return _common.boxed_prompt(item.row)
     if item.category == "short-answer":
-        return items.user(
+        return _common.user(
             f"Given the images, answer the following short answer vqa question:\nQ: {item.row.question}\n"
             'You can first give your analysis, and then give your final answer as "Final Answer:"'
         )
     lines = [item.row.question]
     for place, option in enumerate(item.columns["options"]):
-        own = items.letter(place)
+        own = _common.letter(place)
         labelled = any(own + mark in option.upper() for mark in "):.")
         lines.append(f" {option}" if labelled else f" ({own}) {option}")
-    return items.user("\n".join([*lines, "Answer with the option's letter from the given choices directly."]))
+    return _common.user("\n".join([*lines, "Answer with the option's letter from the given choices directly."]))
 
 
 def score(item: Item, text: str, protocol: str) -> Score:
     """What a response earns; by `official` a choice is the first letter after an announcement, if there is one."""
     if protocol == "boxed":
-        return items.boxed_score(item.row, text)
+        return _common.boxed_score(item.row, text)
     said = _announced(text)
     if item.category == "short-answer":
         return Score(float(said.lower() == item.row.answer.lower()), said or None)
     answer = item.row.answer
     marked = _ANSWER.match(said)
     first = (marked[1] if marked else next(filter(str.isalpha, said), "")).upper()
-    if "A" <= first <= items.letter(len(item.row.choices) - 1):
+    if "A" <= first <= _common.letter(len(item.row.choices) - 1):
         return Score(float(first == answer), first)
     gold = item.columns["options"][ord(answer) - ord("A")]
     label = next((mark for mark in (f"{answer}.", f"{answer}:", f"({answer})") if gold.startswith(mark)), "")

@@ -11,17 +11,18 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from models.errors import InputError
-from perl_jax import answers, items, letters, snapshot
-from perl_jax.benchmarks import Item, Score
-from perl_jax.conversations import MARKER
+from perl_jax.answers import compare
+from perl_jax.benchmarks import Item, Score, _common, _vlmevalkit
 from perl_jax.curation.checkable import split_choices
 from perl_jax.data import Rejected, Row
 from perl_jax.data.k12 import one_value
+from perl_jax.records import hub_files
+from perl_jax.records.chat_messages import MARKER
 from perl_jax.rewards.boxed import extract_boxed
 
 REPOSITORY = "AI4Math/MathVerse"
 PATTERNS = ("testmini.parquet",)
-PROTOCOLS = items.PROTOCOLS
+PROTOCOLS = _common.PROTOCOLS
 MACRO = False
 VERSIONS = ("Text Dominant", "Text Lite", "Vision Intensive", "Vision Dominant", "Vision Only")
 ROWS = dict.fromkeys(VERSIONS, 788)
@@ -75,14 +76,14 @@ _DEMONSTRATIONS = (
 
 def load(directory: str, allow_partial: bool = False) -> Iterator[Item | Rejected]:
     """The five versions of testmini; `category` is the version. See `perl_jax.benchmarks`."""
-    paths = items.files(directory, _FILES, REPOSITORY)
-    pictures = snapshot.Pictures(directory, sorted(Path(directory).glob("images*.zip")))
-    return items.read(paths, functools.partial(_item, pictures=pictures), ROWS, REPOSITORY, allow_partial)
+    paths = _common.files(directory, _FILES, REPOSITORY)
+    pictures = hub_files.Pictures(directory, sorted(Path(directory).glob("images*.zip")))
+    return _common.read(paths, functools.partial(_item, pictures=pictures), ROWS, REPOSITORY, allow_partial)
 
 
-def _item(row: dict, name: str, pictures: snapshot.Pictures) -> Item:
-    version, kind = items.column(row, "problem_version"), items.column(row, "question_type")
-    question, answer = items.column(row, "question", "").strip(), items.column(row, "answer").strip()
+def _item(row: dict, name: str, pictures: hub_files.Pictures) -> Item:
+    version, kind = _common.column(row, "problem_version"), _common.column(row, "question_type")
+    question, answer = _common.column(row, "question", "").strip(), _common.column(row, "answer").strip()
     if version not in VERSIONS or kind not in ("multi-choice", "free-form"):
         raise InputError(f"problem_version {version!r}, question_type {kind!r}")
     if not row.get("image") or not answer or not (question or version == "Vision Only"):
@@ -90,10 +91,10 @@ def _item(row: dict, name: str, pictures: snapshot.Pictures) -> Item:
     answer = _UNIT.sub(" ", _QUANTITY.sub("", answer.replace("掳", "°")))  # that is ° in another encoding
     letter = re.fullmatch(r"\(?([A-F])\)?", answer) if kind == "multi-choice" else None
     head, choices = split_choices(question) if letter else (question, [])
-    if letter and choices and letter[1] > items.letter(len(choices) - 1):
+    if letter and choices and letter[1] > _common.letter(len(choices) - 1):
         raise InputError(f"the answer {answer!r} is none of its {len(choices)} choices")
     plain = Row(
-        id=items.column(row, "sample_index", name),
+        id=_common.column(row, "sample_index", name),
         images=[pictures.picture(row["image"])],
         question=head or _SHOWN,
         answer=letter[1] if letter else answer,
@@ -102,9 +103,9 @@ def _item(row: dict, name: str, pictures: snapshot.Pictures) -> Item:
         kind="choice" if letter else _kind(answer),
     )
     metadata = row.get("metadata")
-    own = {"question": question, "query": items.column(row, "query_wo", ""), "question_type": kind,
-           "asked": items.column(row, "question_for_eval", question),
-           **(metadata if isinstance(metadata, Mapping) else {})}  # fmt: skip
+    own = {"question": question, "query": _common.column(row, "query_wo", ""), "question_type": kind,
+           "asked": _common.column(row, "question_for_eval", question),
+           **(metadata if isinstance(metadata, Mapping) else {})}
     return Item(plain, version, own)
 
 
@@ -118,8 +119,8 @@ def _kind(answer: str) -> str:
 def prompt(item: Item, protocol: str) -> list[dict]:
     """Chat messages; `official` is the published query for a direct answer, the picture in front."""
     if protocol == "boxed":
-        return items.boxed_prompt(item.row)
-    return items.user(f"{MARKER}\n{item.columns['query'] or _query(item)}")
+        return _common.boxed_prompt(item.row)
+    return _common.user(f"{MARKER}\n{item.columns['query'] or _query(item)}")
 
 
 def _query(item: Item) -> str:
@@ -133,7 +134,7 @@ def _query(item: Item) -> str:
 def score(item: Item, text: str, protocol: str) -> Score:
     """What a response earns; may hang on a hostile one. By `official` nothing is extracted where the judge decides."""
     if protocol == "boxed":
-        return items.boxed_score(item.row, text, _golds(item.row))
+        return _common.boxed_score(item.row, text, _golds(item.row))
     found = _extracted(item, text)
     return Score(0.0, None) if found is None else _decided(item, found)
 
@@ -144,7 +145,7 @@ def judge_messages(item: Item, text: str) -> list[dict] | None:
         return None
     shown = [_question(*demonstration) for demonstration in _DEMONSTRATIONS]
     asked = item.columns["asked"] or "(It is shown in an image.)"
-    return items.user("\n\n".join([_TASK, *shown, _question(asked, item.row.answer, _told(item, text))]))
+    return _common.user("\n\n".join([_TASK, *shown, _question(asked, item.row.answer, _told(item, text))]))
 
 
 def judged(item: Item, text: str, reply: str) -> Score:
@@ -170,7 +171,7 @@ def _extracted(item: Item, text: str) -> str | None:
     if found is None and len(tail.split()) <= _FEW_WORDS:
         found = tail
     if found is None and item.row.kind == "choice":
-        found = letters.found(tail, item.row.choices or _LETTERS_ALONE)
+        found = _vlmevalkit.found(tail, item.row.choices or _LETTERS_ALONE)
     return found if found and found.strip(". ").lower() != "null" else None
 
 
@@ -178,13 +179,13 @@ def _decided(item: Item, found: str) -> Score:
     """By rules, if they can; a text that is not the true one may yet mean the same, which only the judge can tell."""
     row, undecided = item.row, Score(0.0, None)
     if row.kind == "choice":
-        named = _LETTER_FIRST.match(found) or letters.found(found, row.choices or _LETTERS_ALONE)
+        named = _LETTER_FIRST.match(found) or _vlmevalkit.found(found, row.choices or _LETTERS_ALONE)
         letter = named if named is None or isinstance(named, str) else named[1]
-        same = [items.letter(place) for place, choice in enumerate(row.choices) if choice == found.strip()]
+        same = [_common.letter(place) for place, choice in enumerate(row.choices) if choice == found.strip()]
         letter = same[0] if len(same) == 1 else letter
         return Score(float(letter == row.answer), letter) if letter else undecided
     record = {"answer": row.answer, "kind": row.kind}
-    if found.strip() == row.answer or any(answers.is_correct({**record, "answer": one}, found) for one in _golds(row)):
+    if found.strip() == row.answer or any(compare.is_correct({**record, "answer": one}, found) for one in _golds(row)):
         return Score(1.0, found)
     numbers = _NUMBER.fullmatch(found.strip(" .$")) and _NUMBER.fullmatch(row.answer.strip(" .$"))
     lists = _SEVERAL.fullmatch(found) and _SEVERAL.fullmatch(row.answer)

@@ -3,7 +3,7 @@ r"""MathVision, or MATH-V (MathLLMs/MathVision): 3040 problems of mathematics co
 The panels of a problem are merged in its picture, under the names that its text calls them by (`<image1>`). Of the
 official protocol (github.com/mathllm/MATH-V, evaluation/) the rules are followed to the letter, oddities too: units are
 not taken off, numbers are compared after rounding to two decimals, a choice is right by its letter or by its value, and
-what a formula is worth is `perl_jax.latex_value`'s.
+what a formula is worth is `perl_jax.benchmarks._latex_value`'s.
 """
 
 import functools
@@ -12,15 +12,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from models.errors import InputError
-from perl_jax import items, latex_value, snapshot
-from perl_jax.benchmarks import Item, Score
-from perl_jax.conversations import MARKER
+from perl_jax.benchmarks import Item, Score, _common, _latex_value
 from perl_jax.data import Rejected, Row
+from perl_jax.records import hub_files
+from perl_jax.records.chat_messages import MARKER
 from perl_jax.rewards.boxed import extract_boxed
 
 REPOSITORY = "MathLLMs/MathVision"
 PATTERNS = ("data/test-*",)
-PROTOCOLS = items.PROTOCOLS
+PROTOCOLS = _common.PROTOCOLS
 MACRO = False
 ROWS = 3040
 
@@ -58,28 +58,28 @@ _REPLACED = (  # in this order
     ("{m}^3", ""), ("m^3", ""), ("{units}", ""), ("units", ""), ("{km}", ""), ("km", ""), ("\\!", ""), ("\\\\", "\\"),
     ("tfrac", "frac"), ("dfrac", "frac"), ("\\left", ""), ("\\right", ""), ("^{\\circ}", ""), ("^\\circ", ""),
     ("\\$", ""), ("$", ""), ("\\%", ""), ("{.", "{0."),
-)  # fmt: skip
+)
 
 
 def load(directory: str, allow_partial: bool = False) -> Iterator[Item | Rejected]:
     """The test split: Parquet as on the hub, or test.jsonl with images/; `category` is the subject."""
-    paths = items.files(directory, _FILES, REPOSITORY)
-    pictures = snapshot.Pictures(directory, sorted(Path(directory).glob("images*.zip")))
-    return items.read(paths, functools.partial(_item, pictures=pictures), ROWS, REPOSITORY, allow_partial)
+    paths = _common.files(directory, _FILES, REPOSITORY)
+    pictures = hub_files.Pictures(directory, sorted(Path(directory).glob("images*.zip")))
+    return _common.read(paths, functools.partial(_item, pictures=pictures), ROWS, REPOSITORY, allow_partial)
 
 
-def _item(row: dict, name: str, pictures: snapshot.Pictures) -> Item:
-    question, answer = items.column(row, "question").strip(), items.column(row, "answer").strip()
-    options = [snapshot.plain(option, "an option") for option in items.column_list(row, "options")]
+def _item(row: dict, name: str, pictures: hub_files.Pictures) -> Item:
+    question, answer = _common.column(row, "question").strip(), _common.column(row, "answer").strip()
+    options = [hub_files.plain(option, "an option") for option in _common.column_list(row, "options")]
     given = row.get("decoded_image") or row.get("image")
     if not (given and question and answer):
         raise InputError("no picture" if not given else "no question or no answer")
-    if options and answer not in map(items.letter, range(len(options))):
+    if options and answer not in map(_common.letter, range(len(options))):
         raise InputError(f"the answer {answer!r} is none of its {len(options)} options")
     panels = _PANEL.findall(" ".join([question, *options]))
-    drawn = [option.strip("() ") for option in options] == [items.letter(place) for place in range(len(options))]
+    drawn = [option.strip("() ") for option in options] == [_common.letter(place) for place in range(len(options))]
     plain = Row(
-        id=items.column(row, "id", name),
+        id=_common.column(row, "id", name),
         images=[pictures.picture(given)],
         question=_PANEL.sub("", question).strip() if len(panels) == 1 else question,
         answer=answer if options else extract_boxed(answer) or answer,
@@ -87,19 +87,19 @@ def _item(row: dict, name: str, pictures: snapshot.Pictures) -> Item:
         choices=[] if drawn else [option.strip() for option in options],
         kind="choice" if options else None,
     )
-    own = {"question": items.column(row, "question"), "options": options, "level": row.get("level"),
-           "answer": answer if options else items.column(row, "answer")}  # fmt: skip
-    return Item(plain, items.column(row, "subject", ""), own)
+    own = {"question": _common.column(row, "question"), "options": options, "level": row.get("level"),
+           "answer": answer if options else _common.column(row, "answer")}
+    return Item(plain, _common.column(row, "subject", ""), own)
 
 
 def prompt(item: Item, protocol: str) -> list[dict]:
     """Chat messages; `official` is what the authors say with one merged picture, which stands in front."""
     if protocol == "boxed":
-        return items.boxed_prompt(item.row)
+        return _common.boxed_prompt(item.row)
     options = item.columns["options"]
-    lines = [f"({items.letter(place)}) {option}\n" for place, option in enumerate(options)]
+    lines = [f"({_common.letter(place)}) {option}\n" for place, option in enumerate(options)]
     shown = "" if "".join(options) == "ABCDE" else "".join(lines)
-    return items.user(f"{MARKER}\n{_INSTRUCTION}{item.columns['question']}\n{shown}")
+    return _common.user(f"{MARKER}\n{_INSTRUCTION}{item.columns['question']}\n{shown}")
 
 
 def score(item: Item, text: str, protocol: str) -> Score:
@@ -108,7 +108,7 @@ def score(item: Item, text: str, protocol: str) -> Score:
     Nothing counts as extracted where a whole response of several words was compared, in vain.
     """
     if protocol == "boxed":
-        return items.boxed_score(item.row, text)
+        return _common.boxed_score(item.row, text)
     answer, options = item.columns["answer"], item.columns["options"]
     found, told = _extracted(text)
     value = options[ord(answer) - ord("A")] if options else ""
@@ -207,5 +207,5 @@ def _rounded_items(text: str) -> str:
 
 def _rounded(text: str) -> float | int | None:
     """The value of a formula to two decimals, as the authors find it; None where it has none."""
-    number = latex_value.value(text)
+    number = _latex_value.value(text)
     return number if number is None else round(number, 2)

@@ -12,15 +12,15 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from models.errors import InputError
-from perl_jax import items, letters, snapshot
-from perl_jax.benchmarks import Item, Score
-from perl_jax.conversations import MARKER
+from perl_jax.benchmarks import Item, Score, _common, _vlmevalkit
 from perl_jax.data import Rejected, Row
+from perl_jax.records import hub_files
+from perl_jax.records.chat_messages import MARKER
 from perl_jax.rewards.boxed import extract_boxed
 
 REPOSITORY = "AI4Math/MathVista"
 PATTERNS = ("data/testmini-*",)
-PROTOCOLS = items.PROTOCOLS
+PROTOCOLS = _common.PROTOCOLS
 MACRO = False
 ROWS = 1000
 MAX_CHARACTERS = 256  # of an answer that is compared by edit distance
@@ -66,21 +66,21 @@ _DEMONSTRATIONS = (
      "The line is highest between 2007 and 2008.", "[2007, 2008]"),
     ("Give the letter of the right option at the end.\nQuestion: What part is blue?\nChoices:\n(A) 3/11\n(B) 8/11",
      "The right one is (B) 8/11.", "B"),
-)  # fmt: skip
+)
 
 
 def load(directory: str, allow_partial: bool = False) -> Iterator[Item | Rejected]:
     """The split testmini; `category` is the task. See `perl_jax.benchmarks`."""
-    paths = items.files(directory, _FILES, REPOSITORY)
-    pictures = snapshot.Pictures(directory, sorted(Path(directory).glob("images*.zip")))
-    return items.read(paths, functools.partial(_item, pictures=pictures), ROWS, REPOSITORY, allow_partial)
+    paths = _common.files(directory, _FILES, REPOSITORY)
+    pictures = hub_files.Pictures(directory, sorted(Path(directory).glob("images*.zip")))
+    return _common.read(paths, functools.partial(_item, pictures=pictures), ROWS, REPOSITORY, allow_partial)
 
 
-def _item(row: dict, name: str, pictures: snapshot.Pictures) -> Item:
-    question, answer = items.column(row, "question").strip(), items.column(row, "answer")
-    kind, given = items.column(row, "answer_type"), row.get("decoded_image") or row.get("image")
-    choices = [snapshot.plain(choice, "a choice") for choice in items.column_list(row, "choices")]
-    chosen = items.column(row, "question_type") == "multi_choice"
+def _item(row: dict, name: str, pictures: hub_files.Pictures) -> Item:
+    question, answer = _common.column(row, "question").strip(), _common.column(row, "answer")
+    kind, given = _common.column(row, "answer_type"), row.get("decoded_image") or row.get("image")
+    choices = [hub_files.plain(choice, "a choice") for choice in _common.column_list(row, "choices")]
+    chosen = _common.column(row, "question_type") == "multi_choice"
     if not (given and question and answer.strip()):
         raise InputError("no picture" if not given else "no question or no answer")
     if chosen and answer not in choices:
@@ -90,27 +90,27 @@ def _item(row: dict, name: str, pictures: snapshot.Pictures) -> Item:
     precision, metadata = row.get("precision"), row.get("metadata")
     if not isinstance(precision, int | float | None) or precision != precision:
         precision = None
-    unit = items.column(row, "unit", "")
+    unit = _common.column(row, "unit", "")
     metadata = metadata if isinstance(metadata, Mapping) else {}
     plain = Row(
-        id=items.column(row, "pid", name),
+        id=_common.column(row, "pid", name),
         images=[pictures.picture(given)],
         question=f"{question} (Unit: {unit})" if unit else question,
-        answer=items.letter(choices.index(answer)) if chosen else answer,
+        answer=_common.letter(choices.index(answer)) if chosen else answer,
         source="mathvista",
         choices=choices if chosen else [],
         kind="choice" if chosen else "number",
     )
-    own = {"query": items.column(row, "query", ""), "answer": answer, "answer_type": "text" if chosen else kind,
-           "precision": None if precision is None else int(precision), **metadata}  # fmt: skip
+    own = {"query": _common.column(row, "query", ""), "answer": answer, "answer_type": "text" if chosen else kind,
+           "precision": None if precision is None else int(precision), **metadata}
     return Item(plain, str(metadata.get("task") or ""), own)
 
 
 def prompt(item: Item, protocol: str) -> list[dict]:
     """Chat messages; `official` is the published query, the picture in front."""
     if protocol == "boxed":
-        return items.boxed_prompt(item.row)
-    return items.user(f"{MARKER}\n{item.columns['query'] or _query(item)}")
+        return _common.boxed_prompt(item.row)
+    return _common.user(f"{MARKER}\n{item.columns['query'] or _query(item)}")
 
 
 def _query(item: Item) -> str:
@@ -124,7 +124,7 @@ def _query(item: Item) -> str:
         "float": f"requiring a floating-point number with {places} and provide the final value, e.g., {numbers}",
         "list": "requiring a Python list as an answer and provide the final list, e.g., [1, 2, 3], [1.2, 1.3, 1.4]",
     }[kind]
-    lines = [f"({items.letter(place)}) {choice}" for place, choice in enumerate(item.row.choices)]
+    lines = [f"({_common.letter(place)}) {choice}" for place, choice in enumerate(item.row.choices)]
     head = [f"Hint: Please answer the question {asks}, at the end.", f"Question: {item.row.question}"]
     return "\n".join([*head, *(["Choices:"] if lines else []), *lines])
 
@@ -133,8 +133,8 @@ def score(item: Item, text: str, protocol: str) -> Score:
     """What a response earns; by `official` nothing is extracted where only the judge can."""
     if protocol == "boxed":
         answer = item.columns["answer"]
-        equal = [items.letter(place) for place, choice in enumerate(item.row.choices) if choice == answer]
-        return items.boxed_score(item.row, text, equal)
+        equal = [_common.letter(place) for place, choice in enumerate(item.row.choices) if choice == answer]
+        return _common.boxed_score(item.row, text, equal)
     return _compared(item, _extracted(item, text.strip()))
 
 
@@ -143,10 +143,10 @@ def judge_messages(item: Item, text: str) -> list[dict] | None:
     if not text.strip() or score(item, text, "official").extracted is not None:
         return None
     shown = [f"{query}\n\nModel response: {response}\n\nExtracted answer: {answer}"
-             for query, response, answer in _DEMONSTRATIONS]  # fmt: skip
+             for query, response, answer in _DEMONSTRATIONS]
     task = "Read these examples. Then extract the answer from the last model response, and write nothing but it."
     query = item.columns["query"] or _query(item)
-    return items.user("\n\n".join([task, *shown, f"{query}\n\nModel response: {text}\n\nExtracted answer: "]))
+    return _common.user("\n\n".join([task, *shown, f"{query}\n\nModel response: {text}\n\nExtracted answer: "]))
 
 
 def judged(item: Item, text: str, reply: str) -> Score:
@@ -165,8 +165,8 @@ def _extracted(item: Item, text: str) -> str | None:
     tail = text.rpartition("</think>")[2].strip() if box is None else box
     if kind == "text":
         if box is None and len(tail.split()) == 1:  # "b" and "B." are no letters to the authors
-            return tail if _chosen(tail) in map(items.letter, range(len(choices))) else None
-        if (named := letters.found(tail, choices)) and named != letters.NONE:
+            return tail if _chosen(tail) in map(_common.letter, range(len(choices))) else None
+        if (named := _vlmevalkit.found(tail, choices)) and named != _vlmevalkit.NONE:
             return named
         return tail if box and tail in choices else None
     if kind == "list":
@@ -199,7 +199,7 @@ def _compared(item: Item, extracted: str | None) -> Score:
     try:
         if kind == "text":
             chosen = _chosen(extracted)
-            by_letter = dict(zip(map(items.letter, range(len(choices))), choices))
+            by_letter = dict(zip(map(_common.letter, range(len(choices))), choices))
             value = by_letter.get(chosen) or min(choices, key=lambda choice: _distance(chosen, choice))
         elif kind == "integer":
             value = str(int(float(extracted)))

@@ -12,15 +12,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from models.errors import InputError
-from perl_jax import items, snapshot, symbols
-from perl_jax.benchmarks import Item, Score
-from perl_jax.conversations import MARKER
+from perl_jax import symbols
+from perl_jax.benchmarks import Item, Score, _common
 from perl_jax.curation import references
 from perl_jax.data import Picture, Rejected, Row
+from perl_jax.records import hub_files
+from perl_jax.records.chat_messages import MARKER
 
 REPOSITORY = "FanqingM/MMIU-Benchmark"
 PATTERNS = ("all.parquet", "*.zip")
-PROTOCOLS = items.PROTOCOLS
+PROTOCOLS = _common.PROTOCOLS
 MACRO = True
 ROWS = 11_698
 
@@ -81,23 +82,23 @@ _REASONS = {task: reason for reason, tasks in _ORDERED.items() for task in tasks
 
 def load(directory: str, allow_partial: bool = False) -> Iterator[Item | Rejected]:
     """The questions; `category` is the task. A row without an answer is rejected, as the authors leave it out."""
-    paths = items.files(directory, ("all.parquet", "all.json", "*.parquet"), REPOSITORY)
+    paths = _common.files(directory, ("all.parquet", "all.json", "*.parquet"), REPOSITORY)
     folder = Path(directory)
-    zips = {path.stem: snapshot.Pictures(folder / path.stem, [path]) for path in sorted(folder.glob("*.zip"))}
-    unpacked = functools.cache(lambda relationship: snapshot.Pictures(folder / relationship, ()))
+    zips = {path.stem: hub_files.Pictures(folder / path.stem, [path]) for path in sorted(folder.glob("*.zip"))}
+    unpacked = functools.cache(lambda relationship: hub_files.Pictures(folder / relationship, ()))
     make = functools.partial(_item, shelf=lambda relationship: zips.get(relationship) or unpacked(relationship))
-    return items.read(paths, make, ROWS, REPOSITORY, allow_partial)
+    return _common.read(paths, make, ROWS, REPOSITORY, allow_partial)
 
 
-def _item(row: dict, name: str, shelf: Callable[[str], snapshot.Pictures]) -> Item:
-    task = items.column(row, "task")
-    paths = [snapshot.text(path, "an image path") for path in items.column_list(row, "input_image_path")]
+def _item(row: dict, name: str, shelf: Callable[[str], hub_files.Pictures]) -> Item:
+    task = _common.column(row, "task")
+    paths = [hub_files.text(path, "an image path") for path in _common.column_list(row, "input_image_path")]
     if not paths:
         raise InputError("no picture")
-    answer = items.column(row, "output").strip().upper()
+    answer = _common.column(row, "output").strip().upper()
     if len(answer) != 1 or answer not in _LETTERS:
         raise InputError(f"the answer {answer!r} is no letter of an option")
-    columns = {key: items.column(row, key, "") for key in ("question", "context", "options")}
+    columns = {key: _common.column(row, key, "") for key in ("question", "context", "options")}
     context, choices = _without_options(columns["context"], columns["options"])
     texts = _in_order(task, columns["question"].strip(), context.strip())
     question = "\n".join(filter(None, texts))
@@ -146,7 +147,7 @@ def _relationship(path: str) -> str:
     return (_parts(path) or [""])[0]
 
 
-def _picture(path: str, shelf: Callable[[str], snapshot.Pictures]) -> Picture:
+def _picture(path: str, shelf: Callable[[str], hub_files.Pictures]) -> Picture:
     """`./relationship/task/file`: a file of the folder, or a member of the zip, that has the relationship's name."""
     if not (parts := _parts(path)) or ".." in parts:
         raise InputError(f"image path {path!r}")
@@ -158,10 +159,10 @@ def _without_options(context: str, options: str) -> tuple[str, list[str]]:
     marks = list(_OPTION.finditer(options))
     ends = [mark.start() for mark in marks[1:]] + [len(options)]
     choices = [options[mark.end() : end].strip() for mark, end in zip(marks, ends)]
-    lettered = [mark[1] for mark in marks] == [items.letter(place) for place in range(len(marks))]
+    lettered = [mark[1] for mark in marks] == [_common.letter(place) for place in range(len(marks))]
     if not (choices and lettered and all(choices)):
         return _with_options(context, options), []
-    line = " ".join(f"{items.letter(place)}. {choice}" for place, choice in enumerate(choices))
+    line = " ".join(f"{_common.letter(place)}. {choice}" for place, choice in enumerate(choices))
     head, found, tail = context.rpartition(options.strip() if options.strip() in context else line)
     return (_SELECT.sub("", head) + tail.rstrip() if found else _SELECT.sub("", context)), choices
 
@@ -177,20 +178,20 @@ def _in_order(task: str, question: str, context: str) -> tuple[str, str]:
 def prompt(item: Item, protocol: str) -> list[dict]:
     """Chat messages: in `official` all images, context and question in the task's order, and a hint."""
     if protocol == "boxed":
-        return items.boxed_prompt(item.row)
+        return _common.boxed_prompt(item.row)
     columns = item.columns
     context = _with_options(columns["context"], columns["options"])
     texts = *_in_order(item.category, columns["question"], context), _HINT
-    return items.user(MARKER * len(item.row.images) + "\n".join(texts))
+    return _common.user(MARKER * len(item.row.images) + "\n".join(texts))
 
 
 def score(item: Item, text: str, protocol: str) -> Score:
     """What a response earns; an answer that is none of the options is never right, as nobody can choose it."""
     if protocol == "boxed":
-        return items.boxed_score(item.row, text)
+        return _common.boxed_score(item.row, text)
     count = len(item.row.choices) or len(_LETTERS)
     found = _letter(text, item.row.choices, count)
-    return Score(float(found == item.row.answer and item.row.answer <= items.letter(count - 1)), found)
+    return Score(float(found == item.row.answer and item.row.answer <= _common.letter(count - 1)), found)
 
 
 def _letter(text: str, choices: list[str], count: int) -> str | None:
@@ -201,11 +202,11 @@ def _letter(text: str, choices: list[str], count: int) -> str | None:
     text = text.strip().strip(".,()").strip()
     if len(text) == 1 and text.upper() in _LETTERS:
         return text.upper()
-    if meant := items.marked_letter(text, count):
+    if meant := _common.marked_letter(text, count):
         return meant
     said = " ".join(text.split()).casefold()
     named = [place for place, choice in enumerate(choices) if _names(said, choice)]
-    return items.letter(named[0]) if len(named) == 1 else None
+    return _common.letter(named[0]) if len(named) == 1 else None
 
 
 def _names(said: str, choice: str) -> bool:

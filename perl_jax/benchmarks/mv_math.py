@@ -12,17 +12,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from models.errors import InputError
-from perl_jax import answers, items, letters, snapshot
-from perl_jax.benchmarks import Item, Score
-from perl_jax.conversations import MARKER
+from perl_jax.answers import compare
+from perl_jax.benchmarks import Item, Score, _common, _vlmevalkit
 from perl_jax.curation.checkable import split_choices
 from perl_jax.data import Rejected, Row
 from perl_jax.data.k12 import one_value
+from perl_jax.records import hub_files
+from perl_jax.records.chat_messages import MARKER
 from perl_jax.rewards.boxed import extract_boxed
 
 REPOSITORY = "PeijieWang/MV-MATH"
 PATTERNS = ("*MV-MATH.json", "*images*")
-PROTOCOLS = items.PROTOCOLS
+PROTOCOLS = _common.PROTOCOLS
 MACRO = False
 ROWS = 2009
 
@@ -79,15 +80,15 @@ _TASKS = {
 
 def load(directory: str, allow_partial: bool = False) -> Iterator[Item | Rejected]:
     """The problems of MV-MATH.json; `category` is the subject. See `perl_jax.benchmarks`."""
-    paths = items.files(directory, _FILES, REPOSITORY)[:1]
+    paths = _common.files(directory, _FILES, REPOSITORY)[:1]
     folder = Path(directory) if list(Path(directory).glob("*images*")) else paths[0].parent
-    pictures = snapshot.Pictures(folder, sorted(folder.glob("*images*.zip")))
-    return items.read(paths, functools.partial(_item, pictures=pictures), ROWS, REPOSITORY, allow_partial)
+    pictures = hub_files.Pictures(folder, sorted(folder.glob("*images*.zip")))
+    return _common.read(paths, functools.partial(_item, pictures=pictures), ROWS, REPOSITORY, allow_partial)
 
 
-def _item(row: dict, name: str, pictures: snapshot.Pictures) -> Item:
-    published, answer = items.column(row, "question"), items.column(row, "answer").strip()
-    kind, names = items.column(row, "answer_type"), items.column_list(row, "input_image")
+def _item(row: dict, name: str, pictures: hub_files.Pictures) -> Item:
+    published, answer = _common.column(row, "question"), _common.column(row, "answer").strip()
+    kind, names = _common.column(row, "answer_type"), _common.column_list(row, "input_image")
     if kind not in _END:
         raise InputError(f"answer_type {kind!r}")
     if not (names and answer and published.strip()):
@@ -96,12 +97,12 @@ def _item(row: dict, name: str, pictures: snapshot.Pictures) -> Item:
     if len(set(shown)) < len(shown) or not set(shown) <= set(range(len(names))):
         raise InputError(f"slots {[place + 1 for place in shown]} of {len(names)} pictures")
     order = [place for place in range(len(names)) if place not in shown] + shown  # in front what no slot shows
-    question = items.with_slots(_SLOT.sub(MARKER, published).strip(), len(names))
+    question = _common.with_slots(_SLOT.sub(MARKER, published).strip(), len(names))
     question, choices = split_choices(question) if kind == "choice" else (question, [])
-    if kind == "choice" and answer not in map(items.letter, range(len(choices) or 4)):
+    if kind == "choice" and answer not in map(_common.letter, range(len(choices) or 4)):
         answer = _letter_of(answer, choices)
     plain = Row(
-        id=items.column(row, "problem_id", name),
+        id=_common.column(row, "problem_id", name),
         images=[pictures.picture(names[place]) for place in order],
         question=question,
         answer=answer,
@@ -110,7 +111,7 @@ def _item(row: dict, name: str, pictures: snapshot.Pictures) -> Item:
         kind="choice" if kind == "choice" else _kind(answer),
     )
     own = {key: row.get(key) for key in ("difficulty", "grade", "image_relavance")}
-    return Item(plain, items.column(row, "subject", ""), {**own, "question": published, "answer_type": kind})
+    return Item(plain, _common.column(row, "subject", ""), {**own, "question": published, "answer_type": kind})
 
 
 def _letter_of(answer: str, choices: list[str]) -> str:
@@ -118,7 +119,7 @@ def _letter_of(answer: str, choices: list[str]) -> str:
     def value(text: str) -> str | float:
         return float(text) if _NUMBER.fullmatch(text) else text
 
-    same = [items.letter(place) for place, choice in enumerate(choices) if value(choice) == value(answer)]
+    same = [_common.letter(place) for place, choice in enumerate(choices) if value(choice) == value(answer)]
     if len(same) != 1:
         raise InputError(f"the answer {answer!r} is none of its {len(choices)} choices")
     return same[0]
@@ -134,9 +135,9 @@ def _kind(answer: str) -> str:
 def prompt(item: Item, protocol: str) -> list[dict]:
     """Chat messages; `official` has all pictures in front, and asks for steps."""
     if protocol == "boxed":
-        return items.boxed_prompt(item.row)
+        return _common.boxed_prompt(item.row)
     front = MARKER * len(item.row.images)
-    return items.user(f"{front}\n{item.columns['question']}\n{_STEPS} {_END[item.columns['answer_type']]}")
+    return _common.user(f"{front}\n{item.columns['question']}\n{_STEPS} {_END[item.columns['answer_type']]}")
 
 
 def score(item: Item, text: str, protocol: str) -> Score:
@@ -146,7 +147,7 @@ def score(item: Item, text: str, protocol: str) -> Score:
         return Score(0.0, None)
     kind = item.columns["answer_type"]
     if kind == "choice" and protocol == "boxed":
-        return items.boxed_score(item.row, text)
+        return _common.boxed_score(item.row, text)
     scored = {"choice": _choice, "single-step": _value, "multi-step": _parts}[kind](item.row, found)
     return scored or Score(0.0, found if protocol == "boxed" else None)
 
@@ -158,7 +159,7 @@ def judge_messages(item: Item, text: str) -> list[dict] | None:
     kind = item.columns["answer_type"]
     question = f"Question: {item.columns['question']}\n" if kind == "choice" else ""
     asked = f"{question}Standard answer: {item.row.answer}\nModel's response: {text}"
-    return [{"role": "system", "content": _TASKS[kind]}, *items.user(asked)]
+    return [{"role": "system", "content": _TASKS[kind]}, *_common.user(asked)]
 
 
 def judged(item: Item, text: str, reply: str) -> Score:
@@ -181,14 +182,14 @@ def _extracted(item: Item, text: str) -> str | None:
     short = len(tail.split()) <= _FEW_WORDS or (item.columns["answer_type"] == "multi-step" and _PART.search(tail))
     if short or item.row.kind != "choice":
         return tail if short and tail else None
-    return letters.found(tail, item.row.choices or _LETTERS_ALONE)
+    return _vlmevalkit.found(tail, item.row.choices or _LETTERS_ALONE)
 
 
 def _choice(row: Row, found: str) -> Score | None:
     match = _LETTER.match(found)
     choices = row.choices or _LETTERS_ALONE
-    letter = match[1] if match else letters.found(found, choices)
-    known = letter in map(items.letter, range(len(choices)))
+    letter = match[1] if match else _vlmevalkit.found(found, choices)
+    known = letter in map(_common.letter, range(len(choices)))
     return Score(float(letter == row.answer), letter) if known else None
 
 
@@ -223,7 +224,7 @@ def _numbered(text: str) -> dict[str, str]:
 
 
 def _same(gold: str, guess: str, kind: str | None) -> bool:
-    if answers.is_correct({"answer": gold, "kind": kind}, guess):
+    if compare.is_correct({"answer": gold, "kind": kind}, guess):
         return True
-    plain = [re.sub(r"[\s$.。]", "", answers.readable(one) or "") for one in (gold, guess)]
+    plain = [re.sub(r"[\s$.。]", "", compare.readable(one) or "") for one in (gold, guess)]
     return plain[0] == plain[1] != ""

@@ -9,8 +9,8 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 
 from models.errors import InputError
-from perl_jax import items, permute
-from perl_jax.benchmarks import Item, Score
+from perl_jax import permute, records
+from perl_jax.benchmarks import Item, Score, _common
 from perl_jax.data import Rejected, Row
 
 REPOSITORY = None
@@ -40,8 +40,6 @@ EXAMPLE = {
 
 def load(directory: str, allow_partial: bool = False) -> Iterator[Item | Rejected]:
     """The records of a split; a set is never partial. See `perl_jax.benchmarks`."""
-    from perl_jax import records  # brings JAX along, which whoever scores can do without
-
     del allow_partial
     directory, name = str(directory), ""
     if not os.path.isdir(directory):
@@ -80,10 +78,10 @@ def _picture(split: Sequence[Mapping], number: int, image: int) -> bytes:
 def prompt(item: Item, protocol: str) -> list[dict]:
     """Chat messages: the question as in training."""
     del protocol
-    return items.boxed_prompt(item.row)
+    return _common.boxed_prompt(item.row)
 
 
 def score(item: Item, text: str, protocol: str) -> Score:
     """What a response earns; may hang on a hostile one."""
     del protocol
-    return items.boxed_score(item.row, text)
+    return _common.boxed_score(item.row, text)

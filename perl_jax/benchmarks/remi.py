@@ -1,7 +1,7 @@
 """ReMI (mehrankazemi/ReMI): 2,600 questions over 2 to 6 images shown within the text, 200 in each of 13 tasks.
 
 Prompt and rules of `official`: the authors' notebook, which asks for JSON and takes nothing else. A box is compared by
-the same rules of the task (an angle within 3%, a time within 10 minutes), and by `answers.is_correct`.
+the same rules of the task (an angle within 3%, a time within 10 minutes), and by `compare.is_correct`.
 """
 
 import functools
@@ -11,15 +11,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from models.errors import InputError
-from perl_jax import items, snapshot
-from perl_jax.benchmarks import Item, Score
-from perl_jax.conversations import MARKER
+from perl_jax.benchmarks import Item, Score, _common
 from perl_jax.data import Rejected, Row
+from perl_jax.records import hub_files
+from perl_jax.records.chat_messages import MARKER
 from perl_jax.rewards.boxed import extract_boxed
 
 REPOSITORY = "mehrankazemi/ReMI"
 PATTERNS = ("test*.parquet", "*/test*.parquet")
-PROTOCOLS = items.PROTOCOLS
+PROTOCOLS = _common.PROTOCOLS
 MACRO = True
 
 EXAMPLE = {
@@ -61,21 +61,21 @@ _TAG = re.compile(r"<image(\d+)>")
 
 def load(directory: str, allow_partial: bool = False) -> Iterator[Item | Rejected]:
     """The questions of the test split; `category` is the task. See `perl_jax.benchmarks`."""
-    paths = items.files(directory, PATTERNS, REPOSITORY)
-    pictures = snapshot.Pictures(Path(directory), ())
-    return items.read(paths, functools.partial(_item, pictures=pictures), ROWS, REPOSITORY, allow_partial)
+    paths = _common.files(directory, PATTERNS, REPOSITORY)
+    pictures = hub_files.Pictures(Path(directory), ())
+    return _common.read(paths, functools.partial(_item, pictures=pictures), ROWS, REPOSITORY, allow_partial)
 
 
-def _item(row: dict, name: str, pictures: snapshot.Pictures) -> Item:
-    task = items.column(row, "task")
+def _item(row: dict, name: str, pictures: hub_files.Pictures) -> Item:
+    task = _common.column(row, "task")
     if task not in _FIELD:
         raise InputError(f"unknown task {task!r}")
-    images = items.numbered_pictures(row, pictures, 6)
-    published, label = items.column(row, "question"), items.column(row, "label")
+    images = _common.numbered_pictures(row, pictures, 6)
+    published, label = _common.column(row, "question"), _common.column(row, "label")
     if not label.strip():
         raise InputError("no answer")
     question = _with_slots(published, len(images))
-    fixed = items.inside_sentences(question)
+    fixed = _common.inside_sentences(question)
     return Item(
         Row(
             id=f"{task}.{name}",
@@ -124,11 +124,11 @@ def _around(text: str, count: int) -> list[str]:
 def prompt(item: Item, protocol: str) -> list[dict]:
     """Chat messages; `official` asks for JSON with the fields `explanation` and `answer`."""
     if protocol == "boxed":
-        return items.boxed_prompt(item.row)
+        return _common.boxed_prompt(item.row)
     text = (f'Question: {item.columns["question"]} Output only a valid JSON string with two fields: "explanation" and '
             '"answer". Do not output anything else. The explanation field contains your reasoning. The answer field '
-            f"{_FIELD[item.category]}")  # fmt: skip
-    return items.user(MARKER.join(_around(text, len(item.row.images))))
+            f"{_FIELD[item.category]}")
+    return _common.user(MARKER.join(_around(text, len(item.row.images))))
 
 
 def score(item: Item, text: str, protocol: str) -> Score:
@@ -141,7 +141,7 @@ def score(item: Item, text: str, protocol: str) -> Score:
     if found and _is_right(item.category, label, _cleaned(found.replace("\\", ""))):
         return Score(1.0, found)
     any_of = [part.strip() for part in item.row.answer.split(",")] if item.category == "RefCoco" else ()
-    return items.boxed_score(item.row, text, any_of)
+    return _common.boxed_score(item.row, text, any_of)
 
 
 def _cleaned(answer: str) -> str:

@@ -3,8 +3,9 @@
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 
-from perl_jax import records, statistics
-from perl_jax.endpoint import line
+from perl_jax import records
+from perl_jax.evaluation import statistics
+from perl_jax.runtime.chat_endpoint import line
 
 
 def markdown(labels: Iterable[tuple[str, str, str]], examples: int = 2) -> str:
@@ -30,7 +31,7 @@ def markdown(labels: Iterable[tuple[str, str, str]], examples: int = 2) -> str:
     if len({label for pair in counts for label in pair}) > 1:
         kappa = f"{cohen_kappa_score(*zip(*counts), sample_weight=list(counts.values())):.2f}"
     parts = [statistics.Table(["", *(f"model: {model}" for model in effects)], rows).markdown(),
-             f"{equal} of {total} labels agree ({equal / total:.0%}); Cohen's kappa {kappa}."]  # fmt: skip
+             f"{equal} of {total} labels agree ({equal / total:.0%}); Cohen's kappa {kappa}."]
     for (rules, model), questions in sorted(shown.items(), key=lambda item: -counts[item[0]]):
         quoted = "; ".join(f'"{question}"' for question in questions)
         parts.append(f"{rules} by the rules, {model} by the model: {counts[rules, model]}, such as {quoted}")

@@ -1,7 +1,7 @@
 """A language model's reading of a question: a form that can be checked, and what another order of its images does.
 
 The paper's stages "rephrase to checkable questions" and "label whether the order matters", by one request a question to
-an `endpoint.Endpoint`. What the model says is believed only as far as it can be checked here; its label comes with
+an `chat_endpoint.Endpoint`. What the model says is believed only as far as it can be checked here; its label comes with
 the words that decide it, and a label whose words are not in the text has confidence 0.
 """
 
@@ -10,11 +10,12 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-from perl_jax import answers, records, symbols
+from perl_jax import records, symbols
+from perl_jax.answers import compare
 from perl_jax.curation import references, rules
 from perl_jax.curation.checkable import checkable
 from perl_jax.data import Row
-from perl_jax.endpoint import Endpoint, Failure, line
+from perl_jax.runtime.chat_endpoint import Endpoint, Failure, line
 
 LONGEST_ANSWER = 60  # characters
 NOT_CHECKABLE = "the model finds no answer that a rule can check"
@@ -50,7 +51,7 @@ _EXAMPLES = (
     _example(3, "Put the three pictures in the order in which they were taken.",
              "First picture 2, then picture 3, then picture 1.", answer="2, 3, 1", kind="order",
              evidence=["First picture 2, then picture 3"], order_effect="rewrite", confidence=0.85),
-)  # fmt: skip
+)
 
 INSTRUCTIONS = """\
 You prepare questions about images for reinforcement learning, where a program compares an answer with a reference. \
@@ -138,7 +139,7 @@ def annotate(endpoint: Endpoint, rows: Iterable) -> Iterator[tuple[object, Annot
 def messages(row: Row) -> list[dict]:
     """The conversation that asks for a row's annotation: one user message, as not every model has a system role."""
     asked = {"images": len(row.images), "question": _split(row.question)[1], "choices": list(row.choices),
-             "answer": row.answer}  # fmt: skip
+             "answer": row.answer}
     text = f"{PROMPT}\n\nNow this one:\n\n{json.dumps(asked, ensure_ascii=False)}"
     return [{"role": "user", "content": text}]
 
@@ -204,7 +205,7 @@ def _fields(said: dict) -> tuple[str, tuple[str, ...], str, str]:
         answer = str(answer)
     texts = [question, answer, *(choices if isinstance(choices, list) else [None])]
     sound = all(isinstance(text, str) and not re.search("[\0\ud800-\udfff]", text) for text in texts)
-    if not (sound and question.replace(symbols.MARKER, "").strip() and all(map(answers.normalized, choices))):
+    if not (sound and question.replace(symbols.MARKER, "").strip() and all(map(compare.normalized, choices))):
         raise Failure("reply misses a field", "question, answer and choices must be texts, none empty")
     if kind not in records.KINDS:
         raise Failure("unknown kind", f"{kind!r}, not one of {', '.join(records.KINDS)}")
@@ -222,8 +223,8 @@ def _short(answer: str, choices: Sequence[str], kind: str, row: Row) -> str:
         return chosen[0]
     if not answer or len(answer) > LONGEST_ANSWER or not answer.isprintable():
         raise Failure("answer is not short", answer or "nothing")
-    fits = {"number": re.search(r"\d|\\", answer), "text": answers.normalized(answer),
-            "order": len(set(re.findall(r"\d+|\b[A-Za-z]\b", answer))) > 1}  # fmt: skip
+    fits = {"number": re.search(r"\d|\\", answer), "text": compare.normalized(answer),
+            "order": len(set(re.findall(r"\d+|\b[A-Za-z]\b", answer))) > 1}
     if not fits[kind]:
         raise Failure("answer does not fit its kind", f"{answer} as {kind}")
     source = f"{row.question}\n{row.answer}".casefold()
@@ -234,10 +235,10 @@ def _short(answer: str, choices: Sequence[str], kind: str, row: Row) -> str:
 
 def _chosen(answer: str, choices: Sequence[str]) -> list[str]:
     """Letters of the choices that an answer may mean: those that it is, else whose texts or else letters it holds."""
-    letters, answer_text = list(zip(_LETTERS, choices)), answers.normalized(answer)
+    letters, answer_text = list(zip(_LETTERS, choices)), compare.normalized(answer)
     return (
-        [letter for letter, _ in letters if answers.is_correct({"answer": letter, "choices": list(choices)}, answer)]
-        or [letter for letter, text in letters if answers.normalized(text) in answer_text]
+        [letter for letter, _ in letters if compare.is_correct({"answer": letter, "choices": list(choices)}, answer)]
+        or [letter for letter, text in letters if compare.normalized(text) in answer_text]
         or [letter for letter, _ in letters if re.search(rf"\b{letter}\b", answer)]
     )
 

@@ -10,9 +10,11 @@ import numpy as np
 from PIL import Image
 
 from models.errors import InputError
-from perl_jax import data, pictures, records, snapshot
+from perl_jax import data, records
 from perl_jax.curation import rules
 from perl_jax.curation.curate import Curated
+from perl_jax.records import hub_files
+from perl_jax.records.images import stored
 
 NEAR = 4  # perceptual hashes (64 bits) that differ in at most so many bits are the same picture
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
@@ -32,7 +34,7 @@ class Filters:
         images = []
         for number, picture in enumerate(shown, start=1):
             try:
-                images.append(pictures.stored(picture(), f"image {number}"))
+                images.append(stored(picture(), f"image {number}"))
             except InputError as error:
                 return data.Rejected(name, "picture", str(error))
             if small := rules.picture_size(Image.open(io.BytesIO(images[-1])).size):
@@ -77,7 +79,7 @@ def perceptual_hash(image: bytes) -> int | None:
     import imagehash
 
     try:
-        picture = Image.open(io.BytesIO(pictures.stored(image, "picture"))).convert("L")
+        picture = Image.open(io.BytesIO(stored(image, "picture"))).convert("L")
     except InputError:
         return None
     if np.asarray(picture.resize((16, 16))).std() < 4:  # of 256 shades
@@ -109,8 +111,8 @@ def _of_file(path: Path) -> Iterator[tuple[str, list[bytes]]]:
         with zipfile.ZipFile(path) as archive:
             members = [name for name in archive.namelist() if Path(name).suffix.lower() in PICTURES]
             yield from (("", [archive.read(name)]) for name in members)
-    elif path.suffix.lower() in snapshot.FORMATS:
-        for _, row in snapshot.rows(path):
+    elif path.suffix.lower() in hub_files.FORMATS:
+        for _, row in hub_files.rows(path):
             if isinstance(row, dict):
                 texts = [row[key] for key in QUESTIONS if isinstance(row.get(key), str)]
                 yield "".join(texts[:1]), list(_held(list(row.values())))

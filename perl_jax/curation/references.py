@@ -34,7 +34,7 @@ _ASKS_FOR_IMAGE = re.compile(
     rf"\b(?:(?:which|what)(?: (?:one|two|three|four|five|other))?"
     rf"|(?:which|what) (?:one |two |three )?of (?:the|these|those)(?: \w+)?"
     rf"|(?:choose|select|pick|identify|find|name) the(?: \w+)?) {NOUN}s?\b", re.I,
-)  # fmt: skip
+)
 _HOW_MANY = re.compile(r"\bhow (?:many|much)\b", re.I)
 _ASKS_FOR_ORDER = re.compile(r"\b(?:arrange|order|sort|rank|sequence)\b", re.I)
 _BARE = re.compile(rf"((?:the )?)({_ORDINAL}|left|right|\d+)((?: (?:one|{NOUN}))?\.?)", re.I)
@@ -49,12 +49,12 @@ _TIME = re.compile(
     rf"\b(?:next|previous|preceding|{_LATER}|before|after(?:wards)?|earlier|later|sequence|order(?! to\b)|"
     r"chronological(?:ly)?|temporal(?:ly)?|frames?|changed?|changes|appeared|disappeared|becomes?|became|initial(?:ly)?|"
     r"eventual(?:ly)?|at the (?:start|beginning|end))\b", re.I,
-)  # fmt: skip
+)
 _PLACE = re.compile(
     rf"\b(?:left|right|last|final|former|latter|respectively|{'|'.join(symbols.ORDINALS)}|\d+(?:st|nd|rd|th)|"
     rf"(?:middle|top|bottom|upper|lower|cent(?:er|re)|leftmost|rightmost) {NOUN}|leftmost|rightmost|"
     rf"(?:{NOUN}|figure|fig\.|panel)s?[ #(]*(?:\d+|[A-H]\b)|{NOUN}s? (?:{_NUMERALS}))\b", re.I,
-)  # fmt: skip
+)
 _SEVERAL = re.compile(rf"\b(?:{NOUN}s|each|both|two|three|four)\b", re.I)
 _ENUMERATION = re.compile(r"\w,? (?:and|&) \w|\w[,;/] ?\w", re.I)
 _LONE_NUMBER = re.compile(r"(?<![\w.,:/$-])\d(?![\w:/%-]|[.,]\d)")
@@ -149,7 +149,7 @@ def choices_to_symbols(choices: Sequence[str], question: str, count: int) -> lis
     if count < 2 or not asks_for_image(question) or None in told or (numbers and len({*told}) < count):
         points = [None] * len(choices)
     return [match[1] + point + match[3] if point else to_symbols(choice, count)
-            for choice, match, point in zip(choices, bare, points)]  # fmt: skip
+            for choice, match, point in zip(choices, bare, points)]
 
 
 def label(question: str, choices: Sequence[str], answer: str, count: int) -> Label:
@@ -241,7 +241,7 @@ def _ordinals(match: re.Match, place: Place) -> str | None:
 
 
 _PATTERNS = ((_RANGE, _ranged), (_LIST, _listed), (_NUMBERED, _numbered), (_MARKED, _marked), (_NUMERAL, _numeral),
-             (_LETTER, _lettered), (_ORDINALS, _ordinals))  # fmt: skip
+             (_LETTER, _lettered), (_ORDINALS, _ordinals))
 
 
 def _pointer(word: str, place: Place) -> str | None:

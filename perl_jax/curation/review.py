@@ -16,9 +16,10 @@ from typing import NamedTuple
 import numpy as np
 
 from models.errors import InputError
-from models.qwen2_5_vl.images import open_image
-from perl_jax import files, pages, permute, records
-from perl_jax.pages import Html, dim, element, folded, joined, note, table, tag
+from models.image_files import open_image
+from perl_jax import permute, records
+from perl_jax.runtime import files, html
+from perl_jax.runtime.html import Html, dim, element, folded, joined, note, table, tag
 
 SCANNED = 5000  # records of a split that samples are drawn from, at most
 REJECTED_SHOWN = 5  # rows a reason
@@ -93,8 +94,8 @@ def write(directory: str, out: str, count: int, seed: int = 0) -> None:
     body = [element("h1", f"Review of {summary['name']}"),
             *_head(summary["splits"], by, len(shown), len(rejected)), _bar(),
             *(_card(split, record, decisions.get(record["id"], {})) for split, record in shown),
-            *_rejected(rejected)]  # fmt: skip
-    files.write(Path(out), pages.page("Review", body, STYLE, SCRIPT))
+            *_rejected(rejected)]
+    files.write(Path(out), html.page("Review", body, STYLE, SCRIPT))
 
 
 def chosen(splits: Mapping[str, records.Split], count: int, seed: int) -> list[tuple[str, int]]:
@@ -132,7 +133,7 @@ def differing(old: str, new: str) -> tuple[Html, Html]:
     blocks = difflib.SequenceMatcher(None, a, b, autojunk=False).get_opcodes()
     return tuple(joined(*(_marked(words[block[i] : block[i + 1]], block[0] != "equal") for block in blocks),
                         "…" * (len(text) > CHARACTERS))
-                 for text, words, i in ((old, a, 1), (new, b, 3)))  # fmt: skip
+                 for text, words, i in ((old, a, 1), (new, b, 3)))
 
 
 def _marked(words: Sequence[str], differs: bool) -> Html:
@@ -157,7 +158,7 @@ def _head(splits: Mapping[str, Mapping], by: Mapping[str, int], shown: int, reje
     parts += [f"decided by {_counts(by)}" if by else "what decided is not known (no decisions.jsonl)"]
     how = ("Right: the answer is right in both orders, and the label is (rewrite: wording and answer follow the "
            "pictures; invariant: only the pictures move; fixed: the order carries meaning). Words that differ are "
-           "highlighted.")  # fmt: skip
+           "highlighted.")
     return [element("p", " · ".join([*parts, f"{rejected} rows rejected"])), note(how)]
 
 
@@ -180,10 +181,10 @@ def _card(split: str, record: records.Record, decision: Mapping) -> Html:
     except InputError as error:
         inside = [element("p", str(error), class_="alarm")]
     ticks = [element("label", element("input", type="radio", name=f"{split} {record['id']}", value=value), value)
-             for value in ("right", "wrong")]  # fmt: skip
+             for value in ("right", "wrong")]
     verdict = element("div", *ticks, element("input", type="text", placeholder="note"), class_="verdict")
     return element("div", title, *inside, verdict, class_="card", data_id=record["id"], data_split=split,
-                   data_effect=record["order_effect"])  # fmt: skip
+                   data_effect=record["order_effect"])
 
 
 def _label(record: records.Record, decision: Mapping) -> Html:
@@ -209,8 +210,8 @@ def _reason(decision: Mapping) -> list[str]:
 def _sides(record: records.Record, decision: Mapping) -> list[Html]:
     """The record as it is and in another order side by side, and as its source has it."""
     (_, own), *others = views(record)
-    images = [pages.thumbnail(open_image(data, f"record {record['id']!r}, image {i + 1}"), f"picture {i + 1}")
-              for i, data in enumerate(record["images"])]  # fmt: skip
+    images = [html.thumbnail(open_image(data, f"record {record['id']!r}, image {i + 1}"), f"picture {i + 1}")
+              for i, data in enumerate(record["images"])]
     other = others[0][1] if others else own
     columns = _columns(own, other)
     if others:
@@ -220,7 +221,7 @@ def _sides(record: records.Record, decision: Mapping) -> list[Html]:
     else:
         heads, same = ["its own order; nothing may move"], False
     sides = [element("div", dim(head), _pictures(view, images), column)
-             for head, view, column in zip(heads, (own, other), columns)]  # fmt: skip
+             for head, view, column in zip(heads, (own, other), columns)]
     if same:
         sides.append(element("p", tag("labelled rewrite, but no word changes", alarm=True)))
     return [element("div", *sides, class_="sides"), *_source(own, decision.get("original"))]
@@ -275,6 +276,6 @@ def _rejected(rows: Sequence[Mapping]) -> list[Html]:
     for reason, found in sorted(reasons.items(), key=lambda pair: -len(pair[1])):
         some = [found[int(i)] for i in np.linspace(0, len(found) - 1, min(REJECTED_SHOWN, len(found)))]
         cells = [[row.get("split"), row.get("id"), element("td", str(row.get("detail"))[:CHARACTERS], class_="said")]
-                 for row in some]  # fmt: skip
+                 for row in some]
         parts += [element("h3", f"{reason}: {len(found)}"), table(["split", "id", "detail"], cells, "words")]
     return [folded(f"Rejected: {len(rows)} rows", *parts)] if rows else []

@@ -13,9 +13,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from models.errors import InputError
-from perl_jax import conversations, snapshot
 from perl_jax import records as records_lib
 from perl_jax.data import Rejected, Row
+from perl_jax.records import chat_messages, hub_files
 from perl_jax.rewards.boxed import extract_boxed
 
 SPLITS = ("train",)
@@ -59,10 +59,10 @@ def records(
     """
     if input is None or split not in SPLITS:
         raise InputError(f"the source jsonl needs --input=FILE and has the split train; got {input!r}, {split!r}")
-    rows = snapshot.rows(input)
+    rows = hub_files.rows(input)
     first = list(itertools.islice(rows, _LOOKED_AT))
     names = _names(input, {key: None for _, row in first if isinstance(row, dict) for key in _paths(row)}, map or {})
-    pictures, source = snapshot.Pictures(Path(input).parent), Path(input).stem
+    pictures, source = hub_files.Pictures(Path(input).parent), Path(input).stem
     for number, row in itertools.chain(first, rows):
         try:
             if isinstance(row, InputError):
@@ -103,26 +103,26 @@ def _value(row: Mapping, name: str) -> object:
     return row[column].get(field) if isinstance(row.get(column), dict) else None
 
 
-def _row(values: Mapping, row: Mapping, number: int, source: str, pictures: snapshot.Pictures) -> Row:
+def _row(values: Mapping, row: Mapping, number: int, source: str, pictures: hub_files.Pictures) -> Row:
     question, given = values["question"], values.get("images")
     images = [] if given is None else list(given) if isinstance(given, list | tuple) else [given]
     if isinstance(question, list):  # messages
-        question, held = conversations.question(question)
+        question, held = chat_messages.question(question)
         if held and images:
             raise InputError("it has pictures in its messages and in a column of their own")
         images = images or held
-    question = snapshot.text(question, "question")
-    choices = [snapshot.plain(choice, "choice") for choice in _listed(values.get("choices"), "choices")]
-    slots = sum(text.count(conversations.MARKER) for text in (question, *choices))
+    question = hub_files.text(question, "question")
+    choices = [hub_files.plain(choice, "choice") for choice in _listed(values.get("choices"), "choices")]
+    slots = sum(text.count(chat_messages.MARKER) for text in (question, *choices))
     if slots not in (0, len(images)):
-        raise InputError(f"its text has {slots} {conversations.MARKER}, but it has {len(images)} images")
+        raise InputError(f"its text has {slots} {chat_messages.MARKER}, but it has {len(images)} images")
     known = _perl(row, len(images))
     return Row(
-        id=snapshot.plain(values["id"], "id") if values.get("id") not in (None, "") else str(number),
+        id=hub_files.plain(values["id"], "id") if values.get("id") not in (None, "") else str(number),
         images=[pictures.picture(image) for image in images],
         question=question,
-        answer=_final(snapshot.plain(values["answer"], "answer")),
-        source=snapshot.plain(values.get("source") or source, "source"),
+        answer=_final(hub_files.plain(values["answer"], "answer")),
+        source=hub_files.plain(values.get("source") or source, "source"),
         choices=choices,
         kind=_one_of(values.get("kind"), records_lib.KINDS, "kind"),
         **{**known, **_order_effect(values, len(images))},

@@ -10,10 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from models.errors import InputError
-from models.qwen2_5_vl.images import Encoded
-from perl_jax import conversations, snapshot
+from models.image_files import Encoded
+from perl_jax.answers.formulas import MAX_CHARACTERS
 from perl_jax.data import Picture, Rejected, Row
-from perl_jax.formulas import MAX_CHARACTERS
+from perl_jax.records import chat_messages, hub_files
 
 SPLITS = ("train",)
 REPOSITORY = "FanqingM/MMK12"
@@ -66,11 +66,11 @@ def records(
     if input is None or split not in SPLITS:
         raise InputError(f"the source k12 needs --input=FOLDER and has the split train; got {input!r}, {split!r}")
     if download:
-        snapshot.download(REPOSITORY, input, [f"data/{split}-*"])
+        hub_files.download(REPOSITORY, input, [f"data/{split}-*"])
     files, number = _files(Path(input), split), 0
-    pictures = {file.parent: snapshot.Pictures(file.parent, sorted(file.parent.glob("*.zip"))) for file in files}
+    pictures = {file.parent: hub_files.Pictures(file.parent, sorted(file.parent.glob("*.zip"))) for file in files}
     for file in files:
-        for _, row in snapshot.rows(file):
+        for _, row in hub_files.rows(file):
             number += 1
             try:
                 if isinstance(row, InputError):
@@ -143,30 +143,30 @@ def _files(path: Path, split: str) -> list[Path]:
         if found := sorted(path.glob(pattern)):
             return found
     raise InputError(f"{path} holds no data/{split}-*.parquet, no .jsonl and no .json file: download it, with "
-                     "--option=download=True")  # fmt: skip
+                     "--option=download=True")
 
 
-def _row(row: dict, name: str, pictures: snapshot.Pictures) -> Row | Rejected:
+def _row(row: dict, name: str, pictures: hub_files.Pictures) -> Row | Rejected:
     if messages := row.get("conversations") or row.get("message"):
-        question, held = conversations.question(messages)
+        question, held = chat_messages.question(messages)
         given = row.get("image_urls") or held
     else:
-        question, given = snapshot.text(row.get("question"), "question"), row.get("image") or row.get("image_path")
+        question, given = hub_files.text(row.get("question"), "question"), row.get("image") or row.get("image_path")
     given = given if isinstance(given, list) else [given]
     images = [pictures.picture(value) for value in given if any(value.values() if isinstance(value, dict) else [value])]
     if messages:
         images = [image for image in images if not _is_blank(image)]
-    question = question.replace(conversations.MARKER, "").strip()
-    written = snapshot.plain(row.get("answer"), "answer")
+    question = question.replace(chat_messages.MARKER, "").strip()
+    written = hub_files.plain(row.get("answer"), "answer")
     try:
         answer, kind = one_value(written)
     except InputError as reason:
         return Rejected(name, f"answer: {reason}", written)
-    if answer.strip("()") in conversations.option_letters(question):
+    if answer.strip("()") in chat_messages.option_letters(question):
         answer, kind = answer.strip("()"), "choice"
     given_id = row.get("id")
     return Row(
-        id=snapshot.text(given_id, "id") if given_id else name,
+        id=hub_files.text(given_id, "id") if given_id else name,
         images=images,
         question=question,
         answer=answer,

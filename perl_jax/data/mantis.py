@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from models.errors import InputError
-from perl_jax import snapshot
-from perl_jax.conversations import MARKER, OPTION, option_letters
 from perl_jax.data import Picture, Rejected, Row
+from perl_jax.records import hub_files
+from perl_jax.records.chat_messages import MARKER, OPTION, option_letters
 
 SPLITS = ("train",)
 REPOSITORY = "TIGER-Lab/Mantis-Instruct"
@@ -97,11 +97,11 @@ def records(
     if download:
         if not configs:
             raise InputError("mantis: say which configs to download, as configs=nlvr2,dreamsim: all are too many")
-        snapshot.download(REPOSITORY, input, [f"{name}/{split}*" for name in configs])
+        hub_files.download(REPOSITORY, input, [f"{name}/{split}*" for name in configs])
     for folder, files in _folders(Path(input), split, configs).items():
-        pictures = snapshot.Pictures(folder, snapshot.image_zips(folder, split))
+        pictures = hub_files.Pictures(folder, hub_files.image_zips(folder, split))
         config = "" if folder == Path(input) else folder.name
-        numbered = (row for file in files for _, row in snapshot.rows(file))
+        numbered = (row for file in files for _, row in hub_files.rows(file))
         for number, row in enumerate(numbered, start=1):
             named = row.get("source") if isinstance(row, dict) else None
             source = config or (named if named and isinstance(named, str) and named.isprintable() else "mantis")
@@ -120,13 +120,13 @@ def _folders(folder: Path, split: str, configs: Sequence[str]) -> dict[Path, lis
     there = {place: found for place in places if (found := files(place))}
     if not there:
         raise InputError(f"{folder} holds neither {split}.json nor folders with {split}-*.parquet: download it, with "
-                         "--option=download=True --option=configs=...")  # fmt: skip
+                         "--option=download=True --option=configs=...")
     if unknown := set(configs) - {place.name for place in there}:
         raise InputError(f"{folder} has no config {min(unknown)!r}; it has {', '.join(place.name for place in there)}")
     return {place: found for place, found in there.items() if not configs or place.name in configs}
 
 
-def _questions(name: str, source: str, row: dict | InputError, pictures: snapshot.Pictures) -> Iterator[Row | Rejected]:
+def _questions(name: str, source: str, row: dict | InputError, pictures: hub_files.Pictures) -> Iterator[Row | Rejected]:
     """A row's pairs. What places no picture stands in front of its first text, as in the authors' own loader."""
     try:
         if isinstance(row, InputError):
@@ -152,11 +152,11 @@ def _parts(row: dict) -> tuple[list, list[tuple[str, str]]]:
     images, conversation = row.get("images"), row.get("conversation")
     if not isinstance(images or [], list) or not isinstance(conversation, list) or not conversation:
         raise InputError(f"images are a {type(images).__name__}, its conversation a {type(conversation).__name__}; "
-                         "expected two lists")  # fmt: skip
+                         "expected two lists")
     if not all(isinstance(turn, dict) for turn in conversation):
         raise InputError("its conversation is not a list of {role, content}")
-    turns = [tuple(snapshot.text(turn.get(key), f"a turn's {key}") for key in ("role", "content"))
-             for turn in conversation]  # fmt: skip
+    turns = [tuple(hub_files.text(turn.get(key), f"a turn's {key}") for key in ("role", "content"))
+             for turn in conversation]
     return list(images or []), turns
 
 

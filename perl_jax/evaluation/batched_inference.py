@@ -16,7 +16,7 @@ from pathlib import Path
 from rich.console import Console
 
 from models.errors import InputError
-from perl_jax import files, logs, processes
+from perl_jax.runtime import files, logs, processes
 
 LINES = 10.0  # seconds between two lines of progress where there is no terminal
 
@@ -24,7 +24,7 @@ Row = dict[str, object]
 
 
 def in_batches(numbers: Sequence[int], lengths: Mapping[int, int], most: int,
-               done: Container[int] = ()) -> list[list[int]]:  # fmt: skip
+               done: Container[int] = ()) -> list[list[int]]:
     """Questions in batches of at most `most`, all of one size but the last: from short to long, so that little is
     padded. What is `done` is left out of the batches that it would be in.
 
@@ -128,7 +128,7 @@ def ahead(make: Callable, parts: Iterable) -> Iterator:
 
 
 def work_off(parts: Sequence[Sequence], ready: Callable, answered: Callable[[object], list[Row]], writer: Writer,
-             console: Console, unit: str = "question", figure: Callable[[], str] = str) -> None:  # fmt: skip
+             console: Console, unit: str = "question", figure: Callable[[], str] = str) -> None:
     """Adds the rows `answered(ready(part))` of each part, and says how far it is.
 
     Args:

@@ -12,13 +12,13 @@ from typing import NamedTuple
 import numpy as np
 
 from models.errors import InputError
-from perl_jax import pages
 from perl_jax.evaluation import examples, plots, published
 from perl_jax.evaluation.consistency import COMPARED, by_question
 from perl_jax.evaluation.figures import against
 from perl_jax.evaluation.results import Key, Model, Result
-from perl_jax.pages import Html, element, folded, note, said, table
-from perl_jax.statistics import Estimate, Table, difference, p_value, percent, points
+from perl_jax.evaluation.statistics import Estimate, Table, difference, p_value, percent, points
+from perl_jax.runtime import html
+from perl_jax.runtime.html import Html, element, folded, note, said, table
 
 PARTIAL = "†"
 _UNBROKEN = re.compile(rf"(?<=\d,) (?=[-+\d])| (?=\[\d+\]|{PARTIAL})")  # blanks of "[1.0, 2.0]", "70.80 [1]", "20 †"
@@ -60,8 +60,8 @@ def body(models: Sequence[Model]) -> list[Html]:
     for part in sections(models):
         rows = [[_UNBROKEN.sub("\N{NO-BREAK SPACE}", cell) for cell in row] for row in part.table.rows]
         out += [element("h2", part.title), table(part.table.header, rows, "figures compact"), *map(note, part.notes)]
-    out += [element("h2", "Plots"), pages.legend([model.name for model in models]),
-            element("div", *plots.figures(models, keys(models)), class_="plots")]  # fmt: skip
+    out += [element("h2", "Plots"), html.legend([model.name for model in models]),
+            element("div", *plots.figures(models, keys(models)), class_="plots")]
     cards = {key: examples.cards(models, key) for key in keys(models) if key in models[-1].results}
     if any(cards.values()):
         out.append(element("h2", "Questions to look at"))
@@ -92,7 +92,7 @@ def _accuracy(models: Sequence[Model]) -> Section:
     if any(model.results[key].facts.get("partial") for model in models for key in model.results):
         notes.append(f"{PARTIAL} not the whole benchmark: no figure to set beside printed ones.")
     notes += [f"Mean, {protocol}: over {', '.join(name for name, _ in mean)}, which all rows of ours have, each "
-              "benchmark counting the same." for protocol, mean in means.items()]  # fmt: skip
+              "benchmark counting the same." for protocol, mean in means.items()]
     if len(rows) > len(models):
         notes.append("As printed: the same figures stand under each protocol, for neither prompt nor judge is said; of "
                      "a cell's figures the first counts in the mean. The numbers are those of the sources below.")
@@ -133,7 +133,7 @@ def _printed(models: Sequence[Model]) -> Section:
     """The published table in full, with its means as printed and as they come out; no rows if it has none of ours."""
     shown = published.MODELS if any(name in published.BENCHMARKS for name, _ in keys(models)) else ()
     rows = [[model.name, *(_figures(model, name) for name in published.BENCHMARKS), _sourced(model.mean),
-             f"{model.computed():.2f}"] for model in shown]  # fmt: skip
+             f"{model.computed():.2f}"] for model in shown]
     header = ["", *published.BENCHMARKS.values(), "mean, printed", "mean of the cells"]
     notes = ["Mean of the cells: of the first figure of each. A row trained by GRPO alone is not printed there.",
              *(f"[{number}] {source}." for number, source in enumerate(published.SOURCES.values(), start=1))]
@@ -146,8 +146,8 @@ def _unlike(models: Sequence[Model], columns: Sequence[Key]) -> list[str]:
     for key in columns:
         facts = {model.name: _settings(model.results[key].facts) for model in models if key in model.results}
         names = dict.fromkeys(name for found in facts.values() for name in found)
-        unlike = {name: [f"{model} {pages.clipped(found.get(name))}" for model, found in facts.items()]
-                  for name in names if len({str(found.get(name)) for found in facts.values()}) > 1}  # fmt: skip
+        unlike = {name: [f"{model} {html.clipped(found.get(name))}" for model, found in facts.items()]
+                  for name in names if len({str(found.get(name)) for found in facts.values()}) > 1}
         if unlike:
             words = "; ".join(f"{name} ({', '.join(values)})" for name, values in unlike.items())
             lines.append(" ".join(f"Not the same for all in {', '.join(key)}: {words}.".split()))
@@ -190,7 +190,7 @@ def _consistency(models: Sequence[Model]) -> Section:
 def _orders(found: Mapping) -> list[str]:
     measures = [found[name] for name in ("canonical", "mean", "all", "flip")] + [found["control"]["flip"]]
     return [f"{found['questions']:,}", *(percent(Estimate.read(measure)) for measure in measures),
-            points(Estimate.read(found["difference"]["flip"])), *_ends(found["places"])]  # fmt: skip
+            points(Estimate.read(found["difference"]["flip"])), *_ends(found["places"])]
 
 
 def _ends(places: Sequence[Mapping]) -> list[str]:
@@ -215,16 +215,16 @@ def _differences(models: Sequence[Model]) -> list[Section]:
             if ours.consistency and theirs.consistency:
                 orders.append([name, ", ".join(key), *_in_orders(ours, theirs)])
     header = ["", "benchmark", "questions of both", "only the first is right", "only the second", "McNemar's p",
-              "difference, points"]  # fmt: skip
+              "difference, points"]
     notes = ["Questions that both were asked in their own order. McNemar's exact two-sided test on the first response "
              "of each, each comparison for itself. The difference in accuracy is over questions, also where the "
              "accuracy above is a mean over categories, with a 95% paired bootstrap interval; not separated: it holds "
-             "0."]  # fmt: skip
+             "0."]
     compared = ["", "benchmark", "questions of both", *(f"{words}, points" for words in COMPARED.values())]
     words = ["Questions that both were asked in the same orders, with 95% paired bootstrap intervals. Of the flip rate "
-             "less is better."]  # fmt: skip
+             "less is better."]
     return [Section("Differences", Table(header, accuracy), notes),
-            Section("Differences in consistency", Table(compared, orders), words)]  # fmt: skip
+            Section("Differences in consistency", Table(compared, orders), words)]
 
 
 def _in_orders(ours: Result, theirs: Result) -> list[str]:
@@ -239,13 +239,13 @@ def _against(rows: Sequence, other_rows: Sequence) -> list[str]:
     except InputError:  # they share no question
         return ["0", "–", "–", "–", "–"]
     return [*(f"{found[name]:,}" for name in ("questions", "first_only", "second_only")),
-            p_value(found["p"]), points(Estimate.read(found["difference"]))]  # fmt: skip
+            p_value(found["p"]), points(Estimate.read(found["difference"]))]
 
 
 def _provenance(model: Model) -> Html:
     """What each result of a model says of itself."""
     rows = [[", ".join(key), *(said(_plain(result.facts.get(name))) for name in ("model", "data", "settings", "time"))]
-            for key, result in sorted(model.results.items())]  # fmt: skip
+            for key, result in sorted(model.results.items())]
     return folded(model.name, table(["", "model", "data", "settings", "time"], rows, "words"))
 
 

@@ -12,8 +12,8 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 
-from perl_jax import statistics
-from perl_jax.statistics import Estimate, Table, bootstrapped, counted, percent, points
+from perl_jax.evaluation import statistics
+from perl_jax.evaluation.statistics import Estimate, Table, bootstrapped, counted, percent, points
 
 Row = Mapping[str, object]
 Name = TypeVar("Name")
@@ -52,7 +52,7 @@ def consistency(rows: Sequence[Row], samples: int) -> dict | None:
     drawn = any(question.control for question in asked.values())
     permuted = {name: _measures(question) for name, question in asked.items()}
     control = {name: _measures(question.control or _repeated(question)) for name, question in asked.items()
-               if question.control or not drawn}  # fmt: skip
+               if question.control or not drawn}
     values = {key: _column(permuted, key) for key in ("canonical", *COMPARED)}
     alike = {key: _column(control, key) for key in COMPARED}
     return {
@@ -147,7 +147,7 @@ def _places(asked: Mapping[str, Question]) -> list[dict]:
             if len(seen) > 1:
                 away[place][name] = at[place][name] - float(by_order.mean())
     return [{"place": place, "accuracy": bootstrapped(at[place]).plain(),
-             "difference": bootstrapped(away[place]).plain()} for place in sorted(at)]  # fmt: skip
+             "difference": bootstrapped(away[place]).plain()} for place in sorted(at)]
 
 
 # In words
@@ -161,12 +161,12 @@ def markdown(found: Mapping[str, object] | None) -> list[str]:
     parts = ["## Consistency under permutation",
              f"{found['questions']:,} questions were asked in {found['orders']:,} orders, their own included, with "
              f"{found['samples']:,} response{'s' * (found['samples'] > 1)} to each.{left}",
-             measures_table(found).markdown(), *_notes(found)]  # fmt: skip
+             measures_table(found).markdown(), *_notes(found)]
     if found["places"]:
         parts += [places_table(found).markdown(),
                   "By the place of the one picture on which the answer hangs, where there is one. The last column is "
                   "less the same questions' mean over all their orders, of those whose picture was shown in several "
-                  "places: high places exist only in questions with many images, which may be harder."]  # fmt: skip
+                  "places: high places exist only in questions with many images, which may be harder."]
     return parts
 
 
@@ -174,7 +174,7 @@ def measures_table(found: Mapping) -> Table:
     """Each measure in several orders, in the control, and their difference."""
     again = "own order, drawn again" if found["control"]["drawn"] else "own order, repeated"
     rows = [[words, percent(Estimate.read(found[key])), percent(Estimate.read(found["control"][key])),
-             points(Estimate.read(found["difference"][key]))] for key, words in COMPARED.items()]  # fmt: skip
+             points(Estimate.read(found["difference"][key]))] for key, words in COMPARED.items()]
     first = ["canonical accuracy", percent(Estimate.read(found["canonical"])), "–", "–"]
     return Table(["", "several orders", again, "difference, points"], [first, *rows])
 
@@ -185,9 +185,9 @@ def places_table(found: Mapping) -> Table:
     for each in found["places"]:
         accuracy, difference = Estimate.read(each["accuracy"]), Estimate.read(each["difference"])
         rows.append([str(each["place"] + 1), f"{accuracy.questions:,}", percent(accuracy),
-                     f"{difference.questions:,}", points(difference)])  # fmt: skip
+                     f"{difference.questions:,}", points(difference)])
     return Table(["picture shown as image", "questions", "accuracy", "in several places", "minus their mean, points"],
-                 rows)  # fmt: skip
+                 rows)
 
 
 def _notes(found: Mapping) -> list[str]:
@@ -201,9 +201,9 @@ def _notes(found: Mapping) -> list[str]:
         "Own order, drawn again: each question in its own order only, as often as it has orders; a model that minds no "
         "order differs from that by chance alone, so the difference is what permuting does. Not separated: its "
         "interval holds 0.",
-    ]  # fmt: skip
+    ]
     if not found["control"]["drawn"]:
         notes[1] = ("Own order, repeated: the answers are greedy, so asking again would not change them; the flip "
                     "rate there is 0 by construction, and the difference is what permuting does. Not separated: its "
-                    "interval holds 0.")  # fmt: skip
+                    "interval holds 0.")
     return notes

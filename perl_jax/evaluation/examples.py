@@ -12,12 +12,13 @@ from typing import NamedTuple
 import numpy as np
 
 from models.errors import InputError
-from models.qwen2_5_vl.images import open_image
-from perl_jax import benchmarks, pages
+from models.image_files import open_image
+from perl_jax import benchmarks
 from perl_jax.benchmarks import Item
 from perl_jax.evaluation.consistency import right
 from perl_jax.evaluation.results import Key, Model, Question, Row
-from perl_jax.pages import Html, dim, element, folded, joined, note, tag
+from perl_jax.runtime import html
+from perl_jax.runtime.html import Html, dim, element, folded, joined, note, tag
 
 SHOWN, ORDERS_SHOWN = 5, 3  # questions a kind and benchmark, orders a question
 SIDE = 160  # pixels of a thumbnail's longer side
@@ -42,7 +43,7 @@ def kinds(models: Sequence[Model], key: Key) -> list[Kind]:
     answer changes with the order: first those where it did not when asked again in the same order."""
     first, last = (_asked(model, key) for model in (models[0], models[-1]))
     steps = {id_: _share(question.own) - _share(first[id_].own) for id_, question in last.items()
-             if id_ in first and _same(question.own, first[id_].own)}  # fmt: skip
+             if id_ in first and _same(question.own, first[id_].own)}
     names = f"by {models[-1].name} than by {models[0].name}"
     flips = {id_: flipped_when_asked_again(question) for id_, question in last.items() if flip(question) is not None}
     found = [Kind(f"answered better {names}", [id_ for id_, step in steps.items() if step > 0]),
@@ -139,7 +140,7 @@ def _view(row: Row, said: Mapping[str, Row | None], sample: int, item: Item | No
     words = [_words(name, each, sample) for name, each in said.items()]
     return element("div", dim(order), _pictures(row, item), element("div", row["question"], class_="said"),
                    element("p", "True answer: ", element("strong", row["answer"])),
-                   element("div", *words, class_="sides"), class_="asked")  # fmt: skip
+                   element("div", *words, class_="sides"), class_="asked")
 
 
 def _words(name: str, row: Row | None, sample: int) -> Html:
@@ -151,8 +152,8 @@ def _words(name: str, row: Row | None, sample: int) -> Html:
     place = min(sample, count - 1)
     many = f", right in {sum(right(row))} of {count} samples, here number {place + 1}" if count > 1 else ""
     found = row["extracted"][place]
-    head = dim(name + many + ("; no answer found" if found is None else f"; answer found: {pages.clipped(found)}"))
-    return element("div", head, pages.said(row["texts"][place], row["correct"][place], "div"))
+    head = dim(name + many + ("; no answer found" if found is None else f"; answer found: {html.clipped(found)}"))
+    return element("div", head, html.said(row["texts"][place], row["correct"][place], "div"))
 
 
 def _pictures(row: Row, item: Item | None) -> Html:
@@ -161,7 +162,7 @@ def _pictures(row: Row, item: Item | None) -> Html:
     for place, index in enumerate(row["shown"] if item else ()):
         words = f"{place + 1}" + (", decisive" if row.get("place") == place else "")
         try:
-            inside = pages.thumbnail(open_image(item.row.images[index](), "it"), f"picture {place + 1}", SIDE)
+            inside = html.thumbnail(open_image(item.row.images[index](), "it"), f"picture {place + 1}", SIDE)
         except (InputError, OSError, IndexError) as error:
             inside = tag(f"picture {place + 1} cannot be shown: {error}", alarm=True)
         decisive = "decisive" if row.get("place") == place else ""

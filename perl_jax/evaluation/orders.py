@@ -11,11 +11,12 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from models.errors import InputError
-from perl_jax import answers, items, permute, symbols
-from perl_jax.benchmarks import Item
-from perl_jax.conversations import MARKER
-from perl_jax.curation import references
+from perl_jax import permute, symbols
+from perl_jax.answers import compare
+from perl_jax.benchmarks import Item, _common
+from perl_jax.curation import curate, references
 from perl_jax.data import Rejected, Row
+from perl_jax.records.chat_messages import MARKER
 
 FIXED = "the order matters"
 INSIDE = "images stand inside its sentences"
@@ -61,9 +62,7 @@ def movable(item: Item) -> Mapping | str:
         return "one picture" if count else "no picture"
     record = item.columns.get("record")
     if record is None:
-        from perl_jax.curation import curate  # brings JAX along, which whoever scores can do without
-
-        if items.inside_sentences(item.row.question) and not any(MARKER in choice for choice in item.row.choices):
+        if _common.inside_sentences(item.row.question) and not any(MARKER in choice for choice in item.row.choices):
             return INSIDE  # where choices show pictures, they alone move
         curated = curate.symbolic(item.row)
         if isinstance(curated, Rejected):
@@ -91,7 +90,7 @@ def _moved(item: Item, record: Mapping, order: permute.Order) -> Asked:
     row = item.row._replace(
         images=[item.row.images[place] for place in shown], question=sample["question"],
         choices=sample.get("choices") or (), answer=sample["answer"],
-    )  # fmt: skip
+    )
     place = decisive_place(moved)
     place = None if place is None else sample["images"].index(moved["images"][place])
     return Asked(item._replace(row=row), order, shown, place, record, None)
@@ -136,13 +135,13 @@ def meaning(asked: Asked, extracted: str | None, correct: bool) -> str | None:
         return None
     record, count = asked.record, len(asked.order)
     if correct:
-        return answers.normalized(symbols.words(record["answer"], count))
-    said = answers.normalized(extracted)
+        return compare.normalized(symbols.words(record["answer"], count))
+    said = compare.normalized(extracted)
     if len(extracted) > LONG:
         return said
     try:
         if (form := _in_form(asked, extracted)) or record.get("kind") == "order":
-            return answers.normalized(permute.canonical_answer(form or said, record, asked.order))
+            return compare.normalized(permute.canonical_answer(form or said, record, asked.order))
         return symbols.words(symbols.move(references.to_symbols(said, count), asked.order), count)
     except InputError:  # braces of its own, or left and right among more than two
         return said
@@ -152,11 +151,11 @@ def _in_form(asked: Asked, extracted: str) -> str | None:
     """A wrong answer in the right one's form: the letter of a choice, or words for an image; None if it is neither."""
     row = asked.item.row
     if row.kind == "choice":
-        forms, kind = [items.letter(place) for place in range(len(row.choices) or LETTERS)], "choice"
+        forms, kind = [_common.letter(place) for place in range(len(row.choices) or LETTERS)], "choice"
     else:
         forms, kind = _images(asked.record), "text"
     told = {"kind": kind, "choices": row.choices, "question": row.question}
-    return next((form for form in forms if answers.is_correct({**told, "answer": form}, extracted)), None)
+    return next((form for form in forms if compare.is_correct({**told, "answer": form}, extracted)), None)
 
 
 def _images(record: Mapping) -> list[str]:

@@ -1,15 +1,15 @@
 """Results of several models as plots: accuracy, flips beside their control, and accuracy by place.
 
-A model is a colour, whose name stands beside the plots (`pages.legend`), and no text of a model or of data is in them.
+A model is a colour, whose name stands beside the plots (`html.legend`), and no text of a model or of data is in them.
 """
 
 from collections.abc import Mapping, Sequence
 
-from perl_jax import pages
 from perl_jax.evaluation import published
 from perl_jax.evaluation.results import Key, Model
-from perl_jax.pages import COLOURS, Html, element
-from perl_jax.statistics import Estimate
+from perl_jax.evaluation.statistics import Estimate
+from perl_jax.runtime import html
+from perl_jax.runtime.html import COLOURS, Html, element
 
 Dot = tuple[int, Estimate, bool]  # which model, where, filled or not
 
@@ -18,7 +18,7 @@ def figures(models: Sequence[Model], keys: Sequence[Key]) -> list[Html]:
     """The plots that there are figures for; of benchmarks and protocols `keys`, in their order."""
     accuracy = {key: _dots(models, key, lambda result: [(result.headline, True)]) for key in keys}
     flips = {key: dots for key in keys
-             if (dots := _dots(models, key, lambda result: _flips(result.consistency)))}  # fmt: skip
+             if (dots := _dots(models, key, lambda result: _flips(result.consistency)))}
     printed = "".join(f", {mark} {model.name}" for mark, model in zip("◇◆", published.MODELS))
     grey = f"; grey: as printed{printed}" * any(name in published.BENCHMARKS for name, _ in keys)
     out = [(f"accuracy{grey}", _rows(accuracy, printed=True))]
@@ -33,7 +33,7 @@ def figures(models: Sequence[Model], keys: Sequence[Key]) -> list[Html]:
 
 def _dots(models: Sequence[Model], key: Key, read) -> list[Dot]:
     return [(i, estimate, filled) for i, model in enumerate(models) if key in model.results
-            for estimate, filled in read(model.results[key]) if estimate.questions]  # fmt: skip
+            for estimate, filled in read(model.results[key]) if estimate.questions]
 
 
 def _flips(found: Mapping | None) -> list[tuple[Estimate, bool]]:
@@ -87,7 +87,7 @@ def _drawn(figure, axes) -> Html:
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.25)
     axes.tick_params(labelsize=9)
-    return pages.plot(figure)
+    return html.plot(figure)
 
 
 def _colour(i: int) -> str:

@@ -1,4 +1,4 @@
-"""A model's responses to the questions of a benchmark, as rows of predictions.jsonl, asked as in `perl_jax.asking`.
+"""A model's responses to the questions of a benchmark, as rows of predictions.jsonl, asked by `batched_inference`.
 
 A prompt is prefilled once for all its responses. Where these are drawn (a temperature above 0), a question that is
 asked in several orders is also drawn again in its own, as often as in the others: the control that tells the noise of
@@ -18,10 +18,12 @@ from rich.console import Console
 
 from models import qwen2_5_vl as qwen
 from models.errors import InputError
-from models.qwen2_5_vl.images import Encoded
-from perl_jax import asking, mesh, processes, rollout
+from models.image_files import Encoded
+from perl_jax import mesh, rollout
+from perl_jax.evaluation import batched_inference
 from perl_jax.evaluation.orders import Asked
-from perl_jax.prompts import Prompts
+from perl_jax.records.prompts import Prompts
+from perl_jax.runtime import processes
 
 TOO_LONG = "its prompt is too long"
 
@@ -77,23 +79,23 @@ def collect(setup: Setup, asked: Sequence[Asked], file: Path, settings: Mapping)
     Raises:
         InputError: the file was made with other settings, or with other questions of these ids; or it is no such file.
     """
-    rows = {key: row for key, row in asking.begin(file, settings, key_of).items() if "fault" not in row}
+    rows = {key: row for key, row in batched_inference.begin(file, settings, key_of).items() if "fault" not in row}
     console = Console(stderr=True, highlight=False, quiet=not processes.first())
     keys, hashes = [(each.item.row.id, each.order) for each in asked], [words(setup, each) for each in asked]
     _check(rows, keys, hashes, file)
-    with asking.Writer(file, rows, key_of) as writer:
+    with batched_inference.Writer(file, rows, key_of) as writer:
         done = {n for n, key in enumerate(keys) if key in rows}
         missing = [n for n in range(len(keys)) if n not in done]
-        found = asking.prompts(missing, functools.partial(_begun, setup, asked), console)
+        found = batched_inference.prompts(missing, functools.partial(_begun, setup, asked), console)
         lengths = {n: rows[keys[n]]["prompt"] for n in done}
         lengths |= {row["number"]: row["prompt"] for row in found if "skipped" not in row}
         writer.add([_row(asked[row["number"]], hashes[row["number"]], **_fault(row["skipped"]))
-                    for row in found if "skipped" in row])  # fmt: skip
+                    for row in found if "skipped" in row])
         for count, numbers in grouped(responses_of(setup.sampling, asked), lengths).items():
-            parts = asking.in_batches(numbers, lengths, setup.batch, done)
+            parts = batched_inference.in_batches(numbers, lengths, setup.batch, done)
             size = max(map(len, parts), default=0)
             answered = functools.partial(_answered, setup, asked, hashes, count, size, console)
-            asking.work_off(parts, functools.partial(_ready, setup, asked), answered, writer, console, "prompt")
+            batched_inference.work_off(parts, functools.partial(_ready, setup, asked), answered, writer, console, "prompt")
     return [part for each, key in zip(asked, keys) for part in parted(each, rows[key], setup.sampling.samples)]
 
 
@@ -103,7 +105,7 @@ def parted(asked: Asked, row: Mapping, samples: int) -> list[Answered]:
         row = {"texts": [""] * samples, "lengths": [0] * samples, "truncated": [False] * samples, **row}
     roles = {"own" if asked.own else "permuted": slice(samples), "control": slice(samples, None)}
     return [Answered(asked, role, row["texts"][part], row["lengths"][part], row["truncated"][part], row.get("fault"))
-            for role, part in roles.items() if row["texts"][part]]  # fmt: skip
+            for role, part in roles.items() if row["texts"][part]]
 
 
 def key_of(row: Mapping) -> Key:
@@ -146,7 +148,7 @@ def _check(rows: Mapping[Key, Mapping], keys: Sequence[Key], hashes: Sequence[st
     for key, said in zip(keys, hashes):
         if rows.get(key, {}).get("asked", said) != said:
             raise InputError(f"{file}: question {key[0]!r} had other words or another answer when it was asked; give "
-                             "the data of that time, or another --out")  # fmt: skip
+                             "the data of that time, or another --out")
 
 
 def _row(asked: Asked, said: str, **more) -> dict:
@@ -167,7 +169,7 @@ def _encoded(setup: Setup, asked: Asked) -> tuple[list[int], list[Encoded]]:
         raise InputError(f"question {row.id!r}: {error}") from error
     if len(ids) > prompts.max_tokens:
         raise InputError(f"question {row.id!r}: {TOO_LONG}: {len(ids):,} tokens, more than {prompts.max_tokens:,}; "
-                         "raise --max_prompt_tokens, or show smaller pictures with --max_pixels")  # fmt: skip
+                         "raise --max_prompt_tokens, or show smaller pictures with --max_pixels")
     return ids, pictures
 
 
@@ -192,14 +194,14 @@ def _ready(setup: Setup, asked: Sequence[Asked], numbers: list[int]) -> Ready:
 
 
 def _answered(setup: Setup, asked: Sequence[Asked], hashes: Sequence[str], count: int, size: int, console: Console,
-              ready: Ready) -> list[dict]:  # fmt: skip
+              ready: Ready) -> list[dict]:
     """The rows of a batch; it is filled up to `size` prompts, so that all have the shapes of one program."""
     faults = dict(itertools.chain(*processes.exchange(ready.faults)))
     for line in faults.values():
         console.print(f"skipped: {line}", soft_wrap=True, markup=False)
     shown = [place for place in range(len(ready.numbers)) if place not in faults]
     found = iter(_responses(setup, asked, [ready.numbers[place] for place in shown],
-                            [ready.prompts[place] for place in shown], count, size) if shown else ())  # fmt: skip
+                            [ready.prompts[place] for place in shown], count, size) if shown else ())
     rows = []
     for place, number in enumerate(ready.numbers):
         said = _fault(faults[place]) if place in faults else {"prompt": len(ready.prompts[place][0]), **next(found)}
@@ -208,16 +210,16 @@ def _answered(setup: Setup, asked: Sequence[Asked], hashes: Sequence[str], count
 
 
 def _responses(setup: Setup, asked: Sequence[Asked], numbers: list[int], prompts: list, count: int,
-               size: int) -> list[dict]:  # fmt: skip
+               size: int) -> list[dict]:
     """What the model answers to each prompt."""
     sampling, processor = setup.sampling, setup.prompts.processor
-    draws = [asking.draw_key(f"{asked[number].item.row.id} {asked[number].order}") for number in numbers]
+    draws = [batched_inference.draw_key(f"{asked[number].item.row.id} {asked[number].order}") for number in numbers]
     fill = size - len(numbers)
     out = rollout.generate(
         setup.model(), prompts + prompts[-1:] * fill, samples=count, max_new_tokens=sampling.max_new_tokens,
         temperature=sampling.temperature, eos_ids=processor.eos_ids, seed=sampling.seed, ids=draws + draws[-1:] * fill,
         **setup.prompts.limits,
-    )  # fmt: skip
+    )
     rows = []
     for drawn, lengths in zip(out.tokens[: len(numbers)], out.lengths):
         tokens = [each[:length].tolist() for each, length in zip(drawn, lengths)]
@@ -225,5 +227,5 @@ def _responses(setup: Setup, asked: Sequence[Asked], numbers: list[int], prompts
             "texts": [processor.decode(each) for each in tokens],
             "lengths": lengths.tolist(),
             "truncated": [each[-1] not in processor.eos_ids for each in tokens],
-        })  # fmt: skip
+        })
     return rows

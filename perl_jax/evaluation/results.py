@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from models.errors import InputError
-from perl_jax import files
 from perl_jax.evaluation.consistency import Row
-from perl_jax.statistics import Estimate
+from perl_jax.evaluation.statistics import Estimate
+from perl_jax.runtime import files
 
 ROW_KEYS = {"id", "role", "order", "shown", "question", "answer", "texts", "correct", "extracted", "meaning"}
 
@@ -54,7 +54,7 @@ class Result(NamedTuple):
             groups.setdefault(str(row["id"]), {}).setdefault(str(row["role"]), []).append(row)
         return {id_: Question([found["own"][0], *sorted(found.get("permuted", ()), key=lambda row: row["order"])],
                               found.get("control", [None])[0])
-                for id_, found in groups.items() if "own" in found}  # fmt: skip
+                for id_, found in groups.items() if "own" in found}
 
 
 class Model(NamedTuple):
@@ -78,7 +78,7 @@ def read(name: str, directory: Path) -> Model:
         found[result.key] = result
     if not found:
         raise InputError(f"{directory} holds no results (<benchmark>-<protocol>/results.json); "
-                         f"python -m perl_jax.evaluate --out={directory} writes them")  # fmt: skip
+                         f"python -m perl_jax.evaluate --out={directory} writes them")
     return Model(name, found)
 
 
@@ -91,5 +91,5 @@ def _result(file: Path) -> Result:
         if isinstance(error, InputError):
             raise
         raise InputError(f"{file}: not the results of an evaluation ({type(error).__name__}: {error}); "
-                         "evaluate again, answers already given are kept") from error  # fmt: skip
+                         "evaluate again, answers already given are kept") from error
     return result

@@ -14,9 +14,9 @@ from rich.console import Console
 
 from perl_jax import benchmarks, grading
 from perl_jax.benchmarks import Score
-from perl_jax.endpoint import Endpoint, Failure
 from perl_jax.evaluation import orders
 from perl_jax.evaluation.orders import Asked
+from perl_jax.runtime.chat_endpoint import Endpoint, Failure
 
 if TYPE_CHECKING:
     from perl_jax.evaluation.responses import Answered
@@ -41,7 +41,7 @@ NOTHING = Found(0.0, None, None)
 
 def scored(name: str, protocol: str, answered: Sequence["Answered"], workers: int) -> list[list[Found]]:
     """What the rules of a benchmark make of each response. Processes of a run share the work."""
-    from perl_jax import processes  # not above, where workers would import JAX with it
+    from perl_jax.runtime import processes  # not above, where workers would import JAX with it
 
     mine = [n for n in range(len(answered)) if processes.owns(n)]
     tasks = [(name, protocol, _light(answered[n].asked), list(answered[n].texts)) for n in mine]
@@ -73,7 +73,7 @@ def _outcomes(pool, tasks: Sequence[tuple]) -> list[list[Found]]:
     futures = [pool.schedule(score, task, timeout=TIMEOUT) for task in tasks]
     done = [grading.outcome(future) for future in futures]
     lost = [(*task[:-1], [text]) for task, found in zip(tasks, done) if isinstance(found, Exception)
-            for text in task[-1] if len(task[-1]) > 1]  # fmt: skip
+            for text in task[-1] if len(task[-1]) > 1]
     alone = iter(_outcomes(pool, lost) if lost else ())
     out = []
     for (_, _, asked, texts), found in zip(tasks, done):
@@ -126,7 +126,7 @@ class Judged(NamedTuple):
 
 
 def judge(benchmark: ModuleType, endpoint: Endpoint, answered: Sequence["Answered"],
-          found: Sequence[Sequence[Found]]) -> tuple[list[list[Found]], Judged]:  # fmt: skip
+          found: Sequence[Sequence[Found]]) -> tuple[list[list[Found]], Judged]:
     """`found` with a judge's word where the rules could not decide, and how much it was asked.
 
     Args:
@@ -135,7 +135,7 @@ def judge(benchmark: ModuleType, endpoint: Endpoint, answered: Sequence["Answere
         answered: the responses, as for `scored`.
         found: what the rules say of these.
     """
-    from perl_jax import logs
+    from perl_jax.runtime import logs
 
     wanted = [(n, d) for n, each in enumerate(found) for d, one in enumerate(each) if one.judge]
     out, failed = [list(each) for each in found], 0

@@ -8,9 +8,11 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from perl_jax import prompts, statistics, usage
-from perl_jax.provenance import Base, Data, Evaluation, Result
-from perl_jax.statistics import Table, percent, proportion
+from perl_jax.evaluation import statistics
+from perl_jax.evaluation.statistics import Table, percent, proportion
+from perl_jax.exporting import usage_snippets
+from perl_jax.exporting.provenance import Base, Data, Evaluation, Result
+from perl_jax.records import prompts
 
 LONGEST = 2048  # tokens of a response to ask for, where a run does not say it
 TOLD = {  # of a run's config, and in which words
@@ -90,7 +92,7 @@ def metadata(card: Card):
     return ModelCardData(
         library_name="peft" if card.adapter else "transformers", pipeline_tag="image-text-to-text", tags=tags,
         **(based if card.base.hub else {}), **card.base.license,
-    )  # fmt: skip
+    )
 
 
 # The sections: paragraphs
@@ -108,7 +110,7 @@ def _title(card: Card) -> list[str]:
         f"{kind} Qwen2.5-VL of {size:,.2f} {word} parameters, {origin}{how} by perl_jax; step {card.step:,}.",
         "**A toy**: it started from random weights and knows only what its training set shows. It is there to look at "
         "the method, not for use." if card.base.from_nothing else "",
-    ]  # fmt: skip
+    ]
 
 
 def _training(card: Card) -> list[str]:
@@ -127,7 +129,7 @@ def _training(card: Card) -> list[str]:
         counts = ", ".join(f"{count:,} in {code(split)}" for split, count in data.counts.items())
         sources = f" (sources: {', '.join(map(code, data.sources))})" if data.sources else ""
         rows.append(["records", f"{code(data.name)}{': ' * bool(counts)}{counts}{sources}, fingerprint "
-                                f"{code(data.fingerprint)}"])  # fmt: skip
+                                f"{code(data.fingerprint)}"])
     rows += _environment(card.run)
     rows.append(["these weights", f"fingerprint {code(card.fingerprint)}"])
     return ["## How it was trained", Table(["", ""], rows).markdown()]
@@ -157,11 +159,11 @@ def _results(card: Card) -> list[str]:
     rows = [_consistency(result) for result in card.results if result.consistency]
     if rows:
         header = ["benchmark", "protocol", "questions", "mean over orders", "right in every order", "flip rate",
-                  "flip rate, same order"]  # fmt: skip
+                  "flip rate, same order"]
         parts += ["The same questions in several orders of their images:", Table(header, rows).markdown(),
                   "Flip rate: the answers to the orders of a question do not all mean the same (lower is better); same "
                   "order: asked as often, but never permuted. Bootstrap intervals by question: without width where all "
-                  "came out alike."]  # fmt: skip
+                  "came out alike."]
     return ["## Results", *parts] if parts else []
 
 
@@ -171,7 +173,7 @@ def _held_out(evaluations: Sequence[Evaluation]) -> list[str]:
         found = statistics.measures(evaluation.rows)
         questions = len({row["id"] for row in evaluation.rows})
         rows.append([code(evaluation.name), f"{evaluation.step:,}", f"{questions:,}",
-                     *(percent(proportion(found[key])) for key in statistics.COLUMNS)])  # fmt: skip
+                     *(percent(proportion(found[key])) for key in statistics.COLUMNS)])
     if not rows:
         return []
     return [
@@ -187,18 +189,18 @@ def _benchmark(result: Result) -> list[str]:
     settings = ", ".join(f"{name} {code(result.settings[name])}" for name in SETTINGS if name in result.settings)
     return [code(result.benchmark) + ", **in part only**" * result.partial, code(result.protocol),
             percent(result.accuracy) + ", mean over categories" * result.macro, f"{result.questions:,}",
-            f"rules, then {code(result.judge)}" if result.judge else "rules", settings]  # fmt: skip
+            f"rules, then {code(result.judge)}" if result.judge else "rules", settings]
 
 
 def _consistency(result: Result) -> list[str]:
     found = result.consistency
     return [code(result.benchmark), code(result.protocol), f"{found.questions:,}",
-            *map(percent, (found.mean, found.all, found.flip, found.control))]  # fmt: skip
+            *map(percent, (found.mean, found.all, found.flip, found.control))]
 
 
 def _prompt(asked: prompts.Prompts) -> list[str]:
     system = ["System text:", fence(asked.system)] if asked.system else [
-        "No system text of its own: the chat template puts in its default."]  # fmt: skip
+        "No system text of its own: the chat template puts in its default."]
     then = ", then this instruction:" if asked.instruction else "; no instruction follows."
     return [
         "## The prompt",
@@ -206,11 +208,11 @@ def _prompt(asked: prompts.Prompts) -> list[str]:
         f"User's turn: the question, its choices, a line each, as `A. ...`{then}",
         fence(asked.instruction) if asked.instruction else "",
         f"Pictures have {asked.min_pixels:,} to {asked.max_pixels:,} pixels, in sides that are multiples of "
-        f"{usage.side(asked)}; others are resized so, nearly in shape. Several stand before the text, one after the "
-        "other, or where the question has them; they have no numbers. Prompts had up to "
-        f"{asked.max_tokens:,} tokens, room for {usage.most_pictures(asked):,} of the largest pictures. An example, "
-        "`<|image_pad|>` standing for as many as the picture has tokens:",
-        fence(usage.example(asked)),
+        f"{usage_snippets.side(asked)}; others are resized so, nearly in shape. Several stand before the text, one after "
+        "the other, or where the question has them; they have no numbers. Prompts had up to "
+        f"{asked.max_tokens:,} tokens, room for {usage_snippets.most_pictures(asked):,} of the largest pictures. An "
+        "example, `<|image_pad|>` standing for as many as the picture has tokens:",
+        fence(usage_snippets.example(asked)),
     ]
 
 
@@ -221,7 +223,7 @@ def _use(card: Card) -> list[str]:
         "### transformers",
         f"In this directory, after `pip install \"transformers>=5.23\" torch pillow{' peft' * card.adapter}`; "
         "perl_jax's tests run this code on a small model:",
-        fence(usage.transformers(asked, longest, card.adapter), "python"),
+        fence(usage_snippets.transformers(asked, longest, card.adapter), "python"),
     ]
     if card.adapter:
         return [*parts, "For vLLM, lmms-eval and VLMEvalKit export merged weights, without `--adapter`."]
@@ -230,23 +232,23 @@ def _use(card: Card) -> list[str]:
         "What follows needs a GPU and was not run by us. `$MODEL` is this directory; how figures so got differ from "
         "ours is told in perl_jax/benchmarks/README.md.",
         "### vLLM",
-        fence(usage.vllm_server(asked, longest), "sh"),
-        fence(usage.vllm_client(asked, longest), "python"),
+        fence(usage_snippets.vllm_server(asked, longest), "sh"),
+        fence(usage_snippets.vllm_client(asked, longest), "python"),
         "### lmms-eval",
-        fence(usage.lmms_eval(asked, longest), "sh"),
+        fence(usage_snippets.lmms_eval(asked, longest), "sh"),
         "### VLMEvalKit",
         "`python run.py --config eval.json --judge exact_matching`, this directory being `models/perl-qwen2.5-vl`, and "
         "eval.json:",
-        fence(usage.vlmevalkit(asked, longest), "json"),
+        fence(usage_snippets.vlmevalkit(asked, longest), "json"),
     ]
 
 
 def _limits(card: Card) -> list[str]:
     flips = [(evaluation.name, proportion(statistics.measures(evaluation.rows)["flip"]))
-             for evaluation in card.evaluations]  # fmt: skip
+             for evaluation in card.evaluations]
     flips += [(result.benchmark, result.consistency.flip) for result in card.results if result.consistency]
     told = [f"{percent(rate)} of the {rate.questions:,} questions of {code(name)} that were asked so"
-            for name, rate in flips if rate.questions]  # fmt: skip
+            for name, rate in flips if rate.questions]
     items = [
         "For research: beyond the results above nobody has checked what it says.",
         "A toy: of no use for other questions than those of its training." if card.base.from_nothing else "",

@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from models.errors import InputError
-from perl_jax import policy, prompts, records, runs
+from perl_jax import policy, records
 from perl_jax.evaluation import results as evaluated
-from perl_jax.statistics import Estimate
+from perl_jax.evaluation import training_runs
+from perl_jax.evaluation.statistics import Estimate
+from perl_jax.records import prompts
 
 CARD = "README.md"
 
@@ -123,10 +125,10 @@ def evaluations(workdir: Path, step: int) -> list[Evaluation]:
     """
     last: dict[str, tuple[int, Path]] = {}
     for file in (workdir / "evaluations").glob("*.jsonl"):
-        match = runs.EVALUATION.fullmatch(file.name)
+        match = training_runs.EVALUATION.fullmatch(file.name)
         if match and int(match[2]) <= step:
             last[match[1]] = max(last.get(match[1], (-1, file)), (int(match[2]), file))
-    found = [Evaluation(name, number, runs.predictions(file)) for name, (number, file) in sorted(last.items())]
+    found = [Evaluation(name, number, training_runs.predictions(file)) for name, (number, file) in sorted(last.items())]
     return [evaluation for evaluation in found if evaluation.rows]
 
 
@@ -139,7 +141,7 @@ def results(directories: Sequence[Path]) -> list[Result]:
             out.append(_result(each))
         except (KeyError, TypeError, AttributeError) as error:
             raise InputError(f"--results: {' '.join(each.key)} is not as perl_jax.evaluate writes it "
-                             f"({type(error).__name__}: {error}); evaluate again") from error  # fmt: skip
+                             f"({type(error).__name__}: {error}); evaluate again") from error
     return out
 
 
@@ -149,14 +151,14 @@ def check(results: Sequence[Result], fingerprint: str) -> None:
         if result.fingerprint != fingerprint:
             raise InputError(f"--results: {result.benchmark}-{result.protocol} is of the weights {result.fingerprint}, "
                              f"this step has {fingerprint}; evaluate an export of the same step, or leave it "
-                             "out")  # fmt: skip
+                             "out")
 
 
 def _result(found: evaluated.Result) -> Result:
     said, moved = found.facts, found.consistency
     consistency = Consistency(
         moved["questions"], *(Estimate.read(moved[key]) for key in ("mean", "all", "flip")),
-        Estimate.read(moved["control"]["flip"])) if moved else None  # fmt: skip
+        Estimate.read(moved["control"]["flip"])) if moved else None
     name, protocol = found.key
     return Result(
         benchmark=f"{name} {Path(said['data']).name}" if name == "records" else name,  # a set of one's own

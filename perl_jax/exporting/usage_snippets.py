@@ -8,8 +8,8 @@ import json
 import re
 import shlex
 
-from perl_jax import prompts
-from perl_jax.prompts import Prompts
+from perl_jax.records import prompts
+from perl_jax.records.prompts import Prompts
 
 QUESTION = "Which image shows a cat?"
 SEVERAL = 8  # pictures that a server must take at least: smaller ones than the largest fit in where one large does
@@ -97,7 +97,7 @@ def example(asked: Prompts) -> str:
     content = [{"type": "image"}, {"type": "image"}, {"type": "text", "text": text}]
     chat = [{"role": "system", "content": asked.system}] * bool(asked.system) + [{"role": "user", "content": content}]
     return asked.processor.tokenizer.apply_chat_template(
-        chat, chat_template=asked.processor.template, tokenize=False, add_generation_prompt=True)  # fmt: skip
+        chat, chat_template=asked.processor.template, tokenize=False, add_generation_prompt=True)
 
 
 def side(asked: Prompts) -> int:
@@ -116,7 +116,7 @@ def vllm_server(asked: Prompts, longest: int) -> str:
         f'vllm serve "$MODEL" --served-model-name model --max-model-len {asked.max_tokens + longest} \\',
         f"    --limit-mm-per-prompt '{json.dumps({'image': max(most_pictures(asked), SEVERAL), 'video': 0})}' \\",
         f"    --mm-processor-kwargs '{json.dumps(asked.limits)}'",
-    ])  # fmt: skip
+    ])
 
 
 def vllm_client(asked: Prompts, longest: int) -> str:
@@ -135,7 +135,7 @@ def lmms_eval(asked: Prompts, longest: int, tasks: str = "mathvision_test") -> s
         "python -m lmms_eval --model qwen2_5_vl --force_simple --batch_size 1 --tasks " + tasks + " \\",
         f'    --model_args pretrained="$MODEL",{shlex.quote(",".join(arguments))} \\',
         f"    --gen_kwargs temperature=0,max_new_tokens={longest} --log_samples --output_path logs",
-    ])  # fmt: skip
+    ])
 
 
 def vlmevalkit(asked: Prompts, longest: int) -> str:
@@ -143,7 +143,7 @@ def vlmevalkit(asked: Prompts, longest: int) -> str:
     system = "\n".join(part for part in (asked.system, asked.instruction) if part)
     model = {"class": "Qwen2VLChat", "model_path": "models/perl-qwen2.5-vl", **asked.limits, "max_new_tokens": longest,
              "do_sample": False, "use_custom_prompt": False, **({"system_prompt": system} if system else {}),
-             "post_process": True}  # fmt: skip
+             "post_process": True}
     data = {"BLINK": {"class": "ImageMCQDataset", "dataset": "BLINK"}}
     return json.dumps({"model": {"perl-qwen2.5-vl": model}, "data": data}, indent=2, ensure_ascii=False)
 

@@ -1,4 +1,4 @@
-"""How often a policy answers records right: rollouts of each in its own order, asked as in `perl_jax.asking`."""
+"""How often a policy answers records right: rollouts of each in its own order, by `batched_inference`."""
 
 import functools
 import io
@@ -14,12 +14,15 @@ from rich.console import Console
 
 from models import qwen2_5_vl as qwen
 from models.errors import InputError
-from models.qwen2_5_vl.images import Encoded
-from perl_jax import asking, mesh, permute, processes, rollout, selection
-from perl_jax import batch as batches
+from models.image_files import Encoded
+from perl_jax import mesh, permute, rollout
+from perl_jax.evaluation import batched_inference
+from perl_jax.filtering import selection
 from perl_jax.grading import Grader
-from perl_jax.prompts import Prompts, opened
 from perl_jax.records import Split
+from perl_jax.records.prompts import Prompts, opened
+from perl_jax.runtime import processes
+from perl_jax.training import batch as batches
 
 NUMBER = operator.itemgetter("number")
 
@@ -44,7 +47,7 @@ class Asked(NamedTuple):
 
 
 def measure(setup: Setup, file: Path, settings: Mapping, numbers: Sequence[int],
-            blind: bool = False) -> dict[int, dict]:  # fmt: skip
+            blind: bool = False) -> dict[int, dict]:
     """The row of each of the records `numbers` by its number in the split, from `file` and from rollouts.
 
     A row has `number`, `id`, `source` and `prompt` (tokens); then `images` (how many), `guess` (`selection.guess`),
@@ -61,13 +64,13 @@ def measure(setup: Setup, file: Path, settings: Mapping, numbers: Sequence[int],
     Raises:
         InputError: the file was made with other settings, or is not such a file.
     """
-    rows = asking.begin(file, settings, NUMBER)
+    rows = batched_inference.begin(file, settings, NUMBER)
     console = Console(stderr=True, highlight=False, quiet=not processes.first())
-    with asking.Writer(file, rows, NUMBER) as writer:
+    with batched_inference.Writer(file, rows, NUMBER) as writer:
         begun = prompt_lengths(setup, [number for number in numbers if number not in rows], console)
         writer.add([row for row in begun if "skipped" in row])
         lengths = {row["number"]: row["prompt"] for row in [*begun, *rows.values()]}
-        parts = asking.in_batches([number for number in numbers if lengths[number]], lengths, setup.batch, done=rows)
+        parts = batched_inference.in_batches([number for number in numbers if lengths[number]], lengths, setup.batch, done=rows)
         size, right = max(map(len, parts), default=0), []
 
         def answered(asked: Asked) -> list[dict]:
@@ -75,9 +78,9 @@ def measure(setup: Setup, file: Path, settings: Mapping, numbers: Sequence[int],
             right.extend(score for row in new for score in row.get("scores", ()))
             return new
 
-        asking.work_off(parts, functools.partial(_asked, setup, blind), answered, writer, console,
+        batched_inference.work_off(parts, functools.partial(_asked, setup, blind), answered, writer, console,
                         unit="grey question" if blind else "question",
-                        figure=lambda: f"  accuracy {np.mean(right):.3f}" if right else "")  # fmt: skip
+                        figure=lambda: f"  accuracy {np.mean(right):.3f}" if right else "")
     return {number: rows[number] for number in numbers}
 
 
@@ -89,7 +92,7 @@ def prompt_lengths(setup: Setup, numbers: Sequence[int], console: Console) -> li
 
     Grey pictures are as large as a record's own, so its prompt is as long.
     """
-    return asking.prompts(numbers, functools.partial(_begun, setup), console)
+    return batched_inference.prompts(numbers, functools.partial(_begun, setup), console)
 
 
 def _begun(setup: Setup, number: int) -> dict:
@@ -113,7 +116,7 @@ def _asked(setup: Setup, blind: bool, numbers: list[int]) -> Asked:
         record = greyed(record) if blind else record
         sample = permute.render(record)
         questions.append(batches.Question(record, [tuple(range(len(record["images"])))], [sample],
-                                          [setup.prompts.encode(sample)]))  # fmt: skip
+                                          [setup.prompts.encode(sample)]))
     pictures = [question.record["images"] for question in questions]
     found = setup.prompts.prepare(pictures, mesh.shards(), mesh.own())
     return Asked(numbers, questions, [(place, line) for place, line in enumerate(found) if line])
@@ -156,9 +159,9 @@ def _answers(setup: Setup, questions: list[batches.Question], size: int) -> list
     early = batches.Early(batches.Source(config, None, prompts, setup.grader), filled)
     out = rollout.generate(
         setup.model(), [question.prompts[0] for question in filled], samples=config.rollouts,
-        ids=[asking.draw_key(question.record["id"]) for question in filled], eos_ids=prompts.processor.eos_ids,
+        ids=[batched_inference.draw_key(question.record["id"]) for question in filled], eos_ids=prompts.processor.eos_ids,
         seed=config.seed, finished=early, **config.sampling, **prompts.limits,
-    )  # fmt: skip
+    )
     found = [[early.found[n, g] for g in range(config.rollouts)] for n in range(len(questions))]
     scores = iter(setup.grader.grade([pair for group in found for pair, _ in group]))
     rows = []
@@ -171,5 +174,5 @@ def _answers(setup: Setup, questions: list[batches.Question], size: int) -> list
             "lengths": lengths.tolist(),
             "truncated": sum(not ended for _, ended in group),
             "response": group[0][0][1],
-        })  # fmt: skip
+        })
     return rows

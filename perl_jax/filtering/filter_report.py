@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from perl_jax.selection import FATES, LEAST, Candidate, shares
-from perl_jax.statistics import Table
+from perl_jax.evaluation.statistics import Table
+from perl_jax.filtering.selection import FATES, LEAST, Candidate, shares
 
 NEAR = 0.02  # how far from the target a kept mean may lie without a word
 PANELS = 9  # of the picture: all records, the largest sources, and the others together
@@ -69,7 +69,7 @@ def _why(band: Sequence[float], target: float) -> str:
 
 
 def histogram(candidates: Sequence[Candidate], fates: Mapping[str, str], file: Path, *, low: float, high: float,
-              target: float, rollouts: int) -> None:  # fmt: skip
+              target: float, rollouts: int) -> None:
     """Draws how many records have which mean accuracy, before and after, of all and of each source, as a PNG."""
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
@@ -87,7 +87,7 @@ def histogram(candidates: Sequence[Candidate], fates: Mapping[str, str], file: P
     handles = [Patch(color=BEFORE, label="before"), Patch(color=AFTER, label="kept"),
                Patch(color=BAND, label=f"band {low:g} to {high:g}"),
                Line2D([], [], color=TARGET, linestyle="--", label=f"target mean {target:g}"),
-               Line2D([], [], color="#1b1f24", marker="v", linestyle="", label="mean of what is kept")]  # fmt: skip
+               Line2D([], [], color="#1b1f24", marker="v", linestyle="", label="mean of what is kept")]
     figure.legend(handles=handles, loc="outside upper center", ncols=min(5, 2 * columns), frameon=False)
     figure.supxlabel(f"accuracy of a record over {rollouts} rollouts", fontsize=11)
     figure.supylabel("records", fontsize=11)
@@ -104,7 +104,7 @@ def _panels(candidates: Sequence[Candidate]) -> list[tuple[str, Sequence[Candida
 
 
 def _panel(axes, name: str, group: Sequence[Candidate], fates: Mapping[str, str], low: float, high: float,
-           target: float, rollouts: int) -> None:  # fmt: skip
+           target: float, rollouts: int) -> None:
     steps = min(rollouts, BINS)
     centres = np.arange(steps + 1) / steps
     left = kept(group, fates)
@@ -119,7 +119,7 @@ def _panel(axes, name: str, group: Sequence[Candidate], fates: Mapping[str, str]
     axes.axvline(target, color=TARGET, linestyle="--", linewidth=1.4, zorder=4)
     if left:
         axes.plot(mean(left), 1.0, marker="v", markersize=8, color="#1b1f24", zorder=5, clip_on=False,
-                  transform=axes.get_xaxis_transform())  # fmt: skip
+                  transform=axes.get_xaxis_transform())
     measured = sum(candidate.accuracy is not None for candidate in group)
     means = " → ".join("–" if value is None else f"{value:.2f}" for value in (mean(group), mean(left)))
     axes.set_title(f"{name}: {measured:,} → {len(left):,}, mean {means}", fontsize=10, parse_math=False)

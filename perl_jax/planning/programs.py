@@ -20,9 +20,11 @@ from models import qwen2_5_vl as qwen
 from models.errors import InputError
 from models.qwen2_5_vl.attention import Spans
 from models.qwen2_5_vl.packing import Vision, block_size, bucket
-from perl_jax import embeddings, mesh, policy, rollout, train, trees, update
-from perl_jax.roofline import Assumed, at_once, lengths, question_tokens
-from perl_jax.sampling import Sampling
+from perl_jax import mesh, policy, rollout, update
+from perl_jax.engine import embeddings, tree_packing
+from perl_jax.engine.sampling import Sampling
+from perl_jax.planning.roofline import Assumed, at_once, lengths, question_tokens
+from perl_jax.training import schedule
 
 
 class Compiled(NamedTuple):
@@ -45,13 +47,13 @@ def devices_of(topology: str, slices: int = 1) -> list:
     except Exception as error:  # libtpu raises what it likes
         line = str(error).splitlines()[0]
         raise InputError(f"--topology={topology}: {line}; it needs libtpu (pip install -r requirements-tpu.txt) and a "
-                         "name like v5e:4x4, v6e:4x4 or v5p:2x2x1") from error  # fmt: skip
+                         "name like v5e:4x4, v6e:4x4 or v5p:2x2x1") from error
 
 
 def programs(config, sizes: qwen.Config, assumed: Assumed) -> tuple[dict[str, Callable], dict[str, float]]:
     """({name: what compiles it}, {what stays on a device: bytes}) on the current mesh, with the shapes of one step."""
     model = model_of(config, sizes)
-    optimizer = train.optimizer(config, config.warmup.steps + 1)
+    optimizer = schedule.optimizer(config, config.warmup.steps + 1)
     state = jax.eval_shape(lambda model: update.init(model, optimizer, policy.trainable(config)), model)
     state = state.replace(**{name: laid_out(getattr(state, name)) for name in ("trainable", "frozen", "opt_state")})
     decoder_graph, decoder_weights = nnx.split(jax.eval_shape(rollout.for_decoding, model))
@@ -59,22 +61,22 @@ def programs(config, sizes: qwen.Config, assumed: Assumed) -> tuple[dict[str, Ca
     graph, weights = nnx.split(model)
     caches = streams(config, sizes, assumed)
     lowered = {**sampling(config, sizes, assumed, (graph, laid_out(weights)), decoder, caches),
-               **updating(config, sizes, assumed, state)}  # fmt: skip
+               **updating(config, sizes, assumed, state)}
     return lowered, {"weights": share(state.trainable), "frozen weights": share(state.frozen),
                      "reference": of_reference(config, model),
                      "optimizer state": share(state.opt_state), "gradients": share(state.trainable),
                      "decoding copy": share(decoder[1]), "prompt caches": share(caches.prompt),
-                     "own caches": share(caches.own)}  # fmt: skip
+                     "own caches": share(caches.own)}
 
 
 def model_of(config, sizes: qwen.Config) -> qwen.Qwen2_5_VL:
     """The shapes of the model that the config trains, each weight in the dtype that `policy.load` holds it in."""
     model = nnx.eval_shape(lambda: policy.adapted(
-        config, qwen.Qwen2_5_VL(sizes, rngs=nnx.Rngs(0), compute_dtype=config.compute_dtype)))  # fmt: skip
+        config, qwen.Qwen2_5_VL(sizes, rngs=nnx.Rngs(0), compute_dtype=config.compute_dtype)))
     graph, weights = nnx.split(model)
     held = policy.dtypes(config)
     weights = [(path, leaf.replace(jax.ShapeDtypeStruct(leaf.shape, held(".".join(path)))))
-               for path, leaf in nnx.to_flat_state(weights)]  # fmt: skip
+               for path, leaf in nnx.to_flat_state(weights)]
     return nnx.merge(graph, nnx.from_flat_state(weights))
 
 
@@ -111,7 +113,7 @@ def pictures(config, sizes: qwen.Config, assumed: Assumed, count: int) -> Vision
     shape = shards * bucket(-(-count // shards), least=1, between=2), room
     values = vision.in_channels * vision.temporal_patch_size * vision.patch_size**2
     return Vision(array((*shape, values), jnp.float32, mesh.ROWS), *[array(shape, jnp.int32, mesh.ROWS)] * 2,
-                  array((*shape, 2), jnp.int32, mesh.ROWS))  # fmt: skip
+                  array((*shape, 2), jnp.int32, mesh.ROWS))
 
 
 def streams(config, sizes: qwen.Config, assumed: Assumed) -> rollout.Streams:
@@ -148,7 +150,7 @@ def sampling(config, sizes: qwen.Config, assumed: Assumed, model, decoder, cache
         "prefill": partial(rollout._start.lower, *model, options, G, rollout.capacities(c.max_new_tokens)[0], h,
                            positions, one, one, keys, np.uint32(0), np.int32(N)),
         "decode": partial(rollout._decode.lower, *decoder, options, (0, 1), caches, np.int32(1), np.int32(2)),
-    }  # fmt: skip
+    }
 
 
 def updating(config, sizes: qwen.Config, assumed: Assumed, state: update.State) -> dict[str, Callable]:
@@ -160,7 +162,7 @@ def updating(config, sizes: qwen.Config, assumed: Assumed, state: update.State) 
 
     spans = Spans(row(), row(), row())
     positions = array((B, S, 3, C), jnp.int32, None, mesh.ROWS)
-    rows = trees.Rows(None, positions, None, spans, None, row(), row(), row(), prompts=C, window=C)
+    rows = tree_packing.Rows(None, positions, None, spans, None, row(), row(), row(), prompts=C, window=C)
     reals = row(dtype=jnp.float32)
     old = reals if config.optimizer.steps_per_batch > 1 else None
     tokens = update.Tokens(reals, reals, old, reals if config.loss.kl_coef else None, reals)
@@ -179,7 +181,7 @@ def updating(config, sizes: qwen.Config, assumed: Assumed, state: update.State) 
 def share(tree) -> float:
     """The bytes of a tree's arrays on one device."""
     return sum(int(np.prod(x.sharding.shard_shape(x.shape))) * x.dtype.itemsize for x in jax.tree.leaves(tree)
-               if not jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key))  # fmt: skip
+               if not jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key))
 
 
 def compiled(lower: Callable) -> Compiled | float:
@@ -190,7 +192,7 @@ def compiled(lower: Callable) -> Compiled | float:
         return overflow(str(error))
     found = program.memory_analysis()
     total = (found.argument_size_in_bytes + found.temp_size_in_bytes + found.output_size_in_bytes
-             - found.alias_size_in_bytes)  # fmt: skip
+             - found.alias_size_in_bytes)
     return Compiled(found.argument_size_in_bytes, total, found.output_size_in_bytes, sent(program.as_text()))
 
 
@@ -226,7 +228,7 @@ def sent(text: str) -> dict[str, float]:
     for name, body in bodies.items():
         for number, (shapes, kind, start, rest) in enumerate(COLLECTIVE.findall(body)):
             sizes = [BYTES.get(kind, 0) * int(np.prod([int(n) for n in dims.split(",") if n]))
-                     for kind, dims in re.findall(r"\b(\w+)\[([\d,]*)\]", shapes)]  # fmt: skip
+                     for kind, dims in re.findall(r"\b(\w+)\[([\d,]*)\]", shapes)]
             size = sum(sizes) if kind == "all-reduce" or not start else max(sizes)  # others start with (input, output)
             channel = re.search(r"channel_id=(\d+)", rest)
             key = kind, channel[1] if channel else (name, number)

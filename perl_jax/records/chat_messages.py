@@ -4,7 +4,7 @@ import json
 import re
 
 from models.errors import InputError
-from perl_jax import snapshot
+from perl_jax.records import hub_files
 
 MARKER = "<image>"
 OPTION = re.compile(r"^\s*(?:\(([A-Z])\)|([A-Z])[.:)、．])", re.MULTILINE)  # how the line of an option begins
@@ -36,7 +36,7 @@ def question(messages: object) -> tuple[str, list]:
         roles = ", ".join(ascii(turn.get("role")) for turn in turns)
         raise InputError(f"its messages must hold one user turn beside system texts, not: {roles or 'none'}")
     content = turns[0].get("content")
-    return _joined(content) if isinstance(content, list) else (snapshot.text(content, "its message"), [])
+    return _joined(content) if isinstance(content, list) else (hub_files.text(content, "its message"), [])
 
 
 def option_letters(text: str) -> set[str]:
@@ -53,7 +53,7 @@ def _joined(parts: list) -> tuple[str, list]:
     for part in parts:
         kind = part.get("type") if isinstance(part, dict) else None
         if kind == "text":
-            texts.append(snapshot.text(part.get("text"), "a part of its message"))
+            texts.append(hub_files.text(part.get("text"), "a part of its message"))
         elif kind in ("image", "image_url"):
             texts.append(MARKER)
             pictures += [part] if any(value for key, value in part.items() if key != "type") else []

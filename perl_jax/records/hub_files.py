@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from models.errors import InputError
-from perl_jax.data import Picture
+from perl_jax.records.rows import Picture
 
 FORMATS = (".jsonl", ".json", ".parquet")
 MAX_BYTES = 1 << 28  # of one encoded picture; a zip's member may promise any size
@@ -77,7 +77,7 @@ def download(repo: str, folder: str | Path, patterns: Sequence[str] | None = Non
         options = f" --revision {revision}" if revision else ""
         options += "".join(f" --include '{pattern}'" for pattern in patterns or ())
         raise InputError(f"{repo} cannot be downloaded ({_line(error)}): run, where there is a network, `hf download "
-                         f"{repo} --repo-type dataset --local-dir {folder}{options}`") from error  # fmt: skip
+                         f"{repo} --repo-type dataset --local-dir {folder}{options}`") from error
 
 
 class Pictures:

@@ -7,8 +7,8 @@ import warnings
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
+from models import image_files
 from models.errors import InputError
-from models.qwen2_5_vl import images
 
 
 def stored(data: bytes, where: str) -> bytes:
@@ -32,12 +32,12 @@ def _stored(data: bytes) -> bytes:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            picture = Image.open(io.BytesIO(data), formats=images.FORMATS)
+            picture = Image.open(io.BytesIO(data), formats=image_files.FORMATS)
             _check_shape(*picture.size)
             picture.load()
         if _is_stored_form(picture):
             return data
-        picture = images.rgb(ImageOps.exif_transpose(_to_8_bits(picture)))
+        picture = image_files.rgb(ImageOps.exif_transpose(_to_8_bits(picture)))
     except InputError:
         raise
     except Exception as error:  # decoders of broken bytes raise whatever they stumble over
@@ -49,9 +49,9 @@ def _stored(data: bytes) -> bytes:
 
 
 def _check_shape(width: int, height: int):
-    if min(width, height) < 2 or max(width, height) > images.MAX_ASPECT * min(width, height):
+    if min(width, height) < 2 or max(width, height) > image_files.MAX_ASPECT * min(width, height):
         raise InputError(f"a picture of {width} x {height} pixels teaches nothing: sides are at least 2 pixels, one at "
-                         f"most {images.MAX_ASPECT} times the other; replace or drop it")  # fmt: skip
+                         f"most {image_files.MAX_ASPECT} times the other; replace or drop it")
 
 
 def _is_stored_form(picture: Image.Image) -> bool:
@@ -66,7 +66,7 @@ def _to_8_bits(picture: Image.Image) -> Image.Image:
         return Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
     if picture.mode in ("I", "F"):
         raise InputError(f"a picture of 32 bits a pixel (mode {picture.mode}) does not say what is white; save it with "
-                         "8 or 16 bits")  # fmt: skip
+                         "8 or 16 bits")
     return picture
 
 

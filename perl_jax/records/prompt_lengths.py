@@ -24,8 +24,9 @@ from rich.console import Console
 from rich.progress import track
 
 from models.errors import InputError
-from perl_jax import files, permute, processes, records, symbols
-from perl_jax.prompts import Prompts, opened
+from perl_jax import permute, records, symbols
+from perl_jax.records.prompts import Prompts, opened
+from perl_jax.runtime import files, processes
 
 logger = logging.getLogger(__name__)
 
@@ -51,14 +52,14 @@ def shown(splits: Mapping[str, Sequence[str]], prompts: Prompts, workdir: Path) 
         found = dict(collections.Counter(reason for reason in reasons if reason).most_common())
         kept[split][directory], counts[split][directory] = here, found
         named += [{"directory": directory, "split": split, **line, "reason": reason}
-                  for line, reason in zip(lines, reasons) if reason]  # fmt: skip
+                  for line, reason in zip(lines, reasons) if reason]
         said = ", ".join(f"{count:,} {reason}" for reason, count in found.items())
         if not len(here):
             raise InputError(f"no record of split {split!r} of {directory} can be shown: {said}; the last: {named[-1]}")
         if said and processes.first():
             logger.warning("%s of the %s records in split %r of %s are left out: %s; %s names them",
                            f"{len(lines) - len(here):,}", f"{len(lines):,}", split, directory, said,
-                           workdir / EXCLUDED)  # fmt: skip
+                           workdir / EXCLUDED)
     if processes.first():
         _write(workdir / EXCLUDED, named)
     return kept, counts
@@ -144,7 +145,7 @@ def _about(directory: str, split: str, prompts: Prompts) -> dict:
     tokenizer = processor.tokenizer.backend_tokenizer.to_str()
     return {"records": records.fingerprint(directory), "split": split, **texts,
             "tokenizer_sha256": hashlib.sha256(tokenizer.encode()).hexdigest(),
-            "patches": [processor.vision.patch_size, processor.vision.spatial_merge_size]}  # fmt: skip
+            "patches": [processor.vision.patch_size, processor.vision.spatial_merge_size]}
 
 
 def _made(directory: str, split: str, prompts: Prompts) -> list[dict]:

@@ -10,9 +10,10 @@ from pathlib import Path
 
 from models import qwen2_5_vl as qwen
 from models.errors import InputError
-from models.qwen2_5_vl.images import Encoded, resized
+from models.image_files import Encoded
+from models.qwen2_5_vl.images import resized
 from models.qwen2_5_vl.source import read_json
-from perl_jax import processes
+from perl_jax.runtime import processes
 
 FILE = "perl_jax.json"  # in an exported directory: what its prompts looked like in training
 FIELDS = {"system": str, "instruction": str, "min_pixels": int, "max_pixels": int, "max_tokens": int}
@@ -39,7 +40,7 @@ class Prompts:
         ids, images = self.processor(self.messages(record), record["images"], **self.limits)
         if len(ids) > self.max_tokens:
             raise InputError(f"record {record['id']!r}: its prompt has {len(ids)} tokens, more than "
-                             f"config.prompt.max_tokens = {self.max_tokens}")  # fmt: skip
+                             f"config.prompt.max_tokens = {self.max_tokens}")
         return ids, images
 
     def prepare(self, pictures: Sequence[Sequence[Encoded]], shards: int, own: Container[int]) -> list[str | None]:
@@ -84,7 +85,7 @@ class Prompts:
         if prompts.limits != {"min_pixels": processor.min_pixels, "max_pixels": processor.max_pixels}:
             raise InputError(f"{path}: its image processor limits pictures to {processor.min_pixels} and "
                              f"{processor.max_pixels} pixels, {FILE} to {prompts.min_pixels} and {prompts.max_pixels}; "
-                             "make them equal")  # fmt: skip
+                             "make them equal")
         return prompts
 
     @classmethod

@@ -1,4 +1,4 @@
-"""Records: the one form that every source is brought to, and their storage.
+"""Sets of records on disk: written whole or not at all, and read at random places.
 
 A set of records is a TFDS directory on ArrayRecord, written and read without TensorFlow; other people open it with
 `tfds.builder_from_directory`. Reading needs the packages `tensorflow-datasets` and `array_record`; both are imported
@@ -12,46 +12,18 @@ import math
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator
-from typing import NotRequired, TypedDict
 
 import numpy as np
 
 from models.errors import InputError
-from perl_jax import files, permute, pictures, symbols
-
-KINDS = ("choice", "number", "text", "order")
-ORDER_EFFECTS = ("invariant", "rewrite", "fixed")
+from perl_jax.records.record import Record, checked
+from perl_jax.runtime import files
 
 _TEXTS = ("id", "question", "answer", "kind", "order_effect", "source")
 _EVERY_PLACE = -1  # how "no `movable` given" is stored: an empty list says that nothing may move
 _CHUNK = 64  # records handed to the TFDS writer at a time; it rewrites its metadata after each hand-over
 _RECORDS_PER_SHARD = 20_000
 _SUMMARY = "records.json"
-
-
-class Record(TypedDict):
-    """One question over K images. Its text holds symbols, i counted from 0: `<image:i>` is the slot that shows image i,
-    once for each image over question and choices; `{image:i}` mentions it, with a style after `|` (see permute)."""
-
-    id: str  # unique in its set
-    images: list[bytes]  # [K] encoded PNG or JPEG, RGB; K may be 0
-    question: str
-    choices: list[str]  # may be empty
-    answer: str  # of a choice: its letter, or the choice's own text
-    kind: str  # one of KINDS
-    order_effect: str  # one of ORDER_EFFECTS: what a new order of the images does to wording and answer
-    source: str  # the name under which metrics are split
-    accuracy: float | None  # mean accuracy of the base model, 0 to 1, from the rollout filter
-    movable: list[int] | None  # image places that may be permuted; None: all of them
-    captions: NotRequired[list[str]]  # [K] a note on each image; moves with it, and only warm-up responses use it
-    epoch: NotRequired[int]  # added by pipeline.Stream: which pass over its set
-    position: NotRequired[int]  # added by pipeline.Stream: global draw number
-
-
-def validate(record: Record) -> None:
-    """Raises InputError, naming the record, unless it is whole: known labels, non-empty question and answer, one slot
-    for each image, mentions of images that exist, pictures that decode."""
-    _checked(record)
 
 
 def write(
@@ -192,70 +164,6 @@ class Split:
         self._open()
 
 
-# Checks
-
-
-def _checked(record) -> Record:
-    """The record with its pictures in stored form; raises InputError."""
-    name = record.get("id") if isinstance(record, dict) else None
-    if not isinstance(name, str) or not name:
-        raise InputError(f"a record has the id {name!r}; each needs a non-empty text as id")
-    where = f"record {name!r}"
-    if missing := [key for key in Record.__required_keys__ if key not in record]:
-        raise InputError(f"{where} lacks {', '.join(sorted(missing))}")
-    _check_labels(record, where)
-    _check_texts(record, where)
-    _check_symbols(record)
-    images = [pictures.stored(data, f"{where}, image {i}") for i, data in enumerate(record["images"])]
-    return {**record, "images": images}
-
-
-def _check_labels(record, where):
-    for key, known in (("kind", KINDS), ("order_effect", ORDER_EFFECTS)):
-        if record[key] not in known:
-            raise InputError(f"{where}: {key} {record[key]!r} is none of {', '.join(known)}")
-    accuracy = record["accuracy"]
-    if accuracy is not None and not 0 <= accuracy <= 1:
-        raise InputError(f"{where}: accuracy {accuracy!r} is not between 0 and 1; give None where it is not known")
-
-
-def _check_texts(record, where):
-    for key in ("question", "answer", "source"):
-        _check_text(record[key], f"{where}: {key}")
-        if not symbols.SLOT.sub("", record[key]).strip():
-            raise InputError(f"{where}: {key} is empty")
-    for i, choice in enumerate(record["choices"]):
-        _check_text(choice, f"{where}: choice {i}")
-    captions = record.get("captions") or []
-    if captions and len(captions) != len(record["images"]):
-        raise InputError(f"{where}: {len(captions)} captions for {len(record['images'])} images; give one for each")
-    for i, caption in enumerate(captions):
-        _check_text(caption, f"{where}: caption {i}")
-    choices, answer = record["choices"], record["answer"]
-    known = [*choices, *(chr(ord("A") + i) for i in range(len(choices)))]
-    if record["kind"] == "choice" and choices and answer not in known and not symbols.mentioned(answer):
-        raise InputError(f"{where}: answer {answer!r} is none of its {len(choices)} choices, nor one of their letters")
-
-
-def _check_text(text, where):
-    if not isinstance(text, str):
-        raise InputError(f"{where} is a {type(text).__name__}, not text")
-    if "\0" in text or any("\ud800" <= character <= "\udfff" for character in text):
-        raise InputError(f"{where} holds a NUL or half a surrogate pair, which is no text; remove it")
-
-
-def _check_symbols(record):
-    """Renders the record as it stands and with its images turned round: permute knows what can go wrong there."""
-    order, places = list(range(len(record["images"]))), permute.movable_places(record)
-    for place, image in zip(places, reversed(places)):
-        order[place] = image
-    permute.render(record)
-    permute.render(permute.apply(record, order))
-
-
-# Storage
-
-
 def _tfds():
     try:
         import tensorflow_datasets as tfds
@@ -276,7 +184,7 @@ def _tfds_writer(directory, name):
         "movable": tfds.features.Sequence(tfds.features.Scalar(np.int32)),
     })
     identity = tfds.core.DatasetIdentity(
-        name=name, version=tfds.core.Version("1.0.0"), data_dir=directory, module_name=__name__
+        name=name, version=tfds.core.Version("1.0.0"), data_dir=directory, module_name="perl_jax.records"
     )
     info = tfds.core.DatasetInfo(builder=identity, features=features, description=Record.__doc__)
     return tfds.core.SequentialWriter(info, max_examples_per_shard=_RECORDS_PER_SHARD, file_format="array_record")
@@ -315,7 +223,7 @@ def _from_example(data: bytes) -> Record:
 def _accepted(split, items, seen: set[str], reject) -> Iterator[Record]:
     for item in items:
         try:
-            record = _checked(item)
+            record = checked(item)
             if record["id"] in seen:
                 raise InputError(f"record {record['id']!r} of split {split!r} has an id that was used before")
         except InputError as error:

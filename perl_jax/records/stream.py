@@ -36,7 +36,7 @@ def sources(text: str) -> dict[str, float]:
             weight = math.nan
         if not directory or not 0 < weight < math.inf:
             raise InputError(f"config.data.directory={text}: expected DIR, or DIR=WEIGHT,DIR=WEIGHT with weights above "
-                             f"0, which {part!r} is not")  # fmt: skip
+                             f"0, which {part!r} is not")
         if directory in weights:
             raise InputError(f"config.data.directory={text}: {directory} is named twice; give it one weight")
         weights[directory] = weight
@@ -78,7 +78,7 @@ def open_parts(directories: Sequence[str], split: str, kept: Mapping[str, np.nda
     """The part of each directory; with `kept`, of those that it names, and only these of their records."""
     numbers = range(1, len(directories) + 1) if len(directories) > 1 else (0,)
     return [Part(directory, split, kept and kept[directory], number)
-            for number, directory in zip(numbers, directories) if kept is None or directory in kept]  # fmt: skip
+            for number, directory in zip(numbers, directories) if kept is None or directory in kept]
 
 
 def having(directories: Sequence[str], split: str) -> list[str]:
@@ -106,7 +106,7 @@ class Stream:
             weight, each with epochs of its own.
         split: of every directory.
         seed: of the shuffle, 0 to 2**32 - 1.
-        kept: `{directory: places}`: the only records that are drawn, as `lengths.shown` finds them; None: all.
+        kept: `{directory: places}`: the only records that are drawn, as `prompt_lengths.shown` finds them; None: all.
         process_index, process_count: the draws of a `take` are cut into `process_count` blocks in order, and this
             process gets its own. Every process must make the same calls.
         threads: that read records.

@@ -1,13 +1,13 @@
 r"""The paper's reward: 0.9 * accuracy of the boxed answer + 0.1 * format (PeRL, reward section).
 
-What is compared how is in `perl_jax.answers`; a hostile answer may hang there, so this must run where it can be killed:
+What is compared how is in `answers.compare`; a hostile answer may hang there, so this must run where it can be killed:
 `perl_jax.grading`.
 """
 
 import re
 from collections.abc import Mapping
 
-from perl_jax import answers
+from perl_jax.answers import compare
 
 _BOX = re.compile(r"\\boxed\{|\\.|[{}]", re.DOTALL)
 
@@ -25,7 +25,7 @@ def score(record: Mapping[str, object], text: str) -> dict[str, float]:
     {'reward': 0.1, 'accuracy': 0.0, 'format': 1.0}
     """
     prediction = extract_boxed(text)
-    accuracy = float(prediction is not None and answers.is_correct(record, prediction))
+    accuracy = float(prediction is not None and compare.is_correct(record, prediction))
     layout = float(has_format(text) and not record.get("truncated"))
     return {"reward": 0.9 * accuracy + 0.1 * layout, "accuracy": accuracy, "format": layout}
 

@@ -46,7 +46,7 @@ def define_run_flags() -> None:
 
     config_flags.DEFINE_config_file("config", None, "The experiment: a file in configs/, e.g. configs/demo.py.",
                                     lock_config=False,  # base.py has locked what is not open
-                                    accept_new_attributes=True)  # fmt: skip
+                                    accept_new_attributes=True)
     flags.DEFINE_string("workdir", None, "Where the run keeps everything; started again there, it resumes.")
     flags.mark_flags_as_required(["config", "workdir"])
     define_process_flags()

@@ -80,7 +80,7 @@ def page(title: str, body: Sequence[Html], style: str = "", script: str = "") ->
     head = [element("meta", charset="utf-8"),
             element("meta", name="viewport", content="width=device-width, initial-scale=1"),
             element("meta", http_equiv="Content-Security-Policy", content=policy),
-            element("title", title), element("style", Html(STYLE + style))]  # fmt: skip
+            element("title", title), element("style", Html(STYLE + style))]
     return "<!doctype html>\n" + element("html", element("head", *head), element("body", *body), lang="en") + "\n"
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from perl_jax import files
+from perl_jax.runtime import files
 
 LIBRARIES = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-datasets", "transformers")
 IN_LINE = {  # metric: its short name in a step's line
@@ -22,7 +22,7 @@ IN_LINE = {  # metric: its short name in a step's line
     "group/all_wrong": "all wrong", "response/entropy": "entropy", "update/logprob": "logprob",
     "update/grad_norm": "|grad|", "update/sampler_gap": "gap", "response/length_mean": "tokens",
     "speed/rollout_tokens_per_second": "rollout/s", "speed/update_tokens_per_second": "update/s",
-}  # fmt: skip
+}
 
 
 class Clock:
@@ -143,7 +143,7 @@ def progress(console: Console, unit: str, total: int, done: int = 0) -> Iterator
     The function that it gives adds to what is done, and returns the rate in words and the seconds that are left.
     """
     columns = (TextColumn("{task.description}"), MofNCompleteColumn(), BarColumn(), TextColumn("{task.fields[rate]}"),
-               TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())  # fmt: skip
+               TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
         task = bar.add_task(unit, total=total, completed=done, rate="")
         started, added = time.perf_counter(), 0

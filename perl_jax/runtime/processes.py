@@ -43,7 +43,7 @@ def join(coordinator: str = "", count: int = 0, index: int = -1) -> None:
             _reach(coordinator)
     try:
         jax.distributed.initialize(**given, initialization_timeout=TIMEOUT, heartbeat_timeout_seconds=LOST,
-                                   shutdown_timeout_seconds=LOST)  # fmt: skip
+                                   shutdown_timeout_seconds=LOST)
     except (ValueError, RuntimeError) as error:
         alone = "coordinator_address should be defined", "must be called before"  # no cluster; within a program
         if given or not any(text in str(error) for text in alone):
@@ -64,7 +64,7 @@ def _reach(address: str) -> None:
         except (OSError, ValueError) as error:
             if isinstance(error, ValueError) or time.monotonic() > end:
                 raise InputError(f"--coordinator={address} cannot be reached ({error}); it is HOST:PORT of process 0, "
-                                 "which must run and be reachable from here") from error  # fmt: skip
+                                 "which must run and be reachable from here") from error
             time.sleep(0.5)
 
 

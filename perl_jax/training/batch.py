@@ -8,11 +8,13 @@ from typing import NamedTuple
 import numpy as np
 
 from models.errors import InputError
-from perl_jax import grpo, mesh, metrics, permute, processes, rollout
+from perl_jax import grpo, mesh, permute, rollout
 from perl_jax.grading import Grader
-from perl_jax.logs import Clock
-from perl_jax.pipeline import Stream
-from perl_jax.prompts import Prompts, opened
+from perl_jax.records.prompts import Prompts, opened
+from perl_jax.records.stream import Stream
+from perl_jax.runtime import processes
+from perl_jax.runtime.logs import Clock
+from perl_jax.training import metrics
 
 logger = logging.getLogger(__name__)
 
@@ -113,7 +115,7 @@ class Questions:
             if skipped > max(10 * count, 2 * self._stream.size):
                 data = self._config.data
                 raise InputError(f"step {step}: no question of {data.directory or data.source} can be shown; "
-                                 "the warnings above say why")  # fmt: skip
+                                 "the warnings above say why")
         found = self._prompts.prepare([question.record["images"] for question in questions], *self._share)
         return Drawn(questions, [(place, line) for place, line in enumerate(found) if line], skipped)
 
@@ -148,7 +150,7 @@ def gather(source: Source, model, p: float, step: int, clock: Clock) -> Batch:
                 model, [prompt for q in questions for prompt in q.prompts], samples=config.rollouts,
                 eos_ids=source.prompts.processor.eos_ids, seed=config.seed, ids=np.array(ids) % 2**32,
                 finished=early, **config.sampling, **source.prompts.limits,
-            )  # fmt: skip
+            )
         with clock("reward"):
             kept.append(grade(source, p, questions, out, early.found))
         if sum(len(teaching(batch).questions) for batch in kept) >= config.questions:
@@ -191,7 +193,7 @@ def grade(source: Source, p: float, questions, out: rollout.Rollouts, found) -> 
     def ragged(values):
         values = values.reshape(*shape, -1)
         return [[[values[q, o, g, : lengths[q, o, g]] for g in range(shape[2])] for o in range(shape[1])]
-                for q in range(shape[0])]  # fmt: skip
+                for q in range(shape[0])]
 
     responses = ragged(out.tokens)
     pairs, ended = zip(*(found[place] for place in np.ndindex(out.lengths.shape)))

@@ -19,7 +19,7 @@ AT_LEAST = {
     "optimizer.steps_per_batch": 1, "micro_batch.rows": 1,
     "eval.every": 1, "eval.limit": 1, "eval.permute": 0, "eval.batch": 1, "checkpoint.every": 1,
     "checkpoint.keep": 1, "log_groups": 0, "prompt.max_tokens": 1, "max_padding": 0,
-}  # fmt: skip
+}
 
 
 def check(config) -> None:
@@ -48,10 +48,10 @@ def check(config) -> None:
         said["warmup.caption"].format(place=1, caption="")
     except (KeyError, IndexError, ValueError) as error:
         raise InputError(f"config.warmup.caption is {said['warmup.caption']!r}; it may hold {{place}} and {{caption}} "
-                         f"({type(error).__name__}: {error})") from error  # fmt: skip
+                         f"({type(error).__name__}: {error})") from error
     if said["loss.kl_coef"] and said["warmup.steps"]:
         raise InputError("config.loss.kl_coef would hold the policy to what it was before the warm-up; train the "
-                         "warm-up with total_steps=0, export it, and give it as config.model")  # fmt: skip
+                         "warm-up with total_steps=0, export it, and give it as config.model")
 
 
 def check_shards(config, shards: int) -> None:

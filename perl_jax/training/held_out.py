@@ -7,13 +7,15 @@ from typing import NamedTuple
 import numpy as np
 
 from models.errors import InputError
-from perl_jax import mesh, permute, processes, rollout, statistics
-from perl_jax.answers import normalized
-from perl_jax.prompts import Prompts, opened
+from perl_jax import mesh, permute, rollout
+from perl_jax.answers.compare import normalized
+from perl_jax.evaluation import statistics
+from perl_jax.records.prompts import Prompts, opened
 from perl_jax.rewards.boxed import extract_boxed
+from perl_jax.runtime import processes
 
 NAMES = {"canonical": "accuracy", "permuted": "permuted_accuracy", "worst": "worst_order", "flip": "flip_rate",
-         "single": "single_image_accuracy"}  # fmt: skip
+         "single": "single_image_accuracy"}
 
 
 class Question(NamedTuple):
@@ -51,7 +53,7 @@ def answer(model, asked: Sequence[Question], prompts: Prompts, max_new_tokens: i
     """The greedy response to each question in each of its orders, [question][order]."""
     flat = [prompt for question in asked for prompt in question.prompts]
     out = rollout.generate(model, flat, samples=1, max_new_tokens=max_new_tokens, temperature=0.0, batch=batch,
-                           eos_ids=prompts.processor.eos_ids, **prompts.limits)  # fmt: skip
+                           eos_ids=prompts.processor.eos_ids, **prompts.limits)
     texts = (prompts.processor.decode(tokens[:n]) for [tokens], [n] in zip(out.tokens, out.lengths))
     return [[next(texts) for _ in question.orders] for question in asked]
 
@@ -78,7 +80,7 @@ def predictions(asked: Sequence[Question], texts: Sequence[Sequence[str]], grade
                 "answer": answer,
                 "meaning": meaning,
                 "correct": correct,
-            })  # fmt: skip
+            })
     return rows
 
 

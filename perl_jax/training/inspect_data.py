@@ -13,10 +13,13 @@ import numpy as np
 
 from models import qwen2_5_vl as qwen
 from models.errors import InputError
-from perl_jax import batch as batches
-from perl_jax import permute, pipeline, symbols, train, trees
+from perl_jax import permute, symbols
+from perl_jax.engine import tree_packing
 from perl_jax.grading import Grader
-from perl_jax.prompts import Prompts, opened
+from perl_jax.records import stream
+from perl_jax.records.prompts import Prompts, opened
+from perl_jax.training import batch as batches
+from perl_jax.training import schedule
 
 SAMPLED = 1000  # records of the set whose lengths are measured, at most
 WRONG = 4  # wrong answers beside an empty one and one that names two
@@ -75,15 +78,15 @@ def questions(config, source: batches.Questions, prompts: Prompts, grader: Grade
     """The first `count` questions that steps 1, 2, ... take, in the orders that they draw and one permuted order."""
     found, step = [], 1
     while len(found) < count and step <= config.warmup.steps + config.total_steps:
-        most, n_s, p, _ = train.draw(config, step)
+        most, n_s, p, _ = schedule.draw(config, step)
         for question in source.take(min(most, count - len(found)), n_s, p, step):
             asked = in_orders(config, prompts, question, step)
-            found.append(Shown(step, train.stage(config, step), p, question.record, asked))
+            found.append(Shown(step, schedule.stage(config, step), p, question.record, asked))
         step += 1
     flat = [(asked, answer) for shown in found for asked in shown.asked for answer in asked.answers]
     scores = iter(graded(config, prompts, grader, [(asked.sample, answer) for asked, answer in flat]))
     return [shown._replace(asked=[asked._replace(scores=[next(scores) for _ in asked.answers])
-                                  for asked in shown.asked]) for shown in found]  # fmt: skip
+                                  for asked in shown.asked]) for shown in found]
 
 
 def in_orders(config, prompts: Prompts, question: batches.Question, step: int) -> list[Asked]:
@@ -105,7 +108,7 @@ def in_orders(config, prompts: Prompts, question: batches.Question, step: int) -
 def graded(config, prompts: Prompts, grader: Grader, pairs: Sequence[tuple[dict, str]]) -> list[dict[str, float]]:
     """The scores of whole responses with these answers, in the form that `config.warmup.response` gives them."""
     processor = prompts.processor
-    texts = (train.taught_response(config, {**sample, "answer": answer}) for sample, answer in pairs)
+    texts = (schedule.taught_response(config, {**sample, "answer": answer}) for sample, answer in pairs)
     said = [processor.decode(processor.encode(text)) for text in texts]  # as a rollout's tokens come back
     return grader.grade([({**sample, "truncated": False}, text) for (sample, _), text in zip(pairs, said)])
 
@@ -147,7 +150,7 @@ def _with_items(text: str, items: Sequence[str]) -> str:
 
 def survey(config, directories: Sequence[str], prompts: Prompts, grader: Grader) -> Survey:
     """Looks at a sample of the records in all sets that the run draws from, the same for the same seed."""
-    parts = pipeline.open_parts(directories, config.data.split)
+    parts = stream.open_parts(directories, config.data.split)
     places = [(part, i) for part in parts for i in range(len(part))]
     unit = prompts.processor.vision.spatial_merge_size**2
     of_any_length = dataclasses.replace(prompts, max_tokens=sys.maxsize)
@@ -167,7 +170,7 @@ def survey(config, directories: Sequence[str], prompts: Prompts, grader: Grader)
         samples.append({key: value for key, value in sample.items() if key != "images"})
     scores = graded(config, prompts, grader, [(sample, sample["answer"]) for sample in samples])
     unrewarded = [sample["id"] for sample, score in zip(samples, scores)
-                  if score.get("accuracy", score["reward"]) < 0.5]  # fmt: skip
+                  if score.get("accuracy", score["reward"]) < 0.5]
     return Survey(len(places), np.array(tokens), np.array(patches), faults, kept, unrewarded)
 
 
@@ -187,7 +190,7 @@ def fills(config, sizes: qwen.Config, prompts: Prompts, asked: Sequence[tuple]) 
     if not asked:
         return []
     found, limits = [], prompts.limits
-    answer = len(prompts.processor.encode(train.taught_response(config, {"answer": "A"})))
+    answer = len(prompts.processor.encode(schedule.taught_response(config, {"answer": "A"})))
     if config.warmup.steps:
         found.append(of_update(config, sizes, asked[: config.warmup.questions], (1, 1, answer), limits, "warm-up"))
     if config.total_steps:
@@ -196,7 +199,7 @@ def fills(config, sizes: qwen.Config, prompts: Prompts, asked: Sequence[tuple]) 
         found.append(of_rollout(sizes, in_orders, config.sampling.batch, limits))
         part = questions[: -(-config.questions // config.optimizer.steps_per_batch)]
         found += [of_update(config, sizes, part, (orders, config.rollouts, length), limits, "update")
-                  for length in dict.fromkeys((answer, config.sampling.max_new_tokens))]  # fmt: skip
+                  for length in dict.fromkeys((answer, config.sampling.max_new_tokens))]
     return found
 
 
@@ -211,14 +214,14 @@ def of_rollout(sizes: qwen.Config, asked: Sequence[tuple], batch: int, limits: d
 
 
 def of_update(config, sizes: qwen.Config, asked: Sequence[tuple], shape: tuple[int, int, int], limits: dict,
-              stage: str) -> Fill:  # fmt: skip
+              stage: str) -> Fill:
     """The rows of one optimizer step with `shape` (orders, rollouts, tokens) of responses to each question."""
     O, G, R = shape
     groups = [
-        trees.Group(images, [range(len(images))] * O, [ids] * O, [[ids[:1] * R] * G] * O, np.ones((O, G)))
+        tree_packing.Group(images, [range(len(images))] * O, [ids] * O, [[ids[:1] * R] * G] * O, np.ones((O, G)))
         for ids, images in asked
     ]
-    forest = trees.pack(sizes, groups, **config.micro_batch, **limits, own=())
+    forest = tree_packing.pack(sizes, groups, **config.micro_batch, **limits, own=())
     rows, _, capacity = forest.batches[0].ids.shape
     said = f"{len(forest.batches)} x {rows} x {capacity}"
     return Fill(f"{stage}, responses of {R} tokens", said, 1 - forest.padding, _pictures(forest.batches))

@@ -12,13 +12,16 @@ import numpy as np
 
 from models import qwen2_5_vl as qwen
 from models.qwen2_5_vl import images
-from perl_jax import batch as batches
-from perl_jax import files, lengths, pages, policy, preview, settings, train
+from perl_jax import policy
 from perl_jax.grading import Grader
-from perl_jax.pages import Html, dim, element, folded, joined, note, table, tag
-from perl_jax.pipeline import Stream
-from perl_jax.preview import Asked, Fill, Shown, Survey
-from perl_jax.prompts import Prompts
+from perl_jax.records import prompt_lengths
+from perl_jax.records.prompts import Prompts
+from perl_jax.records.stream import Stream
+from perl_jax.runtime import files, html
+from perl_jax.runtime.html import Html, dim, element, folded, joined, note, table, tag
+from perl_jax.training import batch as batches
+from perl_jax.training import check_config, inspect_data, run_data
+from perl_jax.training.inspect_data import Asked, Fill, Shown, Survey
 
 FILE = "inspect.html"
 NAMED = 20  # records with a fault, of which more are only counted
@@ -36,24 +39,24 @@ def write(config, workdir: Path, count: int) -> str:
 
     Raises InputError for a config, data or reward that the run could not start with.
     """
-    settings.check(config)
+    check_config.check(config)
     workdir.mkdir(parents=True, exist_ok=True)
-    data = train.data_sources(config, workdir)
-    prompts, sizes = policy.without_weights(config, workdir, train.texts(config, list(data)))
-    kept, _ = lengths.shown({config.data.split: list(data)}, prompts, workdir)
+    data = run_data.data_sources(config, workdir)
+    prompts, sizes = policy.without_weights(config, workdir, run_data.texts(config, list(data)))
+    kept, _ = prompt_lengths.shown({config.data.split: list(data)}, prompts, workdir)
     with Grader(config.reward, weights=config.reward_weights, **config.grading) as grader:
         stream = Stream(data, split=config.data.split, seed=config.seed, kept=kept[config.data.split])
         source = batches.Questions(config, stream, prompts)
-        shown = preview.questions(config, source, prompts, grader, count)
-        seen = preview.survey(config, list(data), prompts, grader)
-    said, filled = facts(config, shown, seen), preview.fills(config, sizes, prompts, seen.prompts)
+        shown = inspect_data.questions(config, source, prompts, grader, count)
+        seen = inspect_data.survey(config, list(data), prompts, grader)
+    said, filled = facts(config, shown, seen), inspect_data.fills(config, sizes, prompts, seen.prompts)
     body = [element("h1", f"Before the run {workdir.name}"),
             element("ul", *(element("li", text, class_="alarm" if alarm else "fact") for text, alarm in said)),
             *_named("Records that cannot be shown", seen.faults),
             *_named("Records whose true answer does not count as right", seen.unrewarded),
             *_shapes(config, seen, filled),
-            element("h2", "The first questions"), *(_card(prompts, question) for question in shown)]  # fmt: skip
-    files.write(workdir / FILE, pages.page("Inspection", body, STYLE))
+            element("h2", "The first questions"), *(_card(prompts, question) for question in shown)]
+    files.write(workdir / FILE, html.page("Inspection", body, STYLE))
     return "\n".join([text for text, _ in said] + [f"wrote {workdir / FILE}"])
 
 
@@ -67,11 +70,11 @@ def facts(config, shown: Sequence[Shown], seen: Survey) -> list[tuple[str, bool]
          f"(reward {config.reward})", beaten > 0),
         (f"{len(tokens) + len(seen.faults)} of {seen.size} records sampled: {len(seen.faults)} cannot be shown",
          bool(seen.faults)),
-        (f"prompts have {lengths}; {preview.too_long(config, seen):.1%} are left out, being longer than "
+        (f"prompts have {lengths}; {inspect_data.too_long(config, seen):.1%} are left out, being longer than "
          f"config.prompt.max_tokens = {config.prompt.max_tokens}", False),
         (f"the true answer does not count as right in {len(seen.unrewarded)} of {len(tokens)} records",
          bool(seen.unrewarded)),
-    ]  # fmt: skip
+    ]
 
 
 def _named(title: str, names: Sequence[str]) -> list[Html]:
@@ -82,17 +85,17 @@ def _named(title: str, names: Sequence[str]) -> list[Html]:
 def _shapes(config, seen: Survey, filled: Sequence[Fill]) -> list[Html]:
     """Lengths, and what padding makes of them."""
     plots = [("records by tokens of their prompt", seen.tokens, config.prompt.max_tokens),
-             ("pictures by patches", seen.patches, None)]  # fmt: skip
+             ("pictures by patches", seen.patches, None)]
     figures = [element("figure", element("figcaption", title), _histogram(values, limit))
-               for title, values, limit in plots if len(values)]  # fmt: skip
+               for title, values, limit in plots if len(values)]
     rows = [[fill.what, fill.shape, f"{fill.text:.0%}", "–" if fill.pictures is None else f"{fill.pictures:.0%}"]
-            for fill in filled]  # fmt: skip
+            for fill in filled]
     header = ["", "shape", "tokens that are real", "patches that are real"]
     how = ("What share of a step's padded shapes is real (rollout: prompts x tokens; update: micro-batches x rows x "
            "tokens), on one device, with questions of the sample. How long responses will be is not known: bare "
-           "answers are the shortest, config.sampling.max_new_tokens the longest.")  # fmt: skip
+           "answers are the shortest, config.sampling.max_new_tokens the longest.")
     return [element("h2", "Lengths and shapes"), element("div", *figures, class_="plots"),
-            table(header, rows, "figures"), note(how)]  # fmt: skip
+            table(header, rows, "figures"), note(how)]
 
 
 def _histogram(values: np.ndarray, limit: int | None) -> Html:
@@ -108,7 +111,7 @@ def _histogram(values: np.ndarray, limit: int | None) -> Html:
         axes.annotate("limit", (limit, 0.95), xycoords=("data", "axes fraction"), color="#d55e00", fontsize=9)
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(labelsize=9)
-    return pages.plot(figure)
+    return html.plot(figure)
 
 
 # Questions
@@ -120,7 +123,7 @@ def _card(prompts: Prompts, shown: Shown) -> Html:
     title = element("h3", f"{record['id']} ", dim(about), " ", tag(record["order_effect"]))
     orders = sum(asked.drawn for asked in shown.asked)
     sides = [element("div", *_drawn(shown, asked, orders), _pictures(prompts, record, asked), _rewards(asked),
-                     _tokens(prompts.processor, asked.prompt[0])) for asked in shown.asked]  # fmt: skip
+                     _tokens(prompts.processor, asked.prompt[0])) for asked in shown.asked]
     return element("div", title, element("div", *sides, class_="sides"), class_="card")
 
 
@@ -145,9 +148,9 @@ def _pictures(prompts: Prompts, record, asked: Asked) -> Html:
         moved = f", was Image {original + 1}" if original != place else ""
         merged = rows * columns // vision.spatial_merge_size**2
         lines = [f"Image {place + 1}{moved}", f"{picture.width} x {picture.height} → {size[0]} x {size[1]} pixels",
-                 f"{columns} x {rows} = {rows * columns} patches, {merged} tokens"]  # fmt: skip
+                 f"{columns} x {rows} = {rows * columns} patches, {merged} tokens"]
         caption = element("figcaption", lines[0], *(joined(Html("<br>"), line) for line in lines[1:]))
-        figures.append(element("figure", pages.thumbnail(resized, lines[0]), caption))
+        figures.append(element("figure", html.thumbnail(resized, lines[0]), caption))
     return element("div", *figures, class_="thumbs")
 
 

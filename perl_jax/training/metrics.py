@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from perl_jax import flops
+from perl_jax.engine import flops
 
 
 def of_rewards(scores: Sequence[dict], records: Sequence[dict], shape: tuple[int, int, int]) -> dict[str, float]:
@@ -53,7 +53,7 @@ def of_orders(orders: Sequence[Sequence[Sequence[int]]], p: float) -> dict[str, 
 def of_update(steps: Sequence[dict]) -> dict[str, float]:
     """Means over a batch's optimizer steps; maxima stay maxima."""
     return {f"update/{name}": (max if name.endswith("max") else np.mean)([float(s[name]) for s in steps])
-            for name in steps[0]}  # fmt: skip
+            for name in steps[0]}
 
 
 def of_speed(config, batch, clock, all_computed: bool) -> dict[str, float]:

@@ -12,7 +12,7 @@ import tiny_run
 from PIL import Image
 
 from configs import base
-from perl_jax import scratch
+from models.qwen2_5_vl import from_scratch
 
 CONFIG = "--config=configs/demo.py"
 
@@ -35,7 +35,7 @@ def refused(words: str, command: str, *arguments) -> str:
 def base_model(tmp_path_factory):
     """A whole small model."""
     path = tmp_path_factory.mktemp("commands") / "base"
-    scratch.make(path, tiny_run.config().scratch.to_dict(), ["Which image shows 7?"], vocab_size=300)
+    from_scratch.make(path, tiny_run.config().scratch.to_dict(), ["Which image shows 7?"], vocab_size=300)
     return path
 
 
@@ -97,7 +97,7 @@ def test_a_model_that_cannot_be_used(broken, data, tmp_path, fault):
     breaks(broken)
     refused(words, "sample", f"--model={broken}", "--prompt=Why?")
     refused(words, "train", CONFIG, f"--workdir={tmp_path / 'run'}", f"--config.model={broken}", "--config.scratch={}",
-            "--config.data.source=", f"--config.data.directory={data}")  # fmt: skip
+            "--config.data.source=", f"--config.data.directory={data}")
     assert not list((tmp_path / "run").iterdir())
 
 
@@ -136,7 +136,7 @@ def test_keys_and_values_of_a_config(tmp_path):
 def test_keys_and_values_in_a_config_file(tmp_path, line, words):
     file = tmp_path / "mine.py"
     file.write_text(f"from configs import base\n\ndef get_config():\n    config = base.get_config()\n"
-                    f"    config.{line}\n    return config\n")  # fmt: skip
+                    f"    config.{line}\n    return config\n")
     assert len(refused(words, "train", f"--config={file}", f"--workdir={tmp_path / 'run'}")) < 300
     assert not (tmp_path / "run").exists()
 
@@ -161,7 +161,7 @@ def test_scratch_and_options_are_open():
 ])
 def test_settings_that_cannot_be(tmp_path, change, words):
     refused(words, "train", CONFIG, f"--workdir={tmp_path / 'run'}", "--config.data.options.train_size=4",
-            "--config.data.options.eval_size=4", f"--config.{change}")  # fmt: skip
+            "--config.data.options.eval_size=4", f"--config.{change}")
     assert not [path for path in tmp_path.rglob("*") if "partial" in path.name]
 
 
@@ -169,7 +169,7 @@ def test_a_directory_without_records(base, tmp_path):
     (tmp_path / "empty").mkdir()
     for name in ("empty", "missing"):
         refused(f"{tmp_path / name} holds no records", "train", CONFIG, f"--workdir={tmp_path / 'run'}",
-                "--config.data.source=", f"--config.data.directory={tmp_path / name}")  # fmt: skip
+                "--config.data.source=", f"--config.data.directory={tmp_path / name}")
     assert not list((tmp_path / "run").iterdir()) and not (tmp_path / "missing").exists()
 
 
@@ -184,7 +184,7 @@ def test_pictures_that_cannot_be_read(base, tmp_path):
         refused(name, "sample", f"--model={base}", f"--image={tmp_path / name}", "--prompt=What?")
     refused("missing.png", "sample", f"--model={base}", f"--image={tmp_path / 'missing.png'}", "--prompt=What?")
     refused("2 slots for images, but 1 images", "sample", f"--model={base}", f"--image={tmp_path / 'whole.png'}",
-            "--prompt=<image>or<image>?")  # fmt: skip
+            "--prompt=<image>or<image>?")
     refused("<|video_pad|>", "sample", f"--model={base}", "--prompt=<|video_pad|>What?")
     refused("temperature", "sample", f"--model={base}", "--prompt=What?", "--temperature=-1")
 

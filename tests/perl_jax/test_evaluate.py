@@ -21,10 +21,12 @@ from public_files import jsonl, parquet, png
 
 from configs import base
 from models.errors import InputError
-from perl_jax import benchmarks, evaluate, permute, prepare, records, scratch
+from models.qwen2_5_vl import from_scratch
+from perl_jax import benchmarks, evaluate, permute, records
 from perl_jax.benchmarks import mathverse, mathvision
+from perl_jax.curation.build import build
 from perl_jax.evaluation import orders, responses
-from perl_jax.prompts import opened
+from perl_jax.records.prompts import opened
 
 FOLDER = "records-boxed"
 
@@ -34,8 +36,8 @@ def options(tmp_path_factory):
     """A model and 16 held-out questions with two pictures, most of which can change places."""
     directory = tmp_path_factory.mktemp("evaluate")
     config = tiny_run.config()
-    prepare.build("digits", str(directory / "data"), **(config.data.options.to_dict() | {"eval_size": 16}))
-    scratch.make(directory / "model", config.scratch.to_dict(), ["Which image shows 7? In a box."], vocab_size=300)
+    build("digits", str(directory / "data"), **(config.data.options.to_dict() | {"eval_size": 16}))
+    from_scratch.make(directory / "model", config.scratch.to_dict(), ["Which image shows 7? In a box."], vocab_size=300)
     return {"model": str(directory / "model"), "data": str(directory / "data")}
 
 
@@ -59,7 +61,7 @@ def assert_same(out, other):
         return row["id"], row["order"]
 
     assert sorted(rows(out / FOLDER, "predictions.jsonl"), key=key) == sorted(
-        rows(other / FOLDER, "predictions.jsonl"), key=key)  # fmt: skip
+        rows(other / FOLDER, "predictions.jsonl"), key=key)
     assert rows(out / FOLDER) == rows(other / FOLDER)
     found, expected = results(out), results(other)
     for part in ("figures", "consistency", "settings", "rows", "rejected"):
@@ -75,7 +77,7 @@ def test_what_it_leaves(whole):
         mine = [row for row in scored if row["role"] == role]
         assert len(mine) == count, role
         assert all(len(row[key]) == draws for row in mine for key in ("texts", "lengths", "correct", "extracted",
-                                                                      "meaning", "truncated"))  # fmt: skip
+                                                                      "meaning", "truncated"))
     for row in said:
         assert row["prompt"] > 10 and all(1 <= length <= 8 for length in row["lengths"])
         own = next(one for one in scored if (one["id"], one["order"]) == (row["id"], row["order"]))
@@ -106,7 +108,7 @@ def started(out, options, count: int = 1, die: int = 0) -> list[subprocess.Popen
     said = [out, json.dumps({**options, **DRAWN}), coordinator, count]
     return [subprocess.Popen([sys.executable, evaluate_run.__file__, *map(str, [*said, index, die])],
                              env=os.environ | {"JAX_PLATFORMS": "cpu"}, stdout=subprocess.PIPE,
-                             stderr=subprocess.STDOUT, text=True) for index in range(count)]  # fmt: skip
+                             stderr=subprocess.STDOUT, text=True) for index in range(count)]
 
 
 def test_killed_while_it_writes_it_goes_on(whole, options, tmp_path):
@@ -133,7 +135,7 @@ def test_two_processes_give_the_same(whole, options, tmp_path):
     ({"permute": 1}, "permute 3, now 1"),
     ({"max_new_tokens": 9}, "max_new_tokens 8, now 9"),
     ({"max_pixels": 3136}, "prompt "),
-])  # fmt: skip
+])
 def test_other_settings_are_not_mixed(whole, options, changes, words):
     with pytest.raises(InputError, match=rf"predictions\.jsonl was made with other settings \({words}"):
         evaluate_run.run(whole, **{**options, **DRAWN, **changes})
@@ -143,7 +145,7 @@ def test_other_words_are_not_mixed(whole, options, tmp_path):
     """The same ids, but another question."""
     config = tiny_run.config()
     asked = config.data.options.to_dict() | {"eval_size": 16, "questions": ("what", "largest")}
-    prepare.build("digits", str(tmp_path / "data"), **asked)
+    build("digits", str(tmp_path / "data"), **asked)
     shutil.copytree(whole, tmp_path / "out")
     with pytest.raises(InputError, match="had other words or another answer when it was asked"):
         evaluate_run.run(tmp_path / "out", **{**options, **DRAWN, "data": str(tmp_path / "data")})
@@ -174,7 +176,7 @@ def told(monkeypatch, policy):
         assert len(prompts) == len(numbers) <= size
         texts = [[policy(asked[number], draw) for draw in range(count)] for number in numbers]
         return [{"texts": each, "lengths": [len(text) + 1 for text in each], "truncated": [False] * count}
-                for each in texts]  # fmt: skip
+                for each in texts]
 
     monkeypatch.setattr(responses, "_responses", _responses)
 
@@ -216,7 +218,7 @@ def snapshot(tmp_path):
     one with an answer that is none of its options, one whose picture is cut."""
     row = mathvision.EXAMPLE["row"]
     others = ({"id": "5", "image": "images/none.jpg"}, {}, {"id": "6", "options": "1, 2"},
-              {"id": "7", "options": list("abcde"), "answer": "H"}, {"id": "8", "image": "images/8.jpg"})  # fmt: skip
+              {"id": "7", "options": list("abcde"), "answer": "H"}, {"id": "8", "image": "images/8.jpg"})
     folder = tmp_path / "mathvision"
     (folder / "images").mkdir(parents=True)
     (folder / "images" / "4.jpg").write_bytes(png(size=(60, 56)))
@@ -230,7 +232,7 @@ def test_a_broken_snapshot(options, snapshot, tmp_path, monkeypatch, protocol):
     """What cannot be asked counts as wrong, what is no question is left out by reason; a mended one goes on."""
     told(monkeypatch, lambda asked, draw: r"It is \boxed{60}.")
     chosen = {**options, "benchmark": "mathvision", "data": str(snapshot), "protocol": protocol, "allow_partial": True,
-              "max_prompt_tokens": 400}  # fmt: skip
+              "max_prompt_tokens": 400}
     found = evaluate_run.run(tmp_path / "out", **chosen)
     asked = found["figures"]
     assert asked["questions"] == 3 and asked["not_asked"] == {"it cannot be shown": 2}
@@ -255,10 +257,10 @@ def test_a_judge(options, tmp_path, monkeypatch):
     (tmp_path / "data" / "image.png").write_bytes(png(size=(60, 56)))
     free = {**row, "question": "Find it.", "question_type": "free-form", "image": "image.png"}
     jsonl(tmp_path / "data" / "testmini.jsonl", {**row, "image": "image.png"},
-          *({**free, "sample_index": str(i), "answer": f"$x={i} a$"} for i in range(3)))  # fmt: skip
+          *({**free, "sample_index": str(i), "answer": f"$x={i} a$"} for i in range(3)))
     told(monkeypatch, lambda asked, _: r"\boxed{D}" if asked.item.row.choices else f"x is a times {asked.item.row.id}")
     chosen = {**options, "benchmark": "mathverse", "data": str(tmp_path / "data"), "protocol": "official",
-              "allow_partial": True, "judge_model": "judge", "max_prompt_tokens": 400}  # fmt: skip
+              "allow_partial": True, "judge_model": "judge", "max_prompt_tokens": 400}
 
     def answer(request):
         asked = request["messages"][-1]["content"]
@@ -282,7 +284,7 @@ EIGHT = ("blink", "mantis_eval", "mathverse", "mathvision", "mathvista", "mmiu",
 @pytest.mark.parametrize("name", EIGHT)
 def test_each_benchmark_from_its_files_to_a_score(options, tmp_path, monkeypatch, name, protocol):
     """Its example as the hub has it, asked of a model in up to three orders, and answered rightly."""
-    benchmark, published = benchmarks.find(name), importlib.import_module(f"test_{name}")
+    benchmark, published = benchmarks.find(name), importlib.import_module(f"tests.perl_jax.benchmarks.test_{name}")
     for place, path in enumerate(benchmark.EXAMPLE["row"].get("input_image_path", ())):  # MMIU's, beside its rows
         (tmp_path / "data" / path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "data" / path).write_bytes(png(place))
@@ -293,7 +295,7 @@ def test_each_benchmark_from_its_files_to_a_score(options, tmp_path, monkeypatch
     found = evaluate_run.run(tmp_path / "out", **{
         **options, "benchmark": name, "data": str(tmp_path / "data"), "protocol": protocol, "allow_partial": True,
         "permute": 2 * (protocol == "boxed"), "max_prompt_tokens": 2000,
-    })  # fmt: skip
+    })
     scored = rows(tmp_path / "out" / f"{name}-{protocol}")
     assert scored and all(row["correct"] == [1.0] and row["fault"] is None for row in scored), scored
     assert found["figures"]["micro"]["mean"] == 1 and found["figures"]["not_asked"] == {}
@@ -320,7 +322,7 @@ def test_a_prompt_that_is_too_long(options, tmp_path, capsys):
     ({"model": "nowhere"}, "nowhere: no such directory"),
     ({"max_pixels": 100}, "--max_pixels=100"),
     ({"against": "nowhere"}, "--against=nowhere: no scores.jsonl there, and none in a folder records-boxed"),
-])  # fmt: skip
+])
 def test_flags_that_cannot_be(options, tmp_path, flags, words):
     said = {**evaluate_run.SMALL, **options, "out": tmp_path / "out", **flags}
     done = command_line.run("evaluate", *(f"--{name}={value}" for name, value in said.items()))
@@ -347,4 +349,4 @@ def test_a_published_file_of_another_form(options, tmp_path):
     parquet(tmp_path / "data" / "Jigsaw" / "val-0.parquet", [{"idx": "1"}])
     with pytest.raises(InputError, match=r"holds no question of blink: .*malformed row"):
         evaluate_run.run(tmp_path / "out", **{**options, "benchmark": "blink", "data": str(tmp_path / "data"),
-                                              "allow_partial": True})  # fmt: skip
+                                              "allow_partial": True})

@@ -12,9 +12,13 @@ import pytest
 import test_processes
 import tiny_run
 
+from models import image_files
 from models.errors import InputError
-from models.qwen2_5_vl import images
-from perl_jax import difficulty, policy, prepare, records, roofline, scratch
+from models.qwen2_5_vl import from_scratch
+from perl_jax import policy, records
+from perl_jax.curation.build import build
+from perl_jax.filtering import difficulty
+from perl_jax.planning import roofline
 
 OPTIONS = {"rollouts": 4, "low": 0.2, "high": 0.9, "target": 0.4, "batch": 8}
 
@@ -24,8 +28,8 @@ def changes(tmp_path_factory):
     """Settings of one model and one set of 24 records for all filters here."""
     directory = tmp_path_factory.mktemp("filter")
     config = tiny_run.config()
-    prepare.build("digits", str(directory / "data"), **config.data.options)
-    scratch.make(directory / "model", config.scratch.to_dict(), ["Which image shows 7? In a box."], vocab_size=300)
+    build("digits", str(directory / "data"), **config.data.options)
+    from_scratch.make(directory / "model", config.scratch.to_dict(), ["Which image shows 7? In a box."], vocab_size=300)
     return {"model": str(directory / "model"), "data.directory": str(directory / "data")}
 
 
@@ -61,7 +65,7 @@ def test_what_it_keeps(whole, changes):
         assert 0.2 <= record["accuracy"] == shares[record["id"]] <= 0.9
         assert record == {**before[record["id"]], "accuracy": record["accuracy"]}
     own, held_out = (list(records.open_split(str(path), "eval")) for path in (whole / "records",
-                                                                             changes["data.directory"]))  # fmt: skip
+                                                                             changes["data.directory"]))
     assert own == held_out
     assert (whole / "accuracy.png").stat().st_size > 10_000
     page = (whole / "filter.md").read_text()
@@ -95,7 +99,7 @@ def started(workdir, changes, count: int = 1, die: int = 0) -> list[subprocess.P
     said = [workdir, json.dumps(changes), json.dumps(OPTIONS), coordinator, count]
     return [subprocess.Popen([sys.executable, filter_run.__file__, *map(str, [*said, index, die])], env=environment,
                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-            for index in range(count)]  # fmt: skip
+            for index in range(count)]
 
 
 def test_killed_while_it_writes_it_goes_on(whole, changes, tmp_path):
@@ -163,9 +167,9 @@ def test_what_cannot_be_shown_is_skipped_and_named(whole, changes, tmp_path, mon
     """Prompts that are too long, and a picture of which only a part is there."""
     lengths = {number: row["prompt"] for number, row in rows(whole).items() if number < 20}
     shortest = min(lengths, key=lengths.get)
-    broken, decode = f"digits-train-0-{shortest}", images.open_image
-    monkeypatch.setattr(images, "open_image", lambda data, where: decode(
-        data[: len(data) // 2] if f"'{broken}'" in where else data, where))  # fmt: skip
+    broken, decode = f"digits-train-0-{shortest}", image_files.open_image
+    monkeypatch.setattr(image_files, "open_image", lambda data, where: decode(
+        data[: len(data) // 2] if f"'{broken}'" in where else data, where))
     short = sorted(set(lengths.values()))[-2]
     page = filter_run.run(tmp_path, {**changes, "prompt.max_tokens": short}, **OPTIONS, limit=20)
     found, said = rows(tmp_path), capsys.readouterr().err
@@ -183,7 +187,7 @@ def test_what_cannot_be_shown_is_skipped_and_named(whole, changes, tmp_path, mon
     ({}, {"low": 0.5, "target": 0.4}, "--low=0.5 --target=0.4"),
     ({"sampling.temperature": 0.0}, {}, "temperature must be above 0"),
     ({"reward": "nope"}, {}, "no reward 'nope'"),
-])  # fmt: skip
+])
 def test_settings_that_cannot_be(changes, tmp_path, config, options, words):
     with pytest.raises(InputError, match=words):
         filter_run.run(tmp_path, {**changes, **config}, **{**OPTIONS, **options})
@@ -215,11 +219,11 @@ def test_the_command(whole, changes, tmp_path, monkeypatch):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "rollouts.jsonl").write_bytes((whole / "rollouts.jsonl").read_bytes())
     (tmp_path / "tiny.py").write_text("import tiny_run, filter_run\n\n\ndef get_config():\n"
-                                      "    return tiny_run.config(**filter_run.CHANGES)\n")  # fmt: skip
+                                      "    return tiny_run.config(**filter_run.CHANGES)\n")
     flags = [f"--config.{key}={value}" for key, value in changes.items()]
     flags += [f"--{key}={value}" for key, value in OPTIONS.items()]
     done = command_line.run("filter", f"--config={tmp_path / 'tiny.py'}", f"--workdir={tmp_path / 'run'}", *flags)
     assert done.code == 0 and "| all |" in done.out and done.out.strip().endswith(f"wrote {tmp_path}/run/records")
     done = command_line.run("filter", f"--config={tmp_path / 'tiny.py'}", f"--workdir={tmp_path / 'run'}", *flags,
-                            "--seed=3")  # fmt: skip
+                            "--seed=3")
     assert done.code == 1 and done.err.startswith("error: ") and "seed" in done.err

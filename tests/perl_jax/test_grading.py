@@ -8,9 +8,9 @@ import subprocess
 import sys
 import threading
 import time
-from pathlib import Path
 
 import pytest
+from environment import REPOSITORY
 
 from models.errors import InputError
 from perl_jax.grading import Grader
@@ -141,7 +141,7 @@ HOSTILE = [r"9^{9^{9}}", r"10^{10^{10}}", "9^9^9^9", "9^999999999", "7^{99999999
            r"\frac{1}{" * 200 + "1" + "}" * 200, r"\sqrt{" * 300 + "1" + "}" * 300, "(" * 1000, r"\boxed{" * 5000,
            "1+" * 50_000, "x" * 1_000_000, " " * 100_000, "(x+1)^{5000}", r"\int_0^1 e^{x^2} dx", "1," * 20_000,
            r"\begin{matrix}" + "1&" * 2000 + r"1\end{matrix}", "__import__('os').getpid()", "5\0", "\ud800",
-           "(9999^{9999})!", r"\sin(\sin(\sin(x)))^{99}", "((((9^99)^99)^99)^99)", "x^{y^{z^{w}}}"]  # fmt: skip
+           "(9999^{9999})!", r"\sin(\sin(\sin(x)))^{99}", "((((9^99)^99)^99)^99)", "x^{y^{z^{w}}}"]
 
 
 def test_hostile_answers_are_bounded_and_the_rest_of_the_batch_is_graded():
@@ -209,7 +209,7 @@ def test_a_script_needs_no_main_guard(tmp_path):
     script = tmp_path / "script.py"
     script.write_text("from perl_jax.grading import Grader\n"
                       "print(Grader('my_reward:plain', workers=1).grade([({'id': 1}, 'four')]))\n")
-    path = os.pathsep.join([str(Path(__file__).parents[1]), *sys.path])
+    path = os.pathsep.join([str(REPOSITORY), *sys.path])
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=60, check=False,
                           env={**os.environ, "PYTHONPATH": path})
     assert (done.returncode, done.stdout.strip()) == (0, "[{'reward': 2.0}]"), done.stderr

@@ -41,7 +41,7 @@ def results(models, tmp_path_factory):
     found = {name: dict(np.load(folder / f"{name}.npz")) for name in MESHES}
     said = {name: json.loads((folder / f"{name}.json").read_text()) for name in MESHES}
     alone = {name: mesh_run.results(*case(qwen.load(folder / "model")), optax.sgd(0.01))
-             for name, case in mesh_run.CASES.items()}  # fmt: skip
+             for name, case in mesh_run.CASES.items()}
     return alone, found, said
 
 
@@ -147,7 +147,7 @@ def test_one_device_is_a_mesh_too():
 
 def test_the_module_names_the_axes_alone():
     """No other module knows what a mesh axis is called."""
-    repository = Path(__file__).resolve().parents[1]
+    repository = Path(__file__).resolve().parents[2]
     for room in ("models", "perl_jax"):
         for file in (repository / room).rglob("*.py"):
             text = file.read_text(encoding="utf-8")

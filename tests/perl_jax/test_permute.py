@@ -296,7 +296,7 @@ def test_examples_in_the_docstrings():
 def test_letters_of_choices_after_a_reference_image_name_the_movable_ones():
     """Five images, the first a reference: B is image 2, and goes where that goes."""
     sample = sample_of(5, question="<image:0><image:1><image:2><image:3><image:4>?", kind="choice", answer="B",
-                       choices=["A", "B", "C", "D"], movable=[1, 2, 3, 4], order_effect="rewrite")  # fmt: skip
+                       choices=["A", "B", "C", "D"], movable=[1, 2, 3, 4], order_effect="rewrite")
     moved = permute.apply(sample, [0, 3, 4, 1, 2])
     assert moved["images"][1 + "ABCD".index(moved["answer"])] == sample["images"][2]
     assert permute.canonical_answer(moved["answer"], sample, [0, 3, 4, 1, 2]) == "B"
@@ -309,5 +309,5 @@ def test_a_set_of_images_is_read_back_whatever_its_order():
     moved = permute.render(permute.apply(sample, [2, 0, 3, 1]))
     assert moved["answer"] == "3 and 4"
     for said, meant in (("4, 3", "2 and 4"), ("Images 3 and 4", "2 and 4"), ("1, 2", "1 and 3"),
-                        ("3", "3"), ("3, 9", "3, 9")):  # fmt: skip
+                        ("3", "3"), ("3, 9", "3, 9")):
         assert permute.canonical_answer(said, sample, [2, 0, 3, 1]) == meant

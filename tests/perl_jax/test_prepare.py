@@ -6,17 +6,17 @@ import subprocess
 import sys
 import threading
 import time
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from environment import REPOSITORY
 from fake_endpoint import FakeEndpoint, annotator
 from public_files import MANTIS, jsonl, parquet, png, turns, zipped
 
 from models.errors import InputError
 from perl_jax import data, prepare, records
+from perl_jax.curation import build
 
-REPOSITORY = Path(__file__).parents[1]
 SMALL = {"train_size": 12, "eval_size": 5, "image_size": 28}
 
 
@@ -26,21 +26,21 @@ def made(*rows):
 
 
 RECORD = {"id": "a", "images": [], "question": "Is it so?", "choices": [], "answer": "Yes", "kind": "text",
-          "order_effect": "invariant", "source": "made", "accuracy": None, "movable": None}  # fmt: skip
+          "order_effect": "invariant", "source": "made", "accuracy": None, "movable": None}
 
 
 def test_build_writes_every_split(tmp_path):
-    summary = prepare.build("digits", tmp_path / "set", seed=3, **SMALL)
+    summary = build.build("digits", tmp_path / "set", seed=3, **SMALL)
     assert {split: part["records"] for split, part in summary["splits"].items()} == {"train": 12, "eval": 5}
     assert summary["rejected"] == {"train": {}, "eval": {}}
     assert records.open_split(tmp_path / "set", "eval")[4]["id"] == "digits-eval-3-4"
-    assert (tmp_path / "set" / prepare.REJECTED).read_text() == ""
+    assert (tmp_path / "set" / build.REJECTED).read_text() == ""
     assert "digits_which" in prepare.table(summary)
 
 
 def test_limit_and_seed(tmp_path):
     for name, options in (("a", {}), ("b", {}), ("c", {"seed": 1})):
-        prepare.build("digits", tmp_path / name, limit=4, **options, **SMALL)
+        build.build("digits", tmp_path / name, limit=4, **options, **SMALL)
     assert len(records.open_split(tmp_path / "a", "train")) == 4
     prints = [records.fingerprint(tmp_path / name) for name in "abc"]
     assert prints[0] == prints[1] != prints[2]
@@ -49,8 +49,8 @@ def test_limit_and_seed(tmp_path):
 def test_rejected_rows_are_listed_with_reasons(tmp_path, monkeypatch):
     bad = {**RECORD, "id": "c", "question": "\0?"}
     monkeypatch.setattr(data, "find", made(RECORD, data.Rejected("b", "malformed row"), bad))
-    summary = prepare.build("made", tmp_path / "set")
-    lines = [json.loads(line) for line in (tmp_path / "set" / prepare.REJECTED).read_text().splitlines()]
+    summary = build.build("made", tmp_path / "set")
+    lines = [json.loads(line) for line in (tmp_path / "set" / build.REJECTED).read_text().splitlines()]
     assert [(line["split"], line["id"], line["reason"]) for line in lines] == [
         ("train", "b", "malformed row"), ("train", "c", "not a whole record")]
     assert summary["rejected"]["train"] == {line["reason"]: 1 for line in lines}
@@ -67,11 +67,11 @@ def test_failures_leave_nothing(tmp_path, monkeypatch):
         ("mantis", {"input": str(tmp_path / "nowhere")}, "train.json"),
     ):
         with pytest.raises(InputError, match=words):
-            prepare.build(source, tmp_path / "set", **options)
+            build.build(source, tmp_path / "set", **options)
         assert not os.listdir(tmp_path)
     monkeypatch.setattr(data, "find", made(data.Rejected("b", "malformed row", "not JSON")))
     with pytest.raises(InputError, match="not JSON"):
-        prepare.build("made", tmp_path / "set")
+        build.build("made", tmp_path / "set")
     assert not os.listdir(tmp_path)
 
 
@@ -95,7 +95,7 @@ def test_command(tmp_path, source, code):
     options = [f"--option={key}={value}" for key, value in SMALL.items()]
     done = subprocess.run(
         [sys.executable, "-m", "perl_jax.prepare", f"--source={source}", f"--out={tmp_path / 'set'}", *options],
-        capture_output=True, text=True, timeout=120, cwd=Path(__file__).parents[1],
+        capture_output=True, text=True, timeout=120, cwd=REPOSITORY,
     )
     assert done.returncode == code, done.stderr
     if code:
@@ -131,10 +131,10 @@ def own_file(tmp_path):
 
 
 @pytest.mark.parametrize(("source", "files"), [("mantis", published_mantis), ("k12", published_k12),
-                                               ("jsonl", own_file)])  # fmt: skip
+                                               ("jsonl", own_file)])
 def test_a_sources_example_is_what_becomes_of_its_public_files(tmp_path, source, files):
     (tmp_path / "in").mkdir()
-    prepare.build(source, tmp_path / "set", str(files(tmp_path / "in")))
+    build.build(source, tmp_path / "set", str(files(tmp_path / "in")))
     [made] = records.open_split(tmp_path / "set")
     pictures = made.pop("images")
     assert made == data.find(source).EXAMPLE
@@ -144,7 +144,7 @@ def test_a_sources_example_is_what_becomes_of_its_public_files(tmp_path, source,
 def own_rows(count, **changes):
     """Rows as a person writes them, on pictures a.png and b.png."""
     return [{"id": f"r{i}", "images": ["a.png", "b.png"], "question": f"Is number {i + 10} on image 1?",
-             "answer": "Yes"} | changes for i in range(count)]  # fmt: skip
+             "answer": "Yes"} | changes for i in range(count)]
 
 
 def own_set(tmp_path, rows):
@@ -165,11 +165,11 @@ def test_what_the_rules_leave_out_is_named(tmp_path):
     others[3] |= {"question": "Which? The answer is 12.", "answer": "12"}
     others[4] |= {"question": "What is it?", "answer": "to the north", "kind": "number"}
     others[5] |= {"question": "Which is red?\nA. cat\nB. dog", "answer": "a cow"}
-    summary = prepare.build("jsonl", tmp_path / "set", own_set(tmp_path, [good, *others]))
+    summary = build.build("jsonl", tmp_path / "set", own_set(tmp_path, [good, *others]))
     reasons = ("duplicate", "picture", "answer cannot be checked by a rule", "leak",
-               "the reward does not accept the answer", "answer is no choice")  # fmt: skip
+               "the reward does not accept the answer", "answer is no choice")
     assert summary["rejected"]["train"] == dict.fromkeys(reasons, 1)
-    [decision] = lines(tmp_path / "set" / prepare.DECISIONS)
+    [decision] = lines(tmp_path / "set" / build.DECISIONS)
     assert (decision["id"], decision["order_effect"], decision["evidence"]) == ("r0", "rewrite", "image 1")
 
 
@@ -178,18 +178,18 @@ def test_held_out_pictures_are_in_no_other_split(tmp_path):
     for i in range(60):
         (tmp_path / f"{i}.png").write_bytes(png(i // 2, (40, 30)))  # each picture twice
         rows[i]["question"] = f"Is it number {i}?"
-    summary = prepare.build("jsonl", tmp_path / "set", own_set(tmp_path, rows), holdout=0.3)
+    summary = build.build("jsonl", tmp_path / "set", own_set(tmp_path, rows), holdout=0.3)
     assert list(summary["splits"]) == ["train", "eval"]
     shown = {split: [record["images"][0] for record in records.open_split(tmp_path / "set", split)]
-             for split in summary["splits"]}  # fmt: skip
+             for split in summary["splits"]}
     assert not set(shown["train"]) & set(shown["eval"])
     assert len(shown["train"]) + len(shown["eval"]) == 60 and 6 <= len(shown["eval"]) <= 30
-    assert {line["split"] for line in lines(tmp_path / "set" / prepare.DECISIONS)} == {"train", "eval"}
+    assert {line["split"] for line in lines(tmp_path / "set" / build.DECISIONS)} == {"train", "eval"}
 
 
 def test_a_language_model_rephrases_and_labels_and_is_asked_once(tmp_path):
     rows = own_rows(3) + [{"id": "open", "images": ["a.png", "b.png"], "question": "Is image 2 red, do you think?",
-                           "answer": "I think that yes, it is red indeed."}]  # fmt: skip
+                           "answer": "I think that yes, it is red indeed."}]
     file = own_set(tmp_path, rows)
     with FakeEndpoint(annotator) as server:
         command = ["--source=jsonl", f"--input={file}", f"--endpoint={server.url}", "--model=fake", "--review=2"]
@@ -200,7 +200,7 @@ def test_a_language_model_rephrases_and_labels_and_is_asked_once(tmp_path):
     assert first.returncode == second.returncode == 0, first.stderr + second.stderr
     assert asked >= 4 and len(server.requests) == asked
     assert "kappa" in first.stdout and (tmp_path / "set" / "review.html").exists()
-    decisions = [lines(tmp_path / name / prepare.DECISIONS) for name in ("set", "again")]
+    decisions = [lines(tmp_path / name / build.DECISIONS) for name in ("set", "again")]
     assert decisions[0] == decisions[1] and {decision["by"] for decision in decisions[0]} == {"model"}
     assert records.fingerprint(tmp_path / "set") == records.fingerprint(tmp_path / "again")
 
@@ -222,7 +222,7 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path):
         server.answer = slow
         options = [*command, "--concurrency=1", f"--out={tmp_path / 'cut'}"]
         run = subprocess.Popen([sys.executable, "-m", "perl_jax.prepare", *options], cwd=REPOSITORY,
-                               stderr=subprocess.DEVNULL)  # fmt: skip
+                               stderr=subprocess.DEVNULL)
         assert once.wait(120)
         run.kill()
         run.wait()
@@ -238,11 +238,11 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path):
 
 def run_prepare(*options):
     return subprocess.run([sys.executable, "-m", "perl_jax.prepare", *options], capture_output=True, text=True,
-                          timeout=300, cwd=REPOSITORY)  # fmt: skip
+                          timeout=300, cwd=REPOSITORY)
 
 
 def test_columns_by_other_names(tmp_path):
     row = {"images": ["a.png"], "problem": "Is it red?", "solution": "Yes"}
     done = run_prepare("--source=jsonl", f"--input={own_set(tmp_path, [row])}", f"--out={tmp_path / 'set'}",
-                       "--map=question=problem,answer=solution")  # fmt: skip
+                       "--map=question=problem,answer=solution")
     assert done.returncode == 0 and records.open_split(tmp_path / "set")[0]["question"] == "<image:0>\nIs it red?"

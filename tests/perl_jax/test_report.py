@@ -1,8 +1,8 @@
 """The report over directories of runs and of results with known figures, whole, half-written and hostile ones."""
 
-import html
 import subprocess
 import sys
+from html import escape
 from pathlib import Path
 
 import evaluated
@@ -11,7 +11,9 @@ from markup import Tags
 from trained import ATTACK, lines, predictions, write_run
 
 from models.errors import InputError
-from perl_jax import pages, report, runs
+from perl_jax import report
+from perl_jax.evaluation import training_runs
+from perl_jax.runtime import html
 
 
 @pytest.fixture
@@ -38,16 +40,16 @@ def test_the_page_holds_everything_and_no_script(two, tmp_path):
     report.write(two, {}, tmp_path / "report.html")
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     seen = Tags(page)
-    assert "script" not in seen.tags and ATTACK not in page and html.escape(ATTACK) in page
+    assert "script" not in seen.tags and ATTACK not in page and escape(ATTACK) in page
     assert not [name for name, _ in seen.attributes if name.startswith("on") or name == "href"]
     sources = [value for name, value in seen.attributes if name == "src"]
     assert sources and all(value.startswith("data:image/svg+xml;base64,") for value in sources)
     for word in ("reward in training", "permuted accuracy, held out", "right in more orders: 7", "✗", "order 2 1",
                  "abc123, with uncommitted changes", "train.py --config=x", "jax 0.10.2", "1 x cpu", "2 starts",
-                 "-0.50", "half a pair ?", "not separated"):  # fmt: skip
+                 "-0.50", "half a pair ?", "not separated"):
         assert word in seen.words, word
     assert "gradient norm" not in seen.words  # no run says it
-    assert page.count("order 1 2\n") == 2 * runs.GROUPS_SHOWN
+    assert page.count("order 1 2\n") == 2 * training_runs.GROUPS_SHOWN
 
 
 def test_half_a_line_is_skipped_and_a_table_can_be_short(tmp_path):
@@ -65,7 +67,7 @@ def test_many_changed_questions_are_bounded(tmp_path):
     report.write({name: tmp_path / name for name in "ab"}, {}, tmp_path / "report.html")
     page = (tmp_path / "report.html").read_text()
     assert "right in more orders: 50, the first 8" in page and page.count("<h3>") == 8
-    assert "w" * (pages.WORDS_SHOWN + 1) not in page and "(9005 characters)" in page
+    assert "w" * (html.WORDS_SHOWN + 1) not in page and "(9005 characters)" in page
 
 
 def test_results_and_runs_on_one_page(two, tmp_path):
@@ -85,9 +87,9 @@ def test_names_of_directories(tmp_path):
         (tmp_path / name).mkdir()
     a, b, odd = (str(tmp_path / name) for name in ("a", "b", "x=y"))
     assert report.parse_directories("workdir", [f"The  first={a}", b + "/", odd]) == {
-        "The first": Path(a), "b": Path(b), "x=y": Path(odd)}  # fmt: skip
+        "The first": Path(a), "b": Path(b), "x=y": Path(odd)}
     for items, message in (([a, f"a={b}"], "'a' is taken"), (["=" + a], "NAME=DIRECTORY"), (["a="], "NAME=DIRECTORY"),
-                           ([f"n={a}/none"], "not a directory")):  # fmt: skip
+                           ([f"n={a}/none"], "not a directory")):
         with pytest.raises(InputError, match=message):
             report.parse_directories("results", items)
 
@@ -118,7 +120,7 @@ def test_the_command(two, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b", "c", "report.html", "report.md"]
     for args, line in (([f"--results=x={tmp_path}/none"], f"--results=x={tmp_path}/none: {tmp_path}/none is not a "
                         "directory"), ([], "nothing to report: give --results=NAME=DIRECTORY or "
-                                           "--workdir=NAME=DIRECTORY")):  # fmt: skip
+                                           "--workdir=NAME=DIRECTORY")):
         failed = command(*args, f"--out={tmp_path}/other.html")
         assert failed.returncode == 1 and failed.stderr.strip().splitlines() == [f"error: {line}"]
     assert not (tmp_path / "other.html").exists()

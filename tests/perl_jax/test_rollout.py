@@ -14,8 +14,8 @@ from hypothesis.extra import numpy as hnp
 
 from models import qwen2_5_vl as qwen
 from perl_jax import rollout, update
-from perl_jax.compilations import Compilations
-from perl_jax.sampling import Sampling
+from perl_jax.engine.sampling import Sampling
+from perl_jax.runtime.compilations import Compilations
 
 R = 8
 
@@ -44,7 +44,7 @@ def sampled(model, prompts):
 def teacher_forced(model, prompts, tokens):
     """The raw logits [N, G, R, V] that predict the given tokens [N, G, R], by the plain model, a row a rollout."""
     rows = [([*ids, *map(int, stream)], pictures) for (ids, pictures), streams in zip(prompts, tokens)
-            for stream in streams]  # fmt: skip
+            for stream in streams]
     logits = np.asarray(model(qwen.pack(model.config, rows, max_pixels=tiny.MAX_PIXELS)))
     count = tokens.shape[2]
     picked = [row[len(ids) - 1 - count : len(ids) - 1] for row, (ids, _) in zip(logits, rows)]
@@ -104,7 +104,7 @@ def test_same_id_and_prompt_same_tokens_in_any_batch(model, prompts, sampled, ch
 
 def test_other_prompts_change_nothing(model, prompts, sampled):
     others = [tiny.prompt(model.config, [11], seed=9), prompts[1], tiny.prompt(model.config, [(60, 60), 2], seed=8),
-              prompts[3]]  # fmt: skip
+              prompts[3]]
     out = generate(model, others, ids=[7, 1, 2, 3])
     np.testing.assert_array_equal(out.tokens[[1, 3]], sampled.tokens[[1, 3]])
     assert (out.tokens[2] != sampled.tokens[2]).any()
@@ -210,7 +210,7 @@ def plain_filter(logits, top_k: int, top_p: float):
 def test_the_updates_log_probs_are_the_samplers(model, prompts):
     out = generate(model, prompts, temperature=0.7, top_p=0.8, top_k=20)
     groups = [update.Group(pictures, [range(len(pictures))], [ids], [tokens], np.zeros((1, 3)))
-              for (ids, pictures), tokens in zip(prompts, out.tokens)]  # fmt: skip
+              for (ids, pictures), tokens in zip(prompts, out.tokens)]
     logprobs = update.logprobs(model, groups, max_pixels=tiny.MAX_PIXELS)
     np.testing.assert_allclose(logprobs[:, 0], out.logprobs, atol=1e-4)
 
@@ -323,7 +323,7 @@ def test_a_prompts_cache_is_not_repeated_for_its_streams(model):
     options, ids = Sampling(1.0, 1.0, 0, ()), np.arange(2, dtype=np.uint32)
     h = np.zeros((*inputs.ids.shape, text.hidden_size), np.float32)
     start = partial(rollout._start, *nnx.split(model), options, streams, 5, h, inputs.position_ids, inputs.lengths,
-                    inputs.starts, ids, 0, 2)  # fmt: skip
+                    inputs.starts, ids, 0, 2)
     state, _ = start()
     decoder = nnx.split(rollout.for_decoding(model))
     programs = [
@@ -333,7 +333,7 @@ def test_a_prompts_cache_is_not_repeated_for_its_streams(model):
     shapes = [set(tiny.array_shapes(program.jaxpr)) for program in programs]
     assert any(set(shape[-3:]) == {tokens, *heads} for shape in shapes[0])
     assert any({streams, tokens} <= set(shape) or {streams * text.num_attention_heads, tokens} <= set(shape)
-               for shape in shapes[1])  # fmt: skip
+               for shape in shapes[1])
     assert not [shape for shape in shapes[0] | shapes[1] if {streams, tokens, text.head_dim} <= set(shape)]
     size = sum(leaf.nbytes for leaf in jax.tree.leaves(state.prompt))
     assert size == text.num_hidden_layers * 2 * 2 * tokens * heads[0] * heads[1] * 4
@@ -346,7 +346,7 @@ def test_an_image_given_twice_is_encoded_once(model, monkeypatch):
     monkeypatch.setattr(qwen, "pack", lambda *args, **kwargs: packed.append(pack(*args, **kwargs)) or packed[-1])
     pictures = [tiny.picture(84, 84, seed) for seed in (1, 2)]
     both = [(sum((tiny.image_tokens(model.config, pictures[i]) for i in order), [20]),
-             [pictures[i].copy() for i in order]) for order in ([0, 1], [1, 0])]  # fmt: skip
+             [pictures[i].copy() for i in order]) for order in ([0, 1], [1, 0])]
     out = generate(model, both, ids=[4, 4], temperature=1.0)
     [inputs] = packed
     assert sum(len(set(row.tolist()) - {-1}) for row in inputs.vision.images) == 2
@@ -366,7 +366,7 @@ def test_nothing_compiles_anew(model, prompts, sampled):
     "options",
     [{"temperature": -1.0}, {"top_p": 0.0}, {"top_p": 1.1}, {"top_k": -1}, {"samples": 0}, {"max_new_tokens": 0},
      {"ids": [1]}, {"prompts": []}],
-)  # fmt: skip
+)
 def test_bad_calls(model, prompts, options):
     with pytest.raises(ValueError):
         generate(**{"model": model, "prompts": prompts} | options)

@@ -8,7 +8,8 @@ from PIL import Image
 
 from models import qwen2_5_vl as qwen
 from models.errors import InputError
-from perl_jax import export, prompts, rollout, sample
+from perl_jax import export, rollout, sample
+from perl_jax.records import prompts
 
 SHORT = {"max_new_tokens": 6}
 
@@ -30,7 +31,7 @@ def test_pictures_come_first_unless_the_prompt_has_slots(exported, pictures):
     for question, whole in (("Which?", "<image><image>Which?"), ("<image>or<image>?", "<image>or<image>?")):
         prompt = shown.encode({"id": "", "question": whole, "images": pictures})
         out = rollout.generate(qwen.load(exported), [prompt], samples=1, temperature=0.0,
-                               eos_ids=shown.processor.eos_ids, **SHORT, **shown.limits)  # fmt: skip
+                               eos_ids=shown.processor.eos_ids, **SHORT, **shown.limits)
         expected = shown.processor.decode(out.tokens[0, 0, : out.lengths[0, 0]])
         assert sample.answers(exported, question, pictures, **SHORT) == [expected]
     assert "In a box." in shown.messages({"question": "Which?"})[-1]["content"]  # training's instruction
@@ -38,7 +39,7 @@ def test_pictures_come_first_unless_the_prompt_has_slots(exported, pictures):
 
 def test_samples_differ_and_a_seed_repeats_them(exported, pictures):
     draws = [sample.answers(exported, "Which?", pictures, samples=4, temperature=1.0, seed=seed, **SHORT)
-             for seed in (0, 0, 1)]  # fmt: skip
+             for seed in (0, 0, 1)]
     assert len(set(draws[0])) > 1
     assert draws[0] == draws[1] != draws[2]
 

@@ -13,32 +13,22 @@ import jax
 import numpy as np
 import pytest
 import tiny_run
+from environment import REPOSITORY
 from flax import nnx
 
 from configs import base
 from models import qwen2_5_vl as qwen
 from models.errors import InputError
 from models.qwen2_5_vl import lora
-from perl_jax import (
-    batch,
-    checkpoint,
-    lengths,
-    logs,
-    permute,
-    policy,
-    prompts,
-    records,
-    rewards,
-    rollout,
-    train,
-    update,
-)
-from perl_jax.pipeline import Stream
+from perl_jax import permute, policy, records, rewards, rollout, train, update
+from perl_jax.records import prompt_lengths, prompts
+from perl_jax.records.stream import Stream
+from perl_jax.runtime import logs
+from perl_jax.training import batch, checkpoint, run_data, schedule
 
-REPOSITORY = Path(__file__).resolve().parents[1]
 LAST = tiny_run.WARMUP + tiny_run.STEPS
 UPDATE = {"loss", "grad_norm", "update_norm", "entropy", "logprob", "tokens", "computed_share", "padding",
-          "split_trees"}  # fmt: skip
+          "split_trees"}
 MEASURED = ("time/", "compile/", "speed/")  # what differs between equal runs
 NAMES = {
     "reward/mean", "reward/accuracy", "reward/format", "reward/kind/number", "group/all_right", "group/all_wrong",
@@ -49,7 +39,7 @@ NAMES = {
     "compile/count", "compile/seconds", "speed/rollout_tokens_per_second", "speed/update_tokens_per_second",
     "time/data", "time/rollout", "time/reward", "time/update", "time/other", "time/total",
     *(f"update/{name}" for name in UPDATE),
-}  # fmt: skip
+}
 
 
 def lines(file: Path) -> list[dict]:
@@ -62,7 +52,7 @@ def lines(file: Path) -> list[dict]:
 def test_every_step_says_the_same_things():
     steps = tiny_run.metrics(tiny_run.trained())
     assert [(line["stage"], line["step"]) for line in steps] == [
-        ("warmup" if step <= tiny_run.WARMUP else "perl", step) for step in range(1, LAST + 1)]  # fmt: skip
+        ("warmup" if step <= tiny_run.WARMUP else "perl", step) for step in range(1, LAST + 1)]
     for line in steps:
         assert all(math.isfinite(value) for name, value in line.items() if name != "stage")
         assert line.keys() >= (NAMES if line["stage"] == "perl" else {f"update/{name}" for name in UPDATE})
@@ -123,12 +113,12 @@ def outcome(workdir: Path, **changes):
     config = tiny_run.config(**changes)
     last = config.warmup.steps + config.total_steps
     model = policy.adapted(config, qwen.load(workdir / "init"))
-    state = update.init(model, train.optimizer(config, last), policy.trainable(config))
+    state = update.init(model, schedule.optimizer(config, last), policy.trainable(config))
     with checkpoint.Checkpoints(workdir, read_only=True) as checkpoints:
         state = checkpoints.restore(last, state)
         stream = checkpoints.run(last)["stream"]
     steps = {line["step"]: {name: value for name, value in line.items() if not name.startswith(MEASURED)}
-             for line in tiny_run.metrics(workdir)}  # fmt: skip
+             for line in tiny_run.metrics(workdir)}
     return jax.tree.leaves((state.trainable, state.opt_state)), stream, steps
 
 
@@ -170,10 +160,10 @@ def test_a_killed_run_goes_on_exactly(tmp_path):
     """`kill -9` right after a step, with its predecessor's checkpoint perhaps still being written."""
     workdir = tmp_path / "run"
     code = f"import tiny_run; tiny_run.run_until({str(workdir)!r}, {tiny_run.WARMUP + 2})"
-    paths = os.pathsep.join([str(REPOSITORY), str(REPOSITORY / "tests")])
+    paths = os.pathsep.join([str(REPOSITORY), str(REPOSITORY / "tests" / "support")])
     cache = {"JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir or ""}
     done = subprocess.run([sys.executable, "-c", code], env={**os.environ, **cache, "PYTHONPATH": paths},
-                          capture_output=True, text=True)  # fmt: skip
+                          capture_output=True, text=True)
     assert done.returncode == -9, done.stderr
     with checkpoint.Checkpoints(workdir, read_only=True) as checkpoints:
         assert 1 <= checkpoints.latest() <= tiny_run.WARMUP + 1
@@ -249,7 +239,7 @@ ODD = {"text": 76, "vision": 44}  # widths that no other test has
     ({"loss.kl_coef": 0.1}, (3, 1), (3, 1)),
     ({"train_vision": False}, (3, 0), (0, 1)),
     ({"lora.rank": 2, "loss.kl_coef": 0.1}, (0, 1), (0, 1)),
-])  # fmt: skip
+])
 def test_no_weight_is_held_more_often_than_it_must(tmp_path, monkeypatch, changes, text, vision):
     """How often there is (a float32, a bfloat16) array of a kernel's shape before an update.
 
@@ -268,7 +258,7 @@ def test_no_weight_is_held_more_often_than_it_must(tmp_path, monkeypatch, change
     sizes = {f"scratch.{part}.intermediate_size": width for part, width in ODD.items()}
     tiny_run.run(tmp_path, **{**sizes, "compute_dtype": "bfloat16", "warmup.steps": 0, "total_steps": 1, "n_s": 0,
                               "eval.sets": (), "data.source": "", "data.directory": str(tiny_run.trained() / "data"),
-                              **changes})  # fmt: skip
+                              **changes})
     assert held == {"text": text, "vision": vision}
 
 
@@ -289,7 +279,7 @@ def short(workdir: Path, **changes) -> list[dict]:
     """The metrics of two steps of PeRL without warm-up or evaluation, from the shared run's base and data."""
     shutil.copytree(tiny_run.trained() / "init", workdir / "init")
     settings = {"warmup.steps": 0, "total_steps": 2, "eval.sets": (), "data.source": "",
-                "data.directory": str(tiny_run.trained() / "data")}  # fmt: skip
+                "data.directory": str(tiny_run.trained() / "data")}
     tiny_run.run(workdir, **{**settings, **changes})
     return tiny_run.metrics(workdir)
 
@@ -366,7 +356,7 @@ def test_questions_prepared_ahead_are_the_ones_drawn_anyway():
         assert ahead.state() == plain.state()
         expected, got = plain.take(*draw), ahead.take(*draw)
         assert [(q.record["id"], q.orders, q.prompts[1][0]) for q in got] == [
-            (q.record["id"], q.orders, q.prompts[1][0]) for q in expected]  # fmt: skip
+            (q.record["id"], q.orders, q.prompts[1][0]) for q in expected]
         assert ahead.state() == plain.state()
     ahead.prepare(3, 1, 0.5, 4)
     with pytest.raises(RuntimeError, match="was prepared"):
@@ -378,16 +368,16 @@ def test_a_mixture_without_its_longest_prompts(tmp_path):
     data, twin = tiny_run.trained() / "data", tmp_path / "twin"
     shutil.copytree(data, twin)
     shown = prompts.Prompts(qwen.Processor.from_pretrained(tiny_run.trained() / "init"), **tiny_run.config().prompt)
-    found = [line["tokens"] for line in lengths.measured(str(data), "train", shown, tmp_path)]
+    found = [line["tokens"] for line in prompt_lengths.measured(str(data), "train", shown, tmp_path)]
     limit = sorted(set(found))[-2]
     steps = short(tmp_path, **{"data.directory": f"{data}=22,{twin}=36", "prompt.max_tokens": limit,
-                               "eval.sets": ("eval",), "eval.every": 9, "eval.limit": 3, "questions": 4})  # fmt: skip
+                               "eval.sets": ("eval",), "eval.every": 9, "eval.limit": 3, "questions": 4})
     assert len(steps) == 2
     long = sum(tokens > limit for tokens in found)
     (start,) = json.loads((tmp_path / "run.json").read_text())
     reason = f"longer than config.prompt.max_tokens = {limit}"
     assert start["excluded"]["train"] == {str(place): {reason: long} for place in (data, twin)} and long > 0
-    named = [line["split"] for line in lines(tmp_path / lengths.EXCLUDED)]
+    named = [line["split"] for line in lines(tmp_path / prompt_lengths.EXCLUDED)]
     assert named.count("train") == 2 * long and set(named) <= {"train", "eval"}
     with checkpoint.Checkpoints(tmp_path, read_only=True) as checkpoints:
         stream = checkpoints.run(2)["stream"]
@@ -396,7 +386,7 @@ def test_a_mixture_without_its_longest_prompts(tmp_path):
     assert len(asked) == 3 and {name[:2] for name in asked} == {"1:", "2:"}
     with pytest.raises(InputError, match=r"belongs to excluded .*restore the old data and settings, or start a new"):
         tiny_run.run(tmp_path, **{"data.directory": f"{data}=22,{twin}=36", "data.source": "", "warmup.steps": 0,
-                                  "total_steps": 3, "eval.sets": (), "questions": 4})  # fmt: skip
+                                  "total_steps": 3, "eval.sets": (), "questions": 4})
 
 
 @pytest.mark.parametrize("text", ["3", "4:2", "a:b", ":"])
@@ -436,7 +426,7 @@ def test_new_weights_of_nan_stop_the_run_though_the_loss_is_a_number(tmp_path):
 
 def test_every_evaluation_has_its_checkpoint(tmp_path):
     often = {"eval.sets": ("eval",), "eval.every": 2, "checkpoint.every": 9, "online_filter": "drop",
-             "reward": "tiny_reward:nothing"}  # fmt: skip
+             "reward": "tiny_reward:nothing"}
     short(tmp_path, total_steps=3, **often)
     with checkpoint.Checkpoints(tmp_path, read_only=True) as checkpoints:
         assert checkpoints.steps() == [2, 3] and checkpoints.best() in (2, 3)
@@ -451,7 +441,7 @@ def test_a_second_set_has_names_of_its_own(tmp_path):
     short(tmp_path, total_steps=1, **{"eval.sets": ("eval", "train"), "eval.limit": 4})
     (first, second) = [line for line in lines(tmp_path / "metrics.jsonl") if line["step"] == 0]
     assert "eval/accuracy" in first and "eval/train/accuracy" in second and not first.keys() & second.keys() - {
-        "stage", "step"}  # fmt: skip
+        "stage", "step"}
 
 
 # The config
@@ -501,11 +491,11 @@ def flat(config, prefix: str = "") -> list[str]:
 
 def test_records_are_made_once_for_one_setting(tmp_path):
     config = tiny_run.config()
-    made = train.data_sources(config, tmp_path)
-    assert train.data_sources(config, tmp_path) == made == {str(tmp_path / "data"): 1.0}
+    made = run_data.data_sources(config, tmp_path)
+    assert run_data.data_sources(config, tmp_path) == made == {str(tmp_path / "data"): 1.0}
     config.data.options.train_size = 25
     with pytest.raises(InputError, match=r"made with other settings .* new --workdir"):
-        train.data_sources(config, tmp_path)
+        run_data.data_sources(config, tmp_path)
 
 
 def test_a_taught_response_must_have_room(tmp_path):

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from models import qwen2_5_vl as qwen
 from models.errors import InputError
 from models.qwen2_5_vl import attention
-from perl_jax import grpo, rollout, trees, update
-from perl_jax.compilations import Compilations
+from perl_jax import grpo, rollout, update
+from perl_jax.engine import tree_packing
+from perl_jax.runtime.compilations import Compilations
 
 SIZES = [[(56, 56), (56, 84), (84, 56)], [], [(84, 84), (56, 56)]]  # of the images of each question
 ORDERS = [[(0, 1, 2), (2, 0, 1)], [(), ()], [(0, 1), (1, 0)]]
@@ -52,7 +53,7 @@ def random_logprobs(near=None, spread=0.3, seed=1):
     rng = np.random.default_rng(seed)
     values = (np.full((Q, O, G, R), -5.0) if near is None else near) + rng.normal(size=(Q, O, G, R)) * spread
     return [[[values[q, o, g, :n] for g, n in enumerate(row)] for o, row in enumerate(rows)]
-            for q, rows in enumerate(LENGTHS)]  # fmt: skip
+            for q, rows in enumerate(LENGTHS)]
 
 
 def dense(ragged) -> np.ndarray:
@@ -112,7 +113,7 @@ def plain(model, groups, **options):
     """The loss and {hub name: gradient} of groups by one row a rollout."""
     *rows, mask = plain_rows(model.config, groups)
     old, ref = (None if getattr(groups[0], name) is None else dense([getattr(group, name) for group in groups])
-                for name in ("old_logprobs", "ref_logprobs"))  # fmt: skip
+                for name in ("old_logprobs", "ref_logprobs"))
     advantages = np.stack([group.advantages for group in groups])
     loss, gradient = plain_loss_and_gradient(model, rows, advantages, mask, old, ref, tuple(options.items()))
     return float(loss), qwen.named(gradient)
@@ -195,7 +196,7 @@ def test_shared_prompts_equal_one_row_a_rollout(model, orders, lengths, seed):
     """Log-probs within 2e-5, gradients within 1e-4 of each tensor's largest value."""
     groups = make_groups(model.config, orders, lengths, seed)
     *rows, mask = plain_rows(model.config, groups)
-    [shared] = trees.pack(model.config, groups, None, None, None, None).batches
+    [shared] = tree_packing.pack(model.config, groups, None, None, None, None).batches
     weights = np.where(mask, np.random.default_rng(seed).normal(size=mask.shape), 0).astype(np.float32)
     (gradient, logp), (expected_gradient, expected) = weighted_gradients(model, shared, rows, weights, numbered(mask))
     np.testing.assert_allclose(np.where(mask, logp, 0), np.where(mask, expected, 0), atol=2e-5)
@@ -218,7 +219,7 @@ def test_the_gradient_on_policy(model, groups, first_step):
     *rows, mask = plain_rows(model.config, groups)
     advantages = np.stack([group.advantages for group in groups])
     weights = np.where(mask, -advantages[..., None] / mask.sum(), 0).astype(np.float32)
-    [shared] = trees.pack(model.config, groups, None, None, None, None).batches
+    [shared] = tree_packing.pack(model.config, groups, None, None, None, None).batches
     _, (expected, _) = weighted_gradients(model, shared, rows, weights, numbered(mask))
     assert_close(gradient, qwen.named(expected))
     assert metrics["loss"] == pytest.approx(weights.sum(), rel=1e-4, abs=1e-6)
@@ -238,7 +239,7 @@ def off_policy(model, groups):
     """The groups with old, reference and sampler log-probs, and what a step of OFF_POLICY makes of them."""
     logp = update.logprobs(model, groups, 0.7, rows=2)
     more = {"old_logprobs": random_logprobs(logp), "ref_logprobs": random_logprobs(seed=2),
-            "sampler_logprobs": random_logprobs(logp + 0.25, spread=0.0)}  # fmt: skip
+            "sampler_logprobs": random_logprobs(logp + 0.25, spread=0.0)}
     groups = make_groups(model.config, **more)
     state, metrics = update.step(update.init(model, DESCENT), groups, **OFF_POLICY)
     return groups, {name: float(value) for name, value in metrics.items()}, state
@@ -269,7 +270,7 @@ def test_transformers_takes_the_same_step(model, off_policy, theirs):
         logits = reference.logits(other, ([*ids, *response], pictures), tiny.MAX_PIXELS) / 0.7
         logp = torch.log_softmax(logits[len(ids) - 1 : -1], -1).gather(1, torch.tensor(response)[:, None])[:, 0]
         old, ref = (torch.tensor(values[o][g], dtype=torch.float32)
-                    for values in (groups[q].old_logprobs, groups[q].ref_logprobs))  # fmt: skip
+                    for values in (groups[q].old_logprobs, groups[q].ref_logprobs))
         ratio, a = (logp - old).exp(), float(groups[q].advantages[o, g])
         losses = torch.maximum(-a * ratio, -a * ratio.clamp(0.8, 1.2))
         losses = torch.minimum(losses, torch.tensor(-a * 3.0)) if a < 0 else losses
@@ -349,7 +350,7 @@ def test_chunks_of_logits_change_nothing(model, monkeypatch):
     weights = np.where(scored, weights, 0)
     # The entropy is a metric: its gradient is not part of the update's.
     exact = jax.grad(lambda h: jnp.sum(jnp.take_along_axis(
-        jax.nn.log_softmax(model.logits(h) / 0.9), targets[..., None], -1)[..., 0] * weights))(hidden)  # fmt: skip
+        jax.nn.log_softmax(model.logits(h) / 0.9), targets[..., None], -1)[..., 0] * weights))(hidden)
     np.testing.assert_allclose(whole_gradient, exact, atol=1e-5)
 
 
@@ -378,7 +379,7 @@ def test_log_probs_for_some_groups_only(model, off_policy):
 def without_signal(groups, silent):
     """The groups with all advantages 0 where `silent` says so."""
     return [group._replace(advantages=np.zeros((O, G), np.float32)) if q in silent else group
-            for q, group in enumerate(groups)]  # fmt: skip
+            for q, group in enumerate(groups)]
 
 
 def test_groups_without_a_signal_are_left_out_and_counted(model, groups):
@@ -424,7 +425,7 @@ def test_masked_tokens_get_no_gradient(model, groups, first_step):
 def test_tokens_past_the_end_are_not_read(model, groups):
     """Other tokens in the padding of prompts and responses: the same log-probs and gradients under the mask."""
     *rows, mask = plain_rows(model.config, groups)
-    [shared] = trees.pack(model.config, groups, None, None, None, None).batches
+    [shared] = tree_packing.pack(model.config, groups, None, None, None, None).batches
     padding = np.asarray(shared.spans.start) == np.arange(shared.ids.shape[-1])
     padding &= shared.spans.fork == np.arange(shared.ids.shape[-1])
     other = shared.replace(
@@ -467,7 +468,7 @@ def test_a_filter_freezes(model, groups, first_step):
 def test_the_model_stays_and_the_states_is_usable(model, groups):
     before = leaf_bytes(nnx.state(model))
     prompts = [(ids, [group.images[i] for i in order]) for group in groups
-               for ids, order in zip(group.prompts, group.orders)]  # fmt: skip
+               for ids, order in zip(group.prompts, group.orders)]
     first = rollout.generate(model, prompts, samples=G, max_new_tokens=R)
     state, _ = update.step(update.init(model, DESCENT), groups)
     state, _ = update.step(state, groups)
@@ -523,7 +524,7 @@ def test_nothing_compiles_anew(model, groups):
 
 
 def test_orders_share_their_images(model, groups):
-    [rows] = trees.pack(model.config, groups, None, None, None, None).batches
+    [rows] = tree_packing.pack(model.config, groups, None, None, None, None).batches
     images = rows.vision.images.reshape(-1, rows.vision.images.shape[-1])
     assert sum(len(set(row.tolist()) - {-1}) for row in images) == sum(map(len, SIZES))
 

@@ -11,7 +11,7 @@ PNG = [png(place, (4, 4)) for place in range(5)]
 NTH = ("first", "second", "third", "fourth", "fifth")
 POINTS = ["Point A", "Point B", "Point C", "Point D"]
 MARKED = ("Given the following two images, REF is marked on the {a.nth} image and points on the {b.side} image: which "
-          "point of the {b.nth} image is that of REF, as the left ear of a cat is that of another?")  # fmt: skip
+          "point of the {b.nth} image is that of REF, as the left ear of a cat is that of another?")
 
 
 class Place(int):
@@ -86,7 +86,7 @@ CASES = [
     Case("records", "mine", 3, "<image><image><image>Is {a} like {c}?", (), "yes", wrong=("no", "perhaps")),
     Case("records", "mine", 3, "<image><image><image>Which image is older?", (), "{b}", "b", wrong=("{a}", "{c}")),
     Case("records", "mine", 3, "<image><image><image>Which image is it?", ("A", "B", "C"), decisive="b"),
-]  # fmt: skip
+]
 
 
 def load(case: Case, folder) -> Item:
@@ -141,4 +141,4 @@ def record(case: Case) -> dict:
         question = question.replace("<image>", f"<image:{place}>", 1)
     return {"id": "q", "images": PNG[: case.count], "question": question, "choices": list(case.choices),
             "answer": case.answer.format(**symbols), "kind": "choice" if case.choices else "text",
-            "order_effect": "rewrite", "source": "mine", "accuracy": None, "movable": None}  # fmt: skip
+            "order_effect": "rewrite", "source": "mine", "accuracy": None, "movable": None}

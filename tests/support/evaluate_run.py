@@ -1,4 +1,4 @@
-"""`python tests/evaluate_run.py OUT OPTIONS [COORDINATOR COUNT INDEX [DIE]]`: one process of an evaluation.
+"""`python tests/support/evaluate_run.py OUT OPTIONS [COORDINATOR COUNT INDEX [DIE]]`: one process of an evaluation.
 
 While it writes its batch number DIE it dies as by `kill -9`, in the middle of a line.
 """
@@ -7,14 +7,14 @@ import json
 import sys
 from pathlib import Path
 
-sys.path.append(str(Path(__file__).resolve().parents[1]))  # as a program
+sys.path.append(str(Path(__file__).resolve().parents[2]))  # as a program
 
-import conftest
+import environment  # noqa: F401  (before the first import of jax)
 import filter_run
-import jax
 
 from models.errors import InputError
-from perl_jax import cli, evaluate, processes
+from perl_jax import evaluate
+from perl_jax.runtime import cli, processes
 
 SMALL = {"benchmark": "records", "max_new_tokens": 8, "dtype": "float32", "batch": 4, "max_prompt_tokens": 200}
 
@@ -31,8 +31,6 @@ def rows(folder: Path, name: str = "scores.jsonl") -> list[dict]:
 
 
 def main(out: str, options: str, coordinator: str = "", count: str = "1", index: str = "0", die: str = "0") -> None:
-    jax.config.update("jax_compilation_cache_dir", str(conftest.CACHE))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
     processes.TIMEOUT, processes.LOST = 20, 10
     filter_run.die_while_writing(int(die))
     try:

@@ -13,7 +13,7 @@ SCHEMA = pyarrow.schema([
     ("idx", pyarrow.string()), ("sub_task", pyarrow.string()), ("question", pyarrow.string()),
     *((f"image_{i}", STRUCT) for i in range(1, 4)),
     ("choices", pyarrow.list_(pyarrow.string())), ("answer", pyarrow.string()), ("prompt", pyarrow.string()),
-])  # fmt: skip
+])
 CHOICES = ["the first image", "the second image", "the third image"]
 QUESTION = "Which one is real?"
 ORDERS = ([0, 1, 2], [1, 2, 0], [2, 0, 1])
@@ -34,10 +34,10 @@ def snapshot(directory, questions=20):
     for q in range(questions):
         lines = "".join(f"\n({letter}) {choice}" for letter, choice in zip("ABC", CHOICES))
         images = {f"image_{i + 1}": {"bytes": picture(["#a33", "#3a3", "#33a"][i], i + 1), "path": None}
-                  for i in range(3)}  # fmt: skip
+                  for i in range(3)}
         rows.append({"idx": f"q{q}", "sub_task": "Forensic_Detection", "question": QUESTION, "choices": CHOICES,
                      "answer": f"({'ABC'[q % 3]})", "prompt": f"{QUESTION}\nSelect from the following choices.{lines}",
-                     **images})  # fmt: skip
+                     **images})
     parquet(directory / "Forensic_Detection" / "val-00000-of-00001.parquet", rows, SCHEMA)
     return directory
 
@@ -54,7 +54,7 @@ def row(q, order, role="own", right=True, say="so", again=1, samples=1):
                 f"{letter}. {choice}" for letter, choice in zip("ABC", CHOICES)),
             "answer": "ABC"[place], "texts": [f"<think>{say}</think> \\boxed{{{box}}}"] * count, "lengths": [7] * count,
             "truncated": [False] * count, "correct": [float(right)] * count, "extracted": [box] * count,
-            "meaning": [meant] * count, "place": place, "fixed": None, "fault": None}  # fmt: skip
+            "meaning": [meant] * count, "place": place, "fixed": None, "fault": None}
 
 
 def rows(right, questions=20, permuted=(), say="so", control=False, samples=1):
@@ -63,7 +63,7 @@ def rows(right, questions=20, permuted=(), say="so", control=False, samples=1):
     for q in range(questions):
         out.append(row(q, ORDERS[0], right=q < right, say=say, samples=samples))
         out += [row(q, order, "permuted", q < count, say, samples=samples)
-                for order, count in zip(ORDERS[1:], permuted)]  # fmt: skip
+                for order, count in zip(ORDERS[1:], permuted)]
         if control:
             out.append(row(q, ORDERS[0], "control", q < right, say, len(permuted), samples))
     return out
@@ -79,6 +79,6 @@ def write(directory, scored, data, benchmark="blink", protocol="boxed", samples=
              "settings": {"samples": samples, "temperature": 0.0, "permute": 2, "max_new_tokens": 64, "seed": 0},
              "rows": len({each["id"] for each in scored}), "rejected": {}, "partial": True,
              "time": "2026-11-22T10:00:00", "figures": figures.figures(scored, samples, macro),
-             "consistency": consistency.consistency(scored, samples), "against": None}  # fmt: skip
+             "consistency": consistency.consistency(scored, samples), "against": None}
     (place / "results.json").write_text(json.dumps({**found, **changes}))
     return directory

@@ -82,7 +82,7 @@ def completion(text: str | None, finish: str = "stop") -> str:
     """A chat completion in OpenAI's form."""
     message = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": finish}
     return json.dumps({"id": "1", "object": "chat.completion", "model": "fake", "choices": [message],
-                       "usage": {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}})  # fmt: skip
+                       "usage": {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}})
 
 
 def asked(request: dict) -> str:
@@ -101,4 +101,4 @@ def annotator(request: dict) -> str:
         "checkable": len(row["answer"]) <= 60, "reason": "a long answer", "question": row["question"],
         "choices": row["choices"], "answer": row["answer"], "kind": kind,
         "evidence": [named[0] if named else row["question"]], "order_effect": "rewrite" if named else "fixed",
-        "confidence": 0.9})  # fmt: skip
+        "confidence": 0.9})

@@ -1,4 +1,4 @@
-"""`python tests/filter_run.py WORKDIR CHANGES OPTIONS [COORDINATOR COUNT INDEX [DIE]]`: one process of a filter.
+"""One process of a filter: `filter_run.py WORKDIR CHANGES OPTIONS [COORDINATOR COUNT INDEX [DIE]]`.
 
 While it writes its batch number DIE it dies as by `kill -9`, in the middle of a line.
 """
@@ -9,14 +9,15 @@ import signal
 import sys
 from pathlib import Path
 
-sys.path.append(str(Path(__file__).resolve().parents[1]))  # as a program
+sys.path.append(str(Path(__file__).resolve().parents[2]))  # as a program
 
-import conftest
-import jax
+import environment  # noqa: F401  (before the first import of jax)
 import tiny_run
 
 from models.errors import InputError
-from perl_jax import asking, cli, filter, processes
+from perl_jax import filter
+from perl_jax.evaluation import batched_inference
+from perl_jax.runtime import cli, processes
 
 CHANGES = {"warmup.steps": 0, "data.source": "", "reward": "tiny_reward:score"}
 
@@ -28,7 +29,7 @@ def run(workdir: Path, changes: dict, **options) -> str:
 
 def die_while_writing(number: int) -> None:
     """Has this process die in the middle of a line of its batch `number`, counted from 1; 0: never."""
-    add, batches = asking.Writer.add, []
+    add, batches = batched_inference.Writer.add, []
 
     def add_and_die(writer, new):
         batches.extend([new] if new else [])
@@ -39,13 +40,11 @@ def die_while_writing(number: int) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         add(writer, new)
 
-    asking.Writer.add = add_and_die
+    batched_inference.Writer.add = add_and_die
 
 
 def main(workdir: str, changes: str, options: str, coordinator: str = "", count: str = "1", index: str = "0",
-         die: str = "0") -> None:  # fmt: skip
-    jax.config.update("jax_compilation_cache_dir", str(conftest.CACHE))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+         die: str = "0") -> None:
     processes.TIMEOUT, processes.LOST = 20, 10
     die_while_writing(int(die))
     try:

@@ -1,6 +1,6 @@
-"""Writes tests/golden: small random Hugging Face checkpoints and what transformers computes with them.
+"""Writes tests/support/golden: small random Hugging Face checkpoints and what transformers computes with them.
 
-    python tests/make_golden.py
+    python tests/support/make_golden.py
 
 Needs torch and transformers (made with torch 2.13 and transformers 5.23, on a CPU); `test_model.py` compares with the
 files and needs neither. One checkpoint is stored in float32, the other in bfloat16; all is computed in float32.
@@ -13,13 +13,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 import reference  # noqa: E402
 import tiny  # noqa: E402
 
-GOLDEN = ROOT / "tests" / "golden"
+GOLDEN = Path(__file__).with_name("golden")
 STORED_DTYPES = {"untied": torch.float32, "tied": torch.bfloat16}
 GREEDY_TOKENS = 24
 GRADIENT_SAMPLES = 128  # values kept of each gradient, besides its norm

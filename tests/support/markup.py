@@ -2,7 +2,7 @@
 
 from html.parser import HTMLParser
 
-from perl_jax import pages
+from perl_jax.runtime import html
 
 
 class Tags(HTMLParser):
@@ -17,7 +17,7 @@ class Tags(HTMLParser):
     def handle_starttag(self, tag, attrs):
         self.tags.add(tag)
         self.attributes += attrs
-        if tag not in pages.VOID:
+        if tag not in html.VOID:
             self.open.append(tag)
 
     def handle_endtag(self, tag):

@@ -1,7 +1,7 @@
 """What the tests compare between meshes: rollouts, log-probs and an update of a tiny model.
 
-As a program, `python tests/mesh_run.py MODEL OUT DEVICES JSON`: the same on virtual CPU devices, one file OUT/NAME.npz
-for each {NAME: (mesh sizes, a case below)}, and OUT/NAME.json with what was compiled.
+As a program, `python tests/support/mesh_run.py MODEL OUT DEVICES JSON`: the same on virtual CPU devices, one file
+OUT/NAME.npz for each {NAME: (mesh sizes, a case below)}, and OUT/NAME.json with what was compiled.
 """
 
 import json
@@ -61,7 +61,7 @@ def results(model, trainable, optimizer) -> dict:
         "tokens": out.tokens, "lengths": out.lengths, "sampled": out.logprobs, "logprobs": logprobs,
         **{f"metric {name}": metrics[name] for name in names},
         **{f"weight {name}": np.asarray(value) for name, value in qwen.named(state.model).items()},
-    }  # fmt: skip
+    }
 
 
 def gathered(text: str) -> set[tuple[int, ...]]:
@@ -76,12 +76,13 @@ def main(model_path: str, out: str, devices: str, meshes: str) -> None:
     import jax
     import numpy as np
     import optax
-    from conftest import CACHE
+    from environment import CACHE
 
     from models import qwen2_5_vl as qwen
     from models.qwen2_5_vl import weights
-    from perl_jax import embeddings, mesh, rollout
-    from perl_jax.compilations import Compilations
+    from perl_jax import mesh, rollout
+    from perl_jax.engine import embeddings
+    from perl_jax.runtime.compilations import Compilations
 
     jax.config.update("jax_compilation_cache_dir", str(CACHE))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
@@ -116,5 +117,5 @@ def main(model_path: str, out: str, devices: str, meshes: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
     main(*sys.argv[1:])

@@ -10,18 +10,16 @@ import sys
 import tempfile
 from pathlib import Path
 
-sys.path.append(str(Path(__file__).resolve().parents[1]))  # as a program
+sys.path.append(str(Path(__file__).resolve().parents[2]))  # as a program
 
-import conftest
-import jax
 import tiny
 
 from configs import base
+from models import image_files
 from models.errors import InputError
-from models.qwen2_5_vl import images
-from perl_jax import cli, logs, processes, train
+from perl_jax import train
+from perl_jax.runtime import cli, logs, processes
 
-REPOSITORY = Path(__file__).resolve().parents[1]
 WARMUP, STEPS = 2, 4  # of the shared run
 
 ADAPTERS = {"lora.rank": 3, "lora.targets": tiny.EVERYWHERE, "warmup.steps": 0, "loss.kl_coef": 0.1}
@@ -40,7 +38,7 @@ def config(**changes):
             "num_key_value_heads": 2, "rope_theta": 1e4, "mrope_section": (2, 1, 1), "rms_norm_eps": 1e-6,
             "tie_word_embeddings": True,
         },
-    }  # fmt: skip
+    }
     few = {
         "compute_dtype": "float32",
         "remat": False,
@@ -120,14 +118,12 @@ def metrics(workdir: Path, stage: str | None = None) -> list[dict]:
 
 
 def main(workdir: str, changes: str, coordinator: str = "", count: str = "1", index: str = "0", die: str = "0",
-         broken: str = "nothing") -> None:  # fmt: skip
-    """`python tests/tiny_run.py WORKDIR CHANGES [COORDINATOR COUNT INDEX [DIE [BROKEN]]]`: one process of a run.
+         broken: str = "nothing") -> None:
+    """One process of a run: `tiny_run.py WORKDIR CHANGES [COORDINATOR COUNT INDEX [DIE [BROKEN]]]`.
 
     At step DIE it dies as by `kill -9`. The pictures of record BROKEN cannot be decoded; WORKDIR/decoded-INDEX.json
     names those that it has decoded.
     """
-    jax.config.update("jax_compilation_cache_dir", str(conftest.CACHE))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
     processes.TIMEOUT, processes.LOST = 20, 10
     write = logs.Silent.step
 
@@ -137,13 +133,13 @@ def main(workdir: str, changes: str, coordinator: str = "", count: str = "1", in
             os.kill(os.getpid(), signal.SIGKILL)
 
     logs.Silent.step = write_and_die
-    decode, decoded = images.open_image, []
+    decode, decoded = image_files.open_image, []
 
     def noted(data, where):
         decoded.append(where)
         return decode(data[: len(data) // 2] if f"'{broken}'" in where else data, where)
 
-    images.open_image = noted
+    image_files.open_image = noted
     try:
         processes.join(coordinator, int(count), int(index))
         run(Path(workdir), **json.loads(changes))

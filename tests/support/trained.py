@@ -16,7 +16,7 @@ def predictions(right, text=ATTACK, questions=10):
              "text": f"{text} of {q}", "answer": str(order.index(0) + 1), "meaning": "1" if right_here else "2",
              "correct": right_here}
             for q in range(questions) for order in ([0, 1], [1, 0])
-            for right_here in [q < right or (q == right and order == [0, 1])]]  # fmt: skip
+            for right_here in [q < right or (q == right and order == [0, 1])]]
 
 
 def write_run(path, right=5, seconds=1.5, steps=4, evaluated=(0, 4)):
@@ -30,9 +30,9 @@ def write_run(path, right=5, seconds=1.5, steps=4, evaluated=(0, 4)):
         lines(path / "evaluations" / f"eval-{step:08d}.jsonl", predictions(right if step else 1))
     group = {"stage": "perl", "id": "q0", "orders": [[0, 1], [1, 0]], "questions": [f"Where? {ATTACK}"] * 2,
              "responses": [[ATTACK, "b"], ["c", "half a pair \ud800"]], "rewards": [[1.0, 0.0], [0.0, 0.0]],
-             "advantages": [[1.5, -0.5], [-0.5, -0.5]]}  # fmt: skip
+             "advantages": [[1.5, -0.5], [-0.5, -0.5]]}
     lines(path / "rollouts.jsonl", [{**group, "step": step} for step in range(9)])
     start = {"config": {"note": ATTACK}, "command": ["train.py", "--config=x"], "commit": "abc123", "clean": False,
-             "versions": {"jax": "0.10.2"}, "device": "1 x cpu", "time": "now"}  # fmt: skip
+             "versions": {"jax": "0.10.2"}, "device": "1 x cpu", "time": "now"}
     (path / "run.json").write_text(json.dumps([start, {**start, "clean": True}]))
     return path

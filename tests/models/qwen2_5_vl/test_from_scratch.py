@@ -8,7 +8,7 @@ import pytest
 
 from models import qwen2_5_vl as qwen
 from models.errors import InputError
-from perl_jax import scratch
+from models.qwen2_5_vl import from_scratch
 
 TEXTS = ["Which image shows 7?", "What is in Image 2?", "How many images show 3?", "second", "<think></think>"] * 3
 SIZES = ml_collections.ConfigDict({
@@ -24,7 +24,7 @@ SIZES = ml_collections.ConfigDict({
 @pytest.fixture(scope="module")
 def model_dir(tmp_path_factory):
     path = tmp_path_factory.mktemp("scratch") / "model"
-    scratch.make(path, SIZES, TEXTS, seed=1, vocab_size=400)
+    from_scratch.make(path, SIZES, TEXTS, seed=1, vocab_size=400)
     return path
 
 
@@ -43,13 +43,13 @@ def test_text_round_trips_and_digits_are_single_tokens(tokenizer):
 
 
 def test_loaded_tokenizer_cuts_text_as_the_trained_one(tokenizer):
-    trained = scratch.train_tokenizer(TEXTS, 400)
+    trained = from_scratch.train_tokenizer(TEXTS, 400)
     for text in [*TEXTS, "We'LL see: 3.14,\r\n\n x\t y  z  ", "a1b22 --- ?!\n(ok)"]:
         assert tokenizer(text)["input_ids"] == trained.encode(text).ids
 
 
 def test_special_tokens_come_last_in_the_published_order(tokenizer):
-    ids = tokenizer.convert_tokens_to_ids(list(scratch.SPECIAL_TOKENS))
+    ids = tokenizer.convert_tokens_to_ids(list(from_scratch.SPECIAL_TOKENS))
     assert ids == list(range(len(tokenizer) - len(ids), len(tokenizer)))
     assert (tokenizer.eos_token, tokenizer.pad_token, tokenizer.bos_token) == ("<|im_end|>", "<|endoftext|>", None)
     assert tokenizer("<|im_end|>")["input_ids"] == [tokenizer.eos_token_id]
@@ -91,7 +91,7 @@ def test_directory_is_complete_for_this_project(model_dir, tokenizer):
 
 
 def test_same_arguments_same_bytes(model_dir, tmp_path):
-    scratch.make(tmp_path / "again", SIZES, TEXTS, seed=1, vocab_size=400)
+    from_scratch.make(tmp_path / "again", SIZES, TEXTS, seed=1, vocab_size=400)
     for file in sorted(model_dir.iterdir()):
         assert (tmp_path / "again" / file.name).read_bytes() == file.read_bytes(), file.name
     assert [path.name for path in tmp_path.iterdir()] == ["again"]
@@ -118,25 +118,25 @@ def test_sizes_that_do_not_fit_are_named(tmp_path, change, words):
         section, name = key.split(".")
         sizes[section][name] = value
     with pytest.raises(InputError, match=words):
-        scratch.make(tmp_path / "model", sizes, TEXTS)
+        from_scratch.make(tmp_path / "model", sizes, TEXTS)
     assert not list(tmp_path.iterdir())
 
 
 def test_used_directories_and_tiny_vocabularies_are_refused(model_dir, tmp_path):
     with pytest.raises(InputError, match="not empty"):
-        scratch.make(model_dir, SIZES, TEXTS)
+        from_scratch.make(model_dir, SIZES, TEXTS)
     with pytest.raises(InputError, match="at least 270"):
-        scratch.make(tmp_path / "model", SIZES, TEXTS, vocab_size=100)
+        from_scratch.make(tmp_path / "model", SIZES, TEXTS, vocab_size=100)
     assert json.loads((model_dir / "config.json").read_text())["model_type"] == "qwen2_5_vl"
 
 
 def test_a_part_that_is_none(tmp_path):
     with pytest.raises(InputError, match=r"depth cannot be set .* vision and text"):
-        scratch.make(tmp_path / "model", SIZES.to_dict() | {"depth": 3}, TEXTS)
+        from_scratch.make(tmp_path / "model", SIZES.to_dict() | {"depth": 3}, TEXTS)
 
 
 def test_a_processor_without_weights_is_the_models_own(model_dir, tmp_path):
-    scratch.make_processor(tmp_path, SIZES, TEXTS, vocab_size=400)
+    from_scratch.make_processor(tmp_path, SIZES, TEXTS, vocab_size=400)
     made = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
     assert "model.safetensors" not in made
     for name in made.keys() - {"config.json"}:  # which says the weights' dtype too

@@ -1,14 +1,15 @@
 """Our pictures are transformers' pictures, bit for bit, and broken ones give one line."""
 
-import io
 import warnings
 
 import numpy as np
 import pytest
+from drawn import encoded, picture
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image, ImageFile
+from PIL import Image
 
+from models import image_files
 from models.errors import InputError
 from models.qwen2_5_vl import images
 from models.qwen2_5_vl.config import VisionConfig
@@ -16,13 +17,6 @@ from models.qwen2_5_vl.config import VisionConfig
 VISION = VisionConfig(1, 32, 48, 4, 48)
 SIZES = [(28, 28), (1, 1), (1, 200), (200, 1), (13, 29), (56, 55), (57, 56), (99, 301), (640, 48), (333, 517), (42, 70)]
 LIMITS = [(3136, 1003520), (1, 3136), (784, 784), (50000, 60000), (3136, 40000)]
-
-
-def picture(height: int, width: int, seed: int = 0) -> np.ndarray:
-    """Smooth and noisy at once, so that both the filter's weights and its clipping show."""
-    rng = np.random.default_rng((seed, height, width))
-    smooth = np.add.outer(np.arange(height) * 7, np.arange(width) * 3)[..., None] + np.array([0, 60, 170])
-    return ((smooth + rng.integers(0, 256, (height, width, 3))) % 256).astype(np.uint8)
 
 
 def reference(image, min_pixels, max_pixels, vision=VISION):
@@ -109,48 +103,11 @@ def test_array_equals_pil():
         np.testing.assert_array_equal(a, b)
 
 
-def encoded(image: Image.Image, **options) -> bytes:
-    stream = io.BytesIO()
-    image.save(stream, **options)
-    return stream.getvalue()
-
-
-@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "GIF", "BMP"])
-def test_open_image(kind):
-    data = encoded(Image.fromarray(picture(60, 80)), format=kind)
-    image = images.open_image(data, "x")
-    assert image.mode == "RGB" and image.size == (80, 60)
-    image.getpixel((0, 0))
-
-
-def test_open_image_turns_as_exif_says():
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    assert images.open_image(encoded(Image.fromarray(picture(60, 80)), format="JPEG", exif=exif), "x").size == (60, 80)
-
-
-@pytest.mark.parametrize("orientation", [1, 3, 6])
-@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF"])
-def test_the_header_says_the_size(kind, orientation, monkeypatch):
-    """Of the picture as it is shown; only then is it decoded, to what `open_image` makes of it."""
-    decodes, load = [], ImageFile.ImageFile.load
-    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda self: decodes.append(1) or load(self))
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    data = encoded(Image.fromarray(picture(60, 80)), format=kind, exif=exif)
-    image = images.Encoded(data, "x")
-    assert not decodes
-    expected = images.open_image(data, "x")
-    assert (image.width, image.height) == expected.size
-    assert image.decoded().tobytes() == expected.tobytes()
-    assert image.digest == images.Encoded(data, "y").digest and 0 <= image.home < 1
-
-
 def test_an_encoded_picture_is_decoded_once_for_all_its_patches(monkeypatch):
     data, opened = encoded(Image.fromarray(picture(300, 220)), format="PNG"), []
-    open_image = images.open_image
-    monkeypatch.setattr(images, "open_image", lambda *a: opened.append(1) or open_image(*a))
-    image = images.Encoded(data, "x")
+    open_image = image_files.open_image
+    monkeypatch.setattr(image_files, "open_image", lambda *a: opened.append(1) or open_image(*a))
+    image = image_files.Encoded(data, "x")
     small = images.resized(image, VISION, 784, 40000)
     assert small.width * small.height <= 40000
     for _ in range(2):
@@ -164,28 +121,6 @@ def test_an_encoded_picture_is_decoded_once_for_all_its_patches(monkeypatch):
 def test_every_value_of_a_pixel_has_the_bits_of_the_reference():
     values = np.arange(28 * 28, dtype=np.uint8).reshape(28, 28, 1)
     assert_equal(np.concatenate([values, values[::-1], values.transpose(1, 0, 2)], axis=-1), 784, 784)
-
-
-def test_a_header_with_another_size_than_the_picture(monkeypatch):
-    image = images.Encoded(encoded(Image.fromarray(picture(60, 80)), format="PNG"), "row 7, image 1")
-    monkeypatch.setattr(images, "open_image", lambda *_: Image.new("RGB", (80, 61)))
-    with pytest.raises(InputError, match="row 7, image 1: its header says 80 x 60 pixels, but it has 80 x 61"):
-        image.decoded()
-
-
-@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "GIF"])
-def test_broken_bytes(kind):
-    data = encoded(Image.fromarray(picture(60, 80)), format=kind)
-    broken = [b"", b"text", data[:20], data[: len(data) // 2], data[:8] + bytes(200)]
-    for number, part in enumerate(broken):
-        with pytest.raises(InputError, match=r"row 7, image 1: ") as error:
-            images.Encoded(part, "row 7, image 1").decoded()
-        assert "\n" not in str(error.value), number
-
-
-def test_a_postscript_file_starts_no_program():
-    with pytest.raises(InputError):
-        images.open_image(encoded(Image.fromarray(picture(60, 80)), format="EPS"), "x")
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from models.qwen2_5_vl.attention import Spans
 
 
 def packed(trees, padding: int) -> Spans:
-    """The spans of a row of trees [(prompt's length, its responses' lengths), ...], as `perl_jax.trees` packs them."""
+    """The spans of a row of trees [(prompt's length, its responses' lengths), ...], as `tree_packing` packs them."""
     prompts, responses, at = [], [], 0
     for prompt, _ in trees:
         prompts += [(at, at + prompt, at)] * prompt

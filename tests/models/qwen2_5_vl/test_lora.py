@@ -81,7 +81,7 @@ def test_the_targets(models):
     assert found == attention | {f"model.layers.mlp.{name}_proj" for name in ("gate", "up", "down")}
     one = new(models["untied"], r"visual\.merger\.mlp_0")
     assert [".".join(path) for path in adapters(one)] == [
-        f"visual.merger.mlp_0.lora_{name}.kernel" for name in "AB"]  # fmt: skip
+        f"visual.merger.mlp_0.lora_{name}.kernel" for name in "AB"]
 
 
 @pytest.mark.parametrize("targets", ["q_proj", "lm_head", r"model\.layers\.0\..*", ""])
@@ -193,7 +193,7 @@ def test_the_files_for_peft(models, tmp_path):
     tensors = safetensors.load_file(tmp_path / "adapter_model.safetensors")
     modules = [f"language_model.layers.{layer}.self_attn.{name}_proj" for layer in range(3) for name in "qv"]
     assert tensors.keys() == {f"base_model.model.model.{module}.lora_{part}.weight"
-                              for module in (*modules, "visual.merger.mlp.0") for part in "AB"}  # fmt: skip
+                              for module in (*modules, "visual.merger.mlp.0") for part in "AB"}
     linear = adapted.model.layers.self_attn.v_proj
     name = "base_model.model.model.language_model.layers.2.self_attn.v_proj.lora_{}.weight"
     np.testing.assert_array_equal(tensors[name.format("A")], linear.lora_A.kernel[...][2].T)

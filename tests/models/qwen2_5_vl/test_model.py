@@ -1,20 +1,20 @@
 """The network against transformers, by golden files (no torch needed) and live, and what must hold of any weights."""
 
 import dataclasses
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
+from environment import REPOSITORY
 from flax import nnx
 
 from models import qwen2_5_vl as qwen
 from models.errors import InputError
 from perl_jax import rollout
 
-GOLDEN = Path(__file__).parent / "golden"
+GOLDEN = REPOSITORY / "tests" / "support" / "golden"
 FEATURES, LOGITS, GRADIENTS = 1e-4, 5e-4, 1e-3  # the last is relative to a tensor's largest value
 PACK = {"max_pixels": tiny.MAX_PIXELS}
 
@@ -133,7 +133,7 @@ def test_transformers_any_number_of_images(models, theirs):
     sizes = [(61, 95), (200, 40), (112, 113), (30, 30), (83, 141)]
     for max_pixels in (28 * 28 * 12, 28 * 28 * 4):
         prompts = [tiny.prompt(models["tied"].config, [*sizes[:count], 2], seed=count, max_pixels=max_pixels)
-                   for count in range(6)]  # fmt: skip
+                   for count in range(6)]
         compare_live(models["tied"], theirs["tied"], prompts, max_pixels)
 
 

@@ -35,7 +35,7 @@ def patch_places(grid, merge: int):
     """(y, x) of each patch in the order that the image processor writes: blocks to be merged, raster in each."""
     height, width = grid[1:]
     return [(by + y, bx + x) for by in range(0, height, merge) for bx in range(0, width, merge)
-            for y in range(merge) for x in range(merge)]  # fmt: skip
+            for y in range(merge) for x in range(merge)]
 
 
 @settings(max_examples=60)
@@ -100,7 +100,7 @@ def test_only_own_shards_get_patches(sizes, shards, data):
     parts, made = [], []
     for part in (None, own, set(range(shards)) - own):
         noted = [image._replace(frame=lambda image=image: made.append(image.home) or image.frame())
-                 for image in batch]  # fmt: skip
+                 for image in batch]
         [(pack, _)] = pack_images(config, [noted], shards, part)
         parts.append(pack)
         filled = pack.patches.reshape(shards, -1).any(axis=1)
@@ -176,7 +176,7 @@ def test_an_image_shown_twice_is_packed_once():
 
     def pack(*pictures_of_prompts):
         return qwen.pack(config, [(sum((tiny.image_tokens(config, p) for p in pictures), [5]), list(pictures))
-                                  for pictures in pictures_of_prompts])  # fmt: skip
+                                  for pictures in pictures_of_prompts])
 
     assert distinct_images(pack([one, other])) == 2
     assert distinct_images(pack([one, other], [other, one.copy()], [one, one])) == 2

@@ -15,7 +15,7 @@ from models.errors import InputError
 from models.qwen2_5_vl import images
 
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|vision_pad|>",
-           "<|image_pad|>", "<|video_pad|>"]  # fmt: skip
+           "<|image_pad|>", "<|video_pad|>"]
 # What the published template does, in our own words: a default system text, pictures numbered only on add_vision_id.
 TEMPLATE = """\
 {%- set seen = namespace(images=0) -%}
@@ -134,7 +134,7 @@ def test_slots_take_the_images_in_order(processor):
     written = processor(
         user({"type": "image", "image": first}, text("or "), {"type": "image", "image": second}, text("?"),
              {"type": "image", "image": third})
-    )  # fmt: skip
+    )
     by_slot = processor([{"role": "user", "content": "<image>or <image>?<image>"}], images=[first, second, third])
     mixed = processor(
         user({"type": "image"}, text("or "), {"type": "image", "image": second}, text("?<image>")),
@@ -233,7 +233,7 @@ def test_pixel_limits(path):
 
 
 @pytest.mark.parametrize("settings", [{"image_mean": [0.5, 0.5, 0.5]}, {"patch_size": 16}, {"do_rescale": False},
-                                      {"rescale_factor": 1.0}, {"resample": 2}, {"max_pixels": "many"}])  # fmt: skip
+                                      {"rescale_factor": 1.0}, {"resample": 2}, {"max_pixels": "many"}])
 def test_pictures_prepared_otherwise(path, settings):
     file = path / "preprocessor_config.json"
     for name, content in ((file.name, settings), ("processor_config.json", {"image_processor": settings})):
@@ -247,7 +247,7 @@ def test_settings_nested_as_transformers_5_saves_them(path):
     """They count before preprocessor_config.json, for transformers too."""
     pil = pytest.importorskip("transformers.models.qwen2_vl.image_processing_pil_qwen2_vl").Qwen2VLImageProcessorPil
     settings = {"image_processor": pil(min_pixels=784, max_pixels=784 * 25).to_dict(),
-                "processor_class": "Qwen2_5_VLProcessor"}  # fmt: skip
+                "processor_class": "Qwen2_5_VLProcessor"}
     for older in (False, True):
         if older:
             (path / "preprocessor_config.json").write_text(json.dumps({"min_pixels": 1, "max_pixels": 784 * 9}))
@@ -262,7 +262,7 @@ def test_settings_nested_as_transformers_5_saves_them(path):
 def test_published_preprocessor_config(path):
     settings = {"min_pixels": 3136, "max_pixels": 12845056, "patch_size": 14, "temporal_patch_size": 2, "merge_size": 2,
                 "image_mean": [0.48145466, 0.4578275, 0.40821073], "image_std": [0.26862954, 0.26130258, 0.27577711],
-                "image_processor_type": "Qwen2VLImageProcessor", "processor_class": "Qwen2_5_VLProcessor"}  # fmt: skip
+                "image_processor_type": "Qwen2VLImageProcessor", "processor_class": "Qwen2_5_VLProcessor"}
     (path / "preprocessor_config.json").write_text(json.dumps(settings))
     assert qwen.Processor.from_pretrained(path).max_pixels == 12845056
 
@@ -358,7 +358,7 @@ def test_pack_takes_what_it_gives(processor):
     text_config = qwen.TextConfig(400, 24, 40, 1, 4, 2, 1e6, (1, 1, 1), 1e-6, False)
     tokens = {f"{name}_token_id": processor.tokenizer.convert_tokens_to_ids(f"<|{token}|>") for name, token in
               [("image", "image_pad"), ("video", "video_pad"), ("vision_start", "vision_start"),
-               ("vision_end", "vision_end")]}  # fmt: skip
+               ("vision_end", "vision_end")]}
     config = qwen.Config(vision, text_config, **tokens)
     prompt = processor([{"role": "user", "content": "<image> and <image>"}], images=[picture(), picture(30, 400)])
     inputs = qwen.pack(config, [prompt])

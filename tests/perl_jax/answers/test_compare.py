@@ -8,12 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.errors import InputError
-from perl_jax import answers
+from perl_jax.answers import compare
 
 
 def correct(prediction, answer, kind, choices=(), question=""):
     record = {"id": "q", "answer": answer, "kind": kind, "choices": list(choices), "question": question}
-    return answers.is_correct(record, prediction)
+    return compare.is_correct(record, prediction)
 
 
 PETS = ["a cat", "a dog", "Image 1"]
@@ -76,7 +76,7 @@ def test_order(prediction, right):
 
 def test_kind_is_guessed_when_absent():
     def guess(prediction, answer, **more):
-        return answers.is_correct({"answer": answer, **more}, prediction)
+        return compare.is_correct({"answer": answer, **more}, prediction)
 
     assert guess("0.5", r"\frac12") and guess("(B)", "B") and guess("YES", "yes") and guess("image 2", "Image 2")
     assert guess("a dog", "B", choices=["a cat", "a dog"]) and not guess("tca", "cat")
@@ -119,7 +119,7 @@ def test_two_images_or_none_are_not_one(prediction):
     ("right", "left", False), ("left or right", "left", False), ("1", "left", False),
     ("the left and right", "left", False), ("both", "both", True), ("both images", "both", True),
     ("Both", "left", False), ("the last image", "last", True), ("3", "last", False), ("left dog", "left", False),
-])  # fmt: skip
+])
 def test_sides(prediction, answer, right):
     assert correct(prediction, answer, "text") is right
 
@@ -148,13 +148,13 @@ def test_verdicts(prediction, answer, right):
     ("24", "2, 4", False), ("2, 2, 4", "2, 4", False), ("not 2, 4", "2, 4", False), ("1, 2, 3, 4", "2, 4", False),
     ("Images 2 and 4", "Images 4 and 2", True), ("2, 4", "4 and 2", True), ("1, 2, 4", "4 and 2", False),
     ("2-4", "2 and 4", False), ("1-3", "1 and 3", False), ("B, A, C", "B→A→C", True), ("b a c", "B→A→C", True),
-    ("2 then 1 then 3", "2→1→3", True), ("2→1→3, or 1→2→3", "2→1→3", False)])  # fmt: skip
+    ("2 then 1 then 3", "2→1→3", True), ("2→1→3, or 1→2→3", "2→1→3", False)])
 def test_orders_and_sets_of_images(prediction, answer, right):
     assert correct(prediction, answer, "order") is right
 
 
 DECEIVING = ["\u200b{}", "{}\u200b", "{}\x00", "\x00{}", "\u202e{}", "{}\ufeff", "{}\ud800", "\u2066{}", "{}\x07",
-             "{}\u00ad"]  # fmt: skip
+             "{}\u00ad"]
 
 
 @pytest.mark.parametrize("form", DECEIVING, ids=range(len(DECEIVING)))
@@ -171,7 +171,7 @@ def test_letters_and_digits_of_other_scripts():
         ("А", "A", "choice"), ("В", "B", "choice"), ("𝐁", "B", "choice"), ("Ⓑ", "B", "choice"), ("٥", "5", "number"),
         ("५", "5", "number"), ("𝟓", "5", "number"), ("⑤", "5", "number"), ("⁵", "5", "number"), ("５٥", "55", "number"),
         ("уes", "yes", "text"), ("Ⅴ", "5", "number"), ("٢→١", "2→1", "order"), ("Image ②", "Image 2", "text"),
-    ]:  # fmt: skip
+    ]:
         assert not correct(prediction, answer, kind), prediction
     assert correct("écru", "e\u0301cru", "text"), "both ways to write an accent"
 
@@ -191,7 +191,7 @@ TWO = (
     "{{{}, {}}}", "[{}, {}]", "{} ({})", "{}. {}", "{}: {}", "({}) or ({})", "{}, not {}", "{} | {}", "{} = {}",
     "{}→{}", "{}? {}!", "{} unless {}", "Ignore all rules: {} is as right as {}.", "{} & {}", "{} vs {}", "{}-{}",
     "{}, maybe {}",
-)  # fmt: skip
+)
 
 
 def pair(data, known: list[str]) -> list[str]:
@@ -216,7 +216,7 @@ def test_a_true_answer_is_right_and_another_is_not(data, names):
 
 
 @given(st.text(max_size=40) | st.text("AB12yes no,.()→{}\\$", max_size=40),
-       st.sampled_from(["choice", "text", "order", "number"]))  # fmt: skip
+       st.sampled_from(["choice", "text", "order", "number"]))
 @settings(max_examples=200, deadline=None)
 def test_any_text_is_read_without_an_error(text, kind):
     for answer in ("B", "2", text):
@@ -226,11 +226,11 @@ def test_any_text_is_read_without_an_error(text, kind):
 def test_a_long_text_is_read_in_little_time():
     start = time.monotonic()
     for text in ("A, " * 100_000, "(B) " + "x " * 100_000, "1→" * 100_000, "yes" + " " * 200_000, "B. " * 100_000,
-                 "Image " * 50_000, "the " * 50_000, "2" * 200_000):  # fmt: skip
+                 "Image " * 50_000, "the " * 50_000, "2" * 200_000):
         for kind in ("choice", "text", "order", "number"):
             assert not correct(text, "B" if kind == "choice" else "2", kind, question="(B) x" * 1000)
     assert time.monotonic() - start < 10
 
 
 def test_examples_in_the_docstrings():
-    assert doctest.testmod(answers).failed == 0
+    assert doctest.testmod(compare).failed == 0

@@ -5,7 +5,7 @@ from fractions import Fraction
 
 import pytest
 
-from perl_jax import units
+from perl_jax.answers import units
 
 
 @pytest.mark.parametrize("one, other", [line.split("|") for line in """
@@ -30,7 +30,7 @@ def test_names_of_one_unit(one, other):
     ("m", "cm", 100), ("hours", "s", 3600), ("m^2", "cm^2", 10_000), ("l", "ml", 1000),
     ("km/h", "m/s", Fraction(5, 18)),
     ("ft", "in", 12), ("lb", "oz", 16), ("dollar", "cents", 100), ("weeks", "days", 7), ("ha", "m^2", 10_000),
-])  # fmt: skip
+])
 def test_conversions(one, other, factor):
     one, other = units.parse(one), units.parse(other)
     assert one.powers == other.powers and one.factor == factor * other.factor
@@ -46,7 +46,7 @@ def test_no_units(text):
     ("5 cm", "5"), ("5cm", "5"), ("5 m", "5"), ("360 sets", "360"), ("12 blue cars", "12"), ("$5", "5"), ("50%", "50"),
     (r"2\sqrt{3} cm", r"2\sqrt{3}"), (r"2\pi cm", r"2\pi"), (r"\frac{1}{2}@ m", r"\frac{1}{2}"), ("60°", "60"),
     ("1.5 m/s^2", "1.5"), ("2a@ cm^2", "2a"),
-])  # fmt: skip
+])
 def test_the_value_before_a_unit(text, value):
     assert units.split(text)[0] == value and units.split(text)[1] is not None
 

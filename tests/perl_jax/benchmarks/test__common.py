@@ -8,8 +8,7 @@ import pytest
 from public_files import jsonl
 
 from models.errors import InputError
-from perl_jax import items
-from perl_jax.benchmarks import Item
+from perl_jax.benchmarks import Item, _common
 from perl_jax.data import Rejected, Row
 
 
@@ -20,17 +19,17 @@ def make(row, name):
 
 
 def read(tmp_path, published, *rows, **options):
-    return list(items.read([jsonl(tmp_path / "rows.jsonl", *rows)], make, published, "some/set", **options))
+    return list(_common.read([jsonl(tmp_path / "rows.jsonl", *rows)], make, published, "some/set", **options))
 
 
 def test_examples():
-    assert doctest.testmod(items) == (0, doctest.testmod(items).attempted) and doctest.testmod(items).attempted > 5
+    assert doctest.testmod(_common) == (0, doctest.testmod(_common).attempted) and doctest.testmod(_common).attempted > 5
 
 
 def test_scoring_needs_no_jax():
     """It runs in workers that can be killed, which are to start at once."""
     code = ("import sys; from perl_jax.benchmarks import blink, mantis_eval, mmiu, remi; "
-            "sys.exit('jax' in sys.modules or 'pyarrow' in sys.modules)")  # fmt: skip
+            "sys.exit('jax' in sys.modules or 'pyarrow' in sys.modules)")
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
@@ -39,7 +38,7 @@ def test_a_bad_row_is_one_item_rejected(tmp_path):
     assert made[0].row.id == "1"
     assert [(one.id, one.reason) for one in made[1:]] == [
         ("rows-2", "malformed row"), ("rows-3", "duplicate id"), ("rows-4", "malformed row"),
-        ("rows-5", "malformed row")]  # fmt: skip
+        ("rows-5", "malformed row")]
 
 
 @pytest.mark.parametrize("published", [1, 3, {"a": 1, "b": 2}, {"a": 2}, {"b": 2}])
@@ -58,10 +57,10 @@ def test_the_published_number_passes_with_rejected_rows_counted(tmp_path):
 def test_files_are_those_of_the_first_pattern(tmp_path):
     for name in ("b-2.parquet", "b-1.parquet", "c.parquet"):
         (tmp_path / name).touch()
-    found = items.files(tmp_path, ("a-*.parquet", "b-*.parquet", "*.parquet"), "some/set")
+    found = _common.files(tmp_path, ("a-*.parquet", "b-*.parquet", "*.parquet"), "some/set")
     assert [path.name for path in found] == ["b-1.parquet", "b-2.parquet"]
     with pytest.raises(InputError, match=r"holds no a\*: download the data set some/set"):
-        items.files(tmp_path, ("a*",), "some/set")
+        _common.files(tmp_path, ("a*",), "some/set")
 
 
 @pytest.mark.parametrize(("question", "inside"), [
@@ -70,31 +69,31 @@ def test_files_are_those_of_the_first_pattern(tmp_path):
     ("Of <image><image>, which?", True), ("Image 1: <image>\nImage 2: <image>\nWhich?", True),
 ])
 def test_where_images_stand(question, inside):
-    assert items.inside_sentences(question) == inside
+    assert _common.inside_sentences(question) == inside
 
 
 def test_slots_are_added_in_front_and_never_too_many():
-    assert items.with_slots("Which?", 2) == "<image><image>Which?"
-    assert items.with_slots("Which?", 2, shown=2) == "Which?"
+    assert _common.with_slots("Which?", 2) == "<image><image>Which?"
+    assert _common.with_slots("Which?", 2, shown=2) == "Which?"
     with pytest.raises(InputError, match="3 slots, 2 images"):
-        items.with_slots("<image>", 2, shown=2)
+        _common.with_slots("<image>", 2, shown=2)
 
 
 def test_a_boxed_prompt_is_that_of_training():
     row = Row("1", [None] * 2, "Which?", "B", "mine", choices=["a cat", "a dog"])
-    assert items.boxed_prompt(row) == items.user("<image><image>\nWhich?\nA. a cat\nB. a dog")
-    assert items.boxed_prompt(row._replace(choices=["<image>", "<image>"])) == items.user(
-        "Which?\nA. <image>\nB. <image>")  # fmt: skip
+    assert _common.boxed_prompt(row) == _common.user("<image><image>\nWhich?\nA. a cat\nB. a dog")
+    assert _common.boxed_prompt(row._replace(choices=["<image>", "<image>"])) == _common.user(
+        "Which?\nA. <image>\nB. <image>")
 
 
 def test_a_box_is_right_by_any_of_several_answers():
     row = Row("1", [], "Which?", "1, 3", "mine", kind="number")
-    assert items.boxed_score(row, r"\boxed{3}", ["1", "3"]) == (1, "3")
-    assert items.boxed_score(row, r"\boxed{2}", ["1", "3"]) == (0, "2")
+    assert _common.boxed_score(row, r"\boxed{3}", ["1", "3"]) == (1, "3")
+    assert _common.boxed_score(row, r"\boxed{2}", ["1", "3"]) == (0, "2")
 
 
 @pytest.mark.parametrize("value", ["['a']", 3, {"a": 1}])
 def test_a_list_is_a_list(value):
     with pytest.raises(InputError, match="not a list"):
-        items.column_list({"options": value}, "options")
-    assert items.column_list({"options": None}, "options") == [] == items.column_list({}, "options")
+        _common.column_list({"options": value}, "options")
+    assert _common.column_list({"options": None}, "options") == [] == _common.column_list({}, "options")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from perl_jax import letters
+from perl_jax.benchmarks import _vlmevalkit
 
 LONG = "it shows what the question asks for, and the other ones show something else that nobody wants to see here"
 
@@ -12,6 +12,6 @@ LONG = "it shows what the question asks for, and the other ones show something e
     ("a dog", "B"), ("It is a dog", "B"), (f"The correct answer is **C**. Here is why: {LONG}", "C"), ("Z", "Z"),
     ("b", None), ("A or B", None), ("A cat and a dog", None), ("I choose B since A is wrong", None), ("", None),
     ("D", None), (LONG, None), ("答案是", None),
-])  # fmt: skip
+])
 def test_the_letter_that_a_response_names(text, letter):
-    assert letters.found(text, ["a cat", "a dog", "a cow"]) == letter
+    assert _vlmevalkit.found(text, ["a cat", "a dog", "a cow"]) == letter

@@ -20,7 +20,7 @@ OTHERS = {  # rows of other kinds than a benchmark's example
     "mv_math": [{"answer_type": "single-step", "answer": "1 or 2"},
                 {"answer_type": "multi-step", "answer": "(1) 1 (2) 2"}],
     "remi": [{"task": "RefCoco", "label": "1,3"}, {"task": "Clocks", "label": "50"}],
-}  # fmt: skip
+}
 BAD = [
     "", " ", "\n\t", "\0", "\ud800", "\ufeff", "B\0", "\\boxed{\ud800}", "\\boxed{\0}", "\\boxed{", "\\boxed{}",
     "\\boxed", "\\boxed{\\boxed{", "\\boxed{B}\\boxed{", "\\boxed{A}\\boxed{B}\\boxed{C}", "}{", "<think>", "</think>",
@@ -30,13 +30,13 @@ BAD = [
     '{"answer": [1]}', '{"answer": 1e999}', '{"answer": {"answer": 1}}', '{"answer": "\\ud800"}', "Answer:",
     "Answer: {}", "The answer is", 'The answer is "".', "(1)", "(1) (2)", "9" * 5000, "\\boxed{" + "9" * 5000 + "}",
     "is " + "9" * 5000, "\\boxed{9^{9^9}", "The answer is (Z).", "I cannot help with that.",
-]  # fmt: skip
+]
 HOSTILE = [
     "{", "}", "{}", "[", "(", "\\", "$", "=", ",", "9", "9,", "9^", "is ", "A ", "A.", "A and ", "(A)", "(1) ", "(1",
     "a\n", "\\boxed{", "\\boxed{B} ", "\\frac", "\\frac{1}{", "\\sqrt{", "<think>", "</think>", '{"answer":', '"',
     "answer: ", "the answer is ", "The answer is B. ", 'The answer is "', "Answer: {", "option: **", "value is -1",
     "x=1 or ", " ",
-]  # fmt: skip
+]
 
 
 class Pictures:
@@ -74,7 +74,7 @@ def test_the_documentation_names_their_data():
 
 @pytest.fixture(scope="module", params=[
     (name, protocol) for name in EIGHT for protocol in ("boxed", "official")
-], ids="-".join)  # fmt: skip
+], ids="-".join)
 def scores(request):
     """(the scores of a text by one benchmark and protocol, one for each kind of row)."""
     name, protocol = request.param

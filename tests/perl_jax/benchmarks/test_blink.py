@@ -14,7 +14,7 @@ TEXT = pyarrow.string()
 SCHEMA = pyarrow.schema([
     ("idx", TEXT), ("sub_task", TEXT), ("question", TEXT), *((f"image_{i}", STRUCT) for i in range(1, 5)),
     ("choices", pyarrow.list_(TEXT)), ("answer", TEXT), ("prompt", TEXT),
-])  # fmt: skip
+])
 POINTS = ["Point A", "Point B", "Point C", "Point D"]
 REFERENCE = ('A point is circled on the first image, labeled with REF. The camera moves and shoots the second image. '
              'Choices "A, B, C, D" are drawn there. Which point of the second image is that of the first image?')
@@ -51,7 +51,7 @@ def content(item, protocol):
 def test_the_example(tmp_path):
     made, example = item(tmp_path), blink.EXAMPLE
     assert (made.row.question, made.row.choices, made.row.answer) == tuple(
-        example[key] for key in ("question", "choices", "answer"))  # fmt: skip
+        example[key] for key in ("question", "choices", "answer"))
     assert made.category == "Jigsaw" and [picture() for picture in made.row.images] == [png(i) for i in range(3)]
     assert blink.score(made, example["right"], "official") == (1, "(B)")
     assert blink.score(made, example["wrong"], "official") == (0, "(C)")

@@ -13,7 +13,7 @@ TEXT = pyarrow.string()
 SCHEMA = pyarrow.schema([
     ("id", TEXT), ("question_type", TEXT), ("question", TEXT), ("images", pyarrow.list_(STRUCT)),
     ("options", pyarrow.list_(TEXT)), ("answer", TEXT), ("data_source", TEXT), ("category", TEXT),
-])  # fmt: skip
+])
 
 
 def row(**changes):
@@ -45,7 +45,7 @@ def content(item, protocol):
 def test_the_example(tmp_path):
     made, example = item(tmp_path), mantis_eval.EXAMPLE
     assert (made.row.question, made.row.choices, made.row.answer) == tuple(
-        example[key] for key in ("question", "choices", "answer"))  # fmt: skip
+        example[key] for key in ("question", "choices", "answer"))
     assert [picture() for picture in made.row.images] == [png(0), png(1)]
     assert content(made, "official") == example["official"]
     assert mantis_eval.score(made, example["right"], "official") == (1, "B")

@@ -91,14 +91,14 @@ def test_the_example(tmp_path):
     (r"\boxed{(1,2)}", "(1, 2) ", (), False),  # an answer that ends in a blank is no point
     (r"\boxed{1:\sqrt{2}}", "0.71", (), True),
     ("The answer is 24/25.", "0.96", (), True),
-])  # fmt: skip
+])
 def test_official_rules(tmp_path, text, answer, options, right):
     assert score(tmp_path, text, answer, options).correct == right
 
 
 @pytest.mark.parametrize(("text", "extracted"), [
     (r"\boxed{61}", "61"), ("C", "c"), ("I cannot see it", None), ("", None), ("The answer is (C).", "c"),
-])  # fmt: skip
+])
 def test_a_failure_to_extract_is_told_from_a_wrong_answer(tmp_path, text, extracted):
     assert score(tmp_path, text, "B", PLAIN) == (0, extracted)
 
@@ -111,7 +111,7 @@ def test_a_failure_to_extract_is_told_from_a_wrong_answer(tmp_path, text, extrac
     (r"\boxed{\frac{16}{7}}", r"$\boxed{\frac{16}{7}}$", (), True),
     ("The answer is B", "B", DEGREES, False),
     (r"\boxed{A} or \boxed{C}", "B", DEGREES, False),
-])  # fmt: skip
+])
 def test_boxed(tmp_path, text, answer, options, right):
     assert score(tmp_path, text, answer, options, "boxed").correct == right
 
@@ -119,7 +119,7 @@ def test_boxed(tmp_path, text, answer, options, right):
 def test_choices_that_are_drawn_are_not_told_twice(tmp_path):
     text = "Which?\n<image1>\nOf these?\n<image2>"
     items = load(tmp_path, *(row(id=str(i), question=text, answer="C", options=options) for i, options in enumerate(
-        (list("ABCDE"), [f"({letter})" for letter in "ABCDE"], PLAIN))))  # fmt: skip
+        (list("ABCDE"), [f"({letter})" for letter in "ABCDE"], PLAIN))))
     assert [item.row.choices for item in items] == [[], [], PLAIN]
     assert items[0].row.question == text  # panels have their names in the one picture
     assert [mathvision.prompt(item, "official")[0]["content"].count("(A)") for item in items] == [0, 2, 1]
@@ -127,7 +127,7 @@ def test_choices_that_are_drawn_are_not_told_twice(tmp_path):
 
 def test_bad_rows_are_rejected_one_by_one(tmp_path):
     bad = [row(options="['1', '2']", answer="B"), row(options=PLAIN, answer="F"), row(options=PLAIN, answer="3"),
-           row(image=None), row(question=" "), row(answer=None), b"{", row(), row()]  # fmt: skip
+           row(image=None), row(question=" "), row(answer=None), b"{", row(), row()]
     made = load(tmp_path, *bad)
     assert [one.reason for one in made if isinstance(one, Rejected)] == ["malformed row"] * 7 + ["duplicate id"]
     (item,) = load(tmp_path, row(image="images/5.jpg"))
@@ -140,7 +140,7 @@ def test_parquet_and_its_number_of_rows(tmp_path):
 
     fields = [("id", pyarrow.string()), ("question", pyarrow.string()), ("options", pyarrow.list_(pyarrow.string())),
               ("image", pyarrow.string()), ("decoded_image", STRUCT), ("answer", pyarrow.string()),
-              ("level", pyarrow.int64()), ("subject", pyarrow.string())]  # fmt: skip
+              ("level", pyarrow.int64()), ("subject", pyarrow.string())]
     shown = row(decoded_image={"bytes": png(3), "path": None}, options=PLAIN, answer="E")
     parquet(tmp_path / "data" / "test-00000-of-00001.parquet", [shown], pyarrow.schema(fields))
     parquet(tmp_path / "data" / "testmini-00000-of-00001.parquet", [shown], pyarrow.schema(fields))

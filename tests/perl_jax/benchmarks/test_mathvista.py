@@ -8,7 +8,7 @@ from perl_jax.benchmarks import mathvista
 from perl_jax.data import Rejected
 
 PARTS = {"question_type": "multi_choice", "answer_type": "text", "answer": "8/11",
-         "choices": ["3/11", "8/11", "6/11", "3/5"], "unit": None}  # fmt: skip
+         "choices": ["3/11", "8/11", "6/11", "3/5"], "unit": None}
 YES = {**PARTS, "answer": "No", "choices": ["Yes", "No"]}
 TENTHS = {"answer_type": "float", "precision": 1.0, "unit": None}
 HUNDREDTHS = {"answer_type": "float", "precision": 2, "answer": "0.2", "unit": None}
@@ -48,7 +48,7 @@ CASES = [
     ("1.24", {**TENTHS, "answer": "1.2"}, True), ("1.25", {**TENTHS, "answer": "1.2"}, True),
     ("0.20", HUNDREDTHS, True), ("6", {**TENTHS, "answer": "6.0"}, True), ("50%", {**TENTHS, "answer": "0.5"}, False),
     ("[2014, 2016]", YEARS, True), ("[2014,2016]", YEARS, False), ("nan", {}, False), ("inf", {}, False),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("text", "changes", "right"), CASES)
@@ -70,7 +70,7 @@ def test_official_rules(tmp_path, text, changes, right):
     ("Adding them, the answer is 14.", {}, True),
     (r"First \boxed{3}, no: \boxed{14}", {}, True),
     ("Between [2014, 2016].", YEARS, True),
-])  # fmt: skip
+])
 def test_rules_extract_before_a_judge_is_asked(tmp_path, text, changes, right):
     made = item(tmp_path, **changes)
     scored = mathvista.score(made, text, "official")
@@ -87,7 +87,7 @@ def test_rules_extract_before_a_judge_is_asked(tmp_path, text, changes, right):
     ("Zwischen 2014 und 2016.", YEARS, "[2014, 2016]", True),
     ("I cannot tell.", {}, "", False),
     ("I cannot tell.", PARTS, " ", False),
-])  # fmt: skip
+])
 def test_what_is_left_is_the_judges(tmp_path, text, changes, reply, right):
     made = item(tmp_path, **changes)
     assert mathvista.score(made, text, "official") == (0, None)
@@ -104,7 +104,7 @@ def test_nothing_is_asked_of_an_empty_response(tmp_path):
     (r"<think>x</think>\boxed{B}", PARTS, True), (r"\boxed{8/11}", PARTS, True), (r"\boxed{14}", {}, True),
     (r"\boxed{14 \text{ years}}", {}, True), (r"\boxed{1.24}", {**TENTHS, "answer": "1.2"}, True),
     (r"\boxed{[2014, 2016]}", YEARS, True), ("14", {}, False), (r"\boxed{14", {}, False), ("", PARTS, False),
-])  # fmt: skip
+])
 def test_boxed(tmp_path, text, changes, right):
     assert mathvista.score(item(tmp_path, **changes), text, "boxed").correct == right
 
@@ -118,7 +118,7 @@ def test_equal_choices_are_both_right(tmp_path):
 def test_bad_rows_are_rejected_one_by_one(tmp_path):
     bad = [row(**{**PARTS, "choices": "['3/11', '8/11']"}), row(**{**PARTS, "answer": "B"}), row(image=""),
            row(answer_type="word"), row(answer=None), b"[]", row(metadata=None),
-           row(precision="x"), row(pid=3, answer=7)]  # fmt: skip
+           row(precision="x"), row(pid=3, answer=7)]
     made = load(tmp_path, *bad)
     assert [one.reason for one in made if isinstance(one, Rejected)] == ["malformed row"] * 6 + ["duplicate id"]
     assert made[-1].row.id == "3" and made[-1].row.answer == "7"
@@ -130,7 +130,7 @@ def test_parquet_and_its_number_of_rows(tmp_path):
     text = pyarrow.string()
     names = ("pid", "question", "image", "unit", "answer", "question_type", "answer_type", "query")
     fields = [*((name, text) for name in names), ("decoded_image", STRUCT), ("choices", pyarrow.list_(text)),
-              ("precision", pyarrow.float64()), ("metadata", pyarrow.struct([("task", text)]))]  # fmt: skip
+              ("precision", pyarrow.float64()), ("metadata", pyarrow.struct([("task", text)]))]
     shown = row(decoded_image={"bytes": png(3), "path": None}, **PARTS)
     parquet(tmp_path / "data" / "testmini-00000-of-00001.parquet", [shown], pyarrow.schema(fields))
     rows = mathvista.load(str(tmp_path))

@@ -15,7 +15,7 @@ TEXT = pyarrow.string()
 SCHEMA = pyarrow.schema([
     *((name, TEXT) for name in ("task", "visual_input_component", "source", "options", "question", "context")),
     ("input_image_path", pyarrow.list_(TEXT)), ("output", TEXT),
-])  # fmt: skip
+])
 
 
 THREE = ["./2D-spatial/new/0.jpg", "./2D-spatial/new/1.jpg", "./2D-spatial/new/2.jpg"]
@@ -24,7 +24,7 @@ POINTS = {
     "options": "A: Point A\nB: Point B", "question": "Which point corresponds?",
     "context": "Given the following two images, REF is marked on the first image, and points on the right image. Which "
     "is the left ear?",
-}  # fmt: skip
+}
 
 
 def row(**changes):
@@ -58,7 +58,7 @@ def test_the_example(tmp_path):
     zipped(tmp_path / "2D-spatial.zip", {"forensic/0_0.jpg": png(9)})  # its own relationship's, not this one
     made, example = item(tmp_path), mmiu.EXAMPLE
     assert (made.row.question, made.row.choices, made.row.answer) == tuple(
-        example[key] for key in ("question", "choices", "answer"))  # fmt: skip
+        example[key] for key in ("question", "choices", "answer"))
     assert [picture() for picture in made.row.images] == [png(0), png(1)]
     assert made.category == "forensic_detection_blink" and made.row.id == "forensic_detection_blink.all-1"
     assert mmiu.score(made, example["right"], "official") == (1, "B")
@@ -102,7 +102,7 @@ def test_boxed(tmp_path, text, right, extracted):
 def test_prompts(tmp_path):
     made, published = item(tmp_path), mmiu.EXAMPLE["row"]
     assert content(made, "boxed") == (
-        f"<image><image>\n{made.row.question}\nA. the first image\nB. the second image")  # fmt: skip
+        f"<image><image>\n{made.row.question}\nA. the first image\nB. the second image")
     hint = "Please answer the option directly like A,B,C,D..."
     official = f"<image><image>{published['context']}\n{published['question']}\n{hint}"
     assert content(made, "official") == official

@@ -13,7 +13,7 @@ from perl_jax.data import Rejected
 
 TEXT = pyarrow.string()
 SCHEMA = pyarrow.schema([("task", TEXT), ("question", TEXT), ("label", TEXT),
-                         *((f"image_{i}", STRUCT) for i in range(1, 7))])  # fmt: skip
+                         *((f"image_{i}", STRUCT) for i in range(1, 7))])
 
 
 def row(**changes):

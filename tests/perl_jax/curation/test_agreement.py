@@ -27,7 +27,7 @@ def test_the_table_counts_and_differences_are_shown_with_examples():
     assert lines[-3:] == [
         'rewrite by the rules, fixed by the model: 4, such as "which | 0?"; "which | 1?"', "",
         'fixed by the rules, invariant by the model: 1, such as "both?"',
-    ]  # fmt: skip
+    ]
 
 
 def test_nothing_and_one_label():

@@ -11,7 +11,7 @@ from PIL import Image
 from perl_jax import symbols
 from perl_jax.curation import annotator
 from perl_jax.data import Rejected, Row
-from perl_jax.endpoint import Endpoint
+from perl_jax.runtime.chat_endpoint import Endpoint
 
 QUESTION = "<image><image>\nWhich image shows more people, image 1 or image 2, and why?"
 ANSWER = "Image 2 shows a crowd, while three people stand in image 1."
@@ -31,7 +31,7 @@ def said(**changes):
     """A good reply to `row()`, with changes."""
     good = {"checkable": True, "reason": "", "question": "Which image shows more people, image 1 or image 2?",
             "choices": [], "answer": "Image 2", "kind": "text", "evidence": ["image 1 or image 2"],
-            "order_effect": "rewrite", "confidence": 0.9}  # fmt: skip
+            "order_effect": "rewrite", "confidence": 0.9}
     return json.dumps({**good, **changes})
 
 
@@ -46,7 +46,7 @@ def test_a_good_reply():
     made = annotator.parse(said(), row())
     assert made == annotator.Annotation(
         question="<image><image>\nWhich image shows more people, image 1 or image 2?", answer="Image 2", choices=(),
-        kind="text", order_effect="rewrite", evidence="image 1 or image 2", confidence=0.9)  # fmt: skip
+        kind="text", order_effect="rewrite", evidence="image 1 or image 2", confidence=0.9)
 
 
 @pytest.mark.parametrize(("given", "reply"), annotator._EXAMPLES)
@@ -56,7 +56,7 @@ def test_the_prompts_examples_are_what_the_parser_takes(given, reply):
     if reply["checkable"]:
         assert (made.reason, made.confidence, made.order_effect) == ("", reply["confidence"], reply["order_effect"])
         assert (made.question, list(made.choices), made.answer) == (
-            reply["question"], reply["choices"], reply["answer"])  # fmt: skip
+            reply["question"], reply["choices"], reply["answer"])
     else:
         assert (made.reason, made.detail) == (annotator.NOT_CHECKABLE, reply["reason"])
 
@@ -70,7 +70,7 @@ def test_the_prompts_examples_show_each_label():
     "```json\n{}\n```", "Sure! Here it is:\n\n{}\nI hope that helps {{smile}}.",
     "<think>maybe {{\"checkable\": false}}</think>{}",
     "Draft: {{\"checkable\": true}}\nFinal: {}", "{{\"result\": {}}}", "[{}]", "\ufeff{}", "{{not json}} {{\n{}",
-])  # fmt: skip
+])
 def test_the_object_is_found(wrapped):
     assert annotator.parse(wrapped.format(said()), row()) == annotator.parse(said(), row())
 
@@ -80,7 +80,7 @@ RUBBISH = [
     said()[:-1], said()[1:], said().replace('"', "'"), "\0", "\ud800", "\udc80{", '{"checkable"}', '{"checkable": tru',
     json.dumps([1, 2]), json.dumps("text"), '{"order_effect": "rewrite"}', "x" * 1_000_000,
     "<think>" + said() + "</think>",
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("reply", RUBBISH, ids=range(len(RUBBISH)))
@@ -136,7 +136,7 @@ def test_rubbish_has_a_reason(reply):
     ({"question": "Which image? " * 50}, "question is longer than it was"),
     ({"question": "<image> shows more people than <image>, why?"}, "image slots differ"),
     ({"answer": "<image>"}, "image slots differ"),
-])  # fmt: skip
+])
 def test_what_cannot_be_used_has_a_reason(changes, reason):
     assert fails(said(**changes)) == reason
 
@@ -144,7 +144,7 @@ def test_what_cannot_be_used_has_a_reason(changes, reason):
 @pytest.mark.parametrize("changes", [
     {"evidence": "the next picture"}, {"evidence": ""}, {"evidence": None}, {"evidence": []}, {"evidence": ["..."]},
     {"evidence": 5}, {"evidence": ["image 1 or image 2", "not there"]},
-])  # fmt: skip
+])
 def test_a_label_without_its_words_has_no_confidence(changes):
     made = annotator.parse(said(**changes), row())
     assert (made.reason, made.confidence) == ("", 0.0)
@@ -159,7 +159,7 @@ def test_evidence_may_differ_in_case_and_spaces(evidence):
     ("Is it red? <image>\n<image>", "<image><image>\nIs it blue?"),
     ("<image>Is it red?<image>", "<image><image>\nIs it blue?"),
     ("Is it red?", "Is it blue?"),
-])  # fmt: skip
+])
 def test_slots_around_a_question_are_its_first_line(question, shown):
     made = annotator.parse(said(question="Is it blue?", answer="Yes", evidence="it"), row(question, "Yes, it is."))
     assert made.question == shown
@@ -176,7 +176,7 @@ def test_slots_inside_a_question_stay_with_its_words():
     assert annotator.parse(said(question=good, answer="second", evidence="which of"), this).question == good
     assert "<image>" in json.loads(asked_row(this))["question"]
     assert fails(said(question="If <image> is the reference, which is more like it?", answer="second"), this) == (
-        "image slots differ")  # fmt: skip
+        "image slots differ")
 
 
 @pytest.mark.parametrize(("answer", "text", "kind"), [
@@ -184,7 +184,7 @@ def test_slots_inside_a_question_stay_with_its_words():
     ("Yes", "It is so.", "text"), ("Image 2", "The second picture does.", "text"), ("狗", "这是一只狗。", "text"),
     ("\\frac{3}{2}", "$$\\dfrac{3}{2}$$", "number"),
     ("2, 1", "First image 2, then image 1", "order"), ("dark blue", "A dark-blue car.", "text"),
-])  # fmt: skip
+])
 def test_an_answer_says_what_the_reference_says(answer, text, kind):
     reply = said(question="What is it?", answer=answer, kind=kind, evidence="it")
     made = annotator.parse(reply, row("What is it?", text))
@@ -197,7 +197,7 @@ def test_an_answer_says_what_the_reference_says(answer, text, kind):
     ("B", "The boy wants to pick up ball.", "B"), ("b", "Clearly B, as he looks at it", "B"), ("A", "B", None),
     ("A", "A boy would pick up ball", None), ("C", "B", None), ("D", "B", None), ("run", "B", None),
     ("A or B", "B", None),
-])  # fmt: skip
+])
 def test_choices_are_read_from_the_question_and_the_answer_is_the_references(answer, reference, letter):
     this = row("Why does he bend?\nA. tie shoe\nB. pick up ball", reference)
     reply = said(question="Why does he bend?", choices=["tie shoe", "pick up ball"], answer=answer, kind="choice")
@@ -267,7 +267,7 @@ def test_rubbish_twice_is_a_reason_and_the_next_rows_go_on(tmp_path):
 
 def test_what_no_model_need_read_is_not_asked_about(tmp_path):
     rows = [Rejected("1", "malformed row"), row("Is he?", "Yes")._replace(turn=1), row("How many?", "4", 1),
-            row("Is it red?", "Yes")]  # fmt: skip
+            row("Is it red?", "Yes")]
     found, requests = reading(tmp_path, fake_endpoint.annotator, rows)
     assert [this for this, _ in found] == rows and len(requests) == 1
     assert [made is None for _, made in found] == [True, True, True, False]

@@ -64,7 +64,7 @@ def test_a_choice_is_its_letter(answer, letter):
     ("Which images fit?", "3, 1", "1 and 3", "order", ""),
     ("Which images fit?", "Image 1 and Image 2.", "1 and 2", "order", ""),
     ("Which images fit?", "Images 2 and 3 fit.", "2 and 3", "order", "Which images fit? Answer with their numbers."),
-])  # fmt: skip
+])
 def test_short_answers(question, answer, new, kind, hint):
     found = checkable(row(question, answer))
     assert (found.answer, found.kind, found.question) == (new, kind, hint or question)
@@ -81,7 +81,7 @@ def test_short_answers(question, answer, new, kind, hint):
     ("Which two images would you choose?", "Images 1 and 2, for their colours."),  # a matter of taste
     ("Which images could serve a guide?", "Images 1 and 2, for their maps."),
     ("Which images fit?", "One fits in part. Image 1 and image 2 fit."),  # not said at once
-])  # fmt: skip
+])
 def test_what_no_rule_can_check(question, answer):
     assert checkable(row(question, answer)).reason == "answer cannot be checked by a rule"
 

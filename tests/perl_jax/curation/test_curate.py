@@ -26,7 +26,7 @@ def test_example():
 
 def test_words_choices_and_answer_follow_the_images():
     made = curate(row("<image><image><image>\nIf image 2 is the reference, which is nearer?\n"
-                      "(A) Image 3\n(B) Image 1", "A", 3))  # fmt: skip
+                      "(A) Image 3\n(B) Image 1", "A", 3))
     assert made.decision.order_effect == "rewrite" and made.decision.by == "rules"
     assert rendered(made.record, [0, 1, 2], 3) == (
         "<image><image><image>\nIf image 2 is the reference, which is nearer?", ["Image 3", "Image 1"], "A")
@@ -93,7 +93,7 @@ def test_a_letter_whose_choice_is_not_in_the_text_is_never_moved():
 def test_rephrasing_is_on_record():
     made = curate(row("Which image is older, and why?", "Image 2, since its paper is yellow."))
     assert made.decision.original == {"question": "Which image is older, and why?", "choices": [],
-                                      "answer": "Image 2, since its paper is yellow."}  # fmt: skip
+                                      "answer": "Image 2, since its paper is yellow."}
     assert curate(row("Is it red?", "Yes")).decision.original is None
 
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 from models.errors import InputError
 from perl_jax import records
-from perl_jax.curation import picture_rules
+from perl_jax.curation import image_rules
 from perl_jax.curation.curate import curate
 from perl_jax.data import Rejected, Row
 
@@ -36,7 +36,7 @@ def broken():
 
 
 def test_pictures_are_read_and_kept():
-    made = passed(picture_rules.Filters(), item(images=2), photograph(1), photograph(2))
+    made = passed(image_rules.Filters(), item(images=2), photograph(1), photograph(2))
     assert made.record["images"] == [photograph(1), photograph(2)]
 
 
@@ -46,12 +46,12 @@ def test_pictures_are_read_and_kept():
     (lambda: photograph(1, (300, 9)), "picture size", "300 x 9"),
 ])
 def test_left_out_with_the_reason(picture, reason, detail):
-    found = picture_rules.Filters()(item(images=2), [lambda: photograph(1), picture])
+    found = image_rules.Filters()(item(images=2), [lambda: photograph(1), picture])
     assert isinstance(found, Rejected) and found.reason == reason and detail in found.detail
 
 
 def test_the_same_question_on_the_same_pictures():
-    filters = picture_rules.Filters()
+    filters = image_rules.Filters()
     assert not isinstance(passed(filters, item("1"), photograph(1)), Rejected)
     assert not isinstance(passed(filters, item("2"), photograph(2)), Rejected)
     assert not isinstance(passed(filters, item("3", "Is it blue?"), photograph(1)), Rejected)
@@ -59,14 +59,14 @@ def test_the_same_question_on_the_same_pictures():
 
 
 def test_a_perceptual_hash_knows_a_picture_that_was_saved_anew():
-    known = picture_rules.perceptual_hash(photograph(1))
+    known = image_rules.perceptual_hash(photograph(1))
     for other in (photograph(1, (480, 320)), photograph(1, format="JPEG"), photograph(1, (60, 60))):
-        assert (known ^ picture_rules.perceptual_hash(other)).bit_count() <= picture_rules.NEAR
-    assert all((known ^ picture_rules.perceptual_hash(photograph(seed))).bit_count() > 2 * picture_rules.NEAR
-               for seed in range(2, 40))  # fmt: skip
+        assert (known ^ image_rules.perceptual_hash(other)).bit_count() <= image_rules.NEAR
+    assert all((known ^ image_rules.perceptual_hash(photograph(seed))).bit_count() > 2 * image_rules.NEAR
+               for seed in range(2, 40))
     blank = io.BytesIO()
     Image.new("RGB", (64, 64), "white").save(blank, "PNG")
-    assert picture_rules.perceptual_hash(blank.getvalue()) is None and picture_rules.perceptual_hash(b"?") is None
+    assert image_rules.perceptual_hash(blank.getvalue()) is None and image_rules.perceptual_hash(b"?") is None
 
 
 QUESTION = "How many of the boats in the harbour of this town have red sails?"
@@ -108,7 +108,7 @@ def table(tmp_path):
 
 @pytest.mark.parametrize("held_out", [record_set, folder_of_files, zipped_folder, table])
 def test_overlap_with_an_evaluation_set(tmp_path, held_out):
-    filters = picture_rules.Filters([str(held_out(tmp_path))])
+    filters = image_rules.Filters([str(held_out(tmp_path))])
     for name, question, image in (("1", "Is it red?", photograph(7, (300, 200))), ("2", QUESTION, photograph(8))):
         found = passed(filters, item(name, question), image)
         assert isinstance(found, Rejected) and found.reason == "overlap with an evaluation set", name
@@ -117,11 +117,11 @@ def test_overlap_with_an_evaluation_set(tmp_path, held_out):
 
 def test_a_short_question_may_stand_in_both(tmp_path):
     (tmp_path / "test.jsonl").write_text(json.dumps({"question": "Is it red?"}) + "\n")
-    filters = picture_rules.Filters([str(tmp_path)])
+    filters = image_rules.Filters([str(tmp_path)])
     assert not isinstance(passed(filters, item(), photograph(1)), Rejected)
 
 
 def test_an_evaluation_set_must_hold_something(tmp_path):
     for directory in (tmp_path, tmp_path / "nowhere"):
         with pytest.raises(InputError, match="--decontaminate"):
-            picture_rules.Filters([str(directory)])
+            image_rules.Filters([str(directory)])

@@ -42,7 +42,7 @@ def test_examples():
     ("image 1", 1, "image 1"),
     ("the first man took a photo", 2, "the first man took a photo"),
     ("FIRST image, IMAGE TWO", 2, "FIRST image, IMAGE TWO"),
-])  # fmt: skip
+])
 def test_to_symbols(text, count, stored):
     assert to_symbols(text, count) == stored
     assert symbols.words(stored, count) == text
@@ -78,7 +78,7 @@ def test_answers(answer, question, stored):
     # not all of them are references, or they may be something else
     (["1", "2", "4"], ["1", "2", "4"]), (["1", "2"], ["1", "2"]), (["first", "fifth"], ["first", "fifth"]),
     (["left", "right"], ["left", "right"]), (["A", "B", "C"], ["A", "B", "C"]),
-])  # fmt: skip
+])
 def test_choices_that_are_references_alone(choices, stored):
     assert references.choices_to_symbols(choices, "Which of these images is darker?", 3) == stored
     assert references.choices_to_symbols(choices, "How many images are dark?", 3)[:1] == choices[:1]
@@ -105,7 +105,7 @@ def test_choices_that_are_references_alone(choices, stored):
     ("Choose from the following two options. Which of the following is blue?", [], "sky", "invariant", "no words"),
     ("What does the following image show?", [], "a cat", "fixed", "following"),
     ("In order to see it, is a lamp needed?", [], "Yes", "invariant", "no words"),
-])  # fmt: skip
+])
 def test_labels_and_their_evidence(question, choices, answer, effect, evidence):
     found = label(question, choices, answer, 3)
     assert (found.order_effect, evidence in found.evidence) == (effect, True), found
@@ -134,7 +134,7 @@ def test_words_come_back_and_any_order_and_back_is_the_same(text, count):
 
 @given(st.sampled_from(["{image:%d}", "{image:%d|lower}", "picture {image:%d|number}", "the {image:%d|ordinal} image",
                         "the {image:%d|nth} photo", "image {image:%d|numeral}", "Image {image:%d|letter}"]),
-       st.integers(0, 4))  # fmt: skip
+       st.integers(0, 4))
 def test_what_is_rendered_is_read_as_the_same_symbols(form, place):
     stored = f"Does {form % place} show a cat?"
     assert to_symbols(symbols.words(stored, 5), 5) == stored

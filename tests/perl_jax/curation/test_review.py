@@ -11,8 +11,9 @@ from markup import Tags
 from PIL import Image
 
 from models.errors import InputError
-from perl_jax import pages, records
+from perl_jax import records
 from perl_jax.curation import review
+from perl_jax.runtime import html
 
 HOSTILE = '</script><script>alert(1)</script> "onerror=\'alert(2)\''
 
@@ -26,7 +27,7 @@ def picture(colour):
 def record(id, effect="rewrite", source="mine", images=2, **more):
     made = records.Record(id=id, images=[picture(10 * i) for i in range(images)], kind="text", order_effect=effect,
                           question="Is {image:0|lower} darker than {image:1|lower}?", choices=[], answer="{image:1}",
-                          source=source, accuracy=None, movable=None)  # fmt: skip
+                          source=source, accuracy=None, movable=None)
     return {**made, **more}
 
 
@@ -58,9 +59,9 @@ def few(tmp_path):
          "original": {"question": "<image>does the <image> first picture show?", "answer": "Image 2", "choices": []}},
         {"id": "stays", "split": "train", "order_effect": "fixed", "evidence": "frames of a film", "confidence": 1,
          "by": "given", "original": {"question": "Which comes next?", "answer": "a dog", "choices": []}},
-    ]  # fmt: skip
+    ]
     rejected = [{"split": "train", "id": f"x{i}", "reason": "too long" if i else HOSTILE, "detail": f"detail {i}"}
-                for i in range(30)]  # fmt: skip
+                for i in range(30)]
 
     def finish(directory):
         lines(Path(directory, "decisions.jsonl"), decisions)
@@ -108,7 +109,7 @@ def test_both_orders_and_what_they_rest_on(few, tmp_path):
     for said in ("3 of 3 records", "decided by given 1, rules 1", "30 rows rejected", "order 2 1", "was Image 2",
                  "by rules, confidence 0.75: first", "model: invariant", "confidence 0.60: I think",
                  "by given, confidence 1.00: frames of a film", "its own order; nothing may move", "evidence unknown",
-                 "Wording as in the source.", "labelled rewrite, but no word changes", "too long: 29"):  # fmt: skip
+                 "Wording as in the source.", "labelled rewrite, but no word changes", "too long: 29"):
         assert said in words, said
     assert page.count("labelled rewrite, but no word changes") == 1
     assert "▣1" in words and "▣2" in words
@@ -142,7 +143,7 @@ def test_words_that_differ():
     assert old == "Is image <mark>1</mark> darker?" and new == "Is image <mark>12 a</mark> darker?"
     assert review.differing("<b>", "<b>") == ("&lt;b&gt;",) * 2
     long, _ = review.differing("word " * 5000, "")
-    assert len(Tags(long).words) == review.CHARACTERS + 1 and isinstance(long, pages.Html)
+    assert len(Tags(long).words) == review.CHARACTERS + 1 and isinstance(long, html.Html)
 
 
 def test_places_of_slots_that_stand_in_another_order():
@@ -159,7 +160,7 @@ def test_a_record_that_cannot_be_shown_does_not_end_the_page(few, tmp_path, monk
 
 def test_bad_input_is_one_line(few, tmp_path):
     for arguments, words in (((tmp_path, "a.html", 3), "holds no records"), ((few, "a.txt", 3), r"named \*.html"),
-                             ((few, "a.html", 0), "one or more")):  # fmt: skip
+                             ((few, "a.html", 0), "one or more")):
         with pytest.raises(InputError, match=words):
             review.write(str(arguments[0]), str(tmp_path / arguments[1]), arguments[2])
     assert not list(tmp_path.glob("a.*"))

@@ -47,7 +47,7 @@ def test_the_example_comes_from_a_row(tmp_path):
 
 def test_every_column_is_read(tmp_path):
     row = {**OWN, "id": 7, "choices": ["a", 2], "answer": 2, "order_effect": "invariant", "kind": "choice",
-           "movable": [1, 0], "source": "cats", "more": None}  # fmt: skip
+           "movable": [1, 0], "source": "cats", "more": None}
     made = one(tmp_path, row)
     assert (made.id, made.choices, made.answer, made.source, made.kind) == ("7", ["a", "2"], "2", "cats", "choice")
     assert (made.order_effect, made.movable, made.reason) == ("invariant", [1, 0], "said in the file")
@@ -86,7 +86,7 @@ def test_a_picture_outside_costs_its_row_later(tmp_path):
     ({"question": "<image>Is it?"}, "1 <image>, but it has 2"), ({"images": []} | {"question": "<image>?"}, "has 0"),
     ({"choices": ["<image>"] * 3}, "3 <image>"), ({"id": ["x"]}, "id is a list"),
     ({"question": [{"role": "assistant", "content": "a"}]}, "one user turn"),
-])  # fmt: skip
+])
 def test_a_bad_row_is_named(tmp_path, change, words):
     assert words in refused(tmp_path, OWN | change)
 
@@ -139,7 +139,7 @@ def verl(name, count, **more):
     return {"data_source": name, "prompt": [{"role": "system", "content": "Put it in a box."},
                                             {"role": "user", "content": "<image>" * count + "Which?"}],
             "images": [{"bytes": png(i)} for i in range(count)], "ability": "vision",
-            "reward_model": {"style": "rule", "ground_truth": "A"}, "extra_info": {"index": 3}, **more}  # fmt: skip
+            "reward_model": {"style": "rule", "ground_truth": "A"}, "extra_info": {"index": 3}, **more}
 
 
 def test_verl_parquet(tmp_path):

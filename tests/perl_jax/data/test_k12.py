@@ -10,8 +10,9 @@ from PIL import Image
 from public_files import STRUCT, jsonl, parquet, png, zipped
 
 from models.errors import InputError
-from perl_jax import answers, snapshot
+from perl_jax.answers import compare
 from perl_jax.data import Rejected, k12
+from perl_jax.records import hub_files
 
 QUESTION = "As shown in the figure, $AB=AC$ and $\\angle A=40^{\\circ}$. Find $\\angle B$ = ___"
 ROW = {"id": "x", "question": QUESTION, "answer": "$70^{\\circ}$.", "subject": "math", "image": {"bytes": png(1)}}
@@ -99,20 +100,20 @@ def test_mm_eureka_jsonl(tmp_path, branch):
     ("AC=BD", None, "relation"), ("$$\\angle 2 = \\angle 4$$", None, "relation"), ("$$M\\in FH$$", None, "relation"),
     ("$$8~cm< AB\\leqslant 10~cm$$", None, "relation"), ("$$\\hat {y}=10-1.05x$$", None, "relation"),
     ("$\\overrightarrow{a}+2$", None, "relation"), ("$$\\ce{H_{2}O}$$", None, "relation"),
-])  # fmt: skip
+])
 def test_answers(answer, value, kind):
     if value is None:
         with pytest.raises(InputError, match=kind):
             k12.one_value(answer)
     else:
         assert k12.one_value(answer) == (value, kind)
-        assert answers.is_correct({"answer": value, "kind": kind}, value)
+        assert compare.is_correct({"answer": value, "kind": kind}, value)
 
 
 def test_rejected_answers_say_why_and_letters_of_options_are_choices(tmp_path):
     options = QUESTION + "\nA. 30\nB. 70"
     jsonl(tmp_path / "a.jsonl", ROW | {"image": None, "answer": "1\n2"}, *[
-        {"question": options, "answer": answer} for answer in ("B", "$$B$$", "(B)", "C")])  # fmt: skip
+        {"question": options, "answer": answer} for answer in ("B", "$$B$$", "(B)", "C")])
     rejected, *made = k12.records(str(tmp_path / "a.jsonl"))
     assert (rejected.reason, rejected.detail) == ("answer: several answers", "1\n2")
     assert [(row.answer, row.kind) for row in made] == [("B", "choice")] * 3 + [("C", "text")]
@@ -123,7 +124,7 @@ def test_a_folder_that_is_none_is_named(tmp_path, monkeypatch):
         with pytest.raises(InputError, match=r"FOLDER|parquet"):
             list(k12.records(path))
     asked = []
-    monkeypatch.setattr(snapshot, "download", lambda *args: asked.append(args))
+    monkeypatch.setattr(hub_files, "download", lambda *args: asked.append(args))
     with pytest.raises(InputError, match="parquet"):
         list(k12.records(str(tmp_path), download=True))
     assert asked == [("FanqingM/MMK12", str(tmp_path), ["data/train-*"])]

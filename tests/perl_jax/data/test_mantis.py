@@ -6,8 +6,8 @@ import pytest
 from public_files import MANTIS, parquet, png, turns, zipped
 
 from models.errors import InputError
-from perl_jax import snapshot
 from perl_jax.data import Rejected, mantis
+from perl_jax.records import hub_files
 
 
 def row(source, count, *texts, **changes):
@@ -169,7 +169,7 @@ def test_a_download_names_its_configs(tmp_path, monkeypatch):
         asked.append(args)
         publish(tmp_path, nlvr2=[row("nlvr2", 1, "a", "b")])
 
-    monkeypatch.setattr(snapshot, "download", fetch)
+    monkeypatch.setattr(hub_files, "download", fetch)
     assert len(list(mantis.records(str(tmp_path), configs="nlvr2", download=True))) == 1
     assert asked == [("TIGER-Lab/Mantis-Instruct", str(tmp_path), ["nlvr2/train*"])]
     with pytest.raises(InputError, match="which configs"):
@@ -179,9 +179,9 @@ def test_a_download_names_its_configs(tmp_path, monkeypatch):
 def test_what_is_no_text_never_reaches_a_reason(tmp_path):
     """A reason is written to a file in UTF-8, which half a surrogate pair is not."""
     bad = [row("\ud800", 0, "a", "b\0"), row("x", 0, "a", "b", conversation=[{"role": "\ud800", "content": "a"}]),
-           row("x", 1, "\ud800", "b", images=["\ud800.png"])]  # fmt: skip
+           row("x", 1, "\ud800", "b", images=["\ud800.png"])]
     (tmp_path / "train.json").write_text(json.dumps(bad))
     made = list(mantis.records(str(tmp_path)))
     assert [(one.id, one.reason) for one in made] == [(f"{name}-{i}", "malformed row") for i, name in
-                                                      enumerate(("mantis", "x", "x"), start=1)]  # fmt: skip
+                                                      enumerate(("mantis", "x", "x"), start=1)]
     assert all("".join(one).encode() for one in made)

@@ -8,7 +8,7 @@ import tiny
 from flax import nnx
 
 from models import qwen2_5_vl as qwen
-from perl_jax import embeddings
+from perl_jax.engine import embeddings
 
 
 @pytest.mark.parametrize("remat", [False, True])
@@ -25,7 +25,7 @@ def test_parts_equal_the_whole(models, monkeypatch, remat):
 
     def found():
         monkeypatch.setattr(qwen.Qwen2_5_VL, "encode", lambda self, pack, **options: (
-            rows.append(len(pack.images)), self.visual(pack, self.compute_dtype, **options))[1])  # fmt: skip
+            rows.append(len(pack.images)), self.visual(pack, self.compute_dtype, **options))[1])
         rows = []
         return rows, jax.jit(jax.grad(summed, has_aux=True))(weights)
 

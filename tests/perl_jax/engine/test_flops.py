@@ -6,7 +6,7 @@ import tiny
 from flax import nnx
 
 from models import qwen2_5_vl as qwen
-from perl_jax import flops
+from perl_jax.engine import flops
 
 
 def counted(f, *args) -> float:

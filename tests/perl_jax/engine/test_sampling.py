@@ -10,7 +10,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from perl_jax import sampling
+from perl_jax.engine import sampling
 
 
 def log_softmax(logits):

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from models.errors import InputError
 from models.qwen2_5_vl.attention import Spans
-from perl_jax import trees
+from perl_jax.engine import tree_packing
 
 CONFIG = tiny.CONFIGS["tied"]
 
@@ -21,11 +21,11 @@ def group(prompts, lengths, images=0, seed=0):
     ids = [[*shown, *tiny.text_tokens(CONFIG, rng, length - len(shown))] for length in prompts]
     responses = [[tiny.text_tokens(CONFIG, rng, n) for n in row] for row in lengths]
     advantages = np.zeros((len(prompts), len(lengths[0])))
-    return trees.Group(pictures, [range(images)] * len(prompts), ids, responses, advantages)
+    return tree_packing.Group(pictures, [range(images)] * len(prompts), ids, responses, advantages)
 
 
 def packed(groups, rows=None, row_tokens=None, shards=1):
-    return trees.pack(CONFIG, groups, rows, row_tokens, None, None, shards)
+    return tree_packing.pack(CONFIG, groups, rows, row_tokens, None, None, shards)
 
 
 LENGTHS = st.integers(1, 4).flatmap(
@@ -48,7 +48,7 @@ def test_each_response_once_after_its_own_prompt(lengths, rows, room, shards):
     forest = packed(groups, rows, 50 + room, shards)
     prompts = [ids for one in groups for ids in one.prompts]
     expected = [(ids, response[:t], token) for one in groups for ids, order in zip(one.prompts, one.responses)
-                for response in order for t, token in enumerate(response)]  # fmt: skip
+                for response in order for t, token in enumerate(response)]
     seen = {}
     for batch in forest.batches:
         assert batch.ids.shape == (rows, shards, 50 + room)
@@ -116,7 +116,7 @@ def test_padding_of_ragged_lengths():
 def test_a_field_for_some_groups_only():
     one = group([5], [[2, 0]])
     values = [[[0.5, 0.25, 9.0], []]]  # past the response's end it goes unread
-    np.testing.assert_array_equal(trees.flat([one._replace(old_logprobs=values)] * 2, "old_logprobs"), [0.5, 0.25] * 2)
-    assert trees.flat([one], "old_logprobs") is None
+    np.testing.assert_array_equal(tree_packing.flat([one._replace(old_logprobs=values)] * 2, "old_logprobs"), [0.5, 0.25] * 2)
+    assert tree_packing.flat([one], "old_logprobs") is None
     with pytest.raises(ValueError, match="old_logprobs must be given for all groups or for none"):
-        trees.flat([one, one._replace(old_logprobs=values)], "old_logprobs")
+        tree_packing.flat([one, one._replace(old_logprobs=values)], "old_logprobs")

@@ -9,20 +9,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from models.errors import InputError
-from perl_jax import asking
+from perl_jax.evaluation import batched_inference
 
 NUMBER = operator.itemgetter("number")
 SETTINGS = {"seed": 0, "rollouts": 2}
 
 
 def test_examples():
-    assert not doctest.testmod(asking).failed
+    assert not doctest.testmod(batched_inference).failed
 
 
 @given(st.lists(st.integers(1, 50), max_size=60), st.integers(1, 20))
 def test_batches_hold_each_record_once_from_short_to_long(lengths, most):
     numbers = list(range(len(lengths)))
-    parts = asking.in_batches(numbers, dict(enumerate(lengths)), most)
+    parts = batched_inference.in_batches(numbers, dict(enumerate(lengths)), most)
     flat = [number for part in parts for number in part]
     assert sorted(flat) == numbers and [lengths[number] for number in flat] == sorted(lengths)
     assert len(parts) == -(-len(lengths) // most)
@@ -37,28 +37,28 @@ def row(number: int, response: str = "a") -> dict:
 def test_a_file_is_begun_and_read_again(tmp_path):
     """With what a model may say in it, line separators of all kinds."""
     file, said = tmp_path / "rows.jsonl", "a\n\r\u2028\x85\x1e\0é"
-    assert asking.begin(file, SETTINGS, NUMBER) == {}
-    with asking.Writer(file, {}, NUMBER) as writer:
+    assert batched_inference.begin(file, SETTINGS, NUMBER) == {}
+    with batched_inference.Writer(file, {}, NUMBER) as writer:
         writer.add([row(3, said), row(1)])
         writer.add([])
         assert writer.rows.keys() == {1, 3}
-    assert asking.begin(file, SETTINGS, NUMBER) == {3: row(3, said), 1: row(1)}
+    assert batched_inference.begin(file, SETTINGS, NUMBER) == {3: row(3, said), 1: row(1)}
 
 
 @pytest.mark.parametrize("cut", [1, 10, 40, 64])
 def test_a_half_written_line_is_cut(tmp_path, cut):
     file = tmp_path / "rows.jsonl"
-    asking.begin(file, SETTINGS, NUMBER)
-    with asking.Writer(file, {}, NUMBER) as writer:
+    batched_inference.begin(file, SETTINGS, NUMBER)
+    with batched_inference.Writer(file, {}, NUMBER) as writer:
         writer.add([row(0), row(1)])
     file.write_bytes(file.read_bytes()[:-cut])
-    left = asking.begin(file, SETTINGS, NUMBER)
+    left = batched_inference.begin(file, SETTINGS, NUMBER)
     assert left == ({0: row(0)} if cut < 45 else {}) and file.read_bytes().endswith(b"\n")
 
 
 def test_a_file_of_which_not_even_the_settings_were_written(tmp_path):
     (tmp_path / "rows.jsonl").write_text('{"sett')
-    assert asking.begin(tmp_path / "rows.jsonl", SETTINGS, NUMBER) == {}
+    assert batched_inference.begin(tmp_path / "rows.jsonl", SETTINGS, NUMBER) == {}
     assert json.loads((tmp_path / "rows.jsonl").read_text()) == {"settings": SETTINGS}
 
 
@@ -70,14 +70,14 @@ def test_another_file_is_left_alone(tmp_path, content):
     file = tmp_path / "rows.jsonl"
     file.write_text(content)
     with pytest.raises(InputError, match=r"rows\.jsonl") as error:
-        asking.begin(file, {"seed": 0}, NUMBER)
+        batched_inference.begin(file, {"seed": 0}, NUMBER)
     assert file.read_text() == content and "\n" not in str(error.value)
 
 
 def test_other_settings_are_told(tmp_path):
-    asking.begin(tmp_path / "rows.jsonl", SETTINGS, NUMBER)
+    batched_inference.begin(tmp_path / "rows.jsonl", SETTINGS, NUMBER)
     with pytest.raises(InputError, match=r"other settings .seed 0, now 1; rollouts 2, now 3.; give those"):
-        asking.begin(tmp_path / "rows.jsonl", {"seed": 1, "rollouts": 3}, NUMBER)
+        batched_inference.begin(tmp_path / "rows.jsonl", {"seed": 1, "rollouts": 3}, NUMBER)
 
 
 def test_work_is_done_one_part_ahead_and_no_further():
@@ -87,7 +87,7 @@ def test_work_is_done_one_part_ahead_and_no_further():
         made.append(part)
         return part
 
-    found = asking.ahead(make, range(5))
+    found = batched_inference.ahead(make, range(5))
     assert next(found) == 0
     assert list(found) == [1, 2, 3, 4] and made == list(range(5))
-    assert list(asking.ahead(make, [])) == []
+    assert list(batched_inference.ahead(make, [])) == []

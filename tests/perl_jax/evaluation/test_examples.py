@@ -10,9 +10,9 @@ from evaluated import ORDERS, row
 from markup import Tags
 from PIL import Image
 
-from perl_jax import pages
 from perl_jax.evaluation import examples
 from perl_jax.evaluation.results import Model, Question, Result
+from perl_jax.runtime import html
 
 KEY = ("blink", "boxed")
 ATTACK = "<script>alert('x')</script>"
@@ -66,7 +66,7 @@ def test_flips_are_of_one_sample():
 def two(tmp_path):
     data = evaluated.snapshot(tmp_path / "data", 8)
     rows = [evaluated.rows(right, 8, permuted, f"{ATTACK} of {name}", control=True)
-            for name, right, permuted in (("first", 2, (2, 2)), ("last", 7, (6, 7)))]  # fmt: skip
+            for name, right, permuted in (("first", 2, (2, 2)), ("last", 7, (6, 7)))]
     return [model("first", rows[0], data), model(f"last {ATTACK}", rows[1], data)]
 
 
@@ -95,7 +95,7 @@ def test_a_bounded_number_of_bounded_words(two):
     long = [{**each, "texts": ["w" * 9000 + r"\boxed{A}"]} for each in two[1].results[KEY].rows]
     seen = Tags("".join(examples.cards([two[0], model("last", long, two[1].results[KEY].facts["data"])], KEY)))
     assert seen.words.count("(9009 characters)") and r"\boxed{A} (9009" in seen.words
-    assert "w" * (pages.WORDS_SHOWN + 1) not in seen.words
+    assert "w" * (html.WORDS_SHOWN + 1) not in seen.words
     many = [model("a", evaluated.rows(0)), model("b", evaluated.rows(20))]
     [card] = [card for card in examples.cards(many, KEY) if "<details>" in card]
     assert card.count("<h3>") == examples.SHOWN and f"by a: 20, {examples.SHOWN} shown" in card
@@ -113,14 +113,14 @@ def test_words_alone_where_the_data_is_gone(two, tmp_path):
 
 
 def test_a_picture_that_cannot_be_read(two, monkeypatch):
-    monkeypatch.setattr("perl_jax.snapshot.Pictures.picture", lambda self, value: lambda: b"no picture")
+    monkeypatch.setattr("perl_jax.records.hub_files.Pictures.picture", lambda self, value: lambda: b"no picture")
     text = "".join(examples.cards(two, KEY))
     assert "picture 1 cannot be shown" in text and "<img" not in text
 
 
 def test_a_question_that_could_not_be_asked(two):
     rows = [{**each, "fault": ATTACK if each["id"] == "q2" else None} for each in two[0].results[KEY].rows
-            if each["id"] != "q3"]  # fmt: skip
+            if each["id"] != "q3"]
     seen = Tags("".join(examples.cards([two[0], model("middle", rows), two[1]], KEY)))
     assert seen.words.count("could not be asked: " + ATTACK) == len(ORDERS)  # q2, of five that got better
     assert seen.words.count("was not asked this") == len(ORDERS)

@@ -156,7 +156,7 @@ def test_records_keep_what_must_not_move_and_count_places_as_shown(monkeypatch):
     base = record(Case("records", "", 4, "Which is like {a}?", (), "{c}"))
     kept, turned, fixed = own_records(
         monkeypatch, {**base, "movable": [1, 3]}, {**base, "question": "<image:3><image:2><image:1><image:0>Which?"},
-        {**base, "order_effect": "fixed"})  # fmt: skip
+        {**base, "order_effect": "fixed"})
     assert [each.order for each in orders.in_orders(kept, 9, 0)] == [(0, 1, 2, 3), (0, 3, 2, 1)]
     for each in orders.in_orders(turned, 99, 0):
         place = int(each.item.row.answer.removeprefix("image ")) - 1
@@ -194,13 +194,13 @@ TEXT = st.lists(st.sampled_from([
     "image 1", "Image B", "<image>", "<image:0>", "{image:1}", "{images:0,1}", "{", "the first image",
     "left image", "1", "A", "(B)", "A.", "images 1-3", "next", "Which image is", "\x00", "", "é", "\n",
     "same", "both", "the last one",
-]), max_size=4).map(" ".join)  # fmt: skip
+]), max_size=4).map(" ".join)
 
 
 @settings(max_examples=300, deadline=None)
 @given(TEXT, TEXT, st.lists(TEXT, max_size=4), st.integers(0, 5),
        st.sampled_from([None, "choice", "text", "number", "order"]), st.sampled_from([None, "rewrite", "invariant"]),
-       st.lists(TEXT, max_size=3))  # fmt: skip
+       st.lists(TEXT, max_size=3))
 def test_whatever_a_row_says_the_run_goes_on(question, answer, choices, count, kind, effect, extracted):
     item = plain(question, answer, count, choices, kind, order_effect=effect)
     for each in orders.in_orders(item, 4, 0):

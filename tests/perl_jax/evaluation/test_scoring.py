@@ -10,13 +10,14 @@ from fake_endpoint import FakeEndpoint, Reply
 from fake_endpoint import asked as said
 from public_files import jsonl, png
 
-from perl_jax import grading, processes
+from perl_jax import grading
 from perl_jax.benchmarks import Item, mathverse, mathvista, mv_math
 from perl_jax.data import Row
-from perl_jax.endpoint import Endpoint
 from perl_jax.evaluation import orders, scoring
 from perl_jax.evaluation.responses import Answered
 from perl_jax.evaluation.scoring import NOTHING, Found, Judged
+from perl_jax.runtime import processes
+from perl_jax.runtime.chat_endpoint import Endpoint
 
 RULES = '''
 import os, sys
@@ -65,7 +66,7 @@ def answered(*texts: str, item: Item | None = None) -> list[Answered]:
     """One response to each of as many questions."""
     items = [item or question(f"q{n}") for n in range(len(texts))]
     return [Answered(orders.in_orders(item, 0, 0)[0], "own", [text], [1], [False], None)
-            for item, text in zip(items, texts)]  # fmt: skip
+            for item, text in zip(items, texts)]
 
 
 def several(*texts: str) -> Answered:
@@ -125,7 +126,7 @@ def test_a_pool_that_breaks_is_started_again_once(monkeypatch):
 
 
 HOSTILE = [r"9^{9^{9^{9}}}", "(" * 3000, r"\frac" * 500, "9" * 20_000, r"\sqrt" * 300, "1e999999999", "\ud800", "\x00",
-           r"10^{10^{10}}", "x" * 300_000, "{image:7}", r"\sum_{n=1}^{10^{12}} \frac{1}{n}"]  # fmt: skip
+           r"10^{10^{10}}", "x" * 300_000, "{image:7}", r"\sum_{n=1}^{10^{12}} \frac{1}{n}"]
 
 
 def test_what_models_may_write(monkeypatch):

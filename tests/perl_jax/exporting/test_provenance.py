@@ -5,7 +5,10 @@ import json
 import pytest
 
 from models.errors import InputError
-from perl_jax import prepare, provenance, records, runs
+from perl_jax import records
+from perl_jax.curation.build import build
+from perl_jax.evaluation import training_runs
+from perl_jax.exporting import provenance
 
 HUB = {"base_model_name_or_path": "Qwen/Qwen2.5-VL-3B-Instruct", "revision": "main"}
 
@@ -24,7 +27,7 @@ def card(path, front):
     ("license: 7", {}),
     ("tags: [a]", {}),
     ("license: [", {}),
-])  # fmt: skip
+])
 def test_the_licence_is_what_the_base_card_says(tmp_path, front, found):
     (tmp_path / "LICENSE").write_text("Apache License, Version 2.0")
     card(tmp_path, front)
@@ -57,7 +60,7 @@ def test_a_model_from_nothing_stays_one_when_trained_on(tmp_path):
 
 def test_records_are_counted_where_they_are_as_they_were(tmp_path):
     directory = str(tmp_path / "set")
-    prepare.build("digits", directory, seed=0, train_size=4, eval_size=2, questions=("which",))
+    build("digits", directory, seed=0, train_size=4, eval_size=2, questions=("which",))
     known = records.fingerprint(directory)
     [found] = provenance.data({directory: known})
     assert found == provenance.Data("set", known, {"eval": 2, "train": 4}, ["digits_which"])
@@ -69,12 +72,12 @@ def test_records_are_counted_where_they_are_as_they_were(tmp_path):
 def test_evaluations_are_the_last_ones_of_the_step_or_before(tmp_path):
     for name in ("eval-00000000", "eval-00000003", "eval-00000009", "my-set-00000003", "late-00000004", "odd"):
         (tmp_path / "evaluations").mkdir(exist_ok=True)
-        row = dict.fromkeys(runs.ROW_KEYS, "") | {"id": name}
+        row = dict.fromkeys(training_runs.ROW_KEYS, "") | {"id": name}
         (tmp_path / "evaluations" / f"{name}.jsonl").write_text(json.dumps(row) + "\n")
     (tmp_path / "evaluations" / "empty-00000001.jsonl").write_text("")
     found = provenance.evaluations(tmp_path, 3)
     assert [(each.name, each.step, each.rows[0]["id"]) for each in found] == [
-        ("eval", 3, "eval-00000003"), ("my-set", 3, "my-set-00000003")]  # fmt: skip
+        ("eval", 3, "eval-00000003"), ("my-set", 3, "my-set-00000003")]
     assert provenance.evaluations(tmp_path / "none", 3) == []
 
 
@@ -89,7 +92,7 @@ RESULT = {
     "consistency": {"questions": 2, "mean": share(0.3), "all": share(0.2), "flip": share(0.4),
                     "control": {"drawn": False, "flip": share(0.0)}},
     "against": None, "time": "t",
-}  # fmt: skip
+}
 
 
 def written(out, **changes):
@@ -104,7 +107,7 @@ def test_results_are_read_with_the_accuracy_of_the_benchmark(tmp_path):
         written(tmp_path / "a"),
         written(tmp_path / "b", consistency=None, judge={"model": "gpt", "url": "http://x"}, benchmark="records",
                 data="/home/me/photos:eval"),
-    ])  # fmt: skip
+    ])
     assert (first.accuracy.mean, first.macro, first.partial, first.judge) == (0.5, True, True, None)
     assert first.consistency.flip.mean == 0.4 and first.consistency.control.mean == 0.0
     assert second.consistency is None and second.judge == "gpt" and second.benchmark == "records photos:eval"
@@ -113,7 +116,7 @@ def test_results_are_read_with_the_accuracy_of_the_benchmark(tmp_path):
 @pytest.mark.parametrize("changes", [
     {"figures": {}}, {"figures": None}, {"model": {"name": "m"}}, {"consistency": {"questions": 2}},
     {"judge": {"url": ""}}, {"figures": {**RESULT["figures"], "macro": 0.5}},
-])  # fmt: skip
+])
 def test_what_are_no_results_is_refused(tmp_path, changes):
     with pytest.raises(InputError, match="evaluate again"):
         provenance.results([written(tmp_path / "a", **changes)])

@@ -12,8 +12,9 @@ from PIL import Image
 
 from configs import base
 from models import qwen2_5_vl as qwen
-from perl_jax import scratch, usage
-from perl_jax.prompts import Prompts
+from models.qwen2_5_vl import from_scratch
+from perl_jax.exporting import usage_snippets
+from perl_jax.records.prompts import Prompts
 
 SYSTEM, INSTRUCTION = "It's \"you\", who\nlooks.", "Think in `<think>`, then\n\\boxed{} $(it)."
 SIZES = tiny_run.config().scratch.to_dict()
@@ -22,7 +23,7 @@ SIZES = tiny_run.config().scratch.to_dict()
 @pytest.fixture(scope="module")
 def processor(tmp_path_factory):
     path = tmp_path_factory.mktemp("processor")
-    scratch.make_processor(path, SIZES, [usage.QUESTION])
+    from_scratch.make_processor(path, SIZES, [usage_snippets.QUESTION])
     return qwen.Processor.from_pretrained(path)
 
 
@@ -46,28 +47,28 @@ def words_of(command: str) -> list[str]:
 
 @pytest.mark.parametrize("adapter", [False, True])
 def test_code_for_transformers_holds_the_texts(asked, plain, adapter):
-    code = usage.transformers(asked, 77, adapter)
+    code = usage_snippets.transformers(asked, 77, adapter)
     assert {SYSTEM, "\n" + INSTRUCTION, 77} <= constants(code)
     assert ("peft" in code) == adapter
-    assert "system" not in constants(usage.transformers(plain, 77, adapter))
+    assert "system" not in constants(usage_snippets.transformers(plain, 77, adapter))
 
 
 def test_the_example_is_the_prompt_of_training(asked, plain):
     """But that a picture has as many tokens as its merged patches."""
     for shown in (asked, plain):
-        record = {"id": "x", "question": "<image><image>" + usage.QUESTION, "images": [tiny.picture(28, 28, 0)] * 2}
+        record = {"id": "x", "question": "<image><image>" + usage_snippets.QUESTION, "images": [tiny.picture(28, 28, 0)] * 2}
         ids, _ = shown.encode(record)
-        assert shown.processor.encode(usage.example(shown)) == ids  # these pictures have one token each
+        assert shown.processor.encode(usage_snippets.example(shown)) == ids  # these pictures have one token each
 
 
 def test_a_prompt_holds_as_many_pictures_as_it_has_tokens_for(asked):
-    assert usage.most_pictures(asked) == 300 // 4
-    assert usage.most_pictures(Prompts(asked.processor, "", "", 784, 10**9, 300)) == 1
-    assert usage.most_pictures(Prompts(asked.processor, "", "", 1, 27 * 28, 300)) == 300
+    assert usage_snippets.most_pictures(asked) == 300 // 4
+    assert usage_snippets.most_pictures(Prompts(asked.processor, "", "", 784, 10**9, 300)) == 1
+    assert usage_snippets.most_pictures(Prompts(asked.processor, "", "", 1, 27 * 28, 300)) == 300
 
 
 def test_the_vllm_server_gets_the_limits(asked):
-    words = words_of(usage.vllm_server(asked, 50))
+    words = words_of(usage_snippets.vllm_server(asked, 50))
     flags = dict(zip(words[3::2], words[4::2], strict=True))
     assert words[:3] == ["vllm", "serve", "$MODEL"]
     assert json.loads(flags["--mm-processor-kwargs"]) == asked.limits
@@ -81,13 +82,13 @@ def test_the_vllm_client_asks_greedily_with_the_texts(asked, tmp_path, monkeypat
         Image.fromarray(tiny.picture(28, 28, 0)).save(name)
     with FakeEndpoint(lambda request: "2") as server:
         names = {}
-        exec(usage.vllm_client(asked, 50).replace("http://localhost:8000/v1", server.url), names)
+        exec(usage_snippets.vllm_client(asked, 50).replace("http://localhost:8000/v1", server.url), names)
     [request] = server.requests
     system, user = request["messages"]
     assert names["answer"] == "2" and request["temperature"] == 0 and request["max_tokens"] == 50
     assert system == {"role": "system", "content": SYSTEM}
     assert [part["type"] for part in user["content"]] == ["image_url", "image_url", "text"]
-    assert user["content"][2]["text"] == f"{usage.QUESTION}\n{INSTRUCTION}"
+    assert user["content"][2]["text"] == f"{usage_snippets.QUESTION}\n{INSTRUCTION}"
 
 
 def split(arguments: str) -> dict[str, str]:
@@ -106,24 +107,24 @@ def split(arguments: str) -> dict[str, str]:
 
 
 def test_lmms_eval_gets_its_arguments_whole(asked, processor):
-    words = words_of(usage.lmms_eval(asked, 50))
+    words = words_of(usage_snippets.lmms_eval(asked, 50))
     assert words[:5] == ["python", "-m", "lmms_eval", "--model", "qwen2_5_vl"] and "--force_simple" in words
     found = split(words[words.index("--model_args") + 1])
     assert found == {
         "pretrained": "$MODEL", "min_pixels": "784", "max_pixels": "3136",
         "system_prompt": '"' + SYSTEM.replace('"', '\\"') + '"', "reasoning_prompt": rf'\n"{INSTRUCTION}"',
-    }  # fmt: skip
+    }
     simple = Prompts(processor, "", "Answer in \\boxed{}.", 784, 3136, 300)
-    words = words_of(usage.lmms_eval(simple, 50))
+    words = words_of(usage_snippets.lmms_eval(simple, 50))
     found = split(words[words.index("--model_args") + 1])
     assert found["reasoning_prompt"] == "\\nAnswer in \\boxed{}." and "system_prompt" not in found
 
 
 def test_vlmevalkit_gets_limits_and_texts(asked, plain):
-    model = json.loads(usage.vlmevalkit(asked, 50))["model"]["perl-qwen2.5-vl"]
+    model = json.loads(usage_snippets.vlmevalkit(asked, 50))["model"]["perl-qwen2.5-vl"]
     assert model["system_prompt"] == f"{SYSTEM}\n{INSTRUCTION}" and model["max_new_tokens"] == 50
     assert asked.limits.items() <= model.items() and not model["use_custom_prompt"]
-    assert "system_prompt" not in json.loads(usage.vlmevalkit(plain, 50))["model"]["perl-qwen2.5-vl"]
+    assert "system_prompt" not in json.loads(usage_snippets.vlmevalkit(plain, 50))["model"]["perl-qwen2.5-vl"]
 
 
 def test_the_docs_show_what_a_card_does(processor):
@@ -131,5 +132,5 @@ def test_the_docs_show_what_a_card_does(processor):
     config = base.get_config()
     shown, longest = Prompts(processor, **config.prompt), config.sampling.max_new_tokens
     text = (tiny_run.REPOSITORY / "perl_jax" / "benchmarks" / "README.md").read_text()
-    for command in (usage.vllm_server, usage.lmms_eval, usage.vlmevalkit):
+    for command in (usage_snippets.vllm_server, usage_snippets.lmms_eval, usage_snippets.vlmevalkit):
         assert command(shown, longest) in text, command.__name__

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from perl_jax import filter_report, selection
-from perl_jax.selection import Candidate
+from perl_jax.filtering import filter_report, selection
+from perl_jax.filtering.selection import Candidate
 
 BAND = {"low": 0.1, "high": 0.9, "target": 0.38}
 
@@ -13,7 +13,7 @@ BAND = {"low": 0.1, "high": 0.9, "target": 0.38}
 def some(sources: int, each: int = 30) -> list[Candidate]:
     rng = np.random.default_rng(0)
     return [Candidate(f"{s}-{i}", f"source {s}", None if i == 0 else float(rng.integers(0, 11)) / 10)
-            for s in range(sources) for i in range(each + s)]  # fmt: skip
+            for s in range(sources) for i in range(each + s)]
 
 
 @pytest.mark.parametrize("sources", [1, 3])
@@ -35,7 +35,7 @@ def test_the_table_adds_up(sources):
     ([0.8] * 3000 + [0.3] * 2, "too many are easy, and the furthest off are thinned to 2% already"),
     ([0.3, 0.6, 0.6], "the records are too few to come nearer"),
     ([0.0, 1.0], "no record is kept"),
-])  # fmt: skip
+])
 def test_why_a_target_is_missed(accuracies, why):
     records = [Candidate(str(i), "mine", accuracy) for i, accuracy in enumerate(accuracies)]
     [line] = filter_report.shortfalls(records, selection.select(records, **BAND), 0.38)

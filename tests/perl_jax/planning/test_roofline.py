@@ -4,7 +4,8 @@ import pytest
 import tiny_run
 
 from models import qwen2_5_vl as qwen
-from perl_jax import flops, roofline
+from perl_jax.engine import flops
+from perl_jax.planning import roofline
 
 SIZES = qwen.Config.published("3B")
 DEVICE = flops.DEVICES["TPU v5"]
@@ -16,7 +17,7 @@ def config(**changes):
     return tiny_run.config(**{
         "questions": 8, "n_s": 0, "rollouts": 2, "micro_batch.row_tokens": 2000, "micro_batch.rows": 8,
         "prompt.max_tokens": 1000, "remat": True, "optimizer.steps_per_batch": 1, "loss.kl_coef": 0.0, **changes,
-    })  # fmt: skip
+    })
 
 
 def test_seconds_follow_the_work():

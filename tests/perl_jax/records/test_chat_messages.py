@@ -6,7 +6,7 @@ import json
 import pytest
 
 from models.errors import InputError
-from perl_jax import conversations
+from perl_jax.records import chat_messages
 
 IMAGE = {"type": "image", "image": "a.png"}
 
@@ -16,7 +16,7 @@ def user(content):
 
 
 def test_doctests():
-    assert doctest.testmod(conversations).failed == 0
+    assert doctest.testmod(chat_messages).failed == 0
 
 
 @pytest.mark.parametrize(("messages", "text", "pictures"), [
@@ -25,9 +25,9 @@ def test_doctests():
     (json.dumps([user([IMAGE, {"type": "text", "text": "What?"}])]), "<image>What?", [IMAGE]),
     ([user([{"type": "text", "text": "Is ", "image": None}, {"type": "image", "text": None, "image": None},
             {"type": "text", "text": " it?"}])], "Is <image> it?", []),  # Parquet fills up what a part has not
-])  # fmt: skip
+])
 def test_forms(messages, text, pictures):
-    assert conversations.question(messages) == (text, pictures)
+    assert chat_messages.question(messages) == (text, pictures)
 
 
 @pytest.mark.parametrize(("messages", "words"), [
@@ -36,11 +36,11 @@ def test_forms(messages, text, pictures):
     ([user("a"), {"role": "assistant", "content": "b"}, user("c")], "'user', 'assistant', 'user'"),
     ([user(None)], "NoneType"), ([user([{"type": "video"}])], "video"), ([user(["a"])], "type None"),
     ([user([IMAGE, {"type": "image"}])], "1 of the 2"), ([user("a\0")], "NUL"), ("[" * 100_000, "no JSON"),
-])  # fmt: skip
+])
 def test_other_forms_are_named(messages, words):
     with pytest.raises(InputError, match=words):
-        conversations.question(messages)
+        chat_messages.question(messages)
 
 
 def test_option_letters():
-    assert conversations.option_letters("A dog?\n(A) yes\n B. no\nC、x\nD: y\nE z\nAB. w") == set("ABCD")
+    assert chat_messages.option_letters("A dog?\n(A) yes\n B. no\nC、x\nD: y\nE z\nAB. w") == set("ABCD")

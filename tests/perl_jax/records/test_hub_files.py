@@ -14,7 +14,7 @@ import pytest
 from public_files import STRUCT, jsonl, parquet, png, zipped
 
 from models.errors import InputError
-from perl_jax import snapshot
+from perl_jax.records import hub_files
 
 
 def read(pictures, value):
@@ -35,19 +35,19 @@ def test_one_row_is_the_same_in_every_format(tmp_path):
     (tmp_path / "a.json").write_text(json.dumps([row] * 3))
     files = [jsonl(tmp_path / "a.jsonl", *[row] * 3), tmp_path / "a.json", parquet(tmp_path / "a.parquet", [row] * 3)]
     for file in files:
-        assert list(snapshot.rows(file)) == [(1, row), (2, row), (3, row)]
+        assert list(hub_files.rows(file)) == [(1, row), (2, row), (3, row)]
 
 
 def test_a_bad_line_is_one_row(tmp_path):
     lines = {"n": 1}, b'{"n": 2', b"", b"\xff\xfe", [3], b"[" * 100_000, b'{"n": ' + b"9" * 5000, {"n": 8}
-    rows = list(snapshot.rows(jsonl(tmp_path / "a.jsonl", *lines)))
+    rows = list(hub_files.rows(jsonl(tmp_path / "a.jsonl", *lines)))
     assert [number for number, _ in rows] == [1, 2, 4, 5, 6, 7, 8]  # an empty line is none
     assert [row for _, row in rows if not isinstance(row, InputError)] == [{"n": 1}, {"n": 8}]
     assert "line 2 is not JSON" in str(rows[1][1]) and "list" in str(rows[3][1])
 
 
 def test_a_byte_order_mark_is_no_text(tmp_path):
-    assert list(snapshot.rows(jsonl(tmp_path / "a.jsonl", b'\xef\xbb\xbf{"n": 1}'))) == [(1, {"n": 1})]
+    assert list(hub_files.rows(jsonl(tmp_path / "a.jsonl", b'\xef\xbb\xbf{"n": 1}'))) == [(1, {"n": 1})]
 
 
 def test_what_is_broken_in_parquet_costs_its_group_of_rows(tmp_path):
@@ -58,7 +58,7 @@ def test_what_is_broken_in_parquet_costs_its_group_of_rows(tmp_path):
     middle, content = column.data_page_offset + column.total_compressed_size // 2, bytearray(path.read_bytes())
     content[middle : middle + 40] = b"x" * 40
     path.write_bytes(content)
-    rows = list(snapshot.rows(path))
+    rows = list(hub_files.rows(path))
     assert [number for number, _ in rows] == [1, *range(101, 201)]
     assert "rows 1 to 100" in str(rows[0][1]) and rows[1][1] == {"text": "100 " * 50}
 
@@ -69,9 +69,9 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path):
     (tmp_path / "object.json").write_text('{"n": 1}')
     (tmp_path / "rows.csv").write_text("n\n1\n")
     for name, words in (("half.parquet", "again"), ("lines.json", ".jsonl"), ("object.json", "list of rows"),
-                        ("rows.csv", ".parquet"), ("none.jsonl", "no such file")):  # fmt: skip
+                        ("rows.csv", ".parquet"), ("none.jsonl", "no such file")):
         with pytest.raises(InputError, match=words) as caught:
-            list(snapshot.rows(tmp_path / name))
+            list(hub_files.rows(tmp_path / name))
         assert name in str(caught.value) and "\n" not in str(caught.value)
 
 
@@ -79,7 +79,7 @@ def test_parquet_is_read_in_parts(tmp_path):
     """The first row comes before the rest is in memory."""
     path = parquet(tmp_path / "a.parquet", [{"data": bytes(1 << 18)}] * 400)  # 100 MiB
     before = pyarrow.total_allocated_bytes()
-    rows = snapshot.rows(path)
+    rows = hub_files.rows(path)
     next(rows)
     assert pyarrow.total_allocated_bytes() - before < 50 << 20
 
@@ -87,14 +87,14 @@ def test_parquet_is_read_in_parts(tmp_path):
 @pytest.mark.parametrize("value", ["a\0b", "\ud800", 3, None, b"a"])
 def test_what_is_no_text(value):
     with pytest.raises(InputError, match=r"^it "):
-        snapshot.text(value, "it")
+        hub_files.text(value, "it")
 
 
 def test_numbers_as_text():
-    assert [snapshot.plain(value, "it") for value in (3, 0.5, "x")] == ["3", "0.5", "x"]
+    assert [hub_files.plain(value, "it") for value in (3, 0.5, "x")] == ["3", "0.5", "x"]
     for value in (float("nan"), True, None, []):
         with pytest.raises(InputError, match=r"^it "):
-            snapshot.plain(value, "it")
+            hub_files.plain(value, "it")
 
 
 # Pictures
@@ -105,7 +105,7 @@ def test_every_way_to_give_a_picture(tmp_path):
     (tmp_path / "sub dir").mkdir()
     (tmp_path / "sub dir" / "a.png").write_bytes(data)
     (tmp_path / ("a" * 64)).write_bytes(other)  # might be base64, but no picture
-    pictures, text = snapshot.Pictures(tmp_path), base64.b64encode(data).decode()
+    pictures, text = hub_files.Pictures(tmp_path), base64.b64encode(data).decode()
     for value in (
         "sub dir/a.png", "./sub dir/a.png", str(tmp_path / "sub dir/a.png"), f"file://{tmp_path}/sub%20dir/a.png",
         data, text, f"data:image/png;base64,{text}", text[:40] + "\n" + text[40:],
@@ -117,7 +117,7 @@ def test_every_way_to_give_a_picture(tmp_path):
 
 
 def test_nothing_is_read_before_it_is_asked_for(tmp_path):
-    picture = snapshot.Pictures(tmp_path).picture("a.png")
+    picture = hub_files.Pictures(tmp_path).picture("a.png")
     (tmp_path / "a.png").write_bytes(png())
     assert picture() == png()
     (tmp_path / "a.png").unlink()
@@ -132,14 +132,14 @@ def test_paths_that_leave_the_folder(tmp_path):
     os.symlink(tmp_path / "a.png", folder / "link.png")
     os.symlink(tmp_path, folder / "up")
     os.mkfifo(folder / "pipe.png")
-    for pictures in (snapshot.Pictures(folder), snapshot.Pictures(folder, [])):
+    for pictures in (hub_files.Pictures(folder), hub_files.Pictures(folder, [])):
         refused(pictures, "../a.png", "climbs")
         refused(pictures, "x/../../a.png", "climbs")
         refused(pictures, "link.png", "outside")
         refused(pictures, "up/a.png", "outside")
         refused(pictures, "pipe.png", "not in")
         refused(pictures, "none.png", "not in")
-    refused(snapshot.Pictures(folder), str(tmp_path / "a.png"), "outside")
+    refused(hub_files.Pictures(folder), str(tmp_path / "a.png"), "outside")
 
 
 @pytest.mark.parametrize(("value", "words"), [
@@ -147,16 +147,16 @@ def test_paths_that_leave_the_folder(tmp_path):
     (7, "int"), ({}, "NoneType"), ({"bytes": None, "path": None}, "NoneType"), (["a.png"], "list"), ("a\0.png", "not"),
     ("\ud800.png", "not"), ("a" * 100_000, "not in"),
     ("data:image/png;base64,%%%", "base64"), ("data:text/plain,hi", "data:"),
-])  # fmt: skip
+])
 def test_values_that_are_no_picture(tmp_path, value, words):
-    refused(snapshot.Pictures(tmp_path), value, words)
+    refused(hub_files.Pictures(tmp_path), value, words)
 
 
 def test_zips_are_searched_as_given_then_by_tail(tmp_path):
     members = {"train_images/nights/1.png": png(1), "other/nights/1.png": png(2), "2.png": png(3), "dir/": b""}
     first = zipped(tmp_path / "a.zip", members)
     second = zipped(tmp_path / "b.zip", {"more/3.png": png(4), "2.png": png(5)})
-    pictures = snapshot.Pictures(tmp_path, [first, second])
+    pictures = hub_files.Pictures(tmp_path, [first, second])
     assert read(pictures, "other/nights/1.png") == png(2)
     assert read(pictures, "train_images/nights/1.png") == png(1)
     assert read(pictures, "3.png") == png(4)
@@ -171,10 +171,10 @@ def test_zips_are_searched_as_given_then_by_tail(tmp_path):
 def test_published_pictures_may_be_unpacked(tmp_path):
     (tmp_path / "train_images" / "deep").mkdir(parents=True)
     (tmp_path / "train_images" / "deep" / "1.png").write_bytes(png(1))
-    pictures = snapshot.Pictures(tmp_path, [])
+    pictures = hub_files.Pictures(tmp_path, [])
     for path in ("train_images/deep/1.png", "deep/1.png", "file:///mnt/theirs/images/deep/1.png"):
         assert read(pictures, path) == png(1)
-    refused(snapshot.Pictures(tmp_path), "deep/1.png", "not in")  # a person's own path means what it says
+    refused(hub_files.Pictures(tmp_path), "deep/1.png", "not in")  # a person's own path means what it says
 
 
 def test_bad_zips_and_members(tmp_path, monkeypatch):
@@ -184,32 +184,32 @@ def test_bad_zips_and_members(tmp_path, monkeypatch):
     content = bytearray(file.read_bytes())
     content[start + 60] ^= 255
     file.write_bytes(content)
-    pictures = snapshot.Pictures(tmp_path, [file])
+    pictures = hub_files.Pictures(tmp_path, [file])
     refused(pictures, "../out.png", "climbs")
     refused(pictures, "out.png", "not in")
     refused(pictures, "abs.png", "not in")
     refused(pictures, "bad.png", "cannot be unpacked")
-    monkeypatch.setattr(snapshot, "MAX_BYTES", 100)
+    monkeypatch.setattr(hub_files, "MAX_BYTES", 100)
     refused(pictures, "big.png", "at most 100")
     (tmp_path / "b.zip").write_bytes(content[:50])
     with pytest.raises(InputError, match=r"b\.zip cannot be opened.*again"):
-        snapshot.Pictures(tmp_path, [tmp_path / "b.zip"])
+        hub_files.Pictures(tmp_path, [tmp_path / "b.zip"])
 
 
 def test_zips_are_found_by_their_listing(tmp_path):
     zips = [zipped(tmp_path / f"train_images{part}.zip", {}) for part in ("", "_part1", "_part2")]
-    assert snapshot.image_zips(tmp_path) == zips[:1]
+    assert hub_files.image_zips(tmp_path) == zips[:1]
     (tmp_path / "train_images_zips.txt").write_text("train_images_part1.zip\ntrain_images_part2.zip\nnot_here.zip\n")
-    assert snapshot.image_zips(tmp_path) == zips[1:]
-    assert snapshot.image_zips(tmp_path, "val") == []
+    assert hub_files.image_zips(tmp_path) == zips[1:]
+    assert hub_files.image_zips(tmp_path, "val") == []
 
 
 def test_parquet_structs_hold_pictures(tmp_path):
     schema = pyarrow.schema([("image", STRUCT)])
     (tmp_path / "a.png").write_bytes(png(1))
     rows = [{"image": {"bytes": png(2), "path": "a.png"}}, {"image": {"path": "a.png"}}]
-    path, pictures = parquet(tmp_path / "a.parquet", rows, schema), snapshot.Pictures(tmp_path)
-    assert [read(pictures, row["image"]) for _, row in snapshot.rows(path)] == [png(2), png(1)]
+    path, pictures = parquet(tmp_path / "a.parquet", rows, schema), hub_files.Pictures(tmp_path)
+    assert [read(pictures, row["image"]) for _, row in hub_files.rows(path)] == [png(2), png(1)]
 
 
 def test_a_download_without_a_network_is_one_line(tmp_path, monkeypatch):
@@ -217,13 +217,13 @@ def test_a_download_without_a_network_is_one_line(tmp_path, monkeypatch):
 
     fetch = mock.Mock()
     monkeypatch.setattr(huggingface_hub, "snapshot_download", fetch)
-    snapshot.download("them/set", tmp_path, ["a/*"], "script")
+    hub_files.download("them/set", tmp_path, ["a/*"], "script")
     fetch.assert_called_once_with(
         "them/set", repo_type="dataset", revision="script", local_dir=tmp_path, allow_patterns=["a/*"])
     for error in (RuntimeError("no\nname"), huggingface_hub.errors.LocalEntryNotFoundError("no network")):
         monkeypatch.setattr(huggingface_hub, "snapshot_download", mock.Mock(side_effect=error))
         with pytest.raises(InputError, match=r"hf download them/set .*--revision script --include 'a/\*'") as caught:
-            snapshot.download("them/set", tmp_path, ["a/*"], "script")
+            hub_files.download("them/set", tmp_path, ["a/*"], "script")
         assert "\n" not in str(caught.value)
 
 

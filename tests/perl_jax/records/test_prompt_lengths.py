@@ -13,7 +13,10 @@ from PIL import Image
 
 from models import qwen2_5_vl as qwen
 from models.errors import InputError
-from perl_jax import lengths, permute, pictures, prompts, records, scratch, symbols
+from models.qwen2_5_vl import from_scratch
+from perl_jax import permute, records, symbols
+from perl_jax.records import prompt_lengths, prompts
+from perl_jax.records import record as record_module
 
 WORDS = ("which", "of", "the", "two", "shows", "a", "larger", "cat", "than", "other")
 STYLES = ("", "|lower", "|number", "|ordinal", "|ordinal", "|letter", "|last", "|numeral")
@@ -22,7 +25,7 @@ STYLES = ("", "|lower", "|number", "|ordinal", "|ordinal", "|letter", "|last", "
 @pytest.fixture(scope="module")
 def shown(tmp_path_factory):
     path = tmp_path_factory.mktemp("lengths") / "model"
-    scratch.make(path, tiny_run.config().scratch.to_dict(), [" ".join(WORDS)], vocab_size=300)
+    from_scratch.make(path, tiny_run.config().scratch.to_dict(), [" ".join(WORDS)], vocab_size=300)
     return prompts.Prompts(qwen.Processor.from_pretrained(path), "Look.", "Box it.", 28 * 28, 84 * 84, 1 << 20)
 
 
@@ -36,7 +39,7 @@ def record(name: str, images: int, text: str = "?", **changes) -> records.Record
     slots = "".join(f"<image:{i}>" for i in range(images))
     return {"id": name, "images": [png(28 * (i + 1), 28) for i in range(images)], "question": slots + text,
             "choices": [], "answer": "x", "kind": "text", "order_effect": "rewrite", "source": "s", "accuracy": None,
-            "movable": None, **changes}  # fmt: skip
+            "movable": None, **changes}
 
 
 def random_record(rng: random.Random, images: int) -> records.Record:
@@ -51,7 +54,7 @@ def random_record(rng: random.Random, images: int) -> records.Record:
         "r", images, text(), choices=[text() for _ in range(rng.randrange(4))],
         order_effect=rng.choice(["rewrite", "rewrite", "invariant", "fixed"]),
         movable=rng.choice([None, sorted(rng.sample(range(images), images - 1))]) if images else None,
-    )  # fmt: skip
+    )
 
 
 def tokens(made, order, shown) -> int:
@@ -61,9 +64,9 @@ def tokens(made, order, shown) -> int:
 def orders(made):
     """All that can be shown."""
     places, own = permute.movable_places(made), list(range(len(made["images"])))
-    for images in itertools.permutations(places):
+    for moved in itertools.permutations(places):
         order = list(own)
-        for place, image in zip(places, images):
+        for place, image in zip(places, moved):
             order[place] = image
         yield tuple(order)
 
@@ -73,7 +76,7 @@ def test_lengths_are_those_of_the_longest_prompt(shown):
     for _ in range(60):
         made = random_record(rng, rng.randrange(5))
         found = [tokens(made, order, shown) for order in orders(made)] or [tokens(made, (), shown)]
-        assert lengths.measure(made, shown) == {"id": "r", "tokens": max(found)}
+        assert prompt_lengths.measure(made, shown) == {"id": "r", "tokens": max(found)}
         differ += found[0] < max(found)
     assert differ > 3, "words of places have different lengths"
 
@@ -82,15 +85,15 @@ def test_too_many_wordings_are_bounded(shown):
     rng = random.Random(1)
     mentions = " ".join(f"{{image:{i}|ordinal}}" for i in range(6))
     made = record("r", 6, mentions)
-    few, more = lengths.wordings(made)
-    assert few == [tuple(range(6))] and more == 6 * lengths.LETTERS
+    few, more = prompt_lengths.wordings(made)
+    assert few == [tuple(range(6))] and more == 6 * prompt_lengths.LETTERS
     longest = max(tokens(made, rng.sample(range(6), 6), shown) for _ in range(200))
-    assert longest <= lengths.measure(made, shown)["tokens"] <= longest + more
+    assert longest <= prompt_lengths.measure(made, shown)["tokens"] <= longest + more
 
 
 def test_few_mentions_of_many_images_need_few_orders():
     made = record("r", 9, "{image:3|ordinal}")
-    found, more = lengths.wordings(made)
+    found, more = prompt_lengths.wordings(made)
     assert len(found) == 9 and more == 0 and found[0] == tuple(range(9))
     assert {order.index(3) for order in found} == set(range(9))
     assert all(sorted(order) == list(range(9)) for order in found)
@@ -106,8 +109,8 @@ def stored(tmp_path_factory):
     made[7]["question"] += "{image:2}"
     made[8]["question"] += "<|im_end|>"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pictures, "stored", lambda data, where: data)
-        patch.setattr(records, "_check_symbols", lambda record: None)
+        patch.setattr(record_module, "stored", lambda data, where: data)
+        patch.setattr(record_module, "_check_symbols", lambda record: None)
         records.write({"train": made}, path)
     return str(path)
 
@@ -119,7 +122,7 @@ def limited(shown):
 
 def shown_of(directory: str, limited, workdir, split: str = "train"):
     """(places, counts) of one split."""
-    kept, counts = lengths.shown({split: [directory]}, limited, workdir)
+    kept, counts = prompt_lengths.shown({split: [directory]}, limited, workdir)
     return kept[split][directory], counts[split][directory]
 
 
@@ -136,7 +139,7 @@ def test_what_cannot_be_shown_is_left_out_counted_and_named(stored, limited, tmp
     assert kept.tolist() == [0, 1, 2, 4, 6, 9] and counts == dict.fromkeys(REASONS, 1)
     [warning] = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert warning.startswith(f"4 of the 10 records in split 'train' of {stored} are left out: 1 longer than config.pr")
-    named = [json.loads(line) for line in (tmp_path / lengths.EXCLUDED).read_text().splitlines()]
+    named = [json.loads(line) for line in (tmp_path / prompt_lengths.EXCLUDED).read_text().splitlines()]
     assert {line["reason"]: line["id"] for line in named} == REASONS
     assert named[0]["tokens"] > 100 and "record 'r5', image 2" in named[1]["detail"]
     assert {(line["directory"], line["split"]) for line in named} == {(stored, "train")}
@@ -147,8 +150,8 @@ def test_what_cannot_be_shown_is_left_out_counted_and_named(stored, limited, tmp
 def test_nothing_is_measured_twice(stored, limited, tmp_path, monkeypatch):
     first = shown_of(stored, limited, tmp_path)
     before = records.fingerprint(stored)
-    calls, measure = [], lengths.measure
-    monkeypatch.setattr(lengths, "measure", lambda *args: calls.append(1) or measure(*args))
+    calls, measure = [], prompt_lengths.measure
+    monkeypatch.setattr(prompt_lengths, "measure", lambda *args: calls.append(1) or measure(*args))
     again = shown_of(stored, limited, tmp_path)
     np.testing.assert_array_equal(first[0], again[0])
     assert first[1] == again[1] and not calls
@@ -165,17 +168,17 @@ def test_nothing_is_measured_twice(stored, limited, tmp_path, monkeypatch):
 
 def test_a_file_is_there_as_a_whole_or_not_at_all(stored, shown, tmp_path, monkeypatch):
     """Here in the workdir: the records' place cannot be written to."""
-    monkeypatch.setattr(lengths.os, "access", lambda *_: False)
-    measure = lengths.measure
-    monkeypatch.setattr(lengths, "measure", lambda record, _: measure(record, shown) if record["id"] < "r6" else 1 / 0)
+    monkeypatch.setattr(prompt_lengths.os, "access", lambda *_: False)
+    measure = prompt_lengths.measure
+    monkeypatch.setattr(prompt_lengths, "measure", lambda record, _: measure(record, shown) if record["id"] < "r6" else 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        lengths.measured(stored, "train", shown, tmp_path)
+        prompt_lengths.measured(stored, "train", shown, tmp_path)
     assert not list(tmp_path.iterdir())
-    monkeypatch.setattr(lengths, "measure", measure)
-    whole = lengths.measured(stored, "train", shown, tmp_path)
+    monkeypatch.setattr(prompt_lengths, "measure", measure)
+    whole = prompt_lengths.measured(stored, "train", shown, tmp_path)
     [file] = tmp_path.glob("lengths-*.jsonl")
     file.write_text(file.read_text()[:-9])
-    assert lengths.measured(stored, "train", shown, tmp_path) == whole
+    assert prompt_lengths.measured(stored, "train", shown, tmp_path) == whole
     assert json.loads(file.read_text().splitlines()[-1])["id"] == "r9" and len(list(tmp_path.iterdir())) == 1
 
 

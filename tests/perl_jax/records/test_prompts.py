@@ -10,9 +10,10 @@ import tiny_run
 from PIL import Image
 
 from models import qwen2_5_vl as qwen
+from models import image_files
 from models.errors import InputError
-from models.qwen2_5_vl import images
-from perl_jax import prompts, scratch
+from models.qwen2_5_vl import from_scratch, images
+from perl_jax.records import prompts
 
 RECORD = {"id": "cats-7", "question": "<image>Which is it?", "choices": ["a cat", "a dog"]}
 
@@ -20,7 +21,7 @@ RECORD = {"id": "cats-7", "question": "<image>Which is it?", "choices": ["a cat"
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory):
     path = tmp_path_factory.mktemp("prompts") / "model"
-    scratch.make(path, tiny_run.config().scratch.to_dict(), ["Which is it? cat dog image"], vocab_size=300)
+    from_scratch.make(path, tiny_run.config().scratch.to_dict(), ["Which is it? cat dog image"], vocab_size=300)
     return path
 
 
@@ -139,6 +140,6 @@ def test_a_broken_picture_is_found_by_whom_it_is_at_home_with(asked):
 def test_what_is_prepared_is_not_decoded_again(asked, monkeypatch):
     [picture] = prompts.opened({"id": "r", "images": [png(80, 60)]})["images"]
     assert asked.prepare([[picture]], 1, {0}) == [None]
-    monkeypatch.setattr(images, "open_image", None)
+    monkeypatch.setattr(image_files, "open_image", None)
     patches, grid = images.patches(picture, asked.processor.vision, **asked.limits)
     assert patches.shape == (8, 1176) and grid == (1, 2, 4)

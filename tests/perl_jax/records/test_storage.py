@@ -158,7 +158,7 @@ def test_opening_what_is_not_there(tmp_path):
 
 def test_fingerprint_follows_content_not_place(tmp_path):
     for name, changes in (("a", {}), ("b", {}), ("c", {"answer": "3"}), ("e", {"captions": ["x", "y"]}),
-                          ("f", {"captions": ["y", "x"]})):  # fmt: skip
+                          ("f", {"captions": ["y", "x"]})):
         records.write({"train": [record(i, **changes) for i in range(3)]}, tmp_path / name)
     (tmp_path / "b").rename(tmp_path / "d")
     prints = {name: records.fingerprint(tmp_path / name) for name in "acdef"}

@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 
 from models.errors import InputError
-from perl_jax import pipeline, records
+from perl_jax import records
+from perl_jax.records.stream import Stream, first_of, having, open_parts, sources
 
 
 def write(directory, name, count):
@@ -39,7 +40,7 @@ def ids(taken):
 
 
 def test_every_record_once_an_epoch_in_an_order_of_its_own(sets):
-    stream = pipeline.Stream(sets["big"], seed=3)
+    stream = Stream(sets["big"], seed=3)
     epochs = []
     for epoch in range(4):
         assert (stream.epoch, stream.position) == (epoch, 23 * epoch)
@@ -49,29 +50,29 @@ def test_every_record_once_an_epoch_in_an_order_of_its_own(sets):
         epochs.append(ids(taken))
     assert all(len(set(epoch)) == 23 for epoch in epochs)
     assert len({tuple(epoch) for epoch in epochs}) == 4
-    assert ids(pipeline.Stream(sets["big"], seed=4).take(23)) not in epochs
+    assert ids(Stream(sets["big"], seed=4).take(23)) not in epochs
 
 
 def test_records_are_those_stored(sets):
     split = records.open_split(sets["big"])
     stored = {record["id"]: record for record in (split[i] for i in range(len(split)))}
-    for record in pipeline.Stream(sets["big"]).take(30):
+    for record in Stream(sets["big"]).take(30):
         extra = {key: record.pop(key) for key in ("epoch", "position")}
         assert record == stored[record["id"]] and extra["epoch"] == extra["position"] // 23
 
 
 def test_the_sizes_of_takes_do_not_matter(sets):
-    whole, parts = pipeline.Stream(sets["big"]).take(60), pipeline.Stream(sets["big"])
+    whole, parts = Stream(sets["big"]).take(60), Stream(sets["big"])
     assert whole == [record for count in (7, 0, 1, 16, 16, 3, 16, 1) for record in parts.take(count)]
 
 
 def test_resume_is_exact_at_any_point(sets):
-    whole = ids(pipeline.Stream(sets["big"], seed=1).take(70))
+    whole = ids(Stream(sets["big"], seed=1).take(70))
     for position in (*range(0, 50, 7), 22, 23, 24):
-        first = pipeline.Stream(sets["big"], seed=1)
+        first = Stream(sets["big"], seed=1)
         first.take(position)
         state = json.loads(json.dumps(first.state()))
-        resumed = pipeline.Stream(sets["big"], seed=1)
+        resumed = Stream(sets["big"], seed=1)
         resumed.restore(state)
         assert ids(resumed.take(20)) == whole[position:position + 20]
         first.take(9)
@@ -81,12 +82,12 @@ def test_resume_is_exact_at_any_point(sets):
 
 def test_processes_share_one_stream(sets):
     mixture = {sets["big"]: 2, sets["small"]: 1}
-    one = pipeline.Stream(mixture, seed=5)
-    two = [pipeline.Stream(mixture, seed=5, process_index=i, process_count=2) for i in range(2)]
+    one = Stream(mixture, seed=5)
+    two = [Stream(mixture, seed=5, process_index=i, process_count=2) for i in range(2)]
     for count in (8, 8, 2, 14):
         assert one.take(count) == [record for stream in two for record in stream.take(count)]
     assert one.state() == two[0].state() == two[1].state()
-    four = [pipeline.Stream(mixture, seed=5, process_index=i, process_count=4) for i in range(4)]
+    four = [Stream(mixture, seed=5, process_index=i, process_count=4) for i in range(4)]
     for stream in four:
         stream.restore(two[1].state())
     assert one.take(8) == [record for stream in four for record in stream.take(8)]
@@ -95,13 +96,13 @@ def test_processes_share_one_stream(sets):
 
 
 def test_a_set_smaller_than_a_batch_repeats(sets):
-    taken = pipeline.Stream(sets["small"]).take(12)
+    taken = Stream(sets["small"]).take(12)
     assert collections.Counter(record["epoch"] for record in taken) == {0: 5, 1: 5, 2: 2}
-    assert set(ids(pipeline.Stream(sets["one"]).take(3))) == {"one0"}
+    assert set(ids(Stream(sets["one"]).take(3))) == {"one0"}
 
 
 def test_mixture_keeps_its_weights_and_each_set_its_epochs(sets):
-    taken = pipeline.Stream({sets["big"]: 3, sets["small"]: 1}).take(92)
+    taken = Stream({sets["big"]: 3, sets["small"]: 1}).take(92)
     by_source = collections.defaultdict(list)
     for record in taken:
         by_source[record["source"]].append(record)
@@ -118,7 +119,7 @@ KEPT = {"big": np.array([0, 2, 3, 5, 7, 11, 13, 17, 19]), "small": np.array([1, 
 def test_only_what_is_kept_is_drawn_the_same_by_any_number_of_processes(sets):
     """Of a mixture, resumed in the middle by another number of processes than had begun."""
     mixture, kept = {sets["big"]: 22, sets["small"]: 36}, {sets[name]: places for name, places in KEPT.items()}
-    whole = pipeline.Stream(mixture, seed=7, kept=kept).take(96)
+    whole = Stream(mixture, seed=7, kept=kept).take(96)
     by_set = collections.Counter(record["source"] for record in whole)
     assert abs(by_set["big"] - 96 * 22 / 58) < 1 and by_set.total() == 96
     for number, (name, places) in enumerate(KEPT.items(), start=1):
@@ -127,8 +128,8 @@ def test_only_what_is_kept_is_drawn_the_same_by_any_number_of_processes(sets):
         full = [{identifier for epoch, identifier in drawn if epoch == e} for e in range(by_set[name] // len(places))]
         assert len(full) > 1 and all(ids == {f"{number}:{name}{i}" for i in places} for ids in full)
     for before, after in ((1, 2), (2, 4), (4, 1)):
-        first, then = ([pipeline.Stream(mixture, seed=7, kept=kept, process_index=i, process_count=count)
-                        for i in range(count)] for count in (before, after))  # fmt: skip
+        first, then = ([Stream(mixture, seed=7, kept=kept, process_index=i, process_count=count)
+                        for i in range(count)] for count in (before, after))
         taken = [record for stream in first for record in stream.take(40)]
         for stream in then:
             stream.restore(json.loads(json.dumps(first[-1].state())))
@@ -137,48 +138,48 @@ def test_only_what_is_kept_is_drawn_the_same_by_any_number_of_processes(sets):
 
 def test_nothing_kept_is_refused(sets):
     with pytest.raises(InputError, match=r"no record of split 'train' of .*small can be shown"):
-        pipeline.Stream(sets["small"], kept={sets["small"]: np.array([], int)})
+        Stream(sets["small"], kept={sets["small"]: np.array([], int)})
 
 
 def test_sets_that_share_ids_stay_apart(sets):
     twin = sets["small"] + "/../twin"
     shutil.copytree(sets["small"], twin)
-    drawn = pipeline.Stream({sets["small"]: 1, twin: 1}).take(10)
+    drawn = Stream({sets["small"]: 1, twin: 1}).take(10)
     assert sorted(ids(drawn)) == sorted(f"{number}:small{i}" for number in (1, 2) for i in range(5))
 
 
 def test_records_in_turn_of_those_that_have_the_split(sets, tmp_path):
     directories = [sets["big"], sets["one"], sets["small"]]
-    found = ids(pipeline.first_of(pipeline.open_parts(directories, "train"), 8))
+    found = ids(first_of(open_parts(directories, "train"), 8))
     assert found == ["1:big0", "2:one0", "3:small0", "1:big1", "3:small1", "1:big2", "3:small2", "1:big3"]
-    assert len(list(pipeline.first_of(pipeline.open_parts(directories, "train"), 99))) == 29
+    assert len(list(first_of(open_parts(directories, "train"), 99))) == 29
     held_out = str(tmp_path / "held-out")
-    records.write({"eval": [pipeline.open_parts(directories, "train")[1][0]]}, held_out)
-    assert pipeline.having([*directories, held_out], "eval[:1]") == [held_out]
-    [part] = pipeline.open_parts(directories, "train", {sets["small"]: np.array([3])})
+    records.write({"eval": [open_parts(directories, "train")[1][0]]}, held_out)
+    assert having([*directories, held_out], "eval[:1]") == [held_out]
+    [part] = open_parts(directories, "train", {sets["small"]: np.array([3])})
     assert [part[i]["id"] for i in range(len(part))] == ["3:small3"]
     with pytest.raises(InputError, match=r"has a split 'eval': .*big has train; .*one has train"):
-        pipeline.having(directories, "eval")
+        having(directories, "eval")
 
 
 def test_a_mixture_in_words():
-    assert pipeline.sources("runs/a=1/data") == {"runs/a=1/data": 1.0}
-    assert pipeline.sources("a=22, b=x=36.5") == {"a": 22.0, "b=x": 36.5}
+    assert sources("runs/a=1/data") == {"runs/a=1/data": 1.0}
+    assert sources("a=22, b=x=36.5") == {"a": 22.0, "b=x": 36.5}
     for text in ("a,b", "a=1,b", "a=1,b=", "a=1,=2", "a=1,b=0", "a=1,b=-1", "a=1,b=nan", "a=1,b=inf", "a=1,", "a=x,b=1",
-                 ","):  # fmt: skip
+                 ","):
         with pytest.raises(InputError, match=r"expected DIR, or DIR=WEIGHT,DIR=WEIGHT with weights above 0, which"):
-            pipeline.sources(text)
+            sources(text)
     with pytest.raises(InputError, match="a is named twice"):
-        pipeline.sources("a=1,a=2")
+        sources("a=1,a=2")
 
 
 def test_a_state_of_another_stream_is_refused(sets):
-    state = pipeline.Stream(sets["big"], seed=1).state()
-    for other in (pipeline.Stream(sets["big"], seed=2), pipeline.Stream(sets["small"], seed=1),
-                  pipeline.Stream({sets["big"]: 1, sets["one"]: 1}, seed=1)):
+    state = Stream(sets["big"], seed=1).state()
+    for other in (Stream(sets["big"], seed=2), Stream(sets["small"], seed=1),
+                  Stream({sets["big"]: 1, sets["one"]: 1}, seed=1)):
         with pytest.raises(InputError, match="saved data position"):
             other.restore(state)
-    other = pipeline.Stream(sets["big"], seed=1, kept={sets["big"]: KEPT["big"]})
+    other = Stream(sets["big"], seed=1, kept={sets["big"]: KEPT["big"]})
     with pytest.raises(InputError, match=r"belongs to excluded \['0 of 23 .*now has \['14 of 23 "):
         other.restore(state)
 
@@ -186,10 +187,10 @@ def test_a_state_of_another_stream_is_refused(sets):
 @pytest.mark.parametrize("options", [{"seed": -1}, {"process_index": 2, "process_count": 2}, {"split": "test"}])
 def test_bad_settings_are_named(sets, options):
     with pytest.raises(InputError):
-        pipeline.Stream(sets["big"], **options)
-    for sources in ({}, {sets["big"]: 0}, "/nowhere"):
+        Stream(sets["big"], **options)
+    for none in ({}, {sets["big"]: 0}, "/nowhere"):
         with pytest.raises(InputError):
-            pipeline.Stream(sources)
+            Stream(none)
 
 
 def test_stored_splits_go_to_workers(sets):

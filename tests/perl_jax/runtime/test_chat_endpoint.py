@@ -12,7 +12,7 @@ import pytest
 from fake_endpoint import FakeEndpoint, Reply, asked, completion
 
 from models.errors import InputError
-from perl_jax.endpoint import Endpoint, Failure
+from perl_jax.runtime.chat_endpoint import Endpoint, Failure
 
 
 @pytest.fixture
@@ -182,7 +182,7 @@ def test_lone_surrogates_are_sent_as_question_marks_and_kept_where_the_model_mak
 
 @pytest.mark.parametrize("bad", [
     Reply(500, '{"error": {"message": "CUDA out of memory"}}'), Reply(503, "<html>busy</html>"), Reply(429), Reply(408),
-], ids=lambda bad: bad.status)  # fmt: skip
+], ids=lambda bad: bad.status)
 def test_what_may_pass_is_tried_again(cache, bad):
     with FakeEndpoint(in_turn(bad, bad, "good")) as server, client(server, cache) as endpoint:
         assert endpoint.ask(say("a")) == "good"
@@ -204,7 +204,7 @@ def test_what_may_pass_is_tried_again(cache, bad):
     (Reply(200, '{"choices": [{"message": {"content": 5}}]}'), "empty answer", 1),
     (Reply(200, completion(" \n")), "empty answer: finish_reason stop", 1),
     (Reply(200, completion(None, "length")), "empty answer: finish_reason length", 1),
-])  # fmt: skip
+])
 def test_a_failure_is_a_value_that_names_its_reason_and_is_not_kept(cache, bad, reason, tries):
     def answer(request):
         return bad if asked(request) == "bad" else "good"
@@ -340,7 +340,7 @@ def test_closing_keeps_what_is_on_its_way_and_asks_nothing_more(cache):
 @pytest.mark.parametrize("url", [
     "", "localhost:8000", "ftp://host/v1", "http://", "http://name:password@host/v1", "http://host:port/v1",
     "http://host/v1?key=secret", "http://ho st/v1", "http://[::1/v1", "http://ex\nample/",
-])  # fmt: skip
+])
 def test_a_url_that_is_none(cache, url):
     with pytest.raises(InputError, match="must look like") as caught:
         client(url, cache)

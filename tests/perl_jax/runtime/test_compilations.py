@@ -8,11 +8,11 @@ import numpy as np
 import tiny
 
 from benchmarks import compilations as ragged
-from perl_jax.compilations import Compilations
+from perl_jax.runtime.compilations import Compilations
 
 
 def test_counts_and_names_the_shape(caplog, monkeypatch):
-    monkeypatch.setattr("perl_jax.compilations.LEAST", 60)  # a busy machine may take long for the first one
+    monkeypatch.setattr("perl_jax.runtime.compilations.LEAST", 60)  # a busy machine may take long for the first one
 
     @jax.jit
     def double(batch):

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from perl_jax import files
+from perl_jax.runtime import files
 
 
 def test_files_are_whole_and_half_lines_skipped(tmp_path):

@@ -10,8 +10,8 @@ import pytest
 from markup import Tags
 from PIL import Image
 
-from perl_jax import pages
-from perl_jax.pages import Html, element
+from perl_jax.runtime import html
+from perl_jax.runtime.html import Html, element
 
 HOSTILE = "</script><script>alert(1)</script> \"onerror='alert(2)' <!-- & \ud800"
 
@@ -23,12 +23,12 @@ def test_all_that_is_not_html_is_escaped():
     assert seen.attributes == [("class", HOSTILE), ("data-id", HOSTILE)]
     assert seen.words == HOSTILE + HOSTILE + "3"
     assert element("img", alt='"onerror=') == '<img alt="&quot;onerror=">'
-    assert isinstance(pages.joined(made, "<"), Html) and pages.joined(made, "<").endswith("&lt;")
+    assert isinstance(html.joined(made, "<"), Html) and html.joined(made, "<").endswith("&lt;")
 
 
 def test_a_page_allows_its_own_script_alone():
     for script, allowed in (("", None), ("let a = 1 < 2 && 'x'", True)):
-        seen = Tags(pages.page(HOSTILE, [element("p", HOSTILE)], script=script))
+        seen = Tags(html.page(HOSTILE, [element("p", HOSTILE)], script=script))
         (policy,) = [value for name, value in seen.attributes if name == "content" and "default-src" in value]
         assert policy.startswith("default-src 'none'") and ("script" in seen.tags) == bool(allowed)
         digests = re.findall(r"script-src 'sha256-(.*?)'", policy)
@@ -39,16 +39,16 @@ def test_a_page_allows_its_own_script_alone():
 @pytest.mark.parametrize("size", [(1000, 500), (30, 3), (1, 900)])
 def test_thumbnails_are_small_and_whole(size):
     picture = Image.fromarray(np.full((size[1], size[0], 3), 90, np.uint8))
-    [(_, alt), (_, src)] = Tags(pages.thumbnail(picture, HOSTILE)).attributes
+    [(_, alt), (_, src)] = Tags(html.thumbnail(picture, HOSTILE)).attributes
     kind, data = src.split(",")
     with Image.open(io.BytesIO(base64.b64decode(data))) as small:
         assert alt == HOSTILE and kind == "data:image/jpeg;base64" and small.format == "JPEG"
-        assert max(small.size) == min(max(size), pages.SIDE)
+        assert max(small.size) == min(max(size), html.SIDE)
         assert abs(np.asarray(small).mean() - 90) < 2
     assert picture.size == size
 
 
 def test_a_table():
-    seen = Tags(pages.table(["<a>", "b"], [["<i>", element("td", "x", class_="number")]], "figures"))
+    seen = Tags(html.table(["<a>", "b"], [["<i>", element("td", "x", class_="number")]], "figures"))
     assert seen.words == "<a>b<i>x" and ("class", "number") in seen.attributes
-    assert pages.table(["a"], [], "figures") == ""
+    assert html.table(["a"], [], "figures") == ""

@@ -4,7 +4,7 @@ import pytest
 
 from configs import base
 from models.errors import InputError
-from perl_jax import settings
+from perl_jax.training import check_config
 
 
 @pytest.mark.parametrize(("changes", "words"), [
@@ -22,13 +22,13 @@ from perl_jax import settings
     ({"warmup.caption": "{number}"}, "warmup.caption is '{number}'"),
     ({"warmup.steps": 3, "loss.kl_coef": 0.1}, "before the warm-up"),
     ({"reward_weights": {"accuracy": "much"}}, "reward_weights.accuracy is 'much'; it must be a finite number"),
-])  # fmt: skip
+])
 def test_a_value_with_which_no_run_is_right(changes, words):
     config = base.get_config()
-    settings.check(config)
+    check_config.check(config)
     config.update_from_flattened_dict(changes)
     with pytest.raises(InputError, match=words):
-        settings.check(config)
+        check_config.check(config)
 
 
 @pytest.mark.parametrize("changes, shards, words", [
@@ -40,26 +40,26 @@ def test_a_value_with_which_no_run_is_right(changes, words):
     ({"questions": 3, "n_s": 2}, 8, "7 of 16 rows .* a multiple of 8"),
     ({"questions": 17, "n_s": 0, "max_padding": 0.5}, 16, None),
     ({"questions": 17, "n_s": 0, "total_steps": 0}, 16, None),  # no rollouts
-])  # fmt: skip
+])
 def test_prompts_that_divide_the_mesh_badly(changes, shards, words):
     config = base.get_config()
     config.update_from_flattened_dict(changes)
-    settings.check(config)
+    check_config.check(config)
     if words is None:
-        settings.check_shards(config, shards)
+        check_config.check_shards(config, shards)
         return
     with pytest.raises(InputError, match=words) as error:
-        settings.check_shards(config, shards)
+        check_config.check_shards(config, shards)
     assert "\n" not in str(error.value)
 
 
 def test_a_part_that_is_replaced():
     config = base.get_config()
-    settings.check_parts(config)
+    check_config.check_parts(config)
     config.scratch = {"vision": {}}
     config.data.options = {"size": 3}
     config.reward_weights = {"accuracy": 1.0}
-    settings.check_parts(config)
+    check_config.check_parts(config)
     config.eval = {"sets": ()}
     with pytest.raises(InputError, match=r"config\.eval is replaced as a whole; set config.eval.sets one by one"):
-        settings.check_parts(config)
+        check_config.check_parts(config)

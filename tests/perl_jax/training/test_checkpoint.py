@@ -11,7 +11,8 @@ import tiny
 from flax import nnx
 
 from models.errors import InputError
-from perl_jax import checkpoint, update
+from perl_jax import update
+from perl_jax.training import checkpoint
 
 RUN = {"base": "abc", "stream": {"position": 7, "data": [["x", 1.0]]}, "prompt": {"system": "Grüße"}}
 

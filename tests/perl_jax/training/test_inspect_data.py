@@ -6,13 +6,14 @@ import tiny
 import tiny_run
 
 from models import qwen2_5_vl as qwen
-from perl_jax import permute, preview, rewards, update
+from perl_jax import permute, rewards, update
 from perl_jax.grading import Grader
+from perl_jax.training import inspect_data
 
 
 def sample(answer, kind="text", images=3, choices=(), **more):
     return {"id": "q", "images": list(range(images)), "question": "Which?", "choices": list(choices), "answer": answer,
-            "kind": kind, "order_effect": "rewrite", **more}  # fmt: skip
+            "kind": kind, "order_effect": "rewrite", **more}
 
 
 SAMPLES = {
@@ -33,7 +34,7 @@ SAMPLES = {
 @pytest.mark.parametrize("name", SAMPLES)
 def test_wrong_answers_are_wrong_for_a_reward_that_knows(name):
     asked, expected = SAMPLES[name]
-    wrong, true = preview.wrong_answers(asked), permute.render(asked)["answer"]
+    wrong, true = inspect_data.wrong_answers(asked), permute.render(asked)["answer"]
     assert expected <= set(wrong) and true not in wrong and wrong[-1] == "" and len(wrong) == len(set(wrong))
     assert f"{true} or {wrong[0]}" in wrong
     score, rendered = rewards.find("boxed"), permute.render(asked)
@@ -43,24 +44,24 @@ def test_wrong_answers_are_wrong_for_a_reward_that_knows(name):
 
 def test_every_order_has_its_own_wrong_answers():
     moved = permute.apply(sample("{image:1|number}", "number"), (1, 0, 2))
-    assert "1" not in preview.wrong_answers(moved) and "2" in preview.wrong_answers(moved)
+    assert "1" not in inspect_data.wrong_answers(moved) and "2" in inspect_data.wrong_answers(moved)
 
 
 def test_shapes_are_those_of_the_trainer():
     sizes = tiny.CONFIGS["untied"]
     limits = {"min_pixels": None, "max_pixels": tiny.MAX_PIXELS}
     asked = [tiny.prompt(sizes, parts, seed, tiny.MAX_PIXELS) for seed, parts in
-             enumerate([[(84, 84), 5], [(56, 56), 9], [3, (56, 84)]])]  # fmt: skip
+             enumerate([[(84, 84), 5], [(56, 56), 9], [3, (56, 84)]])]
     tokens = sum(len(ids) for ids, _ in asked)
 
-    fill = preview.of_rollout(sizes, asked, 2, limits)
+    fill = inspect_data.of_rollout(sizes, asked, 2, limits)
     longest = max(len(ids) for ids, _ in asked)
     assert longest <= 16 and fill.shape == "2 x 16"
     assert fill.text == tokens / (2 * 2 * 16), "the second batch is filled up with what does not count"
     assert 0 < fill.pictures <= 1
 
     config = tiny_run.config(**{"micro_batch.rows": 2, "micro_batch.row_tokens": 64})
-    fill = preview.of_update(config, sizes, asked, (2, 3, 5), limits, "update")
+    fill = inspect_data.of_update(config, sizes, asked, (2, 3, 5), limits, "update")
     groups = [update.Group(images, [[0]] * 2, [ids] * 2, [[[1] * 5] * 3] * 2, np.ones((2, 3))) for ids, images in asked]
     forest = update.trees.pack(sizes, groups, 2, 64, **limits)
     assert fill.text == 1 - forest.padding and fill.shape == f"{len(forest.batches)} x 2 x 64"
@@ -70,7 +71,7 @@ def test_shapes_are_those_of_the_trainer():
 def test_batches_may_differ_in_shape():
     sizes, limits = tiny.CONFIGS["untied"], {"min_pixels": None, "max_pixels": None}
     asked = [tiny.prompt(sizes, parts, 0, 1 << 20) for parts in ([(56, 56), 4], [(280, 280), 4], [4])]
-    fill = preview.of_rollout(sizes, asked, 1, limits)
+    fill = inspect_data.of_rollout(sizes, asked, 1, limits)
     packs = [qwen.pack(sizes, [prompt]) for prompt in asked]
     assert fill.shape == "1 x 16 and 1 x 112" and len({pack.vision.images.shape for pack in packs[:2]}) == 2
     assert fill.pictures == (4 * 4 + 20 * 20) / sum(pack.vision.images.size for pack in packs[:2])
@@ -78,12 +79,12 @@ def test_batches_may_differ_in_shape():
 
 def test_no_pictures_have_no_patches():
     sizes = tiny.CONFIGS["tied"]
-    fill = preview.of_rollout(sizes, [([10] * 12, [])], 0, {"min_pixels": None, "max_pixels": None})
-    assert fill == preview.Fill("rollout, prompts", "1 x 16", 12 / 16, None)
+    fill = inspect_data.of_rollout(sizes, [([10] * 12, [])], 0, {"min_pixels": None, "max_pixels": None})
+    assert fill == inspect_data.Fill("rollout, prompts", "1 x 16", 12 / 16, None)
 
 
 def test_a_reward_that_takes_two_answers_is_beaten():
-    asked = preview.Asked((0,), 1, {}, ([], []), ["1", "2"], [{"reward": 1.0}, {"reward": 1.0}])
+    asked = inspect_data.Asked((0,), 1, {}, ([], []), ["1", "2"], [{"reward": 1.0}, {"reward": 1.0}])
     assert not asked.best and asked._replace(scores=[{"reward": 1.0}, {"reward": 0.9}]).best
 
 
@@ -94,5 +95,5 @@ def test_responses_are_graded_as_tokens_bring_them_back(tmp_path):
     prompts, sizes = policy.without_weights(config, tmp_path, ["Which image shows 7?"] * 3)
     assert list(tmp_path.iterdir()) == [] and sizes.vision.window_size == 56
     with Grader("boxed", workers=1) as grader:
-        told = preview.graded(config, prompts, grader, [(sample("A", "choice"), "A"), (sample("A", "choice"), "B")])
+        told = inspect_data.graded(config, prompts, grader, [(sample("A", "choice"), "A"), (sample("A", "choice"), "B")])
     assert [score["accuracy"] for score in told] == [1.0, 0.0]

@@ -8,9 +8,12 @@ import tiny_run
 from markup import Tags
 
 from models.errors import InputError
-from perl_jax import batch, inspection, lengths, policy, records, scratch, train
+from models.qwen2_5_vl import from_scratch
+from perl_jax import policy, records, train
 from perl_jax.data import digits
-from perl_jax.pipeline import Stream
+from perl_jax.records import prompt_lengths
+from perl_jax.records.stream import Stream
+from perl_jax.training import batch, inspect_page, run_data, schedule
 
 HOSTILE = "Which image shows </script><img src=x onerror=alert(1)> \u56fe7?"
 
@@ -28,12 +31,12 @@ def data(tmp_path_factory):
 
 def config(data="", **changes):
     given = {"data.directory": data, "data.source": "", "eval.sets": (), "reward": "boxed", "warmup.steps": 1,
-             "warmup.questions": 3}  # fmt: skip
+             "warmup.questions": 3}
     return tiny_run.config(**{**(given if data else {}), **changes})
 
 
 def inspect(workdir, count=6, **changes):
-    text = inspection.write(config(**changes), workdir, count)
+    text = inspect_page.write(config(**changes), workdir, count)
     return text, (workdir / "inspect.html").read_text()
 
 
@@ -43,14 +46,14 @@ def test_the_page_shows_what_the_steps_draw(data, tmp_path):
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["excluded.jsonl", "inspect.html"]
 
     made = config(data)
-    prompts, _ = policy.without_weights(made, tmp_path, train.texts(made, [data]))
-    kept, _ = lengths.shown({"train": [data]}, prompts, tmp_path)
+    prompts, _ = policy.without_weights(made, tmp_path, run_data.texts(made, [data]))
+    kept, _ = prompt_lengths.shown({"train": [data]}, prompts, tmp_path)
     stream = Stream(data, split="train", seed=made.seed, kept=kept["train"])
     questions = batch.Questions(made, stream, prompts)
-    drawn = [question for step in (1, 2, 3) for question in questions.take(*train.draw(made, step))][:6]
+    drawn = [question for step in (1, 2, 3) for question in questions.take(*schedule.draw(made, step))][:6]
     titles = re.findall(r"<h3>(\S+) <span class=\"dim\">step (\d) \((\w+)\)", page)
     assert titles == [(question.record["id"], step, stage) for question, (step, stage)
-                      in zip(drawn, [("1", "warmup")] * 3 + [("2", "perl")] * 2 + [("3", "perl")])]  # fmt: skip
+                      in zip(drawn, [("1", "warmup")] * 3 + [("2", "perl")] * 2 + [("3", "perl")])]
 
     several = [question for question in drawn if len(question.record["images"]) > 1]
     permuted = page.count('<span class="tag">order 2 1</span>')
@@ -62,7 +65,7 @@ def test_the_page_shows_what_the_steps_draw(data, tmp_path):
     assert "2.5% are left out, being longer than config.prompt.max_tokens = 128" in text
     assert "not count as right in 0 of 40" in text and text.endswith(str(tmp_path / "run" / "inspect.html"))
     for words in ("<|im_start|>", "<|image_pad|> x 1", "28 x 28 → 28 x 28 pixels", "2 x 2 = 4 patches, 1 tokens",
-                  "not drawn by this step", "rollout, prompts", "update, responses of 8 tokens"):  # fmt: skip
+                  "not drawn by this step", "rollout, prompts", "update, responses of 8 tokens"):
         assert words in seen.words, words
     sources = [value for name, value in seen.attributes if name == "src"]
     assert len(sources) == 2 + sum(len(q.record["images"]) * (1 + (q in several)) for q in drawn)
@@ -78,7 +81,7 @@ def test_a_prompt_can_be_read_token_by_token(data, tmp_path):
 
     prompts, _ = policy.without_weights(config(data), tmp_path, ["Which image shows 7?"] * 3)
     ids = prompts.processor.encode("a\u56fe\n")
-    shown = inspection._tokens(prompts.processor, [*ids, *[prompts.processor.image_token_id] * 70])
+    shown = inspect_page._tokens(prompts.processor, [*ids, *[prompts.processor.image_token_id] * 70])
     pieces = re.findall(r'<(?:span|b)(?: title="([\d ]+)")?>([^<]+)</', shown.split("</span>", 1)[1])
     assert [text for _, text in pieces] == ["a", "\u56fe", "↵\n", "&lt;|image_pad|&gt; x 70"]
     assert [len(numbers.split()) for numbers, _ in pieces] == [1, 3, 1, 0], "bytes of a character are in one piece"
@@ -108,16 +111,16 @@ def test_records_that_cannot_be_shown_are_named(data, tmp_path, monkeypatch):
 
 
 def test_a_model_is_asked_for_its_processor_alone(data, tmp_path, monkeypatch):
-    texts = train.texts(config(data), [data])
+    texts = run_data.texts(config(data), [data])
     (tmp_path / "model").mkdir()
-    scratch.make_processor(tmp_path / "model", config(data).scratch.to_dict(), texts)
+    from_scratch.make_processor(tmp_path / "model", config(data).scratch.to_dict(), texts)
     assert not list((tmp_path / "model").glob("*.safetensors"))
     (tmp_path / "run").mkdir()
     assert "as the true one in 0" in inspect(tmp_path / "run", 2, data=data, model=str(tmp_path / "model"))[0]
 
     asked = {}
     monkeypatch.setattr("huggingface_hub.snapshot_download",
-                        lambda name, **options: asked.update(options) or str(tmp_path / "model"))  # fmt: skip
+                        lambda name, **options: asked.update(options) or str(tmp_path / "model"))
     policy.without_weights(config(data, model="someone/model"), tmp_path, ())
     assert asked["allow_patterns"] and not any("safetensors" in pattern for pattern in asked["allow_patterns"])
 
@@ -126,10 +129,10 @@ def test_the_command_trains_nothing(tmp_path, monkeypatch):
     monkeypatch.chdir(tiny_run.REPOSITORY)
     monkeypatch.setattr(train, "train", None)
     done = command_line.run("train", "--config=configs/demo.py", f"--workdir={tmp_path / 'run'}", "--inspect=2",
-                            "--config.data.options.train_size=30", "--config.data.options.eval_size=4")  # fmt: skip
+                            "--config.data.options.train_size=30", "--config.data.options.eval_size=4")
     assert done.code == 0 and done.out.endswith(f"wrote {tmp_path}/run/inspect.html\n"), done.err
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [
-        "data", "data.json", "excluded.jsonl", "inspect.html"]  # fmt: skip
+        "data", "data.json", "excluded.jsonl", "inspect.html"]
 
 
 def test_a_config_that_could_not_train_is_one_line(data, tmp_path):

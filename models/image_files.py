@@ -1,0 +1,110 @@
+"""Encoded images and what Python holds of them, as RGB pictures: the same for every model family, and without JAX."""
+
+import functools
+import hashlib
+import io
+
+import numpy as np
+from PIL import ExifTags, Image, ImageOps
+
+from models.errors import InputError
+
+MAX_ASPECT = 200
+# Only formats that Pillow decodes itself: EPS, for one, would start another program. MPO comes under JPEG.
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000")
+
+
+def open_image(data: bytes, where: str) -> Image.Image:
+    """Decodes a picture (first frame, turned as its EXIF says) to a loaded RGB image.
+
+    Raises InputError, with `where` in its line, for bytes that are no picture or only part of one.
+    """
+    try:
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
+        image.load()
+        return rgb(ImageOps.exif_transpose(image), where)
+    except InputError:
+        raise
+    except Exception as error:  # decoders of broken bytes raise whatever they stumble over
+        raise InputError(_unreadable(where, error)) from error
+
+
+class Encoded:
+    """An encoded picture whose header alone is read, until its pixels are asked for; then only the resized are kept.
+
+    Raises InputError, with `where` in its line, for bytes that do not begin as a picture does.
+    """
+
+    def __init__(self, data: bytes, where: str):
+        self._data, self._where, self._resized = data, where, None
+        try:
+            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+                orientation = Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1)  # PNG's own would decode
+                turned = orientation >= 5 and image.format != "TIFF"  # whose size Pillow has turned already
+                self.width, self.height = image.size[::-1] if turned else image.size
+        except Exception as error:
+            raise InputError(_unreadable(where, error)) from error
+
+    def decoded(self) -> Image.Image:
+        """The picture, as `open_image` (also its errors), anew each time; InputError where its size is not the
+        header's."""
+        picture = open_image(self._data, self._where)
+        if picture.size != (self.width, self.height):
+            raise InputError(f"{self._where}: its header says {self.width} x {self.height} pixels, but it has "
+                             f"{picture.width} x {picture.height}: save it anew")
+        return picture
+
+    def resized(self, width: int, height: int) -> Image.Image:
+        """`decoded` in another size; asked for the same again, it is at hand."""
+        if self._resized is None or self._resized.size != (width, height):
+            self._resized = self.decoded().resize((width, height), Image.Resampling.BICUBIC)
+        return self._resized
+
+    @functools.cached_property
+    def digest(self) -> bytes:
+        """A hash of the encoded bytes."""
+        return hashlib.blake2b(self._data).digest()
+
+    @property
+    def home(self) -> float:
+        """As `home` of the digest."""
+        return home(self.digest)
+
+
+def home(digest: bytes) -> float:
+    """Where in [0, 1) a picture with this hash is at home.
+
+    In a pack that is shared out to devices it lies about there, whatever else is in the pack: so of several processes
+    mostly the same one prepares it.
+    """
+    return int.from_bytes(digest[:4], "little") / 2**32
+
+
+def rgb(image: Image.Image | np.ndarray | Encoded, where: str = "image") -> Image.Image:
+    """An RGB picture of a PIL image of any mode (transparent parts on white) or of a uint8 array [H, W, 3]."""
+    if isinstance(image, Encoded):
+        return image.decoded()
+    if isinstance(image, np.ndarray):
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] != 3 or 0 in image.shape:
+            raise InputError(f"{where}: an array must be uint8 [H, W, 3], not {image.dtype} {list(image.shape)}")
+        return Image.fromarray(image)
+    if not isinstance(image, Image.Image):
+        raise InputError(f"{where}: expected a PIL image or a uint8 array [H, W, 3], not {type(image).__name__}")
+    try:
+        if image.mode == "RGB" and "transparency" not in image.info:
+            image.load()
+            return image
+        if "A" in image.getbands() or image.info.get("transparency") is not None:
+            image = image.convert("RGBA")
+            image = Image.alpha_composite(Image.new("RGBA", image.size, (255, 255, 255, 255)), image)
+        return image.convert("RGB")
+    except (OSError, SyntaxError, ValueError) as error:  # a lazily opened file is decoded only here
+        raise InputError(f"{where}: the picture cannot be read as RGB ({_first_line(error)})") from error
+
+
+def _unreadable(where: str, error: Exception) -> str:
+    return f"{where}: not a picture that can be read ({_first_line(error)}): replace the file"
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

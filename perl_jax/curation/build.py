@@ -1,0 +1,154 @@
+"""A source's rows to a set of records: curated, graded, held out, each row accounted for."""
+
+import collections
+import contextlib
+import hashlib
+import inspect
+import itertools
+import os
+from collections.abc import Callable, Iterable, Iterator
+
+from models.errors import InputError
+from perl_jax import data, grading, permute, records
+from perl_jax.curation import image_rules
+from perl_jax.curation.curate import Curated, curate
+from perl_jax.runtime import files
+
+REJECTED, DECISIONS = "rejected.jsonl", "decisions.jsonl"
+HELD_OUT = "eval"
+GRADED = 256  # records whose answers are graded at a time
+
+
+def build(
+    source: str, out: str, input: str | None = None, *, limit: int | None = None, seed: int = 0, holdout: float = 0.0,
+    decontaminate: Iterable[str] = (), annotate: Callable | None = None, show: Callable[[int, int], None] | None = None,
+    **options,
+) -> dict:
+    """Writes the splits of a source to `out`, and returns the summary that `records.write` gives, with
+    `"rejected": {split: {reason: rows}}` added.
+
+    Args:
+        source: a module name in `perl_jax.data`.
+        out: a directory that does not exist yet, or is empty.
+        input: path of the source's files; None for one that brings its data along.
+        limit: most records of a split.
+        seed: of whatever the source draws.
+        holdout: share of the pictures whose records go to a split "eval" of their own.
+        decontaminate: evaluation sets, none of whose pictures or questions may be kept.
+        annotate: from an iterator of rows to one of (row, what a language model says of it), in the same order.
+        show: called after each row with (kept, left out), so far.
+        options: keyword arguments of the source's `records`.
+
+    Raises:
+        InputError: an unknown source or option, bad input, no record in some split.
+    """
+    module = data.find(source)
+    _check_options(source, module, options)
+    if holdout and (not 0 < holdout < 1 or HELD_OUT in module.SPLITS):
+        raise InputError(f"--holdout={holdout}: give a share below 1, of a source without a split {HELD_OUT!r}")
+    filters, ledger = image_rules.Filters(decontaminate), Ledger(holdout, show)
+
+    def kept(split: str) -> Iterator[records.Record]:
+        rows = module.records(input, split, seed=seed, **options)
+        return itertools.islice(ledger.entered(split, _graded(_curated(rows, annotate, filters))), limit)
+
+    splits = {split: kept(split) for split in module.SPLITS}
+    if holdout:
+        splits[HELD_OUT] = ledger.held_out()  # read after all others, when it is full
+    try:
+        summary = records.write(splits, out, name=source, reject=ledger.reject, finish=ledger.write)
+    except InputError as error:
+        if ledger.rejected:
+            raise InputError(f"{error}; {len(ledger.rejected)} rows were rejected, the last: "
+                             f"{ledger.rejected[-1]}") from error
+        raise
+    return {**summary, "rejected": {split: ledger.reasons(split) for split in splits}}
+
+
+Item = records.Record | Curated | data.Rejected
+
+
+class Ledger:
+    """What became of each row: held out, rejected, or accepted with a decision; told to `show` as (kept, left out)."""
+
+    def __init__(self, holdout: float, show: Callable[[int, int], None] | None):
+        self.rejected, self._decisions, self._held_out = [], [], []
+        self._holdout, self._show, self._seen = holdout, show, 0
+
+    def entered(self, split: str, items: Iterable[Item]) -> Iterator[records.Record]:
+        """The records of a split's items; the others are noted."""
+        for item in items:
+            self._seen += 1
+            if isinstance(item, data.Rejected):
+                self.rejected.append({"split": split, **item._asdict()})
+            elif isinstance(item, Curated) and self._holdout and _share(item.record) < self._holdout:
+                self._held_out.append(item)
+            else:
+                yield self._accepted(split, item)
+            if self._show:
+                self._show(self._seen - len(self.rejected), len(self.rejected))
+
+    def held_out(self) -> Iterator[records.Record]:
+        """The records kept for evaluation."""
+        for item in self._held_out:
+            yield self._accepted(HELD_OUT, item)
+
+    def _accepted(self, split: str, item: records.Record | Curated) -> records.Record:
+        if not isinstance(item, Curated):
+            return item
+        self._decisions.append({"split": split, **item.decision._asdict()})
+        return item.record
+
+    def reject(self, split: str, record: records.Record, error: InputError) -> None:
+        """Notes a record that cannot be written."""
+        row = {"split": split, "id": record.get("id"), "reason": "not a whole record", "detail": str(error)}
+        self.rejected.append(row)
+
+    def reasons(self, split: str) -> dict[str, int]:
+        """How many rows of a split were left out, by reason, the most frequent first."""
+        return dict(collections.Counter(row["reason"] for row in self.rejected if row["split"] == split).most_common())
+
+    def write(self, directory: str) -> None:
+        """Writes rejected.jsonl and decisions.jsonl."""
+        for name, rows in ((REJECTED, self.rejected), (DECISIONS, self._decisions)):
+            with open(os.path.join(directory, name), "w", encoding="utf-8", errors="backslashreplace") as file:
+                file.write(files.lines(rows))
+
+
+def _curated(rows: Iterable, annotate, filters: image_rules.Filters) -> Iterator[Item]:
+    """Rows as curated records with their pictures, or rejected; what a source has finished itself stays as it is."""
+    for row, annotation in annotate(rows) if annotate else ((row, None) for row in rows):
+        item = curate(row, annotation) if isinstance(row, data.Row) else row
+        yield filters(item, row.images) if isinstance(item, Curated) else item
+
+
+def _graded(items: Iterable[Item]) -> Iterator[Item]:
+    """Leaves out what could never be learned: a record whose own answer the paper's reward does not accept."""
+    items = iter(items)
+    with contextlib.ExitStack() as stack:
+        grader = None
+        while chunk := list(itertools.islice(items, GRADED)):
+            curated = [item for item in chunk if isinstance(item, Curated)]
+            if curated and grader is None:  # it starts processes: only for rows in plain words
+                grader = stack.enter_context(grading.Grader("boxed"))
+            shown = [permute.render(item.record) for item in curated]
+            pairs = [(sample, f"<think></think>\\boxed{{{sample['answer']}}}") for sample in shown]
+            scores = grader.grade(pairs) if curated else []
+            refused = {id(item): sample for item, sample, score in zip(curated, shown, scores) if score["reward"] < 1}
+            for item in chunk:
+                if sample := refused.get(id(item)):
+                    item = data.Rejected(sample["id"], "the reward does not accept the answer", sample["answer"])
+                yield item
+
+
+def _share(record: records.Record) -> float:
+    """Where a record's pictures lie between 0 and 1, whatever else there is: those of one conversation together."""
+    parts = sorted(hashlib.blake2b(data).digest() for data in record["images"]) or [record["question"].encode()]
+    return int.from_bytes(hashlib.blake2b(b"".join(parts), digest_size=8).digest(), "big") / 2**64
+
+
+def _check_options(source, module, options):
+    parameters = inspect.signature(module.records).parameters.values()
+    known = [parameter.name for parameter in parameters if parameter.kind is inspect.Parameter.KEYWORD_ONLY]
+    if unknown := [name for name in options if name not in known]:
+        raise InputError(f"the source {source} has no option {unknown[0]!r}; it has {', '.join(known) or 'none'}")

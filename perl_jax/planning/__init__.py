@@ -1,0 +1,1 @@
+"""A run's programs compiled for devices that are not at hand, and its time by roofline."""

@@ -1,0 +1,17 @@
+"""Records: the one form that every source is brought to, and sets of them on disk."""
+
+from perl_jax.records.record import KINDS, ORDER_EFFECTS, Record, validate
+from perl_jax.records.storage import Split, fingerprint, open_split, splits, summary, write
+
+__all__ = [
+    "KINDS",
+    "ORDER_EFFECTS",
+    "Record",
+    "Split",
+    "fingerprint",
+    "open_split",
+    "splits",
+    "summary",
+    "validate",
+    "write",
+]

@@ -1,0 +1,1 @@
+"""Around every program: flags, processes, files, logs, compilations, HTML, language models at an endpoint."""

@@ -1,0 +1,50 @@
+"""The records of a run: the sets that its config names, the texts of a new tokenizer, the held-out questions."""
+
+import json
+from pathlib import Path
+
+from models.errors import InputError
+from perl_jax import permute, symbols
+from perl_jax.curation.build import build
+from perl_jax.records.stream import first_of, open_parts, sources
+from perl_jax.runtime import processes
+from perl_jax.training import held_out
+from perl_jax.training.schedule import taught_response
+
+
+def data_sources(config, workdir: Path) -> dict[str, float]:
+    """{directory of records: weight} that the config names; an embedded source is written to the workdir first."""
+    c = config.data
+    if not c.directory and not c.source:
+        raise InputError("config.data.directory must name a set of records, or config.data.source an embedded source")
+    if c.directory:
+        return sources(c.directory)
+    directory = workdir / "data"
+
+    def make():
+        made = {"source": c.source, "seed": config.seed, "options": c.options.to_dict()}
+        said = workdir / "data.json"  # written first: records that are there are what it says
+        if directory.exists() and said.exists() and json.loads(said.read_text()) != json.loads(json.dumps(made)):
+            raise InputError(f"{directory} was made with other settings ({said}) than config.data and config.seed say; "
+                             "give those, or a new --workdir")
+        if not directory.exists():
+            said.write_text(json.dumps(made))
+            build(c.source, str(directory), seed=config.seed, **c.options)
+
+    processes.after_first(make)
+    return {str(directory): 1.0}
+
+
+def texts(config, directories):
+    """What a new model's tokenizer learns from: whole conversations, as they are shown and taught."""
+    for record in first_of(open_parts(directories, config.data.split), 2000):
+        sample = permute.render(record)
+        question = sample["question"].replace(symbols.MARKER, "")
+        yield f"system\n{config.prompt.system}user\n{question}\n{config.prompt.instruction}assistant\n"
+        yield taught_response(config, sample)
+
+
+def held_out_questions(config, parts, prompts) -> list[held_out.Question]:
+    """The first `config.eval.limit` records of some parts, from each in turn, in the orders that they are asked in."""
+    chosen = first_of(parts, config.eval.limit)
+    return held_out.questions(chosen, prompts, config.eval.permute, config.seed)
