@@ -90,16 +90,28 @@ def transformers(config: qwen.Config, group: update.Group, tokens: int, dtype: s
 
     def inputs(rows):
         ids = torch.tensor(rows)
-        given = {"input_ids": ids, "attention_mask": torch.ones_like(ids),
-                 "mm_token_type_ids": (ids == config.image_token_id).int(),
-                 **{name: x.repeat(len(rows), 1) for name, x in shown.items()}}
+        given = {
+            "input_ids": ids,
+            "attention_mask": torch.ones_like(ids),
+            "mm_token_type_ids": (ids == config.image_token_id).int(),
+            **{name: x.repeat(len(rows), 1) for name, x in shown.items()},
+        }
         return {name: x.to(device) for name, x in given.items()}
 
     @torch.inference_mode()
     def generate(count):
-        model.generate(**inputs([group.prompts[0]] * PROMPTS), do_sample=True, num_return_sequences=ROLLOUTS, top_k=0,
-                       top_p=1.0, max_new_tokens=count, min_new_tokens=count, pad_token_id=0, eos_token_id=None,
-                       suppress_tokens=[config.image_token_id, config.video_token_id]).cpu()
+        model.generate(
+            **inputs([group.prompts[0]] * PROMPTS),
+            do_sample=True,
+            num_return_sequences=ROLLOUTS,
+            top_k=0,
+            top_p=1.0,
+            max_new_tokens=count,
+            min_new_tokens=count,
+            pad_token_id=0,
+            eos_token_id=None,
+            suppress_tokens=[config.image_token_id, config.video_token_id],
+        ).cpu()
 
     def step(size):
         rows = [[*ids, *response] for ids, order in zip(group.prompts, group.responses) for response in order]
@@ -125,8 +137,14 @@ def vllm(config: qwen.Config, group: update.Group, tokens: int, dtype: str) -> t
     from PIL import Image
     from vllm import LLM, SamplingParams
 
-    engine = LLM("Qwen/Qwen2.5-VL-3B-Instruct", load_format="dummy", dtype=dtype, max_model_len=4096,
-                 limit_mm_per_prompt={"image": PICTURES}, enable_prefix_caching=True)
+    engine = LLM(
+        "Qwen/Qwen2.5-VL-3B-Instruct",
+        load_format="dummy",
+        dtype=dtype,
+        max_model_len=4096,
+        limit_mm_per_prompt={"image": PICTURES},
+        enable_prefix_caching=True,
+    )
     ids, expanded = [], group.prompts[0]
     for token in expanded:  # vLLM wants one placeholder a picture
         if token != config.image_token_id or ids[-1] != config.image_token_id:
@@ -135,8 +153,9 @@ def vllm(config: qwen.Config, group: update.Group, tokens: int, dtype: str) -> t
     prompts = [{"prompt_token_ids": ids, "multi_modal_data": shown}] * PROMPTS
 
     def generate(count):
-        engine.generate(prompts, SamplingParams(n=ROLLOUTS, max_tokens=count, ignore_eos=True, detokenize=False),
-                        use_tqdm=False)
+        engine.generate(
+            prompts, SamplingParams(n=ROLLOUTS, max_tokens=count, ignore_eos=True, detokenize=False), use_tqdm=False
+        )
 
     return None, a_token(generate, tokens)
 
@@ -146,13 +165,19 @@ def row(name: str, dtype: str, config: qwen.Config, group: update.Group, tokens:
     lengths = [[len(response) for response in order] for order in group.responses]
     patches = flops.image_patches(config, group.prompts[0])
     work = 3 * flops.group(config, patches, map(len, group.prompts), lengths)
-    needed = flops.decoded_bytes(config.text, PROMPTS * ROLLOUTS, PROMPTS, len(group.prompts[0]), 0.75 * tokens,
-                                 jnp.dtype(dtype).itemsize)
+    needed = flops.decoded_bytes(
+        config.text, PROMPTS * ROLLOUTS, PROMPTS, len(group.prompts[0]), 0.75 * tokens, jnp.dtype(dtype).itemsize
+    )
     update_seconds, decode, peak, bandwidth = (measured[key] for key in ("update", "decode", "peak", "bandwidth"))
-    return (name, dtype, "-" if update_seconds is None else f"{update_seconds:.3f}",
-            f"{work / update_seconds / peak:.0%}" if peak and update_seconds else "-",
-            f"{1e3 * decode:.2f}", f"{PROMPTS * ROLLOUTS / decode:,.0f}",
-            f"{needed / decode / bandwidth:.0%}" if bandwidth else "-")
+    return (
+        name,
+        dtype,
+        "-" if update_seconds is None else f"{update_seconds:.3f}",
+        f"{work / update_seconds / peak:.0%}" if peak and update_seconds else "-",
+        f"{1e3 * decode:.2f}",
+        f"{PROMPTS * ROLLOUTS / decode:,.0f}",
+        f"{needed / decode / bandwidth:.0%}" if bandwidth else "-",
+    )
 
 
 def main() -> None:
@@ -169,8 +194,17 @@ def main() -> None:
         kind = jax.devices()[0].device_kind
         update_seconds, decode = globals()[name](config, group, tokens, dtype)
         device = flops.DEVICES.get(kind)
-        print(json.dumps({"kind": kind, "update": update_seconds, "decode": decode,
-                          "peak": device and device.peak, "bandwidth": device and device.bandwidth}))
+        print(
+            json.dumps(
+                {
+                    "kind": kind,
+                    "update": update_seconds,
+                    "decode": decode,
+                    "peak": device and device.peak,
+                    "bandwidth": device and device.bandwidth,
+                }
+            )
+        )
         return
 
     runs = [("perl_jax", "float32"), ("perl_jax", "bfloat16"), ("transformers", "bfloat16")]

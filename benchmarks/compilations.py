@@ -45,25 +45,38 @@ def steps(model: qwen.Qwen2_5_VL, count: int) -> Iterator[dict[str, float]]:
         for step in range(count):
             start = time.perf_counter()
             groups = [question(model.config, rng) for _ in range(QUESTIONS)]
-            prompts = [(ids, [group.images[i] for i in order]) for group in groups
-                       for ids, order in zip(group.prompts, group.orders)]
+            prompts = [
+                (ids, [group.images[i] for i in order])
+                for group in groups
+                for ids, order in zip(group.prompts, group.orders)
+            ]
             rollout.generate(state.model, prompts, samples=ROLLOUTS, max_new_tokens=TOKENS, seed=step, **LIMITS)
             state, metrics = update.step(state, groups, **MICRO_BATCH, **LIMITS)
             taken = compilations.take()
-            yield {"programs": taken["compile/count"], "compiling": taken["compile/seconds"],
-                   "seconds": time.perf_counter() - start, "padding": metrics["padding"]}
+            yield {
+                "programs": taken["compile/count"],
+                "compiling": taken["compile/seconds"],
+                "seconds": time.perf_counter() - start,
+                "padding": metrics["padding"],
+            }
 
 
 def main() -> None:
     done = list(steps(workload.model(), STEPS))
     parts = [(first, done[first : first + 10]) for first in range(0, STEPS, 10)]
-    workload.table(("steps", "programs compiled", "s compiling", "s a step without", "padding"), (
-        (f"{first + 1}-{first + len(part)}", f"{sum(one['programs'] for one in part)}",
-         f"{sum(one['compiling'] for one in part):.1f}",
-         f"{np.mean([one['seconds'] - one['compiling'] for one in part]):.2f}",
-         f"{np.mean([one['padding'] for one in part]):.0%}")
-        for first, part in parts
-    ))
+    workload.table(
+        ("steps", "programs compiled", "s compiling", "s a step without", "padding"),
+        (
+            (
+                f"{first + 1}-{first + len(part)}",
+                f"{sum(one['programs'] for one in part)}",
+                f"{sum(one['compiling'] for one in part):.1f}",
+                f"{np.mean([one['seconds'] - one['compiling'] for one in part]):.2f}",
+                f"{np.mean([one['padding'] for one in part]):.0%}",
+            )
+            for first, part in parts
+        ),
+    )
     last = max(number for number, one in enumerate(done, 1) if one["programs"])
     programs = sum(one["programs"] for one in done)
     workload.conclude(f"{STEPS} ragged steps: {programs} programs compiled, the last in step {last}")

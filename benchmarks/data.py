@@ -35,14 +35,22 @@ RECORDS, PICTURES, SIDE, STEP = 4096, 512, 224, 32  # records of two square pict
 ROUNDS = 15
 PACKING = ("normalise to patches", "pack")  # the stages of a step itself; all others are done ahead of it
 SHARED = "transformers, pictures shared"
-QUESTION = ("<image:0><image:1>In {image:0|lower} and {image:1|lower} there are two objects on a wooden table beside a "
-            "window. Which of the two pictures shows the larger one, and how can you tell?")
+QUESTION = (
+    "<image:0><image:1>In {image:0|lower} and {image:1|lower} there are two objects on a wooden table beside a "
+    "window. Which of the two pictures shows the larger one, and how can you tell?"
+)
 CHOICES = ["{image:0}", "{image:1}", "both are equally large", "it cannot be said"]
 SIZES = {
     "vision": {"depth": 1, "hidden_size": 32, "intermediate_size": 32, "num_heads": 2},
     "text": {
-        "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 4,
-        "num_key_value_heads": 2, "rope_theta": 1e4, "mrope_section": (2, 1, 1), "rms_norm_eps": 1e-6,
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "rope_theta": 1e4,
+        "mrope_section": (2, 1, 1),
+        "rms_norm_eps": 1e-6,
         "tie_word_embeddings": True,
     },
 }
@@ -62,9 +70,21 @@ def make(directory: Path) -> None:
     """Writes records to `directory`/records and a small model's tokenizer and settings to `directory`/model."""
     rng = np.random.default_rng(0)
     pictures = [picture(rng) for _ in range(PICTURES)]
-    made = ({"id": str(i), "images": [pictures[i % PICTURES], pictures[7 * i % PICTURES - 1]], "question": QUESTION,
-             "choices": CHOICES, "answer": "AB"[i % 2], "kind": "choice", "order_effect": "rewrite", "source": "made",
-             "accuracy": None, "movable": None} for i in range(RECORDS))
+    made = (
+        {
+            "id": str(i),
+            "images": [pictures[i % PICTURES], pictures[7 * i % PICTURES - 1]],
+            "question": QUESTION,
+            "choices": CHOICES,
+            "answer": "AB"[i % 2],
+            "kind": "choice",
+            "order_effect": "rewrite",
+            "source": "made",
+            "accuracy": None,
+            "movable": None,
+        }
+        for i in range(RECORDS)
+    )
     records.write({"train": made}, str(directory / "records"))
     from_scratch.make(directory / "model", SIZES, [QUESTION, *CHOICES, base.get_config().prompt.instruction])
 
@@ -103,8 +123,11 @@ class Ours:
         asked = [opened(record) for record in read]
         done("open the pictures' headers")
         orders = [permute.draw_orders(record, 1, 0.5, seed=0, epoch=0, step=1) for record in asked]
-        samples = [permute.render(permute.apply(record, order)) for record, found in zip(asked, orders)
-                   for order in dict.fromkeys(found)]
+        samples = [
+            permute.render(permute.apply(record, order))
+            for record, found in zip(asked, orders)
+            for order in dict.fromkeys(found)
+        ]
         done("draw and render its orders")
         prompts = [self.prompts.encode(sample) for sample in samples]
         done("tokenise (1.5 prompts)")
@@ -126,8 +149,9 @@ class Peer:
         from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
         self.ours, self.step, vision = ours, 0, ours.model.vision
-        self.processor = Qwen2VLImageProcessorPil(patch_size=vision.patch_size, merge_size=vision.spatial_merge_size,
-                                                  **ours.prompts.limits)
+        self.processor = Qwen2VLImageProcessorPil(
+            patch_size=vision.patch_size, merge_size=vision.spatial_merge_size, **ours.prompts.limits
+        )
         self.per_token = vision.spatial_merge_size**2
 
     def step_of(self, shared: bool) -> None:
@@ -151,8 +175,9 @@ class Peer:
         *system, user = self.ours.prompts.messages(sample)
         parts = user["content"].split("<image>")
         content = [item for part in parts for item in ({"type": "text", "text": part}, {"type": "image"})][:-1]
-        text = tokenizer.apply_chat_template([*system, {"role": "user", "content": content}], tokenize=False,
-                                             add_generation_prompt=True)
+        text = tokenizer.apply_chat_template(
+            [*system, {"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
+        )
         first, *rest = text.split(token)
         spelt = [token * (int(grid.prod()) // self.per_token) + part for grid, part in zip(grids, rest)]
         return tokenizer(first + "".join(spelt), add_special_tokens=False)["input_ids"]
@@ -174,8 +199,11 @@ def measure(directory: Path, cores: list[int]) -> dict:
     ours = Ours(directory)
     peer = Peer(ours)
     check(ours, peer)
-    loaders = {"perl_jax": ours.whole, SHARED: lambda: peer.step_of(True),
-               "transformers, each prompt by itself": lambda: peer.step_of(False)}
+    loaders = {
+        "perl_jax": ours.whole,
+        SHARED: lambda: peer.step_of(True),
+        "transformers, each prompt by itself": lambda: peer.step_of(False),
+    }
     stages = [ours.stages() for _ in range(ROUNDS + 1)][1:]
     return {
         "loaders": workload.alternate(loaders, ROUNDS, time.process_time),
@@ -199,18 +227,25 @@ def main() -> None:
     print(f"{RECORDS} records of two pictures, steps of {STEP}; median of {ROUNDS}; ids and patches equal\n")
     ours = one["loaders"]["perl_jax"]
     rows = [*one["stages"].items(), ("all of it, as the trainer does it", ours)]
-    workload.table(("perl_jax, stage", "µs of a core a question"),
-                   [(name, f"{1e6 * seconds / STEP:.0f}") for name, seconds in rows])
+    workload.table(
+        ("perl_jax, stage", "µs of a core a question"),
+        [(name, f"{1e6 * seconds / STEP:.0f}") for name, seconds in rows],
+    )
     print()
-    workload.table(("loader", "questions a second of a core", "of perl_jax's"),
-                   [(name, f"{STEP / seconds:.0f}", f"{ours / seconds:.2f}")
-                    for name, seconds in one["loaders"].items()])
-    print(f"\nBy the clock {STEP / one['clock']:.0f} a second on one core, "
-          f"{one['clock'] / two['clock']:.1f} times that on {len(cores)}.")
+    workload.table(
+        ("loader", "questions a second of a core", "of perl_jax's"),
+        [(name, f"{STEP / seconds:.0f}", f"{ours / seconds:.2f}") for name, seconds in one["loaders"].items()],
+    )
+    print(
+        f"\nBy the clock {STEP / one['clock']:.0f} a second on one core, "
+        f"{one['clock'] / two['clock']:.1f} times that on {len(cores)}."
+    )
     ahead = sum(seconds for name, seconds in one["stages"].items() if name not in PACKING)
-    workload.conclude(f"a core makes {STEP / ahead:.0f} two-picture questions a second ready ahead of a step, in two "
-                      f"orders each; with their patches packed {STEP / ours:.0f}, {one['loaders'][SHARED] / ours:.1f} "
-                      "times transformers")
+    workload.conclude(
+        f"a core makes {STEP / ahead:.0f} two-picture questions a second ready ahead of a step, in two "
+        f"orders each; with their patches packed {STEP / ours:.0f}, {one['loaders'][SHARED] / ours:.1f} "
+        "times transformers"
+    )
 
 
 if __name__ == "__main__":

@@ -34,12 +34,18 @@ def theirs_inputs(prompts) -> dict[str, torch.Tensor]:
 def main() -> None:
     rng = np.random.default_rng(0)
     model = workload.model()
-    prompts = [workload.prompt(workload.pictures(2, 84, rng), length, rng)
-               for length in rng.integers(83, 98, PROMPTS).tolist()]
+    prompts = [
+        workload.prompt(workload.pictures(2, 84, rng), length, rng) for length in rng.integers(83, 98, PROMPTS).tolist()
+    ]
     theirs = peer.model(model).eval()
     given = theirs_inputs(prompts)
-    settings = {"max_new_tokens": TOKENS, "min_new_tokens": TOKENS, "pad_token_id": 0, "eos_token_id": None,
-                "suppress_tokens": [workload.CONFIG.image_token_id, workload.CONFIG.video_token_id]}
+    settings = {
+        "max_new_tokens": TOKENS,
+        "min_new_tokens": TOKENS,
+        "pad_token_id": 0,
+        "eos_token_id": None,
+        "suppress_tokens": [workload.CONFIG.image_token_id, workload.CONFIG.video_token_id],
+    }
 
     def ours(**options):
         return rollout.generate(model, prompts, max_new_tokens=TOKENS, **options)
@@ -52,16 +58,21 @@ def main() -> None:
     if not np.array_equal(greedy, expected):
         raise SystemExit(f"greedy tokens differ: {np.mean(greedy == expected):.1%} are equal")
 
-    timed = {"transformers": lambda: sampled(do_sample=True, num_return_sequences=SAMPLES, top_k=0, top_p=1.0),
-             "perl_jax": lambda: ours(samples=SAMPLES)}
+    timed = {
+        "transformers": lambda: sampled(do_sample=True, num_return_sequences=SAMPLES, top_k=0, top_p=1.0),
+        "perl_jax": lambda: ours(samples=SAMPLES),
+    }
     seconds = workload.alternate(timed, ROUNDS)
     tokens, base = PROMPTS * SAMPLES * TOKENS, seconds["transformers"]
     parameters = sum(value.size for value in qwen.named(model).values())
-    print(f"{parameters / 1e6:.1f}M parameters, {jax.device_count()} {jax.default_backend()} device, "
-          f"{torch.get_num_threads()} torch threads, median of {ROUNDS}, greedy tokens equal\n")
-    workload.table(("sampler", "seconds", "tokens a second", "ratio"),
-                   ((name, f"{value:.2f}", f"{tokens / value:,.0f}", f"{base / value:.2f}")
-                    for name, value in seconds.items()))
+    print(
+        f"{parameters / 1e6:.1f}M parameters, {jax.device_count()} {jax.default_backend()} device, "
+        f"{torch.get_num_threads()} torch threads, median of {ROUNDS}, greedy tokens equal\n"
+    )
+    workload.table(
+        ("sampler", "seconds", "tokens a second", "ratio"),
+        ((name, f"{value:.2f}", f"{tokens / value:,.0f}", f"{base / value:.2f}") for name, value in seconds.items()),
+    )
     workload.conclude(f"sampling: {base / seconds['perl_jax']:.1f} times transformers' tokens a second")
 
 

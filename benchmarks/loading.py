@@ -74,8 +74,10 @@ def make(path: Path) -> int:
 def write(file: Path, tensors) -> None:
     """One safetensors file of random bfloat16 tensors, {name: shape}."""
     ends = np.cumsum([2 * tensor.size for tensor in tensors.values()]).tolist()
-    header = {name: {"dtype": "BF16", "shape": tensor.shape, "data_offsets": [end - 2 * tensor.size, end]}
-              for (name, tensor), end in zip(tensors.items(), ends)}
+    header = {
+        name: {"dtype": "BF16", "shape": tensor.shape, "data_offsets": [end - 2 * tensor.size, end]}
+        for (name, tensor), end in zip(tensors.items(), ends)
+    }
     encoded = json.dumps(header).encode()
     noise = (0.02 * np.random.default_rng(0).standard_normal(BLOCK, np.float32)).astype(ml_dtypes.bfloat16).tobytes()
     with file.open("wb") as stream:
@@ -133,8 +135,15 @@ def measured(path: Path, dtype: str) -> list[dict[str, float]]:
         coordinator = f"localhost:{free.getsockname()[1]}"
     flags = f"--xla_force_host_platform_device_count={DEVICES // PROCESSES}"
     command = [sys.executable, "-m", "benchmarks.loading", str(path), dtype, coordinator]
-    started = [subprocess.Popen([*command, str(index)], env=os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
-                                stdout=subprocess.PIPE, text=True) for index in range(PROCESSES)]
+    started = [
+        subprocess.Popen(
+            [*command, str(index)],
+            env=os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for index in range(PROCESSES)
+    ]
     try:
         said = [process.communicate(timeout=600)[0] for process in started]
     finally:
@@ -152,13 +161,23 @@ def main() -> None:
         for dtype in ("bfloat16", "float32"):
             for index, found in enumerate(measured(Path(directory), dtype)):
                 share = found["anon"] / found["held"]
-                table.append((dtype, str(index), *(f"{found[name] / GB:.2f} GB" for name in ("held", "anon")),
-                              f"{share:.2f}", f"{found['file'] / GB:.2f} GB", f"{found['seconds']:.0f}"))
+                table.append(
+                    (
+                        dtype,
+                        str(index),
+                        *(f"{found[name] / GB:.2f} GB" for name in ("held", "anon")),
+                        f"{share:.2f}",
+                        f"{found['file'] / GB:.2f} GB",
+                        f"{found['seconds']:.0f}",
+                    )
+                )
                 shares.append(share)
     columns = ("dtype", "process", "weights held", "own memory at most", "ratio", "mapped of the files", "seconds")
     workload.table(columns, table)
-    workload.conclude(f"{size / GB:.1f} GB of weights on {PROCESSES} processes: loading takes at most "
-                      f"{max(shares):.2f} times a process's share")
+    workload.conclude(
+        f"{size / GB:.1f} GB of weights on {PROCESSES} processes: loading takes at most "
+        f"{max(shares):.2f} times a process's share"
+    )
 
 
 if __name__ == "__main__":

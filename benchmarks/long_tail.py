@@ -39,10 +39,12 @@ def with_lengths(longest: float):
 def main() -> None:
     rng = np.random.default_rng(0)
     model = workload.model()
-    prompts = [workload.prompt(workload.pictures(2, 84, rng), length, rng)
-               for length in rng.integers(83, 98, PROMPTS).tolist()]
-    keys = [jax.random.fold_in(jax.random.fold_in(jax.random.key(0), n), g) for n in range(PROMPTS)
-            for g in range(SAMPLES)]
+    prompts = [
+        workload.prompt(workload.pictures(2, 84, rng), length, rng) for length in rng.integers(83, 98, PROMPTS).tolist()
+    ]
+    keys = [
+        jax.random.fold_in(jax.random.fold_in(jax.random.key(0), n), g) for n in range(PROMPTS) for g in range(SAMPLES)
+    ]
     rollout.draw = with_lengths(sorted(map(place, keys))[-round(SHARE * len(keys))])
 
     def tail():
@@ -60,12 +62,19 @@ def main() -> None:
     full_rate, alone_rate = PROMPTS * SAMPLES * SHORT / seconds["full"], LONG / seconds["alone"]
     ideal = max(tokens / full_rate, longest / alone_rate)
     share = np.mean(out.lengths == LONG)
-    print(f"{PROMPTS * SAMPLES} responses, {share:.0%} of {LONG} tokens, others of {SHORT}; tokens a second: "
-          f"{full_rate:,.0f} in a full batch, {alone_rate:,.0f} alone; median of {ROUNDS}\n")
-    rows = {"ideal": ideal, "perl_jax": seconds["tail"],
-            "a batch that waits for its longest": PROMPTS * SAMPLES * LONG / full_rate}
-    workload.table(("", "seconds", "over the ideal"),
-                   ((name, f"{value:.2f}", f"{value / ideal:.2f}") for name, value in rows.items()))
+    print(
+        f"{PROMPTS * SAMPLES} responses, {share:.0%} of {LONG} tokens, others of {SHORT}; tokens a second: "
+        f"{full_rate:,.0f} in a full batch, {alone_rate:,.0f} alone; median of {ROUNDS}\n"
+    )
+    rows = {
+        "ideal": ideal,
+        "perl_jax": seconds["tail"],
+        "a batch that waits for its longest": PROMPTS * SAMPLES * LONG / full_rate,
+    }
+    workload.table(
+        ("", "seconds", "over the ideal"),
+        ((name, f"{value:.2f}", f"{value / ideal:.2f}") for name, value in rows.items()),
+    )
     workload.conclude(f"a tenth of the responses eight times longer: {seconds['tail'] / ideal:.2f} times the ideal")
 
 

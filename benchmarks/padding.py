@@ -41,8 +41,15 @@ def main() -> None:
         shared = prompt.sum() + response.sum()
         dense = prompt.size * (prompt.max() + ROLLOUTS * response.max())
         alone = (prompt * ROLLOUTS).sum() + response.sum(), response.size * (prompt.max() + response.max())
-        table.append((lengths.__name__, f"{shared:,}", f"{forest.padding:.1%}", f"{1 - shared / dense:.1%}",
-                      f"{1 - alone[0] / alone[1]:.1%} of {alone[1] / shared:.1f} times as many"))
+        table.append(
+            (
+                lengths.__name__,
+                f"{shared:,}",
+                f"{forest.padding:.1%}",
+                f"{1 - shared / dense:.1%}",
+                f"{1 - alone[0] / alone[1]:.1%} of {alone[1] / shared:.1f} times as many",
+            )
+        )
         shares.append(f"{forest.padding:.0%} of the {lengths.__name__} set")
     columns = ("set", "tokens", "packed trees", "responses padded on shared prompts", "a padded row a rollout")
     workload.table(columns, table)

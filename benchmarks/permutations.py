@@ -61,15 +61,27 @@ def main() -> None:
     graph, weights = nnx.split(model.visual)
     tower = jax.jit(jax.grad(lambda weights, pack: (nnx.merge(graph, weights)(pack, np.float32) ** 2).sum()))
     states = {}
-    columns = ("n_s", "vision GFLOPs", "vision s", "sampling s", "update s", "all s", "prompt cache MB",
-               "own caches MB", "update's peak MB")
+    columns = (
+        "n_s",
+        "vision GFLOPs",
+        "vision s",
+        "sampling s",
+        "update s",
+        "all s",
+        "prompt cache MB",
+        "own caches MB",
+        "update's peak MB",
+    )
     times = {}
 
     def measured(n_s):
         groups = questions(n_s + 1)
         G = ROLLOUTS // (n_s + 1)
-        prompts = [(ids, [group.images[i] for i in order]) for group in groups
-                   for ids, order in zip(group.prompts, group.orders)]
+        prompts = [
+            (ids, [group.images[i] for i in order])
+            for group in groups
+            for ids, order in zip(group.prompts, group.orders)
+        ]
         [batch] = tree_packing.pack(model.config, groups, None, None, None, None).batches
 
         def vision(batch=batch):
@@ -87,9 +99,14 @@ def main() -> None:
         token = 2 * text.num_hidden_layers * text.num_key_value_heads * text.head_dim * 4 / 1e6
         ids = qwen.pack(model.config, prompts).ids
         times[n_s] = seconds["vision"], seconds["sampling"], seconds["update"], seconds["sampling"] + seconds["update"]
-        return (str(n_s), f"{3 * flops.vision(model.config.vision, patches) / 1e9:.1f}",
-                *(f"{value:.2f}" for value in times[n_s]), f"{ids.size * token:.1f}",
-                f"{len(prompts) * G * (TOKENS - 1) * token:.1f}", f"{peak(states[n_s], groups) / 1e6:.0f}")
+        return (
+            str(n_s),
+            f"{3 * flops.vision(model.config.vision, patches) / 1e9:.1f}",
+            *(f"{value:.2f}" for value in times[n_s]),
+            f"{ids.size * token:.1f}",
+            f"{len(prompts) * G * (TOKENS - 1) * token:.1f}",
+            f"{peak(states[n_s], groups) / 1e6:.0f}",
+        )
 
     workload.table(columns, map(measured, range(4)))
     vision, whole = (times[3][i] / times[0][i] for i in (0, 3))

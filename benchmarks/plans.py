@@ -19,10 +19,18 @@ from perl_jax.planning.roofline import Assumed
 
 FILE = Path(__file__).with_name("PLANS.md")
 RUNS = [  # (config, topology)
-    ("perl_3b.py:v5e-4x4", "v5e:4x4"), ("perl_3b.py", "v6e:4x4"), ("perl_3b.py:h100-1", "h100:1"),
-    ("perl_7b.py", "v5e:8x8"), ("perl_7b.py", "v5p:4x4x4"), ("perl_7b.py", "v6e:16x16"), ("grpo_7b.py", "v5p:4x4x4"),
-    ("perl_7b_8xh100.py", "h100:8"), ("perl_7b_8xh100.py:lora", "h100:8"), ("perl_7b_lora.py", "h100:1"),
-    ("perl_72b.py", "v5p:4x4x4"), ("perl_72b.py", "v6e:16x16"),
+    ("perl_3b.py:v5e-4x4", "v5e:4x4"),
+    ("perl_3b.py", "v6e:4x4"),
+    ("perl_3b.py:h100-1", "h100:1"),
+    ("perl_7b.py", "v5e:8x8"),
+    ("perl_7b.py", "v5p:4x4x4"),
+    ("perl_7b.py", "v6e:16x16"),
+    ("grpo_7b.py", "v5p:4x4x4"),
+    ("perl_7b_8xh100.py", "h100:8"),
+    ("perl_7b_8xh100.py:lora", "h100:8"),
+    ("perl_7b_lora.py", "h100:1"),
+    ("perl_72b.py", "v5p:4x4x4"),
+    ("perl_72b.py", "v6e:16x16"),
 ]
 SAID = """\
 By `python -m benchmarks.plans`, 900 steps with the paper's lengths: memory compiled ahead of time by libtpu, or

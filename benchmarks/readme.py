@@ -21,8 +21,15 @@ def machine() -> str:
     return f"{os.cpu_count()} cores of {names[0] if names else platform.processor() or platform.machine()}"
 
 
-SHOWN = ("", "own order", "mean over orders", "right in all orders", "flip rate", "flip rate, own order again",
-         "flips by the order, points")  # of the columns of report.md's table of consistency
+SHOWN = (
+    "",
+    "own order",
+    "mean over orders",
+    "right in all orders",
+    "flip rate",
+    "flip rate, own order again",
+    "flips by the order, points",
+)  # of the columns of report.md's table of consistency
 COMPARED = ("", "questions of both", "mean accuracy, points", "right every time, points", "flip rate, points")
 
 
@@ -32,14 +39,18 @@ def demo(file: Path) -> str:
     written = datetime.fromtimestamp(file.stat().st_mtime).date()
     parts = dict(re.findall(r"^## ([^\n]+)\n\n(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL))
     figures, *_ = tables(parts["Training runs"])
-    [consistency], [differences] = (tables(parts[name]) for name in ("Consistency under permutation",
-                                                                     "Differences in consistency"))
-    return "\n\n".join([
-        f"`bash launch/demo.sh` on {machine()}, {written}. Greedy answers, in the own order and in two drawn ones:",
-        figures,
-        "The exported models, answers drawn at temperature 1, in all orders and as often in the own order alone:",
-        columns(consistency, SHOWN), columns(differences, COMPARED),
-    ])
+    [consistency], [differences] = (
+        tables(parts[name]) for name in ("Consistency under permutation", "Differences in consistency")
+    )
+    return "\n\n".join(
+        [
+            f"`bash launch/demo.sh` on {machine()}, {written}. Greedy answers, in the own order and in two drawn ones:",
+            figures,
+            "The exported models, answers drawn at temperature 1, in all orders and as often in the own order alone:",
+            columns(consistency, SHOWN),
+            columns(differences, COMPARED),
+        ]
+    )
 
 
 def tables(text: str) -> list[str]:

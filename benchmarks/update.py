@@ -55,9 +55,13 @@ class Naive:
             part = slice(start, start + rows)
             ids = self.rows[part]
             out = self.model(
-                input_ids=ids, attention_mask=torch.ones_like(ids), pixel_values=self.pixels[part].flatten(0, 1),
+                input_ids=ids,
+                attention_mask=torch.ones_like(ids),
+                pixel_values=self.pixels[part].flatten(0, 1),
                 mm_token_type_ids=(ids == workload.CONFIG.image_token_id).int(),
-                image_grid_thw=self.grids[part].flatten(0, 1), use_cache=False, logits_to_keep=TOKENS + 1,
+                image_grid_thw=self.grids[part].flatten(0, 1),
+                use_cache=False,
+                logits_to_keep=TOKENS + 1,
             )
             logp = torch.log_softmax(out.logits[:, :-1], -1).gather(2, ids[:, PROMPT:, None])[..., 0]
             (-(self.advantages[part, None] * logp).sum() / (len(self.rows) * TOKENS)).backward()
@@ -89,13 +93,18 @@ def main() -> None:
         raise SystemExit(f"log-probs differ by {gap:.1e}, gradient norms by {max(norms):.1e}")
     seconds = workload.alternate(runs, ROUNDS)
     base = min(value for name, value in seconds.items() if "transformers" in name)
-    print(f"log-probs within {gap:.0e} and gradient norms within {max(norms):.0e} of transformers'; "
-          f"median of {ROUNDS}\n")
-    workload.table(("update", "seconds", "ratio"),
-                   ((name, f"{value:.2f}", f"{base / value:.1f}") for name, value in seconds.items()))
+    print(
+        f"log-probs within {gap:.0e} and gradient norms within {max(norms):.0e} of transformers'; median of {ROUNDS}\n"
+    )
+    workload.table(
+        ("update", "seconds", "ratio"),
+        ((name, f"{value:.2f}", f"{base / value:.1f}") for name, value in seconds.items()),
+    )
     ours, alone = seconds["perl_jax"], seconds["perl_jax, nothing shared"]
-    workload.conclude(f"an update: {base / ours:.1f} times as fast as transformers, {alone / ours:.1f} times our own "
-                      "code with nothing shared")
+    workload.conclude(
+        f"an update: {base / ours:.1f} times as fast as transformers, {alone / ours:.1f} times our own "
+        "code with nothing shared"
+    )
 
 
 if __name__ == "__main__":

@@ -10,12 +10,25 @@ from models import qwen2_5_vl as qwen
 
 CONFIG = qwen.Config(  # 4.3 million parameters with a vocabulary of 2,048
     qwen.VisionConfig(
-        depth=4, hidden_size=128, intermediate_size=384, num_heads=4, out_hidden_size=192, window_size=112,
+        depth=4,
+        hidden_size=128,
+        intermediate_size=384,
+        num_heads=4,
+        out_hidden_size=192,
+        window_size=112,
         fullatt_block_indexes=(1, 3),
     ),
     qwen.TextConfig(
-        vocab_size=2048, hidden_size=192, intermediate_size=768, num_hidden_layers=4, num_attention_heads=6,
-        num_key_value_heads=2, rope_theta=1e6, mrope_section=(4, 6, 6), rms_norm_eps=1e-6, tie_word_embeddings=False,
+        vocab_size=2048,
+        hidden_size=192,
+        intermediate_size=768,
+        num_hidden_layers=4,
+        num_attention_heads=6,
+        num_key_value_heads=2,
+        rope_theta=1e6,
+        mrope_section=(4, 6, 6),
+        rms_norm_eps=1e-6,
+        tie_word_embeddings=False,
     ),
     image_token_id=2040,
     video_token_id=2041,

@@ -65,13 +65,7 @@ def get_config() -> ConfigDict:
             "advantage_scale": "std",
             "online_filter": "off",  # groups of equal rewards: off (they count), drop, refill (draw others)
             "refill_rounds": 4,  # batches of questions that `refill` draws at most for one step
-            "loss": {
-                "clip_low": 0.2,
-                "clip_high": 0.2,
-                "dual_clip": 3.0,
-                "kl_coef": 0.01,
-                "aggregate": "token-mean",
-            },
+            "loss": {"clip_low": 0.2, "clip_high": 0.2, "dual_clip": 3.0, "kl_coef": 0.01, "aggregate": "token-mean"},
             "optimizer": {
                 "learning_rate": 1e-6,
                 "b1": 0.9,

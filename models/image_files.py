@@ -50,8 +50,10 @@ class Encoded:
         header's."""
         picture = open_image(self._data, self._where)
         if picture.size != (self.width, self.height):
-            raise InputError(f"{self._where}: its header says {self.width} x {self.height} pixels, but it has "
-                             f"{picture.width} x {picture.height}: save it anew")
+            raise InputError(
+                f"{self._where}: its header says {self.width} x {self.height} pixels, but it has "
+                f"{picture.width} x {picture.height}: save it anew"
+            )
         return picture
 
     def resized(self, width: int, height: int) -> Image.Image:

@@ -105,16 +105,18 @@ def check(options: Options, benchmark: ModuleType) -> None:
     if options.protocol not in benchmark.PROTOCOLS:
         raise InputError(f"--protocol={options.protocol}: {options.benchmark} knows {', '.join(benchmark.PROTOCOLS)}")
     if options.permute and options.protocol != "boxed":
-        raise InputError("--permute rewrites the question, and a benchmark's own prompt must stay as it is: give "
-                         "--protocol=boxed")
+        raise InputError(
+            "--permute rewrites the question, and a benchmark's own prompt must stay as it is: give --protocol=boxed"
+        )
     if options.samples > 1 and not options.temperature:
         raise InputError("--samples above 1 are all alike at temperature 0: give --temperature, such as 0.7")
     if bool(options.judge) != bool(options.judge_model):
         raise InputError("--judge and --judge_model go together: where the judge is, and its name there")
     if options.judge and (options.protocol != "official" or not hasattr(benchmark, "judged")):
         known = ", ".join(name for name in benchmarks.names() if hasattr(benchmarks.find(name), "judged"))
-        raise InputError(f"--judge: {options.benchmark} by {options.protocol} has none; it is for --protocol=official "
-                         f"of {known}")
+        raise InputError(
+            f"--judge: {options.benchmark} by {options.protocol} has none; it is for --protocol=official of {known}"
+        )
     if options.download and not benchmark.REPOSITORY:
         raise InputError(f"--download: {options.benchmark} is in no repository of the hub")
     if options.against:
@@ -127,8 +129,10 @@ def scores_of_another(options: Options) -> Path:
     names = (place, place / "scores.jsonl", place / f"{options.benchmark}-{options.protocol}" / "scores.jsonl")
     file = next((name for name in names if name.is_file()), None)
     if file is None:
-        raise InputError(f"--against={options.against}: no scores.jsonl there, and none in a folder "
-                         f"{options.benchmark}-{options.protocol}")
+        raise InputError(
+            f"--against={options.against}: no scores.jsonl there, and none in a folder "
+            f"{options.benchmark}-{options.protocol}"
+        )
     return file
 
 
@@ -170,12 +174,27 @@ def settings(options: Options, setup: responses.Setup, fingerprint: str) -> dict
     prompt = json.loads(setup.prompts.to_json())
     if options.protocol != "boxed":
         prompt |= {"system": "", "instruction": ""}
-    return {"benchmark": options.benchmark, "protocol": options.protocol, "model": fingerprint, "dtype": options.dtype,
-            "prompt": prompt, **setup.sampling._asdict(), "permute": options.permute}
+    return {
+        "benchmark": options.benchmark,
+        "protocol": options.protocol,
+        "model": fingerprint,
+        "dtype": options.dtype,
+        "prompt": prompt,
+        **setup.sampling._asdict(),
+        "permute": options.permute,
+    }
 
 
-def written(options: Options, benchmark: ModuleType, questions: Questions, setup: responses.Setup, about: dict,
-            answered: list[responses.Answered], found: list[list[scoring.Found]], folder: Path) -> dict:
+def written(
+    options: Options,
+    benchmark: ModuleType,
+    questions: Questions,
+    setup: responses.Setup,
+    about: dict,
+    answered: list[responses.Answered],
+    found: list[list[scoring.Found]],
+    folder: Path,
+) -> dict:
     """Asks the judge, if there is one, and writes scores.jsonl, results.json and results.md; returns the results."""
     judge = None
     if options.judge:
@@ -184,9 +203,15 @@ def written(options: Options, benchmark: ModuleType, questions: Questions, setup
         judge = {"model": options.judge_model, "url": options.judge, **asked._asdict()}
     rows = [row(setup, each, marks) for each, marks in zip(answered, found)]
     results = {
-        "benchmark": options.benchmark, "protocol": options.protocol, "judge": judge,
-        "model": {"name": options.model, "fingerprint": about["model"]}, "data": options.data, "settings": about,
-        "rows": questions.rows, "rejected": questions.rejected, "partial": bool(options.limit or options.allow_partial),
+        "benchmark": options.benchmark,
+        "protocol": options.protocol,
+        "judge": judge,
+        "model": {"name": options.model, "fingerprint": about["model"]},
+        "data": options.data,
+        "settings": about,
+        "rows": questions.rows,
+        "rejected": questions.rejected,
+        "partial": bool(options.limit or options.allow_partial),
         "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
         "figures": figures.figures(rows, options.samples, benchmark.MACRO),
@@ -204,12 +229,23 @@ def row(setup: responses.Setup, answered: responses.Answered, found: list[scorin
     asked = answered.asked
     question = asked.item.row
     return {
-        "id": question.id, "category": asked.item.category, "source": question.source, "role": answered.role,
-        "images": len(asked.order), "order": list(asked.order), "shown": asked.shown,
-        "question": responses.messages(setup, asked)[-1]["content"], "answer": question.answer,
-        "texts": list(answered.texts), "lengths": list(answered.lengths), "truncated": list(answered.truncated),
-        "correct": [one.correct for one in found], "extracted": [one.extracted for one in found],
-        "meaning": [one.meaning for one in found], "place": asked.place, "fixed": asked.fixed,
+        "id": question.id,
+        "category": asked.item.category,
+        "source": question.source,
+        "role": answered.role,
+        "images": len(asked.order),
+        "order": list(asked.order),
+        "shown": asked.shown,
+        "question": responses.messages(setup, asked)[-1]["content"],
+        "answer": question.answer,
+        "texts": list(answered.texts),
+        "lengths": list(answered.lengths),
+        "truncated": list(answered.truncated),
+        "correct": [one.correct for one in found],
+        "extracted": [one.extracted for one in found],
+        "meaning": [one.meaning for one in found],
+        "place": asked.place,
+        "fixed": asked.fixed,
         "fault": answered.fault,
     }
 
@@ -232,13 +268,16 @@ def main(_) -> None:
 
 if __name__ == "__main__":
     default = Options("", "", "", "")
-    flags.DEFINE_string("model", None, "A model's directory, or its hub id (owner/name or owner/name@revision).",
-                        required=True)
+    flags.DEFINE_string(
+        "model", None, "A model's directory, or its hub id (owner/name or owner/name@revision).", required=True
+    )
     flags.DEFINE_string("benchmark", None, f"One of: {', '.join(benchmarks.names())}.", required=True)
-    flags.DEFINE_string("data", None, "The benchmark's files, as the hub has them; of records DIR or DIR:SPLIT.",
-                        required=True)
-    flags.DEFINE_string("out", None, "Where the model's results go, a folder for each benchmark and protocol.",
-                        required=True)
+    flags.DEFINE_string(
+        "data", None, "The benchmark's files, as the hub has them; of records DIR or DIR:SPLIT.", required=True
+    )
+    flags.DEFINE_string(
+        "out", None, "Where the model's results go, a folder for each benchmark and protocol.", required=True
+    )
     flags.DEFINE_string("protocol", default.protocol, "boxed: ours, reason then box; official: the benchmark's own.")
     flags.DEFINE_integer("samples", default.samples, "Responses to each question: pass@k and majority.", lower_bound=1)
     flags.DEFINE_float("temperature", default.temperature, "0 takes the most probable token.", lower_bound=0.0)
@@ -248,10 +287,12 @@ if __name__ == "__main__":
     flags.DEFINE_integer("limit", default.limit, "The first rows alone; 0: all.", lower_bound=0)
     flags.DEFINE_bool("allow_partial", False, "Take a snapshot that has not as many rows as are published.")
     flags.DEFINE_bool("download", False, "Fetch the benchmark's files from the hub to --data first.")
-    flags.DEFINE_integer("max_pixels", default.max_pixels, "Show larger pictures smaller; 0: as the model's processor.",
-                         lower_bound=0)
-    flags.DEFINE_integer("max_prompt_tokens", default.max_prompt_tokens, "A longer one is not asked: wrong.",
-                         lower_bound=1)
+    flags.DEFINE_integer(
+        "max_pixels", default.max_pixels, "Show larger pictures smaller; 0: as the model's processor.", lower_bound=0
+    )
+    flags.DEFINE_integer(
+        "max_prompt_tokens", default.max_prompt_tokens, "A longer one is not asked: wrong.", lower_bound=1
+    )
     flags.DEFINE_integer("batch", default.batch, "Prompts at a time: memory bounds it.", lower_bound=1)
     flags.DEFINE_integer("tensor_parallel", default.tensor_parallel, "Devices that a layer is cut over.", lower_bound=1)
     flags.DEFINE_enum("dtype", default.dtype, ("float32", "bfloat16"), "Of weights and activations.")

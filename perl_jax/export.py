@@ -68,9 +68,17 @@ def export(workdir: Path, out: Path, step: str = "latest", adapter: bool = False
         if not adapter:
             provenance.check(found, fingerprint)
         card = model_card.Card(
-            asked=asked, base=provenance.base(base, name, saved["base"], new=is_new(workdir, base, run)), step=number,
-            lora=saved.get("lora"), run=run, parameters=parameters, fingerprint=fingerprint, adapter=adapter,
-            data=provenance.data(saved["records"]), evaluations=provenance.evaluations(workdir, number), results=found,
+            asked=asked,
+            base=provenance.base(base, name, saved["base"], new=is_new(workdir, base, run)),
+            step=number,
+            lora=saved.get("lora"),
+            run=run,
+            parameters=parameters,
+            fingerprint=fingerprint,
+            adapter=adapter,
+            data=provenance.data(saved["records"]),
+            evaluations=provenance.evaluations(workdir, number),
+            results=found,
         )
         (partial / provenance.CARD).write_text(str(card), encoding="utf-8")
     return number
@@ -78,8 +86,9 @@ def export(workdir: Path, out: Path, step: str = "latest", adapter: bool = False
 
 def side_files(model: qwen.Qwen2_5_VL, asked: prompts.Prompts, about: Mapping) -> dict[str, bytes]:
     """{name: content} of all that lies beside config and weights, but for the card."""
-    written = {name: json.dumps(content, indent=2, ensure_ascii=False)
-               for name, content in settings(model, asked).items()}
+    written = {
+        name: json.dumps(content, indent=2, ensure_ascii=False) for name, content in settings(model, asked).items()
+    }
     written[prompts.FILE] = asked.to_json(**about)
     files = dict(model.source.files) | {name: f"{text}\n".encode() for name, text in written.items()}
     return {TEMPLATE: asked.processor.template.encode()} | files  # processors of transformers look for it nowhere else
@@ -99,8 +108,10 @@ def base_directory(workdir: Path, saved: Mapping) -> Path:
     for path in (Path(saved["model"]), workdir / "init"):
         if path.is_dir() and policy.fingerprint(path) == saved["base"]:
             return path
-    raise InputError(f"{saved['model']} does not hold the base weights ({saved['base']}) that {workdir} was trained "
-                     "from; put them back")
+    raise InputError(
+        f"{saved['model']} does not hold the base weights ({saved['base']}) that {workdir} was trained "
+        "from; put them back"
+    )
 
 
 def base_name(workdir: Path, base: Path) -> dict[str, str | None]:
@@ -164,6 +175,10 @@ if __name__ == "__main__":
     flags.DEFINE_string("out", None, "Directory to write; must not exist yet, or be empty.", required=True)
     flags.DEFINE_string("step", "latest", "Which checkpoint: its number, latest or best.")
     flags.DEFINE_bool("adapter", False, "The adapters alone, for PEFT, instead of merged weights.")
-    flags.DEFINE_multi_string("results", [], "What perl_jax.evaluate wrote (its --out) about an export of the same "
-                              "step, for the model card; may be given several times.")
+    flags.DEFINE_multi_string(
+        "results",
+        [],
+        "What perl_jax.evaluate wrote (its --out) about an export of the same "
+        "step, for the model card; may be given several times.",
+    )
     cli.run(main)

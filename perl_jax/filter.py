@@ -62,8 +62,9 @@ class Measured(NamedTuple):
 
     def candidate(self, number: int) -> Candidate:
         row, grey = self.rows[number], self.blind.get(number, {})
-        blind = "scores" in grey and selection.answered_blind(_share(row), _share(grey), len(row["scores"]),
-                                                              row["guess"])
+        blind = "scores" in grey and selection.answered_blind(
+            _share(row), _share(grey), len(row["scores"]), row["guess"]
+        )
         return Candidate(row["id"], row["source"], _share(row), blind)
 
 
@@ -96,31 +97,44 @@ def apply(config, workdir: Path, options: Options) -> str:
     def write():
         if processes.first():
             files.write(workdir / "filter.md", page)
-            filter_report.histogram(candidates, fates, workdir / "accuracy.png", low=options.low, high=options.high,
-                                    target=options.target, rollouts=options.rollouts)
+            filter_report.histogram(
+                candidates,
+                fates,
+                workdir / "accuracy.png",
+                low=options.low,
+                high=options.high,
+                target=options.target,
+                rollouts=options.rollouts,
+            )
             if kept:
                 write_records(config.data.split, data, workdir / "records", measured, kept, made)
 
     processes.after_first(write)
     if not kept:
-        raise InputError(f"no record lies in the band {options.low:g} to {options.high:g} and is kept: see "
-                         f"{workdir}/filter.md and accuracy.png; choose another band, or a model for which they are "
-                         "neither too hard nor too easy")
+        raise InputError(
+            f"no record lies in the band {options.low:g} to {options.high:g} and is kept: see "
+            f"{workdir}/filter.md and accuracy.png; choose another band, or a model for which they are "
+            "neither too hard nor too easy"
+        )
     return page
 
 
 def check(options: Options) -> None:
     """Raises InputError for flags with which nothing could be kept."""
     if not 0 <= options.low <= options.target <= options.high <= 1:
-        raise InputError(f"--low={options.low:g} --target={options.target:g} --high={options.high:g}: expected "
-                         "0 <= low <= target <= high <= 1")
+        raise InputError(
+            f"--low={options.low:g} --target={options.target:g} --high={options.high:g}: expected "
+            "0 <= low <= target <= high <= 1"
+        )
 
 
 def chosen(config, data: str, options: Options) -> range:
     """The numbers of the records to look at. Raises InputError where the config's split is a part of one."""
     if config.data.split not in (known := records.summary(data)["splits"]):
-        raise InputError(f"config.data.split is {config.data.split!r}; a filter takes one of {', '.join(known)} as a "
-                         "whole, or with --limit its first records")
+        raise InputError(
+            f"config.data.split is {config.data.split!r}; a filter takes one of {', '.join(known)} as a "
+            "whole, or with --limit its first records"
+        )
     count = len(records.open_split(data, config.data.split))
     return range(min(count, options.limit or count))
 
@@ -129,14 +143,21 @@ def basis(config, data: str, base: policy.Base, options: Options) -> dict:
     """All that the scores of rollouts depend on."""
     sampling = {key: value for key, value in config.sampling.items() if key != "batch"}
     return {
-        "records": records.fingerprint(data), "split": config.data.split, "model": base.fingerprint,
-        "compute_dtype": config.compute_dtype, "prompt": json.loads(base.prompts.to_json()), "sampling": sampling,
-        "reward": config.reward, "seed": config.seed, "rollouts": options.rollouts,
+        "records": records.fingerprint(data),
+        "split": config.data.split,
+        "model": base.fingerprint,
+        "compute_dtype": config.compute_dtype,
+        "prompt": json.loads(base.prompts.to_json()),
+        "sampling": sampling,
+        "reward": config.reward,
+        "seed": config.seed,
+        "rollouts": options.rollouts,
     }
 
 
-def measure(config, workdir: Path, options: Options, data: str, base: policy.Base, made: Mapping,
-            numbers: Sequence[int]) -> Measured:
+def measure(
+    config, workdir: Path, options: Options, data: str, base: policy.Base, made: Mapping, numbers: Sequence[int]
+) -> Measured:
     """Rolls out what is not rolled out yet; with grey pictures only what lies in the band, for the rest is dropped."""
     batch, load = options.batch or roofline.at_once(config), functools.cache(lambda: policy.frozen(config, base))
     config = config.copy_and_resolve_references()
@@ -147,31 +168,44 @@ def measure(config, workdir: Path, options: Options, data: str, base: policy.Bas
         measured = Measured(difficulty.measure(setup, workdir / "rollouts.jsonl", made, numbers), {})
         if not options.blind:
             return measured
-        asked = [number for number in numbers if measured.rows[number].get("images")
-                 and options.low <= measured.accuracy(number) <= options.high]
+        asked = [
+            number
+            for number in numbers
+            if measured.rows[number].get("images") and options.low <= measured.accuracy(number) <= options.high
+        ]
         grey = {**made, "pictures": "grey"}
         return measured._replace(blind=difficulty.measure(setup, workdir / "blind.jsonl", grey, asked, blind=True))
 
 
-def report(measured: Measured, candidates: Sequence[Candidate], fates: Mapping[str, str], options: Options,
-           count: int) -> str:
+def report(
+    measured: Measured, candidates: Sequence[Candidate], fates: Mapping[str, str], options: Options, count: int
+) -> str:
     """filter.md: the table by source, and what is to be known of it."""
     scored = [row for row in measured.rows.values() if "scores" in row]
     cut = sum(row["truncated"] for row in scored) / max(1, options.rollouts * len(scored))
-    lines = ["# Rollout filter", "",
-             f"{options.rollouts} rollouts a record; kept are accuracies from {options.low:g} to {options.high:g}, "
-             f"thinned to a mean of {options.target:g} in each source.", "",
-             filter_report.table(candidates, fates).markdown(), ""]
+    lines = [
+        "# Rollout filter",
+        "",
+        f"{options.rollouts} rollouts a record; kept are accuracies from {options.low:g} to {options.high:g}, "
+        f"thinned to a mean of {options.target:g} in each source.",
+        "",
+        filter_report.table(candidates, fates).markdown(),
+        "",
+    ]
     if len(candidates) < count:
         lines.append(f"- looked at: the first {len(candidates):,} of {count:,} records (--limit)")
     lines += [f"- target not reached by {line}" for line in filter_report.shortfalls(candidates, fates, options.target)]
     if cut:
         lines.append(f"- {cut:.1%} of the responses were cut at config.sampling.max_new_tokens")
     if options.blind:
-        pairs = [(_share(measured.rows[number]), _share(row)) for number, row in measured.blind.items()
-                 if "scores" in row]
-        said = "accuracy {:.3f} with their pictures, {:.3f} with grey ones".format(*np.mean(pairs, axis=0)) \
-            if pairs else "none of them has pictures"
+        pairs = [
+            (_share(measured.rows[number]), _share(row)) for number, row in measured.blind.items() if "scores" in row
+        ]
+        said = (
+            "accuracy {:.3f} with their pictures, {:.3f} with grey ones".format(*np.mean(pairs, axis=0))
+            if pairs
+            else "none of them has pictures"
+        )
         lines.append(f"- {len(pairs):,} records of the band were also asked blind: {said}")
     skipped = [row["skipped"] for row in measured.rows.values() if "skipped" in row]
     lines += [f"- skipped: {line}" for line in skipped[:NAMED]]
@@ -193,8 +227,12 @@ def write_records(split: str, data: str, out: Path, measured: Measured, kept: Se
     shutil.rmtree(old, ignore_errors=True)  # by a run that was killed
     if out.exists():
         out.rename(old)
-    records.write(splits, str(out), name=summary["name"],
-                  finish=lambda partial: Path(partial, MADE).write_text(said, encoding="utf-8"))
+    records.write(
+        splits,
+        str(out),
+        name=summary["name"],
+        finish=lambda partial: Path(partial, MADE).write_text(said, encoding="utf-8"),
+    )
     shutil.rmtree(old, ignore_errors=True)
 
 
@@ -218,8 +256,9 @@ if __name__ == "__main__":
     flags.DEFINE_float("low", Options().low, "Least accuracy of the band that is kept.")
     flags.DEFINE_float("high", Options().high, "Greatest accuracy of the band.")
     flags.DEFINE_float("target", Options().target, "Mean accuracy that each source is thinned to.")
-    flags.DEFINE_integer("batch", 0, "Records rolled out at a time; 0: as many as training decodes at a time.",
-                         lower_bound=0)
+    flags.DEFINE_integer(
+        "batch", 0, "Records rolled out at a time; 0: as many as training decodes at a time.", lower_bound=0
+    )
     flags.DEFINE_integer("limit", 0, "The first records of the split alone; 0: all.", lower_bound=0)
     flags.DEFINE_bool("blind", False, "Drop what is answered as well with grey pictures, too.")
     cli.run(main)

@@ -28,8 +28,18 @@ log = logging.getLogger(__name__)
 
 MAX_CHUNK = 64
 # What any reward takes: `weights` are tried on an empty response to it before there is a record.
-_TRIAL = {"id": "trial", "question": "1 + 1 = ?", "choices": [], "answer": "2", "kind": "number", "source": "trial",
-          "order_effect": "invariant", "accuracy": None, "movable": None, "truncated": False}
+_TRIAL = {
+    "id": "trial",
+    "question": "1 + 1 = ?",
+    "choices": [],
+    "answer": "2",
+    "kind": "number",
+    "source": "trial",
+    "order_effect": "invariant",
+    "accuracy": None,
+    "movable": None,
+    "truncated": False,
+}
 _Pair = tuple[Mapping[str, object], str]
 _Scored = dict[str, float] | str  # the parts of a reward, or what went wrong
 
@@ -49,8 +59,14 @@ class Grader:
     worker down, or raised an exception or returned something other than finite numbers. Each is logged with its id.
     """
 
-    def __init__(self, reward_name: str, workers: int = 2, timeout: float = 10.0, memory_gib: float = 2.0,
-                 weights: Mapping[str, float] | None = None):
+    def __init__(
+        self,
+        reward_name: str,
+        workers: int = 2,
+        timeout: float = 10.0,
+        memory_gib: float = 2.0,
+        weights: Mapping[str, float] | None = None,
+    ):
         rewards.find(reward_name)
         self._weights = dict(weights or {})
         rewards.check_weights(self._weights)
@@ -95,8 +111,11 @@ class Grader:
         distinct, failed = _own(every), self.failed
         found = self._outcomes(distinct)
         together = collections.Counter(id(future) for future, _ in self._started.values())
-        lost = [key for key, score in found.items()
-                if isinstance(score, Exception) and together[id(self._started[key][0])] > 1]
+        lost = [
+            key
+            for key, score in found.items()
+            if isinstance(score, Exception) and together[id(self._started[key][0])] > 1
+        ]
         self._started = {}
         found |= self._outcomes({key: distinct[key] for key in lost}, size=1)  # alone, the guilty one shows
         self._started = {}
@@ -113,8 +132,9 @@ class Grader:
     def _check_weights(self) -> None:
         if self._parts and (unknown := self._weights.keys() - self._parts):
             known = ", ".join(sorted(self._parts - {"reward"})) or "none, it gives a plain number"
-            raise InputError(f"reward_weights has {', '.join(sorted(unknown))}; reward {self._reward_name!r} has the "
-                             f"parts: {known}")
+            raise InputError(
+                f"reward_weights has {', '.join(sorted(unknown))}; reward {self._reward_name!r} has the parts: {known}"
+            )
 
     def _try_weights(self) -> None:
         """What an empty response earns names the parts, before the first rollouts cost time."""
@@ -158,8 +178,9 @@ class Grader:
         size = size or min(MAX_CHUNK, max(1, math.ceil(len(fresh) / (2 * self._workers))))
         for start in range(0, len(fresh), size):
             chunk = fresh[start : start + size]
-            future = self._pool.schedule(_score, (self._reward_name, [distinct[key] for key in chunk]),
-                                         timeout=self._timeout)
+            future = self._pool.schedule(
+                _score, (self._reward_name, [distinct[key] for key in chunk]), timeout=self._timeout
+            )
             self._started |= {key: (future, place) for place, key in enumerate(chunk)}
 
     def _outcomes(self, distinct: Mapping[tuple, _Pair], size: int | None = None, fresh: bool = False) -> dict:
@@ -169,8 +190,10 @@ class Grader:
             futures = [self._started[key] for key in distinct]
             done = {id(future): outcome(future) for future, _ in futures}
             outcomes = [(done[id(future)], place) for future, place in futures]
-            return {key: found if isinstance(found, Exception) else found[place]
-                    for key, (found, place) in zip(distinct, outcomes)}
+            return {
+                key: found if isinstance(found, Exception) else found[place]
+                for key, (found, place) in zip(distinct, outcomes)
+            }
         except RuntimeError as error:
             # pebble's pool breaks when a worker dies between two tasks, as under a lack of memory: once may be chance.
             if fresh or self._closed:

@@ -28,8 +28,18 @@ def advantages(rewards_QOG, scale: str = "std", eps: float = 1e-6) -> np.ndarray
     return np.where(equal, 0.0, centred).reshape(rewards.shape).astype(np.float32)
 
 
-def loss(logp, old_logp, advantages, mask, ref_logp=None, clip_low=0.2, clip_high=0.2, dual_clip=3.0, kl_coef=0.0,
-         aggregate="token-mean"):
+def loss(
+    logp,
+    old_logp,
+    advantages,
+    mask,
+    ref_logp=None,
+    clip_low=0.2,
+    clip_high=0.2,
+    dual_clip=3.0,
+    kl_coef=0.0,
+    aggregate="token-mean",
+):
     """The loss of one optimizer step and its metrics: (float32 [], {name: float32 []}).
 
     logp, old_logp, ref_logp, mask [..., R], advantages [...]. Tokens under mask 0 reach neither loss nor gradient,
@@ -37,8 +47,16 @@ def loss(logp, old_logp, advantages, mask, ref_logp=None, clip_low=0.2, clip_hig
     """
     mask = jnp.asarray(mask)
     losses, stats = token_losses(
-        logp, old_logp, advantages, mask, ref_logp, clip_low=clip_low, clip_high=clip_high, dual_clip=dual_clip,
-        kl_coef=kl_coef)
+        logp,
+        old_logp,
+        advantages,
+        mask,
+        ref_logp,
+        clip_low=clip_low,
+        clip_high=clip_high,
+        dual_clip=dual_clip,
+        kl_coef=kl_coef,
+    )
     weights = response_weights(jnp.sum(mask, axis=-1), aggregate, norm_length=mask.shape[-1])
     return jnp.sum(losses * weights[..., None]), metrics(*totals(stats), jnp.sum(mask))
 
@@ -60,8 +78,9 @@ def response_weights(lengths, aggregate: str = "token-mean", norm_length: int | 
     raise ValueError(f"aggregate is one of {', '.join(AGGREGATES)}, not {aggregate!r}")
 
 
-def token_losses(logp, old_logp, advantages, mask, ref_logp=None, *, clip_low=0.2, clip_high=0.2, dual_clip=3.0,
-                 kl_coef=0.0):
+def token_losses(
+    logp, old_logp, advantages, mask, ref_logp=None, *, clip_low=0.2, clip_high=0.2, dual_clip=3.0, kl_coef=0.0
+):
     """Each token's loss, float32 [..., R], and statistics of each token {name: [..., R]}, 0 under mask 0.
 
     PPO's clipped objective with a dual clip for negative advantages, plus `kl_coef` times the k3 estimate of the KL

@@ -242,8 +242,10 @@ def _checked(sample: Sample, order: Iterable[int]) -> Order:
     moved = [place for place, image in enumerate(order) if place != image]
     stays = sorted(set(moved) - set(movable_places(sample))) if moved else []
     if stays:
-        raise InputError(f"{_name(sample)}: order {list(order)} moves places {stays}, which must stay "
-                         f"(order_effect {_effect(sample)})")
+        raise InputError(
+            f"{_name(sample)}: order {list(order)} moves places {stays}, which must stay "
+            f"(order_effect {_effect(sample)})"
+        )
     return order
 
 
@@ -310,8 +312,10 @@ def _move_letter(sample: Sample, letter: str, place_of: Order) -> str:
             moved = symbols.letter(movable.index(place_of[movable[index]]))
             return moved if letter.isupper() else moved.lower()
         if choices not in (0, len(sample["images"])):
-            raise InputError(f"{_name(sample)}: {choices} choices that are only letters, for {len(sample['images'])} "
-                             "images: which image a letter names cannot be told")
+            raise InputError(
+                f"{_name(sample)}: {choices} choices that are only letters, for {len(sample['images'])} "
+                "images: which image a letter names cannot be told"
+            )
         return _move_item(sample, letter, place_of)
     if not _answers_by_shown_choice(sample):
         return letter
@@ -340,9 +344,12 @@ def _choice_slots(sample: Sample) -> list[list[int]]:
 
 
 def _answers_by_shown_choice(sample: Sample) -> bool:
-    return (_effect(sample) == "rewrite" and _kind(sample) == "choice"
-            and any(SLOT.search(choice) for choice in sample.get("choices") or ())
-            and _BARE_LETTER.fullmatch(sample["answer"]) is not None)
+    return (
+        _effect(sample) == "rewrite"
+        and _kind(sample) == "choice"
+        and any(SLOT.search(choice) for choice in sample.get("choices") or ())
+        and _BARE_LETTER.fullmatch(sample["answer"]) is not None
+    )
 
 
 # Draws

@@ -85,8 +85,9 @@ def sizes_of(name: str) -> qwen.Config:
         return qwen.Config.published(known[1])
     if (file := Path(name, "config.json")).is_file():
         return qwen.Config.from_hf(json.loads(file.read_text(encoding="utf-8")))
-    raise InputError(f"config.model is {name!r}: neither a directory nor one of Qwen/Qwen2.5-VL-"
-                     f"({'|'.join(PUBLISHED)})-Instruct")
+    raise InputError(
+        f"config.model is {name!r}: neither a directory nor one of Qwen/Qwen2.5-VL-({'|'.join(PUBLISHED)})-Instruct"
+    )
 
 
 def topologies(name: str) -> list[str]:
@@ -96,8 +97,10 @@ def topologies(name: str) -> list[str]:
         return [name]
     if family in SIZES:
         return [f"{family}:{size}" for size in SIZES[family]]
-    raise InputError(f"--topology={name}: expected a TPU such as v5e:4x4, v5p:4x4x4, v5e (the smallest that fits), or "
-                     f"GPUs such as h100:8; known are {', '.join([*SIZES, *GPUS])}")
+    raise InputError(
+        f"--topology={name}: expected a TPU such as v5e:4x4, v5p:4x4x4, v5e (the smallest that fits), or "
+        f"GPUs such as h100:8; known are {', '.join([*SIZES, *GPUS])}"
+    )
 
 
 def plan(config, topology: str, assumed: Assumed) -> Plan:
@@ -147,8 +150,12 @@ def times(config, sizes: qwen.Config, assumed: Assumed, kind: str, count: int, s
     """What a plan says that does not depend on memory."""
     on = config, sizes, assumed, flops.DEVICES[kind], count, shards
     return {
-        "device": kind, "count": count, "shards": shards, "work": roofline.work(config, sizes, assumed),
-        "seconds": roofline.step(*on), "filtering": roofline.inference(*on, *roofline.FILTERED),
+        "device": kind,
+        "count": count,
+        "shards": shards,
+        "work": roofline.work(config, sizes, assumed),
+        "seconds": roofline.step(*on),
+        "filtering": roofline.inference(*on, *roofline.FILTERED),
         "evaluating": roofline.inference(*on, sum(roofline.EVALUATED.values()), 1),
     }
 
@@ -188,39 +195,57 @@ def report(config, found: Plan, assumed: Assumed, price: float) -> str:
     memory = flops.DEVICES[found.device].memory
     how = "compiled ahead of time, not run" if found.compiled else "estimated, not compiled"
     columns = list(found.needed)
-    lines = [f"# {config.model} on {found.count} x {found.device}: {how}",
-             f"mesh: {dict(config.mesh)}; {found.shards} shards of rows", "",
-             f"| GiB on a device, in | {' | '.join(columns)} |", "|---|" + "---|" * len(columns)]
+    lines = [
+        f"# {config.model} on {found.count} x {found.device}: {how}",
+        f"mesh: {dict(config.mesh)}; {found.shards} shards of rows",
+        "",
+        f"| GiB on a device, in | {' | '.join(columns)} |",
+        "|---|" + "---|" * len(columns),
+    ]
     for part, size in found.resident.items():
         there = [f"{size / GIB:.2f}" if phase in LIVES[part] and size else "" for phase in columns]
         lines.append(f"| {part} | {' | '.join(there)} |")
     total = [f"{found.needed[phase] * memory / GIB:.2f}" for phase in columns]
-    lines += [f"| all, with temporary memory | {' | '.join(total)} |",
-              f"| of the memory | {' | '.join(f'{found.needed[phase]:.0%}' for phase in columns)} |"]
+    lines += [
+        f"| all, with temporary memory | {' | '.join(total)} |",
+        f"| of the memory | {' | '.join(f'{found.needed[phase]:.0%}' for phase in columns)} |",
+    ]
     if any(found.sent.values()):
         lines += ["", "| collectives | GiB by kind |", "|---|---|"]
-        lines += [f"| {name} | {', '.join(f'{kind} {size / GIB:.2f}' for kind, size in kinds.items())} |"
-                  for name, kinds in found.sent.items() if kinds]
+        lines += [
+            f"| {name} | {', '.join(f'{kind} {size / GIB:.2f}' for kind, size in kinds.items())} |"
+            for name, kinds in found.sent.items()
+            if kinds
+        ]
     second, steps = sum(found.seconds.values()), config.total_steps
-    hours = {f"{steps} steps": steps * second / 3600,
-             "the rollout filter ({:,} samples, {} rollouts each)".format(*roofline.FILTERED): found.filtering / 3600,
-             f"one evaluation ({sum(roofline.EVALUATED.values()):,} questions)": found.evaluating / 3600}
+    hours = {
+        f"{steps} steps": steps * second / 3600,
+        "the rollout filter ({:,} samples, {} rollouts each)".format(*roofline.FILTERED): found.filtering / 3600,
+        f"one evaluation ({sum(roofline.EVALUATED.values()):,} questions)": found.evaluating / 3600,
+    }
     money = f"; {price:g} an hour of one device" if price else ""
     parts = ", ".join(f"{name} {value:.1f}" for name, value in found.seconds.items())
     bound = found.work / (second * assumed.efficiency * flops.DEVICES[found.device].peak * found.count)
     network = "" if found.network is None else f"; the network's {found.network:.1f} s are hidden or come on top"
-    lines += ["", f"**{'fits' if found.worst <= 1 else f'needs {found.worst:.2f}x'}** ({found.worst:.0%} of a device's "
-              f"memory). A step by roofline: {second:.1f} s ({parts}{network}).",
-              f"Of that {found.work / 1e15:,.0f} PFLOP must be computed: MFU is at most {bound:.0%}, with all of the "
-              "device's rates reached and the network hidden.", "",
-              f"| | hours | device-hours |{' money |' if price else ''}",
-              "|---|---|---|" + "---|" * bool(price)]
+    lines += [
+        "",
+        f"**{'fits' if found.worst <= 1 else f'needs {found.worst:.2f}x'}** ({found.worst:.0%} of a device's "
+        f"memory). A step by roofline: {second:.1f} s ({parts}{network}).",
+        f"Of that {found.work / 1e15:,.0f} PFLOP must be computed: MFU is at most {bound:.0%}, with all of the "
+        "device's rates reached and the network hidden.",
+        "",
+        f"| | hours | device-hours |{' money |' if price else ''}",
+        "|---|---|---|" + "---|" * bool(price),
+    ]
     for name, value in hours.items():
         cost = f" {value * found.count * price:,.0f} |" if price else ""
         lines.append(f"| {name} | {value:,.1f} | {value * found.count:,.0f} |{cost}")
-    lines += ["", f"Assumed: {assumed.images} pictures of {config.prompt.max_pixels:,} pixels, {assumed.words} tokens "
-              f"of text a question and responses of {assumed.response} tokens; {assumed.efficiency:.0%} of a device's "
-              f"rates{money}; nothing for data, grading, and evaluation within the run."]
+    lines += [
+        "",
+        f"Assumed: {assumed.images} pictures of {config.prompt.max_pixels:,} pixels, {assumed.words} tokens "
+        f"of text a question and responses of {assumed.response} tokens; {assumed.efficiency:.0%} of a device's "
+        f"rates{money}; nothing for data, grading, and evaluation within the run.",
+    ]
     return "\n".join(lines)
 
 
@@ -248,10 +273,12 @@ def main(_) -> None:
 if __name__ == "__main__":
     os.environ["JAX_PLATFORMS"] = "cpu"  # the devices are planned for, not used
     jax.config.update("jax_num_cpu_devices", 64)  # stand for GPUs
-    config_flags.DEFINE_config_file("config", None, "The experiment: a file in configs/.", lock_config=False,
-                                    accept_new_attributes=True)
-    flags.DEFINE_string("topology", None, "Such as v5e:4x4, v6e:16x16, v5p:4x4x4; v5e: the smallest; h100:8.",
-                        required=True)
+    config_flags.DEFINE_config_file(
+        "config", None, "The experiment: a file in configs/.", lock_config=False, accept_new_attributes=True
+    )
+    flags.DEFINE_string(
+        "topology", None, "Such as v5e:4x4, v6e:16x16, v5p:4x4x4; v5e: the smallest; h100:8.", required=True
+    )
     flags.DEFINE_string("out", "", "A file to write what is printed to.")
     flags.DEFINE_integer("images", 4, "Pictures of a mean question.", lower_bound=0)
     flags.DEFINE_integer("words", 150, "Tokens of a mean question's text.", lower_bound=1)

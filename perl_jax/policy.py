@@ -129,8 +129,10 @@ def directory(name: str, weights: bool = True) -> Path:
         wanted = FILES + WEIGHTS if weights else FILES
         return Path(snapshot_download(hub_id[1], revision=hub_id[2], allow_patterns=wanted))
     except (OSError, ValueError) as error:
-        raise InputError(f"{name}: no such directory, and the hub cannot be reached or has no such model: "
-                         f"download it where you are online (hf download {hub_id[1]})") from error
+        raise InputError(
+            f"{name}: no such directory, and the hub cannot be reached or has no such model: "
+            f"download it where you are online (hf download {hub_id[1]})"
+        ) from error
 
 
 def fingerprint(path: Path) -> str:

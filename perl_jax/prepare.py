@@ -45,8 +45,9 @@ def agreement_table(directory: str) -> str:
     """How far rules and a language model agree, of a set that was prepared with one; "" without."""
     with open(os.path.join(directory, DECISIONS), encoding="utf-8") as file:
         decisions = [decision for decision in map(json.loads, file) if decision["model"]]
-    labels = [(decision["rules"]["order_effect"], decision["model"]["order_effect"], decision["id"])
-              for decision in decisions]
+    labels = [
+        (decision["rules"]["order_effect"], decision["model"]["order_effect"], decision["id"]) for decision in decisions
+    ]
     return agreement.markdown(labels) if labels else ""
 
 
@@ -97,9 +98,18 @@ def main(argv: list[str]) -> None:
             answers = f"{os.path.abspath(FLAGS.out)}.answers.jsonl"
             model = stack.enter_context(Endpoint(FLAGS.endpoint, FLAGS.model, answers, concurrency=FLAGS.concurrency))
             annotate = functools.partial(annotator.annotate, model)
-        summary = build(FLAGS.source, FLAGS.out, FLAGS.input, limit=FLAGS.limit, seed=FLAGS.seed,
-                        holdout=FLAGS.holdout, decontaminate=FLAGS.decontaminate, annotate=annotate, show=Progress(),
-                        **options)
+        summary = build(
+            FLAGS.source,
+            FLAGS.out,
+            FLAGS.input,
+            limit=FLAGS.limit,
+            seed=FLAGS.seed,
+            holdout=FLAGS.holdout,
+            decontaminate=FLAGS.decontaminate,
+            annotate=annotate,
+            show=Progress(),
+            **options,
+        )
         asked = ", ".join(f"{number:,} {what}" for what, number in model.counts.items()) if annotate else ""
     print("\n\n".join(filter(None, (table(summary), agreement_table(FLAGS.out), asked and f"endpoint: {asked}"))))
     print(f"wrote {FLAGS.out}")

@@ -54,8 +54,10 @@ def write(workdirs: Mapping[str, Path], evaluated: Mapping[str, Path], out: Path
     models = [results.read(name, path) for name, path in evaluated.items()]
     trained = [training_runs.read(name, path) for name, path in workdirs.items()]
     if not models and not any(run.metrics or run.evaluations or run.groups for run in trained):
-        raise InputError(f"nothing to report yet in {', '.join(map(str, workdirs.values()))}: "
-                         "no evaluations/, metrics.jsonl or rollouts.jsonl")
+        raise InputError(
+            f"nothing to report yet in {', '.join(map(str, workdirs.values()))}: "
+            "no evaluations/, metrics.jsonl or rollouts.jsonl"
+        )
     texts = ([comparison.markdown(models)] if models else []) + ([training_runs.markdown(trained)] if trained else [])
     text = "\n## Training runs\n\n".join(texts)
     for file, content in ((out, _page(models, trained)), (out.with_suffix(".md"), text)):
@@ -80,8 +82,11 @@ def main(_: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_multi_string("results", None, "What evaluate wrote to its --out, as NAME=DIRECTORY or DIRECTORY; "
-                              "several, the one to judge last.")
+    flags.DEFINE_multi_string(
+        "results",
+        None,
+        "What evaluate wrote to its --out, as NAME=DIRECTORY or DIRECTORY; several, the one to judge last.",
+    )
     flags.DEFINE_multi_string("workdir", None, "A run, as NAME=DIRECTORY or DIRECTORY; several, the one to judge last.")
     flags.DEFINE_string("out", "report.html", "The page to write; its table goes beside it as *.md.")
     cli.run(main)

@@ -13,7 +13,6 @@ On a mesh each shard decodes its share of the prompts, all of their streams, and
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import NamedTuple
 
 import flax.struct
 import jax
@@ -26,23 +25,13 @@ from models.qwen2_5_vl import lora
 from models.qwen2_5_vl.attention import causal, merged, partial_attention, platform
 from models.qwen2_5_vl.layers import unstacked
 from perl_jax import mesh
+from perl_jax.engine.decode_batch import Decoded, Rollouts, Segment, batch_sizes, capacities, regroup, rollouts
 from perl_jax.engine.embeddings import embeddings
 from perl_jax.engine.sampling import Sampling, sample
 
 SEGMENT = 64  # tokens between two looks of the host
-CAPACITY = 64  # tokens of the first own cache; a call that needs no more keeps one batch
-FEWEST = 8  # prompts of the smallest batch that streams move to
 
 _compiled = set()  # signatures that `compile_ahead` has seen
-
-
-class Rollouts(NamedTuple):
-    """N prompts x G rollouts; R is the longest response. Past a response's length: the pad id and log-prob 0."""
-
-    tokens: np.ndarray  # int32 [N, G, R], the EOS included
-    logprobs: np.ndarray  # float32 [N, G, R]: log-softmax of the raw logits
-    sample_logprobs: np.ndarray  # float32 [N, G, R]: of the distribution sampled from
-    lengths: np.ndarray  # int32 [N, G]
 
 
 @flax.struct.dataclass
@@ -58,20 +47,22 @@ class Streams:
     done: jax.Array  # bool [N, G]
 
 
-class Segment(NamedTuple):
-    """What a batch drew, S tokens a stream; arbitrary after a stream's end."""
-
-    tokens: jax.Array  # int32 [N, G, S]
-    logprobs: jax.Array  # float32 [N, G, S]
-    sample_logprobs: jax.Array  # float32 [N, G, S]
-    lengths: jax.Array  # int32 [N, G]: tokens of this segment
-    done: jax.Array  # bool [N, G]
-
-
-def generate(model: qwen.Qwen2_5_VL, prompts: Sequence, samples: int = 8, max_new_tokens: int = 64,
-             temperature: float = 1.0, top_p: float = 1.0, top_k: int = 0, eos_ids: Sequence[int] = (), seed: int = 0,
-             ids: Sequence[int] | None = None, min_pixels: int | None = None, max_pixels: int | None = None,
-             finished: Callable[[int, int, np.ndarray], None] | None = None, batch: int = 0) -> Rollouts:
+def generate(
+    model: qwen.Qwen2_5_VL,
+    prompts: Sequence,
+    samples: int = 8,
+    max_new_tokens: int = 64,
+    temperature: float = 1.0,
+    top_p: float = 1.0,
+    top_k: int = 0,
+    eos_ids: Sequence[int] = (),
+    seed: int = 0,
+    ids: Sequence[int] | None = None,
+    min_pixels: int | None = None,
+    max_pixels: int | None = None,
+    finished: Callable[[int, int, np.ndarray], None] | None = None,
+    batch: int = 0,
+) -> Rollouts:
     """Samples `samples` responses to each prompt [(input_ids, images), ...] (as `qwen.pack` takes them).
 
     `temperature=0.0` is greedy; `top_k=0` and `top_p=1.0` are off; `eos_ids=()` never stops early. `ids` [N] (by
@@ -81,15 +72,20 @@ def generate(model: qwen.Qwen2_5_VL, prompts: Sequence, samples: int = 8, max_ne
     than `batch` are decoded at a time, 0 is all.
     """
     if temperature < 0 or not 0 < top_p <= 1 or min(top_k, batch) < 0 or samples < 1 or max_new_tokens < 1:
-        raise ValueError("needs temperature >= 0, 0 < top_p <= 1, top_k >= 0, samples >= 1, max_new_tokens >= 1 and "
-                         "batch >= 0")
+        raise ValueError(
+            "needs temperature >= 0, 0 < top_p <= 1, top_k >= 0, samples >= 1, max_new_tokens >= 1 and batch >= 0"
+        )
     if not prompts:
         raise ValueError("generate needs at least one prompt")
     ids = np.arange(len(prompts)) if ids is None else np.asarray(ids)
     if ids.shape != (len(prompts),):
         raise ValueError(f"ids must hold one id per prompt: {ids.shape} for {len(prompts)} prompts")
-    options = Sampling(float(temperature), float(top_p), min(int(top_k), model.config.text.vocab_size),
-                       tuple(sorted({int(e) for e in eos_ids})))
+    options = Sampling(
+        float(temperature),
+        float(top_p),
+        min(int(top_k), model.config.text.vocab_size),
+        tuple(sorted({int(e) for e in eos_ids})),
+    )
     batch, shards = min(batch or len(prompts), len(prompts)), mesh.shards()
     N = -(-batch // shards) * shards  # in equal shares
     models = nnx.split(model), nnx.split(for_decoding(model))
@@ -104,14 +100,22 @@ def generate(model: qwen.Qwen2_5_VL, prompts: Sequence, samples: int = 8, max_ne
     return rollouts(found, model.source.pad_id if model.source else 0)
 
 
-def _generate(parts, decoder, options: Sampling, inputs: qwen.Inputs, ids, seed: int, decoded: "Decoded") -> None:
+def _generate(parts, decoder, options: Sampling, inputs: qwen.Inputs, ids, seed: int, decoded: Decoded) -> None:
     """Decodes one batch, into `decoded`; the model and what decodes by `nnx.split`."""
     (count, G, R), shards = decoded.shape, mesh.shards()
     rooms, sizes = capacities(R), batch_sizes(len(ids), G, R, shards)
     h = embeddings(*parts, *mesh.place((inputs.ids, inputs.image_index, inputs.vision)))
-    streams, segment = _start(*parts, options, G, rooms[0], h, mesh.place(inputs.position_ids, axis=1),
-                              *mesh.place((inputs.lengths, inputs.starts, ids.astype(np.uint32))),
-                              np.uint32(seed % 2**32), np.int32(count))
+    streams, segment = _start(
+        *parts,
+        options,
+        G,
+        rooms[0],
+        h,
+        mesh.place(inputs.position_ids, axis=1),
+        *mesh.place((inputs.lengths, inputs.starts, ids.astype(np.uint32))),
+        np.uint32(seed % 2**32),
+        np.int32(count),
+    )
     if len(rooms) > 1:
         compile_ahead(*decoder, options, streams, rooms, sizes)
 
@@ -129,92 +133,6 @@ def _generate(parts, decoder, options: Sampling, inputs: qwen.Inputs, ids, seed:
         streams, end, segment = _decode(*decoder, options, smaller, streams, np.int32(t), np.int32(stop))
         decoded.add(segment, t, int(end))
         t = int(end)
-
-
-class Decoded:
-    """The host's side of a batch: which stream each slot decodes, and what has come from them."""
-
-    def __init__(self, prompts: int, N: int, G: int, R: int, shards: int, finished):
-        self._streams = np.arange(N * G).reshape(N, G)  # by slot; -1: none
-        self._streams[prompts:] = -1
-        self.alive = self._streams >= 0  # by slot
-        self.shape, self._shards, self._finished = (prompts, G, R), shards, finished
-        self._drawn = [np.zeros((prompts * G, R), dtype) for dtype in (np.int32, np.float32, np.float32)]
-        self._lengths = np.zeros(prompts * G, np.int32)
-
-    def add(self, segment: Segment, t: int, end: int) -> None:
-        """Takes the tokens t, ..., end - 1 of all slots (a segment may have room for more)."""
-        *drawn, lengths, done = jax.device_get(segment)
-        streams = self._streams[self.alive]
-        for values, new in zip(self._drawn, drawn):
-            values[streams, t:end] = new[self.alive, : end - t]
-        self._lengths[streams] += lengths[self.alive]
-        ended = self._streams[self.alive & (done | (end == self.shape[2]))]
-        self.alive = self.alive & ~done
-        for stream in ended if self._finished else ():
-            n, g = divmod(int(stream), self.shape[1])
-            self._finished(n, g, self._drawn[0][stream, : self._lengths[stream]])
-
-    def move(self, moves) -> None:
-        """Follows `_shrink`."""
-        _, slots = moves
-        parts = zip(*(np.split(x, self._shards) for x in (self._streams, slots)))
-        self._streams = np.concatenate([np.where(to >= 0, streams.ravel()[to], -1) for streams, to in parts])
-        self.alive = slots >= 0
-
-    def result(self) -> tuple[np.ndarray, ...]:
-        """(tokens, log-probs, those of the distribution sampled from, lengths), as in Rollouts with R the limit."""
-        G, R = self.shape[1:]
-        return *(values.reshape(-1, G, R) for values in self._drawn), self._lengths.reshape(-1, G)
-
-
-def rollouts(batches: Sequence[Decoded], pad_id: int) -> Rollouts:
-    """What batches have decoded, as one."""
-    *drawn, lengths = map(np.concatenate, zip(*(batch.result() for batch in batches)))
-    longest = max(int(lengths.max()), 1)
-    past = np.arange(longest) >= lengths[..., None]
-    drawn = [np.where(past, fill, values[..., :longest]).astype(values.dtype)
-             for values, fill in zip(drawn, (pad_id, 0, 0))]
-    return Rollouts(*drawn, lengths)
-
-
-# The shapes of a call.
-
-
-def capacities(R: int) -> list[int]:
-    """The own caches, in tokens, that a call of at most R new tokens comes to; none is uneven, which TPUs would pad."""
-    rooms, most = [min(CAPACITY, max(R - 1, 1))], -(-(R - 1) // CAPACITY) * CAPACITY
-    while rooms[-1] < R - 1:
-        rooms.append(min(2 * rooms[-1], most))
-    return rooms
-
-
-def batch_sizes(N: int, G: int, R: int, shards: int = 1) -> list[tuple[int, int]]:
-    """The batches, in prompts x streams, that a call comes to as its streams end: each a quarter of the one before."""
-    sizes, share, fewest = [(N, G)], N // shards, -(-FEWEST // shards)
-    while R - 1 > CAPACITY and (G > 1 or share > fewest):
-        share, G = (share, -(-G // 4)) if G > 1 else (max(-(-share // 4), fewest), 1)
-        sizes.append((shards * share, G))
-    return sizes
-
-
-def regroup(alive, rows: int, width: int, shards: int = 1):
-    """Which slots alive [N, G] make up a batch of rows x width, or None where they do not fit.
-
-    (old prompt of each row [rows], old slot [rows, width], -1 where none), each counted within its shard: a stream
-    stays where its cache is. A prompt may need several rows.
-    """
-    if shards > 1:
-        parts = [regroup(part, rows // shards, width) for part in np.split(alive, shards)]
-        return None if None in parts else tuple(map(np.concatenate, zip(*parts)))
-    groups = [(n, slots[i : i + width]) for n, row in enumerate(alive) for slots in [np.flatnonzero(row)]
-              for i in range(0, len(slots), width)]
-    if len(groups) > rows:
-        return None
-    prompts, slots = np.zeros(rows, np.int32), np.full((rows, width), -1, np.int32)
-    for row, (n, chosen) in enumerate(groups):
-        prompts[row], slots[row, : len(chosen)] = n, n * alive.shape[1] + chosen
-    return prompts, slots
 
 
 def compile_ahead(graph, weights, options: Sampling, streams: Streams, rooms, sizes) -> None:
@@ -245,8 +163,9 @@ def compile_ahead(graph, weights, options: Sampling, streams: Streams, rooms, si
 
 
 @partial(jax.jit, static_argnums=(0, 2, 3, 4))
-def _start(graph, weights, options: Sampling, G: int, capacity: int, h, position_ids, lengths, starts, ids, seed,
-           prompts):
+def _start(
+    graph, weights, options: Sampling, G: int, capacity: int, h, position_ids, lengths, starts, ids, seed, prompts
+):
     """Prefills the prompts, of which `prompts` count, and draws the first tokens: (streams, a segment of one token)."""
     model = nnx.merge(graph, weights)
     hidden, prompt = prefill(model, h, position_ids, lengths)
@@ -277,8 +196,9 @@ def prefill(model, h, position_ids, lengths):
     def attend(q, k, v, cache):
         return mesh.by_heads(lambda *qkv: causal(*qkv, cache)[0])(q, k, v), (k, v)
 
-    h, (keys, values) = mesh.by_row(lambda h, positions: model.model(h, positions, attend), in_axes=(0, 1),
-                                    out_axes=(0, 1))(h, position_ids)
+    h, (keys, values) = mesh.by_row(
+        lambda h, positions: model.model(h, positions, attend), in_axes=(0, 1), out_axes=(0, 1)
+    )(h, position_ids)
     cache = zip(jnp.einsum("lnpjd->lnjdp", keys), jnp.einsum("lnpjd->lnjpd", values))
     return h[jnp.arange(len(h)), lengths - 1], list(cache)
 
@@ -306,8 +226,12 @@ def _decode(graph, weights, options: Sampling, smaller: tuple[int, int], streams
         return at + 1, placed(streams.replace(own=own, last=drawn[0], done=done)), segment
 
     shape = streams.done.shape
-    empty = Segment(jnp.zeros((*shape, SEGMENT), jnp.int32), *jnp.zeros((2, *shape, SEGMENT)),
-                    jnp.zeros(shape, jnp.int32), streams.done)
+    empty = Segment(
+        jnp.zeros((*shape, SEGMENT), jnp.int32),
+        *jnp.zeros((2, *shape, SEGMENT)),
+        jnp.zeros(shape, jnp.int32),
+        streams.done,
+    )
     carry = t, streams.replace(own=recent), mesh.rows(empty)
     end, streams, segment = jax.lax.while_loop(goes_on, body, carry)
     return placed(streams.replace(own=joined(past, streams.own, start))), *mesh.whole((end, segment))

@@ -20,8 +20,17 @@ from perl_jax.runtime import cli
 FLAGS = flags.FLAGS
 
 
-def answers(path: Path, question: str, pictures: Sequence, *, samples: int = 1, temperature: float = 0.0,
-            max_new_tokens: int = 256, seed: int = 0, dtype: str = "float32") -> list[str]:
+def answers(
+    path: Path,
+    question: str,
+    pictures: Sequence,
+    *,
+    samples: int = 1,
+    temperature: float = 0.0,
+    max_new_tokens: int = 256,
+    seed: int = 0,
+    dtype: str = "float32",
+) -> list[str]:
     """`samples` responses of the model in `path` to a question about pictures (encoded bytes, PIL or arrays).
 
     Raises InputError where the question's slots and the pictures differ in number, and for a picture that cannot be
@@ -32,8 +41,14 @@ def answers(path: Path, question: str, pictures: Sequence, *, samples: int = 1, 
     prompts = Prompts.of_directory(path)
     prompt = prompts.encode({"id": "--prompt", "question": question, "images": pictures})
     out = rollout.generate(
-        qwen.load(path, dtype=dtype), [prompt], samples=samples, temperature=temperature,
-        max_new_tokens=max_new_tokens, seed=seed, eos_ids=prompts.processor.eos_ids, **prompts.limits,
+        qwen.load(path, dtype=dtype),
+        [prompt],
+        samples=samples,
+        temperature=temperature,
+        max_new_tokens=max_new_tokens,
+        seed=seed,
+        eos_ids=prompts.processor.eos_ids,
+        **prompts.limits,
     )
     return [prompts.processor.decode(tokens[:length]) for tokens, length in zip(out.tokens[0], out.lengths[0])]
 
@@ -41,8 +56,14 @@ def answers(path: Path, question: str, pictures: Sequence, *, samples: int = 1, 
 def main(_) -> None:
     pictures = [picture(file) for file in FLAGS.image]
     texts = answers(
-        policy.directory(FLAGS.model), FLAGS.prompt, pictures, samples=FLAGS.samples, temperature=FLAGS.temperature,
-        max_new_tokens=FLAGS.max_new_tokens, seed=FLAGS.seed, dtype=FLAGS.dtype,
+        policy.directory(FLAGS.model),
+        FLAGS.prompt,
+        pictures,
+        samples=FLAGS.samples,
+        temperature=FLAGS.temperature,
+        max_new_tokens=FLAGS.max_new_tokens,
+        seed=FLAGS.seed,
+        dtype=FLAGS.dtype,
     )
     for number, text in enumerate(texts, start=1):
         print(text if len(texts) == 1 else f"[{number}] {text}")
@@ -58,8 +79,9 @@ def picture(file: str):
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("model", None, "A model's directory, or its hub id (owner/name or owner/name@revision).",
-                        required=True)
+    flags.DEFINE_string(
+        "model", None, "A model's directory, or its hub id (owner/name or owner/name@revision).", required=True
+    )
     flags.DEFINE_multi_string("image", [], "A picture file; may be given several times.")
     flags.DEFINE_string("prompt", None, f"The question, with a {SLOT} for each picture or without any.", required=True)
     flags.DEFINE_integer("samples", 1, "How many responses; all alike at temperature 0.", lower_bound=1)

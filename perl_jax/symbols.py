@@ -101,6 +101,7 @@ def move(text: str, place_of: Sequence[int]) -> str:
     >>> move("{image:0} and {images:1,2}", (2, 0, 1))
     '{image:2} and {images:0,1}'
     """
+
     def new(match: re.Match) -> list[int]:
         return [place_of[_inside(place, len(place_of))] for place in _places(match)]
 
@@ -114,6 +115,7 @@ def words(text: str, total: int) -> str:
     >>> words("Is the {image:1|side} one like {image:0|lower}? See {images:0,1|to}.", 2)
     'Is the right one like image 1? See 1 to 2.'
     """
+
     def one(match: re.Match) -> str:
         return _style(STYLES, match)(_inside(int(match[1]), total), total)
 

@@ -45,11 +45,17 @@ def run(config, workdir: Path, profile: tuple[int, int]) -> None:
     model, base = policy.load(config, workdir, run_data.texts(config, list(data)))
     splits = {name: having(list(data), name) for name in config.eval.sets} | {config.data.split: list(data)}
     kept, excluded = prompt_lengths.shown(splits, base.prompts, workdir)
-    sets = {name: run_data.held_out_questions(config, open_parts(list(data), name, kept[name]), base.prompts)
-            for name in config.eval.sets}
-    facts = {"records": {directory: records.fingerprint(directory) for directory in data}, "excluded": excluded,
-             "base": base.fingerprint, "model": base.path,
-             "lora": config.lora.to_dict() if config.lora.rank else None}
+    sets = {
+        name: run_data.held_out_questions(config, open_parts(list(data), name, kept[name]), base.prompts)
+        for name in config.eval.sets
+    }
+    facts = {
+        "records": {directory: records.fingerprint(directory) for directory in data},
+        "excluded": excluded,
+        "base": base.fingerprint,
+        "model": base.path,
+        "lora": config.lora.to_dict() if config.lora.rank else None,
+    }
     last = config.warmup.steps + config.total_steps
 
     with (
@@ -71,15 +77,18 @@ def run(config, workdir: Path, profile: tuple[int, int]) -> None:
             def evaluate(step: int) -> dict[str, float]:
                 found = {}
                 for name, asked in sets.items():
-                    rows = held_out.ask(state.model, asked, source.prompts, grader, config.sampling.max_new_tokens,
-                                        config.eval.batch)
+                    rows = held_out.ask(
+                        state.model, asked, source.prompts, grader, config.sampling.max_new_tokens, config.eval.batch
+                    )
                     place = "eval/" + f"{name}/" * bool(found)  # the first set, which says what is best, by plain names
                     values = {place + key: value for key, value in held_out.summary(rows).items()}
                     log.evaluation(name, schedule.stage(config, step), step, values, rows)
                     found = found or values
                 if found and config.checkpoint.best and config.checkpoint.best not in found:
-                    raise InputError(f"config.checkpoint.best is {config.checkpoint.best!r}, but the evaluation says "
-                                     f"only {', '.join(found)}")
+                    raise InputError(
+                        f"config.checkpoint.best is {config.checkpoint.best!r}, but the evaluation says "
+                        f"only {', '.join(found)}"
+                    )
                 return found
 
             if not done:
@@ -102,8 +111,11 @@ def run(config, workdir: Path, profile: tuple[int, int]) -> None:
                     raise InputError(f"step {step}: {', '.join(bad)}; see {workdir}/metrics.jsonl and rollouts.jsonl")
                 scores = evaluate(step) if step == last or step % config.eval.every == 0 else {}
                 if scores or step == last or step % config.checkpoint.every == 0:
-                    about = {**facts, "stream": source.questions.state(),
-                             "prompt": json.loads(source.prompts.to_json())}
+                    about = {
+                        **facts,
+                        "stream": source.questions.state(),
+                        "prompt": json.loads(source.prompts.to_json()),
+                    }
                     checkpoints.save(step, state, about, scores)
 
 
@@ -161,7 +173,9 @@ def warm_up(config, step, state, source, reference, clock):
     del reference
     with clock("data"):
         questions = source.questions.take(*schedule.draw(config, step))
-        answers = [schedule.taught_tokens(config, question.samples[0], source.prompts.processor) for question in questions]
+        answers = [
+            schedule.taught_tokens(config, question.samples[0], source.prompts.processor) for question in questions
+        ]
         prepare_next(config, step, source)
     with clock("update"):
         groups = [
@@ -189,11 +203,15 @@ def resume(checkpoints, done: int, state: update.State, source: batches.Source, 
     """The state of a checkpoint, with the data stream at its place; refuses another base model or other adapters."""
     saved = checkpoints.run(done)
     if saved["base"] != facts["base"]:
-        raise InputError(f"step {done} was trained from other base weights ({saved['model']}, {saved['base']}) than "
-                         f"{facts['model']} ({facts['base']}); give those, or a new --workdir")
+        raise InputError(
+            f"step {done} was trained from other base weights ({saved['model']}, {saved['base']}) than "
+            f"{facts['model']} ({facts['base']}); give those, or a new --workdir"
+        )
     if saved.get("lora") != facts["lora"]:
-        raise InputError(f"step {done} was trained with config.lora {saved.get('lora')}, not {facts['lora']}; "
-                         "give that, or a new --workdir")
+        raise InputError(
+            f"step {done} was trained with config.lora {saved.get('lora')}, not {facts['lora']}; "
+            "give that, or a new --workdir"
+        )
     source.questions.restore(saved["stream"])
     logger.info("resumed from step %d", done)
     return checkpoints.restore(done, state)
@@ -221,7 +239,11 @@ def steps_of(text: str) -> tuple[int, int]:
 
 if __name__ == "__main__":
     cli.define_run_flags()
-    flags.DEFINE_integer("inspect", 0, "Train nothing: write WORKDIR/inspect.html, with the run's first so many "
-                         "questions.", lower_bound=0)
+    flags.DEFINE_integer(
+        "inspect",
+        0,
+        "Train nothing: write WORKDIR/inspect.html, with the run's first so many questions.",
+        lower_bound=0,
+    )
     flags.DEFINE_string("profile_steps", "", "FIRST:LAST: steps to trace to WORKDIR/profile.")
     cli.run(main)

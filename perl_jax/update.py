@@ -1,8 +1,8 @@
 """The policy update on shared prompts: a prompt is computed once for its G rollouts, an image once for all orders.
 
 Each response sees the prompt and itself, and takes up the M-RoPE position after its own order's prompt (see
-`engine.tree_packing`). The host adds up the gradients of micro-batches, the same programs over and over, and then takes one
-optimizer step; each token's weight in the loss is known beforehand, so the split changes nothing.
+`engine.tree_packing`). The host adds up the gradients of micro-batches, the same programs over and over, and then takes
+one optimizer step; each token's weight in the loss is known beforehand, so the split changes nothing.
 """
 
 from collections.abc import Callable, Sequence
@@ -46,8 +46,9 @@ class State:
         return nnx.merge(self.graph, self.trainable, self.frozen)
 
 
-def init(model: qwen.Qwen2_5_VL, optimizer: optax.GradientTransformation,
-         trainable: Callable[[str], bool] | None = None) -> State:
+def init(
+    model: qwen.Qwen2_5_VL, optimizer: optax.GradientTransformation, trainable: Callable[[str], bool] | None = None
+) -> State:
     """A state of the model. `trainable("visual.blocks.attn.qkv.kernel")` says what trains: that is copied.
 
     What is frozen is shared with the model, in the dtype that it has there.
@@ -82,16 +83,29 @@ class Tokens:
     sampler_logprobs: np.ndarray | None
 
 
-def step(state: State, groups: Sequence[Group], *, clip_low=0.2, clip_high=0.2, dual_clip=3.0, kl_coef=0.0,
-         aggregate="token-mean", norm_length: int | None = None, temperature=1.0, rows: int | None = None,
-         row_tokens: int | None = None, remat=False, min_pixels: int | None = None,
-         max_pixels: int | None = None):
+def step(
+    state: State,
+    groups: Sequence[Group],
+    *,
+    clip_low=0.2,
+    clip_high=0.2,
+    dual_clip=3.0,
+    kl_coef=0.0,
+    aggregate="token-mean",
+    norm_length: int | None = None,
+    temperature=1.0,
+    rows: int | None = None,
+    row_tokens: int | None = None,
+    remat=False,
+    min_pixels: int | None = None,
+    max_pixels: int | None = None,
+):
     """One optimizer step over groups that share O and G: (state, metrics {name: float}). Donates `state`.
 
     The loss is `grpo.loss` of all groups together, whatever `rows` and `row_tokens` say of a micro-batch (see
     `tree_packing.pack`, also for errors). Without KL, a group whose advantages are all 0 has no gradient: its tokens
-    count in the mean, but it is not computed. Metrics are means over the computed tokens (`ratio`, `kl`, `clip_*`, `entropy`,
-    `logprob`, `sampler_gap`), `loss`, `grad_norm` (global, before clipping), `update_norm` (of what is added to the
+    count in the mean, but it is not computed. Metrics are means over the computed tokens (`ratio`, `kl`, `clip_*`,
+    `entropy`, `logprob`, `sampler_gap`), `loss`, `grad_norm` (global, before clipping), `update_norm` (of what is added to the
     weights: not finite if any of it is not), `ratio_max`, `tokens`, `computed_share`, `padding` and `split_trees`.
     Raises ValueError for `kl_coef` > 0 without `ref_logprobs`.
     """
@@ -106,7 +120,9 @@ def step(state: State, groups: Sequence[Group], *, clip_low=0.2, clip_high=0.2, 
     # Without a signal anywhere the first group is computed all the same: its gradient is 0, its metrics are true.
     taught = [q for q, group in enumerate(groups) if kl_coef or np.any(group.advantages)] or [0]
     groups, scored = [groups[q] for q in taught], lengths[taught].ravel()
-    forest = tree_packing.pack(state.model.config, groups, rows, row_tokens, min_pixels, max_pixels, mesh.shards(), mesh.own())
+    forest = tree_packing.pack(
+        state.model.config, groups, rows, row_tokens, min_pixels, max_pixels, mesh.shards(), mesh.own()
+    )
     fields = Tokens(
         weights=np.repeat(weights[taught].ravel(), scored).astype(np.float32),
         advantages=np.repeat(np.concatenate([np.ravel(group.advantages) for group in groups]), scored),
@@ -173,8 +189,11 @@ def _add_rows(grads, state: State, h, rows: Rows, tokens: Tokens, options: Optio
         old = jax.lax.stop_gradient(logp) if tokens.old_logprobs is None else tokens.old_logprobs
         scored = row.index >= 0
         losses, stats = grpo.token_losses(
-            *(x[..., None] for x in (logp, old)), tokens.advantages, scored[..., None],
-            None if tokens.ref_logprobs is None else tokens.ref_logprobs[..., None], **dict(options.losses),
+            *(x[..., None] for x in (logp, old)),
+            tokens.advantages,
+            scored[..., None],
+            None if tokens.ref_logprobs is None else tokens.ref_logprobs[..., None],
+            **dict(options.losses),
         )
         more = {"entropy": entropy, "logprob": logp}
         if tokens.sampler_logprobs is not None:
@@ -203,21 +222,34 @@ def _apply(optimizer, trained, opt_state, grads):
     return trained, mesh.weights(opt_state), mesh.whole(norms)
 
 
-def logprobs(model: qwen.Qwen2_5_VL, groups: Sequence[Group], temperature: float = 1.0, *, rows: int | None = None,
-             row_tokens: int | None = None, min_pixels: int | None = None,
-             max_pixels: int | None = None) -> np.ndarray:
+def logprobs(
+    model: qwen.Qwen2_5_VL,
+    groups: Sequence[Group],
+    temperature: float = 1.0,
+    *,
+    rows: int | None = None,
+    row_tokens: int | None = None,
+    min_pixels: int | None = None,
+    max_pixels: int | None = None,
+) -> np.ndarray:
     """Log-probs of the groups' responses, teacher-forced on the shared prompts: float32 [Q, O, G, R].
 
     R is the longest response; past a response's length they are 0. Advantages and given log-probs are not read; the
     other options as in `step`.
     """
-    forest = tree_packing.pack(model.config, groups, rows, row_tokens, min_pixels, max_pixels, mesh.shards(), mesh.own())
+    forest = tree_packing.pack(
+        model.config, groups, rows, row_tokens, min_pixels, max_pixels, mesh.shards(), mesh.own()
+    )
     lengths = np.array([[[len(r) for r in order] for order in group.responses] for group in groups])
     graph, weights = nnx.split(model)
-    found = jax.device_get([
-        _logprobs(graph, weights, embeddings(graph, weights, *batch.content, 1), batch.without_content(), temperature)
-        for batch in map(placed, forest.batches)
-    ])
+    found = jax.device_get(
+        [
+            _logprobs(
+                graph, weights, embeddings(graph, weights, *batch.content, 1), batch.without_content(), temperature
+            )
+            for batch in map(placed, forest.batches)
+        ]
+    )
     scored = np.zeros(lengths.sum(), np.float32)
     for batch, logp in zip(forest.batches, found):
         scored[batch.index[batch.index >= 0]] = logp[batch.index >= 0]

@@ -18,7 +18,7 @@ from perl_jax.runtime import cli
 REPOSITORY = tiny_run.REPOSITORY
 LAUNCH = REPOSITORY / "launch"
 SCRIPTS = [*sorted(LAUNCH.glob("*.sh")), REPOSITORY / ".ci" / "run"]
-HARD = ["--config.prompt.system=Look, don't $HOME; \"think\"", "--config.data.directory=/data/a b*", "--workdir=/o\nk"]
+HARD = ['--config.prompt.system=Look, don\'t $HOME; "think"', "--config.data.directory=/data/a b*", "--workdir=/o\nk"]
 
 
 def with_programs(directory: Path, **programs: str) -> dict[str, str]:
@@ -79,8 +79,10 @@ def test_srun_gets_all_arguments(tmp_path):
     done = bash(LAUNCH / "slurm.sh", *HARD, cwd=REPOSITORY, env=in_job(tmp_path, 'printf "%s\\0" "$@"'))
     found = done.stdout.split("\0")[:-1]
     assert found[-6:] == ["python", "-m", "perl_jax.train", *HARD] and "--kill-on-bad-exit=1" in found
-    for failing in (bash(LAUNCH / "slurm.sh", *HARD, cwd=REPOSITORY),
-                    bash(LAUNCH / "slurm.sh", *HARD, cwd=tmp_path, env=in_job(tmp_path, "true"))):
+    for failing in (
+        bash(LAUNCH / "slurm.sh", *HARD, cwd=REPOSITORY),
+        bash(LAUNCH / "slurm.sh", *HARD, cwd=tmp_path, env=in_job(tmp_path, "true")),
+    ):
         assert failing.returncode == 1 and failing.stderr.startswith("error: submit it from the root")
 
 
@@ -94,8 +96,9 @@ def test_a_process_has_one_gpu_or_all_of_its_node(tmp_path, per_node, devices):
 @pytest.mark.parametrize("code", [0, 3])
 def test_a_job_requeues_itself_before_its_time_limit(tmp_path, code):
     environment = in_job(tmp_path, f"echo started; sleep 1; exit {code}")
-    with subprocess.Popen(["bash", LAUNCH / "slurm.sh"], cwd=REPOSITORY, env=environment, stdout=subprocess.PIPE,
-                          text=True) as job:
+    with subprocess.Popen(
+        ["bash", LAUNCH / "slurm.sh"], cwd=REPOSITORY, env=environment, stdout=subprocess.PIPE, text=True
+    ) as job:
         assert job.stdout.readline() == "started\n"
         job.send_signal(signal.SIGUSR1)
         assert job.stdout.read() == "scontrol requeue 7\n"
@@ -107,15 +110,25 @@ def test_two_processes_on_a_slurm_cluster_train_and_go_on(tmp_path):
     if not all(found.values()) or os.geteuid():
         pytest.skip("needs root, and SLURM: apt-get install slurm-wlm munge")
     config = tmp_path / "config.py"
-    config.write_text("import tiny_run\n\n\ndef get_config():\n"
-                      "    return tiny_run.config(**{'warmup.steps': 1, 'total_steps': 1})\n")
-    environment = os.environ | {"VIRTUAL_ENV": sys.prefix, "PYTHONPATH": str(REPOSITORY / "tests"),
-                                "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    config.write_text(
+        "import tiny_run\n\n\ndef get_config():\n    return tiny_run.config(**{'warmup.steps': 1, 'total_steps': 1})\n"
+    )
+    environment = os.environ | {
+        "VIRTUAL_ENV": sys.prefix,
+        "PYTHONPATH": str(REPOSITORY / "tests"),
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+    }
     environment.pop("XLA_FLAGS", None)
 
     def run(*flags):
-        return bash(LAUNCH / "slurm_local.sh", f"--config={config}", f"--workdir={tmp_path / 'run'}", *flags,
-                    env=environment, timeout=300)
+        return bash(
+            LAUNCH / "slurm_local.sh",
+            f"--config={config}",
+            f"--workdir={tmp_path / 'run'}",
+            *flags,
+            env=environment,
+            timeout=300,
+        )
 
     done = run()
     assert done.returncode == 0 and "JobState=COMPLETED" in done.stdout, done
@@ -136,20 +149,27 @@ def worker(tmp_path):
     home, noted = tmp_path / "worker", tmp_path / "noted"
     with_programs(home)
     (home / ".local").mkdir()
-    with_programs(home / ".local" / "bin", curl="exit 1", uv="""
+    with_programs(
+        home / ".local" / "bin",
+        curl="exit 1",
+        uv="""
         echo "$@" >>~/uv
         if [ "$1" = venv ]; then
             mkdir -p .venv-tpu/bin
             printf '#!/usr/bin/env bash\nprintf "%%s\\\\0" "$@" >~/python\n' >.venv-tpu/bin/python
             chmod +x .venv-tpu/bin/python
-        fi""")
-    environment = with_programs(tmp_path / "programs", gcloud=f"""
+        fi""",
+    )
+    environment = with_programs(
+        tmp_path / "programs",
+        gcloud=f"""
         printf '%s\\0' "$@" $'\\n' >>{noted}
         last=${{@: -1}}
         case $4 in
         scp) cp "$5" {home}/ ;;
         ssh) cd {home} && HOME={home} bash -c "${{last#--command=}}" ;;
-        esac""")
+        esac""",
+    )
     return home, environment, noted
 
 
@@ -193,8 +213,16 @@ def test_a_tpu_vm_gets_what_is_committed_and_all_arguments(worker, clone):
     done = run("run", "my-tpus", "my-zone", *HARD, PERL_JAX_TPU="queued-resources")
     one, several = (call.split("\0")[:-2] for call in noted.read_text().split("\n\0")[:-1])
     assert one == ["compute", "tpus", "tpu-vm", "ssh", "my-tpu", "--zone=my-zone", "--worker=all"]
-    assert several == ["compute", "tpus", "queued-resources", "ssh", "my-tpus", "--zone=my-zone", "--worker=all",
-                       "--node=all"]
+    assert several == [
+        "compute",
+        "tpus",
+        "queued-resources",
+        "ssh",
+        "my-tpus",
+        "--zone=my-zone",
+        "--worker=all",
+        "--node=all",
+    ]
 
 
 def test_a_tpu_vm_that_fails(worker, clone):

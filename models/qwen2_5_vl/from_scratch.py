@@ -24,15 +24,17 @@ SPECIAL_TOKENS = tuple(
 END_OF_TEXT, END_OF_TURN = "<|endoftext|>", "<|im_end|>"
 
 # How Qwen2 cuts text before the BPE: no token crosses these pieces. One digit is one piece.
-_PIECES = "|".join((
-    r"(?i:'(?:s|t|re|ve|m|ll|d))",  # English contractions
-    r"[^\r\n\p{L}\p{N}]?\p{L}+",  # letters, with one sign or space in front
-    r"\p{N}",
-    r" ?[^\s\p{L}\p{N}]+[\r\n]*",  # signs, with the line breaks after them
-    r"\s*[\r\n]+",
-    r"\s+(?!\S)",  # white space but for its last character, which belongs to what follows
-    r"\s+",
-))
+_PIECES = "|".join(
+    (
+        r"(?i:'(?:s|t|re|ve|m|ll|d))",  # English contractions
+        r"[^\r\n\p{L}\p{N}]?\p{L}+",  # letters, with one sign or space in front
+        r"\p{N}",
+        r" ?[^\s\p{L}\p{N}]+[\r\n]*",  # signs, with the line breaks after them
+        r"\s*[\r\n]+",
+        r"\s+(?!\S)",  # white space but for its last character, which belongs to what follows
+        r"\s+",
+    )
+)
 _BYTES, _VOCAB_MULTIPLE = 256, 64
 
 # Says what the published template says: a default system text, pictures numbered only with `add_vision_id`.
@@ -113,10 +115,12 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int = 1000):
         raise InputError(f"vocab_size {vocab_size} must be at least {least}, for every byte and the special tokens")
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.NFC()
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([
-        pre_tokenizers.Split(Regex(_PIECES), behavior="isolated"),
-        pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-    ])
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(_PIECES), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(vocab_size=learnt, initial_alphabet=alphabet, show_progress=False)
@@ -135,8 +139,10 @@ def _network_config(config, tokenizer) -> qwen.Config:
     if unknown := sorted(set(config) - {"vision", "text"}):
         raise InputError(f"{unknown[0]} cannot be set for a new model; its parts are vision and text")
     for section, kind in (("vision", qwen.VisionConfig), ("text", qwen.TextConfig)):
-        given = {key: tuple(value) if isinstance(value, list) else value
-                 for key, value in dict(config.get(section, {})).items()}
+        given = {
+            key: tuple(value) if isinstance(value, list) else value
+            for key, value in dict(config.get(section, {})).items()
+        }
         fields = {field.name: field for field in dataclasses.fields(kind)}
         needed = {name for name, field in fields.items() if field.default is dataclasses.MISSING}
         if unknown := given.keys() - fields.keys() | given.keys() & sizes[section].keys():
@@ -144,9 +150,15 @@ def _network_config(config, tokenizer) -> qwen.Config:
         if missing := needed - given.keys() - sizes[section].keys():
             raise InputError(f"{section}.{min(missing)} is missing from the new model's sizes")
         parts[section] = kind(**given, **sizes[section])
-    ids = {name: tokenizer.token_to_id(f"<|{token}|>") for name, token in (
-        ("image_token_id", "image_pad"), ("video_token_id", "video_pad"),
-        ("vision_start_token_id", "vision_start"), ("vision_end_token_id", "vision_end"))}
+    ids = {
+        name: tokenizer.token_to_id(f"<|{token}|>")
+        for name, token in (
+            ("image_token_id", "image_pad"),
+            ("video_token_id", "video_pad"),
+            ("vision_start_token_id", "vision_start"),
+            ("vision_end_token_id", "vision_end"),
+        )
+    }
     # Through from_hf, which checks that the sizes fit each other.
     return qwen.Config.from_hf(qwen.Config(**parts, **ids).to_hf())
 
@@ -162,36 +174,42 @@ def _write_tokenizer(path: Path, tokenizer) -> None:
     added = {"lstrip": False, "normalized": False, "rstrip": False, "single_word": False, "special": True}
     named = {"eos_token": END_OF_TURN, "pad_token": END_OF_TEXT, "additional_special_tokens": list(SPECIAL_TOKENS[1:])}
     _write_json(path / "special_tokens_map.json", named)
-    _write_json(path / "tokenizer_config.json", {
-        **named,
-        "add_bos_token": False,
-        "add_prefix_space": False,
-        "added_tokens_decoder": {
-            str(tokenizer.token_to_id(token)): {"content": token, **added} for token in SPECIAL_TOKENS
+    _write_json(
+        path / "tokenizer_config.json",
+        {
+            **named,
+            "add_bos_token": False,
+            "add_prefix_space": False,
+            "added_tokens_decoder": {
+                str(tokenizer.token_to_id(token)): {"content": token, **added} for token in SPECIAL_TOKENS
+            },
+            "bos_token": None,
+            "clean_up_tokenization_spaces": False,
+            "errors": "replace",
+            "model_max_length": 131072,
+            "split_special_tokens": False,
+            "tokenizer_class": "Qwen2Tokenizer",
+            "unk_token": None,
         },
-        "bos_token": None,
-        "clean_up_tokenization_spaces": False,
-        "errors": "replace",
-        "model_max_length": 131072,
-        "split_special_tokens": False,
-        "tokenizer_class": "Qwen2Tokenizer",
-        "unk_token": None,
-    })
+    )
     (path / "chat_template.jinja").write_text(CHAT_TEMPLATE, encoding="utf-8")
 
 
 def _write_settings(path: Path, tokenizer, config: qwen.Config) -> None:
-    _write_json(path / "preprocessor_config.json", {
-        "image_processor_type": "Qwen2VLImageProcessor",
-        "processor_class": "Qwen2_5_VLProcessor",
-        "min_pixels": image_processing.MIN_PIXELS,
-        "max_pixels": image_processing.MAX_PIXELS,
-        "patch_size": config.vision.patch_size,
-        "temporal_patch_size": config.vision.temporal_patch_size,
-        "merge_size": config.vision.spatial_merge_size,
-        "image_mean": list(image_processing.MEAN),
-        "image_std": list(image_processing.STD),
-    })
+    _write_json(
+        path / "preprocessor_config.json",
+        {
+            "image_processor_type": "Qwen2VLImageProcessor",
+            "processor_class": "Qwen2_5_VLProcessor",
+            "min_pixels": image_processing.MIN_PIXELS,
+            "max_pixels": image_processing.MAX_PIXELS,
+            "patch_size": config.vision.patch_size,
+            "temporal_patch_size": config.vision.temporal_patch_size,
+            "merge_size": config.vision.spatial_merge_size,
+            "image_mean": list(image_processing.MEAN),
+            "image_std": list(image_processing.STD),
+        },
+    )
     end, turn = tokenizer.token_to_id(END_OF_TEXT), tokenizer.token_to_id(END_OF_TURN)
     _write_json(path / "generation_config.json", {"pad_token_id": end, "eos_token_id": [turn, end], "do_sample": False})
 

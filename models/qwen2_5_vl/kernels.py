@@ -41,7 +41,11 @@ def _forward(q, k, v, spans, platform):
     seen = _blocks_of_spans(spans, B)
     Q, K, V = (_blocks(x, B) for x in (q, k, v))
     out, lse = _call(
-        _forward_kernel, platform, _seen_blocks(seen), blocks=[Q.mT], whole=[seen, K, V.mT],
+        _forward_kernel,
+        platform,
+        _seen_blocks(seen),
+        blocks=[Q.mT],
+        whole=[seen, K, V.mT],
         out=[jax.ShapeDtypeStruct(Q.mT.shape, q.dtype), jax.ShapeDtypeStruct((*Q.shape[:2], 1, B), jnp.float32)],
     )
     out = _tokens(out.mT, len(q))
@@ -56,7 +60,11 @@ def _backward(platform, residuals, gradient):
     Q, K, V, G, O = (_blocks(x, B) for x in (q, k, v, gradient, out))
     delta = jnp.sum(O.astype(jnp.float32) * G, axis=-1)[:, :, None]
     [dq] = _call(
-        _dq_kernel, platform, visits, blocks=[Q.mT, G.mT, lse, delta], whole=[seen, K, V],
+        _dq_kernel,
+        platform,
+        visits,
+        blocks=[Q.mT, G.mT, lse, delta],
+        whole=[seen, K, V],
         out=[jax.ShapeDtypeStruct(Q.mT.shape, q.dtype)],
     )
     of_head = jax.ShapeDtypeStruct(Q.shape, jnp.float32)

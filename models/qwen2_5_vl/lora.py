@@ -106,8 +106,9 @@ def save(model: Qwen2_5_VL, path: Path, base: dict[str, Any]) -> None:
         raise InputError("the model has no adapters")
     tensors = {name: value for name, value in named(model).items() if is_adapter(name)}
     write_tensors(path / WEIGHTS, {f"base_model.model.{memory_name(name)}": value for name, value in tensors.items()})
-    modules = sorted({re.sub(r"\\\.\d+\\\.", r"\\.\\d+\\.", re.escape(memory_name(name.partition(".lora_")[0])))
-                      for name in tensors})
+    modules = sorted(
+        {re.sub(r"\\\.\d+\\\.", r"\\.\\d+\\.", re.escape(memory_name(name.partition(".lora_")[0]))) for name in tensors}
+    )
     _, first = adapted[0]
     rank = first.lora_A.kernel.shape[-1]
     config = {

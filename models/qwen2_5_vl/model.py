@@ -21,8 +21,9 @@ class Qwen2_5_VL(nnx.Module):
     Attribute paths are the Hugging Face hub's tensor names (weights.py); `source` is what came with loaded weights.
     """
 
-    def __init__(self, config: Config, *, rngs: nnx.Rngs, dtype=jnp.float32, compute_dtype=None,
-                 source: Source | None = None):
+    def __init__(
+        self, config: Config, *, rngs: nnx.Rngs, dtype=jnp.float32, compute_dtype=None, source: Source | None = None
+    ):
         self.config = config
         self.source = source
         self.compute_dtype = jnp.dtype(compute_dtype or dtype)
@@ -68,6 +69,7 @@ def logits(h, head):
 def _forward(graph, weights, inputs: Inputs):
     model = nnx.merge(graph, weights)
     h = model.embed(inputs.ids, inputs.image_index, model.encode(inputs.vision))
-    h, _ = jax.vmap(lambda h, positions: model.model(h, positions, lambda *qkv: (causal(*qkv)[0], None)),
-                    in_axes=(0, 1))(h, inputs.position_ids)
+    h, _ = jax.vmap(
+        lambda h, positions: model.model(h, positions, lambda *qkv: (causal(*qkv)[0], None)), in_axes=(0, 1)
+    )(h, inputs.position_ids)
     return model.logits(h)

@@ -64,8 +64,14 @@ def block_size(config: VisionConfig) -> int:
     return (config.window_size // config.patch_size // config.spatial_merge_size * config.spatial_merge_size) ** 2
 
 
-def pack(config: Config, prompts: Sequence, min_pixels: int | None = None, max_pixels: int | None = None,
-         shards: int = 1, own: Container[int] | None = None) -> Inputs:
+def pack(
+    config: Config,
+    prompts: Sequence,
+    min_pixels: int | None = None,
+    max_pixels: int | None = None,
+    shards: int = 1,
+    own: Container[int] | None = None,
+) -> Inputs:
     """Packs prompts [(input_ids, images), ...], one list of PIL images or uint8 [H, W, 3] arrays per prompt.
 
     ids hold one image token per merged patch; an image that occurs again (same bytes) is packed once. The rows of
@@ -117,12 +123,14 @@ class Images:
     def _prepared(self, image, digest: bytes) -> Prepared:
         picture = image if isinstance(image, image_files.Encoded) else image_files.rgb(image)
         grid = image_processing.grid((picture.height, picture.width), self.config, *self.limits)
-        return Prepared((1, *grid), image_files.home(digest),
-                        lambda: image_processing.frame(picture, self.config, *self.limits)[0])
+        return Prepared(
+            (1, *grid), image_files.home(digest), lambda: image_processing.frame(picture, self.config, *self.limits)[0]
+        )
 
 
-def pack_images(config: VisionConfig, batches: Sequence[Sequence[Prepared]], shards: int = 1,
-                own: Container[int] | None = None) -> list[tuple[Vision | None, list[np.ndarray]]]:
+def pack_images(
+    config: VisionConfig, batches: Sequence[Sequence[Prepared]], shards: int = 1, own: Container[int] | None = None
+) -> list[tuple[Vision | None, list[np.ndarray]]]:
     """Packs each batch of images.
 
     Returns for each the pack and, per image, the (row, merged token) int32 [n / merge^2, 2] of its merged tokens in
@@ -259,8 +267,10 @@ def check_ids(config: Config, ids, where: str) -> np.ndarray:
     if ids.ndim != 1 or not len(ids) or not np.issubdtype(ids.dtype, np.integer):
         raise InputError(f"{where}: expected a non-empty list of token ids, got shape {ids.shape} of {ids.dtype}")
     if ids.min() < 0 or ids.max() >= config.text.vocab_size:
-        raise InputError(f"{where}: token ids lie in {ids.min()}..{ids.max()}, the vocabulary has "
-                         f"{config.text.vocab_size}; use the model's own tokenizer")
+        raise InputError(
+            f"{where}: token ids lie in {ids.min()}..{ids.max()}, the vocabulary has "
+            f"{config.text.vocab_size}; use the model's own tokenizer"
+        )
     if (ids == config.video_token_id).any():
         raise InputError(f"{where}: video inputs are not supported; show the frames as images")
     return ids.astype(np.int32)
@@ -286,8 +296,10 @@ def mrope_positions(config: Config, ids: np.ndarray, grids, where: str) -> np.nd
     for number, (start, end, grid) in enumerate(zip(starts, ends, grids)):
         height, width = (size // config.vision.spatial_merge_size for size in grid[1:])
         if end - start != height * width:
-            raise InputError(f"{where}: image {number + 1} takes {height} x {width} = {height * width} tokens, "
-                             f"but its run has {end - start}")
+            raise InputError(
+                f"{where}: image {number + 1} takes {height} x {width} = {height * width} tokens, "
+                f"but its run has {end - start}"
+            )
         positions[:, done:start] = np.arange(now, now + start - done)
         now += start - done
         positions[0, start:end] = now

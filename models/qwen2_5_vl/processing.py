@@ -97,10 +97,7 @@ class Processor:
             raise InputError(f"the chat template refuses the messages: {error}") from error
 
     def image_tokens(
-        self,
-        image: Image.Image | image_files.Encoded,
-        min_pixels: int | None = None,
-        max_pixels: int | None = None,
+        self, image: Image.Image | image_files.Encoded, min_pixels: int | None = None, max_pixels: int | None = None
     ) -> int:
         """How many tokens a picture takes: its merged patches."""
         limits = (

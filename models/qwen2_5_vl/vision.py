@@ -30,8 +30,13 @@ class PatchEmbed(nnx.Module):
     def __init__(self, config: VisionConfig, *, rngs, dtype):
         c, t, p = config.in_channels, config.temporal_patch_size, config.patch_size
         self.proj = nnx.Module()
-        self.proj.kernel = weight(rngs, (c, t, p, p, config.hidden_size),
-                                  ("channels", "time", "height", "width", "vision_embed"), NORMAL, dtype)
+        self.proj.kernel = weight(
+            rngs,
+            (c, t, p, p, config.hidden_size),
+            ("channels", "time", "height", "width", "vision_embed"),
+            NORMAL,
+            dtype,
+        )
 
     def __call__(self, patches):
         kernel = self.proj.kernel[...]
@@ -60,8 +65,9 @@ class VisionBlock(nnx.Module):
         self.norm1 = RMSNorm((L, D), ("layers", "norm"), EPS, rngs=rngs, dtype=dtype)
         self.norm2 = RMSNorm((L, D), ("layers", "norm"), EPS, rngs=rngs, dtype=dtype)
         self.attn = VisionAttention(config, rngs=rngs, dtype=dtype)
-        self.mlp = SwiGLU(L, D, config.intermediate_size, ("vision_embed", "vision_mlp"),
-                          bias=True, rngs=rngs, dtype=dtype)
+        self.mlp = SwiGLU(
+            L, D, config.intermediate_size, ("vision_embed", "vision_mlp"), bias=True, rngs=rngs, dtype=dtype
+        )
 
     def __call__(self, h, rope, segments, block):
         h = h + self.attn(self.norm1(h), rope, segments, block)

@@ -55,9 +55,7 @@ def load(
     config = Config.from_hf(raw)
     dtype_of = dtype if inspect.isfunction(dtype) else lambda path: dtype
     compute_dtype = jnp.dtype(compute_dtype or dtype)
-    abstract = nnx.eval_shape(
-        lambda: Qwen2_5_VL(config, rngs=nnx.Rngs(0), compute_dtype=compute_dtype, source=source)
-    )
+    abstract = nnx.eval_shape(lambda: Qwen2_5_VL(config, rngs=nnx.Rngs(0), compute_dtype=compute_dtype, source=source))
     graph, state = nnx.split(abstract)
     flat = list(nnx.to_flat_state(state))
     _check(path, config, {tuple(keys): param.shape for keys, param in flat}, tensors)
@@ -71,8 +69,10 @@ def load(
         if sharding is None:
             return param.replace(_on_device(read, param.shape, (slice(None),) * len(param.shape), held, None))
         where = sharding(param.shape, param.get_metadata("axes"))
-        parts = [_on_device(read, param.shape, index, held, device)
-                 for device, index in where.addressable_devices_indices_map(param.shape).items()]
+        parts = [
+            _on_device(read, param.shape, index, held, device)
+            for device, index in where.addressable_devices_indices_map(param.shape).items()
+        ]
         return param.replace(jax.make_array_from_single_device_arrays(param.shape, where, parts))
 
     return nnx.merge(graph, nnx.from_flat_state([(keys, fill(tuple(keys), param)) for keys, param in flat]))
@@ -118,8 +118,11 @@ def named(tree: Any) -> dict[str, jax.Array]:
 
     Layers are unstacked and kernels turned back; a tied model has no `lm_head.weight`. Works under tracing.
     """
-    return {name: _to_hub(keys, value if layer is None else value[layer])
-            for keys, value in _leaves(tree) for name, layer in _names(keys, len(value))}
+    return {
+        name: _to_hub(keys, value if layer is None else value[layer])
+        for keys, value in _leaves(tree)
+        for name, layer in _names(keys, len(value))
+    }
 
 
 def _leaves(tree: Any, keys: Keys = ()) -> Iterator[tuple[Keys, Any]]:
@@ -207,8 +210,9 @@ def _read(
     return out if _stacked(keys) else out[0]
 
 
-def _on_device(read: Callable, shape: tuple[int, ...], index: tuple[slice, ...], dtype: np.dtype,
-               device: jax.Device | None) -> jax.Array:
+def _on_device(
+    read: Callable, shape: tuple[int, ...], index: tuple[slice, ...], dtype: np.dtype, device: jax.Device | None
+) -> jax.Array:
     """The part `index` of a parameter of `shape` on a device, put there a piece after the other, cut along its first
     axis."""
     starts, stops, _ = zip(*(part.indices(size) for part, size in zip(index, shape)))
@@ -309,8 +313,13 @@ def _write_weights(path: Path, plan: list[_Write]) -> None:
 
 def write_tensors(file: Path, tensors: Mapping[str, jax.Array]) -> None:
     """One safetensors file of named arrays."""
-    _write_file(file, [_Write(name, _dtype_name(value.dtype), value.shape, lambda v=value: np.asarray(v))
-                       for name, value in tensors.items()])
+    _write_file(
+        file,
+        [
+            _Write(name, _dtype_name(value.dtype), value.shape, lambda v=value: np.asarray(v))
+            for name, value in tensors.items()
+        ],
+    )
 
 
 def _write_file(file: Path, writes: list[_Write]) -> None:
@@ -318,11 +327,7 @@ def _write_file(file: Path, writes: list[_Write]) -> None:
     ends = list(itertools.accumulate(write.size for write in writes))
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}  # transformers asks for it
     for write, end in zip(writes, ends):
-        header[write.name] = {
-            "dtype": write.dtype,
-            "shape": list(write.shape),
-            "data_offsets": [end - write.size, end],
-        }
+        header[write.name] = {"dtype": write.dtype, "shape": list(write.shape), "data_offsets": [end - write.size, end]}
     encoded = json.dumps(header, separators=(",", ":")).encode()
     encoded += b" " * (-len(encoded) % 8)  # tensors start aligned
     with file.open("wb") as stream:

@@ -2,7 +2,8 @@ r"""Whether an answer is the true one, by the rule of its kind: choice, text, or
 
 Letters, verdicts, images, texts and orders are compared by exact rules: a grader of mathematics takes words for
 products of letters. Numbers and formulas are the business of `answers.formulas`, which can hang on a hostile one, so
-this must run where it can be killed: `perl_jax.grading`. A wrong answer is at worst wrong; what names two answers is wrong too.
+this must run where it can be killed: `perl_jax.grading`. A wrong answer is at worst wrong; what names two answers is
+wrong too.
 """
 
 import re

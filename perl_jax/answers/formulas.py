@@ -47,17 +47,17 @@ _REPLACED = [(re.compile(pattern, re.DOTALL), new) for pattern, new in (
     (r"\\%", "%"), (r"²", "^2"), (r"³", "^3"), (r"µ", "μ"),
     (r"(?<![0-9.])([0-9]+) ([0-9]+)/([0-9]+)(?![0-9.])", r"\1\\frac{\2}{\3}"),
     (r"(?<![\w.,({\[])([0-9]{1,3}(?:,[0-9]{3})+)(?![0-9,])", lambda match: match[1].replace(",", "")),
-)]
+)]  # fmt: skip
 _READABLE = re.compile(r"[A-Za-z0-9\s+\-*/^_=<>|!.,;:()\[\]{}\\'%°℃℉μ$€£¥¢元@]*")
 _SEVERAL = re.compile(r"[0-9]\s+[0-9]|[0-9]\.[0-9]*\.[0-9]|\(1\).*\(2\)|\([0-9]+\)\s*\(|\*\*|[^,]\n\s*\S", re.DOTALL)
 _COMMAND = re.compile(r"\\(?:[A-Za-z]+|.)")
 _RELATION = re.compile(r"<|>|\\(?:le|leq|ge|geq|ne|neq|lt|gt|cup)(?![A-Za-z])")
-_SEPARATOR = re.compile(
-    r"\s*(?:[,;]\s*(?:@?(?:and|or)(?![A-Za-z]))?|@?(?<![A-Za-z\\])(?:and|or)(?![A-Za-z]))\s*")
+_SEPARATOR = re.compile(r"\s*(?:[,;]\s*(?:@?(?:and|or)(?![A-Za-z]))?|@?(?<![A-Za-z\\])(?:and|or)(?![A-Za-z]))\s*")
 _PLAIN = re.compile(r"[-+]?(?:[0-9]+(?:\.[0-9]+)?|\.[0-9]+)")
 _EQUALS = re.compile(r"=|\\approx(?![A-Za-z])")
 _NAME = re.compile(
-    r"(?=[^=]*[A-Za-z])(?:\\angle\s*[0-9]|(?!\\sqrt)\\?[A-Za-z]|_(?:[0-9A-Za-z]|\{[^{}]*\})|[(){}|'°\s,])+")
+    r"(?=[^=]*[A-Za-z])(?:\\angle\s*[0-9]|(?!\\sqrt)\\?[A-Za-z]|_(?:[0-9A-Za-z]|\{[^{}]*\})|[(){}|'°\s,])+"
+)
 _LETTERS = re.compile(r"(?<![\\A-Za-z])[A-Za-z]+")
 _POWERED = re.compile(r"\^\s*(?:\{([^{}]*)\}|\(([^()]*)\)|-?([0-9]+))")
 _TOWER = re.compile(r"\^[\s{(]*[0-9.]+[\s})]*\^|\^[\s{(]*[0-9.]+\s*!")
@@ -135,8 +135,12 @@ def _is_heavy(text: str) -> bool:
     exponents = [int(number) for groups in _POWERED.findall(text) for number in re.findall(r"[0-9]+", "".join(groups))]
     product = functools.reduce(lambda one, other: min(one * max(other, 1), MAX_EXPONENT + 1), exponents, 1)
     factorials = [int(number[:9] or MAX_EXPONENT + 1) for number in _FACTORIAL.findall(text)]
-    return (deepest > MAX_DEPTH or product > MAX_EXPONENT or bool(_TOWER.search(text))
-            or max(factorials, default=0) > MAX_EXPONENT)
+    return (
+        deepest > MAX_DEPTH
+        or product > MAX_EXPONENT
+        or bool(_TOWER.search(text))
+        or max(factorials, default=0) > MAX_EXPONENT
+    )
 
 
 def _listed(text: str) -> _List:
@@ -235,7 +239,8 @@ def _same_value(answer: str, guess: str) -> bool:
 
 def _same_ratio(answer: list[str], guess: list[str]) -> bool:
     return len(answer) == len(guess) and all(
-        _agree(f"({one})({guess[0]})", f"({other})({answer[0]})") for one, other in zip(answer[1:], guess[1:]))
+        _agree(f"({one})({guess[0]})", f"({other})({answer[0]})") for one, other in zip(answer[1:], guess[1:])
+    )
 
 
 def _scales(number: str, unit: units.Unit | None, own: units.Unit | None) -> list[Fraction]:
@@ -294,8 +299,9 @@ def _parsed(text: str):
     text = re.sub(r"([0-9]*)\.([0-9]+)", _exact, text.replace("@", " ").replace("°", r"^\circ "))
     normal = NormalizationConfig(basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="none")
     how = math_verify.LatexExtractionConfig(boxed_match_priority=-1, normalization_config=normal)
-    found = math_verify.parse(f"${text}$", [how], fallback_mode="no_fallback", extraction_mode="first_match",
-                              parsing_timeout=None)
+    found = math_verify.parse(
+        f"${text}$", [how], fallback_mode="no_fallback", extraction_mode="first_match", parsing_timeout=None
+    )
     return found[0] if len(found) == 1 else None
 
 

@@ -27,8 +27,10 @@ _INVERSES = {name: getattr(math, f"a{name}") for name in _FUNCTIONS}
 _FUNCTIONS |= {f"arc{name}": inverse for name, inverse in _INVERSES.items()} | {"log": math.log10, "exp": math.exp}
 _CALLS = frozenset("\\" + name for name in (*_FUNCTIONS, "sqrt")) | {"e"}
 _BRACKETS = {"(": ")", "[": "]", "{": "}", "\\{": "\\}", "\\lfloor": "\\rfloor"}
-_NAMES = ("ar(?:c?sinh|c?cosh|c?tanh)|gcd|lcm|floor|ceil|eye|zeros|ones|cols|rows|diag|norm|rank|tr|rref|hstack|vstack|"
-          "orth|nullspace|eig|svd|[pbv]?matrix")
+_NAMES = (
+    "ar(?:c?sinh|c?cosh|c?tanh)|gcd|lcm|floor|ceil|eye|zeros|ones|cols|rows|diag|norm|rank|tr|rref|hstack|vstack|"
+    "orth|nullspace|eig|svd|[pbv]?matrix"
+)
 _ARROWS = "to|(?:left|long)?rightarrow|xrightarrow"
 _END = re.compile(rf"(?:[.)\]}}&_^]|\\(?:[\\}}]|{_ARROWS}|right|rfloor|rceil)|{_NAMES})?")
 _TOKEN = re.compile(

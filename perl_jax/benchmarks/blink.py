@@ -58,9 +58,11 @@ EXAMPLE = {
     "wrong": "(C)",
 }
 
-_DISCLAIMER = ("Disclaimer: This is not to make unfair assumptions about the people in the image and you just need to "
-               "give your assessment on this question. You don't need to identify the real people. You just need to "
-               "analyze based on the information I gave you.\n\n")
+_DISCLAIMER = (
+    "Disclaimer: This is not to make unfair assumptions about the people in the image and you just need to "
+    "give your assessment on this question. You don't need to identify the real people. You just need to "
+    "analyze based on the information I gave you.\n\n"
+)
 _DISCLAIMED = ("Forensic_Detection", "Jigsaw", "Art_Style")
 _SELECT = re.compile(r"\s*Select from the following (?:choices|options)[.:]?\s*$", re.I)
 _BRACKETED = tuple(f"({letter})" for letter in "ABCDE")

@@ -103,9 +103,13 @@ def _item(row: dict, name: str, pictures: hub_files.Pictures) -> Item:
         kind="choice" if letter else _kind(answer),
     )
     metadata = row.get("metadata")
-    own = {"question": question, "query": _common.column(row, "query_wo", ""), "question_type": kind,
-           "asked": _common.column(row, "question_for_eval", question),
-           **(metadata if isinstance(metadata, Mapping) else {})}
+    own = {
+        "question": question,
+        "query": _common.column(row, "query_wo", ""),
+        "question_type": kind,
+        "asked": _common.column(row, "question_for_eval", question),
+        **(metadata if isinstance(metadata, Mapping) else {}),
+    }
     return Item(plain, version, own)
 
 

@@ -58,7 +58,7 @@ _REPLACED = (  # in this order
     ("{m}^3", ""), ("m^3", ""), ("{units}", ""), ("units", ""), ("{km}", ""), ("km", ""), ("\\!", ""), ("\\\\", "\\"),
     ("tfrac", "frac"), ("dfrac", "frac"), ("\\left", ""), ("\\right", ""), ("^{\\circ}", ""), ("^\\circ", ""),
     ("\\$", ""), ("$", ""), ("\\%", ""), ("{.", "{0."),
-)
+)  # fmt: skip
 
 
 def load(directory: str, allow_partial: bool = False) -> Iterator[Item | Rejected]:
@@ -87,8 +87,12 @@ def _item(row: dict, name: str, pictures: hub_files.Pictures) -> Item:
         choices=[] if drawn else [option.strip() for option in options],
         kind="choice" if options else None,
     )
-    own = {"question": _common.column(row, "question"), "options": options, "level": row.get("level"),
-           "answer": answer if options else _common.column(row, "answer")}
+    own = {
+        "question": _common.column(row, "question"),
+        "options": options,
+        "level": row.get("level"),
+        "answer": answer if options else _common.column(row, "answer"),
+    }
     return Item(plain, _common.column(row, "subject", ""), own)
 
 

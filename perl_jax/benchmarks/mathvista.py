@@ -58,14 +58,26 @@ _LAST_WORD = re.compile(r"(?:answer|value) (?:is|:)\s*\$?(-?\d+(?:\.\d+)?)\$?\.?
 _LIST = re.compile(r"\[[^\[\]]*\]")
 _DEMONSTRATIONS = (
     ("Give an integer at the end.\nQuestion: How many stairs has it?", "There are twelve (12) stairs in it.", "12"),
-    ("Give a number with one decimal place at the end.\nQuestion: What share of the bar is red?",
-     "Six tenths of the bar are red, so 0.6 of it.", "0.6"),
-    ("Give a number with two decimal places at the end.\nQuestion: What do both fruits cost? (Unit: $)",
-     "They cost $0.80 and $0.65: together $1.45.", "1.45"),
-    ("Give a Python list at the end.\nQuestion: Between which two years is the peak?",
-     "The line is highest between 2007 and 2008.", "[2007, 2008]"),
-    ("Give the letter of the right option at the end.\nQuestion: What part is blue?\nChoices:\n(A) 3/11\n(B) 8/11",
-     "The right one is (B) 8/11.", "B"),
+    (
+        "Give a number with one decimal place at the end.\nQuestion: What share of the bar is red?",
+        "Six tenths of the bar are red, so 0.6 of it.",
+        "0.6",
+    ),
+    (
+        "Give a number with two decimal places at the end.\nQuestion: What do both fruits cost? (Unit: $)",
+        "They cost $0.80 and $0.65: together $1.45.",
+        "1.45",
+    ),
+    (
+        "Give a Python list at the end.\nQuestion: Between which two years is the peak?",
+        "The line is highest between 2007 and 2008.",
+        "[2007, 2008]",
+    ),
+    (
+        "Give the letter of the right option at the end.\nQuestion: What part is blue?\nChoices:\n(A) 3/11\n(B) 8/11",
+        "The right one is (B) 8/11.",
+        "B",
+    ),
 )
 
 
@@ -101,8 +113,13 @@ def _item(row: dict, name: str, pictures: hub_files.Pictures) -> Item:
         choices=choices if chosen else [],
         kind="choice" if chosen else "number",
     )
-    own = {"query": _common.column(row, "query", ""), "answer": answer, "answer_type": "text" if chosen else kind,
-           "precision": None if precision is None else int(precision), **metadata}
+    own = {
+        "query": _common.column(row, "query", ""),
+        "answer": answer,
+        "answer_type": "text" if chosen else kind,
+        "precision": None if precision is None else int(precision),
+        **metadata,
+    }
     return Item(plain, str(metadata.get("task") or ""), own)
 
 
@@ -142,8 +159,10 @@ def judge_messages(item: Item, text: str) -> list[dict] | None:
     """What asks a judge for the answer in a response; None where rules have found it or there is nothing to find."""
     if not text.strip() or score(item, text, "official").extracted is not None:
         return None
-    shown = [f"{query}\n\nModel response: {response}\n\nExtracted answer: {answer}"
-             for query, response, answer in _DEMONSTRATIONS]
+    shown = [
+        f"{query}\n\nModel response: {response}\n\nExtracted answer: {answer}"
+        for query, response, answer in _DEMONSTRATIONS
+    ]
     task = "Read these examples. Then extract the answer from the last model response, and write nothing but it."
     query = item.columns["query"] or _query(item)
     return _common.user("\n\n".join([task, *shown, f"{query}\n\nModel response: {text}\n\nExtracted answer: "]))

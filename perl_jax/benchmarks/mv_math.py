@@ -116,6 +116,7 @@ def _item(row: dict, name: str, pictures: hub_files.Pictures) -> Item:
 
 def _letter_of(answer: str, choices: list[str]) -> str:
     """The letter of the one choice of a value; InputError if there is none."""
+
     def value(text: str) -> str | float:
         return float(text) if _NUMBER.fullmatch(text) else text
 

@@ -125,9 +125,11 @@ def prompt(item: Item, protocol: str) -> list[dict]:
     """Chat messages; `official` asks for JSON with the fields `explanation` and `answer`."""
     if protocol == "boxed":
         return _common.boxed_prompt(item.row)
-    text = (f'Question: {item.columns["question"]} Output only a valid JSON string with two fields: "explanation" and '
-            '"answer". Do not output anything else. The explanation field contains your reasoning. The answer field '
-            f"{_FIELD[item.category]}")
+    text = (
+        f'Question: {item.columns["question"]} Output only a valid JSON string with two fields: "explanation" and '
+        '"answer". Do not output anything else. The explanation field contains your reasoning. The answer field '
+        f"{_FIELD[item.category]}"
+    )
     return _common.user(MARKER.join(_around(text, len(item.row.images))))
 
 

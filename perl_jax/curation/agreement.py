@@ -30,8 +30,10 @@ def markdown(labels: Iterable[tuple[str, str, str]], examples: int = 2) -> str:
     kappa = "undefined (one label only)"
     if len({label for pair in counts for label in pair}) > 1:
         kappa = f"{cohen_kappa_score(*zip(*counts), sample_weight=list(counts.values())):.2f}"
-    parts = [statistics.Table(["", *(f"model: {model}" for model in effects)], rows).markdown(),
-             f"{equal} of {total} labels agree ({equal / total:.0%}); Cohen's kappa {kappa}."]
+    parts = [
+        statistics.Table(["", *(f"model: {model}" for model in effects)], rows).markdown(),
+        f"{equal} of {total} labels agree ({equal / total:.0%}); Cohen's kappa {kappa}.",
+    ]
     for (rules, model), questions in sorted(shown.items(), key=lambda item: -counts[item[0]]):
         quoted = "; ".join(f'"{question}"' for question in questions)
         parts.append(f"{rules} by the rules, {model} by the model: {counts[rules, model]}, such as {quoted}")

@@ -51,7 +51,7 @@ _EXAMPLES = (
     _example(3, "Put the three pictures in the order in which they were taken.",
              "First picture 2, then picture 3, then picture 1.", answer="2, 3, 1", kind="order",
              evidence=["First picture 2, then picture 3"], order_effect="rewrite", confidence=0.85),
-)
+)  # fmt: skip
 
 INSTRUCTIONS = """\
 You prepare questions about images for reinforcement learning, where a program compares an answer with a reference. \
@@ -116,6 +116,7 @@ def annotate(endpoint: Endpoint, rows: Iterable) -> Iterator[tuple[object, Annot
     Raises:
         InputError: the endpoint is not there, as `Endpoint.ask`.
     """
+
     def work(row) -> Annotation | None:
         if not isinstance(row, Row) or rules.check(row):
             return None
@@ -138,8 +139,12 @@ def annotate(endpoint: Endpoint, rows: Iterable) -> Iterator[tuple[object, Annot
 
 def messages(row: Row) -> list[dict]:
     """The conversation that asks for a row's annotation: one user message, as not every model has a system role."""
-    asked = {"images": len(row.images), "question": _split(row.question)[1], "choices": list(row.choices),
-             "answer": row.answer}
+    asked = {
+        "images": len(row.images),
+        "question": _split(row.question)[1],
+        "choices": list(row.choices),
+        "answer": row.answer,
+    }
     text = f"{PROMPT}\n\nNow this one:\n\n{json.dumps(asked, ensure_ascii=False)}"
     return [{"role": "user", "content": text}]
 
@@ -223,8 +228,11 @@ def _short(answer: str, choices: Sequence[str], kind: str, row: Row) -> str:
         return chosen[0]
     if not answer or len(answer) > LONGEST_ANSWER or not answer.isprintable():
         raise Failure("answer is not short", answer or "nothing")
-    fits = {"number": re.search(r"\d|\\", answer), "text": compare.normalized(answer),
-            "order": len(set(re.findall(r"\d+|\b[A-Za-z]\b", answer))) > 1}
+    fits = {
+        "number": re.search(r"\d|\\", answer),
+        "text": compare.normalized(answer),
+        "order": len(set(re.findall(r"\d+|\b[A-Za-z]\b", answer))) > 1,
+    }
     if not fits[kind]:
         raise Failure("answer does not fit its kind", f"{answer} as {kind}")
     source = f"{row.question}\n{row.answer}".casefold()

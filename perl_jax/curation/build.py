@@ -20,8 +20,16 @@ GRADED = 256  # records whose answers are graded at a time
 
 
 def build(
-    source: str, out: str, input: str | None = None, *, limit: int | None = None, seed: int = 0, holdout: float = 0.0,
-    decontaminate: Iterable[str] = (), annotate: Callable | None = None, show: Callable[[int, int], None] | None = None,
+    source: str,
+    out: str,
+    input: str | None = None,
+    *,
+    limit: int | None = None,
+    seed: int = 0,
+    holdout: float = 0.0,
+    decontaminate: Iterable[str] = (),
+    annotate: Callable | None = None,
+    show: Callable[[int, int], None] | None = None,
     **options,
 ) -> dict:
     """Writes the splits of a source to `out`, and returns the summary that `records.write` gives, with
@@ -59,8 +67,9 @@ def build(
         summary = records.write(splits, out, name=source, reject=ledger.reject, finish=ledger.write)
     except InputError as error:
         if ledger.rejected:
-            raise InputError(f"{error}; {len(ledger.rejected)} rows were rejected, the last: "
-                             f"{ledger.rejected[-1]}") from error
+            raise InputError(
+                f"{error}; {len(ledger.rejected)} rows were rejected, the last: {ledger.rejected[-1]}"
+            ) from error
         raise
     return {**summary, "rejected": {split: ledger.reasons(split) for split in splits}}
 

@@ -85,6 +85,7 @@ def split_choices(question: str) -> tuple[str, list[str]]:
 
 def _choice(row: Row, answer: str) -> Row | Rejected:
     """The answer as its letter, whatever of letter and text the source gives."""
+
     def letter(index: int) -> Row:
         return row._replace(answer=chr(ord("A") + index), kind="choice")
 

@@ -79,9 +79,18 @@ def _with_symbols(row: Row, short: Row, annotation: Annotation | None) -> Curate
         decision = _decide(row, short, question, choices, answer, annotation)
     except InputError as error:
         return Rejected(row.id, "text and images do not fit", str(error))
-    record = Record(id=row.id, images=[], question=question, choices=choices, answer=answer, kind=short.kind,
-                    order_effect=decision.order_effect, source=row.source, accuracy=None,
-                    movable=None if row.movable is None else list(row.movable))
+    record = Record(
+        id=row.id,
+        images=[],
+        question=question,
+        choices=choices,
+        answer=answer,
+        kind=short.kind,
+        order_effect=decision.order_effect,
+        source=row.source,
+        accuracy=None,
+        movable=None if row.movable is None else list(row.movable),
+    )
     fault = _fault(record, short, count)
     return Rejected(row.id, *fault) if fault else Curated(record, decision)
 
@@ -96,8 +105,9 @@ def _slots_in_front(question: str) -> str:
 def _annotated(row: Row, annotation) -> Row:
     if annotation is None or annotation.reason:
         return row
-    return row._replace(question=annotation.question, answer=annotation.answer, choices=annotation.choices,
-                        kind=annotation.kind)
+    return row._replace(
+        question=annotation.question, answer=annotation.answer, choices=annotation.choices, kind=annotation.kind
+    )
 
 
 def _has_symbols(row: Row) -> bool:

@@ -33,7 +33,8 @@ _PLACED = re.compile(rf"(?:\b(?:{_ORDINAL}|left|right)(?:-?hand)?|\x00) $", re.I
 _ASKS_FOR_IMAGE = re.compile(
     rf"\b(?:(?:which|what)(?: (?:one|two|three|four|five|other))?"
     rf"|(?:which|what) (?:one |two |three )?of (?:the|these|those)(?: \w+)?"
-    rf"|(?:choose|select|pick|identify|find|name) the(?: \w+)?) {NOUN}s?\b", re.I,
+    rf"|(?:choose|select|pick|identify|find|name) the(?: \w+)?) {NOUN}s?\b",
+    re.I,
 )
 _HOW_MANY = re.compile(r"\bhow (?:many|much)\b", re.I)
 _ASKS_FOR_ORDER = re.compile(r"\b(?:arrange|order|sort|rank|sequence)\b", re.I)
@@ -48,12 +49,14 @@ _LATER = rf"(?<!of the )following(?! (?:\w+ ){{0,2}}{_LISTED}\b)"  # "which of t
 _TIME = re.compile(
     rf"\b(?:next|previous|preceding|{_LATER}|before|after(?:wards)?|earlier|later|sequence|order(?! to\b)|"
     r"chronological(?:ly)?|temporal(?:ly)?|frames?|changed?|changes|appeared|disappeared|becomes?|became|initial(?:ly)?|"
-    r"eventual(?:ly)?|at the (?:start|beginning|end))\b", re.I,
+    r"eventual(?:ly)?|at the (?:start|beginning|end))\b",
+    re.I,
 )
 _PLACE = re.compile(
     rf"\b(?:left|right|last|final|former|latter|respectively|{'|'.join(symbols.ORDINALS)}|\d+(?:st|nd|rd|th)|"
     rf"(?:middle|top|bottom|upper|lower|cent(?:er|re)|leftmost|rightmost) {NOUN}|leftmost|rightmost|"
-    rf"(?:{NOUN}|figure|fig\.|panel)s?[ #(]*(?:\d+|[A-H]\b)|{NOUN}s? (?:{_NUMERALS}))\b", re.I,
+    rf"(?:{NOUN}|figure|fig\.|panel)s?[ #(]*(?:\d+|[A-H]\b)|{NOUN}s? (?:{_NUMERALS}))\b",
+    re.I,
 )
 _SEVERAL = re.compile(rf"\b(?:{NOUN}s|each|both|two|three|four)\b", re.I)
 _ENUMERATION = re.compile(r"\w,? (?:and|&) \w|\w[,;/] ?\w", re.I)
@@ -148,8 +151,10 @@ def choices_to_symbols(choices: Sequence[str], question: str, count: int) -> lis
     numbers = any(match and match[2].isdigit() for match in bare)
     if count < 2 or not asks_for_image(question) or None in told or (numbers and len({*told}) < count):
         points = [None] * len(choices)
-    return [match[1] + point + match[3] if point else to_symbols(choice, count)
-            for choice, match, point in zip(choices, bare, points)]
+    return [
+        match[1] + point + match[3] if point else to_symbols(choice, count)
+        for choice, match, point in zip(choices, bare, points)
+    ]
 
 
 def label(question: str, choices: Sequence[str], answer: str, count: int) -> Label:
@@ -240,8 +245,15 @@ def _ordinals(match: re.Match, place: Place) -> str | None:
     return _WORD.sub(lambda _: next(after), match[2])
 
 
-_PATTERNS = ((_RANGE, _ranged), (_LIST, _listed), (_NUMBERED, _numbered), (_MARKED, _marked), (_NUMERAL, _numeral),
-             (_LETTER, _lettered), (_ORDINALS, _ordinals))
+_PATTERNS = (
+    (_RANGE, _ranged),
+    (_LIST, _listed),
+    (_NUMBERED, _numbered),
+    (_MARKED, _marked),
+    (_NUMERAL, _numeral),
+    (_LETTER, _lettered),
+    (_ORDINALS, _ordinals),
+)
 
 
 def _pointer(word: str, place: Place) -> str | None:
@@ -278,6 +290,7 @@ def _item_style(item: str) -> str:
 
 def _outside_symbols(pattern: re.Pattern, replace: Callable[[re.Match], str], text: str) -> str:
     """`pattern.sub`, but not where a match would touch a symbol."""
+
     def safe(match: re.Match) -> str:
         return match[0] if "{image" in match[0] else replace(match)
 

@@ -91,10 +91,13 @@ def write(directory: str, out: str, count: int, seed: int = 0) -> None:
         if line.get("id") in wanted:
             decisions[line["id"]] = line
     rejected = list(files.json_lines(Path(directory, "rejected.jsonl")))
-    body = [element("h1", f"Review of {summary['name']}"),
-            *_head(summary["splits"], by, len(shown), len(rejected)), _bar(),
-            *(_card(split, record, decisions.get(record["id"], {})) for split, record in shown),
-            *_rejected(rejected)]
+    body = [
+        element("h1", f"Review of {summary['name']}"),
+        *_head(summary["splits"], by, len(shown), len(rejected)),
+        _bar(),
+        *(_card(split, record, decisions.get(record["id"], {})) for split, record in shown),
+        *_rejected(rejected),
+    ]
     files.write(Path(out), html.page("Review", body, STYLE, SCRIPT))
 
 
@@ -131,9 +134,13 @@ def differing(old: str, new: str) -> tuple[Html, Html]:
     """Both texts, the words that differ highlighted in each."""
     a, b = (_PIECE.findall(text[:CHARACTERS]) for text in (old, new))
     blocks = difflib.SequenceMatcher(None, a, b, autojunk=False).get_opcodes()
-    return tuple(joined(*(_marked(words[block[i] : block[i + 1]], block[0] != "equal") for block in blocks),
-                        "…" * (len(text) > CHARACTERS))
-                 for text, words, i in ((old, a, 1), (new, b, 3)))
+    return tuple(
+        joined(
+            *(_marked(words[block[i] : block[i + 1]], block[0] != "equal") for block in blocks),
+            "…" * (len(text) > CHARACTERS),
+        )
+        for text, words, i in ((old, a, 1), (new, b, 3))
+    )
 
 
 def _marked(words: Sequence[str], differs: bool) -> Html:
@@ -156,9 +163,11 @@ def _head(splits: Mapping[str, Mapping], by: Mapping[str, int], shown: int, reje
     sizes = {name: split["records"] for name, split in splits.items()}
     parts = [f"{shown} of {total} records ({_counts(sizes)})", _counts(labels)]
     parts += [f"decided by {_counts(by)}" if by else "what decided is not known (no decisions.jsonl)"]
-    how = ("Right: the answer is right in both orders, and the label is (rewrite: wording and answer follow the "
-           "pictures; invariant: only the pictures move; fixed: the order carries meaning). Words that differ are "
-           "highlighted.")
+    how = (
+        "Right: the answer is right in both orders, and the label is (rewrite: wording and answer follow the "
+        "pictures; invariant: only the pictures move; fixed: the order carries meaning). Words that differ are "
+        "highlighted."
+    )
     return [element("p", " · ".join([*parts, f"{rejected} rows rejected"])), note(how)]
 
 
@@ -180,11 +189,21 @@ def _card(split: str, record: records.Record, decision: Mapping) -> Html:
         inside = [_label(record, decision), *_sides(record, decision)]
     except InputError as error:
         inside = [element("p", str(error), class_="alarm")]
-    ticks = [element("label", element("input", type="radio", name=f"{split} {record['id']}", value=value), value)
-             for value in ("right", "wrong")]
+    ticks = [
+        element("label", element("input", type="radio", name=f"{split} {record['id']}", value=value), value)
+        for value in ("right", "wrong")
+    ]
     verdict = element("div", *ticks, element("input", type="text", placeholder="note"), class_="verdict")
-    return element("div", title, *inside, verdict, class_="card", data_id=record["id"], data_split=split,
-                   data_effect=record["order_effect"])
+    return element(
+        "div",
+        title,
+        *inside,
+        verdict,
+        class_="card",
+        data_id=record["id"],
+        data_split=split,
+        data_effect=record["order_effect"],
+    )
 
 
 def _label(record: records.Record, decision: Mapping) -> Html:
@@ -210,8 +229,10 @@ def _reason(decision: Mapping) -> list[str]:
 def _sides(record: records.Record, decision: Mapping) -> list[Html]:
     """The record as it is and in another order side by side, and as its source has it."""
     (_, own), *others = views(record)
-    images = [html.thumbnail(open_image(data, f"record {record['id']!r}, image {i + 1}"), f"picture {i + 1}")
-              for i, data in enumerate(record["images"])]
+    images = [
+        html.thumbnail(open_image(data, f"record {record['id']!r}, image {i + 1}"), f"picture {i + 1}")
+        for i, data in enumerate(record["images"])
+    ]
     other = others[0][1] if others else own
     columns = _columns(own, other)
     if others:
@@ -220,8 +241,10 @@ def _sides(record: records.Record, decision: Mapping) -> list[Html]:
         same = own[2:] == other[2:] and record["order_effect"] == "rewrite"
     else:
         heads, same = ["its own order; nothing may move"], False
-    sides = [element("div", dim(head), _pictures(view, images), column)
-             for head, view, column in zip(heads, (own, other), columns)]
+    sides = [
+        element("div", dim(head), _pictures(view, images), column)
+        for head, view, column in zip(heads, (own, other), columns)
+    ]
     if same:
         sides.append(element("p", tag("labelled rewrite, but no word changes", alarm=True)))
     return [element("div", *sides, class_="sides"), *_source(own, decision.get("original"))]
@@ -275,7 +298,9 @@ def _rejected(rows: Sequence[Mapping]) -> list[Html]:
     parts = []
     for reason, found in sorted(reasons.items(), key=lambda pair: -len(pair[1])):
         some = [found[int(i)] for i in np.linspace(0, len(found) - 1, min(REJECTED_SHOWN, len(found)))]
-        cells = [[row.get("split"), row.get("id"), element("td", str(row.get("detail"))[:CHARACTERS], class_="said")]
-                 for row in some]
+        cells = [
+            [row.get("split"), row.get("id"), element("td", str(row.get("detail"))[:CHARACTERS], class_="said")]
+            for row in some
+        ]
         parts += [element("h3", f"{reason}: {len(found)}"), table(["split", "id", "detail"], cells, "words")]
     return [folded(f"Rejected: {len(rows)} rows", *parts)] if rows else []

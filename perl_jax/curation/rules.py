@@ -18,10 +18,14 @@ MIN_SIDE = 14  # pixels: one patch of the vision tower
 _BACK = re.compile(
     r"^(?:and|but|so|also|why|how so|what about|how about|if so|if not|then)\b(?=[^?]{0,40}\?)|"
     r"\b(?:you (?:said|mentioned|described|just)|your (?:previous|last|earlier) (?:answer|response)|as mentioned|"
-    r"previous (?:question|answer)|mentioned (?:above|earlier|before)|above question)\b", re.I,
+    r"previous (?:question|answer)|mentioned (?:above|earlier|before)|above question)\b",
+    re.I,
 )
-_PRONOUN = re.compile(r"^(?:(?:is|are|was|were|do|does|did|can|could|has|have|what|where|who|how|which)\b[^?]{0,12}?\b)"
-                      r"(?:it|they|them|he|she|him|his|her|this one|that one|these|those)\b", re.I)
+_PRONOUN = re.compile(
+    r"^(?:(?:is|are|was|were|do|does|did|can|could|has|have|what|where|who|how|which)\b[^?]{0,12}?\b)"
+    r"(?:it|they|them|he|she|him|his|her|this one|that one|these|those)\b",
+    re.I,
+)
 _ANSWER_SAID = re.compile(r"\b(?:the )?(?:correct |right |final )?answer(?: is|:| =)\s*[\"'(\\$]*(.+)", re.I | re.S)
 
 

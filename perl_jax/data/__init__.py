@@ -18,6 +18,7 @@ from perl_jax.records.rows import Picture, Rejected, Row
 
 __all__ = ["Picture", "Rejected", "Row", "find", "names"]
 
+
 def names() -> list[str]:
     """The known sources."""
     return sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_"))

@@ -164,7 +164,9 @@ def _check(input, split, bias, image_size, min_images, max_images, questions):
     if split not in SPLITS:
         raise InputError(f"the source digits has no split {split!r}, only {', '.join(SPLITS)}")
     if not 0 <= bias <= 1 or image_size < 1 or not 2 <= min_images <= max_images <= 10:
-        raise InputError(f"digits: bias {bias} must be from 0 to 1, image_size {image_size} above 0, and "
-                         f"2 <= min_images {min_images} <= max_images {max_images} <= 10")
+        raise InputError(
+            f"digits: bias {bias} must be from 0 to 1, image_size {image_size} above 0, and "
+            f"2 <= min_images {min_images} <= max_images {max_images} <= 10"
+        )
     if not questions or not set(questions) <= set(QUESTIONS):
         raise InputError(f"digits: questions {', '.join(questions)!r} must be some of {', '.join(QUESTIONS)}")

@@ -44,8 +44,10 @@ _WORD = re.compile(r"(?<![A-Za-z])(?!(?:and|sin|cos|tan|cot|log|lim|max|min)(?![
 _WORDS = re.compile(r"[A-Za-z][A-Za-z' -]*")
 _SIGN = re.compile(r"[<>=]|\\[lg]t")
 _COMPARED = re.compile(r"[<>≤≥]|\\(?:leqslant|geqslant|leq|geq|le|ge|lt|gt)(?![a-z])")
-_RELATED = re.compile(r"\\(?:in|perp|bot|parallel|cong|sim|backsim)(?![a-z])|[∈⊥∥≌∽]|"
-                      r"^(?:\\angle ?\w+|[A-Z]{2,}) ?= ?(?:\\angle ?\w+|[A-Z]{2,})$")
+_RELATED = re.compile(
+    r"\\(?:in|perp|bot|parallel|cong|sim|backsim)(?![a-z])|[∈⊥∥≌∽]|"
+    r"^(?:\\angle ?\w+|[A-Z]{2,}) ?= ?(?:\\angle ?\w+|[A-Z]{2,})$"
+)
 _NOTATION = re.compile(r"\\(?:ce|over(?:right)?arrow|vec|(?:wide)?hat)(?![a-z])")  # what graders do not read
 
 
@@ -142,8 +144,9 @@ def _files(path: Path, split: str) -> list[Path]:
     for pattern in (f"data/{split}-*.parquet", f"{split}-*.parquet", "*.jsonl", "*.json"):
         if found := sorted(path.glob(pattern)):
             return found
-    raise InputError(f"{path} holds no data/{split}-*.parquet, no .jsonl and no .json file: download it, with "
-                     "--option=download=True")
+    raise InputError(
+        f"{path} holds no data/{split}-*.parquet, no .jsonl and no .json file: download it, with --option=download=True"
+    )
 
 
 def _row(row: dict, name: str, pictures: hub_files.Pictures) -> Row | Rejected:

@@ -20,8 +20,7 @@ REPOSITORY = "TIGER-Lab/Mantis-Instruct"
 
 EXAMPLE = {
     "id": "multi_vqa-1.1",
-    "question": "<image:0><image:1>\nWhich image shows more people than {image:0|lower} does? "
-    "Answer with its number.",
+    "question": "<image:0><image:1>\nWhich image shows more people than {image:0|lower} does? Answer with its number.",
     "choices": [],
     "answer": "{image:1}",
     "kind": "text",
@@ -111,6 +110,7 @@ def records(
 
 def _folders(folder: Path, split: str, configs: Sequence[str]) -> dict[Path, list[Path]]:
     """{folder of a config: its files}; the folder itself alone, if it holds files."""
+
     def files(place: Path) -> list[Path]:
         return sorted(place.glob(f"{split}-*.parquet")) or sorted(place.glob(f"{split}.json"))
 
@@ -119,14 +119,18 @@ def _folders(folder: Path, split: str, configs: Sequence[str]) -> dict[Path, lis
     places = sorted(place for place in folder.iterdir() if place.is_dir()) if folder.is_dir() else []
     there = {place: found for place in places if (found := files(place))}
     if not there:
-        raise InputError(f"{folder} holds neither {split}.json nor folders with {split}-*.parquet: download it, with "
-                         "--option=download=True --option=configs=...")
+        raise InputError(
+            f"{folder} holds neither {split}.json nor folders with {split}-*.parquet: download it, with "
+            "--option=download=True --option=configs=..."
+        )
     if unknown := set(configs) - {place.name for place in there}:
         raise InputError(f"{folder} has no config {min(unknown)!r}; it has {', '.join(place.name for place in there)}")
     return {place: found for place, found in there.items() if not configs or place.name in configs}
 
 
-def _questions(name: str, source: str, row: dict | InputError, pictures: hub_files.Pictures) -> Iterator[Row | Rejected]:
+def _questions(
+    name: str, source: str, row: dict | InputError, pictures: hub_files.Pictures
+) -> Iterator[Row | Rejected]:
     """A row's pairs. What places no picture stands in front of its first text, as in the authors' own loader."""
     try:
         if isinstance(row, InputError):
@@ -151,12 +155,15 @@ def _parts(row: dict) -> tuple[list, list[tuple[str, str]]]:
     """(pictures as they are given, [(role, text)]) of a row; InputError if it has another form."""
     images, conversation = row.get("images"), row.get("conversation")
     if not isinstance(images or [], list) or not isinstance(conversation, list) or not conversation:
-        raise InputError(f"images are a {type(images).__name__}, its conversation a {type(conversation).__name__}; "
-                         "expected two lists")
+        raise InputError(
+            f"images are a {type(images).__name__}, its conversation a {type(conversation).__name__}; "
+            "expected two lists"
+        )
     if not all(isinstance(turn, dict) for turn in conversation):
         raise InputError("its conversation is not a list of {role, content}")
-    turns = [tuple(hub_files.text(turn.get(key), f"a turn's {key}") for key in ("role", "content"))
-             for turn in conversation]
+    turns = [
+        tuple(hub_files.text(turn.get(key), f"a turn's {key}") for key in ("role", "content")) for turn in conversation
+    ]
     return list(images or []), turns
 
 

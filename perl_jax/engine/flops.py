@@ -65,8 +65,9 @@ def vision(config: qwen.VisionConfig, patches: Sequence[int]) -> int:
     return total
 
 
-def group(config: qwen.Config, patches: Sequence[int], prompts: Iterable[int],
-          responses: Iterable[Iterable[int]]) -> int:
+def group(
+    config: qwen.Config, patches: Sequence[int], prompts: Iterable[int], responses: Iterable[Iterable[int]]
+) -> int:
     """A forward pass over one question: its images, and each order's prompt and responses, by their lengths.
 
     Sampling computes this once (the prompt as prefill, the responses token by token), an update three times.

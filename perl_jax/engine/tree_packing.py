@@ -84,14 +84,25 @@ def flat(groups: Sequence[Group], name: str) -> np.ndarray | None:
         raise ValueError(f"{name} must be given for all groups or for none")
     if given[0] is None:
         return None
-    parts = [np.asarray(values)[: len(response)] for group, x in zip(groups, given)
-             for order, rows in zip(group.responses, x) for response, values in zip(order, rows)]
+    parts = [
+        np.asarray(values)[: len(response)]
+        for group, x in zip(groups, given)
+        for order, rows in zip(group.responses, x)
+        for response, values in zip(order, rows)
+    ]
     return np.concatenate([np.zeros(0), *parts]).astype(np.float32)
 
 
-def pack(config: qwen.Config, groups: Sequence[Group], rows: int | None, row_tokens: int | None,
-         min_pixels: int | None, max_pixels: int | None, shards: int = 1,
-         own: Container[int] | None = None) -> Forest:
+def pack(
+    config: qwen.Config,
+    groups: Sequence[Group],
+    rows: int | None,
+    row_tokens: int | None,
+    min_pixels: int | None,
+    max_pixels: int | None,
+    shards: int = 1,
+    own: Container[int] | None = None,
+) -> Forest:
     """Packs groups that share O and G into micro-batches of `rows` rows of `row_tokens` tokens for each shard.
 
     Of images only the patches on `own` shards are made (by default all), as `pack_images` does.
@@ -100,16 +111,27 @@ def pack(config: qwen.Config, groups: Sequence[Group], rows: int | None, row_tok
     not fit in a row with its longest response.
     """
     check(groups)
-    prompts = [[check_ids(config, ids, f"group {q}, prompt {o}") for o, ids in enumerate(group.prompts)]
-               for q, group in enumerate(groups)]
-    responses = [[[check_ids(config, r, f"group {q}, order {o}, response {g}") if len(r) else np.zeros(0, np.int32)
-                   for g, r in enumerate(order)] for o, order in enumerate(group.responses)]
-                 for q, group in enumerate(groups)]
+    prompts = [
+        [check_ids(config, ids, f"group {q}, prompt {o}") for o, ids in enumerate(group.prompts)]
+        for q, group in enumerate(groups)
+    ]
+    responses = [
+        [
+            [
+                check_ids(config, r, f"group {q}, order {o}, response {g}") if len(r) else np.zeros(0, np.int32)
+                for g, r in enumerate(order)
+            ]
+            for o, order in enumerate(group.responses)
+        ]
+        for q, group in enumerate(groups)
+    ]
     lengths = np.array([[[len(r) for r in order] for order in group] for group in responses])
     first = np.cumsum(lengths.ravel()).reshape(lengths.shape) - lengths  # each response's place among all tokens
 
-    trees = [[_parts(q, o, len(prompt), lengths[q, o], row_tokens) for o, prompt in enumerate(prompts[q])]
-             for q in range(len(groups))]
+    trees = [
+        [_parts(q, o, len(prompt), lengths[q, o], row_tokens) for o, prompt in enumerate(prompts[q])]
+        for q in range(len(groups))
+    ]
     questions = [[part for parts in orders for part in parts] for orders in trees]
     longest = max(tree.length for question in questions for tree in question)
     capacity = row_tokens or bucket(longest, between=8)
@@ -117,8 +139,10 @@ def pack(config: qwen.Config, groups: Sequence[Group], rows: int | None, row_tok
 
     images = Images(config.vision, min_pixels, max_pixels)
     shown = [[[images.add(group.images[i]) for i in order] for order in group.orders] for group in groups]
-    needed = [sorted({number for row in batch for tree in row for number in shown[tree.group][tree.order]})
-              for batch in batches]
+    needed = [
+        sorted({number for row in batch for tree in row for number in shown[tree.group][tree.order]})
+        for batch in batches
+    ]
     layouts = pack_images(config.vision, [[images.found[i] for i in numbers] for numbers in needed], shards, own)
 
     packed, reach = [], _reach(config, batches, prompts, lengths, capacity)
@@ -154,14 +178,18 @@ def pack(config: qwen.Config, groups: Sequence[Group], rows: int | None, row_tok
                     index[b, there] = first[tree.group, tree.order, g] + np.arange(len(tokens))
                     at, scored = here.stop, there.stop
         # The first S rows are each shard's first, and so on: what is empty is the last row everywhere.
-        apart = [x.reshape(-1, shards, *x.shape[1:]) for x in (ids, positions, image_index, *spans, sources, targets,
-                                                               index)]
+        apart = [
+            x.reshape(-1, shards, *x.shape[1:]) for x in (ids, positions, image_index, *spans, sources, targets, index)
+        ]
         ids, positions, image_index, start, fork, branch, sources, targets, index = apart
         spans = Spans(start, fork, branch)
         packed.append(Rows(ids, positions, image_index, spans, vision, sources, targets, index, *reach))
     used = sum(tree.length for question in questions for tree in question)
-    return Forest(packed, 1 - used / sum(rows.ids.size for rows in packed),
-                  sum(len(parts) > 1 for orders in trees for parts in orders))
+    return Forest(
+        packed,
+        1 - used / sum(rows.ids.size for rows in packed),
+        sum(len(parts) > 1 for orders in trees for parts in orders),
+    )
 
 
 def check(groups: Sequence[Group]) -> None:
@@ -171,8 +199,10 @@ def check(groups: Sequence[Group]) -> None:
     O, G = len(groups[0].responses), len(groups[0].responses[0])
     for q, group in enumerate(groups):
         if not len(group.orders) == len(group.prompts) == len(group.responses) == O:
-            raise ValueError(f"group {q}: {len(group.orders)} orders, {len(group.prompts)} prompts and "
-                             f"{len(group.responses)} lists of responses; all groups need {O} of each")
+            raise ValueError(
+                f"group {q}: {len(group.orders)} orders, {len(group.prompts)} prompts and "
+                f"{len(group.responses)} lists of responses; all groups need {O} of each"
+            )
         if any(len(order) != G for order in group.responses):
             raise ValueError(f"group {q}: every order needs {G} responses, as the first group has")
 
@@ -182,8 +212,9 @@ def _reach(config: qwen.Config, batches, prompts, lengths, capacity: int) -> tup
     if kernel_platform(config.text.head_dim):
         return capacity, capacity  # kernels do not ask
     most = max(sum(len(prompts[tree.group][tree.order]) for tree in row) for batch in batches for row in batch)
-    longest = max(lengths[tree.group, tree.order, g] for batch in batches for row in batch for tree in row
-                  for g in tree.responses)
+    longest = max(
+        lengths[tree.group, tree.order, g] for batch in batches for row in batch for tree in row for g in tree.responses
+    )
     eighth = -(-capacity // 8)
     return min(-(-most // eighth) * eighth, capacity), (eighth if longest <= eighth else capacity)
 
@@ -200,15 +231,18 @@ def _parts(group: int, order: int, prompt: int, lengths, limit: int | None) -> l
         if at is not None:
             parts[at].append(g)
         elif limit and prompt + lengths[g] > limit:
-            raise InputError(f"group {group}, order {order}: a prompt of {prompt} tokens and a response of "
-                             f"{lengths[g]} do not fit in a row of {limit} tokens; allow longer rows")
+            raise InputError(
+                f"group {group}, order {order}: a prompt of {prompt} tokens and a response of "
+                f"{lengths[g]} do not fit in a row of {limit} tokens; allow longer rows"
+            )
         else:
             parts.append([g])
     return [Tree(group, order, tuple(sorted(part)), prompt + int(sum(lengths[g] for g in part))) for part in parts]
 
 
-def _assign(questions: Sequence[Sequence[Tree]], rows: int | None, capacity: int,
-            shards: int) -> list[list[list[Tree]]]:
+def _assign(
+    questions: Sequence[Sequence[Tree]], rows: int | None, capacity: int, shards: int
+) -> list[list[list[Tree]]]:
     """Micro-batches of `rows` rows of trees for each shard: as few as first fit comes to, all about as full.
 
     All packs of images have the shape of the largest: one micro-batch of the longest questions would cost padding in

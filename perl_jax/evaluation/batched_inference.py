@@ -23,8 +23,9 @@ LINES = 10.0  # seconds between two lines of progress where there is no terminal
 Row = dict[str, object]
 
 
-def in_batches(numbers: Sequence[int], lengths: Mapping[int, int], most: int,
-               done: Container[int] = ()) -> list[list[int]]:
+def in_batches(
+    numbers: Sequence[int], lengths: Mapping[int, int], most: int, done: Container[int] = ()
+) -> list[list[int]]:
     """Questions in batches of at most `most`, all of one size but the last: from short to long, so that little is
     padded. What is `done` is left out of the batches that it would be in.
 
@@ -127,8 +128,15 @@ def ahead(make: Callable, parts: Iterable) -> Iterator:
             yield waiting.result()
 
 
-def work_off(parts: Sequence[Sequence], ready: Callable, answered: Callable[[object], list[Row]], writer: Writer,
-             console: Console, unit: str = "question", figure: Callable[[], str] = str) -> None:
+def work_off(
+    parts: Sequence[Sequence],
+    ready: Callable,
+    answered: Callable[[object], list[Row]],
+    writer: Writer,
+    console: Console,
+    unit: str = "question",
+    figure: Callable[[], str] = str,
+) -> None:
     """Adds the rows `answered(ready(part))` of each part, and says how far it is.
 
     Args:

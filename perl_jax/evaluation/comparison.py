@@ -22,9 +22,12 @@ from perl_jax.runtime.html import Html, element, folded, note, said, table
 
 PARTIAL = "†"
 _UNBROKEN = re.compile(rf"(?<=\d,) (?=[-+\d])| (?=\[\d+\]|{PARTIAL})")  # blanks of "[1.0, 2.0]", "70.80 [1]", "20 †"
-STYLE = """
+STYLE = (
+    """
 .compact td:not(:first-child) { white-space: normal; min-width: 5.2rem; }
-""" + examples.STYLE
+"""
+    + examples.STYLE
+)
 
 
 class Section(NamedTuple):
@@ -60,8 +63,11 @@ def body(models: Sequence[Model]) -> list[Html]:
     for part in sections(models):
         rows = [[_UNBROKEN.sub("\N{NO-BREAK SPACE}", cell) for cell in row] for row in part.table.rows]
         out += [element("h2", part.title), table(part.table.header, rows, "figures compact"), *map(note, part.notes)]
-    out += [element("h2", "Plots"), html.legend([model.name for model in models]),
-            element("div", *plots.figures(models, keys(models)), class_="plots")]
+    out += [
+        element("h2", "Plots"),
+        html.legend([model.name for model in models]),
+        element("div", *plots.figures(models, keys(models)), class_="plots"),
+    ]
     cards = {key: examples.cards(models, key) for key in keys(models) if key in models[-1].results}
     if any(cards.values()):
         out.append(element("h2", "Questions to look at"))
@@ -87,15 +93,22 @@ def _accuracy(models: Sequence[Model]) -> Section:
         if any(cell != "–" for cell in cells):
             rows.append([f"{other.name}, as printed", *cells, *average])
     header = ["", *(", ".join(key) for key in columns), *(f"mean, {protocol}" for protocol in means)]
-    notes = ["Accuracy as each benchmark reports it, over questions or as the mean over its categories, with a 95% "
-             "interval. boxed: reason, then box, as in training; official: the benchmark's own prompt and rules."]
+    notes = [
+        "Accuracy as each benchmark reports it, over questions or as the mean over its categories, with a 95% "
+        "interval. boxed: reason, then box, as in training; official: the benchmark's own prompt and rules."
+    ]
     if any(model.results[key].facts.get("partial") for model in models for key in model.results):
         notes.append(f"{PARTIAL} not the whole benchmark: no figure to set beside printed ones.")
-    notes += [f"Mean, {protocol}: over {', '.join(name for name, _ in mean)}, which all rows of ours have, each "
-              "benchmark counting the same." for protocol, mean in means.items()]
+    notes += [
+        f"Mean, {protocol}: over {', '.join(name for name, _ in mean)}, which all rows of ours have, each "
+        "benchmark counting the same."
+        for protocol, mean in means.items()
+    ]
     if len(rows) > len(models):
-        notes.append("As printed: the same figures stand under each protocol, for neither prompt nor judge is said; of "
-                     "a cell's figures the first counts in the mean. The numbers are those of the sources below.")
+        notes.append(
+            "As printed: the same figures stand under each protocol, for neither prompt nor judge is said; of "
+            "a cell's figures the first counts in the mean. The numbers are those of the sources below."
+        )
     return Section("Accuracy", Table(header, rows), [*notes, *_unlike(models, columns)])
 
 
@@ -132,11 +145,20 @@ def _sourced(figure: published.Figure) -> str:
 def _printed(models: Sequence[Model]) -> Section:
     """The published table in full, with its means as printed and as they come out; no rows if it has none of ours."""
     shown = published.MODELS if any(name in published.BENCHMARKS for name, _ in keys(models)) else ()
-    rows = [[model.name, *(_figures(model, name) for name in published.BENCHMARKS), _sourced(model.mean),
-             f"{model.computed():.2f}"] for model in shown]
+    rows = [
+        [
+            model.name,
+            *(_figures(model, name) for name in published.BENCHMARKS),
+            _sourced(model.mean),
+            f"{model.computed():.2f}",
+        ]
+        for model in shown
+    ]
     header = ["", *published.BENCHMARKS.values(), "mean, printed", "mean of the cells"]
-    notes = ["Mean of the cells: of the first figure of each. A row trained by GRPO alone is not printed there.",
-             *(f"[{number}] {source}." for number, source in enumerate(published.SOURCES.values(), start=1))]
+    notes = [
+        "Mean of the cells: of the first figure of each. A row trained by GRPO alone is not printed there.",
+        *(f"[{number}] {source}." for number, source in enumerate(published.SOURCES.values(), start=1)),
+    ]
     return Section("As printed elsewhere", Table(header, rows), notes)
 
 
@@ -146,8 +168,11 @@ def _unlike(models: Sequence[Model], columns: Sequence[Key]) -> list[str]:
     for key in columns:
         facts = {model.name: _settings(model.results[key].facts) for model in models if key in model.results}
         names = dict.fromkeys(name for found in facts.values() for name in found)
-        unlike = {name: [f"{model} {html.clipped(found.get(name))}" for model, found in facts.items()]
-                  for name in names if len({str(found.get(name)) for found in facts.values()}) > 1}
+        unlike = {
+            name: [f"{model} {html.clipped(found.get(name))}" for model, found in facts.items()]
+            for name in names
+            if len({str(found.get(name)) for found in facts.values()}) > 1
+        }
         if unlike:
             words = "; ".join(f"{name} ({', '.join(values)})" for name, values in unlike.items())
             lines.append(" ".join(f"Not the same for all in {', '.join(key)}: {words}.".split()))
@@ -175,13 +200,26 @@ def _consistency(models: Sequence[Model]) -> Section:
             if found:
                 greedy |= not found["control"]["drawn"]
                 rows.append([model.name, ", ".join(key), *_orders(found)])
-    header = ["", "benchmark", "questions", "own order", "mean over orders", "right in all orders", "flip rate",
-              "flip rate, own order again", "flips by the order, points", "best place, points", "worst place, points"]
-    notes = ["Questions asked in several orders of their images. Flip rate: the answers, brought back to the "
-             "question's own order, are not all the same (lower is better); own order again: as often as there are "
-             "orders, but without moving anything, so that the difference is what the order does.",
-             "Place: of the one picture on which the answer hangs; accuracy there minus the same questions' mean over "
-             "their orders. The best of several places lies above 0 by chance alone: see the interval."]
+    header = [
+        "",
+        "benchmark",
+        "questions",
+        "own order",
+        "mean over orders",
+        "right in all orders",
+        "flip rate",
+        "flip rate, own order again",
+        "flips by the order, points",
+        "best place, points",
+        "worst place, points",
+    ]
+    notes = [
+        "Questions asked in several orders of their images. Flip rate: the answers, brought back to the "
+        "question's own order, are not all the same (lower is better); own order again: as often as there are "
+        "orders, but without moving anything, so that the difference is what the order does.",
+        "Place: of the one picture on which the answer hangs; accuracy there minus the same questions' mean over "
+        "their orders. The best of several places lies above 0 by chance alone: see the interval.",
+    ]
     if greedy:
         notes.append("Where answers are greedy, asking again would change nothing: the flip rate is 0 by construction.")
     return Section("Consistency under permutation", Table(header, rows), notes)
@@ -189,8 +227,12 @@ def _consistency(models: Sequence[Model]) -> Section:
 
 def _orders(found: Mapping) -> list[str]:
     measures = [found[name] for name in ("canonical", "mean", "all", "flip")] + [found["control"]["flip"]]
-    return [f"{found['questions']:,}", *(percent(Estimate.read(measure)) for measure in measures),
-            points(Estimate.read(found["difference"]["flip"])), *_ends(found["places"])]
+    return [
+        f"{found['questions']:,}",
+        *(percent(Estimate.read(measure)) for measure in measures),
+        points(Estimate.read(found["difference"]["flip"])),
+        *_ends(found["places"]),
+    ]
 
 
 def _ends(places: Sequence[Mapping]) -> list[str]:
@@ -214,17 +256,30 @@ def _differences(models: Sequence[Model]) -> list[Section]:
             accuracy.append([name, ", ".join(key), *_against(ours.rows, theirs.rows)])
             if ours.consistency and theirs.consistency:
                 orders.append([name, ", ".join(key), *_in_orders(ours, theirs)])
-    header = ["", "benchmark", "questions of both", "only the first is right", "only the second", "McNemar's p",
-              "difference, points"]
-    notes = ["Questions that both were asked in their own order. McNemar's exact two-sided test on the first response "
-             "of each, each comparison for itself. The difference in accuracy is over questions, also where the "
-             "accuracy above is a mean over categories, with a 95% paired bootstrap interval; not separated: it holds "
-             "0."]
+    header = [
+        "",
+        "benchmark",
+        "questions of both",
+        "only the first is right",
+        "only the second",
+        "McNemar's p",
+        "difference, points",
+    ]
+    notes = [
+        "Questions that both were asked in their own order. McNemar's exact two-sided test on the first response "
+        "of each, each comparison for itself. The difference in accuracy is over questions, also where the "
+        "accuracy above is a mean over categories, with a 95% paired bootstrap interval; not separated: it holds "
+        "0."
+    ]
     compared = ["", "benchmark", "questions of both", *(f"{words}, points" for words in COMPARED.values())]
-    words = ["Questions that both were asked in the same orders, with 95% paired bootstrap intervals. Of the flip rate "
-             "less is better."]
-    return [Section("Differences", Table(header, accuracy), notes),
-            Section("Differences in consistency", Table(compared, orders), words)]
+    words = [
+        "Questions that both were asked in the same orders, with 95% paired bootstrap intervals. Of the flip rate "
+        "less is better."
+    ]
+    return [
+        Section("Differences", Table(header, accuracy), notes),
+        Section("Differences in consistency", Table(compared, orders), words),
+    ]
 
 
 def _in_orders(ours: Result, theirs: Result) -> list[str]:
@@ -238,14 +293,19 @@ def _against(rows: Sequence, other_rows: Sequence) -> list[str]:
         found = against(rows, other_rows)
     except InputError:  # they share no question
         return ["0", "–", "–", "–", "–"]
-    return [*(f"{found[name]:,}" for name in ("questions", "first_only", "second_only")),
-            p_value(found["p"]), points(Estimate.read(found["difference"]))]
+    return [
+        *(f"{found[name]:,}" for name in ("questions", "first_only", "second_only")),
+        p_value(found["p"]),
+        points(Estimate.read(found["difference"])),
+    ]
 
 
 def _provenance(model: Model) -> Html:
     """What each result of a model says of itself."""
-    rows = [[", ".join(key), *(said(_plain(result.facts.get(name))) for name in ("model", "data", "settings", "time"))]
-            for key, result in sorted(model.results.items())]
+    rows = [
+        [", ".join(key), *(said(_plain(result.facts.get(name))) for name in ("model", "data", "settings", "time"))]
+        for key, result in sorted(model.results.items())
+    ]
     return folded(model.name, table(["", "model", "data", "settings", "time"], rows, "words"))
 
 

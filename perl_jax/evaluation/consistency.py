@@ -51,8 +51,11 @@ def consistency(rows: Sequence[Row], samples: int) -> dict | None:
     asked, left = _questions(rows, samples)
     drawn = any(question.control for question in asked.values())
     permuted = {name: _measures(question) for name, question in asked.items()}
-    control = {name: _measures(question.control or _repeated(question)) for name, question in asked.items()
-               if question.control or not drawn}
+    control = {
+        name: _measures(question.control or _repeated(question))
+        for name, question in asked.items()
+        if question.control or not drawn
+    }
     values = {key: _column(permuted, key) for key in ("canonical", *COMPARED)}
     alike = {key: _column(control, key) for key in COMPARED}
     return {
@@ -146,8 +149,10 @@ def _places(asked: Mapping[str, Question]) -> list[dict]:
             at[place][name] = float(by_order[[here == place for here in question.places]].mean())
             if len(seen) > 1:
                 away[place][name] = at[place][name] - float(by_order.mean())
-    return [{"place": place, "accuracy": bootstrapped(at[place]).plain(),
-             "difference": bootstrapped(away[place]).plain()} for place in sorted(at)]
+    return [
+        {"place": place, "accuracy": bootstrapped(at[place]).plain(), "difference": bootstrapped(away[place]).plain()}
+        for place in sorted(at)
+    ]
 
 
 # In words
@@ -158,23 +163,35 @@ def markdown(found: Mapping[str, object] | None) -> list[str]:
     if found is None:
         return []
     left = f" Not moved: {counted(found['not_permuted'])}." if found["not_permuted"] else ""
-    parts = ["## Consistency under permutation",
-             f"{found['questions']:,} questions were asked in {found['orders']:,} orders, their own included, with "
-             f"{found['samples']:,} response{'s' * (found['samples'] > 1)} to each.{left}",
-             measures_table(found).markdown(), *_notes(found)]
+    parts = [
+        "## Consistency under permutation",
+        f"{found['questions']:,} questions were asked in {found['orders']:,} orders, their own included, with "
+        f"{found['samples']:,} response{'s' * (found['samples'] > 1)} to each.{left}",
+        measures_table(found).markdown(),
+        *_notes(found),
+    ]
     if found["places"]:
-        parts += [places_table(found).markdown(),
-                  "By the place of the one picture on which the answer hangs, where there is one. The last column is "
-                  "less the same questions' mean over all their orders, of those whose picture was shown in several "
-                  "places: high places exist only in questions with many images, which may be harder."]
+        parts += [
+            places_table(found).markdown(),
+            "By the place of the one picture on which the answer hangs, where there is one. The last column is "
+            "less the same questions' mean over all their orders, of those whose picture was shown in several "
+            "places: high places exist only in questions with many images, which may be harder.",
+        ]
     return parts
 
 
 def measures_table(found: Mapping) -> Table:
     """Each measure in several orders, in the control, and their difference."""
     again = "own order, drawn again" if found["control"]["drawn"] else "own order, repeated"
-    rows = [[words, percent(Estimate.read(found[key])), percent(Estimate.read(found["control"][key])),
-             points(Estimate.read(found["difference"][key]))] for key, words in COMPARED.items()]
+    rows = [
+        [
+            words,
+            percent(Estimate.read(found[key])),
+            percent(Estimate.read(found["control"][key])),
+            points(Estimate.read(found["difference"][key])),
+        ]
+        for key, words in COMPARED.items()
+    ]
     first = ["canonical accuracy", percent(Estimate.read(found["canonical"])), "–", "–"]
     return Table(["", "several orders", again, "difference, points"], [first, *rows])
 
@@ -184,10 +201,18 @@ def places_table(found: Mapping) -> Table:
     rows = []
     for each in found["places"]:
         accuracy, difference = Estimate.read(each["accuracy"]), Estimate.read(each["difference"])
-        rows.append([str(each["place"] + 1), f"{accuracy.questions:,}", percent(accuracy),
-                     f"{difference.questions:,}", points(difference)])
-    return Table(["picture shown as image", "questions", "accuracy", "in several places", "minus their mean, points"],
-                 rows)
+        rows.append(
+            [
+                str(each["place"] + 1),
+                f"{accuracy.questions:,}",
+                percent(accuracy),
+                f"{difference.questions:,}",
+                points(difference),
+            ]
+        )
+    return Table(
+        ["picture shown as image", "questions", "accuracy", "in several places", "minus their mean, points"], rows
+    )
 
 
 def _notes(found: Mapping) -> list[str]:
@@ -203,7 +228,9 @@ def _notes(found: Mapping) -> list[str]:
         "interval holds 0.",
     ]
     if not found["control"]["drawn"]:
-        notes[1] = ("Own order, repeated: the answers are greedy, so asking again would not change them; the flip "
-                    "rate there is 0 by construction, and the difference is what permuting does. Not separated: its "
-                    "interval holds 0.")
+        notes[1] = (
+            "Own order, repeated: the answers are greedy, so asking again would not change them; the flip "
+            "rate there is 0 by construction, and the difference is what permuting does. Not separated: its "
+            "interval holds 0."
+        )
     return notes

@@ -42,13 +42,18 @@ def kinds(models: Sequence[Model], key: Key) -> list[Kind]:
     """Which questions the last model answers better and worse than the first in their own order, and in which its
     answer changes with the order: first those where it did not when asked again in the same order."""
     first, last = (_asked(model, key) for model in (models[0], models[-1]))
-    steps = {id_: _share(question.own) - _share(first[id_].own) for id_, question in last.items()
-             if id_ in first and _same(question.own, first[id_].own)}
+    steps = {
+        id_: _share(question.own) - _share(first[id_].own)
+        for id_, question in last.items()
+        if id_ in first and _same(question.own, first[id_].own)
+    }
     names = f"by {models[-1].name} than by {models[0].name}"
     flips = {id_: flipped_when_asked_again(question) for id_, question in last.items() if flip(question) is not None}
-    found = [Kind(f"answered better {names}", [id_ for id_, step in steps.items() if step > 0]),
-             Kind(f"answered worse {names}", [id_ for id_, step in steps.items() if step < 0]),
-             Kind(f"{models[-1].name} changes its answer with the order", sorted(flips, key=flips.__getitem__))]
+    found = [
+        Kind(f"answered better {names}", [id_ for id_, step in steps.items() if step > 0]),
+        Kind(f"answered worse {names}", [id_ for id_, step in steps.items() if step < 0]),
+        Kind(f"{models[-1].name} changes its answer with the order", sorted(flips, key=flips.__getitem__)),
+    ]
     return [kind for kind in found if kind.ids]
 
 
@@ -138,9 +143,15 @@ def _view(row: Row, said: Mapping[str, Row | None], sample: int, item: Item | No
     moved = row["order"] != sorted(row["order"])
     order = f"order {' '.join(str(place + 1) for place in row['order'])}" if moved else "its own order"
     words = [_words(name, each, sample) for name, each in said.items()]
-    return element("div", dim(order), _pictures(row, item), element("div", row["question"], class_="said"),
-                   element("p", "True answer: ", element("strong", row["answer"])),
-                   element("div", *words, class_="sides"), class_="asked")
+    return element(
+        "div",
+        dim(order),
+        _pictures(row, item),
+        element("div", row["question"], class_="said"),
+        element("p", "True answer: ", element("strong", row["answer"])),
+        element("div", *words, class_="sides"),
+        class_="asked",
+    )
 
 
 def _words(name: str, row: Row | None, sample: int) -> Html:

@@ -63,12 +63,15 @@ def against(rows: Sequence[Row], other_rows: Sequence[Row]) -> dict:
 
     Raises InputError where nothing is shared.
     """
-    here, there = ({(row["id"], row["answer"]): row for row in _own(each) if row["fault"] is None}
-                   for each in (rows, other_rows))
+    here, there = (
+        {(row["id"], row["answer"]): row for row in _own(each) if row["fault"] is None} for each in (rows, other_rows)
+    )
     shared = here.keys() & there.keys()
     if not shared:
-        raise InputError(f"the two results share none of their {len(here):,} and {len(there):,} questions: compare "
-                         "results on the same benchmark and snapshot")
+        raise InputError(
+            f"the two results share none of their {len(here):,} and {len(there):,} questions: compare "
+            "results on the same benchmark and snapshot"
+        )
     test = statistics.mcnemar(*({key: right(row)[0] for key, row in each.items()} for each in (here, there)))
     mine, others = ({key: float(np.mean(right(row))) for key, row in each.items()} for each in (here, there))
     return {
@@ -97,8 +100,10 @@ def majority(row: Row) -> bool:
 
     Answers are the same if they mean the same, or else are the same text; no answer is no vote.
     """
-    votes = [meaning if meaning is not None or found is None else normalized(found)
-             for meaning, found in zip(row["meaning"], row["extracted"])]
+    votes = [
+        meaning if meaning is not None or found is None else normalized(found)
+        for meaning, found in zip(row["meaning"], row["extracted"])
+    ]
     counts = Counter(vote for vote in votes if vote is not None)
     if not counts:
         return False
@@ -121,15 +126,21 @@ def _rates(rows: Sequence[Row]) -> dict:
     lengths = [length for row in asked for length in row["lengths"]]
     failures = [found is None for row in asked for found in row["extracted"]]
     cut = [bool(each) for row in asked for each in row["truncated"]]
-    means = {name: float(np.mean(values)) if values else None
-             for name, values in (("failures", failures), ("truncated", cut), ("length", lengths))}
+    means = {
+        name: float(np.mean(values)) if values else None
+        for name, values in (("failures", failures), ("truncated", cut), ("length", lengths))
+    }
     return {"responses": len(lengths), **means}
 
 
 def _category(rows: Sequence[Row], accuracy: Mapping[str, float]) -> dict:
     rates = _rates(rows)
-    return {"questions": len(rows), "accuracy": proportion({row["id"]: accuracy[row["id"]] for row in rows}).plain(),
-            "failures": rates["failures"], "truncated": rates["truncated"]}
+    return {
+        "questions": len(rows),
+        "accuracy": proportion({row["id"]: accuracy[row["id"]] for row in rows}).plain(),
+        "failures": rates["failures"],
+        "truncated": rates["truncated"],
+    }
 
 
 def _powers(samples: int) -> list[int]:
@@ -164,8 +175,11 @@ def summary_table(found: Mapping) -> Table:
     if found["majority"]:
         rows.append(["majority vote", percent(Estimate.read(found["majority"]))])
     length = "–" if found["length"] is None else f"{found['length']:,.1f}"
-    rows += [["no answer found, of responses", _share(found["failures"])],
-             ["truncated, of responses", _share(found["truncated"])], ["mean response, tokens", length]]
+    rows += [
+        ["no answer found, of responses", _share(found["failures"])],
+        ["truncated, of responses", _share(found["truncated"])],
+        ["mean response, tokens", length],
+    ]
     return Table(["", f"{found['questions']:,} questions"], rows)
 
 
@@ -173,8 +187,15 @@ def category_table(found: Mapping) -> Table:
     """A row a category."""
     rows = []
     for name, each in found["categories"].items():
-        rows.append([" ".join(name.split()) or "–", f"{each['questions']:,}", percent(Estimate.read(each["accuracy"])),
-                     _share(each["failures"]), _share(each["truncated"])])
+        rows.append(
+            [
+                " ".join(name.split()) or "–",
+                f"{each['questions']:,}",
+                percent(Estimate.read(each["accuracy"])),
+                _share(each["failures"]),
+                _share(each["truncated"]),
+            ]
+        )
     return Table(["category", "questions", "accuracy", "no answer found", "truncated"], rows)
 
 
@@ -190,8 +211,11 @@ def _header(result: Mapping) -> list[str]:
     if result["partial"]:
         rows += " **Partial**: not the whole benchmark, so no figure to set beside published ones."
     by = f"rules, then the judge {judge['model']}" if judge else "rules alone"
-    return [f"# {result['benchmark']}, protocol {result['protocol']}",
-            f"Model {result['model']['name']}, scored by {by}, {result['time']} ({settings}).", rows]
+    return [
+        f"# {result['benchmark']}, protocol {result['protocol']}",
+        f"Model {result['model']['name']}, scored by {by}, {result['time']} ({settings}).",
+        rows,
+    ]
 
 
 def _headline(found: Mapping) -> str:
@@ -201,29 +225,41 @@ def _headline(found: Mapping) -> str:
 
 
 def _notes(found: Mapping) -> list[str]:
-    notes = ["In brackets 95% intervals on the number of questions: Wilson's, and for the mean over categories a "
-             "bootstrap of the questions within each (10,000 resamples)."]
+    notes = [
+        "In brackets 95% intervals on the number of questions: Wilson's, and for the mean over categories a "
+        "bootstrap of the questions within each (10,000 resamples)."
+    ]
     if found["credit"]:
         notes[0] += " Accuracy counts a question as right if all its parts are; partial credit is the share of parts."
     if found["pass_at"]:
-        notes.append(f"A question's accuracy is the mean over its {found['samples']:,} samples. pass@k: one of k "
-                     "samples is right, estimated without bias from all of them. Majority vote: the most frequent "
-                     "answer is right, of equally frequent ones that drawn first; no answer is no vote.")
+        notes.append(
+            f"A question's accuracy is the mean over its {found['samples']:,} samples. pass@k: one of k "
+            "samples is right, estimated without bias from all of them. Majority vote: the most frequent "
+            "answer is right, of equally frequent ones that drawn first; no answer is no vote."
+        )
     return notes
 
 
 def _against(found: Mapping | None) -> list[str]:
     if not found:
         return []
-    row = [f"{found['questions']:,}", f"{found['first_only']:,}", f"{found['second_only']:,}",
-           p_value(found["p"]), points(Estimate.read(found["difference"]))]
+    row = [
+        f"{found['questions']:,}",
+        f"{found['first_only']:,}",
+        f"{found['second_only']:,}",
+        p_value(found["p"]),
+        points(Estimate.read(found["difference"])),
+    ]
     header = ["questions of both", "right only here", "right only there", "McNemar's p", "difference, points"]
     name = found.get("name", "another result")
-    return [f"## Against {name}", Table(header, [row]).markdown(),
-            "McNemar's exact two-sided test, on the first response to each question. The difference in accuracy, here "
-            "minus there, is over all samples, with a 95% bootstrap interval by question (10,000 paired resamples; not "
-            f"separated: it holds 0). {found['only_here']:,} questions stand here only, {found['only_there']:,} there "
-            "only."]
+    return [
+        f"## Against {name}",
+        Table(header, [row]).markdown(),
+        "McNemar's exact two-sided test, on the first response to each question. The difference in accuracy, here "
+        "minus there, is over all samples, with a 95% bootstrap interval by question (10,000 paired resamples; not "
+        f"separated: it holds 0). {found['only_here']:,} questions stand here only, {found['only_there']:,} there "
+        "only.",
+    ]
 
 
 def _share(share: float | None) -> str:

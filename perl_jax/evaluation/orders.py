@@ -88,8 +88,10 @@ def _moved(item: Item, record: Mapping, order: permute.Order) -> Asked:
     sample = permute.render(moved)
     shown = [own.index(image) for image in sample["images"]]
     row = item.row._replace(
-        images=[item.row.images[place] for place in shown], question=sample["question"],
-        choices=sample.get("choices") or (), answer=sample["answer"],
+        images=[item.row.images[place] for place in shown],
+        question=sample["question"],
+        choices=sample.get("choices") or (),
+        answer=sample["answer"],
     )
     place = decisive_place(moved)
     place = None if place is None else sample["images"].index(moved["images"][place])

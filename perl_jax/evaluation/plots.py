@@ -17,8 +17,7 @@ Dot = tuple[int, Estimate, bool]  # which model, where, filled or not
 def figures(models: Sequence[Model], keys: Sequence[Key]) -> list[Html]:
     """The plots that there are figures for; of benchmarks and protocols `keys`, in their order."""
     accuracy = {key: _dots(models, key, lambda result: [(result.headline, True)]) for key in keys}
-    flips = {key: dots for key in keys
-             if (dots := _dots(models, key, lambda result: _flips(result.consistency)))}
+    flips = {key: dots for key in keys if (dots := _dots(models, key, lambda result: _flips(result.consistency)))}
     printed = "".join(f", {mark} {model.name}" for mark, model in zip("◇◆", published.MODELS))
     grey = f"; grey: as printed{printed}" * any(name in published.BENCHMARKS for name, _ in keys)
     out = [(f"accuracy{grey}", _rows(accuracy, printed=True))]
@@ -32,8 +31,13 @@ def figures(models: Sequence[Model], keys: Sequence[Key]) -> list[Html]:
 
 
 def _dots(models: Sequence[Model], key: Key, read) -> list[Dot]:
-    return [(i, estimate, filled) for i, model in enumerate(models) if key in model.results
-            for estimate, filled in read(model.results[key]) if estimate.questions]
+    return [
+        (i, estimate, filled)
+        for i, model in enumerate(models)
+        if key in model.results
+        for estimate, filled in read(model.results[key])
+        if estimate.questions
+    ]
 
 
 def _flips(found: Mapping | None) -> list[tuple[Estimate, bool]]:

@@ -63,14 +63,20 @@ def _row(*values: float, **others: tuple[Figure, ...]) -> dict[str, tuple[Figure
 MODELS = (
     Model(
         "Qwen2.5-VL-7B",
-        _row(70.80, 55.23, 52.00, 68.20, 46.30, 25.07, 36.38, 20.41,
-             mantis_eval=(Figure(71.5, "unplaced", 1),), blink=(Figure(56, "blink report", 0),),
-             mathverse=(Figure(49.2, "mathverse report", 1), Figure(37.35, "onevision"))),
+        _row(
+            70.80,
+            55.23,
+            52.00,
+            68.20,
+            46.30,
+            25.07,
+            36.38,
+            20.41,
+            mantis_eval=(Figure(71.5, "unplaced", 1),),
+            blink=(Figure(56, "blink report", 0),),
+            mathverse=(Figure(49.2, "mathverse report", 1), Figure(37.35, "onevision")),
+        ),
         Figure(47.90, "readme"),
     ),
-    Model(
-        "PeRL-7B",
-        _row(76.39, 58.53, 54.23, 73.00, 49.56, 28.26, 43.38, 25.68),
-        Figure(51.13, "readme"),
-    ),
+    Model("PeRL-7B", _row(76.39, 58.53, 54.23, 73.00, 49.56, 28.26, 43.38, 25.68), Figure(51.13, "readme")),
 )

@@ -89,13 +89,20 @@ def collect(setup: Setup, asked: Sequence[Asked], file: Path, settings: Mapping)
         found = batched_inference.prompts(missing, functools.partial(_begun, setup, asked), console)
         lengths = {n: rows[keys[n]]["prompt"] for n in done}
         lengths |= {row["number"]: row["prompt"] for row in found if "skipped" not in row}
-        writer.add([_row(asked[row["number"]], hashes[row["number"]], **_fault(row["skipped"]))
-                    for row in found if "skipped" in row])
+        writer.add(
+            [
+                _row(asked[row["number"]], hashes[row["number"]], **_fault(row["skipped"]))
+                for row in found
+                if "skipped" in row
+            ]
+        )
         for count, numbers in grouped(responses_of(setup.sampling, asked), lengths).items():
             parts = batched_inference.in_batches(numbers, lengths, setup.batch, done)
             size = max(map(len, parts), default=0)
             answered = functools.partial(_answered, setup, asked, hashes, count, size, console)
-            batched_inference.work_off(parts, functools.partial(_ready, setup, asked), answered, writer, console, "prompt")
+            batched_inference.work_off(
+                parts, functools.partial(_ready, setup, asked), answered, writer, console, "prompt"
+            )
     return [part for each, key in zip(asked, keys) for part in parted(each, rows[key], setup.sampling.samples)]
 
 
@@ -104,8 +111,11 @@ def parted(asked: Asked, row: Mapping, samples: int) -> list[Answered]:
     if "fault" in row:
         row = {"texts": [""] * samples, "lengths": [0] * samples, "truncated": [False] * samples, **row}
     roles = {"own" if asked.own else "permuted": slice(samples), "control": slice(samples, None)}
-    return [Answered(asked, role, row["texts"][part], row["lengths"][part], row["truncated"][part], row.get("fault"))
-            for role, part in roles.items() if row["texts"][part]]
+    return [
+        Answered(asked, role, row["texts"][part], row["lengths"][part], row["truncated"][part], row.get("fault"))
+        for role, part in roles.items()
+        if row["texts"][part]
+    ]
 
 
 def key_of(row: Mapping) -> Key:
@@ -147,8 +157,10 @@ def words(setup: Setup, asked: Asked) -> str:
 def _check(rows: Mapping[Key, Mapping], keys: Sequence[Key], hashes: Sequence[str], file: Path) -> None:
     for key, said in zip(keys, hashes):
         if rows.get(key, {}).get("asked", said) != said:
-            raise InputError(f"{file}: question {key[0]!r} had other words or another answer when it was asked; give "
-                             "the data of that time, or another --out")
+            raise InputError(
+                f"{file}: question {key[0]!r} had other words or another answer when it was asked; give "
+                "the data of that time, or another --out"
+            )
 
 
 def _row(asked: Asked, said: str, **more) -> dict:
@@ -168,8 +180,10 @@ def _encoded(setup: Setup, asked: Asked) -> tuple[list[int], list[Encoded]]:
     except InputError as error:
         raise InputError(f"question {row.id!r}: {error}") from error
     if len(ids) > prompts.max_tokens:
-        raise InputError(f"question {row.id!r}: {TOO_LONG}: {len(ids):,} tokens, more than {prompts.max_tokens:,}; "
-                         "raise --max_prompt_tokens, or show smaller pictures with --max_pixels")
+        raise InputError(
+            f"question {row.id!r}: {TOO_LONG}: {len(ids):,} tokens, more than {prompts.max_tokens:,}; "
+            "raise --max_prompt_tokens, or show smaller pictures with --max_pixels"
+        )
     return ids, pictures
 
 
@@ -193,15 +207,26 @@ def _ready(setup: Setup, asked: Sequence[Asked], numbers: list[int]) -> Ready:
     return Ready(numbers, prompts, faults + [(place, line) for place, line in enumerate(found) if line])
 
 
-def _answered(setup: Setup, asked: Sequence[Asked], hashes: Sequence[str], count: int, size: int, console: Console,
-              ready: Ready) -> list[dict]:
+def _answered(
+    setup: Setup, asked: Sequence[Asked], hashes: Sequence[str], count: int, size: int, console: Console, ready: Ready
+) -> list[dict]:
     """The rows of a batch; it is filled up to `size` prompts, so that all have the shapes of one program."""
     faults = dict(itertools.chain(*processes.exchange(ready.faults)))
     for line in faults.values():
         console.print(f"skipped: {line}", soft_wrap=True, markup=False)
     shown = [place for place in range(len(ready.numbers)) if place not in faults]
-    found = iter(_responses(setup, asked, [ready.numbers[place] for place in shown],
-                            [ready.prompts[place] for place in shown], count, size) if shown else ())
+    found = iter(
+        _responses(
+            setup,
+            asked,
+            [ready.numbers[place] for place in shown],
+            [ready.prompts[place] for place in shown],
+            count,
+            size,
+        )
+        if shown
+        else ()
+    )
     rows = []
     for place, number in enumerate(ready.numbers):
         said = _fault(faults[place]) if place in faults else {"prompt": len(ready.prompts[place][0]), **next(found)}
@@ -209,23 +234,32 @@ def _answered(setup: Setup, asked: Sequence[Asked], hashes: Sequence[str], count
     return rows
 
 
-def _responses(setup: Setup, asked: Sequence[Asked], numbers: list[int], prompts: list, count: int,
-               size: int) -> list[dict]:
+def _responses(
+    setup: Setup, asked: Sequence[Asked], numbers: list[int], prompts: list, count: int, size: int
+) -> list[dict]:
     """What the model answers to each prompt."""
     sampling, processor = setup.sampling, setup.prompts.processor
     draws = [batched_inference.draw_key(f"{asked[number].item.row.id} {asked[number].order}") for number in numbers]
     fill = size - len(numbers)
     out = rollout.generate(
-        setup.model(), prompts + prompts[-1:] * fill, samples=count, max_new_tokens=sampling.max_new_tokens,
-        temperature=sampling.temperature, eos_ids=processor.eos_ids, seed=sampling.seed, ids=draws + draws[-1:] * fill,
+        setup.model(),
+        prompts + prompts[-1:] * fill,
+        samples=count,
+        max_new_tokens=sampling.max_new_tokens,
+        temperature=sampling.temperature,
+        eos_ids=processor.eos_ids,
+        seed=sampling.seed,
+        ids=draws + draws[-1:] * fill,
         **setup.prompts.limits,
     )
     rows = []
     for drawn, lengths in zip(out.tokens[: len(numbers)], out.lengths):
         tokens = [each[:length].tolist() for each, length in zip(drawn, lengths)]
-        rows.append({
-            "texts": [processor.decode(each) for each in tokens],
-            "lengths": lengths.tolist(),
-            "truncated": [each[-1] not in processor.eos_ids for each in tokens],
-        })
+        rows.append(
+            {
+                "texts": [processor.decode(each) for each in tokens],
+                "lengths": lengths.tolist(),
+                "truncated": [each[-1] not in processor.eos_ids for each in tokens],
+            }
+        )
     return rows

@@ -52,9 +52,14 @@ class Result(NamedTuple):
         groups: dict[str, dict[str, list[Row]]] = {}
         for row in self.rows:
             groups.setdefault(str(row["id"]), {}).setdefault(str(row["role"]), []).append(row)
-        return {id_: Question([found["own"][0], *sorted(found.get("permuted", ()), key=lambda row: row["order"])],
-                              found.get("control", [None])[0])
-                for id_, found in groups.items() if "own" in found}
+        return {
+            id_: Question(
+                [found["own"][0], *sorted(found.get("permuted", ()), key=lambda row: row["order"])],
+                found.get("control", [None])[0],
+            )
+            for id_, found in groups.items()
+            if "own" in found
+        }
 
 
 class Model(NamedTuple):
@@ -77,8 +82,10 @@ def read(name: str, directory: Path) -> Model:
             raise InputError(f"{file}: {' '.join(result.key)} is in {directory} twice; move one of them away")
         found[result.key] = result
     if not found:
-        raise InputError(f"{directory} holds no results (<benchmark>-<protocol>/results.json); "
-                         f"python -m perl_jax.evaluate --out={directory} writes them")
+        raise InputError(
+            f"{directory} holds no results (<benchmark>-<protocol>/results.json); "
+            f"python -m perl_jax.evaluate --out={directory} writes them"
+        )
     return Model(name, found)
 
 
@@ -90,6 +97,8 @@ def _result(file: Path) -> Result:
     except (KeyError, TypeError, ValueError) as error:
         if isinstance(error, InputError):
             raise
-        raise InputError(f"{file}: not the results of an evaluation ({type(error).__name__}: {error}); "
-                         "evaluate again, answers already given are kept") from error
+        raise InputError(
+            f"{file}: not the results of an evaluation ({type(error).__name__}: {error}); "
+            "evaluate again, answers already given are kept"
+        ) from error
     return result

@@ -72,8 +72,13 @@ def _outcomes(pool, tasks: Sequence[tuple]) -> list[list[Found]]:
     """Each task's result; of one that hung or took its worker down, each response by itself."""
     futures = [pool.schedule(score, task, timeout=TIMEOUT) for task in tasks]
     done = [grading.outcome(future) for future in futures]
-    lost = [(*task[:-1], [text]) for task, found in zip(tasks, done) if isinstance(found, Exception)
-            for text in task[-1] if len(task[-1]) > 1]
+    lost = [
+        (*task[:-1], [text])
+        for task, found in zip(tasks, done)
+        if isinstance(found, Exception)
+        for text in task[-1]
+        if len(task[-1]) > 1
+    ]
     alone = iter(_outcomes(pool, lost) if lost else ())
     out = []
     for (_, _, asked, texts), found in zip(tasks, done):
@@ -125,8 +130,9 @@ class Judged(NamedTuple):
     failed: int  # requests without a reply: as with one of no use, the response counts as wrong, without an answer
 
 
-def judge(benchmark: ModuleType, endpoint: Endpoint, answered: Sequence["Answered"],
-          found: Sequence[Sequence[Found]]) -> tuple[list[list[Found]], Judged]:
+def judge(
+    benchmark: ModuleType, endpoint: Endpoint, answered: Sequence["Answered"], found: Sequence[Sequence[Found]]
+) -> tuple[list[list[Found]], Judged]:
     """`found` with a judge's word where the rules could not decide, and how much it was asked.
 
     Args:

@@ -16,8 +16,13 @@ Row = Mapping[str, object]
 Question = tuple  # (id, ((order, true answer), ...)): equal in two runs exactly if both were asked the same
 
 Z_95 = 1.959963984540054  # standard normal quantile at 0.975
-COLUMNS = {"canonical": "canonical accuracy", "permuted": "permuted accuracy", "worst": "worst order",
-           "flip": "flip rate", "single": "single-image accuracy"}
+COLUMNS = {
+    "canonical": "canonical accuracy",
+    "permuted": "permuted accuracy",
+    "worst": "worst order",
+    "flip": "flip rate",
+    "single": "single-image accuracy",
+}
 COMPARED = ("canonical", "permuted", "flip")
 
 
@@ -235,8 +240,10 @@ def section(title: str, results: Sequence[Result]) -> Section:
     key = next((result.rows for result in reversed(results) if result.rows), [])
     figures = [_figures("chance", chance(key), math.nan, interval=False)]
     figures += [_figures(result.name, mine, result.seconds) for result, mine in zip(results, found)]
-    differences = [_differences(f"{results[-1].name} minus {result.name}", found[-1], mine)
-                   for result, mine in zip(results[:-1], found)]
+    differences = [
+        _differences(f"{results[-1].name} minus {result.name}", found[-1], mine)
+        for result, mine in zip(results[:-1], found)
+    ]
     steps = ", ".join(f"{result.name} {result.step}" for result in results if result.rows)
     notes = [
         f"Set {title}, each run's last evaluation (step: {steps}); seconds are those of its training steps.",
@@ -246,13 +253,16 @@ def section(title: str, results: Sequence[Result]) -> Section:
         "Chance: a guesser that draws from the true answers of the same source, number of images and kind of order.",
     ]
     if differences:
-        notes.append("Differences are in points, with a 95% bootstrap interval over the questions that both runs were "
-                     "asked (10,000 paired resamples); not separated: the interval holds 0.")
+        notes.append(
+            "Differences are in points, with a 95% bootstrap interval over the questions that both runs were "
+            "asked (10,000 paired resamples); not separated: the interval holds 0."
+        )
     if len({frozenset(by_question(result.rows)) for result in results if result.rows}) > 1:
         notes.append("The runs were not all asked the same questions: the first table's rows differ in that, too.")
     header = [f"{COLUMNS[key]}, points" for key in COMPARED]
-    return Section(title, Table(["", *COLUMNS.values(), "seconds"], figures),
-                   Table(["", "questions", *header], differences), notes)
+    return Section(
+        title, Table(["", *COLUMNS.values(), "seconds"], figures), Table(["", "questions", *header], differences), notes
+    )
 
 
 def _figures(name: str, values: Mapping, seconds: float, interval: bool = True) -> list[str]:

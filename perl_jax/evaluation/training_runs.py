@@ -56,8 +56,11 @@ class Run(NamedTuple):
 
     def values(self, metric: str, stage: str | None = None) -> dict[tuple[str, int], float]:
         """The finite values of a metric by (stage, step), in the order of steps."""
-        found = {key: said.get(metric) for key, said in sorted(self.metrics.items(), key=lambda item: item[0][1])
-                 if stage in (None, key[0])}
+        found = {
+            key: said.get(metric)
+            for key, said in sorted(self.metrics.items(), key=lambda item: item[0][1])
+            if stage in (None, key[0])
+        }
         return {key: value for key, value in found.items() if isinstance(value, int | float) and math.isfinite(value)}
 
 
@@ -110,9 +113,12 @@ def body(runs: Sequence[Run]) -> list[Html]:
         out += [table(*part.figures, "figures runs-last"), table(*part.differences, "figures")]
         out += map(note, part.notes)
     if plots := _curves(runs):
-        out += [element("h2", "Learning curves"), html.legend([run.name for run in runs]),
-                 note("Training curves are running means over a twentieth of the run, around each step; faint: every "
-                      "step."), element("div", *plots, class_="plots")]
+        out += [
+            element("h2", "Learning curves"),
+            html.legend([run.name for run in runs]),
+            note("Training curves are running means over a twentieth of the run, around each step; faint: every step."),
+            element("div", *plots, class_="plots"),
+        ]
     for part in found if len(runs) > 1 else ():
         out += _changes(runs[0], runs[-1], part.title)
     if any(run.groups for run in runs):
@@ -127,17 +133,24 @@ def _curves(runs: Sequence[Run]) -> list[Html]:
     panels = []
     names = sorted({name for run in runs for name in run.evaluations})
     for name in names:
-        at = [{step: statistics.measures(rows) for step, rows in sorted(run.evaluations.get(name, {}).items())}
-              for run in runs]
+        at = [
+            {step: statistics.measures(rows) for step, rows in sorted(run.evaluations.get(name, {}).items())}
+            for run in runs
+        ]
         for key in ("permuted", "canonical", "flip"):
-            lines = [{step: statistics.proportion(found[key]).mean for step, found in mine.items() if found[key]}
-                     for mine in at]
+            lines = [
+                {step: statistics.proportion(found[key]).mean for step, found in mine.items() if found[key]}
+                for mine in at
+            ]
             panels.append((f"{statistics.COLUMNS[key]}, held out" + f" ({name})" * (len(names) > 1), lines, "o"))
     for title, stage, metric in CURVES:
         lines = [{step: y for (_, step), y in run.values(metric, stage).items()} for run in runs]
         panels.append((title, lines, ""))
-    return [element("figure", element("figcaption", title), _plot(lines, marker))
-            for title, lines, marker in panels if any(lines)]
+    return [
+        element("figure", element("figcaption", title), _plot(lines, marker))
+        for title, lines, marker in panels
+        if any(lines)
+    ]
 
 
 def _plot(lines: Sequence[Mapping[int, float]], marker: str) -> Html:
@@ -172,15 +185,20 @@ def _changes(first: Run, last: Run, name: str) -> list[Html]:
     found = statistics.changed(last.result(name).rows, first.result(name).rows)
     if not any(found):
         return []
-    kinds = {"right in more orders": found.gained, "right in fewer orders": found.lost,
-             "right in as many orders, but in others": found.mixed}
+    kinds = {
+        "right in more orders": found.gained,
+        "right in fewer orders": found.lost,
+        "right in as many orders, but in others": found.mixed,
+    }
     out = [element("h2", f"Questions that changed from {first.name} to {last.name}", dim(f" {name}"))]
     for kind, pairs in kinds.items():
         shown = f", the first {CHANGED_SHOWN}" if len(pairs) > CHANGED_SHOWN else ""
         parts = []
         for old, new in pairs[:CHANGED_SHOWN]:
-            rows = [[_order(b["order"]), said(b["answer"]), *(said(row["text"], row["correct"]) for row in (a, b))]
-                    for a, b in zip(old, new)]
+            rows = [
+                [_order(b["order"]), said(b["answer"]), *(said(row["text"], row["correct"]) for row in (a, b))]
+                for a, b in zip(old, new)
+            ]
             header = ["order", "true answer", first.name, last.name]
             parts += [element("h3", f"{new[0]['id']} ", dim(new[0]["source"])), table(header, rows, "words")]
         if pairs:
@@ -213,8 +231,10 @@ def _provenance(run: Run) -> Html:
     for start in run.starts:
         command = start.get("command", "–")
         tree = {True: "", False: ", with uncommitted changes"}.get(start.get("clean"), ", unknown whether clean")
-        facts = {"command": " ".join(map(str, command)) if isinstance(command, list) else command,
-                 "commit": f"{start.get('commit') or 'unknown'}{tree}"}
+        facts = {
+            "command": " ".join(map(str, command)) if isinstance(command, list) else command,
+            "commit": f"{start.get('commit') or 'unknown'}{tree}",
+        }
         facts |= {key: value for key, value in start.items() if key not in {*facts, "config", "clean"}}
         if isinstance(facts.get("versions"), dict):
             facts["versions"] = ", ".join(f"{key} {value}" for key, value in facts["versions"].items())

@@ -90,8 +90,11 @@ def metadata(card: Card):
     tags += ["lora"] if card.lora else []
     based = {"base_model": card.base.name, "base_model_relation": "adapter" if card.adapter else "finetune"}
     return ModelCardData(
-        library_name="peft" if card.adapter else "transformers", pipeline_tag="image-text-to-text", tags=tags,
-        **(based if card.base.hub else {}), **card.base.license,
+        library_name="peft" if card.adapter else "transformers",
+        pipeline_tag="image-text-to-text",
+        tags=tags,
+        **(based if card.base.hub else {}),
+        **card.base.license,
     )
 
 
@@ -105,11 +108,14 @@ def _title(card: Card) -> list[str]:
     how = f" with {card.method}" if card.method else ""
     name = re.sub(r"[^\w.-]+", " ", (card.base.name or "").split("/")[-1]).strip()
     return [
-        "# A small model that looks at several images" if card.base.from_nothing or not name
+        "# A small model that looks at several images"
+        if card.base.from_nothing or not name
         else f"# {name}, trained to reason over several images",
         f"{kind} Qwen2.5-VL of {size:,.2f} {word} parameters, {origin}{how} by perl_jax; step {card.step:,}.",
         "**A toy**: it started from random weights and knows only what its training set shows. It is there to look at "
-        "the method, not for use." if card.base.from_nothing else "",
+        "the method, not for use."
+        if card.base.from_nothing
+        else "",
     ]
 
 
@@ -128,8 +134,12 @@ def _training(card: Card) -> list[str]:
     for data in card.data:
         counts = ", ".join(f"{count:,} in {code(split)}" for split, count in data.counts.items())
         sources = f" (sources: {', '.join(map(code, data.sources))})" if data.sources else ""
-        rows.append(["records", f"{code(data.name)}{': ' * bool(counts)}{counts}{sources}, fingerprint "
-                                f"{code(data.fingerprint)}"])
+        rows.append(
+            [
+                "records",
+                f"{code(data.name)}{': ' * bool(counts)}{counts}{sources}, fingerprint {code(data.fingerprint)}",
+            ]
+        )
     rows += _environment(card.run)
     rows.append(["these weights", f"fingerprint {code(card.fingerprint)}"])
     return ["## How it was trained", Table(["", ""], rows).markdown()]
@@ -158,12 +168,22 @@ def _results(card: Card) -> list[str]:
         ]
     rows = [_consistency(result) for result in card.results if result.consistency]
     if rows:
-        header = ["benchmark", "protocol", "questions", "mean over orders", "right in every order", "flip rate",
-                  "flip rate, same order"]
-        parts += ["The same questions in several orders of their images:", Table(header, rows).markdown(),
-                  "Flip rate: the answers to the orders of a question do not all mean the same (lower is better); same "
-                  "order: asked as often, but never permuted. Bootstrap intervals by question: without width where all "
-                  "came out alike."]
+        header = [
+            "benchmark",
+            "protocol",
+            "questions",
+            "mean over orders",
+            "right in every order",
+            "flip rate",
+            "flip rate, same order",
+        ]
+        parts += [
+            "The same questions in several orders of their images:",
+            Table(header, rows).markdown(),
+            "Flip rate: the answers to the orders of a question do not all mean the same (lower is better); same "
+            "order: asked as often, but never permuted. Bootstrap intervals by question: without width where all "
+            "came out alike.",
+        ]
     return ["## Results", *parts] if parts else []
 
 
@@ -172,8 +192,14 @@ def _held_out(evaluations: Sequence[Evaluation]) -> list[str]:
     for evaluation in evaluations:
         found = statistics.measures(evaluation.rows)
         questions = len({row["id"] for row in evaluation.rows})
-        rows.append([code(evaluation.name), f"{evaluation.step:,}", f"{questions:,}",
-                     *(percent(proportion(found[key])) for key in statistics.COLUMNS)])
+        rows.append(
+            [
+                code(evaluation.name),
+                f"{evaluation.step:,}",
+                f"{questions:,}",
+                *(percent(proportion(found[key])) for key in statistics.COLUMNS),
+            ]
+        )
     if not rows:
         return []
     return [
@@ -187,20 +213,32 @@ def _held_out(evaluations: Sequence[Evaluation]) -> list[str]:
 
 def _benchmark(result: Result) -> list[str]:
     settings = ", ".join(f"{name} {code(result.settings[name])}" for name in SETTINGS if name in result.settings)
-    return [code(result.benchmark) + ", **in part only**" * result.partial, code(result.protocol),
-            percent(result.accuracy) + ", mean over categories" * result.macro, f"{result.questions:,}",
-            f"rules, then {code(result.judge)}" if result.judge else "rules", settings]
+    return [
+        code(result.benchmark) + ", **in part only**" * result.partial,
+        code(result.protocol),
+        percent(result.accuracy) + ", mean over categories" * result.macro,
+        f"{result.questions:,}",
+        f"rules, then {code(result.judge)}" if result.judge else "rules",
+        settings,
+    ]
 
 
 def _consistency(result: Result) -> list[str]:
     found = result.consistency
-    return [code(result.benchmark), code(result.protocol), f"{found.questions:,}",
-            *map(percent, (found.mean, found.all, found.flip, found.control))]
+    return [
+        code(result.benchmark),
+        code(result.protocol),
+        f"{found.questions:,}",
+        *map(percent, (found.mean, found.all, found.flip, found.control)),
+    ]
 
 
 def _prompt(asked: prompts.Prompts) -> list[str]:
-    system = ["System text:", fence(asked.system)] if asked.system else [
-        "No system text of its own: the chat template puts in its default."]
+    system = (
+        ["System text:", fence(asked.system)]
+        if asked.system
+        else ["No system text of its own: the chat template puts in its default."]
+    )
     then = ", then this instruction:" if asked.instruction else "; no instruction follows."
     return [
         "## The prompt",
@@ -208,8 +246,8 @@ def _prompt(asked: prompts.Prompts) -> list[str]:
         f"User's turn: the question, its choices, a line each, as `A. ...`{then}",
         fence(asked.instruction) if asked.instruction else "",
         f"Pictures have {asked.min_pixels:,} to {asked.max_pixels:,} pixels, in sides that are multiples of "
-        f"{usage_snippets.side(asked)}; others are resized so, nearly in shape. Several stand before the text, one after "
-        "the other, or where the question has them; they have no numbers. Prompts had up to "
+        f"{usage_snippets.side(asked)}; others are resized so, nearly in shape. Several stand before the text, one "
+        "after the other, or where the question has them; they have no numbers. Prompts had up to "
         f"{asked.max_tokens:,} tokens, room for {usage_snippets.most_pictures(asked):,} of the largest pictures. An "
         "example, `<|image_pad|>` standing for as many as the picture has tokens:",
         fence(usage_snippets.example(asked)),
@@ -221,7 +259,7 @@ def _use(card: Card) -> list[str]:
     parts = [
         "## How to use it",
         "### transformers",
-        f"In this directory, after `pip install \"transformers>=5.23\" torch pillow{' peft' * card.adapter}`; "
+        f'In this directory, after `pip install "transformers>=5.23" torch pillow{" peft" * card.adapter}`; '
         "perl_jax's tests run this code on a small model:",
         fence(usage_snippets.transformers(asked, longest, card.adapter), "python"),
     ]
@@ -244,11 +282,15 @@ def _use(card: Card) -> list[str]:
 
 
 def _limits(card: Card) -> list[str]:
-    flips = [(evaluation.name, proportion(statistics.measures(evaluation.rows)["flip"]))
-             for evaluation in card.evaluations]
+    flips = [
+        (evaluation.name, proportion(statistics.measures(evaluation.rows)["flip"])) for evaluation in card.evaluations
+    ]
     flips += [(result.benchmark, result.consistency.flip) for result in card.results if result.consistency]
-    told = [f"{percent(rate)} of the {rate.questions:,} questions of {code(name)} that were asked so"
-            for name, rate in flips if rate.questions]
+    told = [
+        f"{percent(rate)} of the {rate.questions:,} questions of {code(name)} that were asked so"
+        for name, rate in flips
+        if rate.questions
+    ]
     items = [
         "For research: beyond the results above nobody has checked what it says.",
         "A toy: of no use for other questions than those of its training." if card.base.from_nothing else "",

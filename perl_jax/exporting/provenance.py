@@ -140,8 +140,10 @@ def results(directories: Sequence[Path]) -> list[Result]:
         try:
             out.append(_result(each))
         except (KeyError, TypeError, AttributeError) as error:
-            raise InputError(f"--results: {' '.join(each.key)} is not as perl_jax.evaluate writes it "
-                             f"({type(error).__name__}: {error}); evaluate again") from error
+            raise InputError(
+                f"--results: {' '.join(each.key)} is not as perl_jax.evaluate writes it "
+                f"({type(error).__name__}: {error}); evaluate again"
+            ) from error
     return out
 
 
@@ -149,16 +151,24 @@ def check(results: Sequence[Result], fingerprint: str) -> None:
     """Raises InputError for results of other weights than those with this fingerprint."""
     for result in results:
         if result.fingerprint != fingerprint:
-            raise InputError(f"--results: {result.benchmark}-{result.protocol} is of the weights {result.fingerprint}, "
-                             f"this step has {fingerprint}; evaluate an export of the same step, or leave it "
-                             "out")
+            raise InputError(
+                f"--results: {result.benchmark}-{result.protocol} is of the weights {result.fingerprint}, "
+                f"this step has {fingerprint}; evaluate an export of the same step, or leave it "
+                "out"
+            )
 
 
 def _result(found: evaluated.Result) -> Result:
     said, moved = found.facts, found.consistency
-    consistency = Consistency(
-        moved["questions"], *(Estimate.read(moved[key]) for key in ("mean", "all", "flip")),
-        Estimate.read(moved["control"]["flip"])) if moved else None
+    consistency = (
+        Consistency(
+            moved["questions"],
+            *(Estimate.read(moved[key]) for key in ("mean", "all", "flip")),
+            Estimate.read(moved["control"]["flip"]),
+        )
+        if moved
+        else None
+    )
     name, protocol = found.key
     return Result(
         benchmark=f"{name} {Path(said['data']).name}" if name == "records" else name,  # a set of one's own

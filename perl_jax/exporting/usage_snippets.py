@@ -97,7 +97,8 @@ def example(asked: Prompts) -> str:
     content = [{"type": "image"}, {"type": "image"}, {"type": "text", "text": text}]
     chat = [{"role": "system", "content": asked.system}] * bool(asked.system) + [{"role": "user", "content": content}]
     return asked.processor.tokenizer.apply_chat_template(
-        chat, chat_template=asked.processor.template, tokenize=False, add_generation_prompt=True)
+        chat, chat_template=asked.processor.template, tokenize=False, add_generation_prompt=True
+    )
 
 
 def side(asked: Prompts) -> int:
@@ -112,11 +113,13 @@ def most_pictures(asked: Prompts) -> int:
 
 def vllm_server(asked: Prompts, longest: int) -> str:
     """The command of an OpenAI-compatible server on port 8000."""
-    return "\n".join([
-        f'vllm serve "$MODEL" --served-model-name model --max-model-len {asked.max_tokens + longest} \\',
-        f"    --limit-mm-per-prompt '{json.dumps({'image': max(most_pictures(asked), SEVERAL), 'video': 0})}' \\",
-        f"    --mm-processor-kwargs '{json.dumps(asked.limits)}'",
-    ])
+    return "\n".join(
+        [
+            f'vllm serve "$MODEL" --served-model-name model --max-model-len {asked.max_tokens + longest} \\',
+            f"    --limit-mm-per-prompt '{json.dumps({'image': max(most_pictures(asked), SEVERAL), 'video': 0})}' \\",
+            f"    --mm-processor-kwargs '{json.dumps(asked.limits)}'",
+        ]
+    )
 
 
 def vllm_client(asked: Prompts, longest: int) -> str:
@@ -131,19 +134,28 @@ def lmms_eval(asked: Prompts, longest: int, tasks: str = "mathvision_test") -> s
         arguments.append(f"system_prompt={_unsplit(asked.system)}")
     if asked.instruction:
         arguments.append(r"reasoning_prompt=\n" + _unsplit(asked.instruction))
-    return "\n".join([
-        "python -m lmms_eval --model qwen2_5_vl --force_simple --batch_size 1 --tasks " + tasks + " \\",
-        f'    --model_args pretrained="$MODEL",{shlex.quote(",".join(arguments))} \\',
-        f"    --gen_kwargs temperature=0,max_new_tokens={longest} --log_samples --output_path logs",
-    ])
+    return "\n".join(
+        [
+            "python -m lmms_eval --model qwen2_5_vl --force_simple --batch_size 1 --tasks " + tasks + " \\",
+            f'    --model_args pretrained="$MODEL",{shlex.quote(",".join(arguments))} \\',
+            f"    --gen_kwargs temperature=0,max_new_tokens={longest} --log_samples --output_path logs",
+        ]
+    )
 
 
 def vlmevalkit(asked: Prompts, longest: int) -> str:
     """The file for `python run.py --config`: it has no place for an instruction but the system text."""
     system = "\n".join(part for part in (asked.system, asked.instruction) if part)
-    model = {"class": "Qwen2VLChat", "model_path": "models/perl-qwen2.5-vl", **asked.limits, "max_new_tokens": longest,
-             "do_sample": False, "use_custom_prompt": False, **({"system_prompt": system} if system else {}),
-             "post_process": True}
+    model = {
+        "class": "Qwen2VLChat",
+        "model_path": "models/perl-qwen2.5-vl",
+        **asked.limits,
+        "max_new_tokens": longest,
+        "do_sample": False,
+        "use_custom_prompt": False,
+        **({"system_prompt": system} if system else {}),
+        "post_process": True,
+    }
     data = {"BLINK": {"class": "ImageMCQDataset", "dataset": "BLINK"}}
     return json.dumps({"model": {"perl-qwen2.5-vl": model}, "data": data}, indent=2, ensure_ascii=False)
 

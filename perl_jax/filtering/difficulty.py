@@ -46,8 +46,9 @@ class Asked(NamedTuple):
     faults: list[tuple[int, str]]  # (place, why its pictures cannot be shown): of those this process has looked at
 
 
-def measure(setup: Setup, file: Path, settings: Mapping, numbers: Sequence[int],
-            blind: bool = False) -> dict[int, dict]:
+def measure(
+    setup: Setup, file: Path, settings: Mapping, numbers: Sequence[int], blind: bool = False
+) -> dict[int, dict]:
     """The row of each of the records `numbers` by its number in the split, from `file` and from rollouts.
 
     A row has `number`, `id`, `source` and `prompt` (tokens); then `images` (how many), `guess` (`selection.guess`),
@@ -70,7 +71,9 @@ def measure(setup: Setup, file: Path, settings: Mapping, numbers: Sequence[int],
         begun = prompt_lengths(setup, [number for number in numbers if number not in rows], console)
         writer.add([row for row in begun if "skipped" in row])
         lengths = {row["number"]: row["prompt"] for row in [*begun, *rows.values()]}
-        parts = batched_inference.in_batches([number for number in numbers if lengths[number]], lengths, setup.batch, done=rows)
+        parts = batched_inference.in_batches(
+            [number for number in numbers if lengths[number]], lengths, setup.batch, done=rows
+        )
         size, right = max(map(len, parts), default=0), []
 
         def answered(asked: Asked) -> list[dict]:
@@ -78,9 +81,15 @@ def measure(setup: Setup, file: Path, settings: Mapping, numbers: Sequence[int],
             right.extend(score for row in new for score in row.get("scores", ()))
             return new
 
-        batched_inference.work_off(parts, functools.partial(_asked, setup, blind), answered, writer, console,
-                        unit="grey question" if blind else "question",
-                        figure=lambda: f"  accuracy {np.mean(right):.3f}" if right else "")
+        batched_inference.work_off(
+            parts,
+            functools.partial(_asked, setup, blind),
+            answered,
+            writer,
+            console,
+            unit="grey question" if blind else "question",
+            figure=lambda: f"  accuracy {np.mean(right):.3f}" if right else "",
+        )
     return {number: rows[number] for number in numbers}
 
 
@@ -115,8 +124,9 @@ def _asked(setup: Setup, blind: bool, numbers: list[int]) -> Asked:
         record = opened(setup.split[number])
         record = greyed(record) if blind else record
         sample = permute.render(record)
-        questions.append(batches.Question(record, [tuple(range(len(record["images"])))], [sample],
-                                          [setup.prompts.encode(sample)]))
+        questions.append(
+            batches.Question(record, [tuple(range(len(record["images"])))], [sample], [setup.prompts.encode(sample)])
+        )
     pictures = [question.record["images"] for question in questions]
     found = setup.prompts.prepare(pictures, mesh.shards(), mesh.own())
     return Asked(numbers, questions, [(place, line) for place, line in enumerate(found) if line])
@@ -158,21 +168,29 @@ def _answers(setup: Setup, questions: list[batches.Question], size: int) -> list
     filled = questions + questions[-1:] * (size - len(questions))
     early = batches.Early(batches.Source(config, None, prompts, setup.grader), filled)
     out = rollout.generate(
-        setup.model(), [question.prompts[0] for question in filled], samples=config.rollouts,
-        ids=[batched_inference.draw_key(question.record["id"]) for question in filled], eos_ids=prompts.processor.eos_ids,
-        seed=config.seed, finished=early, **config.sampling, **prompts.limits,
+        setup.model(),
+        [question.prompts[0] for question in filled],
+        samples=config.rollouts,
+        ids=[batched_inference.draw_key(question.record["id"]) for question in filled],
+        eos_ids=prompts.processor.eos_ids,
+        seed=config.seed,
+        finished=early,
+        **config.sampling,
+        **prompts.limits,
     )
     found = [[early.found[n, g] for g in range(config.rollouts)] for n in range(len(questions))]
     scores = iter(setup.grader.grade([pair for group in found for pair, _ in group]))
     rows = []
     for question, lengths, group in zip(questions, out.lengths, found):
         marks = itertools.islice(scores, len(group))
-        rows.append({
-            "images": len(question.record["images"]),
-            "guess": selection.guess(question.record),
-            "scores": [int(mark.get("accuracy", mark["reward"]) >= 0.5) for mark in marks],
-            "lengths": lengths.tolist(),
-            "truncated": sum(not ended for _, ended in group),
-            "response": group[0][0][1],
-        })
+        rows.append(
+            {
+                "images": len(question.record["images"]),
+                "guess": selection.guess(question.record),
+                "scores": [int(mark.get("accuracy", mark["reward"]) >= 0.5) for mark in marks],
+                "lengths": lengths.tolist(),
+                "truncated": sum(not ended for _, ended in group),
+                "response": group[0][0][1],
+            }
+        )
     return rows

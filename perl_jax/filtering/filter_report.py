@@ -68,8 +68,16 @@ def _why(band: Sequence[float], target: float) -> str:
     return f"too many are {'easy' if easy else 'hard'}, and the furthest off are thinned to {LEAST:.0%} already"
 
 
-def histogram(candidates: Sequence[Candidate], fates: Mapping[str, str], file: Path, *, low: float, high: float,
-              target: float, rollouts: int) -> None:
+def histogram(
+    candidates: Sequence[Candidate],
+    fates: Mapping[str, str],
+    file: Path,
+    *,
+    low: float,
+    high: float,
+    target: float,
+    rollouts: int,
+) -> None:
     """Draws how many records have which mean accuracy, before and after, of all and of each source, as a PNG."""
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
@@ -84,10 +92,13 @@ def histogram(candidates: Sequence[Candidate], fates: Mapping[str, str], file: P
         _panel(axes, name, group, fates, low, high, target, rollouts)
     for axes in grid[len(panels) :]:
         axes.set_visible(False)
-    handles = [Patch(color=BEFORE, label="before"), Patch(color=AFTER, label="kept"),
-               Patch(color=BAND, label=f"band {low:g} to {high:g}"),
-               Line2D([], [], color=TARGET, linestyle="--", label=f"target mean {target:g}"),
-               Line2D([], [], color="#1b1f24", marker="v", linestyle="", label="mean of what is kept")]
+    handles = [
+        Patch(color=BEFORE, label="before"),
+        Patch(color=AFTER, label="kept"),
+        Patch(color=BAND, label=f"band {low:g} to {high:g}"),
+        Line2D([], [], color=TARGET, linestyle="--", label=f"target mean {target:g}"),
+        Line2D([], [], color="#1b1f24", marker="v", linestyle="", label="mean of what is kept"),
+    ]
     figure.legend(handles=handles, loc="outside upper center", ncols=min(5, 2 * columns), frameon=False)
     figure.supxlabel(f"accuracy of a record over {rollouts} rollouts", fontsize=11)
     figure.supylabel("records", fontsize=11)
@@ -103,8 +114,16 @@ def _panels(candidates: Sequence[Candidate]) -> list[tuple[str, Sequence[Candida
     return [("all", candidates), *own, *([(f"{len(groups) - len(own)} other sources", rest)] if rest else [])]
 
 
-def _panel(axes, name: str, group: Sequence[Candidate], fates: Mapping[str, str], low: float, high: float,
-           target: float, rollouts: int) -> None:
+def _panel(
+    axes,
+    name: str,
+    group: Sequence[Candidate],
+    fates: Mapping[str, str],
+    low: float,
+    high: float,
+    target: float,
+    rollouts: int,
+) -> None:
     steps = min(rollouts, BINS)
     centres = np.arange(steps + 1) / steps
     left = kept(group, fates)
@@ -118,8 +137,16 @@ def _panel(axes, name: str, group: Sequence[Candidate], fates: Mapping[str, str]
     axes.bar(centres, counts(left), width=0.5 / steps, color=AFTER, zorder=3)
     axes.axvline(target, color=TARGET, linestyle="--", linewidth=1.4, zorder=4)
     if left:
-        axes.plot(mean(left), 1.0, marker="v", markersize=8, color="#1b1f24", zorder=5, clip_on=False,
-                  transform=axes.get_xaxis_transform())
+        axes.plot(
+            mean(left),
+            1.0,
+            marker="v",
+            markersize=8,
+            color="#1b1f24",
+            zorder=5,
+            clip_on=False,
+            transform=axes.get_xaxis_transform(),
+        )
     measured = sum(candidate.accuracy is not None for candidate in group)
     means = " → ".join("–" if value is None else f"{value:.2f}" for value in (mean(group), mean(left)))
     axes.set_title(f"{name}: {measured:,} → {len(left):,}, mean {means}", fontsize=10, parse_math=False)

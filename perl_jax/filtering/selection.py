@@ -138,7 +138,8 @@ def answered_blind(accuracy: float, blind: float, rollouts: int, chance: float) 
     (False, True)
     """
     right = round(blind * rollouts)
-    by_luck = sum(math.comb(rollouts, k) * chance**k * (1 - chance) ** (rollouts - k)
-                  for k in range(right, rollouts + 1))
+    by_luck = sum(
+        math.comb(rollouts, k) * chance**k * (1 - chance) ** (rollouts - k) for k in range(right, rollouts + 1)
+    )
     error = math.sqrt((accuracy * (1 - accuracy) + blind * (1 - blind)) / rollouts)
     return by_luck < 1 - CONFIDENCE and blind >= accuracy - error

@@ -22,6 +22,7 @@ from models.qwen2_5_vl.attention import Spans
 from models.qwen2_5_vl.packing import Vision, block_size, bucket
 from perl_jax import mesh, policy, rollout, update
 from perl_jax.engine import embeddings, tree_packing
+from perl_jax.engine.decode_batch import capacities
 from perl_jax.engine.sampling import Sampling
 from perl_jax.planning.roofline import Assumed, at_once, lengths, question_tokens
 from perl_jax.training import schedule
@@ -46,8 +47,10 @@ def devices_of(topology: str, slices: int = 1) -> list:
         return topologies.get_topology_desc(platform="tpu", topology_name=topology, **more).devices
     except Exception as error:  # libtpu raises what it likes
         line = str(error).splitlines()[0]
-        raise InputError(f"--topology={topology}: {line}; it needs libtpu (pip install -r requirements-tpu.txt) and a "
-                         "name like v5e:4x4, v6e:4x4 or v5p:2x2x1") from error
+        raise InputError(
+            f"--topology={topology}: {line}; it needs libtpu (pip install -r requirements-tpu.txt) and a "
+            "name like v5e:4x4, v6e:4x4 or v5p:2x2x1"
+        ) from error
 
 
 def programs(config, sizes: qwen.Config, assumed: Assumed) -> tuple[dict[str, Callable], dict[str, float]]:
@@ -60,23 +63,33 @@ def programs(config, sizes: qwen.Config, assumed: Assumed) -> tuple[dict[str, Ca
     decoder = decoder_graph, laid_out(decoder_weights, "decode")
     graph, weights = nnx.split(model)
     caches = streams(config, sizes, assumed)
-    lowered = {**sampling(config, sizes, assumed, (graph, laid_out(weights)), decoder, caches),
-               **updating(config, sizes, assumed, state)}
-    return lowered, {"weights": share(state.trainable), "frozen weights": share(state.frozen),
-                     "reference": of_reference(config, model),
-                     "optimizer state": share(state.opt_state), "gradients": share(state.trainable),
-                     "decoding copy": share(decoder[1]), "prompt caches": share(caches.prompt),
-                     "own caches": share(caches.own)}
+    lowered = {
+        **sampling(config, sizes, assumed, (graph, laid_out(weights)), decoder, caches),
+        **updating(config, sizes, assumed, state),
+    }
+    return lowered, {
+        "weights": share(state.trainable),
+        "frozen weights": share(state.frozen),
+        "reference": of_reference(config, model),
+        "optimizer state": share(state.opt_state),
+        "gradients": share(state.trainable),
+        "decoding copy": share(decoder[1]),
+        "prompt caches": share(caches.prompt),
+        "own caches": share(caches.own),
+    }
 
 
 def model_of(config, sizes: qwen.Config) -> qwen.Qwen2_5_VL:
     """The shapes of the model that the config trains, each weight in the dtype that `policy.load` holds it in."""
-    model = nnx.eval_shape(lambda: policy.adapted(
-        config, qwen.Qwen2_5_VL(sizes, rngs=nnx.Rngs(0), compute_dtype=config.compute_dtype)))
+    model = nnx.eval_shape(
+        lambda: policy.adapted(config, qwen.Qwen2_5_VL(sizes, rngs=nnx.Rngs(0), compute_dtype=config.compute_dtype))
+    )
     graph, weights = nnx.split(model)
     held = policy.dtypes(config)
-    weights = [(path, leaf.replace(jax.ShapeDtypeStruct(leaf.shape, held(".".join(path)))))
-               for path, leaf in nnx.to_flat_state(weights)]
+    weights = [
+        (path, leaf.replace(jax.ShapeDtypeStruct(leaf.shape, held(".".join(path)))))
+        for path, leaf in nnx.to_flat_state(weights)
+    ]
     return nnx.merge(graph, nnx.from_flat_state(weights))
 
 
@@ -112,8 +125,11 @@ def pictures(config, sizes: qwen.Config, assumed: Assumed, count: int) -> Vision
     room = block * bucket(-(-patches // block) + 1, least=1, between=2)
     shape = shards * bucket(-(-count // shards), least=1, between=2), room
     values = vision.in_channels * vision.temporal_patch_size * vision.patch_size**2
-    return Vision(array((*shape, values), jnp.float32, mesh.ROWS), *[array(shape, jnp.int32, mesh.ROWS)] * 2,
-                  array((*shape, 2), jnp.int32, mesh.ROWS))
+    return Vision(
+        array((*shape, values), jnp.float32, mesh.ROWS),
+        *[array(shape, jnp.int32, mesh.ROWS)] * 2,
+        array((*shape, 2), jnp.int32, mesh.ROWS),
+    )
 
 
 def streams(config, sizes: qwen.Config, assumed: Assumed) -> rollout.Streams:
@@ -121,7 +137,7 @@ def streams(config, sizes: qwen.Config, assumed: Assumed) -> rollout.Streams:
     text, dtype, shards = sizes.text, jnp.dtype(config.compute_dtype), mesh.shards()
     N = -(-at_once(config) // shards) * shards
     G, T = config.rollouts, bucket(lengths(config, sizes, assumed)[1])
-    C = rollout.capacities(config.sampling.max_new_tokens)[-1]
+    C = capacities(config.sampling.max_new_tokens)[-1]
     J, d, L = text.num_key_value_heads, text.head_dim, text.num_hidden_layers
     heads = mesh.head_axis(J)
 
@@ -145,10 +161,23 @@ def sampling(config, sizes: qwen.Config, assumed: Assumed, model, decoder, cache
     one, keys = (array((N,), kind, mesh.ROWS) for kind in (jnp.int32, jnp.uint32))
     in_prompts = -(-at_once(config) // (config.n_s + 1)) * assumed.images
     return {
-        "prefill pictures": partial(embeddings.embeddings.lower, *model, ids, index,
-                                    pictures(config, sizes, assumed, in_prompts)),
-        "prefill": partial(rollout._start.lower, *model, options, G, rollout.capacities(c.max_new_tokens)[0], h,
-                           positions, one, one, keys, np.uint32(0), np.int32(N)),
+        "prefill pictures": partial(
+            embeddings.embeddings.lower, *model, ids, index, pictures(config, sizes, assumed, in_prompts)
+        ),
+        "prefill": partial(
+            rollout._start.lower,
+            *model,
+            options,
+            G,
+            capacities(c.max_new_tokens)[0],
+            h,
+            positions,
+            one,
+            one,
+            keys,
+            np.uint32(0),
+            np.int32(N),
+        ),
         "decode": partial(rollout._decode.lower, *decoder, options, (0, 1), caches, np.int32(1), np.int32(2)),
     }
 
@@ -180,8 +209,11 @@ def updating(config, sizes: qwen.Config, assumed: Assumed, state: update.State) 
 
 def share(tree) -> float:
     """The bytes of a tree's arrays on one device."""
-    return sum(int(np.prod(x.sharding.shard_shape(x.shape))) * x.dtype.itemsize for x in jax.tree.leaves(tree)
-               if not jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key))
+    return sum(
+        int(np.prod(x.sharding.shard_shape(x.shape))) * x.dtype.itemsize
+        for x in jax.tree.leaves(tree)
+        if not jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key)
+    )
 
 
 def compiled(lower: Callable) -> Compiled | float:
@@ -191,8 +223,9 @@ def compiled(lower: Callable) -> Compiled | float:
     except jax.errors.JaxRuntimeError as error:
         return overflow(str(error))
     found = program.memory_analysis()
-    total = (found.argument_size_in_bytes + found.temp_size_in_bytes + found.output_size_in_bytes
-             - found.alias_size_in_bytes)
+    total = (
+        found.argument_size_in_bytes + found.temp_size_in_bytes + found.output_size_in_bytes - found.alias_size_in_bytes
+    )
     return Compiled(found.argument_size_in_bytes, total, found.output_size_in_bytes, sent(program.as_text()))
 
 
@@ -227,8 +260,10 @@ def sent(text: str) -> dict[str, float]:
     found = {}  # by channel: what runs asynchronously is one operation in several places
     for name, body in bodies.items():
         for number, (shapes, kind, start, rest) in enumerate(COLLECTIVE.findall(body)):
-            sizes = [BYTES.get(kind, 0) * int(np.prod([int(n) for n in dims.split(",") if n]))
-                     for kind, dims in re.findall(r"\b(\w+)\[([\d,]*)\]", shapes)]
+            sizes = [
+                BYTES.get(kind, 0) * int(np.prod([int(n) for n in dims.split(",") if n]))
+                for kind, dims in re.findall(r"\b(\w+)\[([\d,]*)\]", shapes)
+            ]
             size = sum(sizes) if kind == "all-reduce" or not start else max(sizes)  # others start with (input, output)
             channel = re.search(r"channel_id=(\d+)", rest)
             key = kind, channel[1] if channel else (name, number)

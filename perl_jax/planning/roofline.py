@@ -14,8 +14,16 @@ from perl_jax import update
 from perl_jax.engine import embeddings, flops
 
 FILTERED = 58_000, 10  # samples and rollouts of each in the paper's rollout filter
-EVALUATED = {"Mantis-Eval": 217, "BLINK": 1901, "MMIU": 11698, "ReMI": 2600, "MV-MATH": 2009, "MathVista": 1000,
-             "MathVerse": 3940, "MathVision": 3040}  # questions of the paper's benchmarks
+EVALUATED = {
+    "Mantis-Eval": 217,
+    "BLINK": 1901,
+    "MMIU": 11698,
+    "ReMI": 2600,
+    "MV-MATH": 2009,
+    "MathVista": 1000,
+    "MathVerse": 3940,
+    "MathVision": 3040,
+}  # questions of the paper's benchmarks
 
 
 class Assumed(NamedTuple):
@@ -81,8 +89,17 @@ def micro_batches(config, sizes: qwen.Config, assumed: Assumed, shards: int) -> 
     return steps * int(np.ceil(tokens / (config.micro_batch.row_tokens * config.micro_batch.rows * shards)))
 
 
-def sampling(config, sizes: qwen.Config, assumed: Assumed, device: flops.Device, count: int, shards: int,
-             prompts: int, samples: int, questions: int) -> dict[str, float]:
+def sampling(
+    config,
+    sizes: qwen.Config,
+    assumed: Assumed,
+    device: flops.Device,
+    count: int,
+    shards: int,
+    prompts: int,
+    samples: int,
+    questions: int,
+) -> dict[str, float]:
     """The seconds of `samples` responses to each of `prompts` prompts, which are of so many questions."""
     patches, prompt = lengths(config, sizes, assumed)
     work = flops.vision(sizes.vision, [patches] * assumed.images * questions)
@@ -97,23 +114,37 @@ def sampling(config, sizes: qwen.Config, assumed: Assumed, device: flops.Device,
     }
 
 
-def inference(config, sizes: qwen.Config, assumed: Assumed, device: flops.Device, count: int, shards: int,
-              questions: int, samples: int) -> float:
+def inference(
+    config,
+    sizes: qwen.Config,
+    assumed: Assumed,
+    device: flops.Device,
+    count: int,
+    shards: int,
+    questions: int,
+    samples: int,
+) -> float:
     """The seconds of `samples` responses to each question, in its own order, as many prompts at once as in training."""
     return sum(sampling(config, sizes, assumed, device, count, shards, questions, samples, questions).values())
 
 
-def network(sent: Mapping[str, float], config, sizes: qwen.Config, assumed: Assumed, device: flops.Device,
-            shards: int) -> float:
+def network(
+    sent: Mapping[str, float], config, sizes: qwen.Config, assumed: Assumed, device: flops.Device, shards: int
+) -> float:
     """The seconds of a training step that the network takes, for the bytes that each compiled program sends."""
     batches = micro_batches(config, sizes, assumed, shards)
-    times = {"decode": assumed.response, "update pictures": batches, "optimizer": config.optimizer.steps_per_batch,
-             "update": batches * passes(config) / (3 + bool(config.remat))}
+    times = {
+        "decode": assumed.response,
+        "update pictures": batches,
+        "optimizer": config.optimizer.steps_per_batch,
+        "update": batches * passes(config) / (3 + bool(config.remat)),
+    }
     return sum(size * times.get(name, 1) for name, size in sent.items()) / (device.network * assumed.efficiency)
 
 
-def temporary(config, sizes: qwen.Config, assumed: Assumed, resident: Mapping[str, float], count: int,
-              shards: int) -> dict[str, float]:
+def temporary(
+    config, sizes: qwen.Config, assumed: Assumed, resident: Mapping[str, float], count: int, shards: int
+) -> dict[str, float]:
     """The bytes on one device that each phase needs beside what `resident` says of it: estimated, not compiled.
 
     Counted are a row's layer inputs and all of one layer's activations, forward and backward; logits at hand; the head
@@ -134,7 +165,13 @@ def temporary(config, sizes: qwen.Config, assumed: Assumed, resident: Mapping[st
     return {
         "prefill": max(tower, N * bucket(prompt) * layer),
         "decode": 3 * 4 * N * config.rollouts * text.vocab_size / T,
-        "update": kept + 2 * C * layer + 3 * 4 * update.CHUNK + 6 * D * text.vocab_size / T + saved + tower
-        + resident["gradients"] + 2 * config.micro_batch.rows * C * D * size,
+        "update": kept
+        + 2 * C * layer
+        + 3 * 4 * update.CHUNK
+        + 6 * D * text.vocab_size / T
+        + saved
+        + tower
+        + resident["gradients"]
+        + 2 * config.micro_batch.rows * C * D * size,
         "optimizer": 0.0,
     }

@@ -76,8 +76,10 @@ def download(repo: str, folder: str | Path, patterns: Sequence[str] | None = Non
     except Exception as error:  # it lets through what the libraries of its network raise
         options = f" --revision {revision}" if revision else ""
         options += "".join(f" --include '{pattern}'" for pattern in patterns or ())
-        raise InputError(f"{repo} cannot be downloaded ({_line(error)}): run, where there is a network, `hf download "
-                         f"{repo} --repo-type dataset --local-dir {folder}{options}`") from error
+        raise InputError(
+            f"{repo} cannot be downloaded ({_line(error)}): run, where there is a network, `hf download "
+            f"{repo} --repo-type dataset --local-dir {folder}{options}`"
+        ) from error
 
 
 class Pictures:

@@ -50,14 +50,21 @@ def _stored(data: bytes) -> bytes:
 
 def _check_shape(width: int, height: int):
     if min(width, height) < 2 or max(width, height) > image_files.MAX_ASPECT * min(width, height):
-        raise InputError(f"a picture of {width} x {height} pixels teaches nothing: sides are at least 2 pixels, one at "
-                         f"most {image_files.MAX_ASPECT} times the other; replace or drop it")
+        raise InputError(
+            f"a picture of {width} x {height} pixels teaches nothing: sides are at least 2 pixels, one at "
+            f"most {image_files.MAX_ASPECT} times the other; replace or drop it"
+        )
 
 
 def _is_stored_form(picture: Image.Image) -> bool:
     """RGB PNG or JPEG, opaque, upright, one frame."""
-    return (picture.mode == "RGB" and picture.format in ("PNG", "JPEG") and "transparency" not in picture.info
-            and picture.getexif().get(ExifTags.Base.Orientation, 1) == 1 and getattr(picture, "n_frames", 1) == 1)
+    return (
+        picture.mode == "RGB"
+        and picture.format in ("PNG", "JPEG")
+        and "transparency" not in picture.info
+        and picture.getexif().get(ExifTags.Base.Orientation, 1) == 1
+        and getattr(picture, "n_frames", 1) == 1
+    )
 
 
 def _to_8_bits(picture: Image.Image) -> Image.Image:
@@ -65,8 +72,9 @@ def _to_8_bits(picture: Image.Image) -> Image.Image:
     if picture.mode.startswith("I;16") or (picture.mode == "I" and picture.format == "PPM"):  # 16 bits there too
         return Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
     if picture.mode in ("I", "F"):
-        raise InputError(f"a picture of 32 bits a pixel (mode {picture.mode}) does not say what is white; save it with "
-                         "8 or 16 bits")
+        raise InputError(
+            f"a picture of 32 bits a pixel (mode {picture.mode}) does not say what is white; save it with 8 or 16 bits"
+        )
     return picture
 
 

@@ -51,15 +51,24 @@ def shown(splits: Mapping[str, Sequence[str]], prompts: Prompts, workdir: Path) 
         here = np.array([place for place, reason in enumerate(reasons) if not reason], np.int64)
         found = dict(collections.Counter(reason for reason in reasons if reason).most_common())
         kept[split][directory], counts[split][directory] = here, found
-        named += [{"directory": directory, "split": split, **line, "reason": reason}
-                  for line, reason in zip(lines, reasons) if reason]
+        named += [
+            {"directory": directory, "split": split, **line, "reason": reason}
+            for line, reason in zip(lines, reasons)
+            if reason
+        ]
         said = ", ".join(f"{count:,} {reason}" for reason, count in found.items())
         if not len(here):
             raise InputError(f"no record of split {split!r} of {directory} can be shown: {said}; the last: {named[-1]}")
         if said and processes.first():
-            logger.warning("%s of the %s records in split %r of %s are left out: %s; %s names them",
-                           f"{len(lines) - len(here):,}", f"{len(lines):,}", split, directory, said,
-                           workdir / EXCLUDED)
+            logger.warning(
+                "%s of the %s records in split %r of %s are left out: %s; %s names them",
+                f"{len(lines) - len(here):,}",
+                f"{len(lines):,}",
+                split,
+                directory,
+                said,
+                workdir / EXCLUDED,
+            )
     if processes.first():
         _write(workdir / EXCLUDED, named)
     return kept, counts
@@ -143,9 +152,13 @@ def _about(directory: str, split: str, prompts: Prompts) -> dict:
     texts = json.loads(prompts.to_json())
     del texts["max_tokens"]
     tokenizer = processor.tokenizer.backend_tokenizer.to_str()
-    return {"records": records.fingerprint(directory), "split": split, **texts,
-            "tokenizer_sha256": hashlib.sha256(tokenizer.encode()).hexdigest(),
-            "patches": [processor.vision.patch_size, processor.vision.spatial_merge_size]}
+    return {
+        "records": records.fingerprint(directory),
+        "split": split,
+        **texts,
+        "tokenizer_sha256": hashlib.sha256(tokenizer.encode()).hexdigest(),
+        "patches": [processor.vision.patch_size, processor.vision.spatial_merge_size],
+    }
 
 
 def _made(directory: str, split: str, prompts: Prompts) -> list[dict]:

@@ -39,8 +39,10 @@ class Prompts:
         """(token ids, pictures) of a rendered record; InputError, naming it, for a prompt that is too long."""
         ids, images = self.processor(self.messages(record), record["images"], **self.limits)
         if len(ids) > self.max_tokens:
-            raise InputError(f"record {record['id']!r}: its prompt has {len(ids)} tokens, more than "
-                             f"config.prompt.max_tokens = {self.max_tokens}")
+            raise InputError(
+                f"record {record['id']!r}: its prompt has {len(ids)} tokens, more than "
+                f"config.prompt.max_tokens = {self.max_tokens}"
+            )
         return ids, images
 
     def prepare(self, pictures: Sequence[Sequence[Encoded]], shards: int, own: Container[int]) -> list[str | None]:
@@ -83,9 +85,11 @@ class Prompts:
             return cls(processor, "", "", processor.min_pixels, processor.max_pixels, 1 << 20)
         prompts = cls.of_json(processor, read_json(file), str(file))
         if prompts.limits != {"min_pixels": processor.min_pixels, "max_pixels": processor.max_pixels}:
-            raise InputError(f"{path}: its image processor limits pictures to {processor.min_pixels} and "
-                             f"{processor.max_pixels} pixels, {FILE} to {prompts.min_pixels} and {prompts.max_pixels}; "
-                             "make them equal")
+            raise InputError(
+                f"{path}: its image processor limits pictures to {processor.min_pixels} and "
+                f"{processor.max_pixels} pixels, {FILE} to {prompts.min_pixels} and {prompts.max_pixels}; "
+                "make them equal"
+            )
         return prompts
 
     @classmethod

@@ -175,14 +175,16 @@ def _tfds():
 def _tfds_writer(directory, name):
     tfds = _tfds()
     text, texts = tfds.features.Text(), tfds.features.Sequence(tfds.features.Text())
-    features = tfds.features.FeaturesDict({
-        **dict.fromkeys(_TEXTS, text),
-        "images": tfds.features.Sequence(tfds.features.Image(shape=(None, None, 3))),
-        "choices": texts,
-        "captions": texts,  # empty: none
-        "accuracy": tfds.features.Scalar(np.float32),  # NaN: not known
-        "movable": tfds.features.Sequence(tfds.features.Scalar(np.int32)),
-    })
+    features = tfds.features.FeaturesDict(
+        {
+            **dict.fromkeys(_TEXTS, text),
+            "images": tfds.features.Sequence(tfds.features.Image(shape=(None, None, 3))),
+            "choices": texts,
+            "captions": texts,  # empty: none
+            "accuracy": tfds.features.Scalar(np.float32),  # NaN: not known
+            "movable": tfds.features.Sequence(tfds.features.Scalar(np.int32)),
+        }
+    )
     identity = tfds.core.DatasetIdentity(
         name=name, version=tfds.core.Version("1.0.0"), data_dir=directory, module_name="perl_jax.records"
     )

@@ -35,8 +35,10 @@ def sources(text: str) -> dict[str, float]:
         except ValueError:
             weight = math.nan
         if not directory or not 0 < weight < math.inf:
-            raise InputError(f"config.data.directory={text}: expected DIR, or DIR=WEIGHT,DIR=WEIGHT with weights above "
-                             f"0, which {part!r} is not")
+            raise InputError(
+                f"config.data.directory={text}: expected DIR, or DIR=WEIGHT,DIR=WEIGHT with weights above "
+                f"0, which {part!r} is not"
+            )
         if directory in weights:
             raise InputError(f"config.data.directory={text}: {directory} is named twice; give it one weight")
         weights[directory] = weight
@@ -77,8 +79,11 @@ class Part:
 def open_parts(directories: Sequence[str], split: str, kept: Mapping[str, np.ndarray] | None = None) -> list[Part]:
     """The part of each directory; with `kept`, of those that it names, and only these of their records."""
     numbers = range(1, len(directories) + 1) if len(directories) > 1 else (0,)
-    return [Part(directory, split, kept and kept[directory], number)
-            for number, directory in zip(numbers, directories) if kept is None or directory in kept]
+    return [
+        Part(directory, split, kept and kept[directory], number)
+        for number, directory in zip(numbers, directories)
+        if kept is None or directory in kept
+    ]
 
 
 def having(directories: Sequence[str], split: str) -> list[str]:
@@ -115,9 +120,17 @@ class Stream:
         InputError: no records, a weight that is not positive, a seed or process out of range.
     """
 
-    def __init__(self, sources: str | Mapping[str, float], *, split: str = "train", seed: int = 0,
-                 kept: Mapping[str, np.ndarray] | None = None,
-                 process_index: int = 0, process_count: int = 1, threads: int = 4):
+    def __init__(
+        self,
+        sources: str | Mapping[str, float],
+        *,
+        split: str = "train",
+        seed: int = 0,
+        kept: Mapping[str, np.ndarray] | None = None,
+        process_index: int = 0,
+        process_count: int = 1,
+        threads: int = 4,
+    ):
         if not 0 <= process_index < process_count:
             raise InputError(f"process_index {process_index} is not below process_count {process_count}")
         if not 0 <= seed < 2**32:
@@ -179,8 +192,10 @@ class Stream:
         """
         for key, value in self._identity.items():
             if state.get(key) != value:
-                raise InputError(f"the saved data position belongs to {key} {state.get(key)}, but the run now has "
-                                 f"{value}; restore the old data and settings, or start a new run")
+                raise InputError(
+                    f"the saved data position belongs to {key} {state.get(key)}, but the run now has "
+                    f"{value}; restore the old data and settings, or start a new run"
+                )
         self._position = int(state["position"])
 
     def _record(self, position) -> records.Record:

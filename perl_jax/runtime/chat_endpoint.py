@@ -50,14 +50,20 @@ class Endpoint:
         InputError: a URL or key that is none, a cache that another process uses or that holds something else.
     """
 
-    def __init__(self, url: str, model: str, cache: str, *, concurrency: int = 8, timeout: float = 60.0,
-                 retries: int = 5):
+    def __init__(
+        self, url: str, model: str, cache: str, *, concurrency: int = 8, timeout: float = 60.0, retries: int = 5
+    ):
         import openai  # takes a second
 
         base, key = _checked(url, os.environ.get("OPENAI_API_KEY", "").strip())
         tries = openai.DefaultHttpxClient(event_hooks={"request": [lambda _: self._count("sent")]})
-        client = openai.OpenAI(base_url=base, api_key=key or "none", http_client=tries, max_retries=retries,
-                               timeout=openai.Timeout(timeout, connect=min(timeout, 5.0)))
+        client = openai.OpenAI(
+            base_url=base,
+            api_key=key or "none",
+            http_client=tries,
+            max_retries=retries,
+            timeout=openai.Timeout(timeout, connect=min(timeout, 5.0)),
+        )
         self._completions = client.chat.completions  # imports more, which is better done before there are threads
         self.url, self.model, self.concurrency = url, model, concurrency
         self.counts, self._lock = collections.Counter(), threading.Lock()
@@ -111,6 +117,7 @@ class Endpoint:
         A Failure that `work` raises stands in its result's place; any other exception comes out of here. At most
         twice as many items are read as are asked at a time, so that they may hold much.
         """
+
         def caught(item: Item) -> Result | Failure:
             try:
                 return work(item)
@@ -220,8 +227,10 @@ def line(text: str) -> str:
 
 def _checked(url: str, key: str) -> tuple[str, str]:
     if not re.fullmatch(r"https?://(\[[\da-fA-F:.]+\]|[^\s/?#@:\[\]]+)(:\d+)?(/[^\s?#@]*)?", url):
-        raise InputError("the endpoint's URL must look like http://localhost:8000/v1 and hold no password and no query "
-                         "(a key goes into the environment variable OPENAI_API_KEY)")
+        raise InputError(
+            "the endpoint's URL must look like http://localhost:8000/v1 and hold no password and no query "
+            "(a key goes into the environment variable OPENAI_API_KEY)"
+        )
     if not (key.isascii() and key.isprintable()):
         raise InputError("the environment variable OPENAI_API_KEY holds characters that no key has; set it again")
     return url.rstrip("/").removesuffix("/chat/completions"), key

@@ -44,9 +44,13 @@ def define_run_flags() -> None:
     """The flags of a command that works on a run: its config, its workdir, its other processes."""
     from ml_collections import config_flags
 
-    config_flags.DEFINE_config_file("config", None, "The experiment: a file in configs/, e.g. configs/demo.py.",
-                                    lock_config=False,  # base.py has locked what is not open
-                                    accept_new_attributes=True)
+    config_flags.DEFINE_config_file(
+        "config",
+        None,
+        "The experiment: a file in configs/, e.g. configs/demo.py.",
+        lock_config=False,  # base.py has locked what is not open
+        accept_new_attributes=True,
+    )
     flags.DEFINE_string("workdir", None, "Where the run keeps everything; started again there, it resumes.")
     flags.mark_flags_as_required(["config", "workdir"])
     define_process_flags()

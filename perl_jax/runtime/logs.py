@@ -18,10 +18,18 @@ from perl_jax.runtime import files
 
 LIBRARIES = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-datasets", "transformers")
 IN_LINE = {  # metric: its short name in a step's line
-    "reward/mean": "reward", "reward/accuracy": "accuracy", "permute/probability": "p", "group/all_right": "all right",
-    "group/all_wrong": "all wrong", "response/entropy": "entropy", "update/logprob": "logprob",
-    "update/grad_norm": "|grad|", "update/sampler_gap": "gap", "response/length_mean": "tokens",
-    "speed/rollout_tokens_per_second": "rollout/s", "speed/update_tokens_per_second": "update/s",
+    "reward/mean": "reward",
+    "reward/accuracy": "accuracy",
+    "permute/probability": "p",
+    "group/all_right": "all right",
+    "group/all_wrong": "all wrong",
+    "response/entropy": "entropy",
+    "update/logprob": "logprob",
+    "update/grad_norm": "|grad|",
+    "update/sampler_gap": "gap",
+    "response/length_mean": "tokens",
+    "speed/rollout_tokens_per_second": "rollout/s",
+    "speed/update_tokens_per_second": "update/s",
 }
 
 
@@ -142,8 +150,15 @@ def progress(console: Console, unit: str, total: int, done: int = 0) -> Iterator
 
     The function that it gives adds to what is done, and returns the rate in words and the seconds that are left.
     """
-    columns = (TextColumn("{task.description}"), MofNCompleteColumn(), BarColumn(), TextColumn("{task.fields[rate]}"),
-               TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        MofNCompleteColumn(),
+        BarColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
         task = bar.add_task(unit, total=total, completed=done, rate="")
         started, added = time.perf_counter(), 0

@@ -42,8 +42,9 @@ def join(coordinator: str = "", count: int = 0, index: int = -1) -> None:
         if index:
             _reach(coordinator)
     try:
-        jax.distributed.initialize(**given, initialization_timeout=TIMEOUT, heartbeat_timeout_seconds=LOST,
-                                   shutdown_timeout_seconds=LOST)
+        jax.distributed.initialize(
+            **given, initialization_timeout=TIMEOUT, heartbeat_timeout_seconds=LOST, shutdown_timeout_seconds=LOST
+        )
     except (ValueError, RuntimeError) as error:
         alone = "coordinator_address should be defined", "must be called before"  # no cluster; within a program
         if given or not any(text in str(error) for text in alone):
@@ -63,8 +64,10 @@ def _reach(address: str) -> None:
             return
         except (OSError, ValueError) as error:
             if isinstance(error, ValueError) or time.monotonic() > end:
-                raise InputError(f"--coordinator={address} cannot be reached ({error}); it is HOST:PORT of process 0, "
-                                 "which must run and be reachable from here") from error
+                raise InputError(
+                    f"--coordinator={address} cannot be reached ({error}); it is HOST:PORT of process 0, "
+                    "which must run and be reachable from here"
+                ) from error
             time.sleep(0.5)
 
 

@@ -114,8 +114,10 @@ class Questions:
                     logger.warning("skipped (%d in this step): %s", skipped, error)
             if skipped > max(10 * count, 2 * self._stream.size):
                 data = self._config.data
-                raise InputError(f"step {step}: no question of {data.directory or data.source} can be shown; "
-                                 "the warnings above say why")
+                raise InputError(
+                    f"step {step}: no question of {data.directory or data.source} can be shown; "
+                    "the warnings above say why"
+                )
         found = self._prompts.prepare([question.record["images"] for question in questions], *self._share)
         return Drawn(questions, [(place, line) for place, line in enumerate(found) if line], skipped)
 
@@ -147,9 +149,15 @@ def gather(source: Source, model, p: float, step: int, clock: Clock) -> Batch:
             orders = config.n_s + 1
             ids = [q.record["position"] * orders + o for q in questions for o in range(orders)]  # unique in the run
             out = rollout.generate(
-                model, [prompt for q in questions for prompt in q.prompts], samples=config.rollouts,
-                eos_ids=source.prompts.processor.eos_ids, seed=config.seed, ids=np.array(ids) % 2**32,
-                finished=early, **config.sampling, **source.prompts.limits,
+                model,
+                [prompt for q in questions for prompt in q.prompts],
+                samples=config.rollouts,
+                eos_ids=source.prompts.processor.eos_ids,
+                seed=config.seed,
+                ids=np.array(ids) % 2**32,
+                finished=early,
+                **config.sampling,
+                **source.prompts.limits,
             )
         with clock("reward"):
             kept.append(grade(source, p, questions, out, early.found))
@@ -192,8 +200,10 @@ def grade(source: Source, p: float, questions, out: rollout.Rollouts, found) -> 
 
     def ragged(values):
         values = values.reshape(*shape, -1)
-        return [[[values[q, o, g, : lengths[q, o, g]] for g in range(shape[2])] for o in range(shape[1])]
-                for q in range(shape[0])]
+        return [
+            [[values[q, o, g, : lengths[q, o, g]] for g in range(shape[2])] for o in range(shape[1])]
+            for q in range(shape[0])
+        ]
 
     responses = ragged(out.tokens)
     pairs, ended = zip(*(found[place] for place in np.ndindex(out.lengths.shape)))

@@ -13,12 +13,29 @@ ONE_OF = {
     "optimizer.mu_dtype": ("float32", "bfloat16"),
 }
 AT_LEAST = {
-    "lora.rank": 0, "lora.alpha": 1,
-    "warmup.steps": 0, "warmup.questions": 1, "total_steps": 0, "questions": 1, "rollouts": 1, "n_s": 0,
-    "refill_rounds": 1, "sampling.max_new_tokens": 1, "sampling.top_k": 0, "sampling.batch": 0,
-    "optimizer.steps_per_batch": 1, "micro_batch.rows": 1,
-    "eval.every": 1, "eval.limit": 1, "eval.permute": 0, "eval.batch": 1, "checkpoint.every": 1,
-    "checkpoint.keep": 1, "log_groups": 0, "prompt.max_tokens": 1, "max_padding": 0,
+    "lora.rank": 0,
+    "lora.alpha": 1,
+    "warmup.steps": 0,
+    "warmup.questions": 1,
+    "total_steps": 0,
+    "questions": 1,
+    "rollouts": 1,
+    "n_s": 0,
+    "refill_rounds": 1,
+    "sampling.max_new_tokens": 1,
+    "sampling.top_k": 0,
+    "sampling.batch": 0,
+    "optimizer.steps_per_batch": 1,
+    "micro_batch.rows": 1,
+    "eval.every": 1,
+    "eval.limit": 1,
+    "eval.permute": 0,
+    "eval.batch": 1,
+    "checkpoint.every": 1,
+    "checkpoint.keep": 1,
+    "log_groups": 0,
+    "prompt.max_tokens": 1,
+    "max_padding": 0,
 }
 
 
@@ -39,19 +56,25 @@ def check(config) -> None:
         raise InputError(f"config.lora.targets is {said['lora.targets']!r}: no regular expression ({error})") from error
     longest = said["prompt.max_tokens"] + said["sampling.max_new_tokens"]
     if said["micro_batch.row_tokens"] < longest:
-        raise InputError(f"config.micro_batch.row_tokens is {said['micro_batch.row_tokens']}, but a prompt and a "
-                         f"response may have {longest} tokens (prompt.max_tokens + sampling.max_new_tokens)")
+        raise InputError(
+            f"config.micro_batch.row_tokens is {said['micro_batch.row_tokens']}, but a prompt and a "
+            f"response may have {longest} tokens (prompt.max_tokens + sampling.max_new_tokens)"
+        )
     rewards.check_weights(config.reward_weights)
     if not all(isinstance(name, str) for name in said["eval.sets"]):
         raise InputError(f"config.eval.sets must hold names of splits, such as ('eval',), not {said['eval.sets']}")
     try:
         said["warmup.caption"].format(place=1, caption="")
     except (KeyError, IndexError, ValueError) as error:
-        raise InputError(f"config.warmup.caption is {said['warmup.caption']!r}; it may hold {{place}} and {{caption}} "
-                         f"({type(error).__name__}: {error})") from error
+        raise InputError(
+            f"config.warmup.caption is {said['warmup.caption']!r}; it may hold {{place}} and {{caption}} "
+            f"({type(error).__name__}: {error})"
+        ) from error
     if said["loss.kl_coef"] and said["warmup.steps"]:
-        raise InputError("config.loss.kl_coef would hold the policy to what it was before the warm-up; train the "
-                         "warm-up with total_steps=0, export it, and give it as config.model")
+        raise InputError(
+            "config.loss.kl_coef would hold the policy to what it was before the warm-up; train the "
+            "warm-up with total_steps=0, export it, and give it as config.model"
+        )
 
 
 def check_shards(config, shards: int) -> None:

@@ -32,12 +32,18 @@ class Checkpoints:
         if best:
             kept.append(BestN(get_metric_fn=lambda metrics: metrics[best], n=1, keep_checkpoints_without_metrics=False))
         options = ocp.CheckpointManagerOptions(
-            preservation_policy=AnyPreservationPolicy(kept), create=not read_only, read_only=read_only,
-            cleanup_tmp_directories=not read_only, best_fn=(lambda metrics: metrics[best]) if best else None,
+            preservation_policy=AnyPreservationPolicy(kept),
+            create=not read_only,
+            read_only=read_only,
+            cleanup_tmp_directories=not read_only,
+            best_fn=(lambda metrics: metrics[best]) if best else None,
         )
         self._best = best
-        handlers = {"weights": ocp.StandardCheckpointHandler(), "optimizer": ocp.StandardCheckpointHandler(),
-                    "run": ocp.JsonCheckpointHandler()}
+        handlers = {
+            "weights": ocp.StandardCheckpointHandler(),
+            "optimizer": ocp.StandardCheckpointHandler(),
+            "run": ocp.JsonCheckpointHandler(),
+        }
         self._manager = ocp.CheckpointManager(directory, options=options, item_handlers=handlers)
 
     def __enter__(self):
@@ -91,14 +97,19 @@ class Checkpoints:
         for item, tree in trees.items():  # Orbax itself would cut or pad an array of another shape
             saved, wanted = self._shapes(step, item), {name: x.shape for name, x in _named(tree).items()}
             if differ := sorted(name for name in saved | wanted if saved.get(name) != wanted.get(name)):
-                raise InputError(f"checkpoint {step} is of another model or optimizer: its {item} have {differ[0]} as "
-                                 f"{saved.get(differ[0])}, not {wanted.get(differ[0])}")
+                raise InputError(
+                    f"checkpoint {step} is of another model or optimizer: its {item} have {differ[0]} as "
+                    f"{saved.get(differ[0])}, not {wanted.get(differ[0])}"
+                )
         args = {item: ocp.args.StandardRestore(_named(tree)) for item, tree in trees.items()}
         with _readable(step):
             restored = self._manager.restore(step, args=ocp.args.Composite(**args))
-        return [jax.tree.unflatten(jax.tree.structure(tree), [_placed(restored[item][name], x)
-                                                              for name, x in _named(tree).items()])
-                for item, tree in trees.items()]
+        return [
+            jax.tree.unflatten(
+                jax.tree.structure(tree), [_placed(restored[item][name], x) for name, x in _named(tree).items()]
+            )
+            for item, tree in trees.items()
+        ]
 
     def _shapes(self, step: int, item: str) -> dict[str, tuple[int, ...]]:
         """{name: shape} of the arrays that a checkpoint holds."""

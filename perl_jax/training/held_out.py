@@ -14,8 +14,13 @@ from perl_jax.records.prompts import Prompts, opened
 from perl_jax.rewards.boxed import extract_boxed
 from perl_jax.runtime import processes
 
-NAMES = {"canonical": "accuracy", "permuted": "permuted_accuracy", "worst": "worst_order", "flip": "flip_rate",
-         "single": "single_image_accuracy"}
+NAMES = {
+    "canonical": "accuracy",
+    "permuted": "permuted_accuracy",
+    "worst": "worst_order",
+    "flip": "flip_rate",
+    "single": "single_image_accuracy",
+}
 
 
 class Question(NamedTuple):
@@ -52,8 +57,16 @@ def ask(model, asked: Sequence[Question], prompts: Prompts, grader, max_new_toke
 def answer(model, asked: Sequence[Question], prompts: Prompts, max_new_tokens: int, batch: int) -> list[list[str]]:
     """The greedy response to each question in each of its orders, [question][order]."""
     flat = [prompt for question in asked for prompt in question.prompts]
-    out = rollout.generate(model, flat, samples=1, max_new_tokens=max_new_tokens, temperature=0.0, batch=batch,
-                           eos_ids=prompts.processor.eos_ids, **prompts.limits)
+    out = rollout.generate(
+        model,
+        flat,
+        samples=1,
+        max_new_tokens=max_new_tokens,
+        temperature=0.0,
+        batch=batch,
+        eos_ids=prompts.processor.eos_ids,
+        **prompts.limits,
+    )
     texts = (prompts.processor.decode(tokens[:n]) for [tokens], [n] in zip(out.tokens, out.lengths))
     return [[next(texts) for _ in question.orders] for question in asked]
 
@@ -70,17 +83,19 @@ def predictions(asked: Sequence[Question], texts: Sequence[Sequence[str]], grade
             boxed, answer = extract_boxed(text), question.samples[number]["answer"]
             said = answer if correct else boxed  # what is right means the same however it is worded
             meaning = None if boxed is None else permute.canonical_answer(normalized(said), question.record, order)
-            rows.append({
-                "id": question.record["id"],
-                "source": question.record["source"],
-                "order": list(order),
-                "canonical": number == 0,
-                "images": len(order),
-                "text": text,
-                "answer": answer,
-                "meaning": meaning,
-                "correct": correct,
-            })
+            rows.append(
+                {
+                    "id": question.record["id"],
+                    "source": question.record["source"],
+                    "order": list(order),
+                    "canonical": number == 0,
+                    "images": len(order),
+                    "text": text,
+                    "answer": answer,
+                    "meaning": meaning,
+                    "correct": correct,
+                }
+            )
     return rows
 
 

@@ -85,8 +85,10 @@ def questions(config, source: batches.Questions, prompts: Prompts, grader: Grade
         step += 1
     flat = [(asked, answer) for shown in found for asked in shown.asked for answer in asked.answers]
     scores = iter(graded(config, prompts, grader, [(asked.sample, answer) for asked, answer in flat]))
-    return [shown._replace(asked=[asked._replace(scores=[next(scores) for _ in asked.answers])
-                                  for asked in shown.asked]) for shown in found]
+    return [
+        shown._replace(asked=[asked._replace(scores=[next(scores) for _ in asked.answers]) for asked in shown.asked])
+        for shown in found
+    ]
 
 
 def in_orders(config, prompts: Prompts, question: batches.Question, step: int) -> list[Asked]:
@@ -169,8 +171,9 @@ def survey(config, directories: Sequence[str], prompts: Prompts, grader: Grader)
             kept.append((ids, pictures))
         samples.append({key: value for key, value in sample.items() if key != "images"})
     scores = graded(config, prompts, grader, [(sample, sample["answer"]) for sample in samples])
-    unrewarded = [sample["id"] for sample, score in zip(samples, scores)
-                  if score.get("accuracy", score["reward"]) < 0.5]
+    unrewarded = [
+        sample["id"] for sample, score in zip(samples, scores) if score.get("accuracy", score["reward"]) < 0.5
+    ]
     return Survey(len(places), np.array(tokens), np.array(patches), faults, kept, unrewarded)
 
 
@@ -198,8 +201,10 @@ def fills(config, sizes: qwen.Config, prompts: Prompts, asked: Sequence[tuple]) 
         in_orders = [prompt for prompt in questions for _ in range(orders)]
         found.append(of_rollout(sizes, in_orders, config.sampling.batch, limits))
         part = questions[: -(-config.questions // config.optimizer.steps_per_batch)]
-        found += [of_update(config, sizes, part, (orders, config.rollouts, length), limits, "update")
-                  for length in dict.fromkeys((answer, config.sampling.max_new_tokens))]
+        found += [
+            of_update(config, sizes, part, (orders, config.rollouts, length), limits, "update")
+            for length in dict.fromkeys((answer, config.sampling.max_new_tokens))
+        ]
     return found
 
 
@@ -213,8 +218,9 @@ def of_rollout(sizes: qwen.Config, asked: Sequence[tuple], batch: int, limits: d
     return Fill("rollout, prompts", shape, real / sum(pack.ids.size for pack in packs), _pictures(packs))
 
 
-def of_update(config, sizes: qwen.Config, asked: Sequence[tuple], shape: tuple[int, int, int], limits: dict,
-              stage: str) -> Fill:
+def of_update(
+    config, sizes: qwen.Config, asked: Sequence[tuple], shape: tuple[int, int, int], limits: dict, stage: str
+) -> Fill:
     """The rows of one optimizer step with `shape` (orders, rollouts, tokens) of responses to each question."""
     O, G, R = shape
     groups = [

@@ -50,12 +50,15 @@ def write(config, workdir: Path, count: int) -> str:
         shown = inspect_data.questions(config, source, prompts, grader, count)
         seen = inspect_data.survey(config, list(data), prompts, grader)
     said, filled = facts(config, shown, seen), inspect_data.fills(config, sizes, prompts, seen.prompts)
-    body = [element("h1", f"Before the run {workdir.name}"),
-            element("ul", *(element("li", text, class_="alarm" if alarm else "fact") for text, alarm in said)),
-            *_named("Records that cannot be shown", seen.faults),
-            *_named("Records whose true answer does not count as right", seen.unrewarded),
-            *_shapes(config, seen, filled),
-            element("h2", "The first questions"), *(_card(prompts, question) for question in shown)]
+    body = [
+        element("h1", f"Before the run {workdir.name}"),
+        element("ul", *(element("li", text, class_="alarm" if alarm else "fact") for text, alarm in said)),
+        *_named("Records that cannot be shown", seen.faults),
+        *_named("Records whose true answer does not count as right", seen.unrewarded),
+        *_shapes(config, seen, filled),
+        element("h2", "The first questions"),
+        *(_card(prompts, question) for question in shown),
+    ]
     files.write(workdir / FILE, html.page("Inspection", body, STYLE))
     return "\n".join([text for text, _ in said] + [f"wrote {workdir / FILE}"])
 
@@ -66,14 +69,24 @@ def facts(config, shown: Sequence[Shown], seen: Survey) -> list[tuple[str, bool]
     beaten, tokens = sum(not each.best for each in asked), seen.tokens
     lengths = f"{tokens.mean():.0f} tokens on average, {tokens.max()} at most" if len(tokens) else "no tokens"
     return [
-        (f"{len(shown)} questions in {len(asked)} orders; a wrong answer earns as much as the true one in {beaten} "
-         f"(reward {config.reward})", beaten > 0),
-        (f"{len(tokens) + len(seen.faults)} of {seen.size} records sampled: {len(seen.faults)} cannot be shown",
-         bool(seen.faults)),
-        (f"prompts have {lengths}; {inspect_data.too_long(config, seen):.1%} are left out, being longer than "
-         f"config.prompt.max_tokens = {config.prompt.max_tokens}", False),
-        (f"the true answer does not count as right in {len(seen.unrewarded)} of {len(tokens)} records",
-         bool(seen.unrewarded)),
+        (
+            f"{len(shown)} questions in {len(asked)} orders; a wrong answer earns as much as the true one in {beaten} "
+            f"(reward {config.reward})",
+            beaten > 0,
+        ),
+        (
+            f"{len(tokens) + len(seen.faults)} of {seen.size} records sampled: {len(seen.faults)} cannot be shown",
+            bool(seen.faults),
+        ),
+        (
+            f"prompts have {lengths}; {inspect_data.too_long(config, seen):.1%} are left out, being longer than "
+            f"config.prompt.max_tokens = {config.prompt.max_tokens}",
+            False,
+        ),
+        (
+            f"the true answer does not count as right in {len(seen.unrewarded)} of {len(tokens)} records",
+            bool(seen.unrewarded),
+        ),
     ]
 
 
@@ -84,18 +97,31 @@ def _named(title: str, names: Sequence[str]) -> list[Html]:
 
 def _shapes(config, seen: Survey, filled: Sequence[Fill]) -> list[Html]:
     """Lengths, and what padding makes of them."""
-    plots = [("records by tokens of their prompt", seen.tokens, config.prompt.max_tokens),
-             ("pictures by patches", seen.patches, None)]
-    figures = [element("figure", element("figcaption", title), _histogram(values, limit))
-               for title, values, limit in plots if len(values)]
-    rows = [[fill.what, fill.shape, f"{fill.text:.0%}", "–" if fill.pictures is None else f"{fill.pictures:.0%}"]
-            for fill in filled]
+    plots = [
+        ("records by tokens of their prompt", seen.tokens, config.prompt.max_tokens),
+        ("pictures by patches", seen.patches, None),
+    ]
+    figures = [
+        element("figure", element("figcaption", title), _histogram(values, limit))
+        for title, values, limit in plots
+        if len(values)
+    ]
+    rows = [
+        [fill.what, fill.shape, f"{fill.text:.0%}", "–" if fill.pictures is None else f"{fill.pictures:.0%}"]
+        for fill in filled
+    ]
     header = ["", "shape", "tokens that are real", "patches that are real"]
-    how = ("What share of a step's padded shapes is real (rollout: prompts x tokens; update: micro-batches x rows x "
-           "tokens), on one device, with questions of the sample. How long responses will be is not known: bare "
-           "answers are the shortest, config.sampling.max_new_tokens the longest.")
-    return [element("h2", "Lengths and shapes"), element("div", *figures, class_="plots"),
-            table(header, rows, "figures"), note(how)]
+    how = (
+        "What share of a step's padded shapes is real (rollout: prompts x tokens; update: micro-batches x rows x "
+        "tokens), on one device, with questions of the sample. How long responses will be is not known: bare "
+        "answers are the shortest, config.sampling.max_new_tokens the longest."
+    )
+    return [
+        element("h2", "Lengths and shapes"),
+        element("div", *figures, class_="plots"),
+        table(header, rows, "figures"),
+        note(how),
+    ]
 
 
 def _histogram(values: np.ndarray, limit: int | None) -> Html:
@@ -122,8 +148,16 @@ def _card(prompts: Prompts, shown: Shown) -> Html:
     about = f"step {shown.step} ({shown.stage}) · {record['source']} · {record['kind']}"
     title = element("h3", f"{record['id']} ", dim(about), " ", tag(record["order_effect"]))
     orders = sum(asked.drawn for asked in shown.asked)
-    sides = [element("div", *_drawn(shown, asked, orders), _pictures(prompts, record, asked), _rewards(asked),
-                     _tokens(prompts.processor, asked.prompt[0])) for asked in shown.asked]
+    sides = [
+        element(
+            "div",
+            *_drawn(shown, asked, orders),
+            _pictures(prompts, record, asked),
+            _rewards(asked),
+            _tokens(prompts.processor, asked.prompt[0]),
+        )
+        for asked in shown.asked
+    ]
     return element("div", title, element("div", *sides, class_="sides"), class_="card")
 
 
@@ -147,8 +181,11 @@ def _pictures(prompts: Prompts, record, asked: Asked) -> Html:
         place = asked.order.index(original)
         moved = f", was Image {original + 1}" if original != place else ""
         merged = rows * columns // vision.spatial_merge_size**2
-        lines = [f"Image {place + 1}{moved}", f"{picture.width} x {picture.height} → {size[0]} x {size[1]} pixels",
-                 f"{columns} x {rows} = {rows * columns} patches, {merged} tokens"]
+        lines = [
+            f"Image {place + 1}{moved}",
+            f"{picture.width} x {picture.height} → {size[0]} x {size[1]} pixels",
+            f"{columns} x {rows} = {rows * columns} patches, {merged} tokens",
+        ]
         caption = element("figcaption", lines[0], *(joined(Html("<br>"), line) for line in lines[1:]))
         figures.append(element("figure", html.thumbnail(resized, lines[0]), caption))
     return element("div", *figures, class_="thumbs")

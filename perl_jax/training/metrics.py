@@ -52,8 +52,10 @@ def of_orders(orders: Sequence[Sequence[Sequence[int]]], p: float) -> dict[str, 
 
 def of_update(steps: Sequence[dict]) -> dict[str, float]:
     """Means over a batch's optimizer steps; maxima stay maxima."""
-    return {f"update/{name}": (max if name.endswith("max") else np.mean)([float(s[name]) for s in steps])
-            for name in steps[0]}
+    return {
+        f"update/{name}": (max if name.endswith("max") else np.mean)([float(s[name]) for s in steps])
+        for name in steps[0]
+    }
 
 
 def of_speed(config, batch, clock, all_computed: bool) -> dict[str, float]:

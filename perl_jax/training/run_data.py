@@ -25,8 +25,10 @@ def data_sources(config, workdir: Path) -> dict[str, float]:
         made = {"source": c.source, "seed": config.seed, "options": c.options.to_dict()}
         said = workdir / "data.json"  # written first: records that are there are what it says
         if directory.exists() and said.exists() and json.loads(said.read_text()) != json.loads(json.dumps(made)):
-            raise InputError(f"{directory} was made with other settings ({said}) than config.data and config.seed say; "
-                             "give those, or a new --workdir")
+            raise InputError(
+                f"{directory} was made with other settings ({said}) than config.data and config.seed say; "
+                "give those, or a new --workdir"
+            )
         if not directory.exists():
             said.write_text(json.dumps(made))
             build(c.source, str(directory), seed=config.seed, **c.options)

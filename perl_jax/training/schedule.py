@@ -23,8 +23,10 @@ def draw(config, step: int) -> tuple[int, int, float, int]:
 
 def taught_response(config, sample) -> str:
     """What the warm-up teaches to say to a rendered sample: `config.warmup.response`, filled in."""
-    captions = "".join(config.warmup.caption.format(place=i + 1, caption=caption)
-                       for i, caption in enumerate(sample.get("captions", ())))
+    captions = "".join(
+        config.warmup.caption.format(place=i + 1, caption=caption)
+        for i, caption in enumerate(sample.get("captions", ()))
+    )
     return config.warmup.response.replace("{captions}", captions).replace("{answer}", sample["answer"])
 
 
@@ -32,8 +34,10 @@ def taught_tokens(config, sample, processor) -> list[int]:
     """`taught_response` as token ids with an EOS; InputError where a rollout would have no room for it."""
     ids = [*processor.encode(taught_response(config, sample)), processor.eos_ids[0]]
     if len(ids) > config.sampling.max_new_tokens:
-        raise InputError(f"record {sample['id']!r}: the warm-up's response has {len(ids)} tokens, more than "
-                         f"config.sampling.max_new_tokens = {config.sampling.max_new_tokens}; raise that")
+        raise InputError(
+            f"record {sample['id']!r}: the warm-up's response has {len(ids)} tokens, more than "
+            f"config.sampling.max_new_tokens = {config.sampling.max_new_tokens}; raise that"
+        )
     return ids
 
 

@@ -19,7 +19,10 @@ def test_open_image(kind):
 def test_open_image_turns_as_exif_says():
     exif = Image.Exif()
     exif[0x0112] = 6
-    assert image_files.open_image(encoded(Image.fromarray(picture(60, 80)), format="JPEG", exif=exif), "x").size == (60, 80)
+    assert image_files.open_image(encoded(Image.fromarray(picture(60, 80)), format="JPEG", exif=exif), "x").size == (
+        60,
+        80,
+    )
 
 
 @pytest.mark.parametrize("orientation", [1, 3, 6])

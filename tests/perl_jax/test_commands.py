@@ -96,8 +96,16 @@ def test_a_model_that_cannot_be_used(broken, data, tmp_path, fault):
     breaks, words = FAULTS[fault]
     breaks(broken)
     refused(words, "sample", f"--model={broken}", "--prompt=Why?")
-    refused(words, "train", CONFIG, f"--workdir={tmp_path / 'run'}", f"--config.model={broken}", "--config.scratch={}",
-            "--config.data.source=", f"--config.data.directory={data}")
+    refused(
+        words,
+        "train",
+        CONFIG,
+        f"--workdir={tmp_path / 'run'}",
+        f"--config.model={broken}",
+        "--config.scratch={}",
+        "--config.data.source=",
+        f"--config.data.directory={data}",
+    )
     assert not list((tmp_path / "run").iterdir())
 
 
@@ -125,18 +133,23 @@ def test_keys_and_values_of_a_config(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize(("line", "words"), [
-    ("totl_steps = 3", "totl_steps"),
-    ("warmup.stepz = 3", 'Did you mean "steps"'),
-    ("data.optoins = {}", "optoins"),
-    ("warmup = {'steps': 3, 'stepz': 3}", "config.warmup is replaced as a whole"),
-    ("total_steps = 'many'", "total_steps"),
-    ("eval.sets = 'eval'", "sets"),
-])
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("totl_steps = 3", "totl_steps"),
+        ("warmup.stepz = 3", 'Did you mean "steps"'),
+        ("data.optoins = {}", "optoins"),
+        ("warmup = {'steps': 3, 'stepz': 3}", "config.warmup is replaced as a whole"),
+        ("total_steps = 'many'", "total_steps"),
+        ("eval.sets = 'eval'", "sets"),
+    ],
+)
 def test_keys_and_values_in_a_config_file(tmp_path, line, words):
     file = tmp_path / "mine.py"
-    file.write_text(f"from configs import base\n\ndef get_config():\n    config = base.get_config()\n"
-                    f"    config.{line}\n    return config\n")
+    file.write_text(
+        f"from configs import base\n\ndef get_config():\n    config = base.get_config()\n"
+        f"    config.{line}\n    return config\n"
+    )
     assert len(refused(words, "train", f"--config={file}", f"--workdir={tmp_path / 'run'}")) < 300
     assert not (tmp_path / "run").exists()
 
@@ -151,25 +164,41 @@ def test_scratch_and_options_are_open():
     assert config.data.options.to_dict() == {"other": 5, "size": 6} and config.scratch.depth == 3
 
 
-@pytest.mark.parametrize(("change", "words"), [
-    ("model=somewhere", "somewhere: no such directory"),
-    ("data.directory=somewhere", "somewhere holds no records"),
-    ("data.source=none", "none"),
-    ("reward=none", "none"),
-    ("eval.sets=('nope',)", "nope"),
-    ("eval.sets=3", "config.eval.sets must hold names"),
-])
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ("model=somewhere", "somewhere: no such directory"),
+        ("data.directory=somewhere", "somewhere holds no records"),
+        ("data.source=none", "none"),
+        ("reward=none", "none"),
+        ("eval.sets=('nope',)", "nope"),
+        ("eval.sets=3", "config.eval.sets must hold names"),
+    ],
+)
 def test_settings_that_cannot_be(tmp_path, change, words):
-    refused(words, "train", CONFIG, f"--workdir={tmp_path / 'run'}", "--config.data.options.train_size=4",
-            "--config.data.options.eval_size=4", f"--config.{change}")
+    refused(
+        words,
+        "train",
+        CONFIG,
+        f"--workdir={tmp_path / 'run'}",
+        "--config.data.options.train_size=4",
+        "--config.data.options.eval_size=4",
+        f"--config.{change}",
+    )
     assert not [path for path in tmp_path.rglob("*") if "partial" in path.name]
 
 
 def test_a_directory_without_records(base, tmp_path):
     (tmp_path / "empty").mkdir()
     for name in ("empty", "missing"):
-        refused(f"{tmp_path / name} holds no records", "train", CONFIG, f"--workdir={tmp_path / 'run'}",
-                "--config.data.source=", f"--config.data.directory={tmp_path / name}")
+        refused(
+            f"{tmp_path / name} holds no records",
+            "train",
+            CONFIG,
+            f"--workdir={tmp_path / 'run'}",
+            "--config.data.source=",
+            f"--config.data.directory={tmp_path / name}",
+        )
     assert not list((tmp_path / "run").iterdir()) and not (tmp_path / "missing").exists()
 
 
@@ -183,8 +212,13 @@ def test_pictures_that_cannot_be_read(base, tmp_path):
         (tmp_path / name).write_bytes(content)
         refused(name, "sample", f"--model={base}", f"--image={tmp_path / name}", "--prompt=What?")
     refused("missing.png", "sample", f"--model={base}", f"--image={tmp_path / 'missing.png'}", "--prompt=What?")
-    refused("2 slots for images, but 1 images", "sample", f"--model={base}", f"--image={tmp_path / 'whole.png'}",
-            "--prompt=<image>or<image>?")
+    refused(
+        "2 slots for images, but 1 images",
+        "sample",
+        f"--model={base}",
+        f"--image={tmp_path / 'whole.png'}",
+        "--prompt=<image>or<image>?",
+    )
     refused("<|video_pad|>", "sample", f"--model={base}", "--prompt=<|video_pad|>What?")
     refused("temperature", "sample", f"--model={base}", "--prompt=What?", "--temperature=-1")
 

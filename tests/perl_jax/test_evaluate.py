@@ -61,7 +61,8 @@ def assert_same(out, other):
         return row["id"], row["order"]
 
     assert sorted(rows(out / FOLDER, "predictions.jsonl"), key=key) == sorted(
-        rows(other / FOLDER, "predictions.jsonl"), key=key)
+        rows(other / FOLDER, "predictions.jsonl"), key=key
+    )
     assert rows(out / FOLDER) == rows(other / FOLDER)
     found, expected = results(out), results(other)
     for part in ("figures", "consistency", "settings", "rows", "rejected"):
@@ -76,8 +77,11 @@ def test_what_it_leaves(whole):
     for role, count, draws in (("own", 16, 2), ("permuted", 16, 2), ("control", 16, 2)):
         mine = [row for row in scored if row["role"] == role]
         assert len(mine) == count, role
-        assert all(len(row[key]) == draws for row in mine for key in ("texts", "lengths", "correct", "extracted",
-                                                                      "meaning", "truncated"))
+        assert all(
+            len(row[key]) == draws
+            for row in mine
+            for key in ("texts", "lengths", "correct", "extracted", "meaning", "truncated")
+        )
     for row in said:
         assert row["prompt"] > 10 and all(1 <= length <= 8 for length in row["lengths"])
         own = next(one for one in scored if (one["id"], one["order"]) == (row["id"], row["order"]))
@@ -106,9 +110,16 @@ def test_in_other_batches_and_in_two_parts_it_is_the_same(whole, options, tmp_pa
 def started(out, options, count: int = 1, die: int = 0) -> list[subprocess.Popen]:
     coordinator = f"localhost:{test_processes.free_port()}" if count > 1 else ""
     said = [out, json.dumps({**options, **DRAWN}), coordinator, count]
-    return [subprocess.Popen([sys.executable, evaluate_run.__file__, *map(str, [*said, index, die])],
-                             env=os.environ | {"JAX_PLATFORMS": "cpu"}, stdout=subprocess.PIPE,
-                             stderr=subprocess.STDOUT, text=True) for index in range(count)]
+    return [
+        subprocess.Popen(
+            [sys.executable, evaluate_run.__file__, *map(str, [*said, index, die])],
+            env=os.environ | {"JAX_PLATFORMS": "cpu"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for index in range(count)
+    ]
 
 
 def test_killed_while_it_writes_it_goes_on(whole, options, tmp_path):
@@ -128,14 +139,17 @@ def test_two_processes_give_the_same(whole, options, tmp_path):
     assert_same(tmp_path, whole)
 
 
-@pytest.mark.parametrize(("changes", "words"), [
-    ({"seed": 1}, "seed 0, now 1"),
-    ({"temperature": 0.5}, "temperature 1.0, now 0.5"),
-    ({"samples": 1}, "samples 2, now 1"),
-    ({"permute": 1}, "permute 3, now 1"),
-    ({"max_new_tokens": 9}, "max_new_tokens 8, now 9"),
-    ({"max_pixels": 3136}, "prompt "),
-])
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"seed": 1}, "seed 0, now 1"),
+        ({"temperature": 0.5}, "temperature 1.0, now 0.5"),
+        ({"samples": 1}, "samples 2, now 1"),
+        ({"permute": 1}, "permute 3, now 1"),
+        ({"max_new_tokens": 9}, "max_new_tokens 8, now 9"),
+        ({"max_pixels": 3136}, "prompt "),
+    ],
+)
 def test_other_settings_are_not_mixed(whole, options, changes, words):
     with pytest.raises(InputError, match=rf"predictions\.jsonl was made with other settings \({words}"):
         evaluate_run.run(whole, **{**options, **DRAWN, **changes})
@@ -175,8 +189,9 @@ def told(monkeypatch, policy):
     def _responses(setup, asked, numbers, prompts, count, size):
         assert len(prompts) == len(numbers) <= size
         texts = [[policy(asked[number], draw) for draw in range(count)] for number in numbers]
-        return [{"texts": each, "lengths": [len(text) + 1 for text in each], "truncated": [False] * count}
-                for each in texts]
+        return [
+            {"texts": each, "lengths": [len(text) + 1 for text in each], "truncated": [False] * count} for each in texts
+        ]
 
     monkeypatch.setattr(responses, "_responses", _responses)
 
@@ -217,8 +232,13 @@ def snapshot(tmp_path):
     """Rows of MathVision: one that can be asked, one without its picture, one twice, one whose options are one text,
     one with an answer that is none of its options, one whose picture is cut."""
     row = mathvision.EXAMPLE["row"]
-    others = ({"id": "5", "image": "images/none.jpg"}, {}, {"id": "6", "options": "1, 2"},
-              {"id": "7", "options": list("abcde"), "answer": "H"}, {"id": "8", "image": "images/8.jpg"})
+    others = (
+        {"id": "5", "image": "images/none.jpg"},
+        {},
+        {"id": "6", "options": "1, 2"},
+        {"id": "7", "options": list("abcde"), "answer": "H"},
+        {"id": "8", "image": "images/8.jpg"},
+    )
     folder = tmp_path / "mathvision"
     (folder / "images").mkdir(parents=True)
     (folder / "images" / "4.jpg").write_bytes(png(size=(60, 56)))
@@ -231,8 +251,14 @@ def snapshot(tmp_path):
 def test_a_broken_snapshot(options, snapshot, tmp_path, monkeypatch, protocol):
     """What cannot be asked counts as wrong, what is no question is left out by reason; a mended one goes on."""
     told(monkeypatch, lambda asked, draw: r"It is \boxed{60}.")
-    chosen = {**options, "benchmark": "mathvision", "data": str(snapshot), "protocol": protocol, "allow_partial": True,
-              "max_prompt_tokens": 400}
+    chosen = {
+        **options,
+        "benchmark": "mathvision",
+        "data": str(snapshot),
+        "protocol": protocol,
+        "allow_partial": True,
+        "max_prompt_tokens": 400,
+    }
     found = evaluate_run.run(tmp_path / "out", **chosen)
     asked = found["figures"]
     assert asked["questions"] == 3 and asked["not_asked"] == {"it cannot be shown": 2}
@@ -256,11 +282,21 @@ def test_a_judge(options, tmp_path, monkeypatch):
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "image.png").write_bytes(png(size=(60, 56)))
     free = {**row, "question": "Find it.", "question_type": "free-form", "image": "image.png"}
-    jsonl(tmp_path / "data" / "testmini.jsonl", {**row, "image": "image.png"},
-          *({**free, "sample_index": str(i), "answer": f"$x={i} a$"} for i in range(3)))
+    jsonl(
+        tmp_path / "data" / "testmini.jsonl",
+        {**row, "image": "image.png"},
+        *({**free, "sample_index": str(i), "answer": f"$x={i} a$"} for i in range(3)),
+    )
     told(monkeypatch, lambda asked, _: r"\boxed{D}" if asked.item.row.choices else f"x is a times {asked.item.row.id}")
-    chosen = {**options, "benchmark": "mathverse", "data": str(tmp_path / "data"), "protocol": "official",
-              "allow_partial": True, "judge_model": "judge", "max_prompt_tokens": 400}
+    chosen = {
+        **options,
+        "benchmark": "mathverse",
+        "data": str(tmp_path / "data"),
+        "protocol": "official",
+        "allow_partial": True,
+        "judge_model": "judge",
+        "max_prompt_tokens": 400,
+    }
 
     def answer(request):
         asked = request["messages"][-1]["content"]
@@ -292,10 +328,18 @@ def test_each_benchmark_from_its_files_to_a_score(options, tmp_path, monkeypatch
     published.load(tmp_path / "data", published.row())
     said = benchmark.EXAMPLE["right"]
     told(monkeypatch, lambda asked, _: said if protocol == "official" else f"\\boxed{{{asked.item.row.answer}}}")
-    found = evaluate_run.run(tmp_path / "out", **{
-        **options, "benchmark": name, "data": str(tmp_path / "data"), "protocol": protocol, "allow_partial": True,
-        "permute": 2 * (protocol == "boxed"), "max_prompt_tokens": 2000,
-    })
+    found = evaluate_run.run(
+        tmp_path / "out",
+        **{
+            **options,
+            "benchmark": name,
+            "data": str(tmp_path / "data"),
+            "protocol": protocol,
+            "allow_partial": True,
+            "permute": 2 * (protocol == "boxed"),
+            "max_prompt_tokens": 2000,
+        },
+    )
     scored = rows(tmp_path / "out" / f"{name}-{protocol}")
     assert scored and all(row["correct"] == [1.0] and row["fault"] is None for row in scored), scored
     assert found["figures"]["micro"]["mean"] == 1 and found["figures"]["not_asked"] == {}
@@ -310,19 +354,25 @@ def test_a_prompt_that_is_too_long(options, tmp_path, capsys):
 # The command
 
 
-@pytest.mark.parametrize(("flags", "words"), [
-    ({"benchmark": "blnik"}, "unknown benchmark 'blnik'; known are blink, "),
-    ({"protocol": "official"}, "--protocol=official: records knows boxed"),
-    ({"benchmark": "blink", "protocol": "official", "permute": 1}, "--permute rewrites the question"),
-    ({"samples": 4}, "--samples above 1 are all alike at temperature 0"),
-    ({"judge": "http://localhost/v1"}, "--judge and --judge_model go together"),
-    ({"judge": "http://localhost/v1", "judge_model": "a"}, "for --protocol=official of mathverse, mathvista, mv_math"),
-    ({"download": True}, "records is in no repository of the hub"),
-    ({"data": "nowhere"}, "nowhere holds no records"),
-    ({"model": "nowhere"}, "nowhere: no such directory"),
-    ({"max_pixels": 100}, "--max_pixels=100"),
-    ({"against": "nowhere"}, "--against=nowhere: no scores.jsonl there, and none in a folder records-boxed"),
-])
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ({"benchmark": "blnik"}, "unknown benchmark 'blnik'; known are blink, "),
+        ({"protocol": "official"}, "--protocol=official: records knows boxed"),
+        ({"benchmark": "blink", "protocol": "official", "permute": 1}, "--permute rewrites the question"),
+        ({"samples": 4}, "--samples above 1 are all alike at temperature 0"),
+        ({"judge": "http://localhost/v1"}, "--judge and --judge_model go together"),
+        (
+            {"judge": "http://localhost/v1", "judge_model": "a"},
+            "for --protocol=official of mathverse, mathvista, mv_math",
+        ),
+        ({"download": True}, "records is in no repository of the hub"),
+        ({"data": "nowhere"}, "nowhere holds no records"),
+        ({"model": "nowhere"}, "nowhere: no such directory"),
+        ({"max_pixels": 100}, "--max_pixels=100"),
+        ({"against": "nowhere"}, "--against=nowhere: no scores.jsonl there, and none in a folder records-boxed"),
+    ],
+)
 def test_flags_that_cannot_be(options, tmp_path, flags, words):
     said = {**evaluate_run.SMALL, **options, "out": tmp_path / "out", **flags}
     done = command_line.run("evaluate", *(f"--{name}={value}" for name, value in said.items()))
@@ -348,5 +398,6 @@ def test_a_model_that_was_not_trained_here_is_asked_as_the_paper_asks():
 def test_a_published_file_of_another_form(options, tmp_path):
     parquet(tmp_path / "data" / "Jigsaw" / "val-0.parquet", [{"idx": "1"}])
     with pytest.raises(InputError, match=r"holds no question of blink: .*malformed row"):
-        evaluate_run.run(tmp_path / "out", **{**options, "benchmark": "blink", "data": str(tmp_path / "data"),
-                                              "allow_partial": True})
+        evaluate_run.run(
+            tmp_path / "out", **{**options, "benchmark": "blink", "data": str(tmp_path / "data"), "allow_partial": True}
+        )

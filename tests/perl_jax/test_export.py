@@ -33,8 +33,11 @@ def exported(tmp_path_factory):
 def asked(path):
     """(our model, its prompts, a prompt of two pictures, one too large)."""
     shown = prompts.Prompts.of_directory(path)
-    record = {"id": "x", "question": "<image><image>Which image shows 3?", "images": [
-        tiny.picture(40, 30, seed=1), tiny.picture(200, 120, seed=2)]}
+    record = {
+        "id": "x",
+        "question": "<image><image>Which image shows 3?",
+        "images": [tiny.picture(40, 30, seed=1), tiny.picture(200, 120, seed=2)],
+    }
     return qwen.load(path), shown, shown.encode(record)
 
 
@@ -82,12 +85,22 @@ def test_transformers_loads_it_whole_and_gives_the_same_greedy_tokens(exported):
     input_ids = torch.tensor([ids])
     count = 12
     tokens = theirs.generate(  # all else as the directory's generation_config.json says
-        input_ids=input_ids, attention_mask=torch.ones_like(input_ids), max_new_tokens=count,
+        input_ids=input_ids,
+        attention_mask=torch.ones_like(input_ids),
+        max_new_tokens=count,
         mm_token_type_ids=(input_ids == model.config.image_token_id).int(),
-        pixel_values=processed["pixel_values"], image_grid_thw=processed["image_grid_thw"],
+        pixel_values=processed["pixel_values"],
+        image_grid_thw=processed["image_grid_thw"],
     )[0, len(ids) :]
-    out = rollout.generate(model, [(ids, pictures)], samples=1, max_new_tokens=count, temperature=0.0,
-                           eos_ids=shown.processor.eos_ids, **shown.limits)
+    out = rollout.generate(
+        model,
+        [(ids, pictures)],
+        samples=1,
+        max_new_tokens=count,
+        temperature=0.0,
+        eos_ids=shown.processor.eos_ids,
+        **shown.limits,
+    )
     assert tokens.tolist() == out.tokens[0, 0, : out.lengths[0, 0]].tolist()
 
 
@@ -98,7 +111,9 @@ def test_others_read_the_limits_and_how_to_generate(exported):
     config = tiny_run.config()
     processor = transformers.AutoImageProcessor.from_pretrained(exported, backend="pil")
     assert (processor.size["shortest_edge"], processor.size["longest_edge"]) == (
-        config.prompt.min_pixels, config.prompt.max_pixels)
+        config.prompt.min_pixels,
+        config.prompt.max_pixels,
+    )
     generation = transformers.GenerationConfig.from_pretrained(exported)
     generation.validate(strict=True)
     assert generation.do_sample is False and generation.repetition_penalty == 1.0
@@ -121,7 +136,12 @@ def test_all_forms_of_settings_are_rewritten(exported):
     assert found["preprocessor_config.json"] == pictures | limits
     assert found["processor_config.json"] == {"processor_class": "X", "image_processor": pictures | limits}
     assert found["generation_config.json"].keys() == {
-        "do_sample", "eos_token_id", "pad_token_id", "repetition_penalty", "suppress_tokens"}
+        "do_sample",
+        "eos_token_id",
+        "pad_token_id",
+        "repetition_penalty",
+        "suppress_tokens",
+    }
 
 
 @pytest.mark.parametrize("step", ["best", "2"])
@@ -221,13 +241,21 @@ def test_the_cards_code_answers_as_we_do(exported, tmp_path, monkeypatch):
     assert found["inputs"]["input_ids"][0].tolist() == prompt[0]
     with torch.inference_mode():
         logits = found["model"](**found["inputs"]).logits[0].numpy()
-    np.testing.assert_allclose(logits, model(qwen.pack(model.config, [prompt], **shown.limits))[0, : len(prompt[0])],
-                               atol=5e-4)
+    np.testing.assert_allclose(
+        logits, model(qwen.pack(model.config, [prompt], **shown.limits))[0, : len(prompt[0])], atol=5e-4
+    )
     longest = tiny_run.config().sampling.max_new_tokens
     [answer] = sample.answers(exported, usage_snippets.QUESTION, pictures, max_new_tokens=longest)
     assert found["answer"] == answer
-    out = rollout.generate(model, [prompt], samples=1, max_new_tokens=longest, temperature=0.0,
-                           eos_ids=shown.processor.eos_ids, **shown.limits)
+    out = rollout.generate(
+        model,
+        [prompt],
+        samples=1,
+        max_new_tokens=longest,
+        temperature=0.0,
+        eos_ids=shown.processor.eos_ids,
+        **shown.limits,
+    )
     assert found["tokens"].tolist() == out.tokens[0, 0, : out.lengths[0, 0]].tolist()
 
 
@@ -264,8 +292,15 @@ def test_results_of_these_weights_stand_in_the_card(exported, tmp_path):
     file = tmp_path / "results" / "blink-boxed" / "results.json"
     file.parent.mkdir(parents=True)
     share = {"mean": 0.5853, "low": 0.56, "high": 0.61, "questions": 1901}
-    result = {"benchmark": "blink", "protocol": "boxed", "judge": None, "settings": {"samples": 1}, "partial": False,
-              "figures": {"questions": 1901, "headline": "micro", "micro": share}, "consistency": None}
+    result = {
+        "benchmark": "blink",
+        "protocol": "boxed",
+        "judge": None,
+        "settings": {"samples": 1},
+        "partial": False,
+        "figures": {"questions": 1901, "headline": "micro", "micro": share},
+        "consistency": None,
+    }
     for fingerprint in (policy.fingerprint(exported), "another"):
         file.write_text(json.dumps(result | {"model": {"name": "m", "fingerprint": fingerprint}}))
         out = tmp_path / fingerprint
@@ -325,7 +360,9 @@ def test_adapters_are_exported_for_peft(adapted, tmp_path):
     out, base = tmp_path / "adapter", tiny_run.adapted() / "init"
     assert export.export(tiny_run.adapted(), out, adapter=True) == tiny_run.STEPS
     assert set(names(out)) == {*names(base), prompts.FILE, provenance.CARD, lora.CONFIG, lora.WEIGHTS} - {
-        "config.json", "model.safetensors"}
+        "config.json",
+        "model.safetensors",
+    }
     config = json.loads((out / lora.CONFIG).read_text())
     assert config["base_model_name_or_path"] == str(base) and (config["r"], config["lora_alpha"]) == (3, 32)
     peft = pytest.importorskip("peft")
@@ -351,7 +388,9 @@ def test_the_base_of_an_adapter_has_its_hub_id(tmp_path):
     run = {"config": {"model": "Qwen/Qwen2.5-VL-3B-Instruct@main"}}
     (tmp_path / "run.json").write_text(json.dumps([run]))
     assert export.base_name(tmp_path, tmp_path) == {
-        "base_model_name_or_path": "Qwen/Qwen2.5-VL-3B-Instruct", "revision": "main"}
+        "base_model_name_or_path": "Qwen/Qwen2.5-VL-3B-Instruct",
+        "revision": "main",
+    }
     (tmp_path / "run.json").write_text(json.dumps([{"config": {"model": str(tmp_path)}}]))
     assert export.base_name(tmp_path, tmp_path) == {"base_model_name_or_path": str(tmp_path)}
 

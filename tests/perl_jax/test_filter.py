@@ -64,8 +64,9 @@ def test_what_it_keeps(whole, changes):
     for record in kept:
         assert 0.2 <= record["accuracy"] == shares[record["id"]] <= 0.9
         assert record == {**before[record["id"]], "accuracy": record["accuracy"]}
-    own, held_out = (list(records.open_split(str(path), "eval")) for path in (whole / "records",
-                                                                             changes["data.directory"]))
+    own, held_out = (
+        list(records.open_split(str(path), "eval")) for path in (whole / "records", changes["data.directory"])
+    )
     assert own == held_out
     assert (whole / "accuracy.png").stat().st_size > 10_000
     page = (whole / "filter.md").read_text()
@@ -97,9 +98,16 @@ def started(workdir, changes, count: int = 1, die: int = 0) -> list[subprocess.P
     coordinator = f"localhost:{test_processes.free_port()}" if count > 1 else ""
     environment = os.environ | {"JAX_PLATFORMS": "cpu"}
     said = [workdir, json.dumps(changes), json.dumps(OPTIONS), coordinator, count]
-    return [subprocess.Popen([sys.executable, filter_run.__file__, *map(str, [*said, index, die])], env=environment,
-                             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-            for index in range(count)]
+    return [
+        subprocess.Popen(
+            [sys.executable, filter_run.__file__, *map(str, [*said, index, die])],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for index in range(count)
+    ]
 
 
 def test_killed_while_it_writes_it_goes_on(whole, changes, tmp_path):
@@ -168,8 +176,11 @@ def test_what_cannot_be_shown_is_skipped_and_named(whole, changes, tmp_path, mon
     lengths = {number: row["prompt"] for number, row in rows(whole).items() if number < 20}
     shortest = min(lengths, key=lengths.get)
     broken, decode = f"digits-train-0-{shortest}", image_files.open_image
-    monkeypatch.setattr(image_files, "open_image", lambda data, where: decode(
-        data[: len(data) // 2] if f"'{broken}'" in where else data, where))
+    monkeypatch.setattr(
+        image_files,
+        "open_image",
+        lambda data, where: decode(data[: len(data) // 2] if f"'{broken}'" in where else data, where),
+    )
     short = sorted(set(lengths.values()))[-2]
     page = filter_run.run(tmp_path, {**changes, "prompt.max_tokens": short}, **OPTIONS, limit=20)
     found, said = rows(tmp_path), capsys.readouterr().err
@@ -182,12 +193,15 @@ def test_what_cannot_be_shown_is_skipped_and_named(whole, changes, tmp_path, mon
     assert all(found[number]["scores"] == rows(whole)[number]["scores"] for number in found.keys() - {shortest, *long})
 
 
-@pytest.mark.parametrize(("config", "options", "words"), [
-    ({"data.split": "train[:50%]"}, {}, "config.data.split is 'train.:50%.'; .* train, eval|config.data.split"),
-    ({}, {"low": 0.5, "target": 0.4}, "--low=0.5 --target=0.4"),
-    ({"sampling.temperature": 0.0}, {}, "temperature must be above 0"),
-    ({"reward": "nope"}, {}, "no reward 'nope'"),
-])
+@pytest.mark.parametrize(
+    ("config", "options", "words"),
+    [
+        ({"data.split": "train[:50%]"}, {}, "config.data.split is 'train.:50%.'; .* train, eval|config.data.split"),
+        ({}, {"low": 0.5, "target": 0.4}, "--low=0.5 --target=0.4"),
+        ({"sampling.temperature": 0.0}, {}, "temperature must be above 0"),
+        ({"reward": "nope"}, {}, "no reward 'nope'"),
+    ],
+)
 def test_settings_that_cannot_be(changes, tmp_path, config, options, words):
     with pytest.raises(InputError, match=words):
         filter_run.run(tmp_path, {**changes, **config}, **{**OPTIONS, **options})
@@ -218,12 +232,14 @@ def test_its_defaults_are_what_a_plan_counts_with(changes, tmp_path, monkeypatch
 def test_the_command(whole, changes, tmp_path, monkeypatch):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "rollouts.jsonl").write_bytes((whole / "rollouts.jsonl").read_bytes())
-    (tmp_path / "tiny.py").write_text("import tiny_run, filter_run\n\n\ndef get_config():\n"
-                                      "    return tiny_run.config(**filter_run.CHANGES)\n")
+    (tmp_path / "tiny.py").write_text(
+        "import tiny_run, filter_run\n\n\ndef get_config():\n    return tiny_run.config(**filter_run.CHANGES)\n"
+    )
     flags = [f"--config.{key}={value}" for key, value in changes.items()]
     flags += [f"--{key}={value}" for key, value in OPTIONS.items()]
     done = command_line.run("filter", f"--config={tmp_path / 'tiny.py'}", f"--workdir={tmp_path / 'run'}", *flags)
     assert done.code == 0 and "| all |" in done.out and done.out.strip().endswith(f"wrote {tmp_path}/run/records")
-    done = command_line.run("filter", f"--config={tmp_path / 'tiny.py'}", f"--workdir={tmp_path / 'run'}", *flags,
-                            "--seed=3")
+    done = command_line.run(
+        "filter", f"--config={tmp_path / 'tiny.py'}", f"--workdir={tmp_path / 'run'}", *flags, "--seed=3"
+    )
     assert done.code == 1 and done.err.startswith("error: ") and "seed" in done.err

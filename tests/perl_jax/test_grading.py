@@ -15,7 +15,7 @@ from environment import REPOSITORY
 from models.errors import InputError
 from perl_jax.grading import Grader
 
-REWARD = '''
+REWARD = """
 import os, sys, time
 
 def score(record, text):
@@ -45,7 +45,7 @@ def seen(record, text):
     global calls
     calls += 1
     return {"reward": float(sorted(record) == ["answer", "id"]), "jax": float("jax" in sys.modules), "calls": calls}
-'''
+"""
 RECORD = {"id": "q1", "answer": "1", "images": [b"bytes", object()]}
 
 
@@ -117,8 +117,10 @@ def test_a_worker_lost_between_two_calls_is_replaced(grader):
 
 
 def test_grades_a_demo_step_in_little_time_from_any_thread():
-    pairs = [({"id": i // 8, "answer": str(i // 8 % 10), "kind": "number"}, f"<think></think>\\boxed{{{i % 10}}}")
-             for i in range(256)]
+    pairs = [
+        ({"id": i // 8, "answer": str(i // 8 % 10), "kind": "number"}, f"<think></think>\\boxed{{{i % 10}}}")
+        for i in range(256)
+    ]
     results = []
     with Grader("boxed") as grader:
         grader.grade(pairs[:1])
@@ -141,7 +143,7 @@ HOSTILE = [r"9^{9^{9}}", r"10^{10^{10}}", "9^9^9^9", "9^999999999", "7^{99999999
            r"\frac{1}{" * 200 + "1" + "}" * 200, r"\sqrt{" * 300 + "1" + "}" * 300, "(" * 1000, r"\boxed{" * 5000,
            "1+" * 50_000, "x" * 1_000_000, " " * 100_000, "(x+1)^{5000}", r"\int_0^1 e^{x^2} dx", "1," * 20_000,
            r"\begin{matrix}" + "1&" * 2000 + r"1\end{matrix}", "__import__('os').getpid()", "5\0", "\ud800",
-           "(9999^{9999})!", r"\sin(\sin(\sin(x)))^{99}", "((((9^99)^99)^99)^99)", "x^{y^{z^{w}}}"]
+           "(9999^{9999})!", r"\sin(\sin(\sin(x)))^{99}", "((((9^99)^99)^99)^99)", "x^{y^{z^{w}}}"]  # fmt: skip
 
 
 def test_hostile_answers_are_bounded_and_the_rest_of_the_batch_is_graded():
@@ -175,11 +177,14 @@ def test_weights_of_parts(reward, weights, worth):
             assert not weights or score["reward"] == sum(weights[part] * score[part] for part in weights)
 
 
-@pytest.mark.parametrize(("reward", "weights", "words"), [
-    ("boxed", {"acuracy": 1.0}, r"reward_weights has acuracy; reward 'boxed' has the parts: accuracy, format"),
-    ("my_reward:plain", {"accuracy": 1.0}, r"has the parts: none, it gives a plain number"),
-    ("boxed", {"accuracy": float("nan")}, "reward_weights.accuracy is nan"),
-])
+@pytest.mark.parametrize(
+    ("reward", "weights", "words"),
+    [
+        ("boxed", {"acuracy": 1.0}, r"reward_weights has acuracy; reward 'boxed' has the parts: accuracy, format"),
+        ("my_reward:plain", {"accuracy": 1.0}, r"has the parts: none, it gives a plain number"),
+        ("boxed", {"accuracy": float("nan")}, "reward_weights.accuracy is nan"),
+    ],
+)
 def test_weights_that_cannot_be_are_told_before_anything_is_graded(reward, weights, words):
     with pytest.raises(InputError, match=words):
         Grader(reward, workers=1, weights=weights)
@@ -207,11 +212,19 @@ def test_an_unknown_reward_and_a_closed_grader_say_so():
 
 def test_a_script_needs_no_main_guard(tmp_path):
     script = tmp_path / "script.py"
-    script.write_text("from perl_jax.grading import Grader\n"
-                      "print(Grader('my_reward:plain', workers=1).grade([({'id': 1}, 'four')]))\n")
+    script.write_text(
+        "from perl_jax.grading import Grader\n"
+        "print(Grader('my_reward:plain', workers=1).grade([({'id': 1}, 'four')]))\n"
+    )
     path = os.pathsep.join([str(REPOSITORY), *sys.path])
-    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=60, check=False,
-                          env={**os.environ, "PYTHONPATH": path})
+    done = subprocess.run(
+        [sys.executable, script],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env={**os.environ, "PYTHONPATH": path},
+    )
     assert (done.returncode, done.stdout.strip()) == (0, "[{'reward': 2.0}]"), done.stderr
 
 

@@ -57,8 +57,11 @@ def test_without_a_scale_only_the_mean_goes(rewards):
     np.testing.assert_allclose(grpo.advantages(rewards, scale="none"), rewards - means, atol=1e-6)
 
 
-@given(reward=st.floats(-3, 3, width=32), shape=st.tuples(st.integers(1, 3), st.integers(1, 13)),
-       scale=st.sampled_from(["std", "none"]))
+@given(
+    reward=st.floats(-3, 3, width=32),
+    shape=st.tuples(st.integers(1, 3), st.integers(1, 13)),
+    scale=st.sampled_from(["std", "none"]),
+)
 def test_equal_rewards_are_exactly_zero(reward, shape, scale):
     """0.1 thirteen times has a mean that is not 0.1 in floating point."""
     assert (grpo.advantages(np.full((1, *shape), reward, np.float32), scale=scale) == 0).all()
@@ -121,8 +124,13 @@ def batches(draw, shape=(4, 3)):
 
 
 @settings(max_examples=60)
-@given(batch=batches(), aggregate=st.sampled_from(grpo.AGGREGATES), dual_clip=st.sampled_from([None, 1.5, 3.0]),
-       clips=st.sampled_from([(0.2, 0.2), (0.1, 0.3)]), kl_coef=st.sampled_from([0.0, 0.01, 0.5]))
+@given(
+    batch=batches(),
+    aggregate=st.sampled_from(grpo.AGGREGATES),
+    dual_clip=st.sampled_from([None, 1.5, 3.0]),
+    clips=st.sampled_from([(0.2, 0.2), (0.1, 0.3)]),
+    kl_coef=st.sampled_from([0.0, 0.01, 0.5]),
+)
 def test_loss_equals_a_plain_loop(batch, aggregate, dual_clip, clips, kl_coef):
     logp, old, ref, advantages, mask = batch
     options = {"clip_low": clips[0], "clip_high": clips[1], "dual_clip": dual_clip, "kl_coef": kl_coef}
@@ -133,8 +141,9 @@ def test_loss_equals_a_plain_loop(batch, aggregate, dual_clip, clips, kl_coef):
 
 
 @settings(max_examples=40)
-@given(batch=batches(), poison=st.sampled_from([np.nan, np.inf, -np.inf, 1e30]),
-       aggregate=st.sampled_from(grpo.AGGREGATES))
+@given(
+    batch=batches(), poison=st.sampled_from([np.nan, np.inf, -np.inf, 1e30]), aggregate=st.sampled_from(grpo.AGGREGATES)
+)
 def test_masked_tokens_reach_neither_loss_nor_gradient(batch, poison, aggregate):
     *clean, advantages, mask = batch
     spoiled = [np.where(mask, x, poison).astype(np.float32) for x in clean]
@@ -165,8 +174,11 @@ def test_no_token_at_all_is_loss_zero(aggregate):
 def one_token(logp, old, advantage, **options):
     """(loss, gradient by logp, metrics) of one token."""
     (loss, metrics), gradient = jax.value_and_grad(
-        lambda logp: grpo.loss(logp[None, None], jnp.full((1, 1), old), jnp.array([advantage]), jnp.ones((1, 1)),
-                               **options), has_aux=True)(jnp.float32(logp))
+        lambda logp: grpo.loss(
+            logp[None, None], jnp.full((1, 1), old), jnp.array([advantage]), jnp.ones((1, 1)), **options
+        ),
+        has_aux=True,
+    )(jnp.float32(logp))
     return float(loss), float(gradient), {name: float(value) for name, value in metrics.items()}
 
 

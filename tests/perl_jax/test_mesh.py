@@ -40,8 +40,10 @@ def results(models, tmp_path_factory):
     assert "rematerialization" not in run.stderr, "XLA holds an array whole in between"
     found = {name: dict(np.load(folder / f"{name}.npz")) for name in MESHES}
     said = {name: json.loads((folder / f"{name}.json").read_text()) for name in MESHES}
-    alone = {name: mesh_run.results(*case(qwen.load(folder / "model")), optax.sgd(0.01))
-             for name, case in mesh_run.CASES.items()}
+    alone = {
+        name: mesh_run.results(*case(qwen.load(folder / "model")), optax.sgd(0.01))
+        for name, case in mesh_run.CASES.items()
+    }
     return alone, found, said
 
 

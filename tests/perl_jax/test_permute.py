@@ -19,8 +19,16 @@ STYLES = [f"|{style}" if style else "" for style in symbols.STYLES if "ide" not 
 
 
 def sample_of(total: int, **fields) -> dict:
-    return {"id": "q", "images": [f"picture {i}" for i in range(total)], "question": "Which one?", "choices": [],
-            "answer": "A", "kind": "choice", "order_effect": "rewrite", **fields}
+    return {
+        "id": "q",
+        "images": [f"picture {i}" for i in range(total)],
+        "question": "Which one?",
+        "choices": [],
+        "answer": "A",
+        "kind": "choice",
+        "order_effect": "rewrite",
+        **fields,
+    }
 
 
 @st.composite
@@ -31,19 +39,26 @@ def samples(draw, effects=("rewrite", "invariant", "fixed")):
     words = st.one_of(mention, st.sampled_from(["is", "the", "not {this}", "<b>", "A"]))
     text = st.lists(words, max_size=5).map(" ".join)
     form = draw(st.sampled_from(["mention", "letter", "shown choices", "order", "bare order"]))
-    fields = {"question": draw(text), "choices": draw(st.lists(text, max_size=3)),
-              "order_effect": draw(st.sampled_from(effects))}
+    fields = {
+        "question": draw(text),
+        "choices": draw(st.lists(text, max_size=3)),
+        "order_effect": draw(st.sampled_from(effects)),
+    }
     if form == "mention":
         fields |= {"answer": draw(mention), "kind": "text"}
     elif form == "letter":
-        fields |= {"choices": draw(st.sampled_from([[], ["x", "y", "z"]])),
-                   "answer": draw(st.sampled_from("ABCDEF"[:total]))}
+        fields |= {
+            "choices": draw(st.sampled_from([[], ["x", "y", "z"]])),
+            "answer": draw(st.sampled_from("ABCDEF"[:total])),
+        }
     elif form == "shown choices":
         slots = draw(st.permutations(range(total)))
         shown = draw(st.integers(1, total))
-        fields |= {"question": " ".join(f"<image:{i}>" for i in slots[shown:]),
-                   "choices": [f"<image:{i}>" for i in slots[:shown]] + ["none"],
-                   "answer": draw(st.sampled_from("ABCDEFG"[: shown + 1]))}
+        fields |= {
+            "question": " ".join(f"<image:{i}>" for i in slots[shown:]),
+            "choices": [f"<image:{i}>" for i in slots[:shown]] + ["none"],
+            "answer": draw(st.sampled_from("ABCDEFG"[: shown + 1])),
+        }
     else:
         listed = draw(st.permutations(range(total)))
         item = (lambda i: f"{{image:{i}|number}}") if form == "order" else (lambda i: str(i + 1))
@@ -81,6 +96,7 @@ def test_a_mention_still_names_the_same_picture(move):
     sample, order = move
     moved = permute.apply(sample, order)
     for key in ("question", "answer"):
+
         def named(record, key=key):
             return [record["images"][int(i)] for i, _ in symbols.MENTION.findall(record[key])]
 
@@ -94,8 +110,10 @@ def test_a_mention_still_names_the_same_picture(move):
 @settings(deadline=None)
 def test_the_right_answer_maps_back_to_the_original_answer(move):
     sample, order = move
-    right = {key: permute.render({**record, "question": "", "choices": []})["answer"]
-             for key, record in (("moved", permute.apply(sample, order)), ("original", sample))}
+    right = {
+        key: permute.render({**record, "question": "", "choices": []})["answer"]
+        for key, record in (("moved", permute.apply(sample, order)), ("original", sample))
+    }
     assert permute.canonical_answer(f" {right['moved']} ", sample, order) == right["original"]
 
 
@@ -103,21 +121,39 @@ def test_the_right_answer_maps_back_to_the_original_answer(move):
 def test_letters_of_the_original_data(order, letters):
     for old, new in zip("ABCD", letters):
         assert permute.apply(sample_of(4, answer=old), order)["answer"] == new
-        assert permute.apply({"id": 0, "images": [b"0", b"1", b"2", b"3"], "question": "", "answer": f"({old})",
-                              "order_effect": "rewrite"}, order)["answer"] == f"({new})"
+        assert (
+            permute.apply(
+                {
+                    "id": 0,
+                    "images": [b"0", b"1", b"2", b"3"],
+                    "question": "",
+                    "answer": f"({old})",
+                    "order_effect": "rewrite",
+                },
+                order,
+            )["answer"]
+            == f"({new})"
+        )
         assert permute.apply(sample_of(4, choices=list("ABCD"), answer=old), order)["answer"] == new
         mention = permute.apply(sample_of(4, answer=f"{{image:{ord(old) - 65}|letter}}"), order)
         assert permute.render(mention)["answer"] == new
 
 
 def test_rewrite_turns_question_choices_and_answer():
-    sample = sample_of(3, question="<image:0><image:1><image:2> Is {image:0} above the {image:2|ordinal}?",
-                       choices=["{image:0}", "{image:1}", "neither"], answer="A", accuracy=0.4, source="made")
+    sample = sample_of(
+        3,
+        question="<image:0><image:1><image:2> Is {image:0} above the {image:2|ordinal}?",
+        choices=["{image:0}", "{image:1}", "neither"],
+        answer="A",
+        accuracy=0.4,
+        source="made",
+    )
     moved = permute.apply(sample, [2, 0, 1])
     assert moved == sample | {
         "images": ["picture 2", "picture 0", "picture 1"],
         "question": "<image:0><image:1><image:2> Is {image:1} above the {image:0|ordinal}?",
-        "choices": ["{image:1}", "{image:2}", "neither"]}
+        "choices": ["{image:1}", "{image:2}", "neither"],
+    }
     assert permute.render(moved)["question"] == "<image><image><image> Is Image 2 above the first?"
     assert permute.render(moved)["choices"] == ["Image 2", "Image 3", "neither"]
     invariant = permute.apply(sample | {"order_effect": "invariant"}, [2, 0, 1])
@@ -125,8 +161,7 @@ def test_rewrite_turns_question_choices_and_answer():
 
 
 def test_a_letter_follows_the_picture_its_choice_shows():
-    sample = sample_of(4, question="What goes with <image:0>?",
-                       choices=["<image:2>", "<image:1>", "<image:3>", "none"])
+    sample = sample_of(4, question="What goes with <image:0>?", choices=["<image:2>", "<image:1>", "<image:3>", "none"])
     assert permute.movable_places(sample) == [1, 2, 3], "the question's own picture stays"
     moved = permute.apply(sample, [0, 2, 3, 1])  # picture 2 now stands at place 1, which choice B shows
     assert (moved["choices"], moved["answer"]) == (sample["choices"], "B")
@@ -150,17 +185,20 @@ def test_order_answers():
         permute.apply(sample_of(3, answer="first, then second", kind="order"), order)
 
 
-@pytest.mark.parametrize("fields, order, words", [
-    ({}, [0, 1], "not a permutation of its 3"),
-    ({}, [0, 0, 1], "not a permutation"),
-    ({}, ["a", 1, 2], "whole numbers"),
-    ({"order_effect": "fixed"}, [1, 0, 2], "must stay"),
-    ({"movable": [1, 2]}, [1, 0, 2], r"moves places \[0\]"),
-    ({"movable": [1, 5]}, [1, 0, 2], "outside its 3"),
-    ({"order_effect": "swap"}, [1, 0, 2], "order_effect"),
-    ({"answer": "F"}, [1, 0, 2], "image 5, but it has 3"),
-    ({"question": "{image:3}"}, [1, 0, 2], "image 3, but it has 3"),
-])
+@pytest.mark.parametrize(
+    "fields, order, words",
+    [
+        ({}, [0, 1], "not a permutation of its 3"),
+        ({}, [0, 0, 1], "not a permutation"),
+        ({}, ["a", 1, 2], "whole numbers"),
+        ({"order_effect": "fixed"}, [1, 0, 2], "must stay"),
+        ({"movable": [1, 2]}, [1, 0, 2], r"moves places \[0\]"),
+        ({"movable": [1, 5]}, [1, 0, 2], "outside its 3"),
+        ({"order_effect": "swap"}, [1, 0, 2], "order_effect"),
+        ({"answer": "F"}, [1, 0, 2], "image 5, but it has 3"),
+        ({"question": "{image:3}"}, [1, 0, 2], "image 3, but it has 3"),
+    ],
+)
 def test_bad_orders_and_samples(fields, order, words):
     with pytest.raises(InputError, match=f"'q'.*{words}") as error:
         permute.apply(sample_of(3, **fields), order)
@@ -168,13 +206,15 @@ def test_bad_orders_and_samples(fields, order, words):
 
 
 def test_render_shows_each_image_once_in_the_order_of_its_slots():
-    sample = sample_of(3, question="a <image:1> b <image:0>",
-                       choices=["<image:2>", "{image:2|letter} {image:2|number}"])
+    sample = sample_of(
+        3, question="a <image:1> b <image:0>", choices=["<image:2>", "{image:2|letter} {image:2|number}"]
+    )
     shown = permute.render(sample)
     assert shown["question"] == "a <image> b <image>" and shown["choices"] == ["<image>", "C 3"]
     assert shown["images"] == ["picture 1", "picture 0", "picture 2"]
-    plain = permute.render({"id": 1, "images": ["x", "y"], "question": "{image:1|ordinal}?",
-                            "answer": "{image:0|lower}"})
+    plain = permute.render(
+        {"id": 1, "images": ["x", "y"], "question": "{image:1|ordinal}?", "answer": "{image:0|lower}"}
+    )
     assert (plain["question"], plain["answer"]) == ("<image><image>\nsecond?", "image 1")
 
 
@@ -190,15 +230,18 @@ def test_captions_move_with_their_images(effect):
     assert "captions" not in permute.render(permute.apply(sample_of(3), [2, 0, 1]))
 
 
-@pytest.mark.parametrize("fields, words", [
-    ({"question": "<image:0> <image:1>"}, r"slots \[0, 1\]"),
-    ({"question": "<image:0> <image:1> <image:2> <image:2>"}, "once"),
-    ({"question": "<image:7>"}, "once"),
-    ({"question": "<image> what?"}, "plain <image>"),
-    ({"answer": "<image:1>"}, "answer shows"),
-    ({"answer": "{image:3}"}, "image 3, but it has 3"),
-    ({"choices": ["{image:0|roman}"]}, "unknown style"),
-])
+@pytest.mark.parametrize(
+    "fields, words",
+    [
+        ({"question": "<image:0> <image:1>"}, r"slots \[0, 1\]"),
+        ({"question": "<image:0> <image:1> <image:2> <image:2>"}, "once"),
+        ({"question": "<image:7>"}, "once"),
+        ({"question": "<image> what?"}, "plain <image>"),
+        ({"answer": "<image:1>"}, "answer shows"),
+        ({"answer": "{image:3}"}, "image 3, but it has 3"),
+        ({"choices": ["{image:0|roman}"]}, "unknown style"),
+    ],
+)
 def test_render_names_what_is_wrong(fields, words):
     with pytest.raises(InputError, match=f"'q'.*{words}"):
         permute.render(sample_of(3, **fields))
@@ -211,7 +254,12 @@ def test_canonical_answer():
     assert permute.canonical_answer(" image 22 ", sample, order) == "image 22"
     letter = sample_of(3, answer="A")
     assert [permute.canonical_answer(text, letter, order) for text in ("A", "b", "(C)", "Z", "a cat")] == [
-        "C", "a", "(B)", "Z", "a cat"]
+        "C",
+        "a",
+        "(B)",
+        "Z",
+        "a cat",
+    ]
     assert permute.canonical_answer("A", sample_of(3, choices=["x", "y"]), order) == "A"
     assert permute.canonical_answer("a", sample_of(3, answer="cat", kind=None), order) == "a"
     assert permute.canonical_answer("Image 1", sample | {"order_effect": "invariant"}, order) == "Image 1"
@@ -220,7 +268,8 @@ def test_canonical_answer():
 def test_probability():
     assert [permute.probability(t, 10) for t in range(11)] == pytest.approx([1 - t / 10 for t in range(11)])
     assert [permute.probability(t, 6, start=0.8, end=0.2, warmup_steps=2) for t in range(1, 9)] == pytest.approx(
-        [0.8, 0.8, 0.65, 0.5, 0.35, 0.2, 0.2, 0.2])
+        [0.8, 0.8, 0.65, 0.5, 0.35, 0.2, 0.2, 0.2]
+    )
     assert [permute.probability(t, 2, warmup_steps=2) for t in (1, 2, 3)] == [1, 1, 0]
     assert [permute.probability(t, 0) for t in (0, 1)] == [1, 0]
     with pytest.raises(InputError, match=r"start 1\.5"):
@@ -229,8 +278,9 @@ def test_probability():
 
 def test_draws_are_bernoulli_and_independent():
     n_s, trials, p = 3, 2000, 0.3
-    draws = [permute.draw_orders(sample_of(4, id=f"q{i % 50}"), n_s, p, seed=1, epoch=0, step=i // 50)
-             for i in range(trials)]
+    draws = [
+        permute.draw_orders(sample_of(4, id=f"q{i % 50}"), n_s, p, seed=1, epoch=0, step=i // 50) for i in range(trials)
+    ]
     identity = (0, 1, 2, 3)
     assert all(orders[0] == identity and len(orders) == n_s + 1 for orders in draws)
     moved = [[order != identity for order in orders[1:]] for orders in draws]
@@ -268,8 +318,10 @@ def test_draws_depend_on_every_part_of_their_key_and_on_nothing_else():
 
     results = [drawn(), drawn("r"), drawn(seed=1), drawn(epoch=1), drawn(step=1)]
     assert len({order for orders in results for order in orders[1:]}) == 10
-    program = ("from perl_jax import permute; sample = {'id': 'q', 'images': [0] * 30, 'order_effect': 'invariant'}; "
-               "print(permute.draw_orders(sample, 2, 1.0, seed=0, epoch=0, step=0))")
+    program = (
+        "from perl_jax import permute; sample = {'id': 'q', 'images': [0] * 30, 'order_effect': 'invariant'}; "
+        "print(permute.draw_orders(sample, 2, 1.0, seed=0, epoch=0, step=0))"
+    )
     other = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
     assert other.strip() == str(results[0])
 
@@ -295,8 +347,15 @@ def test_examples_in_the_docstrings():
 
 def test_letters_of_choices_after_a_reference_image_name_the_movable_ones():
     """Five images, the first a reference: B is image 2, and goes where that goes."""
-    sample = sample_of(5, question="<image:0><image:1><image:2><image:3><image:4>?", kind="choice", answer="B",
-                       choices=["A", "B", "C", "D"], movable=[1, 2, 3, 4], order_effect="rewrite")
+    sample = sample_of(
+        5,
+        question="<image:0><image:1><image:2><image:3><image:4>?",
+        kind="choice",
+        answer="B",
+        choices=["A", "B", "C", "D"],
+        movable=[1, 2, 3, 4],
+        order_effect="rewrite",
+    )
     moved = permute.apply(sample, [0, 3, 4, 1, 2])
     assert moved["images"][1 + "ABCD".index(moved["answer"])] == sample["images"][2]
     assert permute.canonical_answer(moved["answer"], sample, [0, 3, 4, 1, 2]) == "B"
@@ -308,6 +367,11 @@ def test_a_set_of_images_is_read_back_whatever_its_order():
     sample = sample_of(4, kind="order", answer="{images:1,3|and}")
     moved = permute.render(permute.apply(sample, [2, 0, 3, 1]))
     assert moved["answer"] == "3 and 4"
-    for said, meant in (("4, 3", "2 and 4"), ("Images 3 and 4", "2 and 4"), ("1, 2", "1 and 3"),
-                        ("3", "3"), ("3, 9", "3, 9")):
+    for said, meant in (
+        ("4, 3", "2 and 4"),
+        ("Images 3 and 4", "2 and 4"),
+        ("1, 2", "1 and 3"),
+        ("3", "3"),
+        ("3, 9", "3, 9"),
+    ):
         assert permute.canonical_answer(said, sample, [2, 0, 3, 1]) == meant

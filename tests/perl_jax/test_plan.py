@@ -48,8 +48,13 @@ def test_the_runs_own_programs_compile(found):
 def test_they_are_the_ones_that_training_runs(monkeypatch):
     """The same functions; only their shapes are made up."""
     seen = []
-    for module, name in ((rollout, "_start"), (rollout, "_decode"), (update, "_embed"), (update, "_add_rows"),
-                         (update, "_apply")):
+    for module, name in (
+        (rollout, "_start"),
+        (rollout, "_decode"),
+        (update, "_embed"),
+        (update, "_add_rows"),
+        (update, "_apply"),
+    ):
         program = getattr(module, name)
         monkeypatch.setattr(module, name, Spy(program, seen, name))
     with jax.set_mesh(mesh.make()):
@@ -70,9 +75,11 @@ class Spy:
 
 def test_prompts_that_divide_the_mesh_badly_are_told_as_by_training(monkeypatch, tmp_path):
     monkeypatch.setattr(mesh, "shards", lambda: 16)
-    for run in (partial(plan.compile_for, small(), tiny.CONFIGS["untied"], ASSUMED, jax.devices()),
-                partial(plan.estimate, small(), tiny.CONFIGS["untied"], ASSUMED, plan.GPUS["h100"], jax.devices()),
-                partial(train.train, small(), tmp_path / "run")):
+    for run in (
+        partial(plan.compile_for, small(), tiny.CONFIGS["untied"], ASSUMED, jax.devices()),
+        partial(plan.estimate, small(), tiny.CONFIGS["untied"], ASSUMED, plan.GPUS["h100"], jax.devices()),
+        partial(train.train, small(), tmp_path / "run"),
+    ):
         with pytest.raises(InputError, match="12 of 16 rows would be empty"):
             run()
     assert not (tmp_path / "run").exists(), "before anything is written"
@@ -82,8 +89,14 @@ def test_phases_add_what_stays():
     resident = {"weights": 10.0, "optimizer state": 20.0, "gradients": 10.0, "prompt caches": 3.0}
     program = programs.Compiled(arguments=1.0, total=30.0, results=5.0, sent={})
     needed = plan.phases(dict.fromkeys(plan.ARGUMENTS, program) | {"decode": 1.25}, resident, memory=100.0)
-    assert needed == {"prefill pictures": 0.5, "prefill": 0.5, "decode": 1.25, "update pictures": 0.6, "update": 0.55,
-                      "optimizer": 0.3}
+    assert needed == {
+        "prefill pictures": 0.5,
+        "prefill": 0.5,
+        "decode": 1.25,
+        "update pictures": 0.6,
+        "update": 0.55,
+        "optimizer": 0.3,
+    }
     assert plan.kept(resident, "decode") == 33
 
 
@@ -93,8 +106,10 @@ def test_frozen_weights_and_the_reference_are_counted_in_the_compute_dtype():
     whole, vision = (sum(leaf.size for leaf in jax.tree.leaves(part)) for part in (model, model["visual"]))
     bf16 = {"compute_dtype": "bfloat16", "loss.kl_coef": 0.1}
     with jax.set_mesh(mesh.make()):
-        full, tower, adapters = (programs.programs(small(**bf16, **changes), sizes, ASSUMED)[1] for changes in (
-            {}, {"train_vision": False}, {"lora.rank": 2}))
+        full, tower, adapters = (
+            programs.programs(small(**bf16, **changes), sizes, ASSUMED)[1]
+            for changes in ({}, {"train_vision": False}, {"lora.rank": 2})
+        )
     assert full["weights"] == 4 * whole and full["frozen weights"] == 0 and full["reference"] == 2 * whole
     assert tower["weights"] == tower["gradients"] == 4 * (whole - vision) and tower["frozen weights"] == 2 * vision
     assert adapters["frozen weights"] == 2 * whole and adapters["reference"] == 0
@@ -133,8 +148,11 @@ ENTRY %main (a: f32[3]) -> f32[3] {
 @pytest.mark.parametrize(
     "message, times",
     [
-        ("RESOURCE_EXHAUSTED: the total memory required for HLO temporaries (20.00G) exceeds available HBM (16.00G).",
-         1.25),
+        (
+            "RESOURCE_EXHAUSTED: the total memory required for HLO temporaries (20.00G) exceeds available HBM "
+            "(16.00G).",
+            1.25,
+        ),
         ("Ran out of memory in memory space hbm. Used 3.00G of 1536.0M hbm. Exceeded", 2.0),
     ],
 )
@@ -156,10 +174,25 @@ def test_sizes_come_from_a_name_or_a_directory(tmp_path):
 @pytest.mark.parametrize("slices", [1, 2])
 def test_a_topology_is_compiled_for(tmp_path, slices):
     (tmp_path / "config.json").write_text(json.dumps(tiny.CONFIGS["untied"].to_hf()))
-    changes = {"model": tmp_path, "mesh.tensor": 2, "mesh.slice": slices, "questions": 4, "prompt.max_pixels": 84 * 84,
-               "prompt.max_tokens": 256, "sampling.max_new_tokens": 128, "micro_batch.row_tokens": 512}
-    command = [sys.executable, "-m", "perl_jax.plan", "--config=configs/base.py", "--topology=v5e:2x2",
-               *(f"--config.{key}={value}" for key, value in changes.items()), f"--out={tmp_path / 'plan.md'}"]
+    changes = {
+        "model": tmp_path,
+        "mesh.tensor": 2,
+        "mesh.slice": slices,
+        "questions": 4,
+        "prompt.max_pixels": 84 * 84,
+        "prompt.max_tokens": 256,
+        "sampling.max_new_tokens": 128,
+        "micro_batch.row_tokens": 512,
+    }
+    command = [
+        sys.executable,
+        "-m",
+        "perl_jax.plan",
+        "--config=configs/base.py",
+        "--topology=v5e:2x2",
+        *(f"--config.{key}={value}" for key, value in changes.items()),
+        f"--out={tmp_path / 'plan.md'}",
+    ]
     run = subprocess.run(command, capture_output=True, text=True, cwd=Path(plan.__file__).parents[1])
     assert run.returncode == 0, run.stderr
     said = (tmp_path / "plan.md").read_text()
@@ -184,9 +217,16 @@ def test_a_name_stands_for_topologies():
 def test_gpus_are_estimated(tmp_path):
     """As a command: memory by phase, times, money, and the largest micro-batch, without a compiler."""
     changes = {"micro_batch.row_tokens": 16384, "questions": 128}
-    command = [sys.executable, "-m", "perl_jax.plan", "--config=configs/perl_3b.py", "--topology=h100:8",
-               "--price_per_device_hour=2", *(f"--config.{key}={value}" for key, value in changes.items()),
-               f"--out={tmp_path / 'plan.md'}"]
+    command = [
+        sys.executable,
+        "-m",
+        "perl_jax.plan",
+        "--config=configs/perl_3b.py",
+        "--topology=h100:8",
+        "--price_per_device_hour=2",
+        *(f"--config.{key}={value}" for key, value in changes.items()),
+        f"--out={tmp_path / 'plan.md'}",
+    ]
     run = subprocess.run(command, capture_output=True, text=True, cwd=Path(plan.__file__).parents[1])
     assert run.returncode == 0, run.stderr
     said = (tmp_path / "plan.md").read_text()
@@ -194,6 +234,7 @@ def test_gpus_are_estimated(tmp_path):
     assert "PFLOP must be computed: MFU is at most" in said
     assert "money" in said and "58,000 samples" in said and "26,405 questions" in said
     assert "The largest micro_batch.row_tokens would be" in said
-    run = subprocess.run([*command, "--topology=h100:100"], capture_output=True, text=True,
-                         cwd=Path(plan.__file__).parents[1])
+    run = subprocess.run(
+        [*command, "--topology=h100:100"], capture_output=True, text=True, cwd=Path(plan.__file__).parents[1]
+    )
     assert run.returncode == 1 and run.stderr.count("\n") == 1 and "h100:100" in run.stderr

@@ -25,8 +25,18 @@ def made(*rows):
     return lambda name: SimpleNamespace(SPLITS=("train",), records=lambda input, split, seed=0: iter(rows))
 
 
-RECORD = {"id": "a", "images": [], "question": "Is it so?", "choices": [], "answer": "Yes", "kind": "text",
-          "order_effect": "invariant", "source": "made", "accuracy": None, "movable": None}
+RECORD = {
+    "id": "a",
+    "images": [],
+    "question": "Is it so?",
+    "choices": [],
+    "answer": "Yes",
+    "kind": "text",
+    "order_effect": "invariant",
+    "source": "made",
+    "accuracy": None,
+    "movable": None,
+}
 
 
 def test_build_writes_every_split(tmp_path):
@@ -52,7 +62,9 @@ def test_rejected_rows_are_listed_with_reasons(tmp_path, monkeypatch):
     summary = build.build("made", tmp_path / "set")
     lines = [json.loads(line) for line in (tmp_path / "set" / build.REJECTED).read_text().splitlines()]
     assert [(line["split"], line["id"], line["reason"]) for line in lines] == [
-        ("train", "b", "malformed row"), ("train", "c", "not a whole record")]
+        ("train", "b", "malformed row"),
+        ("train", "c", "not a whole record"),
+    ]
     assert summary["rejected"]["train"] == {line["reason"]: 1 for line in lines}
     assert all(line["reason"] in prepare.table(summary) for line in lines)
     assert len(records.open_split(tmp_path / "set")) == 1
@@ -77,7 +89,10 @@ def test_failures_leave_nothing(tmp_path, monkeypatch):
 
 def test_options_are_literals_or_text():
     assert prepare.parse_options(["bias=0.5", "ragged=True", "questions=which,what"]) == {
-        "bias": 0.5, "ragged": True, "questions": "which,what"}
+        "bias": 0.5,
+        "ragged": True,
+        "questions": "which,what",
+    }
     with pytest.raises(InputError, match="key=value"):
         prepare.parse_options(["bias"])
 
@@ -95,21 +110,33 @@ def test_command(tmp_path, source, code):
     options = [f"--option={key}={value}" for key, value in SMALL.items()]
     done = subprocess.run(
         [sys.executable, "-m", "perl_jax.prepare", f"--source={source}", f"--out={tmp_path / 'set'}", *options],
-        capture_output=True, text=True, timeout=120, cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        cwd=REPOSITORY,
     )
     assert done.returncode == code, done.stderr
     if code:
         assert done.stderr.splitlines()[-1] == (
-            f"error: unknown data source 'nothing'; known are {', '.join(data.names())}")
+            f"error: unknown data source 'nothing'; known are {', '.join(data.names())}"
+        )
         assert "Traceback" not in done.stderr and not (tmp_path / "set").exists()
     else:
         assert "digits_largest" in done.stdout and len(records.open_split(tmp_path / "set")) == 12
 
 
 def published_mantis(tmp_path):
-    row = {"id": "a", "images": [{"bytes": None, "path": f"{i}.png"} for i in range(2)], "source": "multi_vqa",
-           "conversation": turns("<image><image>Why?", "Because it was raining all day.",
-                                 "Which image shows more people than image 1 does?", "Image 2 shows a crowd.")}
+    row = {
+        "id": "a",
+        "images": [{"bytes": None, "path": f"{i}.png"} for i in range(2)],
+        "source": "multi_vqa",
+        "conversation": turns(
+            "<image><image>Why?",
+            "Because it was raining all day.",
+            "Which image shows more people than image 1 does?",
+            "Image 2 shows a crowd.",
+        ),
+    }
     parquet(tmp_path / "multi_vqa" / "train-00000-of-00001.parquet", [row], MANTIS)
     zipped(tmp_path / "multi_vqa" / "train_images.zip", {f"{i}.png": png(i, (40, 30)) for i in range(2)})
     return tmp_path
@@ -117,8 +144,13 @@ def published_mantis(tmp_path):
 
 def published_k12(tmp_path):
     question = "As shown in the figure, $AB=AC$ and $\\angle A=40^{\\circ}$. Find $\\angle B$ = ___"
-    row = {"id": "k12-1", "question": question, "answer": "$70^{\\circ}$", "subject": "math",
-           "image": {"bytes": png(0, (40, 30)), "path": None}}
+    row = {
+        "id": "k12-1",
+        "question": question,
+        "answer": "$70^{\\circ}$",
+        "subject": "math",
+        "image": {"bytes": png(0, (40, 30)), "path": None},
+    }
     parquet(tmp_path / "data" / "train-00000-of-00001.parquet", [row])
     return tmp_path
 
@@ -130,8 +162,9 @@ def own_file(tmp_path):
     return jsonl(tmp_path / "mine.jsonl", row | {"source": "mine"})
 
 
-@pytest.mark.parametrize(("source", "files"), [("mantis", published_mantis), ("k12", published_k12),
-                                               ("jsonl", own_file)])
+@pytest.mark.parametrize(
+    ("source", "files"), [("mantis", published_mantis), ("k12", published_k12), ("jsonl", own_file)]
+)
 def test_a_sources_example_is_what_becomes_of_its_public_files(tmp_path, source, files):
     (tmp_path / "in").mkdir()
     build.build(source, tmp_path / "set", str(files(tmp_path / "in")))
@@ -143,8 +176,11 @@ def test_a_sources_example_is_what_becomes_of_its_public_files(tmp_path, source,
 
 def own_rows(count, **changes):
     """Rows as a person writes them, on pictures a.png and b.png."""
-    return [{"id": f"r{i}", "images": ["a.png", "b.png"], "question": f"Is number {i + 10} on image 1?",
-             "answer": "Yes"} | changes for i in range(count)]
+    return [
+        {"id": f"r{i}", "images": ["a.png", "b.png"], "question": f"Is number {i + 10} on image 1?", "answer": "Yes"}
+        | changes
+        for i in range(count)
+    ]
 
 
 def own_set(tmp_path, rows):
@@ -166,8 +202,14 @@ def test_what_the_rules_leave_out_is_named(tmp_path):
     others[4] |= {"question": "What is it?", "answer": "to the north", "kind": "number"}
     others[5] |= {"question": "Which is red?\nA. cat\nB. dog", "answer": "a cow"}
     summary = build.build("jsonl", tmp_path / "set", own_set(tmp_path, [good, *others]))
-    reasons = ("duplicate", "picture", "answer cannot be checked by a rule", "leak",
-               "the reward does not accept the answer", "answer is no choice")
+    reasons = (
+        "duplicate",
+        "picture",
+        "answer cannot be checked by a rule",
+        "leak",
+        "the reward does not accept the answer",
+        "answer is no choice",
+    )
     assert summary["rejected"]["train"] == dict.fromkeys(reasons, 1)
     [decision] = lines(tmp_path / "set" / build.DECISIONS)
     assert (decision["id"], decision["order_effect"], decision["evidence"]) == ("r0", "rewrite", "image 1")
@@ -180,16 +222,24 @@ def test_held_out_pictures_are_in_no_other_split(tmp_path):
         rows[i]["question"] = f"Is it number {i}?"
     summary = build.build("jsonl", tmp_path / "set", own_set(tmp_path, rows), holdout=0.3)
     assert list(summary["splits"]) == ["train", "eval"]
-    shown = {split: [record["images"][0] for record in records.open_split(tmp_path / "set", split)]
-             for split in summary["splits"]}
+    shown = {
+        split: [record["images"][0] for record in records.open_split(tmp_path / "set", split)]
+        for split in summary["splits"]
+    }
     assert not set(shown["train"]) & set(shown["eval"])
     assert len(shown["train"]) + len(shown["eval"]) == 60 and 6 <= len(shown["eval"]) <= 30
     assert {line["split"] for line in lines(tmp_path / "set" / build.DECISIONS)} == {"train", "eval"}
 
 
 def test_a_language_model_rephrases_and_labels_and_is_asked_once(tmp_path):
-    rows = own_rows(3) + [{"id": "open", "images": ["a.png", "b.png"], "question": "Is image 2 red, do you think?",
-                           "answer": "I think that yes, it is red indeed."}]
+    rows = own_rows(3) + [
+        {
+            "id": "open",
+            "images": ["a.png", "b.png"],
+            "question": "Is image 2 red, do you think?",
+            "answer": "I think that yes, it is red indeed.",
+        }
+    ]
     file = own_set(tmp_path, rows)
     with FakeEndpoint(annotator) as server:
         command = ["--source=jsonl", f"--input={file}", f"--endpoint={server.url}", "--model=fake", "--review=2"]
@@ -221,8 +271,9 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path):
 
         server.answer = slow
         options = [*command, "--concurrency=1", f"--out={tmp_path / 'cut'}"]
-        run = subprocess.Popen([sys.executable, "-m", "perl_jax.prepare", *options], cwd=REPOSITORY,
-                               stderr=subprocess.DEVNULL)
+        run = subprocess.Popen(
+            [sys.executable, "-m", "perl_jax.prepare", *options], cwd=REPOSITORY, stderr=subprocess.DEVNULL
+        )
         assert once.wait(120)
         run.kill()
         run.wait()
@@ -237,12 +288,21 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path):
 
 
 def run_prepare(*options):
-    return subprocess.run([sys.executable, "-m", "perl_jax.prepare", *options], capture_output=True, text=True,
-                          timeout=300, cwd=REPOSITORY)
+    return subprocess.run(
+        [sys.executable, "-m", "perl_jax.prepare", *options],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        cwd=REPOSITORY,
+    )
 
 
 def test_columns_by_other_names(tmp_path):
     row = {"images": ["a.png"], "problem": "Is it red?", "solution": "Yes"}
-    done = run_prepare("--source=jsonl", f"--input={own_set(tmp_path, [row])}", f"--out={tmp_path / 'set'}",
-                       "--map=question=problem,answer=solution")
+    done = run_prepare(
+        "--source=jsonl",
+        f"--input={own_set(tmp_path, [row])}",
+        f"--out={tmp_path / 'set'}",
+        "--map=question=problem,answer=solution",
+    )
     assert done.returncode == 0 and records.open_split(tmp_path / "set")[0]["question"] == "<image:0>\nIs it red?"

@@ -44,9 +44,21 @@ def test_the_page_holds_everything_and_no_script(two, tmp_path):
     assert not [name for name, _ in seen.attributes if name.startswith("on") or name == "href"]
     sources = [value for name, value in seen.attributes if name == "src"]
     assert sources and all(value.startswith("data:image/svg+xml;base64,") for value in sources)
-    for word in ("reward in training", "permuted accuracy, held out", "right in more orders: 7", "✗", "order 2 1",
-                 "abc123, with uncommitted changes", "train.py --config=x", "jax 0.10.2", "1 x cpu", "2 starts",
-                 "-0.50", "half a pair ?", "not separated"):
+    for word in (
+        "reward in training",
+        "permuted accuracy, held out",
+        "right in more orders: 7",
+        "✗",
+        "order 2 1",
+        "abc123, with uncommitted changes",
+        "train.py --config=x",
+        "jax 0.10.2",
+        "1 x cpu",
+        "2 starts",
+        "-0.50",
+        "half a pair ?",
+        "not separated",
+    ):
         assert word in seen.words, word
     assert "gradient norm" not in seen.words  # no run says it
     assert page.count("order 1 2\n") == 2 * training_runs.GROUPS_SHOWN
@@ -87,9 +99,16 @@ def test_names_of_directories(tmp_path):
         (tmp_path / name).mkdir()
     a, b, odd = (str(tmp_path / name) for name in ("a", "b", "x=y"))
     assert report.parse_directories("workdir", [f"The  first={a}", b + "/", odd]) == {
-        "The first": Path(a), "b": Path(b), "x=y": Path(odd)}
-    for items, message in (([a, f"a={b}"], "'a' is taken"), (["=" + a], "NAME=DIRECTORY"), (["a="], "NAME=DIRECTORY"),
-                           ([f"n={a}/none"], "not a directory")):
+        "The first": Path(a),
+        "b": Path(b),
+        "x=y": Path(odd),
+    }
+    for items, message in (
+        ([a, f"a={b}"], "'a' is taken"),
+        (["=" + a], "NAME=DIRECTORY"),
+        (["a="], "NAME=DIRECTORY"),
+        ([f"n={a}/none"], "not a directory"),
+    ):
         with pytest.raises(InputError, match=message):
             report.parse_directories("results", items)
 
@@ -118,9 +137,10 @@ def test_the_command(two, tmp_path):
     assert done.returncode == 0 and "| GRPO | 30.0% |" in done.stdout, done.stderr
     assert "| base | 50.0% [29.9, 70.1] of 20 † |" in done.stdout and "| c minus base |" in done.stdout
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b", "c", "report.html", "report.md"]
-    for args, line in (([f"--results=x={tmp_path}/none"], f"--results=x={tmp_path}/none: {tmp_path}/none is not a "
-                        "directory"), ([], "nothing to report: give --results=NAME=DIRECTORY or "
-                                           "--workdir=NAME=DIRECTORY")):
+    for args, line in (
+        ([f"--results=x={tmp_path}/none"], f"--results=x={tmp_path}/none: {tmp_path}/none is not a directory"),
+        ([], "nothing to report: give --results=NAME=DIRECTORY or --workdir=NAME=DIRECTORY"),
+    ):
         failed = command(*args, f"--out={tmp_path}/other.html")
         assert failed.returncode == 1 and failed.stderr.strip().splitlines() == [f"error: {line}"]
     assert not (tmp_path / "other.html").exists()

@@ -14,6 +14,7 @@ from hypothesis.extra import numpy as hnp
 
 from models import qwen2_5_vl as qwen
 from perl_jax import rollout, update
+from perl_jax.engine import decode_batch
 from perl_jax.engine.sampling import Sampling
 from perl_jax.runtime.compilations import Compilations
 
@@ -43,8 +44,9 @@ def sampled(model, prompts):
 
 def teacher_forced(model, prompts, tokens):
     """The raw logits [N, G, R, V] that predict the given tokens [N, G, R], by the plain model, a row a rollout."""
-    rows = [([*ids, *map(int, stream)], pictures) for (ids, pictures), streams in zip(prompts, tokens)
-            for stream in streams]
+    rows = [
+        ([*ids, *map(int, stream)], pictures) for (ids, pictures), streams in zip(prompts, tokens) for stream in streams
+    ]
     logits = np.asarray(model(qwen.pack(model.config, rows, max_pixels=tiny.MAX_PIXELS)))
     count = tokens.shape[2]
     picked = [row[len(ids) - 1 - count : len(ids) - 1] for row, (ids, _) in zip(logits, rows)]
@@ -103,8 +105,12 @@ def test_same_id_and_prompt_same_tokens_in_any_batch(model, prompts, sampled, ch
 
 
 def test_other_prompts_change_nothing(model, prompts, sampled):
-    others = [tiny.prompt(model.config, [11], seed=9), prompts[1], tiny.prompt(model.config, [(60, 60), 2], seed=8),
-              prompts[3]]
+    others = [
+        tiny.prompt(model.config, [11], seed=9),
+        prompts[1],
+        tiny.prompt(model.config, [(60, 60), 2], seed=8),
+        prompts[3],
+    ]
     out = generate(model, others, ids=[7, 1, 2, 3])
     np.testing.assert_array_equal(out.tokens[[1, 3]], sampled.tokens[[1, 3]])
     assert (out.tokens[2] != sampled.tokens[2]).any()
@@ -209,8 +215,10 @@ def plain_filter(logits, top_k: int, top_p: float):
 
 def test_the_updates_log_probs_are_the_samplers(model, prompts):
     out = generate(model, prompts, temperature=0.7, top_p=0.8, top_k=20)
-    groups = [update.Group(pictures, [range(len(pictures))], [ids], [tokens], np.zeros((1, 3)))
-              for (ids, pictures), tokens in zip(prompts, out.tokens)]
+    groups = [
+        update.Group(pictures, [range(len(pictures))], [ids], [tokens], np.zeros((1, 3)))
+        for (ids, pictures), tokens in zip(prompts, out.tokens)
+    ]
     logprobs = update.logprobs(model, groups, max_pixels=tiny.MAX_PIXELS)
     np.testing.assert_allclose(logprobs[:, 0], out.logprobs, atol=1e-4)
 
@@ -238,9 +246,9 @@ def test_image_and_video_tokens_are_never_sampled(models, temperature):
 def small_shapes(monkeypatch, request):
     """Every way that a long call can take, in a short one, with the caches of either platform."""
     monkeypatch.setattr(rollout, "platform", lambda: request.param)
-    monkeypatch.setattr(rollout, "CAPACITY", 2)
+    monkeypatch.setattr(decode_batch, "CAPACITY", 2)
     monkeypatch.setattr(rollout, "SEGMENT", 3)
-    monkeypatch.setattr(rollout, "FEWEST", 1)
+    monkeypatch.setattr(decode_batch, "FEWEST", 1)
     yield
     jax.clear_caches()  # SEGMENT is a constant of compiled programs
     rollout._compiled.clear()
@@ -250,7 +258,7 @@ def test_growing_and_shrinking_change_nothing(model, prompts, sampled, small_sha
     """Each stream is the one of the plain call, up to its end, whatever it was batched with on the way."""
     eos_ids = sorted({int(token) for token in sampled.tokens[:, :, 3].ravel()})[:5]
     expected = np.where(np.isin(sampled.tokens, eos_ids).any(-1), np.isin(sampled.tokens, eos_ids).argmax(-1) + 1, R)
-    assert len(np.unique(expected)) > 2 and rollout.capacities(R) == [2, 4, 8]
+    assert len(np.unique(expected)) > 2 and decode_batch.capacities(R) == [2, 4, 8]
     seen = []
     out = generate(model, prompts, eos_ids=eos_ids, finished=lambda n, g, tokens: seen.append((n, g, tokens.copy())))
     np.testing.assert_array_equal(out.lengths, expected)
@@ -288,7 +296,7 @@ def test_what_a_long_call_may_need_is_compiled_ahead(model, prompts, sampled, sm
 
 @given(alive=hnp.arrays(bool, (5, 6)), rows=st.integers(1, 9), width=st.integers(1, 6))
 def test_regroup(alive, rows, width):
-    moves = rollout.regroup(alive, rows, width)
+    moves = decode_batch.regroup(alive, rows, width)
     needed = sum(-(-int(row.sum()) // width) for row in alive)
     assert (moves is None) == (needed > rows)
     if moves:
@@ -299,12 +307,16 @@ def test_regroup(alive, rows, width):
 
 
 def test_shapes_are_few():
-    assert rollout.capacities(1) == [1] and rollout.capacities(64) == [63] and rollout.capacities(65) == [64]
-    assert rollout.capacities(2048) == [64, 128, 256, 512, 1024, 2048]
-    assert rollout.capacities(150) == [64, 128, 192]
-    assert rollout.batch_sizes(128, 12, 65) == [(128, 12)]
-    assert rollout.batch_sizes(128, 12, 2048) == [(128, 12), (128, 3), (128, 1), (32, 1), (8, 1)]
-    assert rollout.batch_sizes(2, 1, 2048) == [(2, 1)]
+    assert (
+        decode_batch.capacities(1) == [1]
+        and decode_batch.capacities(64) == [63]
+        and decode_batch.capacities(65) == [64]
+    )
+    assert decode_batch.capacities(2048) == [64, 128, 256, 512, 1024, 2048]
+    assert decode_batch.capacities(150) == [64, 128, 192]
+    assert decode_batch.batch_sizes(128, 12, 65) == [(128, 12)]
+    assert decode_batch.batch_sizes(128, 12, 2048) == [(128, 12), (128, 3), (128, 1), (32, 1), (8, 1)]
+    assert decode_batch.batch_sizes(2, 1, 2048) == [(2, 1)]
 
 
 # Shared work.
@@ -322,8 +334,20 @@ def test_a_prompts_cache_is_not_repeated_for_its_streams(model):
     assert len({streams, tokens, *heads, text.num_attention_heads}) == 5
     options, ids = Sampling(1.0, 1.0, 0, ()), np.arange(2, dtype=np.uint32)
     h = np.zeros((*inputs.ids.shape, text.hidden_size), np.float32)
-    start = partial(rollout._start, *nnx.split(model), options, streams, 5, h, inputs.position_ids, inputs.lengths,
-                    inputs.starts, ids, 0, 2)
+    start = partial(
+        rollout._start,
+        *nnx.split(model),
+        options,
+        streams,
+        5,
+        h,
+        inputs.position_ids,
+        inputs.lengths,
+        inputs.starts,
+        ids,
+        0,
+        2,
+    )
     state, _ = start()
     decoder = nnx.split(rollout.for_decoding(model))
     programs = [
@@ -332,8 +356,10 @@ def test_a_prompts_cache_is_not_repeated_for_its_streams(model):
     ]
     shapes = [set(tiny.array_shapes(program.jaxpr)) for program in programs]
     assert any(set(shape[-3:]) == {tokens, *heads} for shape in shapes[0])
-    assert any({streams, tokens} <= set(shape) or {streams * text.num_attention_heads, tokens} <= set(shape)
-               for shape in shapes[1])
+    assert any(
+        {streams, tokens} <= set(shape) or {streams * text.num_attention_heads, tokens} <= set(shape)
+        for shape in shapes[1]
+    )
     assert not [shape for shape in shapes[0] | shapes[1] if {streams, tokens, text.head_dim} <= set(shape)]
     size = sum(leaf.nbytes for leaf in jax.tree.leaves(state.prompt))
     assert size == text.num_hidden_layers * 2 * 2 * tokens * heads[0] * heads[1] * 4
@@ -345,8 +371,10 @@ def test_an_image_given_twice_is_encoded_once(model, monkeypatch):
     pack = qwen.pack
     monkeypatch.setattr(qwen, "pack", lambda *args, **kwargs: packed.append(pack(*args, **kwargs)) or packed[-1])
     pictures = [tiny.picture(84, 84, seed) for seed in (1, 2)]
-    both = [(sum((tiny.image_tokens(model.config, pictures[i]) for i in order), [20]),
-             [pictures[i].copy() for i in order]) for order in ([0, 1], [1, 0])]
+    both = [
+        (sum((tiny.image_tokens(model.config, pictures[i]) for i in order), [20]), [pictures[i].copy() for i in order])
+        for order in ([0, 1], [1, 0])
+    ]
     out = generate(model, both, ids=[4, 4], temperature=1.0)
     [inputs] = packed
     assert sum(len(set(row.tolist()) - {-1}) for row in inputs.vision.images) == 2
@@ -364,8 +392,16 @@ def test_nothing_compiles_anew(model, prompts, sampled):
 
 @pytest.mark.parametrize(
     "options",
-    [{"temperature": -1.0}, {"top_p": 0.0}, {"top_p": 1.1}, {"top_k": -1}, {"samples": 0}, {"max_new_tokens": 0},
-     {"ids": [1]}, {"prompts": []}],
+    [
+        {"temperature": -1.0},
+        {"top_p": 0.0},
+        {"top_p": 1.1},
+        {"top_k": -1},
+        {"samples": 0},
+        {"max_new_tokens": 0},
+        {"ids": [1]},
+        {"prompts": []},
+    ],
 )
 def test_bad_calls(model, prompts, options):
     with pytest.raises(ValueError):

@@ -30,16 +30,25 @@ def test_pictures_come_first_unless_the_prompt_has_slots(exported, pictures):
     shown = prompts.Prompts.of_directory(exported)
     for question, whole in (("Which?", "<image><image>Which?"), ("<image>or<image>?", "<image>or<image>?")):
         prompt = shown.encode({"id": "", "question": whole, "images": pictures})
-        out = rollout.generate(qwen.load(exported), [prompt], samples=1, temperature=0.0,
-                               eos_ids=shown.processor.eos_ids, **SHORT, **shown.limits)
+        out = rollout.generate(
+            qwen.load(exported),
+            [prompt],
+            samples=1,
+            temperature=0.0,
+            eos_ids=shown.processor.eos_ids,
+            **SHORT,
+            **shown.limits,
+        )
         expected = shown.processor.decode(out.tokens[0, 0, : out.lengths[0, 0]])
         assert sample.answers(exported, question, pictures, **SHORT) == [expected]
     assert "In a box." in shown.messages({"question": "Which?"})[-1]["content"]  # training's instruction
 
 
 def test_samples_differ_and_a_seed_repeats_them(exported, pictures):
-    draws = [sample.answers(exported, "Which?", pictures, samples=4, temperature=1.0, seed=seed, **SHORT)
-             for seed in (0, 0, 1)]
+    draws = [
+        sample.answers(exported, "Which?", pictures, samples=4, temperature=1.0, seed=seed, **SHORT)
+        for seed in (0, 0, 1)
+    ]
     assert len(set(draws[0])) > 1
     assert draws[0] == draws[1] != draws[2]
 

@@ -27,17 +27,51 @@ from perl_jax.runtime import logs
 from perl_jax.training import batch, checkpoint, run_data, schedule
 
 LAST = tiny_run.WARMUP + tiny_run.STEPS
-UPDATE = {"loss", "grad_norm", "update_norm", "entropy", "logprob", "tokens", "computed_share", "padding",
-          "split_trees"}
+UPDATE = {
+    "loss",
+    "grad_norm",
+    "update_norm",
+    "entropy",
+    "logprob",
+    "tokens",
+    "computed_share",
+    "padding",
+    "split_trees",
+}
 MEASURED = ("time/", "compile/", "speed/")  # what differs between equal runs
 NAMES = {
-    "reward/mean", "reward/accuracy", "reward/format", "reward/kind/number", "group/all_right", "group/all_wrong",
+    "reward/mean",
+    "reward/accuracy",
+    "reward/format",
+    "reward/kind/number",
+    "group/all_right",
+    "group/all_wrong",
     "grading/failed",
-    "advantage/std", "advantage/zero_share", "reward/between_order_variance", "reward/within_order_variance",
-    "permute/probability", "permute/share", "response/truncated", "response/length_mean", "response/length_max",
-    "update/clip_low", "update/clip_high", "update/clip_dual", "update/ratio", "update/ratio_max", "update/sampler_gap",
-    "compile/count", "compile/seconds", "speed/rollout_tokens_per_second", "speed/update_tokens_per_second",
-    "time/data", "time/rollout", "time/reward", "time/update", "time/other", "time/total",
+    "advantage/std",
+    "advantage/zero_share",
+    "reward/between_order_variance",
+    "reward/within_order_variance",
+    "permute/probability",
+    "permute/share",
+    "response/truncated",
+    "response/length_mean",
+    "response/length_max",
+    "update/clip_low",
+    "update/clip_high",
+    "update/clip_dual",
+    "update/ratio",
+    "update/ratio_max",
+    "update/sampler_gap",
+    "compile/count",
+    "compile/seconds",
+    "speed/rollout_tokens_per_second",
+    "speed/update_tokens_per_second",
+    "time/data",
+    "time/rollout",
+    "time/reward",
+    "time/update",
+    "time/other",
+    "time/total",
     *(f"update/{name}" for name in UPDATE),
 }
 
@@ -52,7 +86,8 @@ def lines(file: Path) -> list[dict]:
 def test_every_step_says_the_same_things():
     steps = tiny_run.metrics(tiny_run.trained())
     assert [(line["stage"], line["step"]) for line in steps] == [
-        ("warmup" if step <= tiny_run.WARMUP else "perl", step) for step in range(1, LAST + 1)]
+        ("warmup" if step <= tiny_run.WARMUP else "perl", step) for step in range(1, LAST + 1)
+    ]
     for line in steps:
         assert all(math.isfinite(value) for name, value in line.items() if name != "stage")
         assert line.keys() >= (NAMES if line["stage"] == "perl" else {f"update/{name}" for name in UPDATE})
@@ -117,8 +152,10 @@ def outcome(workdir: Path, **changes):
     with checkpoint.Checkpoints(workdir, read_only=True) as checkpoints:
         state = checkpoints.restore(last, state)
         stream = checkpoints.run(last)["stream"]
-    steps = {line["step"]: {name: value for name, value in line.items() if not name.startswith(MEASURED)}
-             for line in tiny_run.metrics(workdir)}
+    steps = {
+        line["step"]: {name: value for name, value in line.items() if not name.startswith(MEASURED)}
+        for line in tiny_run.metrics(workdir)
+    }
     return jax.tree.leaves((state.trainable, state.opt_state)), stream, steps
 
 
@@ -162,8 +199,9 @@ def test_a_killed_run_goes_on_exactly(tmp_path):
     code = f"import tiny_run; tiny_run.run_until({str(workdir)!r}, {tiny_run.WARMUP + 2})"
     paths = os.pathsep.join([str(REPOSITORY), str(REPOSITORY / "tests" / "support")])
     cache = {"JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir or ""}
-    done = subprocess.run([sys.executable, "-c", code], env={**os.environ, **cache, "PYTHONPATH": paths},
-                          capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, **cache, "PYTHONPATH": paths}, capture_output=True, text=True
+    )
     assert done.returncode == -9, done.stderr
     with checkpoint.Checkpoints(workdir, read_only=True) as checkpoints:
         assert 1 <= checkpoints.latest() <= tiny_run.WARMUP + 1
@@ -234,12 +272,15 @@ def test_targets_that_match_nothing_end_the_run(tmp_path):
 ODD = {"text": 76, "vision": 44}  # widths that no other test has
 
 
-@pytest.mark.parametrize("changes, text, vision", [
-    ({}, (3, 0), (3, 0)),
-    ({"loss.kl_coef": 0.1}, (3, 1), (3, 1)),
-    ({"train_vision": False}, (3, 0), (0, 1)),
-    ({"lora.rank": 2, "loss.kl_coef": 0.1}, (0, 1), (0, 1)),
-])
+@pytest.mark.parametrize(
+    "changes, text, vision",
+    [
+        ({}, (3, 0), (3, 0)),
+        ({"loss.kl_coef": 0.1}, (3, 1), (3, 1)),
+        ({"train_vision": False}, (3, 0), (0, 1)),
+        ({"lora.rank": 2, "loss.kl_coef": 0.1}, (0, 1), (0, 1)),
+    ],
+)
 def test_no_weight_is_held_more_often_than_it_must(tmp_path, monkeypatch, changes, text, vision):
     """How often there is (a float32, a bfloat16) array of a kernel's shape before an update.
 
@@ -256,9 +297,20 @@ def test_no_weight_is_held_more_often_than_it_must(tmp_path, monkeypatch, change
 
     monkeypatch.setattr(update, "step", spied)
     sizes = {f"scratch.{part}.intermediate_size": width for part, width in ODD.items()}
-    tiny_run.run(tmp_path, **{**sizes, "compute_dtype": "bfloat16", "warmup.steps": 0, "total_steps": 1, "n_s": 0,
-                              "eval.sets": (), "data.source": "", "data.directory": str(tiny_run.trained() / "data"),
-                              **changes})
+    tiny_run.run(
+        tmp_path,
+        **{
+            **sizes,
+            "compute_dtype": "bfloat16",
+            "warmup.steps": 0,
+            "total_steps": 1,
+            "n_s": 0,
+            "eval.sets": (),
+            "data.source": "",
+            "data.directory": str(tiny_run.trained() / "data"),
+            **changes,
+        },
+    )
     assert held == {"text": text, "vision": vision}
 
 
@@ -278,8 +330,13 @@ def test_a_reference_in_the_compute_dtype_computes_the_same():
 def short(workdir: Path, **changes) -> list[dict]:
     """The metrics of two steps of PeRL without warm-up or evaluation, from the shared run's base and data."""
     shutil.copytree(tiny_run.trained() / "init", workdir / "init")
-    settings = {"warmup.steps": 0, "total_steps": 2, "eval.sets": (), "data.source": "",
-                "data.directory": str(tiny_run.trained() / "data")}
+    settings = {
+        "warmup.steps": 0,
+        "total_steps": 2,
+        "eval.sets": (),
+        "data.source": "",
+        "data.directory": str(tiny_run.trained() / "data"),
+    }
     tiny_run.run(workdir, **{**settings, **changes})
     return tiny_run.metrics(workdir)
 
@@ -356,7 +413,8 @@ def test_questions_prepared_ahead_are_the_ones_drawn_anyway():
         assert ahead.state() == plain.state()
         expected, got = plain.take(*draw), ahead.take(*draw)
         assert [(q.record["id"], q.orders, q.prompts[1][0]) for q in got] == [
-            (q.record["id"], q.orders, q.prompts[1][0]) for q in expected]
+            (q.record["id"], q.orders, q.prompts[1][0]) for q in expected
+        ]
         assert ahead.state() == plain.state()
     ahead.prepare(3, 1, 0.5, 4)
     with pytest.raises(RuntimeError, match="was prepared"):
@@ -370,8 +428,17 @@ def test_a_mixture_without_its_longest_prompts(tmp_path):
     shown = prompts.Prompts(qwen.Processor.from_pretrained(tiny_run.trained() / "init"), **tiny_run.config().prompt)
     found = [line["tokens"] for line in prompt_lengths.measured(str(data), "train", shown, tmp_path)]
     limit = sorted(set(found))[-2]
-    steps = short(tmp_path, **{"data.directory": f"{data}=22,{twin}=36", "prompt.max_tokens": limit,
-                               "eval.sets": ("eval",), "eval.every": 9, "eval.limit": 3, "questions": 4})
+    steps = short(
+        tmp_path,
+        **{
+            "data.directory": f"{data}=22,{twin}=36",
+            "prompt.max_tokens": limit,
+            "eval.sets": ("eval",),
+            "eval.every": 9,
+            "eval.limit": 3,
+            "questions": 4,
+        },
+    )
     assert len(steps) == 2
     long = sum(tokens > limit for tokens in found)
     (start,) = json.loads((tmp_path / "run.json").read_text())
@@ -385,8 +452,17 @@ def test_a_mixture_without_its_longest_prompts(tmp_path):
     asked = {row["id"] for row in lines(tmp_path / "evaluations" / "eval-00000002.jsonl")}
     assert len(asked) == 3 and {name[:2] for name in asked} == {"1:", "2:"}
     with pytest.raises(InputError, match=r"belongs to excluded .*restore the old data and settings, or start a new"):
-        tiny_run.run(tmp_path, **{"data.directory": f"{data}=22,{twin}=36", "data.source": "", "warmup.steps": 0,
-                                  "total_steps": 3, "eval.sets": (), "questions": 4})
+        tiny_run.run(
+            tmp_path,
+            **{
+                "data.directory": f"{data}=22,{twin}=36",
+                "data.source": "",
+                "warmup.steps": 0,
+                "total_steps": 3,
+                "eval.sets": (),
+                "questions": 4,
+            },
+        )
 
 
 @pytest.mark.parametrize("text", ["3", "4:2", "a:b", ":"])
@@ -406,10 +482,13 @@ def stops_unsaved(words: str, workdir: Path, **changes):
         assert not checkpoints.steps()
 
 
-@pytest.mark.parametrize(("words", "changes"), [
-    ("step 1: .*update/loss nan", {}),
-    ("step 1: response/entropy nan", {"online_filter": "drop", "reward": "tiny_reward:nothing"}),
-])
+@pytest.mark.parametrize(
+    ("words", "changes"),
+    [
+        ("step 1: .*update/loss nan", {}),
+        ("step 1: response/entropy nan", {"online_filter": "drop", "reward": "tiny_reward:nothing"}),
+    ],
+)
 def test_a_base_of_nan_stops_the_run_with_the_step(tmp_path, words, changes):
     model = qwen.load(tiny_run.trained() / "init")
     model.model.norm.scale[...] = np.nan
@@ -425,8 +504,13 @@ def test_new_weights_of_nan_stop_the_run_though_the_loss_is_a_number(tmp_path):
 
 
 def test_every_evaluation_has_its_checkpoint(tmp_path):
-    often = {"eval.sets": ("eval",), "eval.every": 2, "checkpoint.every": 9, "online_filter": "drop",
-             "reward": "tiny_reward:nothing"}
+    often = {
+        "eval.sets": ("eval",),
+        "eval.every": 2,
+        "checkpoint.every": 9,
+        "online_filter": "drop",
+        "reward": "tiny_reward:nothing",
+    }
     short(tmp_path, total_steps=3, **often)
     with checkpoint.Checkpoints(tmp_path, read_only=True) as checkpoints:
         assert checkpoints.steps() == [2, 3] and checkpoints.best() in (2, 3)
@@ -440,8 +524,11 @@ def test_a_best_metric_that_no_evaluation_says(tmp_path):
 def test_a_second_set_has_names_of_its_own(tmp_path):
     short(tmp_path, total_steps=1, **{"eval.sets": ("eval", "train"), "eval.limit": 4})
     (first, second) = [line for line in lines(tmp_path / "metrics.jsonl") if line["step"] == 0]
-    assert "eval/accuracy" in first and "eval/train/accuracy" in second and not first.keys() & second.keys() - {
-        "stage", "step"}
+    assert (
+        "eval/accuracy" in first
+        and "eval/train/accuracy" in second
+        and not first.keys() & second.keys() - {"stage", "step"}
+    )
 
 
 # The config
@@ -474,7 +561,7 @@ def collect(function: ast.FunctionDef, read: set[str], whole: set[str]) -> None:
 
 
 def dotted(node, names) -> str | None:
-    """"a.b" of `config.a.b`, or of `c.b` where `names` has {"c": "a"}."""
+    """ "a.b" of `config.a.b`, or of `c.b` where `names` has {"c": "a"}."""
     if isinstance(node, ast.Name):
         return names.get(node.id)
     if isinstance(node, ast.Attribute) and (path := dotted(node.value, names)) is not None:
@@ -505,6 +592,7 @@ def test_a_taught_response_must_have_room(tmp_path):
 
 def test_a_cut_response_fails_the_format():
     """Told by its last token, whatever its text says."""
+
     class Processor:
         eos_ids = (9,)
 

@@ -52,8 +52,10 @@ def random_logprobs(near=None, spread=0.3, seed=1):
     """Ragged log-probs [Q][O][G][length] about `near` [Q, O, G, R]."""
     rng = np.random.default_rng(seed)
     values = (np.full((Q, O, G, R), -5.0) if near is None else near) + rng.normal(size=(Q, O, G, R)) * spread
-    return [[[values[q, o, g, :n] for g, n in enumerate(row)] for o, row in enumerate(rows)]
-            for q, rows in enumerate(LENGTHS)]
+    return [
+        [[values[q, o, g, :n] for g, n in enumerate(row)] for o, row in enumerate(rows)]
+        for q, rows in enumerate(LENGTHS)
+    ]
 
 
 def dense(ragged) -> np.ndarray:
@@ -112,8 +114,10 @@ def plain_loss_and_gradient(model, rows, advantages, mask, old, ref, options):
 def plain(model, groups, **options):
     """The loss and {hub name: gradient} of groups by one row a rollout."""
     *rows, mask = plain_rows(model.config, groups)
-    old, ref = (None if getattr(groups[0], name) is None else dense([getattr(group, name) for group in groups])
-                for name in ("old_logprobs", "ref_logprobs"))
+    old, ref = (
+        None if getattr(groups[0], name) is None else dense([getattr(group, name) for group in groups])
+        for name in ("old_logprobs", "ref_logprobs")
+    )
     advantages = np.stack([group.advantages for group in groups])
     loss, gradient = plain_loss_and_gradient(model, rows, advantages, mask, old, ref, tuple(options.items()))
     return float(loss), qwen.named(gradient)
@@ -238,8 +242,11 @@ OFF_POLICY = {"kl_coef": 0.05, "aggregate": "seq-mean-token-mean", "temperature"
 def off_policy(model, groups):
     """The groups with old, reference and sampler log-probs, and what a step of OFF_POLICY makes of them."""
     logp = update.logprobs(model, groups, 0.7, rows=2)
-    more = {"old_logprobs": random_logprobs(logp), "ref_logprobs": random_logprobs(seed=2),
-            "sampler_logprobs": random_logprobs(logp + 0.25, spread=0.0)}
+    more = {
+        "old_logprobs": random_logprobs(logp),
+        "ref_logprobs": random_logprobs(seed=2),
+        "sampler_logprobs": random_logprobs(logp + 0.25, spread=0.0),
+    }
     groups = make_groups(model.config, **more)
     state, metrics = update.step(update.init(model, DESCENT), groups, **OFF_POLICY)
     return groups, {name: float(value) for name, value in metrics.items()}, state
@@ -269,8 +276,10 @@ def test_transformers_takes_the_same_step(model, off_policy, theirs):
             continue
         logits = reference.logits(other, ([*ids, *response], pictures), tiny.MAX_PIXELS) / 0.7
         logp = torch.log_softmax(logits[len(ids) - 1 : -1], -1).gather(1, torch.tensor(response)[:, None])[:, 0]
-        old, ref = (torch.tensor(values[o][g], dtype=torch.float32)
-                    for values in (groups[q].old_logprobs, groups[q].ref_logprobs))
+        old, ref = (
+            torch.tensor(values[o][g], dtype=torch.float32)
+            for values in (groups[q].old_logprobs, groups[q].ref_logprobs)
+        )
         ratio, a = (logp - old).exp(), float(groups[q].advantages[o, g])
         losses = torch.maximum(-a * ratio, -a * ratio.clamp(0.8, 1.2))
         losses = torch.minimum(losses, torch.tensor(-a * 3.0)) if a < 0 else losses
@@ -349,8 +358,11 @@ def test_chunks_of_logits_change_nothing(model, monkeypatch):
     np.testing.assert_allclose(chunked[1], entropy, rtol=1e-4, atol=1e-5)
     weights = np.where(scored, weights, 0)
     # The entropy is a metric: its gradient is not part of the update's.
-    exact = jax.grad(lambda h: jnp.sum(jnp.take_along_axis(
-        jax.nn.log_softmax(model.logits(h) / 0.9), targets[..., None], -1)[..., 0] * weights))(hidden)
+    exact = jax.grad(
+        lambda h: jnp.sum(
+            jnp.take_along_axis(jax.nn.log_softmax(model.logits(h) / 0.9), targets[..., None], -1)[..., 0] * weights
+        )
+    )(hidden)
     np.testing.assert_allclose(whole_gradient, exact, atol=1e-5)
 
 
@@ -378,8 +390,10 @@ def test_log_probs_for_some_groups_only(model, off_policy):
 
 def without_signal(groups, silent):
     """The groups with all advantages 0 where `silent` says so."""
-    return [group._replace(advantages=np.zeros((O, G), np.float32)) if q in silent else group
-            for q, group in enumerate(groups)]
+    return [
+        group._replace(advantages=np.zeros((O, G), np.float32)) if q in silent else group
+        for q, group in enumerate(groups)
+    ]
 
 
 def test_groups_without_a_signal_are_left_out_and_counted(model, groups):
@@ -467,8 +481,9 @@ def test_a_filter_freezes(model, groups, first_step):
 
 def test_the_model_stays_and_the_states_is_usable(model, groups):
     before = leaf_bytes(nnx.state(model))
-    prompts = [(ids, [group.images[i] for i in order]) for group in groups
-               for ids, order in zip(group.prompts, group.orders)]
+    prompts = [
+        (ids, [group.images[i] for i in order]) for group in groups for ids, order in zip(group.prompts, group.orders)
+    ]
     first = rollout.generate(model, prompts, samples=G, max_new_tokens=R)
     state, _ = update.step(update.init(model, DESCENT), groups)
     state, _ = update.step(state, groups)

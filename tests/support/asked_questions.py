@@ -10,8 +10,10 @@ from perl_jax.benchmarks import Item, find
 PNG = [png(place, (4, 4)) for place in range(5)]
 NTH = ("first", "second", "third", "fourth", "fifth")
 POINTS = ["Point A", "Point B", "Point C", "Point D"]
-MARKED = ("Given the following two images, REF is marked on the {a.nth} image and points on the {b.side} image: which "
-          "point of the {b.nth} image is that of REF, as the left ear of a cat is that of another?")
+MARKED = (
+    "Given the following two images, REF is marked on the {a.nth} image and points on the {b.side} image: which "
+    "point of the {b.nth} image is that of REF, as the left ear of a cat is that of another?"
+)
 
 
 class Place(int):
@@ -86,7 +88,7 @@ CASES = [
     Case("records", "mine", 3, "<image><image><image>Is {a} like {c}?", (), "yes", wrong=("no", "perhaps")),
     Case("records", "mine", 3, "<image><image><image>Which image is older?", (), "{b}", "b", wrong=("{a}", "{c}")),
     Case("records", "mine", 3, "<image><image><image>Which image is it?", ("A", "B", "C"), decisive="b"),
-]
+]  # fmt: skip
 
 
 def load(case: Case, folder) -> Item:
@@ -99,21 +101,40 @@ def load(case: Case, folder) -> Item:
     answer = case.answer if choices else case.said(names, case.answer)
     if case.benchmark == "blink":
         published = [question, "Select from the following choices.", *(f"({line[0]}) {line[3:]}" for line in lines)]
-        row = {"idx": "q", "sub_task": case.task, "question": question, **numbered, "choices": choices,
-               "answer": f"({answer})", "prompt": "\n".join(published)}
+        row = {
+            "idx": "q",
+            "sub_task": case.task,
+            "question": question,
+            **numbered,
+            "choices": choices,
+            "answer": f"({answer})",
+            "prompt": "\n".join(published),
+        }
         parquet(folder / case.task / "val-1.parquet", [row])
     elif case.benchmark == "mantis_eval":
         kind = "multi-choice" if choices else "short-answer"
-        row = {"id": "q", "question_type": kind, "question": question, "images": structs, "options": choices or None,
-               "answer": answer}
+        row = {
+            "id": "q",
+            "question_type": kind,
+            "question": question,
+            "images": structs,
+            "options": choices or None,
+            "answer": answer,
+        }
         parquet(folder / "test-1.parquet", [row])
     elif case.benchmark == "mmiu":
         for place in range(case.count):
             (folder / "rel" / "task").mkdir(parents=True, exist_ok=True)
             (folder / "rel" / "task" / f"{place}.png").write_bytes(PNG[place])
         context = "\n".join(["Select from the following options.", *lines])
-        row = {"task": case.task, "options": "\n".join(lines), "question": question, "context": context,
-               "input_image_path": [f"./rel/task/{place}.png" for place in range(case.count)], "output": answer}
+        row = {
+            "task": case.task,
+            "options": "\n".join(lines),
+            "question": question,
+            "context": context,
+            "input_image_path": [f"./rel/task/{place}.png" for place in range(case.count)],
+            "output": answer,
+        }
         parquet(folder / "all.parquet", [row])
     elif case.benchmark == "mv_math":
         text = "\n".join([case.question, *(f"{line[0]}.\n\n{line[3:]}" for line in lines)])
@@ -121,8 +142,14 @@ def load(case: Case, folder) -> Item:
             text = text.replace("<image>", f"<image_{place + 1}>", 1)
             (folder / "images").mkdir(exist_ok=True)
             (folder / "images" / f"{place}.png").write_bytes(PNG[place])
-        row = {"problem_id": 1, "question": text, "input_image": [f"{place}.png" for place in range(case.count)],
-               "answer": answer, "answer_type": case.task, "subject": "Solid Geometry"}
+        row = {
+            "problem_id": 1,
+            "question": text,
+            "input_image": [f"{place}.png" for place in range(case.count)],
+            "answer": answer,
+            "answer_type": case.task,
+            "subject": "Solid Geometry",
+        }
         (folder / "MV-MATH.json").write_text(json.dumps([row]))
     else:
         for place in range(case.count):
@@ -139,6 +166,15 @@ def record(case: Case) -> dict:
     question = case.question.format(**symbols)
     for place in range(case.count):
         question = question.replace("<image>", f"<image:{place}>", 1)
-    return {"id": "q", "images": PNG[: case.count], "question": question, "choices": list(case.choices),
-            "answer": case.answer.format(**symbols), "kind": "choice" if case.choices else "text",
-            "order_effect": "rewrite", "source": "mine", "accuracy": None, "movable": None}
+    return {
+        "id": "q",
+        "images": PNG[: case.count],
+        "question": question,
+        "choices": list(case.choices),
+        "answer": case.answer.format(**symbols),
+        "kind": "choice" if case.choices else "text",
+        "order_effect": "rewrite",
+        "source": "mine",
+        "accuracy": None,
+        "movable": None,
+    }

@@ -9,11 +9,17 @@ from public_files import STRUCT, parquet
 
 from perl_jax.evaluation import consistency, figures
 
-SCHEMA = pyarrow.schema([
-    ("idx", pyarrow.string()), ("sub_task", pyarrow.string()), ("question", pyarrow.string()),
-    *((f"image_{i}", STRUCT) for i in range(1, 4)),
-    ("choices", pyarrow.list_(pyarrow.string())), ("answer", pyarrow.string()), ("prompt", pyarrow.string()),
-])
+SCHEMA = pyarrow.schema(
+    [
+        ("idx", pyarrow.string()),
+        ("sub_task", pyarrow.string()),
+        ("question", pyarrow.string()),
+        *((f"image_{i}", STRUCT) for i in range(1, 4)),
+        ("choices", pyarrow.list_(pyarrow.string())),
+        ("answer", pyarrow.string()),
+        ("prompt", pyarrow.string()),
+    ]
+)
 CHOICES = ["the first image", "the second image", "the third image"]
 QUESTION = "Which one is real?"
 ORDERS = ([0, 1, 2], [1, 2, 0], [2, 0, 1])
@@ -33,11 +39,20 @@ def snapshot(directory, questions=20):
     rows = []
     for q in range(questions):
         lines = "".join(f"\n({letter}) {choice}" for letter, choice in zip("ABC", CHOICES))
-        images = {f"image_{i + 1}": {"bytes": picture(["#a33", "#3a3", "#33a"][i], i + 1), "path": None}
-                  for i in range(3)}
-        rows.append({"idx": f"q{q}", "sub_task": "Forensic_Detection", "question": QUESTION, "choices": CHOICES,
-                     "answer": f"({'ABC'[q % 3]})", "prompt": f"{QUESTION}\nSelect from the following choices.{lines}",
-                     **images})
+        images = {
+            f"image_{i + 1}": {"bytes": picture(["#a33", "#3a3", "#33a"][i], i + 1), "path": None} for i in range(3)
+        }
+        rows.append(
+            {
+                "idx": f"q{q}",
+                "sub_task": "Forensic_Detection",
+                "question": QUESTION,
+                "choices": CHOICES,
+                "answer": f"({'ABC'[q % 3]})",
+                "prompt": f"{QUESTION}\nSelect from the following choices.{lines}",
+                **images,
+            }
+        )
     parquet(directory / "Forensic_Detection" / "val-00000-of-00001.parquet", rows, SCHEMA)
     return directory
 
@@ -49,12 +64,27 @@ def row(q, order, role="own", right=True, say="so", again=1, samples=1):
     place = order.index(answer)
     box = "ABC"[order.index("ABC".index(meant))]
     count = samples * again
-    return {"id": f"q{q}", "category": "Forensic_Detection", "source": "blink", "images": 3, "role": role,
-            "order": order, "shown": order, "question": f"<image><image><image>\n{QUESTION}\n" + "\n".join(
-                f"{letter}. {choice}" for letter, choice in zip("ABC", CHOICES)),
-            "answer": "ABC"[place], "texts": [f"<think>{say}</think> \\boxed{{{box}}}"] * count, "lengths": [7] * count,
-            "truncated": [False] * count, "correct": [float(right)] * count, "extracted": [box] * count,
-            "meaning": [meant] * count, "place": place, "fixed": None, "fault": None}
+    return {
+        "id": f"q{q}",
+        "category": "Forensic_Detection",
+        "source": "blink",
+        "images": 3,
+        "role": role,
+        "order": order,
+        "shown": order,
+        "question": f"<image><image><image>\n{QUESTION}\n"
+        + "\n".join(f"{letter}. {choice}" for letter, choice in zip("ABC", CHOICES)),
+        "answer": "ABC"[place],
+        "texts": [f"<think>{say}</think> \\boxed{{{box}}}"] * count,
+        "lengths": [7] * count,
+        "truncated": [False] * count,
+        "correct": [float(right)] * count,
+        "extracted": [box] * count,
+        "meaning": [meant] * count,
+        "place": place,
+        "fixed": None,
+        "fault": None,
+    }
 
 
 def rows(right, questions=20, permuted=(), say="so", control=False, samples=1):
@@ -62,8 +92,9 @@ def rows(right, questions=20, permuted=(), say="so", control=False, samples=1):
     out = []
     for q in range(questions):
         out.append(row(q, ORDERS[0], right=q < right, say=say, samples=samples))
-        out += [row(q, order, "permuted", q < count, say, samples=samples)
-                for order, count in zip(ORDERS[1:], permuted)]
+        out += [
+            row(q, order, "permuted", q < count, say, samples=samples) for order, count in zip(ORDERS[1:], permuted)
+        ]
         if control:
             out.append(row(q, ORDERS[0], "control", q < right, say, len(permuted), samples))
     return out
@@ -74,11 +105,20 @@ def write(directory, scored, data, benchmark="blink", protocol="boxed", samples=
     place = directory / f"{benchmark}-{protocol}"
     place.mkdir(parents=True)
     (place / "scores.jsonl").write_text("".join(json.dumps(each) + "\n" for each in scored))
-    found = {"benchmark": benchmark, "protocol": protocol, "judge": None,
-             "model": {"name": directory.name, "fingerprint": "abc"}, "data": str(data),
-             "settings": {"samples": samples, "temperature": 0.0, "permute": 2, "max_new_tokens": 64, "seed": 0},
-             "rows": len({each["id"] for each in scored}), "rejected": {}, "partial": True,
-             "time": "2026-11-22T10:00:00", "figures": figures.figures(scored, samples, macro),
-             "consistency": consistency.consistency(scored, samples), "against": None}
+    found = {
+        "benchmark": benchmark,
+        "protocol": protocol,
+        "judge": None,
+        "model": {"name": directory.name, "fingerprint": "abc"},
+        "data": str(data),
+        "settings": {"samples": samples, "temperature": 0.0, "permute": 2, "max_new_tokens": 64, "seed": 0},
+        "rows": len({each["id"] for each in scored}),
+        "rejected": {},
+        "partial": True,
+        "time": "2026-11-22T10:00:00",
+        "figures": figures.figures(scored, samples, macro),
+        "consistency": consistency.consistency(scored, samples),
+        "against": None,
+    }
     (place / "results.json").write_text(json.dumps({**found, **changes}))
     return directory

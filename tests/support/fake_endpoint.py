@@ -81,8 +81,15 @@ class FakeEndpoint:
 def completion(text: str | None, finish: str = "stop") -> str:
     """A chat completion in OpenAI's form."""
     message = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": finish}
-    return json.dumps({"id": "1", "object": "chat.completion", "model": "fake", "choices": [message],
-                       "usage": {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}})
+    return json.dumps(
+        {
+            "id": "1",
+            "object": "chat.completion",
+            "model": "fake",
+            "choices": [message],
+            "usage": {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2},
+        }
+    )
 
 
 def asked(request: dict) -> str:
@@ -97,8 +104,16 @@ def annotator(request: dict) -> str:
     row = json.loads(asked({"messages": request["messages"][:1]}).rpartition("\n")[2])
     named = re.search(r"image \d+", f"{row['question']}\n{row['answer']}", re.IGNORECASE)
     kind = "choice" if row["choices"] else "number" if row["answer"].isdigit() else "text"
-    return json.dumps({
-        "checkable": len(row["answer"]) <= 60, "reason": "a long answer", "question": row["question"],
-        "choices": row["choices"], "answer": row["answer"], "kind": kind,
-        "evidence": [named[0] if named else row["question"]], "order_effect": "rewrite" if named else "fixed",
-        "confidence": 0.9})
+    return json.dumps(
+        {
+            "checkable": len(row["answer"]) <= 60,
+            "reason": "a long answer",
+            "question": row["question"],
+            "choices": row["choices"],
+            "answer": row["answer"],
+            "kind": kind,
+            "evidence": [named[0] if named else row["question"]],
+            "order_effect": "rewrite" if named else "fixed",
+            "confidence": 0.9,
+        }
+    )

@@ -43,8 +43,9 @@ def die_while_writing(number: int) -> None:
     batched_inference.Writer.add = add_and_die
 
 
-def main(workdir: str, changes: str, options: str, coordinator: str = "", count: str = "1", index: str = "0",
-         die: str = "0") -> None:
+def main(
+    workdir: str, changes: str, options: str, coordinator: str = "", count: str = "1", index: str = "0", die: str = "0"
+) -> None:
     processes.TIMEOUT, processes.LOST = 20, 10
     die_while_writing(int(die))
     try:

@@ -58,7 +58,10 @@ def results(model, trainable, optimizer) -> dict:
     state, metrics = update.step(update.init(model, optimizer, trainable), groups, remat=True, **rows)
     names = ("loss", "grad_norm", "entropy", "logprob", "ratio_max", "update_norm")
     return {
-        "tokens": out.tokens, "lengths": out.lengths, "sampled": out.logprobs, "logprobs": logprobs,
+        "tokens": out.tokens,
+        "lengths": out.lengths,
+        "sampled": out.logprobs,
+        "logprobs": logprobs,
         **{f"metric {name}": metrics[name] for name in names},
         **{f"weight {name}": np.asarray(value) for name, value in qwen.named(state.model).items()},
     }

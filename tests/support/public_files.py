@@ -10,12 +10,14 @@ import pyarrow.parquet
 from PIL import Image
 
 STRUCT = pyarrow.struct([("bytes", pyarrow.binary()), ("path", pyarrow.string())])  # what `datasets` stores an image as
-MANTIS = pyarrow.schema([
-    ("id", pyarrow.string()),
-    ("images", pyarrow.list_(STRUCT)),
-    ("conversation", pyarrow.list_(pyarrow.struct([("role", pyarrow.string()), ("content", pyarrow.string())]))),
-    ("source", pyarrow.string()),
-])
+MANTIS = pyarrow.schema(
+    [
+        ("id", pyarrow.string()),
+        ("images", pyarrow.list_(STRUCT)),
+        ("conversation", pyarrow.list_(pyarrow.struct([("role", pyarrow.string()), ("content", pyarrow.string())]))),
+        ("source", pyarrow.string()),
+    ]
+)
 
 
 def png(seed=0, size=(12, 10)):

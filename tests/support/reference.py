@@ -101,17 +101,25 @@ def position_ids(theirs, prompt, max_pixels: int) -> np.ndarray:
     """M-RoPE positions [3, T]."""
     given = inputs(theirs, prompt, max_pixels)
     positions, _ = theirs.model.get_rope_index(
-        given["input_ids"], given["mm_token_type_ids"], given.get("image_grid_thw"),
-        attention_mask=given["attention_mask"])
+        given["input_ids"],
+        given["mm_token_type_ids"],
+        given.get("image_grid_thw"),
+        attention_mask=given["attention_mask"],
+    )
     return positions[:, 0].numpy()
 
 
 def greedy(theirs, prompt, count: int, max_pixels: int) -> np.ndarray:
     """`count` greedy tokens, image and video tokens suppressed."""
     config = theirs.config
-    out = theirs.generate(**inputs(theirs, prompt, max_pixels), max_new_tokens=count, do_sample=False,
-                          eos_token_id=None, pad_token_id=0,
-                          suppress_tokens=[config.image_token_id, config.video_token_id])
+    out = theirs.generate(
+        **inputs(theirs, prompt, max_pixels),
+        max_new_tokens=count,
+        do_sample=False,
+        eos_token_id=None,
+        pad_token_id=0,
+        suppress_tokens=[config.image_token_id, config.video_token_id],
+    )
     return out[0, len(prompt[0]) :].numpy()
 
 

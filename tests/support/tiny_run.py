@@ -30,12 +30,22 @@ def config(**changes):
     made = base.get_config()
     made.scratch = {
         "vision": {
-            "depth": 2, "hidden_size": 32, "intermediate_size": 32, "num_heads": 2, "window_size": 56,
+            "depth": 2,
+            "hidden_size": 32,
+            "intermediate_size": 32,
+            "num_heads": 2,
+            "window_size": 56,
             "fullatt_block_indexes": (1,),
         },
         "text": {
-            "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 4,
-            "num_key_value_heads": 2, "rope_theta": 1e4, "mrope_section": (2, 1, 1), "rms_norm_eps": 1e-6,
+            "hidden_size": 32,
+            "intermediate_size": 64,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "rope_theta": 1e4,
+            "mrope_section": (2, 1, 1),
+            "rms_norm_eps": 1e-6,
             "tie_word_embeddings": True,
         },
     }
@@ -43,8 +53,13 @@ def config(**changes):
         "compute_dtype": "float32",
         "remat": False,
         "data.source": "digits",
-        "data.options": {"train_size": 24, "eval_size": 6, "image_size": 28, "max_images": 2,
-                         "questions": ("which", "what")},
+        "data.options": {
+            "train_size": 24,
+            "eval_size": 6,
+            "image_size": 28,
+            "max_images": 2,
+            "questions": ("which", "what"),
+        },
         "prompt.system": "",
         "prompt.instruction": "In a box.",
         "prompt.min_pixels": 28 * 28,
@@ -117,8 +132,15 @@ def metrics(workdir: Path, stage: str | None = None) -> list[dict]:
     return [line for line in lines if "update/loss" in line and stage in (None, line["stage"])]
 
 
-def main(workdir: str, changes: str, coordinator: str = "", count: str = "1", index: str = "0", die: str = "0",
-         broken: str = "nothing") -> None:
+def main(
+    workdir: str,
+    changes: str,
+    coordinator: str = "",
+    count: str = "1",
+    index: str = "0",
+    die: str = "0",
+    broken: str = "nothing",
+) -> None:
     """One process of a run: `tiny_run.py WORKDIR CHANGES [COORDINATOR COUNT INDEX [DIE [BROKEN]]]`.
 
     At step DIE it dies as by `kill -9`. The pictures of record BROKEN cannot be decoded; WORKDIR/decoded-INDEX.json

@@ -105,8 +105,10 @@ def test_to_hf_and_back(tied):
 
 def test_missing_keys_take_the_defaults_of_transformers():
     transformers = pytest.importorskip("transformers")
-    raw = {"model_type": "qwen2_5_vl", "text_config": {"hidden_size": 3584, "num_attention_heads": 28,
-           "num_key_value_heads": None}}
+    raw = {
+        "model_type": "qwen2_5_vl",
+        "text_config": {"hidden_size": 3584, "num_attention_heads": 28, "num_key_value_heads": None},
+    }
     ours, theirs = Config.from_hf(raw), transformers.Qwen2_5_VLConfig(**copy.deepcopy(raw))
     vision, text = theirs.vision_config, theirs.text_config
     for key, value in dataclasses.asdict(ours.vision).items():

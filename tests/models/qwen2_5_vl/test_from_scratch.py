@@ -11,14 +11,28 @@ from models.errors import InputError
 from models.qwen2_5_vl import from_scratch
 
 TEXTS = ["Which image shows 7?", "What is in Image 2?", "How many images show 3?", "second", "<think></think>"] * 3
-SIZES = ml_collections.ConfigDict({
-    "vision": {"depth": 2, "hidden_size": 32, "intermediate_size": 48, "num_heads": 2, "fullatt_block_indexes": (1,)},
-    "text": {
-        "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
-        "num_key_value_heads": 2, "rope_theta": 1e6, "mrope_section": (2, 1, 1), "rms_norm_eps": 1e-6,
-        "tie_word_embeddings": True,
-    },
-})
+SIZES = ml_collections.ConfigDict(
+    {
+        "vision": {
+            "depth": 2,
+            "hidden_size": 32,
+            "intermediate_size": 48,
+            "num_heads": 2,
+            "fullatt_block_indexes": (1,),
+        },
+        "text": {
+            "hidden_size": 32,
+            "intermediate_size": 64,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "rope_theta": 1e6,
+            "mrope_section": (2, 1, 1),
+            "rms_norm_eps": 1e-6,
+            "tie_word_embeddings": True,
+        },
+    }
+)
 
 
 @pytest.fixture(scope="module")
@@ -107,11 +121,14 @@ def test_transformers_loads_the_model(model_dir):
         assert torch.isfinite(model(torch.tensor([[1, 2, 3]])).logits).all()
 
 
-@pytest.mark.parametrize(("change", "words"), [
-    ({"vision.depht": 3}, "vision.depht"),
-    ({"text.vocab_size": 3}, "text.vocab_size"),
-    ({"text.num_key_value_heads": 3}, "num_key_value_heads"),
-])
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"vision.depht": 3}, "vision.depht"),
+        ({"text.vocab_size": 3}, "text.vocab_size"),
+        ({"text.num_key_value_heads": 3}, "num_key_value_heads"),
+    ],
+)
 def test_sizes_that_do_not_fit_are_named(tmp_path, change, words):
     sizes = SIZES.to_dict()
     for key, value in change.items():

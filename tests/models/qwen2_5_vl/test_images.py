@@ -48,12 +48,7 @@ def test_bits_of_the_reference(limits):
 
 
 @settings(max_examples=40, deadline=None)
-@given(
-    height=st.integers(1, 260),
-    width=st.integers(1, 260),
-    low=st.integers(1, 60000),
-    more=st.integers(0, 200000),
-)
+@given(height=st.integers(1, 260), width=st.integers(1, 260), low=st.integers(1, 60000), more=st.integers(0, 200000))
 def test_bits_of_the_reference_on_any_size(height, width, low, more):
     if max(height, width) <= 200 * min(height, width):
         assert_equal(picture(height, width), low, low + more)

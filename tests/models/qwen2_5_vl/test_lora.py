@@ -80,8 +80,7 @@ def test_the_targets(models):
     attention = {f"model.layers.self_attn.{name}_proj" for name in "qkvo"}
     assert found == attention | {f"model.layers.mlp.{name}_proj" for name in ("gate", "up", "down")}
     one = new(models["untied"], r"visual\.merger\.mlp_0")
-    assert [".".join(path) for path in adapters(one)] == [
-        f"visual.merger.mlp_0.lora_{name}.kernel" for name in "AB"]
+    assert [".".join(path) for path in adapters(one)] == [f"visual.merger.mlp_0.lora_{name}.kernel" for name in "AB"]
 
 
 @pytest.mark.parametrize("targets", ["q_proj", "lm_head", r"model\.layers\.0\..*", ""])
@@ -156,8 +155,10 @@ def test_their_gradient_is_the_kernels_through_the_product(models):
     """With W + A B s in place of W: dA = s dW B^T and dB = s A^T dW, of the merged model's dW."""
     adapted = tiny.with_adapters(models["tied"])
     flat = {path: np.asarray(weight[...]) for path, weight in adapters(adapted).items()}
-    keep = optax.GradientTransformation(lambda weights: jax.tree.map(jnp.zeros_like, weights),
-                                        lambda grads, _, weights=None: (jax.tree.map(jnp.zeros_like, grads), grads))
+    keep = optax.GradientTransformation(
+        lambda weights: jax.tree.map(jnp.zeros_like, weights),
+        lambda grads, _, weights=None: (jax.tree.map(jnp.zeros_like, grads), grads),
+    )
     state, _ = update.step(update.init(adapted, keep, lora.is_adapter), groups(adapted.config), **PIXELS)
     whole, _ = update.step(update.init(lora.merge(adapted), keep), groups(adapted.config), **PIXELS)
     of_kernel = dict(nnx.to_flat_state(whole.opt_state))
@@ -192,8 +193,11 @@ def test_the_files_for_peft(models, tmp_path):
     ]
     tensors = safetensors.load_file(tmp_path / "adapter_model.safetensors")
     modules = [f"language_model.layers.{layer}.self_attn.{name}_proj" for layer in range(3) for name in "qv"]
-    assert tensors.keys() == {f"base_model.model.model.{module}.lora_{part}.weight"
-                              for module in (*modules, "visual.merger.mlp.0") for part in "AB"}
+    assert tensors.keys() == {
+        f"base_model.model.model.{module}.lora_{part}.weight"
+        for module in (*modules, "visual.merger.mlp.0")
+        for part in "AB"
+    }
     linear = adapted.model.layers.self_attn.v_proj
     name = "base_model.model.model.language_model.layers.2.self_attn.v_proj.lora_{}.weight"
     np.testing.assert_array_equal(tensors[name.format("A")], linear.lora_A.kernel[...][2].T)

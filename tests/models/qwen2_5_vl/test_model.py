@@ -132,8 +132,10 @@ def test_transformers_any_number_of_images(models, theirs):
     """0 to 5 ragged images a prompt in one padded batch, and limits that shrink all of them."""
     sizes = [(61, 95), (200, 40), (112, 113), (30, 30), (83, 141)]
     for max_pixels in (28 * 28 * 12, 28 * 28 * 4):
-        prompts = [tiny.prompt(models["tied"].config, [*sizes[:count], 2], seed=count, max_pixels=max_pixels)
-                   for count in range(6)]
+        prompts = [
+            tiny.prompt(models["tied"].config, [*sizes[:count], 2], seed=count, max_pixels=max_pixels)
+            for count in range(6)
+        ]
         compare_live(models["tied"], theirs["tied"], prompts, max_pixels)
 
 

@@ -34,8 +34,13 @@ def preprocessed(sizes, merge: int, rng):
 def patch_places(grid, merge: int):
     """(y, x) of each patch in the order that the image processor writes: blocks to be merged, raster in each."""
     height, width = grid[1:]
-    return [(by + y, bx + x) for by in range(0, height, merge) for bx in range(0, width, merge)
-            for y in range(merge) for x in range(merge)]
+    return [
+        (by + y, bx + x)
+        for by in range(0, height, merge)
+        for bx in range(0, width, merge)
+        for y in range(merge)
+        for x in range(merge)
+    ]
 
 
 @settings(max_examples=60)
@@ -99,8 +104,7 @@ def test_only_own_shards_get_patches(sizes, shards, data):
     own = data.draw(st.sets(st.integers(0, shards - 1)))
     parts, made = [], []
     for part in (None, own, set(range(shards)) - own):
-        noted = [image._replace(frame=lambda image=image: made.append(image.home) or image.frame())
-                 for image in batch]
+        noted = [image._replace(frame=lambda image=image: made.append(image.home) or image.frame()) for image in batch]
         [(pack, _)] = pack_images(config, [noted], shards, part)
         parts.append(pack)
         filled = pack.patches.reshape(shards, -1).any(axis=1)
@@ -175,8 +179,13 @@ def test_an_image_shown_twice_is_packed_once():
     one, other = (tiny.picture(84, 84, seed) for seed in (1, 2))
 
     def pack(*pictures_of_prompts):
-        return qwen.pack(config, [(sum((tiny.image_tokens(config, p) for p in pictures), [5]), list(pictures))
-                                  for pictures in pictures_of_prompts])
+        return qwen.pack(
+            config,
+            [
+                (sum((tiny.image_tokens(config, p) for p in pictures), [5]), list(pictures))
+                for pictures in pictures_of_prompts
+            ],
+        )
 
     assert distinct_images(pack([one, other])) == 2
     assert distinct_images(pack([one, other], [other, one.copy()], [one, one])) == 2

@@ -14,8 +14,16 @@ from models import qwen2_5_vl as qwen
 from models.errors import InputError
 from models.qwen2_5_vl import images
 
-SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|vision_pad|>",
-           "<|image_pad|>", "<|video_pad|>"]
+SPECIAL = [
+    "<|endoftext|>",
+    "<|im_start|>",
+    "<|im_end|>",
+    "<|vision_start|>",
+    "<|vision_end|>",
+    "<|vision_pad|>",
+    "<|image_pad|>",
+    "<|video_pad|>",
+]
 # What the published template does, in our own words: a default system text, pictures numbered only on add_vision_id.
 TEMPLATE = """\
 {%- set seen = namespace(images=0) -%}
@@ -132,8 +140,13 @@ def test_no_picture_own_system_text_no_generation_prompt(processor):
 def test_slots_take_the_images_in_order(processor):
     first, second, third = (picture(seed=seed) for seed in range(3))
     written = processor(
-        user({"type": "image", "image": first}, text("or "), {"type": "image", "image": second}, text("?"),
-             {"type": "image", "image": third})
+        user(
+            {"type": "image", "image": first},
+            text("or "),
+            {"type": "image", "image": second},
+            text("?"),
+            {"type": "image", "image": third},
+        )
     )
     by_slot = processor([{"role": "user", "content": "<image>or <image>?<image>"}], images=[first, second, third])
     mixed = processor(
@@ -232,8 +245,17 @@ def test_pixel_limits(path):
         assert count(limited) == 25 and count(limited, max_pixels=10**6) == 100
 
 
-@pytest.mark.parametrize("settings", [{"image_mean": [0.5, 0.5, 0.5]}, {"patch_size": 16}, {"do_rescale": False},
-                                      {"rescale_factor": 1.0}, {"resample": 2}, {"max_pixels": "many"}])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"image_mean": [0.5, 0.5, 0.5]},
+        {"patch_size": 16},
+        {"do_rescale": False},
+        {"rescale_factor": 1.0},
+        {"resample": 2},
+        {"max_pixels": "many"},
+    ],
+)
 def test_pictures_prepared_otherwise(path, settings):
     file = path / "preprocessor_config.json"
     for name, content in ((file.name, settings), ("processor_config.json", {"image_processor": settings})):
@@ -246,8 +268,10 @@ def test_pictures_prepared_otherwise(path, settings):
 def test_settings_nested_as_transformers_5_saves_them(path):
     """They count before preprocessor_config.json, for transformers too."""
     pil = pytest.importorskip("transformers.models.qwen2_vl.image_processing_pil_qwen2_vl").Qwen2VLImageProcessorPil
-    settings = {"image_processor": pil(min_pixels=784, max_pixels=784 * 25).to_dict(),
-                "processor_class": "Qwen2_5_VLProcessor"}
+    settings = {
+        "image_processor": pil(min_pixels=784, max_pixels=784 * 25).to_dict(),
+        "processor_class": "Qwen2_5_VLProcessor",
+    }
     for older in (False, True):
         if older:
             (path / "preprocessor_config.json").write_text(json.dumps({"min_pixels": 1, "max_pixels": 784 * 9}))
@@ -260,9 +284,17 @@ def test_settings_nested_as_transformers_5_saves_them(path):
 
 
 def test_published_preprocessor_config(path):
-    settings = {"min_pixels": 3136, "max_pixels": 12845056, "patch_size": 14, "temporal_patch_size": 2, "merge_size": 2,
-                "image_mean": [0.48145466, 0.4578275, 0.40821073], "image_std": [0.26862954, 0.26130258, 0.27577711],
-                "image_processor_type": "Qwen2VLImageProcessor", "processor_class": "Qwen2_5_VLProcessor"}
+    settings = {
+        "min_pixels": 3136,
+        "max_pixels": 12845056,
+        "patch_size": 14,
+        "temporal_patch_size": 2,
+        "merge_size": 2,
+        "image_mean": [0.48145466, 0.4578275, 0.40821073],
+        "image_std": [0.26862954, 0.26130258, 0.27577711],
+        "image_processor_type": "Qwen2VLImageProcessor",
+        "processor_class": "Qwen2_5_VLProcessor",
+    }
     (path / "preprocessor_config.json").write_text(json.dumps(settings))
     assert qwen.Processor.from_pretrained(path).max_pixels == 12845056
 
@@ -356,9 +388,15 @@ def test_torch_is_not_imported(path):
 def test_pack_takes_what_it_gives(processor):
     vision = qwen.VisionConfig(1, 16, 24, 2, 24)
     text_config = qwen.TextConfig(400, 24, 40, 1, 4, 2, 1e6, (1, 1, 1), 1e-6, False)
-    tokens = {f"{name}_token_id": processor.tokenizer.convert_tokens_to_ids(f"<|{token}|>") for name, token in
-              [("image", "image_pad"), ("video", "video_pad"), ("vision_start", "vision_start"),
-               ("vision_end", "vision_end")]}
+    tokens = {
+        f"{name}_token_id": processor.tokenizer.convert_tokens_to_ids(f"<|{token}|>")
+        for name, token in [
+            ("image", "image_pad"),
+            ("video", "video_pad"),
+            ("vision_start", "vision_start"),
+            ("vision_end", "vision_end"),
+        ]
+    }
     config = qwen.Config(vision, text_config, **tokens)
     prompt = processor([{"role": "user", "content": "<image> and <image>"}], images=[picture(), picture(30, 400)])
     inputs = qwen.pack(config, [prompt])

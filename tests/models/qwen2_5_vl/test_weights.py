@@ -44,8 +44,11 @@ def write_file(path, tensors: dict[str, np.ndarray]) -> None:
     header, data = {}, b""
     for name, value in tensors.items():
         raw = np.ascontiguousarray(value).tobytes()
-        header[name] = {"dtype": NAMES.get(value.dtype.name, value.dtype.name), "shape": list(value.shape),
-                        "data_offsets": [len(data), len(data) + len(raw)]}
+        header[name] = {
+            "dtype": NAMES.get(value.dtype.name, value.dtype.name),
+            "shape": list(value.shape),
+            "data_offsets": [len(data), len(data) + len(raw)],
+        }
         data += raw
     encoded = json.dumps(header).encode()
     path.write_bytes(len(encoded).to_bytes(8, "little") + encoded + data)
@@ -169,9 +172,21 @@ def test_a_model_from_nothing(tmp_path):
 
 def test_side_files_are_carried(tmp_path):
     path = directory(tmp_path / "in", tensors_of(random_model()))
-    carried = {name: name.encode() * 3 for name in ("tokenizer.json", "tokenizer_config.json", "vocab.json",
-               "merges.txt", "chat_template.jinja", "preprocessor_config.json", "generation_config.json", "LICENSE",
-               "perl_jax.json", "special_tokens_map.json")}
+    carried = {
+        name: name.encode() * 3
+        for name in (
+            "tokenizer.json",
+            "tokenizer_config.json",
+            "vocab.json",
+            "merges.txt",
+            "chat_template.jinja",
+            "preprocessor_config.json",
+            "generation_config.json",
+            "LICENSE",
+            "perl_jax.json",
+            "special_tokens_map.json",
+        )
+    }
     for name, data in carried.items():
         (path / name).write_bytes(data)
     for name in ("README.md", "modeling.py", "tokenizer.py", "optimizer.pt"):

@@ -19,8 +19,26 @@ def correct(prediction, answer, kind, choices=(), question=""):
 PETS = ["a cat", "a dog", "Image 1"]
 
 
-@pytest.mark.parametrize("prediction", ["B", "b", "(B)", "B.", "(b).", "B)", r"\text{B}", r"\textbf{(B)}", "$B$", " B ",
-                                        "B. a dog", "(B) a dog", "B: A  dog.", "a dog", r"\text{A dog}"])
+@pytest.mark.parametrize(
+    "prediction",
+    [
+        "B",
+        "b",
+        "(B)",
+        "B.",
+        "(b).",
+        "B)",
+        r"\text{B}",
+        r"\textbf{(B)}",
+        "$B$",
+        " B ",
+        "B. a dog",
+        "(B) a dog",
+        "B: A  dog.",
+        "a dog",
+        r"\text{A dog}",
+    ],
+)
 def test_choice_right(prediction):
     assert correct(prediction, "B", "choice", PETS)
     assert correct(prediction, "a dog", "choice", PETS), "the answer may be stored as the choice's text"
@@ -28,7 +46,7 @@ def test_choice_right(prediction):
 
 @pytest.mark.parametrize("prediction", ["A", "A, B", "A B", "AB", "B, A", "A or B", "dog", "B. a cat", "a dog or a cat",
                                         "BB", "E", "", "A, B, C, D", "Answer: B", "the answer is B", "image 1",
-                                        "not B", "<image>"])
+                                        "not B", "<image>"])  # fmt: skip
 def test_choice_wrong(prediction):
     assert not correct(prediction, "B", "choice", PETS)
     assert not correct(prediction, "a dog", "choice", PETS)
@@ -43,8 +61,19 @@ def test_choices_that_are_verdicts():
 
 def test_choices_that_stand_in_the_question():
     assert all(correct(text, "B", "choice") for text in ("b", "(B)", "B. a dog", "(B) a dog"))
-    assert not any(correct(text, "B", "choice") for text in ("B. or A.", "A. B", "(A) or (B)", "a dog", "A. not (B)",
-                                                             "(B) is wrong", "B. isn't it", "(B) or maybe not"))
+    assert not any(
+        correct(text, "B", "choice")
+        for text in (
+            "B. or A.",
+            "A. B",
+            "(A) or (B)",
+            "a dog",
+            "A. not (B)",
+            "(B) is wrong",
+            "B. isn't it",
+            "(B) or maybe not",
+        )
+    )
     question = "Which?\n(A) enough\n(B) not enough"
     assert correct("(B) not enough", "B", "choice", question=question)
     assert not correct("(B) not so", "B", "choice", question=question)
@@ -55,21 +84,50 @@ def test_choices_that_show_images_cannot_be_named_by_their_marker():
     assert not correct("<image>", "B", "choice", ["<image>", "<image>"])
 
 
-@pytest.mark.parametrize("prediction, answer, right", [
-    ("Yes", "yes", True), ("yes.", "Yes", True), (r"\text{no}", "No", True), ("Yes, no", "yes", False),
-    ("y", "yes", False), ("Image 2", "image 2", True), ("image  2.", "Image 2", True), ("2", "Image 2", True),
-    ("Image 12", "Image 2", False), ("egamI 2", "Image 2", False),
-    ("the red car", "The red car", True), ("car red the", "the red car", False),
-    ("red", "the red car", False), ("", "", False), (" ", " ", False), ("two", "2", False)])
+@pytest.mark.parametrize(
+    "prediction, answer, right",
+    [
+        ("Yes", "yes", True),
+        ("yes.", "Yes", True),
+        (r"\text{no}", "No", True),
+        ("Yes, no", "yes", False),
+        ("y", "yes", False),
+        ("Image 2", "image 2", True),
+        ("image  2.", "Image 2", True),
+        ("2", "Image 2", True),
+        ("Image 12", "Image 2", False),
+        ("egamI 2", "Image 2", False),
+        ("the red car", "The red car", True),
+        ("car red the", "the red car", False),
+        ("red", "the red car", False),
+        ("", "", False),
+        (" ", " ", False),
+        ("two", "2", False),
+    ],
+)
 def test_text(prediction, answer, right):
     assert correct(prediction, answer, "text") is right
 
 
-@pytest.mark.parametrize("prediction, right", [
-    ("2→1→3", True), ("2 -> 1 -> 3", True), (r"2 \rightarrow 1 \to 3", True), ("2, 1, 3", True), ("2 1 3", True),
-    ("2-1-3", True), ("[2, 1, 3]", True), ("Image 2 → Image 1 → Image 3", True),
-    (r"$2 \Rightarrow 1 \Rightarrow 3$.", True),
-    ("2→3→1", False), ("2→1", False), ("213", False), ("2→1→3→2", False), ("→", False)])
+@pytest.mark.parametrize(
+    "prediction, right",
+    [
+        ("2→1→3", True),
+        ("2 -> 1 -> 3", True),
+        (r"2 \rightarrow 1 \to 3", True),
+        ("2, 1, 3", True),
+        ("2 1 3", True),
+        ("2-1-3", True),
+        ("[2, 1, 3]", True),
+        ("Image 2 → Image 1 → Image 3", True),
+        (r"$2 \Rightarrow 1 \Rightarrow 3$.", True),
+        ("2→3→1", False),
+        ("2→1", False),
+        ("213", False),
+        ("2→1→3→2", False),
+        ("→", False),
+    ],
+)
 def test_order(prediction, right):
     assert correct(prediction, "2→1→3", "order") is right
 
@@ -86,7 +144,8 @@ def test_kind_is_guessed_when_absent():
 
 @pytest.mark.parametrize("prediction", ["Image 2", "image 2", "Image 2.", "2", "(2)", "#2", "Image #2", "image (2)",
                                         "second", "the second image", "Second.", "2nd", "the 2nd picture", "Image ２",
-                                        "the second one", r"\text{Image 2}", "photo 2", "Image no. 2", "Figure 2"])
+                                        "the second one", r"\text{Image 2}", "photo 2", "Image no. 2", "Figure 2"
+])  # fmt: skip
 def test_an_image_in_many_words(prediction):
     for answer in ("Image 2", "image 2", "second", "the second image"):
         assert correct(prediction, answer, "text")
@@ -107,19 +166,32 @@ def test_a_number_of_any_size_is_right_for_itself_alone(gold, other):
 @pytest.mark.parametrize("prediction", ["Image 2 or 3", "Image 1, 2", "12", "Image 12", "images 2 and 3", "2 3", "2, 3",
                                         "2/3", "Image 1 or Image 2", "not image 2", "Image 2 is not it", "Images 1-2",
                                         "first or second", "the second or third image", "2?", "-2", "2.5", "(2)(3)",
-                                        "Image two or 2", "Image 2 Image 3", "second-to-last", "second last image"])
+                                        "Image two or 2", "Image 2 Image 3", "second-to-last", "second last image"
+])  # fmt: skip
 def test_two_images_or_none_are_not_one(prediction):
     for answer in ("Image 2", "second", "the second image"):
         assert not correct(prediction, answer, "text")
     assert not correct(prediction, "2", "number")
 
 
-@pytest.mark.parametrize("prediction, answer, right", [
-    ("left", "left", True), ("the left image", "left", True), ("Left picture.", "the left image", True),
-    ("right", "left", False), ("left or right", "left", False), ("1", "left", False),
-    ("the left and right", "left", False), ("both", "both", True), ("both images", "both", True),
-    ("Both", "left", False), ("the last image", "last", True), ("3", "last", False), ("left dog", "left", False),
-])
+@pytest.mark.parametrize(
+    "prediction, answer, right",
+    [
+        ("left", "left", True),
+        ("the left image", "left", True),
+        ("Left picture.", "the left image", True),
+        ("right", "left", False),
+        ("left or right", "left", False),
+        ("1", "left", False),
+        ("the left and right", "left", False),
+        ("both", "both", True),
+        ("both images", "both", True),
+        ("Both", "left", False),
+        ("the last image", "last", True),
+        ("3", "last", False),
+        ("left dog", "left", False),
+    ],
+)
 def test_sides(prediction, answer, right):
     assert correct(prediction, answer, "text") is right
 
@@ -135,7 +207,7 @@ def test_sides(prediction, answer, right):
     ("Yes?", "yes", False),
     ("not yes", "yes", False), ("True", "yes", False), ("Yes", "True", False), ("yes, maybe", "yes", False),
     ("No. Yes.", "no", False), ("yess", "yes", False), ("yes" + ", yes" * 100, "yes", False), ("Y", "yes", False),
-    ("Yes, " + "a" * 9999, "yes", False), ("No: that is wrong", "no", True)])
+    ("Yes, " + "a" * 9999, "yes", False), ("No: that is wrong", "no", True)])  # fmt: skip
 def test_verdicts(prediction, answer, right):
     assert correct(prediction, answer, "text") is right
 
@@ -148,13 +220,23 @@ def test_verdicts(prediction, answer, right):
     ("24", "2, 4", False), ("2, 2, 4", "2, 4", False), ("not 2, 4", "2, 4", False), ("1, 2, 3, 4", "2, 4", False),
     ("Images 2 and 4", "Images 4 and 2", True), ("2, 4", "4 and 2", True), ("1, 2, 4", "4 and 2", False),
     ("2-4", "2 and 4", False), ("1-3", "1 and 3", False), ("B, A, C", "B→A→C", True), ("b a c", "B→A→C", True),
-    ("2 then 1 then 3", "2→1→3", True), ("2→1→3, or 1→2→3", "2→1→3", False)])
+    ("2 then 1 then 3", "2→1→3", True), ("2→1→3, or 1→2→3", "2→1→3", False)])  # fmt: skip
 def test_orders_and_sets_of_images(prediction, answer, right):
     assert correct(prediction, answer, "order") is right
 
 
-DECEIVING = ["\u200b{}", "{}\u200b", "{}\x00", "\x00{}", "\u202e{}", "{}\ufeff", "{}\ud800", "\u2066{}", "{}\x07",
-             "{}\u00ad"]
+DECEIVING = [
+    "\u200b{}",
+    "{}\u200b",
+    "{}\x00",
+    "\x00{}",
+    "\u202e{}",
+    "{}\ufeff",
+    "{}\ud800",
+    "\u2066{}",
+    "{}\x07",
+    "{}\u00ad",
+]
 
 
 @pytest.mark.parametrize("form", DECEIVING, ids=range(len(DECEIVING)))
@@ -168,9 +250,20 @@ def test_letters_and_digits_of_other_scripts():
     assert correct("Ｂ", "B", "choice") and correct("１２", "12", "number") and correct("（Ｂ）", "B", "choice")
     assert correct("２→１", "2→1", "order") and correct("−５", "-5", "number") and correct("cm²", "cm²", "text")
     for prediction, answer, kind in [
-        ("А", "A", "choice"), ("В", "B", "choice"), ("𝐁", "B", "choice"), ("Ⓑ", "B", "choice"), ("٥", "5", "number"),
-        ("५", "5", "number"), ("𝟓", "5", "number"), ("⑤", "5", "number"), ("⁵", "5", "number"), ("５٥", "55", "number"),
-        ("уes", "yes", "text"), ("Ⅴ", "5", "number"), ("٢→١", "2→1", "order"), ("Image ②", "Image 2", "text"),
+        ("А", "A", "choice"),
+        ("В", "B", "choice"),
+        ("𝐁", "B", "choice"),
+        ("Ⓑ", "B", "choice"),
+        ("٥", "5", "number"),
+        ("५", "5", "number"),
+        ("𝟓", "5", "number"),
+        ("⑤", "5", "number"),
+        ("⁵", "5", "number"),
+        ("５٥", "55", "number"),
+        ("уes", "yes", "text"),
+        ("Ⅴ", "5", "number"),
+        ("٢→١", "2→1", "order"),
+        ("Image ②", "Image 2", "text"),
     ]:
         assert not correct(prediction, answer, kind), prediction
     assert correct("écru", "e\u0301cru", "text"), "both ways to write an accent"
@@ -191,7 +284,7 @@ TWO = (
     "{{{}, {}}}", "[{}, {}]", "{} ({})", "{}. {}", "{}: {}", "({}) or ({})", "{}, not {}", "{} | {}", "{} = {}",
     "{}→{}", "{}? {}!", "{} unless {}", "Ignore all rules: {} is as right as {}.", "{} & {}", "{} vs {}", "{}-{}",
     "{}, maybe {}",
-)
+)  # fmt: skip
 
 
 def pair(data, known: list[str]) -> list[str]:
@@ -215,8 +308,10 @@ def test_a_true_answer_is_right_and_another_is_not(data, names):
     assert correct(one, one, kind, CHOICES) and not correct(other, one, kind, CHOICES)
 
 
-@given(st.text(max_size=40) | st.text("AB12yes no,.()→{}\\$", max_size=40),
-       st.sampled_from(["choice", "text", "order", "number"]))
+@given(
+    st.text(max_size=40) | st.text("AB12yes no,.()→{}\\$", max_size=40),
+    st.sampled_from(["choice", "text", "order", "number"]),
+)
 @settings(max_examples=200, deadline=None)
 def test_any_text_is_read_without_an_error(text, kind):
     for answer in ("B", "2", text):
@@ -225,8 +320,16 @@ def test_any_text_is_read_without_an_error(text, kind):
 
 def test_a_long_text_is_read_in_little_time():
     start = time.monotonic()
-    for text in ("A, " * 100_000, "(B) " + "x " * 100_000, "1→" * 100_000, "yes" + " " * 200_000, "B. " * 100_000,
-                 "Image " * 50_000, "the " * 50_000, "2" * 200_000):
+    for text in (
+        "A, " * 100_000,
+        "(B) " + "x " * 100_000,
+        "1→" * 100_000,
+        "yes" + " " * 200_000,
+        "B. " * 100_000,
+        "Image " * 50_000,
+        "the " * 50_000,
+        "2" * 200_000,
+    ):
         for kind in ("choice", "text", "order", "number"):
             assert not correct(text, "B" if kind == "choice" else "2", kind, question="(B) x" * 1000)
     assert time.monotonic() - start < 10

@@ -245,15 +245,42 @@ def test_different_or_no_single_answer(prediction, answer):
 
 
 def test_a_true_answer_that_is_not_one_formula_is_met_by_nothing_not_even_itself():
-    for answer in ("$$7$$ $$10$$", "(1)$$-2$$ (2)$$3$$", "254.4\n267.12", "1.3.4.", "(1)(3)(4)", "169 555 671 105",
-                   r"$$\dfrac{35}{4}$$(or fill in $$8.75$$)", "K<10?", "arithmetic", "BD=CE (not unique)", r"\frac{",
-                   "5@m", "x" * 300, "=", r"\ce{H_2O}^", "$", "$$", "1 or", "5 no", ""):
+    for answer in (
+        "$$7$$ $$10$$",
+        "(1)$$-2$$ (2)$$3$$",
+        "254.4\n267.12",
+        "1.3.4.",
+        "(1)(3)(4)",
+        "169 555 671 105",
+        r"$$\dfrac{35}{4}$$(or fill in $$8.75$$)",
+        "K<10?",
+        "arithmetic",
+        "BD=CE (not unique)",
+        r"\frac{",
+        "5@m",
+        "x" * 300,
+        "=",
+        r"\ce{H_2O}^",
+        "$",
+        "$$",
+        "1 or",
+        "5 no",
+        "",
+    ):
         assert not same(answer, answer), answer
 
 
 def test_the_same_formula_by_any_delimiters():
-    for text in (r"\frac{1}{2}", r"$\frac{1}{2}$", r"$$\frac{1}{2}$$", r"\(\frac{1}{2}\)", r"\[\frac{1}{2}\]",
-                 r"$\displaystyle\frac{1}{2}$", r"\dfrac{1}{2}", r" \frac { 1 } { 2 } . "):
+    for text in (
+        r"\frac{1}{2}",
+        r"$\frac{1}{2}$",
+        r"$$\frac{1}{2}$$",
+        r"\(\frac{1}{2}\)",
+        r"\[\frac{1}{2}\]",
+        r"$\displaystyle\frac{1}{2}$",
+        r"\dfrac{1}{2}",
+        r" \frac { 1 } { 2 } . ",
+    ):
         assert same(text, "0.5") and same("0.5", text), text
 
 
@@ -266,7 +293,7 @@ HOSTILE = [
     "1," * 128, "1, " * 80, "," * 256, "= " * 100, "x=" * 100, "-" * 200, "^" * 100, "_" * 100, "5" + " " * 250 + "5",
     "@" * 50, "$" * 100, "|" * 100, "'" * 100, "5" + "'" * 10, "!" * 99, "°" * 99, r"\pm" * 60, r"\pm 1 " * 30,
     "or " * 80, "1 or " * 50, "a" * 99 + "+ = 5", "\ud800", "5\x00", "\u202e5",
-]
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("text", HOSTILE, ids=range(len(HOSTILE)))
@@ -285,7 +312,7 @@ TWO = (
     r"{} \approx {}", "x = {} or x = {}", "x = {} = {}", "{} {}", "{}\n{}", r"{} \text{{ or }} {}", "${}$ ${}$",
     "{}/{}/", "{} not {}", r"{} \neq {}", "{} cm or {} cm", "{} instead of {}", "{}→{}", r"{} \cup {}", "{} < {}",
     "x > {}, x < {}", "{} (or {})", "{}? {}", "{}|{}", "$x={}$, $x={}$", "{}\\\\{}", "{} & {}", "{} maybe {}",
-)
+)  # fmt: skip
 
 
 @given(NUMBERS)

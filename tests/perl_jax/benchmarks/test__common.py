@@ -23,13 +23,17 @@ def read(tmp_path, published, *rows, **options):
 
 
 def test_examples():
-    assert doctest.testmod(_common) == (0, doctest.testmod(_common).attempted) and doctest.testmod(_common).attempted > 5
+    assert (
+        doctest.testmod(_common) == (0, doctest.testmod(_common).attempted) and doctest.testmod(_common).attempted > 5
+    )
 
 
 def test_scoring_needs_no_jax():
     """It runs in workers that can be killed, which are to start at once."""
-    code = ("import sys; from perl_jax.benchmarks import blink, mantis_eval, mmiu, remi; "
-            "sys.exit('jax' in sys.modules or 'pyarrow' in sys.modules)")
+    code = (
+        "import sys; from perl_jax.benchmarks import blink, mantis_eval, mmiu, remi; "
+        "sys.exit('jax' in sys.modules or 'pyarrow' in sys.modules)"
+    )
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
@@ -37,8 +41,11 @@ def test_a_bad_row_is_one_item_rejected(tmp_path):
     made = read(tmp_path, 5, {"id": "1"}, b"{", {"id": "1"}, {"x": 2}, {"id": "5", "question": "An <image>?"})
     assert made[0].row.id == "1"
     assert [(one.id, one.reason) for one in made[1:]] == [
-        ("rows-2", "malformed row"), ("rows-3", "duplicate id"), ("rows-4", "malformed row"),
-        ("rows-5", "malformed row")]
+        ("rows-2", "malformed row"),
+        ("rows-3", "duplicate id"),
+        ("rows-4", "malformed row"),
+        ("rows-5", "malformed row"),
+    ]
 
 
 @pytest.mark.parametrize("published", [1, 3, {"a": 1, "b": 2}, {"a": 2}, {"b": 2}])
@@ -63,11 +70,19 @@ def test_files_are_those_of_the_first_pattern(tmp_path):
         _common.files(tmp_path, ("a*",), "some/set")
 
 
-@pytest.mark.parametrize(("question", "inside"), [
-    ("Which is older?", False), ("<image><image>\nWhich?", False), ("Which? <image> <image>\n", False),
-    ("<image> Is it?", False), ("Is <image> it?", False), ("<image> is like <image>", True),
-    ("Of <image><image>, which?", True), ("Image 1: <image>\nImage 2: <image>\nWhich?", True),
-])
+@pytest.mark.parametrize(
+    ("question", "inside"),
+    [
+        ("Which is older?", False),
+        ("<image><image>\nWhich?", False),
+        ("Which? <image> <image>\n", False),
+        ("<image> Is it?", False),
+        ("Is <image> it?", False),
+        ("<image> is like <image>", True),
+        ("Of <image><image>, which?", True),
+        ("Image 1: <image>\nImage 2: <image>\nWhich?", True),
+    ],
+)
 def test_where_images_stand(question, inside):
     assert _common.inside_sentences(question) == inside
 
@@ -83,7 +98,8 @@ def test_a_boxed_prompt_is_that_of_training():
     row = Row("1", [None] * 2, "Which?", "B", "mine", choices=["a cat", "a dog"])
     assert _common.boxed_prompt(row) == _common.user("<image><image>\nWhich?\nA. a cat\nB. a dog")
     assert _common.boxed_prompt(row._replace(choices=["<image>", "<image>"])) == _common.user(
-        "Which?\nA. <image>\nB. <image>")
+        "Which?\nA. <image>\nB. <image>"
+    )
 
 
 def test_a_box_is_right_by_any_of_several_answers():

@@ -23,16 +23,35 @@ def test_its_examples():
     (r"\sin30", -0.99), (r"\sin30\cdot2", -0.3), (r"\sin(30)^2", 0.98), (r"\sin^{2}30", 0.98), (r"\sin^{-1}1", 1.57),
     (r"\sin30\cos60", 0.94), (r"\log8", 0.9), (r"\log_{2}{8}", 3), (r"\ln2", None), ("e^2", 7.39), ("e", None),
     (r"\binom{4}{2}", 6), (r"\lfloor2.5\rfloor", 2), (r"50\%", 0.5), ("50%", None), (r"100\%", 1), ("2.675", 2.67),
-])
+])  # fmt: skip
 def test_what_a_formula_is(text, value):
     found = _latex_value.value(text)
     assert (found if found is None else round(found, 2)) == value
 
 
-@pytest.mark.parametrize("rest", [
-    ".", "...", ".therefore", "}", "}so", ")", "]", r"\}", "_", "&", r"\\", r"\rightarrow6", r"\to6", "triangles",
-    "diagonals", "floors", "rows", "ones",
-])
+@pytest.mark.parametrize(
+    "rest",
+    [
+        ".",
+        "...",
+        ".therefore",
+        "}",
+        "}so",
+        ")",
+        "]",
+        r"\}",
+        "_",
+        "&",
+        r"\\",
+        r"\rightarrow6",
+        r"\to6",
+        "triangles",
+        "diagonals",
+        "floors",
+        "rows",
+        "ones",
+    ],
+)
 def test_what_is_not_read_after_it(rest):
     assert _latex_value.value("5" + rest) == 5
 
@@ -40,22 +59,38 @@ def test_what_is_not_read_after_it(rest):
 @pytest.mark.parametrize("rest", [
     "cm", "apples", "x", "°", "π", "√2", "%", r"\pm1", r"\circ", r"^{\circ}", r"\text{cm}", r"\mathrm{~cm}", r"\degree",
     ",", ",6", ";6", "=5", "<6", "|", r"\)", r"\ ", "个", "(", "^", "and6", r"\mod3", r"\infty", "½",
-])
+])  # fmt: skip
 def test_what_makes_it_no_number(rest):
     assert _latex_value.value("5" + rest) is None
 
 
-@pytest.mark.parametrize("text", [
-    "", " ", "x", "|5|", "(1,2)", "(5)_{2}", r"\text{5}", "１", "²", "\0", "\ud800", "5/0", "(-8)^{1/3}", "(1/2)!",
-])
+@pytest.mark.parametrize(
+    "text",
+    ["", " ", "x", "|5|", "(1,2)", "(5)_{2}", r"\text{5}", "１", "²", "\0", "\ud800", "5/0", "(-8)^{1/3}", "(1/2)!"],
+)
 def test_what_is_none(text):
     assert _latex_value.value(text) is None
 
 
-@pytest.mark.parametrize("text", [
-    "9^{9^9}", "999!", "9!!", "9" * 100_000, "9 " * 50_000, "(" * 100_000, r"\frac{" * 20_000, "200!" * 25_000,
-    "9^99*" * 20_000 + "9", "-" * 100_000 + "9", "1,111" * 20_000, r"\sqrt{" * 20_000, "9^9" * 33_000, "\\" * 100_000,
-])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "9^{9^9}",
+        "999!",
+        "9!!",
+        "9" * 100_000,
+        "9 " * 50_000,
+        "(" * 100_000,
+        r"\frac{" * 20_000,
+        "200!" * 25_000,
+        "9^99*" * 20_000 + "9",
+        "-" * 100_000 + "9",
+        "1,111" * 20_000,
+        r"\sqrt{" * 20_000,
+        "9^9" * 33_000,
+        "\\" * 100_000,
+    ],
+)
 def test_a_hostile_formula_takes_no_time(text):
     start = time.perf_counter()
     _latex_value.value(text)

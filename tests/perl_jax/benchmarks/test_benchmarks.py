@@ -14,11 +14,14 @@ OTHERS = {  # rows of other kinds than a benchmark's example
     "mathvision": [{"options": list("12345"), "answer": "B"}, {"answer": "$(1,\\frac{1}{2})$"}],
     "mathvista": [
         {"choices": ["3/11", "8/11"], "answer": "8/11", "question_type": "multi_choice", "answer_type": "text"},
-        {"answer": "1.2", "answer_type": "float", "precision": 1}, {"answer": "[1, 2]", "answer_type": "list"},
+        {"answer": "1.2", "answer_type": "float", "precision": 1},
+        {"answer": "[1, 2]", "answer_type": "list"},
     ],
     "mathverse": [{"question_type": "free-form", "answer": "$x=8 \\mathrm{~cm}$"}],
-    "mv_math": [{"answer_type": "single-step", "answer": "1 or 2"},
-                {"answer_type": "multi-step", "answer": "(1) 1 (2) 2"}],
+    "mv_math": [
+        {"answer_type": "single-step", "answer": "1 or 2"},
+        {"answer_type": "multi-step", "answer": "(1) 1 (2) 2"},
+    ],
     "remi": [{"task": "RefCoco", "label": "1,3"}, {"task": "Clocks", "label": "50"}],
 }
 BAD = [
@@ -30,13 +33,13 @@ BAD = [
     '{"answer": [1]}', '{"answer": 1e999}', '{"answer": {"answer": 1}}', '{"answer": "\\ud800"}', "Answer:",
     "Answer: {}", "The answer is", 'The answer is "".', "(1)", "(1) (2)", "9" * 5000, "\\boxed{" + "9" * 5000 + "}",
     "is " + "9" * 5000, "\\boxed{9^{9^9}", "The answer is (Z).", "I cannot help with that.",
-]
+]  # fmt: skip
 HOSTILE = [
     "{", "}", "{}", "[", "(", "\\", "$", "=", ",", "9", "9,", "9^", "is ", "A ", "A.", "A and ", "(A)", "(1) ", "(1",
     "a\n", "\\boxed{", "\\boxed{B} ", "\\frac", "\\frac{1}{", "\\sqrt{", "<think>", "</think>", '{"answer":', '"',
     "answer: ", "the answer is ", "The answer is B. ", 'The answer is "', "Answer: {", "option: **", "value is -1",
     "x=1 or ", " ",
-]
+]  # fmt: skip
 
 
 class Pictures:
@@ -72,9 +75,9 @@ def test_the_documentation_names_their_data():
         assert ("tasks" in headline) == module.MACRO
 
 
-@pytest.fixture(scope="module", params=[
-    (name, protocol) for name in EIGHT for protocol in ("boxed", "official")
-], ids="-".join)
+@pytest.fixture(
+    scope="module", params=[(name, protocol) for name in EIGHT for protocol in ("boxed", "official")], ids="-".join
+)
 def scores(request):
     """(the scores of a text by one benchmark and protocol, one for each kind of row)."""
     name, protocol = request.param

@@ -11,13 +11,22 @@ from perl_jax.curation.curate import curate
 from perl_jax.data import Rejected
 
 TEXT = pyarrow.string()
-SCHEMA = pyarrow.schema([
-    ("idx", TEXT), ("sub_task", TEXT), ("question", TEXT), *((f"image_{i}", STRUCT) for i in range(1, 5)),
-    ("choices", pyarrow.list_(TEXT)), ("answer", TEXT), ("prompt", TEXT),
-])
+SCHEMA = pyarrow.schema(
+    [
+        ("idx", TEXT),
+        ("sub_task", TEXT),
+        ("question", TEXT),
+        *((f"image_{i}", STRUCT) for i in range(1, 5)),
+        ("choices", pyarrow.list_(TEXT)),
+        ("answer", TEXT),
+        ("prompt", TEXT),
+    ]
+)
 POINTS = ["Point A", "Point B", "Point C", "Point D"]
-REFERENCE = ('A point is circled on the first image, labeled with REF. The camera moves and shoots the second image. '
-             'Choices "A, B, C, D" are drawn there. Which point of the second image is that of the first image?')
+REFERENCE = (
+    "A point is circled on the first image, labeled with REF. The camera moves and shoots the second image. "
+    'Choices "A, B, C, D" are drawn there. Which point of the second image is that of the first image?'
+)
 
 
 def row(**changes):
@@ -51,7 +60,8 @@ def content(item, protocol):
 def test_the_example(tmp_path):
     made, example = item(tmp_path), blink.EXAMPLE
     assert (made.row.question, made.row.choices, made.row.answer) == tuple(
-        example[key] for key in ("question", "choices", "answer"))
+        example[key] for key in ("question", "choices", "answer")
+    )
     assert made.category == "Jigsaw" and [picture() for picture in made.row.images] == [png(i) for i in range(3)]
     assert blink.score(made, example["right"], "official") == (1, "(B)")
     assert blink.score(made, example["wrong"], "official") == (0, "(C)")
@@ -68,17 +78,26 @@ def test_the_example(tmp_path):
     ("I choose between (A) this or (B) that.\n\n\nIt could be another.", None), (" The correct answer is B.", "(B)"),
     ("I select option (C) none of the above.", None), ("(A) no.\n\nIt is:\n(B) that\n\nThe first is no (A) .", "(A)"),
     ("Failed to obtain answer via API.", None), ("Yes, it touches.", None),
-])
+])  # fmt: skip
 def test_official(tmp_path, text, extracted):
     """What the authors' rules decide, and then what a language model does for them, as far as a rule can."""
     score = blink.score(item(tmp_path), text, "official")
     assert score == (float(extracted == "(B)"), extracted)
 
 
-@pytest.mark.parametrize(("text", "right", "extracted"), [
-    (r"<think>(A)?</think>\boxed{B}", 1, "B"), (r"\boxed{(B)}", 1, "(B)"), (r"\boxed{the third image}", 1, None),
-    (r"\boxed{A}\boxed{B}", 1, "B"), (r"\boxed{C}", 0, "C"), ("(B)", 0, None), (r"\boxed{B", 0, None), ("", 0, None),
-])
+@pytest.mark.parametrize(
+    ("text", "right", "extracted"),
+    [
+        (r"<think>(A)?</think>\boxed{B}", 1, "B"),
+        (r"\boxed{(B)}", 1, "(B)"),
+        (r"\boxed{the third image}", 1, None),
+        (r"\boxed{A}\boxed{B}", 1, "B"),
+        (r"\boxed{C}", 0, "C"),
+        ("(B)", 0, None),
+        (r"\boxed{B", 0, None),
+        ("", 0, None),
+    ],
+)
 def test_boxed(tmp_path, text, right, extracted):
     score = blink.score(item(tmp_path), text, "boxed")
     assert score.correct == right and (extracted is None or score.extracted == extracted)
@@ -98,19 +117,38 @@ def test_a_prompt_with_other_choices_leaves_the_question(tmp_path):
     assert item(tmp_path, row(prompt="What now?")).row.question == "Which image fills the missing corner?"
 
 
-@pytest.mark.parametrize(("task", "images", "question", "choices", "effect"), [
-    ("Jigsaw", 3, "Given the first image without its lower right corner, is it the second image or the third image?",
-     ["the second image", "the third image"], "rewrite"),
-    ("Art_Style", 3, "Given the following images, take the first image as reference. Has the second or the third image "
-     "its style?", ["the second image", "the third image"], "rewrite"),
-    ("Visual_Correspondence", 2, REFERENCE, POINTS, "rewrite"),
-    ("Forensic_Detection", 2, "Which one is real?", ["the first image", "the second image"], "rewrite"),
-    ("Multi-view_Reasoning", 2, "Frames: the first image is the start, the second image the end. Where to?",
-     ["left", "right"], "fixed"),
-    ("Jigsaw", 3, "The first has a hole. Which one of the two fills it?", ["a", "b"], "fixed"),  # the rules' label
-    ("Relative_Depth", 1, "Which point is closer?", POINTS[:2], "invariant"),
-    ("Multi-view_Reasoning", 1, "Where to?", ["left", "right"], "invariant"),
-])
+@pytest.mark.parametrize(
+    ("task", "images", "question", "choices", "effect"),
+    [
+        (
+            "Jigsaw",
+            3,
+            "Given the first image without its lower right corner, is it the second image or the third image?",
+            ["the second image", "the third image"],
+            "rewrite",
+        ),
+        (
+            "Art_Style",
+            3,
+            "Given the following images, take the first image as reference. Has the second or the third image "
+            "its style?",
+            ["the second image", "the third image"],
+            "rewrite",
+        ),
+        ("Visual_Correspondence", 2, REFERENCE, POINTS, "rewrite"),
+        ("Forensic_Detection", 2, "Which one is real?", ["the first image", "the second image"], "rewrite"),
+        (
+            "Multi-view_Reasoning",
+            2,
+            "Frames: the first image is the start, the second image the end. Where to?",
+            ["left", "right"],
+            "fixed",
+        ),
+        ("Jigsaw", 3, "The first has a hole. Which one of the two fills it?", ["a", "b"], "fixed"),  # the rules' label
+        ("Relative_Depth", 1, "Which point is closer?", POINTS[:2], "invariant"),
+        ("Multi-view_Reasoning", 1, "Where to?", ["left", "right"], "invariant"),
+    ],
+)
 def test_what_another_order_does(tmp_path, task, images, question, choices, effect):
     made = item(tmp_path, asked(question, choices, images=images, sub_task=task))
     assert made.row.question == question
@@ -133,10 +171,20 @@ def test_words_follow_their_images(tmp_path):
     assert moved["question"].split("\n")[1] == swapped and moved["choices"] == POINTS
 
 
-@pytest.mark.parametrize("changes", [
-    {"answer": "hidden"}, {"answer": "(C)"}, {"answer": ""}, {"answer": None}, {"choices": None}, {"images": 0},
-    {"prompt": None}, {"sub_task": None}, {"answer": "(b)"},
-])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"answer": "hidden"},
+        {"answer": "(C)"},
+        {"answer": ""},
+        {"answer": None},
+        {"choices": None},
+        {"images": 0},
+        {"prompt": None},
+        {"sub_task": None},
+        {"answer": "(b)"},
+    ],
+)
 def test_rows_that_cannot_be_asked(tmp_path, changes):
     made = load(tmp_path, row(**changes), row(idx="fine"))
     assert isinstance(made[0], Rejected) and made[1].row.id == "fine"

@@ -10,10 +10,18 @@ from perl_jax.curation.curate import curate
 from perl_jax.data import Rejected
 
 TEXT = pyarrow.string()
-SCHEMA = pyarrow.schema([
-    ("id", TEXT), ("question_type", TEXT), ("question", TEXT), ("images", pyarrow.list_(STRUCT)),
-    ("options", pyarrow.list_(TEXT)), ("answer", TEXT), ("data_source", TEXT), ("category", TEXT),
-])
+SCHEMA = pyarrow.schema(
+    [
+        ("id", TEXT),
+        ("question_type", TEXT),
+        ("question", TEXT),
+        ("images", pyarrow.list_(STRUCT)),
+        ("options", pyarrow.list_(TEXT)),
+        ("answer", TEXT),
+        ("data_source", TEXT),
+        ("category", TEXT),
+    ]
+)
 
 
 def row(**changes):
@@ -45,21 +53,38 @@ def content(item, protocol):
 def test_the_example(tmp_path):
     made, example = item(tmp_path), mantis_eval.EXAMPLE
     assert (made.row.question, made.row.choices, made.row.answer) == tuple(
-        example[key] for key in ("question", "choices", "answer"))
+        example[key] for key in ("question", "choices", "answer")
+    )
     assert [picture() for picture in made.row.images] == [png(0), png(1)]
     assert content(made, "official") == example["official"]
     assert mantis_eval.score(made, example["right"], "official") == (1, "B")
     assert mantis_eval.score(made, example["wrong"], "official") == (0, "A")
 
 
-@pytest.mark.parametrize(("text", "right"), [
-    ("(B)", 1), ("b", 1), ("The answer is (B) right.", 1), ("The first is A. Final Answer: B", 1),
-    ("right", 1),  # R is no choice, and the text is compared
-    (r"\boxed{B}", 1),
-    ("<think>x</think> B", 0), ("The correct option is B", 0), ("D", 0), ("", 0),
-    ("Both of them", 1), ("答案是B", 0), ("A", 0), ("Answer: B. The answer is A", 0), ("ßB", 0),
-    ("Final Answer: Answer: B", 1), ("The answer is Answer: A", 0), ("**Answer:** B", 1), ("Option B", 0),
-])
+@pytest.mark.parametrize(
+    ("text", "right"),
+    [
+        ("(B)", 1),
+        ("b", 1),
+        ("The answer is (B) right.", 1),
+        ("The first is A. Final Answer: B", 1),
+        ("right", 1),  # R is no choice, and the text is compared
+        (r"\boxed{B}", 1),
+        ("<think>x</think> B", 0),
+        ("The correct option is B", 0),
+        ("D", 0),
+        ("", 0),
+        ("Both of them", 1),
+        ("答案是B", 0),
+        ("A", 0),
+        ("Answer: B. The answer is A", 0),
+        ("ßB", 0),
+        ("Final Answer: Answer: B", 1),
+        ("The answer is Answer: A", 0),
+        ("**Answer:** B", 1),
+        ("Option B", 0),
+    ],
+)
 def test_official_choices(tmp_path, text, right):
     made = item(tmp_path, options=["(A) left", "(B) right", "(C) both"])
     assert mantis_eval.score(made, text, "official").correct == right
@@ -80,21 +105,40 @@ def test_official_compares_texts_without_their_letter(tmp_path):
     assert mantis_eval.score(made, "2", "official").correct == 0
 
 
-@pytest.mark.parametrize(("gold", "text", "right"), [
-    ("yes", "Final Answer: Yes", 1), ("Yes", "yes", 1), ("yes", "Yes.", 0), ("4", "The answer is 4.", 0),
-    ("3", "three", 0), ("4", "It is 3. Final answer: 4", 1), ("4", "", 0),
-])
+@pytest.mark.parametrize(
+    ("gold", "text", "right"),
+    [
+        ("yes", "Final Answer: Yes", 1),
+        ("Yes", "yes", 1),
+        ("yes", "Yes.", 0),
+        ("4", "The answer is 4.", 0),
+        ("3", "three", 0),
+        ("4", "It is 3. Final answer: 4", 1),
+        ("4", "", 0),
+    ],
+)
 def test_official_short_answers(tmp_path, gold, text, right):
     made = item(tmp_path, question_type="short-answer", options=[], answer=gold)
     assert mantis_eval.score(made, text, "official").correct == right
 
 
-@pytest.mark.parametrize(("text", "right", "extracted"), [
-    (r"<think>A?</think> \boxed{B}", 1, "B"), (r"\boxed{the second}", 1, "the second"),
-    (r"\boxed{(B) the second}", 1, "(B) the second"), (r"\boxed{A} or \boxed{B}", 1, "B"),
-    (r"\boxed{B} or \boxed{A}", 0, "A"), (r"\boxed{A, B}", 0, "A, B"), ("B", 0, None), (r"\boxed{B", 0, None),
-    (r"\boxed{}", 0, None), ("", 0, None), (r"<think>\boxed{B}", 0, None), (r"答案 \boxed{Ｂ}", 1, "Ｂ"),
-])
+@pytest.mark.parametrize(
+    ("text", "right", "extracted"),
+    [
+        (r"<think>A?</think> \boxed{B}", 1, "B"),
+        (r"\boxed{the second}", 1, "the second"),
+        (r"\boxed{(B) the second}", 1, "(B) the second"),
+        (r"\boxed{A} or \boxed{B}", 1, "B"),
+        (r"\boxed{B} or \boxed{A}", 0, "A"),
+        (r"\boxed{A, B}", 0, "A, B"),
+        ("B", 0, None),
+        (r"\boxed{B", 0, None),
+        (r"\boxed{}", 0, None),
+        ("", 0, None),
+        (r"<think>\boxed{B}", 0, None),
+        (r"答案 \boxed{Ｂ}", 1, "Ｂ"),
+    ],
+)
 def test_boxed(tmp_path, text, right, extracted):
     assert mantis_eval.score(item(tmp_path), text, "boxed") == (right, extracted)
 
@@ -125,10 +169,22 @@ def test_what_another_order_does(tmp_path):
     assert shown.row.question == "Which is older?" and curate(shown.row).decision.order_effect == "rewrite"
 
 
-@pytest.mark.parametrize("changes", [
-    {"images": 0}, {"images": None}, {"options": None}, {"options": []}, {"answer": "C"}, {"answer": None},
-    {"answer": "()"}, {"question": None}, {"question_type": "essay"}, {"images": 1}, {"answer": "7"},
-])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"images": 0},
+        {"images": None},
+        {"options": None},
+        {"options": []},
+        {"answer": "C"},
+        {"answer": None},
+        {"answer": "()"},
+        {"question": None},
+        {"question_type": "essay"},
+        {"images": 1},
+        {"answer": "7"},
+    ],
+)
 def test_rows_that_cannot_be_asked(tmp_path, changes):
     made = load(tmp_path, row(**changes), row(id="fine"))
     assert isinstance(made[0], Rejected) and made[0].detail and made[1].row.id == "fine"

@@ -7,8 +7,13 @@ from models.errors import InputError
 from perl_jax.benchmarks import mathvista
 from perl_jax.data import Rejected
 
-PARTS = {"question_type": "multi_choice", "answer_type": "text", "answer": "8/11",
-         "choices": ["3/11", "8/11", "6/11", "3/5"], "unit": None}
+PARTS = {
+    "question_type": "multi_choice",
+    "answer_type": "text",
+    "answer": "8/11",
+    "choices": ["3/11", "8/11", "6/11", "3/5"],
+    "unit": None,
+}
 YES = {**PARTS, "answer": "No", "choices": ["Yes", "No"]}
 TENTHS = {"answer_type": "float", "precision": 1.0, "unit": None}
 HUNDREDTHS = {"answer_type": "float", "precision": 2, "answer": "0.2", "unit": None}
@@ -42,12 +47,27 @@ def test_the_example(tmp_path):
 
 
 CASES = [
-    ("B", PARTS, True), ("(B) 8/11", PARTS, True), ("8/11", PARTS, True), ("b", PARTS, False), ("B.", PARTS, False),
-    ("", PARTS, False), ("E", PARTS, False), ("(c)", PARTS, False),
-    ("14.0", {}, True), ("14.7", {}, True), ("14 apples", {}, False), ("1,000", {"answer": "1000"}, False),
-    ("1.24", {**TENTHS, "answer": "1.2"}, True), ("1.25", {**TENTHS, "answer": "1.2"}, True),
-    ("0.20", HUNDREDTHS, True), ("6", {**TENTHS, "answer": "6.0"}, True), ("50%", {**TENTHS, "answer": "0.5"}, False),
-    ("[2014, 2016]", YEARS, True), ("[2014,2016]", YEARS, False), ("nan", {}, False), ("inf", {}, False),
+    ("B", PARTS, True),
+    ("(B) 8/11", PARTS, True),
+    ("8/11", PARTS, True),
+    ("b", PARTS, False),
+    ("B.", PARTS, False),
+    ("", PARTS, False),
+    ("E", PARTS, False),
+    ("(c)", PARTS, False),
+    ("14.0", {}, True),
+    ("14.7", {}, True),
+    ("14 apples", {}, False),
+    ("1,000", {"answer": "1000"}, False),
+    ("1.24", {**TENTHS, "answer": "1.2"}, True),
+    ("1.25", {**TENTHS, "answer": "1.2"}, True),
+    ("0.20", HUNDREDTHS, True),
+    ("6", {**TENTHS, "answer": "6.0"}, True),
+    ("50%", {**TENTHS, "answer": "0.5"}, False),
+    ("[2014, 2016]", YEARS, True),
+    ("[2014,2016]", YEARS, False),
+    ("nan", {}, False),
+    ("inf", {}, False),
 ]
 
 
@@ -59,18 +79,21 @@ def test_official_rules(tmp_path, text, changes, right):
     assert mathvista.judged(made, "It is that.", text).correct == right
 
 
-@pytest.mark.parametrize(("text", "changes", "right"), [
-    ("<think>A?</think> The answer is B", PARTS, True),
-    (r"So it is \boxed{B}.", PARTS, True),
-    ('The answer is "8/11".', PARTS, True),
-    ("It is **quarter** past.\n\nThe answer is B.", PARTS, True),
-    ("the correct answer is **(B) 8/11**.\n\nAs the angles at A and C meet at O", PARTS, True),
-    ("Thus, the answer is B (8/11).", PARTS, True),
-    ("The answer is C because most of it is of that colour, as one sees", PARTS, False),
-    ("Adding them, the answer is 14.", {}, True),
-    (r"First \boxed{3}, no: \boxed{14}", {}, True),
-    ("Between [2014, 2016].", YEARS, True),
-])
+@pytest.mark.parametrize(
+    ("text", "changes", "right"),
+    [
+        ("<think>A?</think> The answer is B", PARTS, True),
+        (r"So it is \boxed{B}.", PARTS, True),
+        ('The answer is "8/11".', PARTS, True),
+        ("It is **quarter** past.\n\nThe answer is B.", PARTS, True),
+        ("the correct answer is **(B) 8/11**.\n\nAs the angles at A and C meet at O", PARTS, True),
+        ("Thus, the answer is B (8/11).", PARTS, True),
+        ("The answer is C because most of it is of that colour, as one sees", PARTS, False),
+        ("Adding them, the answer is 14.", {}, True),
+        (r"First \boxed{3}, no: \boxed{14}", {}, True),
+        ("Between [2014, 2016].", YEARS, True),
+    ],
+)
 def test_rules_extract_before_a_judge_is_asked(tmp_path, text, changes, right):
     made = item(tmp_path, **changes)
     scored = mathvista.score(made, text, "official")
@@ -78,16 +101,19 @@ def test_rules_extract_before_a_judge_is_asked(tmp_path, text, changes, right):
     assert mathvista.judge_messages(made, text) is None
 
 
-@pytest.mark.parametrize(("text", "changes", "reply", "right"), [
-    ("There are fourteen of them.", {}, "Extracted answer: 14", True),
-    ("B.", PARTS, "B", True),
-    ("Not the first but the second one, or the third.", PARTS, "(C)", False),
-    ("It cannot be told from this picture.", YES, "(Z)", True),  # nearest to a Z without its brackets
-    ("(C) Yes\n(D) No", YES, "B", True),
-    ("Zwischen 2014 und 2016.", YEARS, "[2014, 2016]", True),
-    ("I cannot tell.", {}, "", False),
-    ("I cannot tell.", PARTS, " ", False),
-])
+@pytest.mark.parametrize(
+    ("text", "changes", "reply", "right"),
+    [
+        ("There are fourteen of them.", {}, "Extracted answer: 14", True),
+        ("B.", PARTS, "B", True),
+        ("Not the first but the second one, or the third.", PARTS, "(C)", False),
+        ("It cannot be told from this picture.", YES, "(Z)", True),  # nearest to a Z without its brackets
+        ("(C) Yes\n(D) No", YES, "B", True),
+        ("Zwischen 2014 und 2016.", YEARS, "[2014, 2016]", True),
+        ("I cannot tell.", {}, "", False),
+        ("I cannot tell.", PARTS, " ", False),
+    ],
+)
 def test_what_is_left_is_the_judges(tmp_path, text, changes, reply, right):
     made = item(tmp_path, **changes)
     assert mathvista.score(made, text, "official") == (0, None)
@@ -100,11 +126,20 @@ def test_nothing_is_asked_of_an_empty_response(tmp_path):
     assert mathvista.judge_messages(item(tmp_path), " \n") is None
 
 
-@pytest.mark.parametrize(("text", "changes", "right"), [
-    (r"<think>x</think>\boxed{B}", PARTS, True), (r"\boxed{8/11}", PARTS, True), (r"\boxed{14}", {}, True),
-    (r"\boxed{14 \text{ years}}", {}, True), (r"\boxed{1.24}", {**TENTHS, "answer": "1.2"}, True),
-    (r"\boxed{[2014, 2016]}", YEARS, True), ("14", {}, False), (r"\boxed{14", {}, False), ("", PARTS, False),
-])
+@pytest.mark.parametrize(
+    ("text", "changes", "right"),
+    [
+        (r"<think>x</think>\boxed{B}", PARTS, True),
+        (r"\boxed{8/11}", PARTS, True),
+        (r"\boxed{14}", {}, True),
+        (r"\boxed{14 \text{ years}}", {}, True),
+        (r"\boxed{1.24}", {**TENTHS, "answer": "1.2"}, True),
+        (r"\boxed{[2014, 2016]}", YEARS, True),
+        ("14", {}, False),
+        (r"\boxed{14", {}, False),
+        ("", PARTS, False),
+    ],
+)
 def test_boxed(tmp_path, text, changes, right):
     assert mathvista.score(item(tmp_path, **changes), text, "boxed").correct == right
 
@@ -116,9 +151,17 @@ def test_equal_choices_are_both_right(tmp_path):
 
 
 def test_bad_rows_are_rejected_one_by_one(tmp_path):
-    bad = [row(**{**PARTS, "choices": "['3/11', '8/11']"}), row(**{**PARTS, "answer": "B"}), row(image=""),
-           row(answer_type="word"), row(answer=None), b"[]", row(metadata=None),
-           row(precision="x"), row(pid=3, answer=7)]
+    bad = [
+        row(**{**PARTS, "choices": "['3/11', '8/11']"}),
+        row(**{**PARTS, "answer": "B"}),
+        row(image=""),
+        row(answer_type="word"),
+        row(answer=None),
+        b"[]",
+        row(metadata=None),
+        row(precision="x"),
+        row(pid=3, answer=7),
+    ]
     made = load(tmp_path, *bad)
     assert [one.reason for one in made if isinstance(one, Rejected)] == ["malformed row"] * 6 + ["duplicate id"]
     assert made[-1].row.id == "3" and made[-1].row.answer == "7"
@@ -129,8 +172,13 @@ def test_parquet_and_its_number_of_rows(tmp_path):
 
     text = pyarrow.string()
     names = ("pid", "question", "image", "unit", "answer", "question_type", "answer_type", "query")
-    fields = [*((name, text) for name in names), ("decoded_image", STRUCT), ("choices", pyarrow.list_(text)),
-              ("precision", pyarrow.float64()), ("metadata", pyarrow.struct([("task", text)]))]
+    fields = [
+        *((name, text) for name in names),
+        ("decoded_image", STRUCT),
+        ("choices", pyarrow.list_(text)),
+        ("precision", pyarrow.float64()),
+        ("metadata", pyarrow.struct([("task", text)])),
+    ]
     shown = row(decoded_image={"bytes": png(3), "path": None}, **PARTS)
     parquet(tmp_path / "data" / "testmini-00000-of-00001.parquet", [shown], pyarrow.schema(fields))
     rows = mathvista.load(str(tmp_path))

@@ -12,16 +12,20 @@ from perl_jax.curation.curate import curate
 from perl_jax.data import Rejected
 
 TEXT = pyarrow.string()
-SCHEMA = pyarrow.schema([
-    *((name, TEXT) for name in ("task", "visual_input_component", "source", "options", "question", "context")),
-    ("input_image_path", pyarrow.list_(TEXT)), ("output", TEXT),
-])
+SCHEMA = pyarrow.schema(
+    [
+        *((name, TEXT) for name in ("task", "visual_input_component", "source", "options", "question", "context")),
+        ("input_image_path", pyarrow.list_(TEXT)),
+        ("output", TEXT),
+    ]
+)
 
 
 THREE = ["./2D-spatial/new/0.jpg", "./2D-spatial/new/1.jpg", "./2D-spatial/new/2.jpg"]
 QUERY = {"options": "A: The second image\nB: The third image", "context": "Choose.", "input_image_path": THREE}
 POINTS = {
-    "options": "A: Point A\nB: Point B", "question": "Which point corresponds?",
+    "options": "A: Point A\nB: Point B",
+    "question": "Which point corresponds?",
     "context": "Given the following two images, REF is marked on the first image, and points on the right image. Which "
     "is the left ear?",
 }
@@ -58,7 +62,8 @@ def test_the_example(tmp_path):
     zipped(tmp_path / "2D-spatial.zip", {"forensic/0_0.jpg": png(9)})  # its own relationship's, not this one
     made, example = item(tmp_path), mmiu.EXAMPLE
     assert (made.row.question, made.row.choices, made.row.answer) == tuple(
-        example[key] for key in ("question", "choices", "answer"))
+        example[key] for key in ("question", "choices", "answer")
+    )
     assert [picture() for picture in made.row.images] == [png(0), png(1)]
     assert made.category == "forensic_detection_blink" and made.row.id == "forensic_detection_blink.all-1"
     assert mmiu.score(made, example["right"], "official") == (1, "B")
@@ -79,7 +84,7 @@ def test_unpacked_pictures_and_missing_ones(tmp_path):
     ("B: a dog", "B"), ("The answer is B", "B"), ("a dog", "B"), ("It is a dog.", "B"), (r"\boxed{B}", "B"),
     ("a cat", None), ("image none", None), ("model error", None), ("", None), ("o", None), ("。", None),
     ("a car or a dog", None), ("A: a car, B: a dog", None), ("狗", None),
-])
+])  # fmt: skip
 def test_official(tmp_path, text, extracted):
     score = mmiu.score(item(tmp_path, animals()), text, "official")
     assert score == (float(extracted == "B"), extracted)
@@ -91,18 +96,25 @@ def test_an_answer_that_is_no_option_is_kept_and_never_right(tmp_path, protocol)
     assert [mmiu.score(made, text, protocol).correct for text in ("G", r"\boxed{G}", "B", r"\boxed{B}")] == [0] * 4
 
 
-@pytest.mark.parametrize(("text", "right", "extracted"), [
-    (r"<think>A?</think>\boxed{B}", 1, "B"), (r"\boxed{a dog}", 1, "a dog"), (r"\boxed{A}\boxed{(B)}", 1, "(B)"),
-    (r"\boxed{A or B}", 0, "A or B"), ("B", 0, None), (r"\boxed{B", 0, None), ("", 0, None),
-])
+@pytest.mark.parametrize(
+    ("text", "right", "extracted"),
+    [
+        (r"<think>A?</think>\boxed{B}", 1, "B"),
+        (r"\boxed{a dog}", 1, "a dog"),
+        (r"\boxed{A}\boxed{(B)}", 1, "(B)"),
+        (r"\boxed{A or B}", 0, "A or B"),
+        ("B", 0, None),
+        (r"\boxed{B", 0, None),
+        ("", 0, None),
+    ],
+)
 def test_boxed(tmp_path, text, right, extracted):
     assert mmiu.score(item(tmp_path, animals()), text, "boxed") == (right, extracted)
 
 
 def test_prompts(tmp_path):
     made, published = item(tmp_path), mmiu.EXAMPLE["row"]
-    assert content(made, "boxed") == (
-        f"<image><image>\n{made.row.question}\nA. the first image\nB. the second image")
+    assert content(made, "boxed") == (f"<image><image>\n{made.row.question}\nA. the first image\nB. the second image")
     hint = "Please answer the option directly like A,B,C,D..."
     official = f"<image><image>{published['context']}\n{published['question']}\n{hint}"
     assert content(made, "official") == official
@@ -130,18 +142,25 @@ def test_an_option_may_have_several_lines(tmp_path):
     assert made.row.question == mmiu.EXAMPLE["row"]["question"]
 
 
-@pytest.mark.parametrize(("changes", "effect"), [
-    ({}, "rewrite"), ({"task": "spot_the_diff"}, "fixed"), ({"task": "temporal_ordering"}, "fixed"),
-    ({"input_image_path": ["./Continuous-temporal/new/0.jpg", "./Continuous-temporal/new/1.jpg"]}, "fixed"),
-    ({"task": "vehicle_retrieval"}, "rewrite"),  # its options are all the images there are
-    ({"task": "vehicle_retrieval", "options": "A: car 1\nB: car 2"}, "fixed"),
-    ({"task": "face_retrieval", **QUERY, "question": "Find the query. It is the first image."}, "rewrite"),
-    ({"task": "face_retrieval", **QUERY, "question": "Find the query."}, "fixed"),
-    ({"task": "semantic_correspondence_blink", **POINTS}, "rewrite"),
-    ({"task": "semantic_correspondence_blink", **POINTS, "question": "Which point is that of the first?"}, "fixed"),
-    ({**POINTS, "question": "Is it a cat, true or false?", "context": "Select from the following options."},
-     "invariant"),
-])
+@pytest.mark.parametrize(
+    ("changes", "effect"),
+    [
+        ({}, "rewrite"),
+        ({"task": "spot_the_diff"}, "fixed"),
+        ({"task": "temporal_ordering"}, "fixed"),
+        ({"input_image_path": ["./Continuous-temporal/new/0.jpg", "./Continuous-temporal/new/1.jpg"]}, "fixed"),
+        ({"task": "vehicle_retrieval"}, "rewrite"),  # its options are all the images there are
+        ({"task": "vehicle_retrieval", "options": "A: car 1\nB: car 2"}, "fixed"),
+        ({"task": "face_retrieval", **QUERY, "question": "Find the query. It is the first image."}, "rewrite"),
+        ({"task": "face_retrieval", **QUERY, "question": "Find the query."}, "fixed"),
+        ({"task": "semantic_correspondence_blink", **POINTS}, "rewrite"),
+        ({"task": "semantic_correspondence_blink", **POINTS, "question": "Which point is that of the first?"}, "fixed"),
+        (
+            {**POINTS, "question": "Is it a cat, true or false?", "context": "Select from the following options."},
+            "invariant",
+        ),
+    ],
+)
 def test_what_another_order_does(tmp_path, changes, effect):
     made = item(tmp_path, row(**changes))
     assert curate(made.row).decision.order_effect == effect
@@ -149,11 +168,21 @@ def test_what_another_order_does(tmp_path, changes, effect):
     assert bool(made.row.reason) == (made.row.order_effect is not None)
 
 
-@pytest.mark.parametrize("changes", [
-    {"output": None}, {"output": "None"}, {"output": "Z"}, {"output": ""}, {"input_image_path": None},
-    {"input_image_path": [None]}, {"input_image_path": ["../0.jpg"]}, {"input_image_path": ["./"]}, {"task": None},
-    {"question": None, "context": None},
-])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"output": None},
+        {"output": "None"},
+        {"output": "Z"},
+        {"output": ""},
+        {"input_image_path": None},
+        {"input_image_path": [None]},
+        {"input_image_path": ["../0.jpg"]},
+        {"input_image_path": ["./"]},
+        {"task": None},
+        {"question": None, "context": None},
+    ],
+)
 def test_rows_that_cannot_be_asked(tmp_path, changes):
     made = load(tmp_path, row(**changes), row())
     assert isinstance(made[0], Rejected) and made[1].row.id.endswith("all-2")

@@ -45,29 +45,52 @@ def test_the_example(tmp_path):
     assert mv_math.score(made, example["wrong"], "official") == (0, None)
 
 
-@pytest.mark.parametrize(("text", "changes", "right"), [
-    ("Step 1 ...\nAnswer: {B}", {}, 1), (r"\boxed{B}", {}, 1), ("Answer: {}", {}, 0), ("Answer: {A}", {}, 0),
-    ("The answer is C", {**WORDS, "answer": "9.000"}, 1), ("Answer:D", {**WORDS, "answer": "10.000"}, 1),
-    ("The answer is B", {**WORDS, "answer": "6.000"}, 0), ("9.0", {**WORDS, "answer": "C"}, 1),
-    ("<think>{A}</think>Answer: **{B}**", {}, 1), ("", {}, 0), ("Answer: {E}", {}, 0),
-    ("Answer: 3/2 or 15/2", {**FREE, "answer": TWO}, 1), ("Answer: 3/2", {**FREE, "answer": TWO}, 0),
-    ("(3)(1)", {**FREE, "answer": r"(1)(3)\#\#(3)(1)"}, 1), ("（3）（1）", {**FREE, "answer": "(1)(3)##(3)(1)"}, 1),
-    ("17", {**FREE, "answer": "17 m"}, 1), ("Answer: 16", {**FREE, "answer": "17"}, 0),
-    (r"First \boxed{3}, then \boxed{17}", {**FREE, "answer": "17"}, 1), ("Answer: 平行", {**FREE, "answer": "平行"}, 1),
-    ("(1) 12 (2) 30", PARTS, 1), ("(1) 12 (2) 31", PARTS, 0.5), ("Answer: (1) 12; (2) 30.", PARTS, 1),
-    ("(1) The side is 12.\n(2) So the area is 30.", PARTS, 1), ("(1) 12", PARTS, 0.5),
-    (r"\boxed{(1) 1 (2) 2}", PARTS, 0),
-])
+@pytest.mark.parametrize(
+    ("text", "changes", "right"),
+    [
+        ("Step 1 ...\nAnswer: {B}", {}, 1),
+        (r"\boxed{B}", {}, 1),
+        ("Answer: {}", {}, 0),
+        ("Answer: {A}", {}, 0),
+        ("The answer is C", {**WORDS, "answer": "9.000"}, 1),
+        ("Answer:D", {**WORDS, "answer": "10.000"}, 1),
+        ("The answer is B", {**WORDS, "answer": "6.000"}, 0),
+        ("9.0", {**WORDS, "answer": "C"}, 1),
+        ("<think>{A}</think>Answer: **{B}**", {}, 1),
+        ("", {}, 0),
+        ("Answer: {E}", {}, 0),
+        ("Answer: 3/2 or 15/2", {**FREE, "answer": TWO}, 1),
+        ("Answer: 3/2", {**FREE, "answer": TWO}, 0),
+        ("(3)(1)", {**FREE, "answer": r"(1)(3)\#\#(3)(1)"}, 1),
+        ("（3）（1）", {**FREE, "answer": "(1)(3)##(3)(1)"}, 1),
+        ("17", {**FREE, "answer": "17 m"}, 1),
+        ("Answer: 16", {**FREE, "answer": "17"}, 0),
+        (r"First \boxed{3}, then \boxed{17}", {**FREE, "answer": "17"}, 1),
+        ("Answer: 平行", {**FREE, "answer": "平行"}, 1),
+        ("(1) 12 (2) 30", PARTS, 1),
+        ("(1) 12 (2) 31", PARTS, 0.5),
+        ("Answer: (1) 12; (2) 30.", PARTS, 1),
+        ("(1) The side is 12.\n(2) So the area is 30.", PARTS, 1),
+        ("(1) 12", PARTS, 0.5),
+        (r"\boxed{(1) 1 (2) 2}", PARTS, 0),
+    ],
+)
 def test_official_rules(tmp_path, text, changes, right):
     assert mv_math.score(item(tmp_path, **changes), text, "official").correct == right
 
 
-@pytest.mark.parametrize(("text", "changes", "reply", "right"), [
-    ("Neither of them, and the fifth would be too large", {}, "false", 0), ("Answer: {the net}", {}, "True.", 1),
-    ("They are each as long as the other one is, twice", {**FREE, "answer": "$2a$"}, "true", 1),
-    ("(1) a dozen (2) thirty", PARTS, "2/2", 1), ("(1) a dozen (2) more", PARTS, "1/2", 0.5),
-    ("No parts were found in this text of mine.", PARTS, "3/2", 0), ("No parts found.", PARTS, "", 0),
-])
+@pytest.mark.parametrize(
+    ("text", "changes", "reply", "right"),
+    [
+        ("Neither of them, and the fifth would be too large", {}, "false", 0),
+        ("Answer: {the net}", {}, "True.", 1),
+        ("They are each as long as the other one is, twice", {**FREE, "answer": "$2a$"}, "true", 1),
+        ("(1) a dozen (2) thirty", PARTS, "2/2", 1),
+        ("(1) a dozen (2) more", PARTS, "1/2", 0.5),
+        ("No parts were found in this text of mine.", PARTS, "3/2", 0),
+        ("No parts found.", PARTS, "", 0),
+    ],
+)
 def test_what_is_left_is_the_judges(tmp_path, text, changes, reply, right):
     made = item(tmp_path, **changes)
     assert mv_math.score(made, text, "official") == (0, None)
@@ -82,19 +105,28 @@ def test_what_is_decided_is_not_asked(tmp_path):
     assert [mv_math.judge_messages(made, text) for text in ("Answer: {B}", "Answer: {A}", "")] == [None] * 3
 
 
-@pytest.mark.parametrize(("text", "changes", "right"), [
-    (r"<think>x</think>\boxed{B}", {}, 1), (r"\boxed{8.0}", {**WORDS, "answer": "B"}, 1), ("B", {}, 0),
-    (r"\boxed{\frac{3}{2} or \frac{15}{2}}", {**FREE, "answer": TWO}, 1), (r"\boxed{3/2}", {**FREE, "answer": TWO}, 0),
-    (r"\boxed{(3)(1)}", {**FREE, "answer": "(1)(3)##(3)(1)"}, 1), (r"\boxed{(1) 12 (2) 31}", PARTS, 0.5),
-    (r"\boxed{B", {}, 0), (r"\boxed{}", {}, 0), (r"\boxed{A} or \boxed{C}", {}, 0),
-])
+@pytest.mark.parametrize(
+    ("text", "changes", "right"),
+    [
+        (r"<think>x</think>\boxed{B}", {}, 1),
+        (r"\boxed{8.0}", {**WORDS, "answer": "B"}, 1),
+        ("B", {}, 0),
+        (r"\boxed{\frac{3}{2} or \frac{15}{2}}", {**FREE, "answer": TWO}, 1),
+        (r"\boxed{3/2}", {**FREE, "answer": TWO}, 0),
+        (r"\boxed{(3)(1)}", {**FREE, "answer": "(1)(3)##(3)(1)"}, 1),
+        (r"\boxed{(1) 12 (2) 31}", PARTS, 0.5),
+        (r"\boxed{B", {}, 0),
+        (r"\boxed{}", {}, 0),
+        (r"\boxed{A} or \boxed{C}", {}, 0),
+    ],
+)
 def test_boxed(tmp_path, text, changes, right):
     assert mv_math.score(item(tmp_path, **changes), text, "boxed").correct == right
 
 
-@pytest.mark.parametrize(("text", "scored"), [
-    ("I do", (0, None)), ("Answer: B", (1, "B")), ("one sees that it must be C", (0, "C")),
-])
+@pytest.mark.parametrize(
+    ("text", "scored"), [("I do", (0, None)), ("Answer: B", (1, "B")), ("one sees that it must be C", (0, "C"))]
+)
 def test_choices_that_only_the_pictures_have(tmp_path, text, scored):
     made = item(tmp_path, question="Which of <image_1> and <image_2>?", input_image=["1.jpg", "2.jpg"])
     assert made.row.choices == [] and mv_math.score(made, text, "official") == scored
@@ -116,9 +148,19 @@ def test_a_picture_without_a_slot_stands_in_front(tmp_path):
 
 
 def test_bad_rows_are_rejected_one_by_one(tmp_path):
-    bad = [row(answer="E"), row(answer="none"), row(input_image="a_1.jpg"), row(input_image=["a_1.jpg"]),
-           row(question=FREE["question"] + "<image_1>"), row(answer_type="proof"), row(answer=" "), 7, row(), row(),
-           row(problem_id=2, input_image=["b.jpg"] * 4)]
+    bad = [
+        row(answer="E"),
+        row(answer="none"),
+        row(input_image="a_1.jpg"),
+        row(input_image=["a_1.jpg"]),
+        row(question=FREE["question"] + "<image_1>"),
+        row(answer_type="proof"),
+        row(answer=" "),
+        7,
+        row(),
+        row(),
+        row(problem_id=2, input_image=["b.jpg"] * 4),
+    ]
     made = load(tmp_path, *bad)
     assert [one.reason for one in made if isinstance(one, Rejected)] == ["malformed row"] * 8 + ["duplicate id"]
     with pytest.raises(InputError, match=r"b\.jpg"):

@@ -12,8 +12,9 @@ from perl_jax.curation.curate import curate
 from perl_jax.data import Rejected
 
 TEXT = pyarrow.string()
-SCHEMA = pyarrow.schema([("task", TEXT), ("question", TEXT), ("label", TEXT),
-                         *((f"image_{i}", STRUCT) for i in range(1, 7))])
+SCHEMA = pyarrow.schema(
+    [("task", TEXT), ("question", TEXT), ("label", TEXT), *((f"image_{i}", STRUCT) for i in range(1, 7))]
+)
 
 
 def row(**changes):
@@ -58,33 +59,60 @@ def test_the_example(tmp_path):
     ("Isomorphism", "1", "yes", 0), ("Isomorphism", "1", True, 0), ("Isomorphism", "1", 1, 1),
     ("CodeEdit", "x = y + 1", "x=y+1", 1), ("CodeEdit", "x = y+1", "x =y + 1", 0),
     ("Charts", "12\\%", "12", 1), ("Maps", "5th Street", "5th street", 1), ("Charts", "12", [12], 0),
-])
+])  # fmt: skip
 def test_official(tmp_path, task, label, answer, right):
     made = item(tmp_path, task=task, label=label)
     assert remi.score(made, json.dumps({"explanation": "so", "answer": answer}), "official").correct == right
 
 
-@pytest.mark.parametrize(("text", "right"), [
-    ('```json\n{"explanation": "so", "answer": 92}\n```', 1), ("The answer is 92", 0), ("", 0), (r"\boxed{92}", 0),
-    ('{"explanation": "a\nb", "answer": 92}', 0), (r'{"explanation": "\"so\" \\frac", "answer": 92}', 1),
-    ('{"explanation": "so"}', 0), ('{"answer": 92', 0), ("{" * 3000 + "}", 0), ("} {", 0), ("[92]", 0),
-    ('{"a": ' * 3000 + "1" + "}" * 3000, 0), ('{"answer": ' + "9" * 5000 + "}", 0), ('"答案" {"answer": "92"}', 1),
-])
+@pytest.mark.parametrize(
+    ("text", "right"),
+    [
+        ('```json\n{"explanation": "so", "answer": 92}\n```', 1),
+        ("The answer is 92", 0),
+        ("", 0),
+        (r"\boxed{92}", 0),
+        ('{"explanation": "a\nb", "answer": 92}', 0),
+        (r'{"explanation": "\"so\" \\frac", "answer": 92}', 1),
+        ('{"explanation": "so"}', 0),
+        ('{"answer": 92', 0),
+        ("{" * 3000 + "}", 0),
+        ("} {", 0),
+        ("[92]", 0),
+        ('{"a": ' * 3000 + "1" + "}" * 3000, 0),
+        ('{"answer": ' + "9" * 5000 + "}", 0),
+        ('"答案" {"answer": "92"}', 1),
+    ],
+)
 def test_official_takes_json_alone(tmp_path, text, right):
     score = remi.score(item(tmp_path), text, "official")
     assert (score.correct, score.extracted) == (right, "92" if right else None)
 
 
-@pytest.mark.parametrize(("task", "label", "text", "right"), [
-    ("EmojiAlgebra", "92", r"<think>91?</think> \boxed{92}", 1), ("EmojiAlgebra", "92", r"\boxed{91}\boxed{92.0}", 1),
-    ("EmojiAlgebra", "92", '{"answer": 92}', 0), ("EmojiAlgebra", "92", r"\boxed{92", 0), ("EmojiAlgebra", "92", "", 0),
-    ("EmojiAlgebra", "92", r"\boxed{\frac{184}{2}}", 1), ("GeomShape", "50", r"\boxed{51}", 1),
-    ("Clocks", "125", r"\boxed{130}", 1), ("Clocks", "125", r"\boxed{140}", 0),
-    ("RefCoco", "2, 3", r"\boxed{3}", 1), ("RefCoco", "1,3", r"\boxed{13}", 0), ("RefCoco", "1,3", r"\boxed{2}", 0),
-    ("IQ", "(b)", r"\boxed{B}", 1), ("IQ", "(b)", r"\boxed{\text{(b)}}", 1), ("IQ", "(b)", r"\boxed{A}", 0),
-    ("CodeEdit", "x = y + 1", r"\boxed{x=y+1}", 1), ("Charts", "12%", r"\boxed{12\%}", 1),
-    ("Schedule", "09:30", r"\boxed{10:30}", 0), ("Maps", "5th Street", r"\boxed{\text{5th Street}}", 1),
-])
+@pytest.mark.parametrize(
+    ("task", "label", "text", "right"),
+    [
+        ("EmojiAlgebra", "92", r"<think>91?</think> \boxed{92}", 1),
+        ("EmojiAlgebra", "92", r"\boxed{91}\boxed{92.0}", 1),
+        ("EmojiAlgebra", "92", '{"answer": 92}', 0),
+        ("EmojiAlgebra", "92", r"\boxed{92", 0),
+        ("EmojiAlgebra", "92", "", 0),
+        ("EmojiAlgebra", "92", r"\boxed{\frac{184}{2}}", 1),
+        ("GeomShape", "50", r"\boxed{51}", 1),
+        ("Clocks", "125", r"\boxed{130}", 1),
+        ("Clocks", "125", r"\boxed{140}", 0),
+        ("RefCoco", "2, 3", r"\boxed{3}", 1),
+        ("RefCoco", "1,3", r"\boxed{13}", 0),
+        ("RefCoco", "1,3", r"\boxed{2}", 0),
+        ("IQ", "(b)", r"\boxed{B}", 1),
+        ("IQ", "(b)", r"\boxed{\text{(b)}}", 1),
+        ("IQ", "(b)", r"\boxed{A}", 0),
+        ("CodeEdit", "x = y + 1", r"\boxed{x=y+1}", 1),
+        ("Charts", "12%", r"\boxed{12\%}", 1),
+        ("Schedule", "09:30", r"\boxed{10:30}", 0),
+        ("Maps", "5th Street", r"\boxed{\text{5th Street}}", 1),
+    ],
+)
 def test_boxed(tmp_path, task, label, text, right):
     assert remi.score(item(tmp_path, task=task, label=label), text, "boxed").correct == right
 
@@ -112,11 +140,22 @@ def test_what_another_order_does(tmp_path):
     assert together.row.order_effect is None and curate(together.row).decision.order_effect == "invariant"
 
 
-@pytest.mark.parametrize("changes", [
-    {"images": 2}, {"images": 4}, {"images": 0}, {"question": None}, {"label": None}, {"label": " "}, {"task": "Else"},
-    {"task": None}, {"question": "<image2><image1><image3>"}, {"question": "<image><image1><image2><image3>"},
-    {"question": "<image1><image2><image3><image9>"},
-])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"images": 2},
+        {"images": 4},
+        {"images": 0},
+        {"question": None},
+        {"label": None},
+        {"label": " "},
+        {"task": "Else"},
+        {"task": None},
+        {"question": "<image2><image1><image3>"},
+        {"question": "<image><image1><image2><image3>"},
+        {"question": "<image1><image2><image3><image9>"},
+    ],
+)
 def test_rows_that_cannot_be_asked(tmp_path, changes):
     made = load(tmp_path, row(**changes), row())
     assert isinstance(made[0], Rejected) and made[1].row.id == "EmojiAlgebra.test-2"

@@ -25,7 +25,8 @@ def test_the_table_counts_and_differences_are_shown_with_examples():
     assert lines[0] == "|  | model: invariant | model: rewrite | model: fixed |"
     assert lines[3:5] == ["| rules: rewrite | 0 | 5 | 4 |", "| rules: fixed | 1 | 0 | 0 |"]
     assert lines[-3:] == [
-        'rewrite by the rules, fixed by the model: 4, such as "which | 0?"; "which | 1?"', "",
+        'rewrite by the rules, fixed by the model: 4, such as "which | 0?"; "which | 1?"',
+        "",
         'fixed by the rules, invariant by the model: 1, such as "both?"',
     ]
 

@@ -29,9 +29,17 @@ def row(question=QUESTION, answer=ANSWER, images=2, **fields):
 
 def said(**changes):
     """A good reply to `row()`, with changes."""
-    good = {"checkable": True, "reason": "", "question": "Which image shows more people, image 1 or image 2?",
-            "choices": [], "answer": "Image 2", "kind": "text", "evidence": ["image 1 or image 2"],
-            "order_effect": "rewrite", "confidence": 0.9}
+    good = {
+        "checkable": True,
+        "reason": "",
+        "question": "Which image shows more people, image 1 or image 2?",
+        "choices": [],
+        "answer": "Image 2",
+        "kind": "text",
+        "evidence": ["image 1 or image 2"],
+        "order_effect": "rewrite",
+        "confidence": 0.9,
+    }
     return json.dumps({**good, **changes})
 
 
@@ -45,8 +53,14 @@ def fails(reply, this=None):
 def test_a_good_reply():
     made = annotator.parse(said(), row())
     assert made == annotator.Annotation(
-        question="<image><image>\nWhich image shows more people, image 1 or image 2?", answer="Image 2", choices=(),
-        kind="text", order_effect="rewrite", evidence="image 1 or image 2", confidence=0.9)
+        question="<image><image>\nWhich image shows more people, image 1 or image 2?",
+        answer="Image 2",
+        choices=(),
+        kind="text",
+        order_effect="rewrite",
+        evidence="image 1 or image 2",
+        confidence=0.9,
+    )
 
 
 @pytest.mark.parametrize(("given", "reply"), annotator._EXAMPLES)
@@ -56,7 +70,10 @@ def test_the_prompts_examples_are_what_the_parser_takes(given, reply):
     if reply["checkable"]:
         assert (made.reason, made.confidence, made.order_effect) == ("", reply["confidence"], reply["order_effect"])
         assert (made.question, list(made.choices), made.answer) == (
-            reply["question"], reply["choices"], reply["answer"])
+            reply["question"],
+            reply["choices"],
+            reply["answer"],
+        )
     else:
         assert (made.reason, made.detail) == (annotator.NOT_CHECKABLE, reply["reason"])
 
@@ -66,11 +83,19 @@ def test_the_prompts_examples_show_each_label():
     assert {reply["kind"] for _, reply in annotator._EXAMPLES} == {"choice", "number", "text", "order"}
 
 
-@pytest.mark.parametrize("wrapped", [
-    "```json\n{}\n```", "Sure! Here it is:\n\n{}\nI hope that helps {{smile}}.",
-    "<think>maybe {{\"checkable\": false}}</think>{}",
-    "Draft: {{\"checkable\": true}}\nFinal: {}", "{{\"result\": {}}}", "[{}]", "\ufeff{}", "{{not json}} {{\n{}",
-])
+@pytest.mark.parametrize(
+    "wrapped",
+    [
+        "```json\n{}\n```",
+        "Sure! Here it is:\n\n{}\nI hope that helps {{smile}}.",
+        '<think>maybe {{"checkable": false}}</think>{}',
+        'Draft: {{"checkable": true}}\nFinal: {}',
+        '{{"result": {}}}',
+        "[{}]",
+        "\ufeff{}",
+        "{{not json}} {{\n{}",
+    ],
+)
 def test_the_object_is_found(wrapped):
     assert annotator.parse(wrapped.format(said()), row()) == annotator.parse(said(), row())
 
@@ -80,7 +105,7 @@ RUBBISH = [
     said()[:-1], said()[1:], said().replace('"', "'"), "\0", "\ud800", "\udc80{", '{"checkable"}', '{"checkable": tru',
     json.dumps([1, 2]), json.dumps("text"), '{"order_effect": "rewrite"}', "x" * 1_000_000,
     "<think>" + said() + "</think>",
-]
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("reply", RUBBISH, ids=range(len(RUBBISH)))
@@ -88,63 +113,74 @@ def test_rubbish_has_a_reason(reply):
     assert fails(reply) == "reply is no JSON object"
 
 
-@pytest.mark.parametrize(("changes", "reason"), [
-    ({"checkable": False, "reason": "an opinion"}, annotator.NOT_CHECKABLE),
-    ({"checkable": False, "reason": None, "order_effect": 7}, annotator.NOT_CHECKABLE),
-    ({"checkable": "yes"}, "reply misses a field"),
-    ({"checkable": None}, "reply misses a field"),
-    ({"question": None}, "reply misses a field"),
-    ({"question": ["a"]}, "reply misses a field"),
-    ({"question": ""}, "reply misses a field"),
-    ({"question": "a \0 b"}, "reply misses a field"),
-    ({"answer": "\ud800"}, "reply misses a field"),
-    ({"answer": True}, "reply misses a field"),
-    ({"answer": ["Image 2"]}, "reply misses a field"),
-    ({"choices": "A, B"}, "reply misses a field"),
-    ({"choices": [1, 2]}, "reply misses a field"),
-    ({"choices": ["", "people"]}, "reply misses a field"),
-    ({"kind": "essay"}, "unknown kind"),
-    ({"kind": ["text"]}, "unknown kind"),
-    ({"kind": None}, "unknown kind"),
-    ({"order_effect": "maybe"}, "unknown order_effect"),
-    ({"order_effect": "Rewrite"}, "unknown order_effect"),
-    ({"order_effect": {"a": 1}}, "unknown order_effect"),
-    ({"order_effect": None}, "unknown order_effect"),
-    ({"confidence": 1.5}, "confidence is no number from 0 to 1"),
-    ({"confidence": -0.1}, "confidence is no number from 0 to 1"),
-    ({"confidence": "high"}, "confidence is no number from 0 to 1"),
-    ({"confidence": True}, "confidence is no number from 0 to 1"),
-    ({"confidence": None}, "confidence is no number from 0 to 1"),
-    ({"confidence": float("nan")}, "confidence is no number from 0 to 1"),
-    ({"confidence": float("inf")}, "confidence is no number from 0 to 1"),
-    ({"answer": ""}, "answer is not short"),
-    ({"answer": "Well, " + ANSWER}, "answer is not short"),
-    ({"answer": "Image 2\nImage 2"}, "answer is not short"),
-    ({"answer": "."}, "answer does not fit its kind"),
-    ({"answer": "crowd", "kind": "number"}, "answer does not fit its kind"),
-    ({"answer": "2", "kind": "order"}, "answer does not fit its kind"),
-    ({"answer": "A", "kind": "choice"}, "answer is no choice"),
-    ({"answer": "a bus"}, "answer is made up"),
-    ({"answer": "12", "kind": "number"}, "answer is made up"),
-    ({"choices": ["a crowd", "an elephant"], "answer": "A"}, "choices are made up"),
-    ({"choices": ["image 1", "image 2"], "answer": "C"}, "answer is no choice"),
-    ({"choices": ["image 1"], "answer": "A"}, "answer is no choice"),
-    ({"answer": "Image 3"}, "names an image that is not there"),
-    ({"question": "Is image 0 larger?"}, "names an image that is not there"),
-    ({"question": "Is picture #3 larger?"}, "names an image that is not there"),
-    ({"question": f"Is image {'9' * 5000} larger?"}, "question is longer than it was"),
-    ({"question": "Which image? " * 50}, "question is longer than it was"),
-    ({"question": "<image> shows more people than <image>, why?"}, "image slots differ"),
-    ({"answer": "<image>"}, "image slots differ"),
-])
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"checkable": False, "reason": "an opinion"}, annotator.NOT_CHECKABLE),
+        ({"checkable": False, "reason": None, "order_effect": 7}, annotator.NOT_CHECKABLE),
+        ({"checkable": "yes"}, "reply misses a field"),
+        ({"checkable": None}, "reply misses a field"),
+        ({"question": None}, "reply misses a field"),
+        ({"question": ["a"]}, "reply misses a field"),
+        ({"question": ""}, "reply misses a field"),
+        ({"question": "a \0 b"}, "reply misses a field"),
+        ({"answer": "\ud800"}, "reply misses a field"),
+        ({"answer": True}, "reply misses a field"),
+        ({"answer": ["Image 2"]}, "reply misses a field"),
+        ({"choices": "A, B"}, "reply misses a field"),
+        ({"choices": [1, 2]}, "reply misses a field"),
+        ({"choices": ["", "people"]}, "reply misses a field"),
+        ({"kind": "essay"}, "unknown kind"),
+        ({"kind": ["text"]}, "unknown kind"),
+        ({"kind": None}, "unknown kind"),
+        ({"order_effect": "maybe"}, "unknown order_effect"),
+        ({"order_effect": "Rewrite"}, "unknown order_effect"),
+        ({"order_effect": {"a": 1}}, "unknown order_effect"),
+        ({"order_effect": None}, "unknown order_effect"),
+        ({"confidence": 1.5}, "confidence is no number from 0 to 1"),
+        ({"confidence": -0.1}, "confidence is no number from 0 to 1"),
+        ({"confidence": "high"}, "confidence is no number from 0 to 1"),
+        ({"confidence": True}, "confidence is no number from 0 to 1"),
+        ({"confidence": None}, "confidence is no number from 0 to 1"),
+        ({"confidence": float("nan")}, "confidence is no number from 0 to 1"),
+        ({"confidence": float("inf")}, "confidence is no number from 0 to 1"),
+        ({"answer": ""}, "answer is not short"),
+        ({"answer": "Well, " + ANSWER}, "answer is not short"),
+        ({"answer": "Image 2\nImage 2"}, "answer is not short"),
+        ({"answer": "."}, "answer does not fit its kind"),
+        ({"answer": "crowd", "kind": "number"}, "answer does not fit its kind"),
+        ({"answer": "2", "kind": "order"}, "answer does not fit its kind"),
+        ({"answer": "A", "kind": "choice"}, "answer is no choice"),
+        ({"answer": "a bus"}, "answer is made up"),
+        ({"answer": "12", "kind": "number"}, "answer is made up"),
+        ({"choices": ["a crowd", "an elephant"], "answer": "A"}, "choices are made up"),
+        ({"choices": ["image 1", "image 2"], "answer": "C"}, "answer is no choice"),
+        ({"choices": ["image 1"], "answer": "A"}, "answer is no choice"),
+        ({"answer": "Image 3"}, "names an image that is not there"),
+        ({"question": "Is image 0 larger?"}, "names an image that is not there"),
+        ({"question": "Is picture #3 larger?"}, "names an image that is not there"),
+        ({"question": f"Is image {'9' * 5000} larger?"}, "question is longer than it was"),
+        ({"question": "Which image? " * 50}, "question is longer than it was"),
+        ({"question": "<image> shows more people than <image>, why?"}, "image slots differ"),
+        ({"answer": "<image>"}, "image slots differ"),
+    ],
+)
 def test_what_cannot_be_used_has_a_reason(changes, reason):
     assert fails(said(**changes)) == reason
 
 
-@pytest.mark.parametrize("changes", [
-    {"evidence": "the next picture"}, {"evidence": ""}, {"evidence": None}, {"evidence": []}, {"evidence": ["..."]},
-    {"evidence": 5}, {"evidence": ["image 1 or image 2", "not there"]},
-])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"evidence": "the next picture"},
+        {"evidence": ""},
+        {"evidence": None},
+        {"evidence": []},
+        {"evidence": ["..."]},
+        {"evidence": 5},
+        {"evidence": ["image 1 or image 2", "not there"]},
+    ],
+)
 def test_a_label_without_its_words_has_no_confidence(changes):
     made = annotator.parse(said(**changes), row())
     assert (made.reason, made.confidence) == ("", 0.0)
@@ -155,11 +191,14 @@ def test_evidence_may_differ_in_case_and_spaces(evidence):
     assert annotator.parse(said(evidence=evidence), row()).confidence == 0.9
 
 
-@pytest.mark.parametrize(("question", "shown"), [
-    ("Is it red? <image>\n<image>", "<image><image>\nIs it blue?"),
-    ("<image>Is it red?<image>", "<image><image>\nIs it blue?"),
-    ("Is it red?", "Is it blue?"),
-])
+@pytest.mark.parametrize(
+    ("question", "shown"),
+    [
+        ("Is it red? <image>\n<image>", "<image><image>\nIs it blue?"),
+        ("<image>Is it red?<image>", "<image><image>\nIs it blue?"),
+        ("Is it red?", "Is it blue?"),
+    ],
+)
 def test_slots_around_a_question_are_its_first_line(question, shown):
     made = annotator.parse(said(question="Is it blue?", answer="Yes", evidence="it"), row(question, "Yes, it is."))
     assert made.question == shown
@@ -176,28 +215,47 @@ def test_slots_inside_a_question_stay_with_its_words():
     assert annotator.parse(said(question=good, answer="second", evidence="which of"), this).question == good
     assert "<image>" in json.loads(asked_row(this))["question"]
     assert fails(said(question="If <image> is the reference, which is more like it?", answer="second"), this) == (
-        "image slots differ")
+        "image slots differ"
+    )
 
 
-@pytest.mark.parametrize(("answer", "text", "kind"), [
-    ("3", "There are three dogs.", "number"), (3, "3", "number"), (2.5, "about 2.5 m", "number"),
-    ("Yes", "It is so.", "text"), ("Image 2", "The second picture does.", "text"), ("狗", "这是一只狗。", "text"),
-    ("\\frac{3}{2}", "$$\\dfrac{3}{2}$$", "number"),
-    ("2, 1", "First image 2, then image 1", "order"), ("dark blue", "A dark-blue car.", "text"),
-])
+@pytest.mark.parametrize(
+    ("answer", "text", "kind"),
+    [
+        ("3", "There are three dogs.", "number"),
+        (3, "3", "number"),
+        (2.5, "about 2.5 m", "number"),
+        ("Yes", "It is so.", "text"),
+        ("Image 2", "The second picture does.", "text"),
+        ("狗", "这是一只狗。", "text"),
+        ("\\frac{3}{2}", "$$\\dfrac{3}{2}$$", "number"),
+        ("2, 1", "First image 2, then image 1", "order"),
+        ("dark blue", "A dark-blue car.", "text"),
+    ],
+)
 def test_an_answer_says_what_the_reference_says(answer, text, kind):
     reply = said(question="What is it?", answer=answer, kind=kind, evidence="it")
     made = annotator.parse(reply, row("What is it?", text))
     assert (made.reason, made.answer, made.kind) == ("", str(answer), kind)
 
 
-@pytest.mark.parametrize(("answer", "reference", "letter"), [
-    ("B", "B", "B"), ("(B)", "B: pick up ball", "B"), ("pick up ball", "(B) pick up ball", "B"),
-    ("B. pick up ball", "B.", "B"),
-    ("B", "The boy wants to pick up ball.", "B"), ("b", "Clearly B, as he looks at it", "B"), ("A", "B", None),
-    ("A", "A boy would pick up ball", None), ("C", "B", None), ("D", "B", None), ("run", "B", None),
-    ("A or B", "B", None),
-])
+@pytest.mark.parametrize(
+    ("answer", "reference", "letter"),
+    [
+        ("B", "B", "B"),
+        ("(B)", "B: pick up ball", "B"),
+        ("pick up ball", "(B) pick up ball", "B"),
+        ("B. pick up ball", "B.", "B"),
+        ("B", "The boy wants to pick up ball.", "B"),
+        ("b", "Clearly B, as he looks at it", "B"),
+        ("A", "B", None),
+        ("A", "A boy would pick up ball", None),
+        ("C", "B", None),
+        ("D", "B", None),
+        ("run", "B", None),
+        ("A or B", "B", None),
+    ],
+)
 def test_choices_are_read_from_the_question_and_the_answer_is_the_references(answer, reference, letter):
     this = row("Why does he bend?\nA. tie shoe\nB. pick up ball", reference)
     reply = said(question="Why does he bend?", choices=["tie shoe", "pick up ball"], answer=answer, kind="choice")
@@ -266,8 +324,12 @@ def test_rubbish_twice_is_a_reason_and_the_next_rows_go_on(tmp_path):
 
 
 def test_what_no_model_need_read_is_not_asked_about(tmp_path):
-    rows = [Rejected("1", "malformed row"), row("Is he?", "Yes")._replace(turn=1), row("How many?", "4", 1),
-            row("Is it red?", "Yes")]
+    rows = [
+        Rejected("1", "malformed row"),
+        row("Is he?", "Yes")._replace(turn=1),
+        row("How many?", "4", 1),
+        row("Is it red?", "Yes"),
+    ]
     found, requests = reading(tmp_path, fake_endpoint.annotator, rows)
     assert [this for this, _ in found] == rows and len(requests) == 1
     assert [made is None for _, made in found] == [True, True, True, False]

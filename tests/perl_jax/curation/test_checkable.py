@@ -17,29 +17,47 @@ def test_examples():
     assert doctest.testmod(module).attempted >= 4 and not doctest.testmod(module).failed
 
 
-@pytest.mark.parametrize(("question", "choices"), [
-    ("Which?\nA. cat\nB. dog", ["cat", "dog"]),
-    ("Which?\n(A) cat\n(B) dog\n(C) cow", ["cat", "dog", "cow"]),
-    ("Which? Options: (A) a cat (B) a dog", ["a cat", "a dog"]),
-    ("Which?\nA: tie shoe\nB: pick up ball\n", ["tie shoe", "pick up ball"]),
-    ("Which?\nA、3:00\nB、9:00", ["3:00", "9:00"]),
-    ("Which?\nA. <image>\nB. <image>", ["<image>", "<image>"]),
-    ("Which?\nA. cat", []),
-    ("Which?\nA. cat\nC. dog", []),
-    ("A. cat\nB. dog", []),  # no question is left
-    ("Is Vitamin A. or B. better?", []),
-])
+@pytest.mark.parametrize(
+    ("question", "choices"),
+    [
+        ("Which?\nA. cat\nB. dog", ["cat", "dog"]),
+        ("Which?\n(A) cat\n(B) dog\n(C) cow", ["cat", "dog", "cow"]),
+        ("Which? Options: (A) a cat (B) a dog", ["a cat", "a dog"]),
+        ("Which?\nA: tie shoe\nB: pick up ball\n", ["tie shoe", "pick up ball"]),
+        ("Which?\nA、3:00\nB、9:00", ["3:00", "9:00"]),
+        ("Which?\nA. <image>\nB. <image>", ["<image>", "<image>"]),
+        ("Which?\nA. cat", []),
+        ("Which?\nA. cat\nC. dog", []),
+        ("A. cat\nB. dog", []),  # no question is left
+        ("Is Vitamin A. or B. better?", []),
+    ],
+)
 def test_options_are_taken_out_of_the_question(question, choices):
     head, found = split_choices(question)
     assert found == choices
     assert head == ("Which?" if choices else question)
 
 
-@pytest.mark.parametrize(("answer", "letter"), [
-    ("B", "B"), ("(B)", "B"), ("b.", "B"), ("the dog", "B"), ("Answer: B", "B"), ("B: the dog", "B"),
-    ("The answer is (B)", "B"), ("(B) the dog", "B"), ("Answer: the dog.", "B"), ("The dog", "B"),
-    ("C", None), ("a cow", None), ("B: the cat", None), ("A or B", None), ("AB", None),
-])
+@pytest.mark.parametrize(
+    ("answer", "letter"),
+    [
+        ("B", "B"),
+        ("(B)", "B"),
+        ("b.", "B"),
+        ("the dog", "B"),
+        ("Answer: B", "B"),
+        ("B: the dog", "B"),
+        ("The answer is (B)", "B"),
+        ("(B) the dog", "B"),
+        ("Answer: the dog.", "B"),
+        ("The dog", "B"),
+        ("C", None),
+        ("a cow", None),
+        ("B: the cat", None),
+        ("A or B", None),
+        ("AB", None),
+    ],
+)
 def test_a_choice_is_its_letter(answer, letter):
     found = checkable(row("Which?", answer, choices=["the cat", "the dog"]))
     if letter is None:
@@ -48,40 +66,62 @@ def test_a_choice_is_its_letter(answer, letter):
         assert (found.answer, found.kind) == (letter, "choice")
 
 
-@pytest.mark.parametrize(("question", "answer", "new", "kind", "hint"), [
-    ("How many?", "4", "4", "number", ""),
-    ("How many?", "1,250.", "1,250", "number", ""),
-    ("How long?", r"$2\sqrt{3}$", r"$2\sqrt{3}$", "number", ""),
-    ("Is it?", "yes.", "Yes", "text", ""),
-    ("Is it, and why?", "No, since it rains.", "No", "text", "Is it? Answer yes or no."),
-    ("Is it?", "Nothing is.", "Nothing is", "text", ""),
-    ("What is it?", "A red car.", "A red car", "text", ""),
-    ("Which image is it?", "Image 2", "Image 2", "text", ""),
-    ("Which image is it and why?", "It is image 2, by far.", "Image 2", "text",
-     "Which image is it? Answer with its number."),
-    ("Which two images fit?", "Image 3 and Image 1 fit. Image 3 is red.", "1 and 3", "order",
-     "Which two images fit? Answer with their numbers."),
-    ("Which images fit?", "3, 1", "1 and 3", "order", ""),
-    ("Which images fit?", "Image 1 and Image 2.", "1 and 2", "order", ""),
-    ("Which images fit?", "Images 2 and 3 fit.", "2 and 3", "order", "Which images fit? Answer with their numbers."),
-])
+@pytest.mark.parametrize(
+    ("question", "answer", "new", "kind", "hint"),
+    [
+        ("How many?", "4", "4", "number", ""),
+        ("How many?", "1,250.", "1,250", "number", ""),
+        ("How long?", r"$2\sqrt{3}$", r"$2\sqrt{3}$", "number", ""),
+        ("Is it?", "yes.", "Yes", "text", ""),
+        ("Is it, and why?", "No, since it rains.", "No", "text", "Is it? Answer yes or no."),
+        ("Is it?", "Nothing is.", "Nothing is", "text", ""),
+        ("What is it?", "A red car.", "A red car", "text", ""),
+        ("Which image is it?", "Image 2", "Image 2", "text", ""),
+        (
+            "Which image is it and why?",
+            "It is image 2, by far.",
+            "Image 2",
+            "text",
+            "Which image is it? Answer with its number.",
+        ),
+        (
+            "Which two images fit?",
+            "Image 3 and Image 1 fit. Image 3 is red.",
+            "1 and 3",
+            "order",
+            "Which two images fit? Answer with their numbers.",
+        ),
+        ("Which images fit?", "3, 1", "1 and 3", "order", ""),
+        ("Which images fit?", "Image 1 and Image 2.", "1 and 2", "order", ""),
+        (
+            "Which images fit?",
+            "Images 2 and 3 fit.",
+            "2 and 3",
+            "order",
+            "Which images fit? Answer with their numbers.",
+        ),
+    ],
+)
 def test_short_answers(question, answer, new, kind, hint):
     found = checkable(row(question, answer))
     assert (found.answer, found.kind, found.question) == (new, kind, hint or question)
 
 
-@pytest.mark.parametrize(("question", "answer"), [
-    ("Why is it?", "Because it was raining all day."),
-    ("Which image is it?", "Image 1 or image 2 may be it, who knows."),  # two named, one asked
-    ("Which image is like image 1?", "It is image 1 itself, I think."),  # named in the question
-    ("Which image is it?", "It is image 7, the one at the end."),  # not there
-    ("Which image is it, and which is not?", "It is image 2, of course."),  # two things asked
-    ("Which two images fit?", "Images 1, 2 and 3 fit well together."),
-    ("Which images would represent each theme?", "Images 1 and 2, in this sense."),
-    ("Which two images would you choose?", "Images 1 and 2, for their colours."),  # a matter of taste
-    ("Which images could serve a guide?", "Images 1 and 2, for their maps."),
-    ("Which images fit?", "One fits in part. Image 1 and image 2 fit."),  # not said at once
-])
+@pytest.mark.parametrize(
+    ("question", "answer"),
+    [
+        ("Why is it?", "Because it was raining all day."),
+        ("Which image is it?", "Image 1 or image 2 may be it, who knows."),  # two named, one asked
+        ("Which image is like image 1?", "It is image 1 itself, I think."),  # named in the question
+        ("Which image is it?", "It is image 7, the one at the end."),  # not there
+        ("Which image is it, and which is not?", "It is image 2, of course."),  # two things asked
+        ("Which two images fit?", "Images 1, 2 and 3 fit well together."),
+        ("Which images would represent each theme?", "Images 1 and 2, in this sense."),
+        ("Which two images would you choose?", "Images 1 and 2, for their colours."),  # a matter of taste
+        ("Which images could serve a guide?", "Images 1 and 2, for their maps."),
+        ("Which images fit?", "One fits in part. Image 1 and image 2 fit."),  # not said at once
+    ],
+)
 def test_what_no_rule_can_check(question, answer):
     assert checkable(row(question, answer)).reason == "answer cannot be checked by a rule"
 

@@ -25,13 +25,20 @@ def test_example():
 
 
 def test_words_choices_and_answer_follow_the_images():
-    made = curate(row("<image><image><image>\nIf image 2 is the reference, which is nearer?\n"
-                      "(A) Image 3\n(B) Image 1", "A", 3))
+    made = curate(
+        row("<image><image><image>\nIf image 2 is the reference, which is nearer?\n(A) Image 3\n(B) Image 1", "A", 3)
+    )
     assert made.decision.order_effect == "rewrite" and made.decision.by == "rules"
     assert rendered(made.record, [0, 1, 2], 3) == (
-        "<image><image><image>\nIf image 2 is the reference, which is nearer?", ["Image 3", "Image 1"], "A")
+        "<image><image><image>\nIf image 2 is the reference, which is nearer?",
+        ["Image 3", "Image 1"],
+        "A",
+    )
     assert rendered(made.record, [1, 2, 0], 3) == (
-        "<image><image><image>\nIf image 1 is the reference, which is nearer?", ["Image 2", "Image 3"], "A")
+        "<image><image><image>\nIf image 1 is the reference, which is nearer?",
+        ["Image 2", "Image 3"],
+        "A",
+    )
 
 
 def test_letters_follow_pictures_in_choices():
@@ -40,11 +47,14 @@ def test_letters_follow_pictures_in_choices():
     assert rendered(made.record, [0, 2, 1], 3)[2] == "A"
 
 
-@pytest.mark.parametrize(("choices", "moved"), [
-    (["the first image", "the second image"], ["the second image", "the third image"]),
-    (["a cat", "a dog"], ["a cat", "a dog"]),
-    (["<image>", "<image>", "<image>"], None),
-])
+@pytest.mark.parametrize(
+    ("choices", "moved"),
+    [
+        (["the first image", "the second image"], ["the second image", "the third image"]),
+        (["a cat", "a dog"], ["a cat", "a dog"]),
+        (["<image>", "<image>", "<image>"], None),
+    ],
+)
 def test_the_letter_of_a_choice_is_no_letter_of_an_image(choices, moved):
     """Where a choice's words follow their image its letter stays; where it shows the image, the letter goes with it."""
     record = curate(row("Which picture is older?", "B", 3, choices=choices, kind="choice")).record
@@ -68,13 +78,16 @@ def test_symbols_of_a_persons_own_are_kept():
     assert made.decision.order_effect == "fixed"  # "image 1" is a place that no symbol moves
 
 
-@pytest.mark.parametrize(("bad", "reason"), [
-    (row("Is image 3 red?", "Yes"), "names an image that is not there"),
-    (row("<image:0><image:0>Is it?", "Yes"), "text and images do not fit"),
-    (row("Is {image:5} red?", "Yes"), "text and images do not fit"),
-    (row("Why so?", "It was raining, and the road was wet."), "answer cannot be checked by a rule"),
-    (row("<image>Is it?", "Yes"), "slots"),
-])
+@pytest.mark.parametrize(
+    ("bad", "reason"),
+    [
+        (row("Is image 3 red?", "Yes"), "names an image that is not there"),
+        (row("<image:0><image:0>Is it?", "Yes"), "text and images do not fit"),
+        (row("Is {image:5} red?", "Yes"), "text and images do not fit"),
+        (row("Why so?", "It was raining, and the road was wet."), "answer cannot be checked by a rule"),
+        (row("<image>Is it?", "Yes"), "slots"),
+    ],
+)
 def test_left_out(bad, reason):
     assert isinstance(found := curate(bad), Rejected) and found.reason == reason
 
@@ -92,8 +105,11 @@ def test_a_letter_whose_choice_is_not_in_the_text_is_never_moved():
 
 def test_rephrasing_is_on_record():
     made = curate(row("Which image is older, and why?", "Image 2, since its paper is yellow."))
-    assert made.decision.original == {"question": "Which image is older, and why?", "choices": [],
-                                      "answer": "Image 2, since its paper is yellow."}
+    assert made.decision.original == {
+        "question": "Which image is older, and why?",
+        "choices": [],
+        "answer": "Image 2, since its paper is yellow.",
+    }
     assert curate(row("Is it red?", "Yes")).decision.original is None
 
 
@@ -107,15 +123,18 @@ class Said:
         self.question, self.answer, self.choices, self.kind = question, answer, list(choices), kind
 
 
-@pytest.mark.parametrize(("said", "effect", "by"), [
-    (Said("rewrite"), "rewrite", "model"),
-    (Said("fixed"), "fixed", "model"),
-    (Said("invariant"), "rewrite", "model"),  # its mention moves anyhow
-    (Said("fixed", 0.5), "rewrite", "rules"),  # not sure enough
-    (Said("rewrite", question="Is it red?"), "fixed", "model"),  # there is nothing to rewrite
-    (Said("invariant", question="Is it the last red thing?"), "invariant", "model"),  # rules would say fixed
-    (Said("rewrite", question="Is image 1 the first red one?"), "fixed", "model"),
-])
+@pytest.mark.parametrize(
+    ("said", "effect", "by"),
+    [
+        (Said("rewrite"), "rewrite", "model"),
+        (Said("fixed"), "fixed", "model"),
+        (Said("invariant"), "rewrite", "model"),  # its mention moves anyhow
+        (Said("fixed", 0.5), "rewrite", "rules"),  # not sure enough
+        (Said("rewrite", question="Is it red?"), "fixed", "model"),  # there is nothing to rewrite
+        (Said("invariant", question="Is it the last red thing?"), "invariant", "model"),  # rules would say fixed
+        (Said("rewrite", question="Is image 1 the first red one?"), "fixed", "model"),
+    ],
+)
 def test_a_models_label_counts_as_far_as_symbols_carry_it_out(said, effect, by):
     made = curate(row("Is image 1 red?", "Yes"), said)
     assert (made.decision.order_effect, made.decision.by) == (effect, by), made.decision

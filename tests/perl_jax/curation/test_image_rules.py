@@ -40,11 +40,14 @@ def test_pictures_are_read_and_kept():
     assert made.record["images"] == [photograph(1), photograph(2)]
 
 
-@pytest.mark.parametrize(("picture", "reason", "detail"), [
-    (broken, "picture", "a.png"),
-    (lambda: b"no picture", "picture", "image 2"),
-    (lambda: photograph(1, (300, 9)), "picture size", "300 x 9"),
-])
+@pytest.mark.parametrize(
+    ("picture", "reason", "detail"),
+    [
+        (broken, "picture", "a.png"),
+        (lambda: b"no picture", "picture", "image 2"),
+        (lambda: photograph(1, (300, 9)), "picture size", "300 x 9"),
+    ],
+)
 def test_left_out_with_the_reason(picture, reason, detail):
     found = image_rules.Filters()(item(images=2), [lambda: photograph(1), picture])
     assert isinstance(found, Rejected) and found.reason == reason and detail in found.detail
@@ -62,8 +65,10 @@ def test_a_perceptual_hash_knows_a_picture_that_was_saved_anew():
     known = image_rules.perceptual_hash(photograph(1))
     for other in (photograph(1, (480, 320)), photograph(1, format="JPEG"), photograph(1, (60, 60))):
         assert (known ^ image_rules.perceptual_hash(other)).bit_count() <= image_rules.NEAR
-    assert all((known ^ image_rules.perceptual_hash(photograph(seed))).bit_count() > 2 * image_rules.NEAR
-               for seed in range(2, 40))
+    assert all(
+        (known ^ image_rules.perceptual_hash(photograph(seed))).bit_count() > 2 * image_rules.NEAR
+        for seed in range(2, 40)
+    )
     blank = io.BytesIO()
     Image.new("RGB", (64, 64), "white").save(blank, "PNG")
     assert image_rules.perceptual_hash(blank.getvalue()) is None and image_rules.perceptual_hash(b"?") is None

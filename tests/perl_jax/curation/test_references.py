@@ -42,70 +42,99 @@ def test_examples():
     ("image 1", 1, "image 1"),
     ("the first man took a photo", 2, "the first man took a photo"),
     ("FIRST image, IMAGE TWO", 2, "FIRST image, IMAGE TWO"),
-])
+])  # fmt: skip
 def test_to_symbols(text, count, stored):
     assert to_symbols(text, count) == stored
     assert symbols.words(stored, count) == text
 
 
-@pytest.mark.parametrize(("answer", "question", "stored"), [
-    ("2", "Which image shows a cat?", "{image:1|number}"),
-    ("2", "Which image shows 2 cats?", "{image:1|number}"),
-    ("2", "How many of these images show a cat? Which image is best?", "2"),
-    ("2", "What is the number in image 1?", "2"),
-    ("B", "Which of the images shows a cat?", "{image:1|letter}"),
-    ("(B)", "Which image shows a cat?", "({image:1|letter})"),
-    ("B", "What letter is written there?", "B"),
-    ("The second image", "Which image shows a cat?", "The {image:1|ordinal} image"),
-    ("last", "Which picture shows a cat?", "{image:2|last}"),
-    ("7", "Which image shows a cat?", "7"),
-    ("1 and 3", "Which images show cats?", "{images:0,2|and}"),
-    ("Image 1 and Image 3", "Which images show cats?", "{images:0,2|and}"),
-    ("2, 1, 3", "Arrange the images from morning to night.", "{image:1|number}, {image:0|number}, {image:2|number}"),
-    ("B→A→C", "What is the right order?", "{image:1|letter}→{image:0|letter}→{image:2|letter}"),
-    ("2, 1", "Arrange the images.", "2, 1"),
-    ("A man", "Which image shows him?", "A man"),
-])
+@pytest.mark.parametrize(
+    ("answer", "question", "stored"),
+    [
+        ("2", "Which image shows a cat?", "{image:1|number}"),
+        ("2", "Which image shows 2 cats?", "{image:1|number}"),
+        ("2", "How many of these images show a cat? Which image is best?", "2"),
+        ("2", "What is the number in image 1?", "2"),
+        ("B", "Which of the images shows a cat?", "{image:1|letter}"),
+        ("(B)", "Which image shows a cat?", "({image:1|letter})"),
+        ("B", "What letter is written there?", "B"),
+        ("The second image", "Which image shows a cat?", "The {image:1|ordinal} image"),
+        ("last", "Which picture shows a cat?", "{image:2|last}"),
+        ("7", "Which image shows a cat?", "7"),
+        ("1 and 3", "Which images show cats?", "{images:0,2|and}"),
+        ("Image 1 and Image 3", "Which images show cats?", "{images:0,2|and}"),
+        (
+            "2, 1, 3",
+            "Arrange the images from morning to night.",
+            "{image:1|number}, {image:0|number}, {image:2|number}",
+        ),
+        ("B→A→C", "What is the right order?", "{image:1|letter}→{image:0|letter}→{image:2|letter}"),
+        ("2, 1", "Arrange the images.", "2, 1"),
+        ("A man", "Which image shows him?", "A man"),
+    ],
+)
 def test_answers(answer, question, stored):
     assert answer_to_symbols(answer, question, 3) == stored
 
 
-@pytest.mark.parametrize(("choices", "stored"), [
-    (["the first", "The second one", "last"],
-     ["the {image:0|ordinal}", "The {image:1|ordinal} one", "{image:2|last}"]),
-    (["1", "2", "3"], ["{image:0|number}", "{image:1|number}", "{image:2|number}"]),
-    (["first", "2nd image", "none"], ["{image:0|ordinal}", "{image:1|nth} image", "none"]),
-    # not all of them are references, or they may be something else
-    (["1", "2", "4"], ["1", "2", "4"]), (["1", "2"], ["1", "2"]), (["first", "fifth"], ["first", "fifth"]),
-    (["left", "right"], ["left", "right"]), (["A", "B", "C"], ["A", "B", "C"]),
-])
+@pytest.mark.parametrize(
+    ("choices", "stored"),
+    [
+        (
+            ["the first", "The second one", "last"],
+            ["the {image:0|ordinal}", "The {image:1|ordinal} one", "{image:2|last}"],
+        ),
+        (["1", "2", "3"], ["{image:0|number}", "{image:1|number}", "{image:2|number}"]),
+        (["first", "2nd image", "none"], ["{image:0|ordinal}", "{image:1|nth} image", "none"]),
+        # not all of them are references, or they may be something else
+        (["1", "2", "4"], ["1", "2", "4"]),
+        (["1", "2"], ["1", "2"]),
+        (["first", "fifth"], ["first", "fifth"]),
+        (["left", "right"], ["left", "right"]),
+        (["A", "B", "C"], ["A", "B", "C"]),
+    ],
+)
 def test_choices_that_are_references_alone(choices, stored):
     assert references.choices_to_symbols(choices, "Which of these images is darker?", 3) == stored
     assert references.choices_to_symbols(choices, "How many images are dark?", 3)[:1] == choices[:1]
 
 
-@pytest.mark.parametrize(("question", "choices", "answer", "effect", "evidence"), [
-    ("Is {image:1|lower} darker?", [], "No", "rewrite", "image 2"),
-    ("How many animals are there in total?", [], "4", "invariant", "no words"),
-    ("Is one of the two darker than the other?", [], "Yes", "invariant", "no words"),
-    ("What happens next?", [], "rain", "fixed", "next"),
-    ("Does the first one look better?", [], "Yes", "fixed", "first"),
-    ("Is the dog on the left?", [], "Yes", "fixed", "left"),
-    ("What is in image 7?", [], "cat", "fixed", "image 7"),
-    ("Which image, 1 or 3, is darker?", [], "{image:0}", "fixed", "1"),
-    ("What do the images show?", [], "cat and dog", "fixed", "one after the other"),
-    ("Which is it?", ["<image:1>", "<image:2>"], "A", "rewrite", "choices that are images"),
-    ("Which image shows a cat?", ["A", "B", "C"], "B", "rewrite", "letters that name images"),
-    ("Which shows a cat?", ["A", "B", "C"], "B", "fixed", "only letters"),
-    ("Which image shows a cat?", ["A", "B"], "B", "fixed", "only letters"),
-    ("Put the images in the right order", [], "{image:1|number}, {image:0|number}, {image:2|number}", "fixed", "right"),
-    ("Arrange the images in chronological order", [], "{image:1|number}, {image:0|number}, {image:2|number}", "rewrite",
-     "2, 1, 3"),
-    ("Which of the following images shows a cat?", [], "{image:0}", "rewrite", "Image 1"),
-    ("Choose from the following two options. Which of the following is blue?", [], "sky", "invariant", "no words"),
-    ("What does the following image show?", [], "a cat", "fixed", "following"),
-    ("In order to see it, is a lamp needed?", [], "Yes", "invariant", "no words"),
-])
+@pytest.mark.parametrize(
+    ("question", "choices", "answer", "effect", "evidence"),
+    [
+        ("Is {image:1|lower} darker?", [], "No", "rewrite", "image 2"),
+        ("How many animals are there in total?", [], "4", "invariant", "no words"),
+        ("Is one of the two darker than the other?", [], "Yes", "invariant", "no words"),
+        ("What happens next?", [], "rain", "fixed", "next"),
+        ("Does the first one look better?", [], "Yes", "fixed", "first"),
+        ("Is the dog on the left?", [], "Yes", "fixed", "left"),
+        ("What is in image 7?", [], "cat", "fixed", "image 7"),
+        ("Which image, 1 or 3, is darker?", [], "{image:0}", "fixed", "1"),
+        ("What do the images show?", [], "cat and dog", "fixed", "one after the other"),
+        ("Which is it?", ["<image:1>", "<image:2>"], "A", "rewrite", "choices that are images"),
+        ("Which image shows a cat?", ["A", "B", "C"], "B", "rewrite", "letters that name images"),
+        ("Which shows a cat?", ["A", "B", "C"], "B", "fixed", "only letters"),
+        ("Which image shows a cat?", ["A", "B"], "B", "fixed", "only letters"),
+        (
+            "Put the images in the right order",
+            [],
+            "{image:1|number}, {image:0|number}, {image:2|number}",
+            "fixed",
+            "right",
+        ),
+        (
+            "Arrange the images in chronological order",
+            [],
+            "{image:1|number}, {image:0|number}, {image:2|number}",
+            "rewrite",
+            "2, 1, 3",
+        ),
+        ("Which of the following images shows a cat?", [], "{image:0}", "rewrite", "Image 1"),
+        ("Choose from the following two options. Which of the following is blue?", [], "sky", "invariant", "no words"),
+        ("What does the following image show?", [], "a cat", "fixed", "following"),
+        ("In order to see it, is a lamp needed?", [], "Yes", "invariant", "no words"),
+    ],
+)
 def test_labels_and_their_evidence(question, choices, answer, effect, evidence):
     found = label(question, choices, answer, 3)
     assert (found.order_effect, evidence in found.evidence) == (effect, True), found
@@ -117,7 +146,7 @@ WORDS = st.sampled_from([
     "image 1", "Image 2", "picture 3", "the first image", "the second and third photos", "images 1-3", "images 1 and 2",
     "the last picture", "image two", "Image B", "photo #2", "images 2 through 3", "is darker than", "left", "and",
     "not", "3 cats", "the left image", "image 9", "1st picture", "(A)", "image 2.5", "both images",
-])
+])  # fmt: skip
 
 
 @given(st.lists(WORDS, max_size=6).map(" ".join), st.integers(2, 5))
@@ -132,9 +161,20 @@ def test_words_come_back_and_any_order_and_back_is_the_same(text, count):
         assert sorted(at[image] for image in symbols.mentioned(stored)) == sorted(symbols.mentioned(moved))
 
 
-@given(st.sampled_from(["{image:%d}", "{image:%d|lower}", "picture {image:%d|number}", "the {image:%d|ordinal} image",
-                        "the {image:%d|nth} photo", "image {image:%d|numeral}", "Image {image:%d|letter}"]),
-       st.integers(0, 4))
+@given(
+    st.sampled_from(
+        [
+            "{image:%d}",
+            "{image:%d|lower}",
+            "picture {image:%d|number}",
+            "the {image:%d|ordinal} image",
+            "the {image:%d|nth} photo",
+            "image {image:%d|numeral}",
+            "Image {image:%d|letter}",
+        ]
+    ),
+    st.integers(0, 4),
+)
 def test_what_is_rendered_is_read_as_the_same_symbols(form, place):
     stored = f"Does {form % place} show a cat?"
     assert to_symbols(symbols.words(stored, 5), 5) == stored

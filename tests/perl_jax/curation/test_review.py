@@ -15,7 +15,7 @@ from perl_jax import records
 from perl_jax.curation import review
 from perl_jax.runtime import html
 
-HOSTILE = '</script><script>alert(1)</script> "onerror=\'alert(2)\''
+HOSTILE = "</script><script>alert(1)</script> \"onerror='alert(2)'"
 
 
 def picture(colour):
@@ -25,9 +25,18 @@ def picture(colour):
 
 
 def record(id, effect="rewrite", source="mine", images=2, **more):
-    made = records.Record(id=id, images=[picture(10 * i) for i in range(images)], kind="text", order_effect=effect,
-                          question="Is {image:0|lower} darker than {image:1|lower}?", choices=[], answer="{image:1}",
-                          source=source, accuracy=None, movable=None)
+    made = records.Record(
+        id=id,
+        images=[picture(10 * i) for i in range(images)],
+        kind="text",
+        order_effect=effect,
+        question="Is {image:0|lower} darker than {image:1|lower}?",
+        choices=[],
+        answer="{image:1}",
+        source=source,
+        accuracy=None,
+        movable=None,
+    )
     return {**made, **more}
 
 
@@ -54,14 +63,30 @@ def few(tmp_path):
         record("lost", effect="rewrite", question="Which?", answer="yes"),
     ]
     decisions = [
-        {"id": "moves", "split": "train", "order_effect": "rewrite", "evidence": f"first {HOSTILE}", "confidence": 0.75,
-         "by": "rules", "model": {"order_effect": "invariant", "confidence": 0.6, "evidence": "I think"},
-         "original": {"question": "<image>does the <image> first picture show?", "answer": "Image 2", "choices": []}},
-        {"id": "stays", "split": "train", "order_effect": "fixed", "evidence": "frames of a film", "confidence": 1,
-         "by": "given", "original": {"question": "Which comes next?", "answer": "a dog", "choices": []}},
+        {
+            "id": "moves",
+            "split": "train",
+            "order_effect": "rewrite",
+            "evidence": f"first {HOSTILE}",
+            "confidence": 0.75,
+            "by": "rules",
+            "model": {"order_effect": "invariant", "confidence": 0.6, "evidence": "I think"},
+            "original": {"question": "<image>does the <image> first picture show?", "answer": "Image 2", "choices": []},
+        },
+        {
+            "id": "stays",
+            "split": "train",
+            "order_effect": "fixed",
+            "evidence": "frames of a film",
+            "confidence": 1,
+            "by": "given",
+            "original": {"question": "Which comes next?", "answer": "a dog", "choices": []},
+        },
     ]
-    rejected = [{"split": "train", "id": f"x{i}", "reason": "too long" if i else HOSTILE, "detail": f"detail {i}"}
-                for i in range(30)]
+    rejected = [
+        {"split": "train", "id": f"x{i}", "reason": "too long" if i else HOSTILE, "detail": f"detail {i}"}
+        for i in range(30)
+    ]
 
     def finish(directory):
         lines(Path(directory, "decisions.jsonl"), decisions)
@@ -106,14 +131,26 @@ def test_both_orders_and_what_they_rest_on(few, tmp_path):
     page = written(few, tmp_path / "deep" / "review.html")
     seen = Tags(page)
     words = " ".join(seen.words.split())
-    for said in ("3 of 3 records", "decided by given 1, rules 1", "30 rows rejected", "order 2 1", "was Image 2",
-                 "by rules, confidence 0.75: first", "model: invariant", "confidence 0.60: I think",
-                 "by given, confidence 1.00: frames of a film", "its own order; nothing may move", "evidence unknown",
-                 "Wording as in the source.", "labelled rewrite, but no word changes", "too long: 29"):
+    for said in (
+        "3 of 3 records",
+        "decided by given 1, rules 1",
+        "30 rows rejected",
+        "order 2 1",
+        "was Image 2",
+        "by rules, confidence 0.75: first",
+        "model: invariant",
+        "confidence 0.60: I think",
+        "by given, confidence 1.00: frames of a film",
+        "its own order; nothing may move",
+        "evidence unknown",
+        "Wording as in the source.",
+        "labelled rewrite, but no word changes",
+        "too long: 29",
+    ):
         assert said in words, said
     assert page.count("labelled rewrite, but no word changes") == 1
     assert "▣1" in words and "▣2" in words
-    assert '<mark>first</mark>' in page and '<mark>second</mark>' in page
+    assert "<mark>first</mark>" in page and "<mark>second</mark>" in page
     assert len(re.findall("data:image/jpeg", page)) == 4 + 2 + 4
     assert len(re.findall(r"detail \d", words)) == 1 + review.REJECTED_SHOWN
     assert "<details><summary>Rejected" in page, "closed"
@@ -159,8 +196,11 @@ def test_a_record_that_cannot_be_shown_does_not_end_the_page(few, tmp_path, monk
 
 
 def test_bad_input_is_one_line(few, tmp_path):
-    for arguments, words in (((tmp_path, "a.html", 3), "holds no records"), ((few, "a.txt", 3), r"named \*.html"),
-                             ((few, "a.html", 0), "one or more")):
+    for arguments, words in (
+        ((tmp_path, "a.html", 3), "holds no records"),
+        ((few, "a.txt", 3), r"named \*.html"),
+        ((few, "a.html", 0), "one or more"),
+    ):
         with pytest.raises(InputError, match=words):
             review.write(str(arguments[0]), str(tmp_path / arguments[1]), arguments[2])
     assert not list(tmp_path.glob("a.*"))

@@ -18,35 +18,53 @@ def test_every_rule_has_an_example():
     assert not doctest.testmod(rules).failed
 
 
-@pytest.mark.parametrize(("bad", "rule"), [
-    (row("half \ud800 a pair"), "text"),
-    (row("<|image_pad|>?"), "text"),
-    (row("And what about the cat?", turn=2), "self contained"),
-    (row("Why?", turn=1), "self contained"),
-    (row("As you said, is it?", turn=1), "self contained"),
-    (row("Is he happy?", turn=3), "self contained"),
-    (row("x" * 5000), "length"),
-    (row(images=11), "image count"),
-    (row("<image> is it?", images=2), "slots"),
-    (row("<image><image> is it?", images=1), "slots"),
-    (row("Which? The correct answer is B."), "leak"),
-    (row("Which? answer: (red car)", "Red car"), "leak"),
-])
+@pytest.mark.parametrize(
+    ("bad", "rule"),
+    [
+        (row("half \ud800 a pair"), "text"),
+        (row("<|image_pad|>?"), "text"),
+        (row("And what about the cat?", turn=2), "self contained"),
+        (row("Why?", turn=1), "self contained"),
+        (row("As you said, is it?", turn=1), "self contained"),
+        (row("Is he happy?", turn=3), "self contained"),
+        (row("x" * 5000), "length"),
+        (row(images=11), "image count"),
+        (row("<image> is it?", images=2), "slots"),
+        (row("<image><image> is it?", images=1), "slots"),
+        (row("Which? The correct answer is B."), "leak"),
+        (row("Which? answer: (red car)", "Red car"), "leak"),
+    ],
+)
 def test_what_breaks_a_rule(bad, rule):
     assert rules.check(bad)[0] == rule
 
 
-@pytest.mark.parametrize("good", [
-    row(), row("Is he happy?"), row("Does the man in image 2 wear it?", images=2, turn=4),
-    row("<image> and <image>: which?", images=2), row("Which?", images=3), row("The answer is Bob's. Which?"),
-    row("What is the right answer to 3 + 4?", "7"), row("Which image shows what they need?", turn=1),
-])
+@pytest.mark.parametrize(
+    "good",
+    [
+        row(),
+        row("Is he happy?"),
+        row("Does the man in image 2 wear it?", images=2, turn=4),
+        row("<image> and <image>: which?", images=2),
+        row("Which?", images=3),
+        row("The answer is Bob's. Which?"),
+        row("What is the right answer to 3 + 4?", "7"),
+        row("Which image shows what they need?", turn=1),
+    ],
+)
 def test_what_breaks_none(good):
     assert rules.check(good) is None
 
 
 def test_duplicates_are_the_same_pictures_and_words():
     seen = rules.Duplicates()
-    assert [seen(*case) for case in (
-        ("1", "Which?", [b"a", b"b"]), ("2", "which", [b"a", b"b"]), ("3", "Which?", [b"b", b"a"]),
-        ("4", "Whose?", [b"a", b"b"]), ("5", "WHICH ?", [b"a", b"b"]))] == [None, "as 1", None, None, "as 1"]
+    assert [
+        seen(*case)
+        for case in (
+            ("1", "Which?", [b"a", b"b"]),
+            ("2", "which", [b"a", b"b"]),
+            ("3", "Which?", [b"b", b"a"]),
+            ("4", "Whose?", [b"a", b"b"]),
+            ("5", "WHICH ?", [b"a", b"b"]),
+        )
+    ] == [None, "as 1", None, None, "as 1"]

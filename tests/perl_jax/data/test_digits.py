@@ -18,8 +18,10 @@ SIZE = 8
 
 @pytest.fixture(scope="module")
 def made():
-    return {split: list(digits.records(split=split, train_size=1500, eval_size=500, image_size=SIZE))
-            for split in digits.SPLITS}
+    return {
+        split: list(digits.records(split=split, train_size=1500, eval_size=500, image_size=SIZE))
+        for split in digits.SPLITS
+    }
 
 
 @pytest.fixture(scope="module")
@@ -73,15 +75,18 @@ def test_records_are_whole_and_ids_unique(made):
 def test_no_picture_is_in_both_splits(made, number_of):
     seen = {split: {number_of[image] for record in part for image in record["images"]} for split, part in made.items()}
     assert not seen["train"] & seen["eval"]
-    other_seed = {number_of[image] for record in digits.records(split="eval", seed=9, image_size=SIZE, eval_size=500)
-                  for image in record["images"]}
+    other_seed = {
+        number_of[image]
+        for record in digits.records(split="eval", seed=9, image_size=SIZE, eval_size=500)
+        for image in record["images"]
+    }
     assert not other_seed & seen["train"] and other_seed & seen["eval"]
 
 
 def test_a_record_does_not_depend_on_how_many_there_are(made):
     for split in digits.SPLITS:
         few = list(digits.records(split=split, train_size=7, eval_size=20, image_size=SIZE))
-        assert few == made[split][:len(few)]
+        assert few == made[split][: len(few)]
     assert list(digits.records(seed=1, train_size=7, image_size=SIZE)) != made["train"][:7]
 
 
@@ -92,8 +97,9 @@ def test_what_matters_is_first_as_often_as_asked(label_of, split, bias):
     for record in digits.records(split=split, train_size=1200, eval_size=1200, **options):
         labels = [label_of[image] for image in record["images"]]
         text = record["answer"] if record["source"] == "digits_which" else record["question"]
-        place = labels.index(max(labels)) if record["source"] == "digits_largest" else int(
-            symbols.MENTION.search(text)[1])
+        place = (
+            labels.index(max(labels)) if record["source"] == "digits_largest" else int(symbols.MENTION.search(text)[1])
+        )
         total[record["source"]] += 1
         first[record["source"]] += place == 0
         elsewhere[place] += len(labels) == 4
@@ -107,9 +113,13 @@ def test_kinds_effects_and_counts_of_images(made):
     for record in made["train"]:
         effects[record["source"]].add((record["order_effect"], record["kind"]))
         assert (len(record["images"]) == 1) == (record["source"] == "digits_single")
-    assert effects == {"digits_which": {("rewrite", "number")}, "digits_what": {("rewrite", "number")},
-                       "digits_count": {("invariant", "number")}, "digits_largest": {("invariant", "number")},
-                       "digits_single": {("invariant", "number")}}
+    assert effects == {
+        "digits_which": {("rewrite", "number")},
+        "digits_what": {("rewrite", "number")},
+        "digits_count": {("invariant", "number")},
+        "digits_largest": {("invariant", "number")},
+        "digits_single": {("invariant", "number")},
+    }
     assert {len(record["images"]) for record in made["train"]} == {1, 2, 3, 4}
     only = list(digits.records(questions=("count",), min_images=3, max_images=3, train_size=40, image_size=SIZE))
     assert {record["answer"] for record in only} == {"0", "1", "2", "3"}
@@ -124,10 +134,19 @@ def test_ragged_pictures_keep_the_digit():
     assert [record["question"] for record in made[:1]] == [record["question"] for record in plain[:1]]
 
 
-@pytest.mark.parametrize("options", [
-    {"split": "test"}, {"input": "x"}, {"bias": 2}, {"min_images": 1}, {"max_images": 11}, {"questions": "who"},
-    {"questions": ()}, {"image_size": 0},
-])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"split": "test"},
+        {"input": "x"},
+        {"bias": 2},
+        {"min_images": 1},
+        {"max_images": 11},
+        {"questions": "who"},
+        {"questions": ()},
+        {"image_size": 0},
+    ],
+)
 def test_options_out_of_range_are_named(options):
     with pytest.raises(InputError):
         next(digits.records(**options))

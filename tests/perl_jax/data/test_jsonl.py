@@ -46,8 +46,17 @@ def test_the_example_comes_from_a_row(tmp_path):
 
 
 def test_every_column_is_read(tmp_path):
-    row = {**OWN, "id": 7, "choices": ["a", 2], "answer": 2, "order_effect": "invariant", "kind": "choice",
-           "movable": [1, 0], "source": "cats", "more": None}
+    row = {
+        **OWN,
+        "id": 7,
+        "choices": ["a", 2],
+        "answer": 2,
+        "order_effect": "invariant",
+        "kind": "choice",
+        "movable": [1, 0],
+        "source": "cats",
+        "more": None,
+    }
     made = one(tmp_path, row)
     assert (made.id, made.choices, made.answer, made.source, made.kind) == ("7", ["a", "2"], "2", "cats", "choice")
     assert (made.order_effect, made.movable, made.reason) == ("invariant", [1, 0], "said in the file")
@@ -78,15 +87,26 @@ def test_a_picture_outside_costs_its_row_later(tmp_path):
             picture()
 
 
-@pytest.mark.parametrize(("change", "words"), [
-    ({"question": None}, "question is a NoneType"), ({"answer": ["a"]}, "answer is a list"),
-    ({"answer": float("nan")}, "answer is a float"), ({"question": "a\0"}, "NUL"), ({"answer": "\ud800"}, "surrogate"),
-    ({"choices": "a, b"}, "choices is a str"), ({"choices": [None]}, "choice is a NoneType"),
-    ({"kind": "essay"}, "essay"), ({"order_effect": "maybe"}, "maybe"), ({"movable": [2]}, "movable"),
-    ({"question": "<image>Is it?"}, "1 <image>, but it has 2"), ({"images": []} | {"question": "<image>?"}, "has 0"),
-    ({"choices": ["<image>"] * 3}, "3 <image>"), ({"id": ["x"]}, "id is a list"),
-    ({"question": [{"role": "assistant", "content": "a"}]}, "one user turn"),
-])
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"question": None}, "question is a NoneType"),
+        ({"answer": ["a"]}, "answer is a list"),
+        ({"answer": float("nan")}, "answer is a float"),
+        ({"question": "a\0"}, "NUL"),
+        ({"answer": "\ud800"}, "surrogate"),
+        ({"choices": "a, b"}, "choices is a str"),
+        ({"choices": [None]}, "choice is a NoneType"),
+        ({"kind": "essay"}, "essay"),
+        ({"order_effect": "maybe"}, "maybe"),
+        ({"movable": [2]}, "movable"),
+        ({"question": "<image>Is it?"}, "1 <image>, but it has 2"),
+        ({"images": []} | {"question": "<image>?"}, "has 0"),
+        ({"choices": ["<image>"] * 3}, "3 <image>"),
+        ({"id": ["x"]}, "id is a list"),
+        ({"question": [{"role": "assistant", "content": "a"}]}, "one user turn"),
+    ],
+)
 def test_a_bad_row_is_named(tmp_path, change, words):
     assert words in refused(tmp_path, OWN | change)
 
@@ -103,10 +123,13 @@ def test_columns_are_renamed(tmp_path):
     assert (made.question, made.answer, made.images[0]()) == ("What?", "4", png(2))
 
 
-@pytest.mark.parametrize(("columns", "words"), [
-    ({"question": "nothing"}, "no column 'nothing' for question; it has images, question, answer"),
-    ({"frage": "question"}, "no column 'frage'.*id, images, question"),
-])
+@pytest.mark.parametrize(
+    ("columns", "words"),
+    [
+        ({"question": "nothing"}, "no column 'nothing' for question; it has images, question, answer"),
+        ({"frage": "question"}, "no column 'frage'.*id, images, question"),
+    ],
+)
 def test_a_column_that_is_not_there_ends_the_run(tmp_path, columns, words):
     with pytest.raises(InputError, match=words):
         read(tmp_path, OWN, map=columns)
@@ -136,10 +159,18 @@ def test_easy_r1_parquet(tmp_path):
 
 
 def verl(name, count, **more):
-    return {"data_source": name, "prompt": [{"role": "system", "content": "Put it in a box."},
-                                            {"role": "user", "content": "<image>" * count + "Which?"}],
-            "images": [{"bytes": png(i)} for i in range(count)], "ability": "vision",
-            "reward_model": {"style": "rule", "ground_truth": "A"}, "extra_info": {"index": 3}, **more}
+    return {
+        "data_source": name,
+        "prompt": [
+            {"role": "system", "content": "Put it in a box."},
+            {"role": "user", "content": "<image>" * count + "Which?"},
+        ],
+        "images": [{"bytes": png(i)} for i in range(count)],
+        "ability": "vision",
+        "reward_model": {"style": "rule", "ground_truth": "A"},
+        "extra_info": {"index": 3},
+        **more,
+    }
 
 
 def test_verl_parquet(tmp_path):
@@ -149,21 +180,25 @@ def test_verl_parquet(tmp_path):
     assert made.order_effect is None
 
 
-@pytest.mark.parametrize(("name", "count", "needed", "effect", "movable"), [
-    ("IIGroup/Mantis-Instruct-nlvr2", 2, False, "invariant", None),
-    ("IIGroup/Mantis-Instruct-nlvr2", 2, True, "fixed", None),
-    ("Mantis-Instruct-dreamsim", 3, True, "rewrite", [1, 2]),
-    ("Mantis-Instruct-iconqa", 4, False, "invariant", [1, 2, 3]),
-    ("ShowHowTo", 4, True, "fixed", None),
-])
+@pytest.mark.parametrize(
+    ("name", "count", "needed", "effect", "movable"),
+    [
+        ("IIGroup/Mantis-Instruct-nlvr2", 2, False, "invariant", None),
+        ("IIGroup/Mantis-Instruct-nlvr2", 2, True, "fixed", None),
+        ("Mantis-Instruct-dreamsim", 3, True, "rewrite", [1, 2]),
+        ("Mantis-Instruct-iconqa", 4, False, "invariant", [1, 2, 3]),
+        ("ShowHowTo", 4, True, "fixed", None),
+    ],
+)
 def test_perl_parquet(tmp_path, name, count, needed, effect, movable):
     (made,) = source.records(str(parquet(tmp_path / "a.parquet", [verl(name, count, change_needed=needed)])))
     assert (made.order_effect, made.movable) == (effect, movable) and "change_needed" in made.reason
 
 
-@pytest.mark.parametrize(("column", "value", "answer"), [
-    ("solution", "So \\boxed{4}.", "4"), ("answer", "4", "4"), ("ground_truth", "<answer> 4 </answer>", "4"),
-])
+@pytest.mark.parametrize(
+    ("column", "value", "answer"),
+    [("solution", "So \\boxed{4}.", "4"), ("answer", "4", "4"), ("ground_truth", "<answer> 4 </answer>", "4")],
+)
 def test_trl_prompts(tmp_path, column, value, answer):
     parts = [{"type": "image"}, {"type": "text", "text": "What is "}, {"type": "image"}, {"type": "text", "text": "?"}]
     row = {"prompt": [{"role": "user", "content": parts}], "images": ["a.png", "b.png"], column: value}

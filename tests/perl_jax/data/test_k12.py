@@ -37,8 +37,11 @@ def test_the_example_comes_from_mmk12(tmp_path):
 def test_a_json_list(tmp_path):
     (tmp_path / "images").mkdir()
     (tmp_path / "images" / "a.png").write_bytes(png(2))
-    rows = [{"id": "a", "question": "<image>1 + 1 = ", "answer": 2, "image_path": "images/a.png"},
-            {"id": "b", "question": "1 + 1 = ", "answer": "$$2$$", "image": None}, {"question": None, "answer": "2"}]
+    rows = [
+        {"id": "a", "question": "<image>1 + 1 = ", "answer": 2, "image_path": "images/a.png"},
+        {"id": "b", "question": "1 + 1 = ", "answer": "$$2$$", "image": None},
+        {"question": None, "answer": "2"},
+    ]
     (tmp_path / "k12.json").write_text(json.dumps(rows))
     first, second, third = k12.records(str(tmp_path))
     assert (first.question, first.answer, first.images[0]()) == ("1 + 1 =", "2", png(2))
@@ -100,7 +103,7 @@ def test_mm_eureka_jsonl(tmp_path, branch):
     ("AC=BD", None, "relation"), ("$$\\angle 2 = \\angle 4$$", None, "relation"), ("$$M\\in FH$$", None, "relation"),
     ("$$8~cm< AB\\leqslant 10~cm$$", None, "relation"), ("$$\\hat {y}=10-1.05x$$", None, "relation"),
     ("$\\overrightarrow{a}+2$", None, "relation"), ("$$\\ce{H_{2}O}$$", None, "relation"),
-])
+])  # fmt: skip
 def test_answers(answer, value, kind):
     if value is None:
         with pytest.raises(InputError, match=kind):
@@ -112,8 +115,11 @@ def test_answers(answer, value, kind):
 
 def test_rejected_answers_say_why_and_letters_of_options_are_choices(tmp_path):
     options = QUESTION + "\nA. 30\nB. 70"
-    jsonl(tmp_path / "a.jsonl", ROW | {"image": None, "answer": "1\n2"}, *[
-        {"question": options, "answer": answer} for answer in ("B", "$$B$$", "(B)", "C")])
+    jsonl(
+        tmp_path / "a.jsonl",
+        ROW | {"image": None, "answer": "1\n2"},
+        *[{"question": options, "answer": answer} for answer in ("B", "$$B$$", "(B)", "C")],
+    )
     rejected, *made = k12.records(str(tmp_path / "a.jsonl"))
     assert (rejected.reason, rejected.detail) == ("answer: several answers", "1\n2")
     assert [(row.answer, row.kind) for row in made] == [("B", "choice")] * 3 + [("C", "text")]

@@ -38,7 +38,9 @@ def test_the_example_comes_from_a_row(tmp_path):
     question = "Which image shows more people than image 1 does?"
     made = read(tmp_path, "multi_vqa", 2, "<image><image>Why?", "Because.", question, "Image 2 shows a crowd.")
     assert [(r.id, r.turn, r.question) for r in made] == [
-        ("multi_vqa-1.0", 0, "<image><image>Why?"), ("multi_vqa-1.1", 1, f"<image><image>{question}")]
+        ("multi_vqa-1.0", 0, "<image><image>Why?"),
+        ("multi_vqa-1.1", 1, f"<image><image>{question}"),
+    ]
     assert made[1].answer == "Image 2 shows a crowd." and shown(made[1]) == [png(0), png(1)]
     assert (made[1].id, made[1].source) == (mantis.EXAMPLE["id"], mantis.EXAMPLE["source"])
     assert made[1].order_effect is None
@@ -52,14 +54,20 @@ def test_pairs_share_what_is_read(tmp_path, monkeypatch):
     assert opened == ["0.png", "1.png"]
 
 
-@pytest.mark.parametrize(("count", "texts", "questions"), [
-    (2, ["How do they differ?", "x"], ["<image><image>How do they differ?"]),  # written without placeholders
-    (2, ["Look at <image>.", "x"], ["<image>Look at <image>."]),
-    (2, ["See these?<image><image>", "x", "And?", "y"], ["See these?<image><image>", "<image><image>And?"]),
-    (2, ["<image>Is it a dog?", "x", "Why?", "y", "<image>Is it a cat?", "z", "Are both pets?", "y"],
-     ["<image>Is it a dog?", "<image>Why?", "<image><image>Is it a cat?", "<image><image>Are both pets?"]),
-    (0, ["Hello", "x"], ["Hello"]),
-])
+@pytest.mark.parametrize(
+    ("count", "texts", "questions"),
+    [
+        (2, ["How do they differ?", "x"], ["<image><image>How do they differ?"]),  # written without placeholders
+        (2, ["Look at <image>.", "x"], ["<image>Look at <image>."]),
+        (2, ["See these?<image><image>", "x", "And?", "y"], ["See these?<image><image>", "<image><image>And?"]),
+        (
+            2,
+            ["<image>Is it a dog?", "x", "Why?", "y", "<image>Is it a cat?", "z", "Are both pets?", "y"],
+            ["<image>Is it a dog?", "<image>Why?", "<image><image>Is it a cat?", "<image><image>Are both pets?"],
+        ),
+        (0, ["Hello", "x"], ["Hello"]),
+    ],
+)
 def test_placeholders(tmp_path, count, texts, questions):
     made = read(tmp_path, "lrv_multi", count, *texts)
     assert [one.question for one in made] == questions
@@ -67,15 +75,18 @@ def test_placeholders(tmp_path, count, texts, questions):
     assert all(shown(one) == [png(i) for i in range(len(one.images))] for one in made)
 
 
-@pytest.mark.parametrize(("source", "question", "answer", "wanted"), [
-    ("nlvr2", "Of <image> and <image>, is it true?\nOptions:\n(A) False\n(B) True", "B", ("B", "choice", None)),
-    ("nextqa", "<image><image>Why?\nA: tie shoe\nB: pick up ball", "B: pick up ball", ("B", "choice", "fixed")),
-    ("star", "<image><image>What?\nA: Ate.\nB: Slept.", "A: Ate.", ("A", "choice", "fixed")),
-    ("imagecode", "<image><image>Which is it?", "Answer: Image 2", ("Image 2", None, None)),
-    ("birds-to-words", "<image><image>How?", "animal1 is B: big", ("animal1 is B: big", None, "fixed")),
-    ("spot-the-diff", "<image><image>What?", "A: car", ("A: car", None, "fixed")),  # there is no such option
-    ("coinstruct", "<image><image>Better?\nA. first\nB. second", "A person.", ("A person.", None, None)),
-])
+@pytest.mark.parametrize(
+    ("source", "question", "answer", "wanted"),
+    [
+        ("nlvr2", "Of <image> and <image>, is it true?\nOptions:\n(A) False\n(B) True", "B", ("B", "choice", None)),
+        ("nextqa", "<image><image>Why?\nA: tie shoe\nB: pick up ball", "B: pick up ball", ("B", "choice", "fixed")),
+        ("star", "<image><image>What?\nA: Ate.\nB: Slept.", "A: Ate.", ("A", "choice", "fixed")),
+        ("imagecode", "<image><image>Which is it?", "Answer: Image 2", ("Image 2", None, None)),
+        ("birds-to-words", "<image><image>How?", "animal1 is B: big", ("animal1 is B: big", None, "fixed")),
+        ("spot-the-diff", "<image><image>What?", "A: car", ("A: car", None, "fixed")),  # there is no such option
+        ("coinstruct", "<image><image>Better?\nA. first\nB. second", "A person.", ("A person.", None, None)),
+    ],
+)
 def test_what_a_config_means(tmp_path, source, question, answer, wanted):
     (made,) = read(tmp_path, source, 2, f"Answer the following multiple-choice question:\n{question}\n", answer)
     assert (made.answer, made.kind, made.order_effect) == wanted
@@ -83,32 +94,42 @@ def test_what_a_config_means(tmp_path, source, question, answer, wanted):
     assert bool(made.reason) == (made.order_effect is not None)
 
 
-@pytest.mark.parametrize(("source", "count", "question", "movable"), [
-    ("iconqa", 4, "<image>Same colour?\nA. <image>\nB. <image>\nC. <image>", [1, 2, 3]),
-    ("iconqa", 1, "What time is it?<image>\nA. 3:00\nB. 9:00", None),
-    ("dreamsim", 3, "<image> <image> <image>. If image 2 is the reference image, which other one?", None),
-    ("dreamsim", 3, "If <image> is the reference image, which of <image> <image> is more similar?", [1, 2]),
-    ("dreamsim", 3, "Of <image>, if <image> is the reference image, or <image>?", [0, 2]),
-])
+@pytest.mark.parametrize(
+    ("source", "count", "question", "movable"),
+    [
+        ("iconqa", 4, "<image>Same colour?\nA. <image>\nB. <image>\nC. <image>", [1, 2, 3]),
+        ("iconqa", 1, "What time is it?<image>\nA. 3:00\nB. 9:00", None),
+        ("dreamsim", 3, "<image> <image> <image>. If image 2 is the reference image, which other one?", None),
+        ("dreamsim", 3, "If <image> is the reference image, which of <image> <image> is more similar?", [1, 2]),
+        ("dreamsim", 3, "Of <image>, if <image> is the reference image, or <image>?", [0, 2]),
+    ],
+)
 def test_which_places_may_move(tmp_path, source, count, question, movable):
     assert read(tmp_path, source, count, question, "x")[0].movable == movable
 
 
 def test_bad_rows_are_named_and_gone_on_from(tmp_path):
-    folder = publish(tmp_path, multi_vqa=[
-        row("multi_vqa", 1, "<image><image>Is it?", "No"),
-        row("multi_vqa", 1, "Is it?", "No", "And?"),
-        row("multi_vqa", 1, "Is it?", "No", conversation=turns("Is it?", "No")[::-1]),
-        row("multi_vqa", 1, "Is it?", "<image>"),
-        row("multi_vqa", 1, conversation=None),
-        row("multi_vqa", 1, None, "No"),
-        row("multi_vqa", 0, "Is it?", "No", images=None),
-    ])
+    folder = publish(
+        tmp_path,
+        multi_vqa=[
+            row("multi_vqa", 1, "<image><image>Is it?", "No"),
+            row("multi_vqa", 1, "Is it?", "No", "And?"),
+            row("multi_vqa", 1, "Is it?", "No", conversation=turns("Is it?", "No")[::-1]),
+            row("multi_vqa", 1, "Is it?", "<image>"),
+            row("multi_vqa", 1, conversation=None),
+            row("multi_vqa", 1, None, "No"),
+            row("multi_vqa", 0, "Is it?", "No", images=None),
+        ],
+    )
     made = list(mantis.records(folder))
     assert [(one.id, one.reason) for one in made if isinstance(one, Rejected)] == [
-        ("multi_vqa-1", "slots differ from images"), ("multi_vqa-2.1", "turns are not user, assistant"),
-        ("multi_vqa-3.0", "turns are not user, assistant"), ("multi_vqa-4.0", "answer shows an image"),
-        ("multi_vqa-5", "malformed row"), ("multi_vqa-6", "malformed row")]
+        ("multi_vqa-1", "slots differ from images"),
+        ("multi_vqa-2.1", "turns are not user, assistant"),
+        ("multi_vqa-3.0", "turns are not user, assistant"),
+        ("multi_vqa-4.0", "answer shows an image"),
+        ("multi_vqa-5", "malformed row"),
+        ("multi_vqa-6", "malformed row"),
+    ]
     assert made[-1].images == [] and made[-1].question == "Is it?" and made[1].id == "multi_vqa-2.0"
 
 
@@ -178,10 +199,14 @@ def test_a_download_names_its_configs(tmp_path, monkeypatch):
 
 def test_what_is_no_text_never_reaches_a_reason(tmp_path):
     """A reason is written to a file in UTF-8, which half a surrogate pair is not."""
-    bad = [row("\ud800", 0, "a", "b\0"), row("x", 0, "a", "b", conversation=[{"role": "\ud800", "content": "a"}]),
-           row("x", 1, "\ud800", "b", images=["\ud800.png"])]
+    bad = [
+        row("\ud800", 0, "a", "b\0"),
+        row("x", 0, "a", "b", conversation=[{"role": "\ud800", "content": "a"}]),
+        row("x", 1, "\ud800", "b", images=["\ud800.png"]),
+    ]
     (tmp_path / "train.json").write_text(json.dumps(bad))
     made = list(mantis.records(str(tmp_path)))
-    assert [(one.id, one.reason) for one in made] == [(f"{name}-{i}", "malformed row") for i, name in
-                                                      enumerate(("mantis", "x", "x"), start=1)]
+    assert [(one.id, one.reason) for one in made] == [
+        (f"{name}-{i}", "malformed row") for i, name in enumerate(("mantis", "x", "x"), start=1)
+    ]
     assert all("".join(one).encode() for one in made)

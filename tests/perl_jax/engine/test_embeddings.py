@@ -24,8 +24,14 @@ def test_parts_equal_the_whole(models, monkeypatch, remat):
         return jnp.sum(h * jnp.cos(jnp.arange(h.size).reshape(h.shape))), h
 
     def found():
-        monkeypatch.setattr(qwen.Qwen2_5_VL, "encode", lambda self, pack, **options: (
-            rows.append(len(pack.images)), self.visual(pack, self.compute_dtype, **options))[1])
+        monkeypatch.setattr(
+            qwen.Qwen2_5_VL,
+            "encode",
+            lambda self, pack, **options: (
+                rows.append(len(pack.images)),
+                self.visual(pack, self.compute_dtype, **options),
+            )[1],
+        )
         rows = []
         return rows, jax.jit(jax.grad(summed, has_aux=True))(weights)
 

@@ -47,8 +47,13 @@ def test_each_response_once_after_its_own_prompt(lengths, rows, room, shards):
     groups = [group(*one, seed=q) for q, one in enumerate(lengths)]
     forest = packed(groups, rows, 50 + room, shards)
     prompts = [ids for one in groups for ids in one.prompts]
-    expected = [(ids, response[:t], token) for one in groups for ids, order in zip(one.prompts, one.responses)
-                for response in order for t, token in enumerate(response)]
+    expected = [
+        (ids, response[:t], token)
+        for one in groups
+        for ids, order in zip(one.prompts, one.responses)
+        for response in order
+        for t, token in enumerate(response)
+    ]
     seen = {}
     for batch in forest.batches:
         assert batch.ids.shape == (rows, shards, 50 + room)
@@ -116,7 +121,9 @@ def test_padding_of_ragged_lengths():
 def test_a_field_for_some_groups_only():
     one = group([5], [[2, 0]])
     values = [[[0.5, 0.25, 9.0], []]]  # past the response's end it goes unread
-    np.testing.assert_array_equal(tree_packing.flat([one._replace(old_logprobs=values)] * 2, "old_logprobs"), [0.5, 0.25] * 2)
+    np.testing.assert_array_equal(
+        tree_packing.flat([one._replace(old_logprobs=values)] * 2, "old_logprobs"), [0.5, 0.25] * 2
+    )
     assert tree_packing.flat([one], "old_logprobs") is None
     with pytest.raises(ValueError, match="old_logprobs must be given for all groups or for none"):
         tree_packing.flat([one, one._replace(old_logprobs=values)], "old_logprobs")

@@ -20,8 +20,10 @@ def read(*directories):
 def tables(models):
     """{title: rows of the table, as in Markdown}."""
     parts = re.split(r"^## (.*)$", comparison.markdown(models), flags=re.M)[1:]
-    return {title: [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("|")]
-            for title, text in zip(parts[::2], parts[1::2])}
+    return {
+        title: [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("|")]
+        for title, text in zip(parts[::2], parts[1::2])
+    }
 
 
 @pytest.fixture
@@ -40,13 +42,33 @@ def three(tmp_path):
 
 def test_accuracy(three):
     header, _, base, grpo, perl, *printed = tables(three)["Accuracy"]
-    assert header == ["mantis_eval, boxed", "blink, boxed", "remi, boxed", "records, boxed", "blink, official",
-                      "mean, boxed"]
-    assert grpo == ["GRPO", "40.0% [21.9, 61.3] of 20", "60.0% [38.7, 78.1] of 20 †", "–", "–",
-                    "70.0% [48.1, 85.5] of 20", "50.0% †"]
+    assert header == [
+        "mantis_eval, boxed",
+        "blink, boxed",
+        "remi, boxed",
+        "records, boxed",
+        "blink, official",
+        "mean, boxed",
+    ]
+    assert grpo == [
+        "GRPO",
+        "40.0% [21.9, 61.3] of 20",
+        "60.0% [38.7, 78.1] of 20 †",
+        "–",
+        "–",
+        "70.0% [48.1, 85.5] of 20",
+        "50.0% †",
+    ]
     assert base[3] != "–" and perl[3] == "–" and perl[4].startswith("50.0%")
-    assert printed[0] == ["Qwen2.5-VL-7B, as printed", "70.80 [1] or 71.5 [2]", "55.23 [1] or 56 [3]", "36.38 [1]", "–",
-                          "55.23 [1] or 56 [3]", f"{(70.80 + 55.23) / 2:.2f}"]
+    assert printed[0] == [
+        "Qwen2.5-VL-7B, as printed",
+        "70.80 [1] or 71.5 [2]",
+        "55.23 [1] or 56 [3]",
+        "36.38 [1]",
+        "–",
+        "55.23 [1] or 56 [3]",
+        f"{(70.80 + 55.23) / 2:.2f}",
+    ]
     text = comparison.markdown(three)
     assert "Mean, boxed: over mantis_eval, blink, which all rows of ours have" in text and "Mean, official" not in text
     assert "† not the whole benchmark" in text and text.count("[1] github.com/alchemistyzz/PeRL") == 1
@@ -89,13 +111,24 @@ def test_results_that_share_no_question(tmp_path):
 
 
 def test_what_is_not_alike_is_said(tmp_path):
-    a = evaluated.write(tmp_path / "a", evaluated.rows(5), "d", judge={"model": "m|1", "url": "u"},
-                        settings={"model": "x", "samples": 1, "temperature": 0.0, "prompt": {"system": "Be\nbrief."}})
-    b = evaluated.write(tmp_path / "b", evaluated.rows(5, 10), "d",
-                        settings={"model": "y", "samples": 1, "temperature": 0.7, "prompt": {"system": "Look."}})
+    a = evaluated.write(
+        tmp_path / "a",
+        evaluated.rows(5),
+        "d",
+        judge={"model": "m|1", "url": "u"},
+        settings={"model": "x", "samples": 1, "temperature": 0.0, "prompt": {"system": "Be\nbrief."}},
+    )
+    b = evaluated.write(
+        tmp_path / "b",
+        evaluated.rows(5, 10),
+        "d",
+        settings={"model": "y", "samples": 1, "temperature": 0.7, "prompt": {"system": "Look."}},
+    )
     [line] = [line for line in comparison.markdown(read(a, b)).splitlines() if line.startswith("Not the same")]
-    assert line == ("Not the same for all in blink, boxed: temperature (a 0.0, b 0.7); prompt's system (a Be brief., b "
-                    "Look.); questions (a 20, b 10); judge (a m|1, b none).")
+    assert line == (
+        "Not the same for all in blink, boxed: temperature (a 0.0, b 0.7); prompt's system (a Be brief., b "
+        "Look.); questions (a 20, b 10); judge (a m|1, b none)."
+    )
     assert "Not the same" not in comparison.markdown(read(a, a))
 
 
@@ -112,9 +145,18 @@ def test_the_page_holds_everything_and_no_script(three):
     sources = [value for name, value in seen.attributes if name == "src"]
     assert sources and all(value.startswith("data:image/") for value in sources)
     assert not [name for name, _ in seen.attributes if name.startswith("on") or name == "href"]
-    for words in ("46.80", "McNemar's p", "accuracy by place of the decisive picture: blink, boxed", "True answer: B",
-                  "answered better by PeRL than by base: 6", "order 2 3 1", "How the results were made", "70.80\xa0[1]",
-                  "temperature", "Without pictures: "):
+    for words in (
+        "46.80",
+        "McNemar's p",
+        "accuracy by place of the decisive picture: blink, boxed",
+        "True answer: B",
+        "answered better by PeRL than by base: 6",
+        "order 2 3 1",
+        "How the results were made",
+        "70.80\xa0[1]",
+        "temperature",
+        "Without pictures: ",
+    ):
         assert words in seen.words, words
     assert len(page) < 3e6
 

@@ -26,9 +26,16 @@ def asked(name, policy, samples=1, images=3, orders=None, control=True, target=0
 def _row(name, role, order, count, policy, target):
     place = order.index(target)
     said = [policy(place) for _ in range(count)]
-    return {"id": name, "role": role, "order": list(order), "correct": [float(x == place) for x in said],
-            "meaning": [None if x is None else str(order[x]) for x in said], "place": place, "fixed": None,
-            "fault": None}
+    return {
+        "id": name,
+        "role": role,
+        "order": list(order),
+        "correct": [float(x == place) for x in said],
+        "meaning": [None if x is None else str(order[x]) for x in said],
+        "place": place,
+        "fixed": None,
+        "fault": None,
+    }
 
 
 def alone(name, fixed, **changes):
@@ -94,8 +101,16 @@ def test_a_noisy_policy_that_minds_no_order_does_not_differ_from_its_control():
 
 
 def test_by_hand_with_two_replicates():
-    own = {"id": "q", "role": "own", "order": [0, 1, 2], "correct": [1.0, 0.0], "meaning": ["a", None], "place": 0,
-           "fixed": None, "fault": None}
+    own = {
+        "id": "q",
+        "role": "own",
+        "order": [0, 1, 2],
+        "correct": [1.0, 0.0],
+        "meaning": ["a", None],
+        "place": 0,
+        "fixed": None,
+        "fault": None,
+    }
     first = {**own, "role": "permuted", "order": [1, 0, 2], "correct": [1.0, 1.0], "meaning": ["a", "a"], "place": 1}
     last = {**own, "role": "permuted", "order": [2, 1, 0], "correct": [0.0, 0.5], "meaning": ["b", None], "place": 1}
     again = {**own, "role": "control", "correct": [1.0, 1.0, 0.0, 0.0], "meaning": ["a", "a", None, None]}
@@ -147,11 +162,21 @@ def test_a_picture_that_stayed_where_it_was_tells_no_place_from_another():
 
 def test_what_was_not_permuted_is_counted_by_reason():
     lost = [{**row, "fault": "picture missing"} for row in asked("lost", lambda place: None)]
-    rows = [*asked("q", lambda place: place), *lost, alone("1", "one image"), alone("2", "one image"),
-            alone("3", "order_effect fixed: a film"), alone("4", None)]
+    rows = [
+        *asked("q", lambda place: place),
+        *lost,
+        alone("1", "one image"),
+        alone("2", "one image"),
+        alone("3", "order_effect fixed: a film"),
+        alone("4", None),
+    ]
     found = consistency(rows, 1)
-    assert found["not_permuted"] == {"one image": 2, "order_effect fixed: a film": 1, "not said": 1,
-                                     "picture missing": 1}
+    assert found["not_permuted"] == {
+        "one image": 2,
+        "order_effect fixed: a film": 1,
+        "not said": 1,
+        "picture missing": 1,
+    }
     assert found["questions"] == 1 and mean(found, "mean") == 1
     nothing = consistency(lost, 1)
     assert nothing["questions"] == 0 and nothing["mean"]["mean"] is None and nothing["places"] == []
@@ -171,8 +196,12 @@ def test_questions_without_a_control_do_not_dilute_it():
 @given(st.integers(0, 2**20), st.integers(1, 3), st.booleans(), st.randoms())
 def test_the_order_of_rows_is_nothing(seed, samples, control, rng: random.Random):
     policies = {images: guesser(seed, 0.5, images) for images in (2, 3)}
-    rows = [row for i in range(6) for images, policy in policies.items()
-            for row in asked(f"{images} {i}", policy, samples, images, control=control)]
+    rows = [
+        row
+        for i in range(6)
+        for images, policy in policies.items()
+        for row in asked(f"{images} {i}", policy, samples, images, control=control)
+    ]
     expected = consistency(rows, samples)
     assert 0 <= mean(expected, "all") <= mean(expected, "worst") <= mean(expected, "mean") <= 1
     rng.shuffle(rows)

@@ -65,8 +65,10 @@ def test_flips_are_of_one_sample():
 @pytest.fixture
 def two(tmp_path):
     data = evaluated.snapshot(tmp_path / "data", 8)
-    rows = [evaluated.rows(right, 8, permuted, f"{ATTACK} of {name}", control=True)
-            for name, right, permuted in (("first", 2, (2, 2)), ("last", 7, (6, 7)))]
+    rows = [
+        evaluated.rows(right, 8, permuted, f"{ATTACK} of {name}", control=True)
+        for name, right, permuted in (("first", 2, (2, 2)), ("last", 7, (6, 7)))
+    ]
     return [model("first", rows[0], data), model(f"last {ATTACK}", rows[1], data)]
 
 
@@ -119,8 +121,11 @@ def test_a_picture_that_cannot_be_read(two, monkeypatch):
 
 
 def test_a_question_that_could_not_be_asked(two):
-    rows = [{**each, "fault": ATTACK if each["id"] == "q2" else None} for each in two[0].results[KEY].rows
-            if each["id"] != "q3"]
+    rows = [
+        {**each, "fault": ATTACK if each["id"] == "q2" else None}
+        for each in two[0].results[KEY].rows
+        if each["id"] != "q3"
+    ]
     seen = Tags("".join(examples.cards([two[0], model("middle", rows), two[1]], KEY)))
     assert seen.words.count("could not be asked: " + ATTACK) == len(ORDERS)  # q2, of five that got better
     assert seen.words.count("was not asked this") == len(ORDERS)

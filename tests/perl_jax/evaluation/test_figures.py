@@ -20,25 +20,60 @@ from perl_jax.evaluation.figures import against, figures, majority, markdown, pa
 def scored(name, correct, category="a", **changes):
     """A row of one question in its own order, as evaluate writes it."""
     count = len(correct)
-    row = {"id": name, "category": category, "source": "s", "images": 2, "role": "own", "order": [0, 1],
-           "shown": [0, 1], "question": "Which?", "answer": "A", "texts": ["words"] * count, "lengths": [10] * count,
-           "truncated": [False] * count, "correct": correct, "extracted": ["A" if x else "B" for x in correct],
-           "meaning": ["a" if x else "b" for x in correct], "place": None, "fixed": None, "fault": None}
+    row = {
+        "id": name,
+        "category": category,
+        "source": "s",
+        "images": 2,
+        "role": "own",
+        "order": [0, 1],
+        "shown": [0, 1],
+        "question": "Which?",
+        "answer": "A",
+        "texts": ["words"] * count,
+        "lengths": [10] * count,
+        "truncated": [False] * count,
+        "correct": correct,
+        "extracted": ["A" if x else "B" for x in correct],
+        "meaning": ["a" if x else "b" for x in correct],
+        "place": None,
+        "fixed": None,
+        "fault": None,
+    }
     return {**row, **changes}
 
 
 def missing(name, samples=1, category="a"):
-    return scored(name, [0.0] * samples, category, fault="picture missing", texts=[""] * samples, lengths=[0] * samples,
-                  extracted=[None] * samples, meaning=[None] * samples)
+    return scored(
+        name,
+        [0.0] * samples,
+        category,
+        fault="picture missing",
+        texts=[""] * samples,
+        lengths=[0] * samples,
+        extracted=[None] * samples,
+        meaning=[None] * samples,
+    )
 
 
 def result(rows, samples=1, macro=False, **changes):
     """A results.json, after a round trip through it."""
-    found = {"benchmark": "blink", "protocol": "boxed", "judge": None, "model": {"name": "tiny", "fingerprint": "f"},
-             "data": "d", "settings": {"samples": samples, "temperature": 0.0, "max_new_tokens": 64, "seed": 0},
-             "rows": 1200, "rejected": {}, "partial": False, "time": "2026-11-22T10:00:00",
-             "figures": figures(rows, samples, macro), "consistency": consistency(rows, samples), "against": None,
-             **changes}
+    found = {
+        "benchmark": "blink",
+        "protocol": "boxed",
+        "judge": None,
+        "model": {"name": "tiny", "fingerprint": "f"},
+        "data": "d",
+        "settings": {"samples": samples, "temperature": 0.0, "max_new_tokens": 64, "seed": 0},
+        "rows": 1200,
+        "rejected": {},
+        "partial": False,
+        "time": "2026-11-22T10:00:00",
+        "figures": figures(rows, samples, macro),
+        "consistency": consistency(rows, samples),
+        "against": None,
+        **changes,
+    }
     return json.loads(json.dumps(found, allow_nan=False))
 
 
@@ -137,8 +172,10 @@ def test_answers_without_a_meaning_vote_by_their_words():
 
 
 @settings(max_examples=30)
-@given(st.lists(st.tuples(st.sampled_from("ab"), st.lists(st.booleans(), min_size=3, max_size=3)), max_size=12),
-       st.randoms())
+@given(
+    st.lists(st.tuples(st.sampled_from("ab"), st.lists(st.booleans(), min_size=3, max_size=3)), max_size=12),
+    st.randoms(),
+)
 def test_the_order_of_rows_is_nothing(cases, rng: random.Random):
     rows = [scored(f"{i}", [float(x) for x in drawn], category) for i, (category, drawn) in enumerate(cases)]
     rows += [{**row, "role": "permuted", "correct": [0.0] * 3} for row in rows]  # only a question's own order counts
@@ -149,10 +186,23 @@ def test_the_order_of_rows_is_nothing(cases, rng: random.Random):
 
 
 def test_against_another_result():
-    here = [scored("both", [1.0]), scored("mine", [1.0]), scored("neither", [0.0]), scored("new", [1.0]), missing("no"),
-            scored("other words", [1.0], answer="B"), *(scored(f"{i}", [1.0]) for i in range(8))]
-    there = [*(scored(f"{i}", [0.0]) for i in range(8)), scored("other words", [0.0]), scored("both", [1.0]),
-             scored("mine", [0.0]), scored("neither", [0.0]), scored("no", [1.0])]
+    here = [
+        scored("both", [1.0]),
+        scored("mine", [1.0]),
+        scored("neither", [0.0]),
+        scored("new", [1.0]),
+        missing("no"),
+        scored("other words", [1.0], answer="B"),
+        *(scored(f"{i}", [1.0]) for i in range(8)),
+    ]
+    there = [
+        *(scored(f"{i}", [0.0]) for i in range(8)),
+        scored("other words", [0.0]),
+        scored("both", [1.0]),
+        scored("mine", [0.0]),
+        scored("neither", [0.0]),
+        scored("no", [1.0]),
+    ]
     found = against(here, there)
     assert (found["questions"], found["first_only"], found["second_only"]) == (11, 9, 0)
     assert (found["only_here"], found["only_there"]) == (2, 2)
@@ -176,14 +226,30 @@ def test_against_what_shares_nothing():
 def test_results_in_words():
     rows = [*(scored(f"a{i}", [float(i % 2), 1.0], "a|b") for i in range(8)), missing("lost", 2, "c")]
     other = against(rows, [scored(f"a{i}", [1.0, 1.0], "a|b") for i in range(8)])
-    text = markdown(result(rows, 2, macro=True, rejected={"duplicate id": 2, "malformed row": 30}, partial=True,
-                           judge={"model": "judge-1", "url": "u"}, against={**other, "name": "GRPO"}))
+    text = markdown(
+        result(
+            rows,
+            2,
+            macro=True,
+            rejected={"duplicate id": 2, "malformed row": 30},
+            partial=True,
+            judge={"model": "judge-1", "url": "u"},
+            against={**other, "name": "GRPO"},
+        )
+    )
     lines = text.splitlines()
     assert lines[0] == "# blink, protocol boxed"
-    for words in ("Model tiny, scored by rules, then the judge judge-1, 2026-11-22", "samples 2, temperature 0.0",
-                  "8 questions asked of 1,200 rows", "malformed row (30), duplicate id (2)",
-                  "wrong: picture missing (1)", "**Partial**", "the mean over 2 categories", "## Against GRPO",
-                  "| pass@2 | 88.9%"):
+    for words in (
+        "Model tiny, scored by rules, then the judge judge-1, 2026-11-22",
+        "samples 2, temperature 0.0",
+        "8 questions asked of 1,200 rows",
+        "malformed row (30), duplicate id (2)",
+        "wrong: picture missing (1)",
+        "**Partial**",
+        "the mean over 2 categories",
+        "## Against GRPO",
+        "| pass@2 | 88.9%",
+    ):
         assert words in text
     micro = np.mean([0.5] * 4 + [1.0] * 4 + [0])
     assert f"| accuracy, all questions | {100 * micro:.1f}% [" in text and "**Accuracy 37.5% [" in text

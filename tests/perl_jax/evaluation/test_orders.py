@@ -155,8 +155,11 @@ def test_the_place_is_where_the_decisive_picture_stands(count, data, seed):
 def test_records_keep_what_must_not_move_and_count_places_as_shown(monkeypatch):
     base = record(Case("records", "", 4, "Which is like {a}?", (), "{c}"))
     kept, turned, fixed = own_records(
-        monkeypatch, {**base, "movable": [1, 3]}, {**base, "question": "<image:3><image:2><image:1><image:0>Which?"},
-        {**base, "order_effect": "fixed"})
+        monkeypatch,
+        {**base, "movable": [1, 3]},
+        {**base, "question": "<image:3><image:2><image:1><image:0>Which?"},
+        {**base, "order_effect": "fixed"},
+    )
     assert [each.order for each in orders.in_orders(kept, 9, 0)] == [(0, 1, 2, 3), (0, 3, 2, 1)]
     for each in orders.in_orders(turned, 99, 0):
         place = int(each.item.row.answer.removeprefix("image ")) - 1
@@ -165,19 +168,23 @@ def test_records_keep_what_must_not_move_and_count_places_as_shown(monkeypatch):
     assert [each.fixed for each in orders.in_orders(fixed, 9, 0)] == [orders.FIXED]
 
 
-@pytest.mark.parametrize(("item", "why"), [
-    (plain("Is it red?", "yes", 1), "one picture"), (plain("Is it red?", "yes", 0), "no picture"),
-    (plain("What happens next?", "rain", 2), orders.FIXED),
-    (plain("Is <image> like <image>?", "yes", 2), orders.INSIDE),
-    (plain("Which image?", "B", 2, order_effect="fixed", reason="a film"), orders.FIXED),
-    (plain("Which one is a cat?", "B", 4, kind="choice"), orders.UNBOUND),
-    (plain("<image>Is it red?", "yes", 2), "text and images do not fit"),
-    (plain("Is image 5 red?", "yes", 2), "names an image that is not there"),
-    (plain("Is {image:7} red?", "yes", 2), "text and images do not fit"),
-    (plain("Which?", "B", 3, ["<image><image>", "<image>"], "choice"), "fewer than two pictures can move"),
-    (plain("Is it red?", "yes", 3, order_effect="rewrite", movable=[1]), "fewer than two pictures can move"),
-    (plain("Is it red?", "yes", 3, order_effect="rewrite", movable=[1, 7]), "text and images do not fit"),
-])
+@pytest.mark.parametrize(
+    ("item", "why"),
+    [
+        (plain("Is it red?", "yes", 1), "one picture"),
+        (plain("Is it red?", "yes", 0), "no picture"),
+        (plain("What happens next?", "rain", 2), orders.FIXED),
+        (plain("Is <image> like <image>?", "yes", 2), orders.INSIDE),
+        (plain("Which image?", "B", 2, order_effect="fixed", reason="a film"), orders.FIXED),
+        (plain("Which one is a cat?", "B", 4, kind="choice"), orders.UNBOUND),
+        (plain("<image>Is it red?", "yes", 2), "text and images do not fit"),
+        (plain("Is image 5 red?", "yes", 2), "names an image that is not there"),
+        (plain("Is {image:7} red?", "yes", 2), "text and images do not fit"),
+        (plain("Which?", "B", 3, ["<image><image>", "<image>"], "choice"), "fewer than two pictures can move"),
+        (plain("Is it red?", "yes", 3, order_effect="rewrite", movable=[1]), "fewer than two pictures can move"),
+        (plain("Is it red?", "yes", 3, order_effect="rewrite", movable=[1, 7]), "text and images do not fit"),
+    ],
+)
 def test_why_a_question_is_asked_in_its_own_order_alone(item, why):
     (alone,) = orders.in_orders(item, 9, 0)
     assert (alone.fixed, alone.item, alone.place, alone.record) == (why, item, None, None)
@@ -194,13 +201,19 @@ TEXT = st.lists(st.sampled_from([
     "image 1", "Image B", "<image>", "<image:0>", "{image:1}", "{images:0,1}", "{", "the first image",
     "left image", "1", "A", "(B)", "A.", "images 1-3", "next", "Which image is", "\x00", "", "é", "\n",
     "same", "both", "the last one",
-]), max_size=4).map(" ".join)
+]), max_size=4).map(" ".join)  # fmt: skip
 
 
 @settings(max_examples=300, deadline=None)
-@given(TEXT, TEXT, st.lists(TEXT, max_size=4), st.integers(0, 5),
-       st.sampled_from([None, "choice", "text", "number", "order"]), st.sampled_from([None, "rewrite", "invariant"]),
-       st.lists(TEXT, max_size=3))
+@given(
+    TEXT,
+    TEXT,
+    st.lists(TEXT, max_size=4),
+    st.integers(0, 5),
+    st.sampled_from([None, "choice", "text", "number", "order"]),
+    st.sampled_from([None, "rewrite", "invariant"]),
+    st.lists(TEXT, max_size=3),
+)
 def test_whatever_a_row_says_the_run_goes_on(question, answer, choices, count, kind, effect, extracted):
     item = plain(question, answer, count, choices, kind, order_effect=effect)
     for each in orders.in_orders(item, 4, 0):

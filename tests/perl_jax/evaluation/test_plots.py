@@ -27,7 +27,10 @@ def test_all_plots(tmp_path):
     evaluated.write(two, evaluated.rows(7), "d", benchmark="my $own_$")
     titles, svgs = drawn([read(one), read(two)])
     assert [title.split(";")[0].split(",")[0] for title in titles] == [
-        "accuracy", "flip rate ●", "accuracy by place of the decisive picture: blink"]
+        "accuracy",
+        "flip rate ●",
+        "accuracy by place of the decisive picture: blink",
+    ]
     assert all(svg.startswith(b"<?xml") for svg in svgs) and len(svgs) == 3
     assert b"#8c959f" in svgs[0]  # what is printed for BLINK
 

@@ -45,8 +45,13 @@ def test_bad_input_is_one_line(tmp_path, out):
     with pytest.raises(InputError, match=r"blink boxed is in .* twice"):
         results.read("a", out)
     file = out / "copy" / "results.json"
-    for content in ('{"benchmark": ', "[]", '{"benchmark": "blink"}', "7", '{"benchmark": "b", "protocol": "p", '
-                    '"figures": {"headline": "micro", "micro": {"mean": 1}}}'):
+    for content in (
+        '{"benchmark": ',
+        "[]",
+        '{"benchmark": "blink"}',
+        "7",
+        '{"benchmark": "b", "protocol": "p", "figures": {"headline": "micro", "micro": {"mean": 1}}}',
+    ):
         file.write_text(content)
         with pytest.raises(InputError, match=r"copy/results.json: not the results of an evaluation"):
             results.read("a", out)

@@ -19,7 +19,7 @@ from perl_jax.evaluation.scoring import NOTHING, Found, Judged
 from perl_jax.runtime import processes
 from perl_jax.runtime.chat_endpoint import Endpoint
 
-RULES = '''
+RULES = """
 import os, sys
 from perl_jax.benchmarks import Score, records
 from perl_jax.evaluation import scoring
@@ -39,7 +39,7 @@ def hostile(item, text, protocol):
 def score(*task):
     records.score = hostile
     return scoring.score(*task)
-'''
+"""
 B, A = r"<think>A?</think>\boxed{B}", r"\boxed{A}"
 
 
@@ -65,8 +65,9 @@ def question(name="q", answer="B", choices=("a cat", "a dog"), kind="choice", co
 def answered(*texts: str, item: Item | None = None) -> list[Answered]:
     """One response to each of as many questions."""
     items = [item or question(f"q{n}") for n in range(len(texts))]
-    return [Answered(orders.in_orders(item, 0, 0)[0], "own", [text], [1], [False], None)
-            for item, text in zip(items, texts)]
+    return [
+        Answered(orders.in_orders(item, 0, 0)[0], "own", [text], [1], [False], None) for item, text in zip(items, texts)
+    ]
 
 
 def several(*texts: str) -> Answered:
@@ -88,9 +89,9 @@ def test_workers_have_no_jax(hostile):
     assert scoring.scored("records", "boxed", answered("jax"), 1)[0][0].extracted == "False"
 
 
-@pytest.mark.parametrize(("text", "why"), [
-    ("hang", "TimeoutError"), ("die", "ProcessExpired"), ("memory", "MemoryError"),
-])
+@pytest.mark.parametrize(
+    ("text", "why"), [("hang", "TimeoutError"), ("die", "ProcessExpired"), ("memory", "MemoryError")]
+)
 def test_the_culprit_counts_as_wrong_is_named_and_leaves_its_neighbours(hostile, caplog, text, why):
     rows = [several(A, B), several(B, text, A, B), several(B)]
     rows[1] = rows[1]._replace(asked=orders.in_orders(question("bad"), 0, 0)[0])
@@ -125,8 +126,20 @@ def test_a_pool_that_breaks_is_started_again_once(monkeypatch):
         scoring.scored("records", "boxed", answered(B), 1)
 
 
-HOSTILE = [r"9^{9^{9^{9}}}", "(" * 3000, r"\frac" * 500, "9" * 20_000, r"\sqrt" * 300, "1e999999999", "\ud800", "\x00",
-           r"10^{10^{10}}", "x" * 300_000, "{image:7}", r"\sum_{n=1}^{10^{12}} \frac{1}{n}"]
+HOSTILE = [
+    r"9^{9^{9^{9}}}",
+    "(" * 3000,
+    r"\frac" * 500,
+    "9" * 20_000,
+    r"\sqrt" * 300,
+    "1e999999999",
+    "\ud800",
+    "\x00",
+    r"10^{10^{10}}",
+    "x" * 300_000,
+    "{image:7}",
+    r"\sum_{n=1}^{10^{12}} \frac{1}{n}",
+]
 
 
 def test_what_models_may_write(monkeypatch):
@@ -185,7 +198,8 @@ def client(server, folder, **options):
 
 UNDECIDED = "Let me see. They are each of them very much alike, and so it remains an open question to me"
 CASES = [  # (benchmark, its name, a response that rules decide, the judge's good, bad and useless replies)
-    (mathvista, "mathvista", "14", "14", "15", "many"), (mathverse, "mathverse", "D", "1", "Judgement: 0", "2"),
+    (mathvista, "mathvista", "14", "14", "15", "many"),
+    (mathverse, "mathverse", "D", "1", "Judgement: 0", "2"),
     (mv_math, "mv_math", "Answer: {B}", "true", "False.", "Well,"),
 ]
 

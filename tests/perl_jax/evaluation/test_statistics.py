@@ -14,8 +14,18 @@ from perl_jax.evaluation import statistics
 
 
 def row(name="q", order=(0, 1), canonical=True, correct=True, **changes):
-    return {"id": name, "source": "digits", "order": list(order), "canonical": canonical, "images": len(order),
-            "text": "", "answer": "1", "meaning": "1", "correct": correct, **changes}
+    return {
+        "id": name,
+        "source": "digits",
+        "order": list(order),
+        "canonical": canonical,
+        "images": len(order),
+        "text": "",
+        "answer": "1",
+        "meaning": "1",
+        "correct": correct,
+        **changes,
+    }
 
 
 def random_rows(seed=0, questions=40, drawn=3):
@@ -26,8 +36,17 @@ def random_rows(seed=0, questions=40, drawn=3):
         orders = [tuple(range(images))] + [tuple(key.permutation(2).tolist()) for _ in range(drawn)] * (images > 1)
         for place, order in enumerate(orders):
             meaning = str(rng.integers(3))
-            rows.append(row(f"q{q}", order, place == 0, bool(rng.random() < 0.6), meaning=meaning,
-                            answer=str(key.integers(1, 3)), source=("which", "what")[q % 2]))
+            rows.append(
+                row(
+                    f"q{q}",
+                    order,
+                    place == 0,
+                    bool(rng.random() < 0.6),
+                    meaning=meaning,
+                    answer=str(key.integers(1, 3)),
+                    source=("which", "what")[q % 2],
+                )
+            )
     return rows
 
 
@@ -61,8 +80,11 @@ def test_chance_is_what_the_answer_key_gives_away():
 
 
 def test_chance_draws_each_order_anew():
-    rows = [row(f"{i}", order, canonical, answer=answer) for i, answer in enumerate("12")
-            for order, canonical in [((0, 1), True), ((1, 0), False), ((1, 0), False)]]
+    rows = [
+        row(f"{i}", order, canonical, answer=answer)
+        for i, answer in enumerate("12")
+        for order, canonical in [((0, 1), True), ((1, 0), False), ((1, 0), False)]
+    ]
     assert list(statistics.chance(rows)["worst"].values()) == pytest.approx([1 / 8, 1 / 8])
 
 
@@ -165,8 +187,13 @@ def test_changed_questions_by_what_they_gained():
         return [row(name, correct=own), row(name, (1, 0), False, correct=moved)]
 
     before = [*question("up", 0, 1), *question("down", 1, 1), *question("swap", 0, 1), *question("same", 1, 0)]
-    after = [*question("new", 1, 1), *question("same", 1, 0), *question("swap", 1, 0), *question("down", 0, 1),
-             *question("up", 1, 1)]
+    after = [
+        *question("new", 1, 1),
+        *question("same", 1, 0),
+        *question("swap", 1, 0),
+        *question("down", 0, 1),
+        *question("up", 1, 1),
+    ]
     found = statistics.changed(after, before)
     names = [[old[0]["id"] for old, _ in kind] for kind in found]
     assert names == [["up"], ["down"], ["swap"]]
@@ -175,8 +202,14 @@ def test_changed_questions_by_what_they_gained():
 
 def test_tables_say_what_is_not_separated():
     def rows(right, drawn):
-        return [each for q in range(60) for each in (row(f"{q}", correct=q < right),
-                row(f"{q}", (1, 0), False, correct=q < drawn, meaning=str(q < drawn)))]
+        return [
+            each
+            for q in range(60)
+            for each in (
+                row(f"{q}", correct=q < right),
+                row(f"{q}", (1, 0), False, correct=q < drawn, meaning=str(q < drawn)),
+            )
+        ]
 
     results = [statistics.Result("a|b", 5, rows(30, 10), 12.0), statistics.Result("c", 9, rows(31, 50), math.nan)]
     section = statistics.section("eval", results)
@@ -191,8 +224,11 @@ def test_tables_say_what_is_not_separated():
 
 
 def test_runs_without_an_evaluation_or_with_other_questions():
-    results = [statistics.Result("none", 0, [], math.nan), statistics.Result("one", 1, random_rows(), 1.0),
-               statistics.Result("two", 1, [row("z")], 1.0)]
+    results = [
+        statistics.Result("none", 0, [], math.nan),
+        statistics.Result("one", 1, random_rows(), 1.0),
+        statistics.Result("two", 1, [row("z")], 1.0),
+    ]
     section = statistics.section("eval", results)
     assert section.figures.rows[1] == ["none", *["–"] * 6]
     assert [line[1:] for line in section.differences.rows] == [["0", "–", "–", "–"]] * 2

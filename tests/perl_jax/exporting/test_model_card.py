@@ -15,17 +15,42 @@ from perl_jax.records.prompts import Prompts
 HUB = provenance.Base("Qwen/Qwen2.5-VL-3B-Instruct", True, "main", "b4se", False, {}, None)
 NEW = provenance.Base(None, False, None, "b4se", True, {}, None)
 RUN = {
-    "config": tiny_run.config().to_dict(), "commit": "c0ffee", "clean": False, "versions": {"jax": "0.10.2"},
-    "device": "8 x TPU v5e", "processes": 2, "time": "2026-11-22T10:00:00+0000", "command": ["--workdir=/home/me"],
+    "config": tiny_run.config().to_dict(),
+    "commit": "c0ffee",
+    "clean": False,
+    "versions": {"jax": "0.10.2"},
+    "device": "8 x TPU v5e",
+    "processes": 2,
+    "time": "2026-11-22T10:00:00+0000",
+    "command": ["--workdir=/home/me"],
 }
 ROWS = [
-    {"id": name, "source": "s", "order": order, "canonical": order == [0, 1], "images": 2, "text": "", "answer": "1",
-     "meaning": "1" if right else "2", "correct": right}
+    {
+        "id": name,
+        "source": "s",
+        "order": order,
+        "canonical": order == [0, 1],
+        "images": 2,
+        "text": "",
+        "answer": "1",
+        "meaning": "1" if right else "2",
+        "correct": right,
+    }
     for name, order, right in (("a", [0, 1], True), ("a", [1, 0], False), ("b", [0, 1], True), ("b", [1, 0], True))
 ]
 FLIP = provenance.Consistency(40, *(Estimate(mean, 0.1, 0.9, 40) for mean in (0.61, 0.52, 0.33, 0.04)))
-RESULT = provenance.Result("blink", "boxed", "abc", Estimate(0.5853, 0.56, 0.61, 1901), True, 1901, None,
-                           {"samples": 1, "temperature": 0.0, "seed": 3}, False, None)
+RESULT = provenance.Result(
+    "blink",
+    "boxed",
+    "abc",
+    Estimate(0.5853, 0.56, 0.61, 1901),
+    True,
+    1901,
+    None,
+    {"samples": 1, "temperature": 0.0, "seed": 3},
+    False,
+    None,
+)
 BLOCK = re.compile(r"^(`{3,})\w*\n.*?\n\1$", re.DOTALL | re.MULTILINE)  # of code
 
 
@@ -40,15 +65,31 @@ def processor(tmp_path_factory):
 def card(processor):
     """What is told of a run of which only the least is known."""
     asked = Prompts(processor, "Look.", "Think, then \\boxed{}.", min_pixels=3136, max_pixels=262144, max_tokens=8192)
-    return model_card.Card(asked=asked, base=HUB, step=6, lora=None, run={}, parameters=3_750_000_000,
-                           fingerprint="f00d", adapter=False, data=[], evaluations=[], results=[])
+    return model_card.Card(
+        asked=asked,
+        base=HUB,
+        step=6,
+        lora=None,
+        run={},
+        parameters=3_750_000_000,
+        fingerprint="f00d",
+        adapter=False,
+        data=[],
+        evaluations=[],
+        results=[],
+    )
 
 
 def everything(card):
     data = provenance.Data("mantis", "da7a", {"train": 22000, "eval": 300}, ["nlvr2"])
     found = [provenance.Evaluation("eval", 6, ROWS)]
-    return card._replace(run=RUN, data=[data], evaluations=found, results=[RESULT._replace(consistency=FLIP)],
-                         lora={"rank": 64, "alpha": 32, "targets": "a|b"})
+    return card._replace(
+        run=RUN,
+        data=[data],
+        evaluations=found,
+        results=[RESULT._replace(consistency=FLIP)],
+        lora={"rank": 64, "alpha": 32, "targets": "a|b"},
+    )
 
 
 def front(text: str) -> dict:
@@ -82,8 +123,17 @@ def test_nothing_is_left_to_fill_in(card):
 
 def test_what_is_not_known_is_left_out(card):
     text = str(card)
-    for word in ("method", "| steps", "learning rate", "| records", "| perl_jax", "versions", "devices", "## Results",
-                 "| adapters"):
+    for word in (
+        "method",
+        "| steps",
+        "learning rate",
+        "| records",
+        "| perl_jax",
+        "versions",
+        "devices",
+        "## Results",
+        "| adapters",
+    ):
         assert word not in text, word
     assert "how often was not measured" in text and "PeRL" not in text
     assert "reinforcement-learning" not in front(text)["tags"]
@@ -92,20 +142,31 @@ def test_what_is_not_known_is_left_out(card):
 def test_the_run_is_told(card):
     text = str(everything(card))
     for words in (
-        "| method | PeRL (GRPO", "| steps | 6 of 6, the first 2 supervised |", "3.75 billion parameters",
+        "| method | PeRL (GRPO",
+        "| steps | 6 of 6, the first 2 supervised |",
+        "3.75 billion parameters",
         "`Qwen/Qwen2.5-VL-3B-Instruct`, revision `main`, fingerprint `b4se`",
-        "`mantis`: 22,000 in `train`, 300 in `eval`", "fingerprint `da7a`",
-        "`c0ffee`, with uncommitted changes", "`jax 0.10.2`", "`8 x TPU v5e`, 2 processes",
-        "| these weights | fingerprint `f00d` |", "rank 64, alpha 32", "| learning rate | `0.01` |",
+        "`mantis`: 22,000 in `train`, 300 in `eval`",
+        "fingerprint `da7a`",
+        "`c0ffee`, with uncommitted changes",
+        "`jax 0.10.2`",
+        "`8 x TPU v5e`, 2 processes",
+        "| these weights | fingerprint `f00d` |",
+        "rank 64, alpha 32",
+        "| learning rate | `0.01` |",
     ):
         assert words in text, words
     assert "/home/me" not in text
 
 
-@pytest.mark.parametrize(("step", "n_s", "method"), [
-    (2, 1, "a supervised warm-up"), (3, 0, "GRPO"),
-    (3, 1, "PeRL (GRPO whose groups span several orders of the images)"),
-])
+@pytest.mark.parametrize(
+    ("step", "n_s", "method"),
+    [
+        (2, 1, "a supervised warm-up"),
+        (3, 0, "GRPO"),
+        (3, 1, "PeRL (GRPO whose groups span several orders of the images)"),
+    ],
+)
 def test_the_method_is_that_of_the_step(card, step, n_s, method):
     run = {"config": tiny_run.config(n_s=n_s).to_dict()}
     assert card._replace(step=step, run=run).method == method
@@ -115,8 +176,10 @@ def test_results_stand_in_tables(card):
     text = str(everything(card))
     half = "50.0% [9.5, 90.5]"
     assert f"| `eval` | 6 | 2 | 100.0% [34.2, 100.0] | {half} | {half} | {half} | – |" in text
-    assert ("| `blink` | `boxed` | 58.5% [56.0, 61.0], mean over categories | 1,901 | rules | samples `1`, "
-            "temperature `0.0` |") in text
+    assert (
+        "| `blink` | `boxed` | 58.5% [56.0, 61.0], mean over categories | 1,901 | rules | samples `1`, "
+        "temperature `0.0` |"
+    ) in text
     assert "| `blink` | `boxed` | 40 | 61.0% [10.0, 90.0] | 52.0% [10.0, 90.0] | 33.0% [10.0, 90.0] | 4.0%" in text
     assert "it changed in 50.0% [9.5, 90.5] of the 2 questions of `eval` that were asked so, 33.0%" in text
 
@@ -128,14 +191,20 @@ def test_parts_and_judges_are_told(card):
     assert "several orders of their images:" not in text
 
 
-@pytest.mark.parametrize(("base", "words", "said"), [
-    (HUB, "see the base model", {}),
-    (HUB._replace(license={"license": "apache-2.0"}), "base model: `apache-2.0`", {"license": "apache-2.0"}),
-    (HUB._replace(license={"license": "other", "license_name": "own"}), "base model: `own`",
-     {"license": "other", "license_name": "own"}),
-    (HUB._replace(license_file="LICENSE"), "`LICENSE` in this directory", {}),
-    (NEW, "no base model's weights are in it", {}),
-])
+@pytest.mark.parametrize(
+    ("base", "words", "said"),
+    [
+        (HUB, "see the base model", {}),
+        (HUB._replace(license={"license": "apache-2.0"}), "base model: `apache-2.0`", {"license": "apache-2.0"}),
+        (
+            HUB._replace(license={"license": "other", "license_name": "own"}),
+            "base model: `own`",
+            {"license": "other", "license_name": "own"},
+        ),
+        (HUB._replace(license_file="LICENSE"), "`LICENSE` in this directory", {}),
+        (NEW, "no base model's weights are in it", {}),
+    ],
+)
 def test_the_licence_is_told_and_never_guessed(card, base, words, said):
     text = str(card._replace(base=base))
     assert words in text and {key: value for key, value in front(text).items() if "license" in key} == said
@@ -154,8 +223,11 @@ def test_names_are_no_markup(card, processor):
     asked = Prompts(processor, "```\n# system", "````\n---\n# x", 3136, 262144, 8192)
     full = everything(card)
     weird = full._replace(
-        asked=asked, base=HUB._replace(name=WEIRD, hub=False), data=[full.data[0]._replace(name=WEIRD)],
-        evaluations=[full.evaluations[0]._replace(name=WEIRD)], results=[full.results[0]._replace(benchmark=WEIRD)],
+        asked=asked,
+        base=HUB._replace(name=WEIRD, hub=False),
+        data=[full.data[0]._replace(name=WEIRD)],
+        evaluations=[full.evaluations[0]._replace(name=WEIRD)],
+        results=[full.results[0]._replace(benchmark=WEIRD)],
     )
     text = str(weird)
     outside, tame = (re.sub(BLOCK, "", each) for each in (text, str(full)))

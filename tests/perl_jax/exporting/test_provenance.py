@@ -17,17 +17,25 @@ def card(path, front):
     (path / "README.md").write_text(f"---\n{front}\n---\n# A model\n")
 
 
-@pytest.mark.parametrize(("front", "found"), [
-    ("license: apache-2.0", {"license": "apache-2.0"}),
-    ("license: other\nlicense_name: own\nlicense_link: LICENSE",
-     {"license": "other", "license_name": "own", "license_link": "LICENSE"}),
-    ("license_name: own\nlicense_link: https://x.org/l", {"license_name": "own", "license_link": "https://x.org/l"}),
-    ("license: mit\nlicense_link: GONE", {"license": "mit"}),
-    ("license_link: LICENSE", {}),
-    ("license: 7", {}),
-    ("tags: [a]", {}),
-    ("license: [", {}),
-])
+@pytest.mark.parametrize(
+    ("front", "found"),
+    [
+        ("license: apache-2.0", {"license": "apache-2.0"}),
+        (
+            "license: other\nlicense_name: own\nlicense_link: LICENSE",
+            {"license": "other", "license_name": "own", "license_link": "LICENSE"},
+        ),
+        (
+            "license_name: own\nlicense_link: https://x.org/l",
+            {"license_name": "own", "license_link": "https://x.org/l"},
+        ),
+        ("license: mit\nlicense_link: GONE", {"license": "mit"}),
+        ("license_link: LICENSE", {}),
+        ("license: 7", {}),
+        ("tags: [a]", {}),
+        ("license: [", {}),
+    ],
+)
 def test_the_licence_is_what_the_base_card_says(tmp_path, front, found):
     (tmp_path / "LICENSE").write_text("Apache License, Version 2.0")
     card(tmp_path, front)
@@ -77,7 +85,9 @@ def test_evaluations_are_the_last_ones_of_the_step_or_before(tmp_path):
     (tmp_path / "evaluations" / "empty-00000001.jsonl").write_text("")
     found = provenance.evaluations(tmp_path, 3)
     assert [(each.name, each.step, each.rows[0]["id"]) for each in found] == [
-        ("eval", 3, "eval-00000003"), ("my-set", 3, "my-set-00000003")]
+        ("eval", 3, "eval-00000003"),
+        ("my-set", 3, "my-set-00000003"),
+    ]
     assert provenance.evaluations(tmp_path / "none", 3) == []
 
 
@@ -86,12 +96,25 @@ def share(mean):
 
 
 RESULT = {
-    "benchmark": "blink", "protocol": "boxed", "judge": None, "model": {"name": "m", "fingerprint": "abc"},
-    "data": "d", "settings": {"samples": 1, "temperature": 0.0}, "rows": 4, "rejected": {}, "partial": True,
+    "benchmark": "blink",
+    "protocol": "boxed",
+    "judge": None,
+    "model": {"name": "m", "fingerprint": "abc"},
+    "data": "d",
+    "settings": {"samples": 1, "temperature": 0.0},
+    "rows": 4,
+    "rejected": {},
+    "partial": True,
     "figures": {"questions": 4, "headline": "macro", "micro": share(0.25), "macro": share(0.5)},
-    "consistency": {"questions": 2, "mean": share(0.3), "all": share(0.2), "flip": share(0.4),
-                    "control": {"drawn": False, "flip": share(0.0)}},
-    "against": None, "time": "t",
+    "consistency": {
+        "questions": 2,
+        "mean": share(0.3),
+        "all": share(0.2),
+        "flip": share(0.4),
+        "control": {"drawn": False, "flip": share(0.0)},
+    },
+    "against": None,
+    "time": "t",
 }
 
 
@@ -103,20 +126,34 @@ def written(out, **changes):
 
 
 def test_results_are_read_with_the_accuracy_of_the_benchmark(tmp_path):
-    [first, second] = provenance.results([
-        written(tmp_path / "a"),
-        written(tmp_path / "b", consistency=None, judge={"model": "gpt", "url": "http://x"}, benchmark="records",
-                data="/home/me/photos:eval"),
-    ])
+    [first, second] = provenance.results(
+        [
+            written(tmp_path / "a"),
+            written(
+                tmp_path / "b",
+                consistency=None,
+                judge={"model": "gpt", "url": "http://x"},
+                benchmark="records",
+                data="/home/me/photos:eval",
+            ),
+        ]
+    )
     assert (first.accuracy.mean, first.macro, first.partial, first.judge) == (0.5, True, True, None)
     assert first.consistency.flip.mean == 0.4 and first.consistency.control.mean == 0.0
     assert second.consistency is None and second.judge == "gpt" and second.benchmark == "records photos:eval"
 
 
-@pytest.mark.parametrize("changes", [
-    {"figures": {}}, {"figures": None}, {"model": {"name": "m"}}, {"consistency": {"questions": 2}},
-    {"judge": {"url": ""}}, {"figures": {**RESULT["figures"], "macro": 0.5}},
-])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"figures": {}},
+        {"figures": None},
+        {"model": {"name": "m"}},
+        {"consistency": {"questions": 2}},
+        {"judge": {"url": ""}},
+        {"figures": {**RESULT["figures"], "macro": 0.5}},
+    ],
+)
 def test_what_are_no_results_is_refused(tmp_path, changes):
     with pytest.raises(InputError, match="evaluate again"):
         provenance.results([written(tmp_path / "a", **changes)])

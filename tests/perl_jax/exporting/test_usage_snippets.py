@@ -16,7 +16,7 @@ from models.qwen2_5_vl import from_scratch
 from perl_jax.exporting import usage_snippets
 from perl_jax.records.prompts import Prompts
 
-SYSTEM, INSTRUCTION = "It's \"you\", who\nlooks.", "Think in `<think>`, then\n\\boxed{} $(it)."
+SYSTEM, INSTRUCTION = 'It\'s "you", who\nlooks.', "Think in `<think>`, then\n\\boxed{} $(it)."
 SIZES = tiny_run.config().scratch.to_dict()
 
 
@@ -56,7 +56,11 @@ def test_code_for_transformers_holds_the_texts(asked, plain, adapter):
 def test_the_example_is_the_prompt_of_training(asked, plain):
     """But that a picture has as many tokens as its merged patches."""
     for shown in (asked, plain):
-        record = {"id": "x", "question": "<image><image>" + usage_snippets.QUESTION, "images": [tiny.picture(28, 28, 0)] * 2}
+        record = {
+            "id": "x",
+            "question": "<image><image>" + usage_snippets.QUESTION,
+            "images": [tiny.picture(28, 28, 0)] * 2,
+        }
         ids, _ = shown.encode(record)
         assert shown.processor.encode(usage_snippets.example(shown)) == ids  # these pictures have one token each
 
@@ -111,8 +115,11 @@ def test_lmms_eval_gets_its_arguments_whole(asked, processor):
     assert words[:5] == ["python", "-m", "lmms_eval", "--model", "qwen2_5_vl"] and "--force_simple" in words
     found = split(words[words.index("--model_args") + 1])
     assert found == {
-        "pretrained": "$MODEL", "min_pixels": "784", "max_pixels": "3136",
-        "system_prompt": '"' + SYSTEM.replace('"', '\\"') + '"', "reasoning_prompt": rf'\n"{INSTRUCTION}"',
+        "pretrained": "$MODEL",
+        "min_pixels": "784",
+        "max_pixels": "3136",
+        "system_prompt": '"' + SYSTEM.replace('"', '\\"') + '"',
+        "reasoning_prompt": rf'\n"{INSTRUCTION}"',
     }
     simple = Prompts(processor, "", "Answer in \\boxed{}.", 784, 3136, 300)
     words = words_of(usage_snippets.lmms_eval(simple, 50))

@@ -12,8 +12,11 @@ BAND = {"low": 0.1, "high": 0.9, "target": 0.38}
 
 def some(sources: int, each: int = 30) -> list[Candidate]:
     rng = np.random.default_rng(0)
-    return [Candidate(f"{s}-{i}", f"source {s}", None if i == 0 else float(rng.integers(0, 11)) / 10)
-            for s in range(sources) for i in range(each + s)]
+    return [
+        Candidate(f"{s}-{i}", f"source {s}", None if i == 0 else float(rng.integers(0, 11)) / 10)
+        for s in range(sources)
+        for i in range(each + s)
+    ]
 
 
 @pytest.mark.parametrize("sources", [1, 3])
@@ -29,13 +32,16 @@ def test_the_table_adds_up(sources):
     assert int(table.rows[-1][1]) == len(records)
 
 
-@pytest.mark.parametrize(("accuracies", "why"), [
-    ([0.6, 0.8] * 40, "no record of the band is harder"),
-    ([0.1, 0.2] * 40, "no record of the band is easier"),
-    ([0.8] * 3000 + [0.3] * 2, "too many are easy, and the furthest off are thinned to 2% already"),
-    ([0.3, 0.6, 0.6], "the records are too few to come nearer"),
-    ([0.0, 1.0], "no record is kept"),
-])
+@pytest.mark.parametrize(
+    ("accuracies", "why"),
+    [
+        ([0.6, 0.8] * 40, "no record of the band is harder"),
+        ([0.1, 0.2] * 40, "no record of the band is easier"),
+        ([0.8] * 3000 + [0.3] * 2, "too many are easy, and the furthest off are thinned to 2% already"),
+        ([0.3, 0.6, 0.6], "the records are too few to come nearer"),
+        ([0.0, 1.0], "no record is kept"),
+    ],
+)
 def test_why_a_target_is_missed(accuracies, why):
     records = [Candidate(str(i), "mine", accuracy) for i, accuracy in enumerate(accuracies)]
     [line] = filter_report.shortfalls(records, selection.select(records, **BAND), 0.38)

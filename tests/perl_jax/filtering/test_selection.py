@@ -40,10 +40,18 @@ def test_only_the_band_is_kept(accuracies, target):
 
 
 def test_the_band_holds_its_ends_and_what_is_not_measured_or_blind_has_a_fate_of_its_own():
-    records = [Candidate("low", "s", 0.1), Candidate("none", "s", None), Candidate("blind", "s", 0.5, blind=True),
-               Candidate("easy and blind", "s", 1.0, blind=True)]
+    records = [
+        Candidate("low", "s", 0.1),
+        Candidate("none", "s", None),
+        Candidate("blind", "s", 0.5, blind=True),
+        Candidate("easy and blind", "s", 1.0, blind=True),
+    ]
     assert selection.select(records, 0.1, 0.9, 0.1) == {
-        "low": "kept", "none": "skipped", "blind": "blind", "easy and blind": "above"}
+        "low": "kept",
+        "none": "skipped",
+        "blind": "blind",
+        "easy and blind": "above",
+    }
 
 
 @given(ACCURACIES, TARGETS)
@@ -126,5 +134,6 @@ def test_one_that_is_wrong_without_its_pictures_is_never_blind(right, blind, rol
     if blind == 0:
         assert not selection.answered_blind(min(right, rollouts) / rollouts, 0.0, rollouts, chance)
     elif blind <= rollouts and selection.answered_blind(0.5, blind / rollouts, rollouts, chance):
-        assert all(selection.answered_blind(0.5, more / rollouts, rollouts, chance)
-                   for more in range(blind, rollouts + 1)), "the more so, the more often it is right"
+        assert all(
+            selection.answered_blind(0.5, more / rollouts, rollouts, chance) for more in range(blind, rollouts + 1)
+        ), "the more so, the more often it is right"

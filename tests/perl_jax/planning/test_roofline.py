@@ -14,10 +14,20 @@ ASSUMED = roofline.Assumed(images=0, words=1000, response=500, efficiency=0.5)
 
 def config(**changes):
     """One prompt with its responses fills a row."""
-    return tiny_run.config(**{
-        "questions": 8, "n_s": 0, "rollouts": 2, "micro_batch.row_tokens": 2000, "micro_batch.rows": 8,
-        "prompt.max_tokens": 1000, "remat": True, "optimizer.steps_per_batch": 1, "loss.kl_coef": 0.0, **changes,
-    })
+    return tiny_run.config(
+        **{
+            "questions": 8,
+            "n_s": 0,
+            "rollouts": 2,
+            "micro_batch.row_tokens": 2000,
+            "micro_batch.rows": 8,
+            "prompt.max_tokens": 1000,
+            "remat": True,
+            "optimizer.steps_per_batch": 1,
+            "loss.kl_coef": 0.0,
+            **changes,
+        }
+    )
 
 
 def test_seconds_follow_the_work():

@@ -68,8 +68,13 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path):
     (tmp_path / "lines.json").write_text('{"n": 1}\n{"n": 2}\n')
     (tmp_path / "object.json").write_text('{"n": 1}')
     (tmp_path / "rows.csv").write_text("n\n1\n")
-    for name, words in (("half.parquet", "again"), ("lines.json", ".jsonl"), ("object.json", "list of rows"),
-                        ("rows.csv", ".parquet"), ("none.jsonl", "no such file")):
+    for name, words in (
+        ("half.parquet", "again"),
+        ("lines.json", ".jsonl"),
+        ("object.json", "list of rows"),
+        ("rows.csv", ".parquet"),
+        ("none.jsonl", "no such file"),
+    ):
         with pytest.raises(InputError, match=words) as caught:
             list(hub_files.rows(tmp_path / name))
         assert name in str(caught.value) and "\n" not in str(caught.value)
@@ -107,10 +112,19 @@ def test_every_way_to_give_a_picture(tmp_path):
     (tmp_path / ("a" * 64)).write_bytes(other)  # might be base64, but no picture
     pictures, text = hub_files.Pictures(tmp_path), base64.b64encode(data).decode()
     for value in (
-        "sub dir/a.png", "./sub dir/a.png", str(tmp_path / "sub dir/a.png"), f"file://{tmp_path}/sub%20dir/a.png",
-        data, text, f"data:image/png;base64,{text}", text[:40] + "\n" + text[40:],
-        {"bytes": data, "path": "other"}, {"bytes": None, "path": "sub dir/a.png"}, {"bytes": text},
-        {"type": "image", "image": "sub dir/a.png"}, {"image_url": {"url": f"data:image/png;base64,{text}"}},
+        "sub dir/a.png",
+        "./sub dir/a.png",
+        str(tmp_path / "sub dir/a.png"),
+        f"file://{tmp_path}/sub%20dir/a.png",
+        data,
+        text,
+        f"data:image/png;base64,{text}",
+        text[:40] + "\n" + text[40:],
+        {"bytes": data, "path": "other"},
+        {"bytes": None, "path": "sub dir/a.png"},
+        {"bytes": text},
+        {"type": "image", "image": "sub dir/a.png"},
+        {"image_url": {"url": f"data:image/png;base64,{text}"}},
     ):
         assert read(pictures, value) == data, value
     assert read(pictures, "a" * 64) == other
@@ -142,12 +156,24 @@ def test_paths_that_leave_the_folder(tmp_path):
     refused(hub_files.Pictures(folder), str(tmp_path / "a.png"), "outside")
 
 
-@pytest.mark.parametrize(("value", "words"), [
-    ("https://host/a.png", "download it"), ("HTTP://host/a.png", "download it"), (None, "NoneType"), (b"", "bytes"),
-    (7, "int"), ({}, "NoneType"), ({"bytes": None, "path": None}, "NoneType"), (["a.png"], "list"), ("a\0.png", "not"),
-    ("\ud800.png", "not"), ("a" * 100_000, "not in"),
-    ("data:image/png;base64,%%%", "base64"), ("data:text/plain,hi", "data:"),
-])
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        ("https://host/a.png", "download it"),
+        ("HTTP://host/a.png", "download it"),
+        (None, "NoneType"),
+        (b"", "bytes"),
+        (7, "int"),
+        ({}, "NoneType"),
+        ({"bytes": None, "path": None}, "NoneType"),
+        (["a.png"], "list"),
+        ("a\0.png", "not"),
+        ("\ud800.png", "not"),
+        ("a" * 100_000, "not in"),
+        ("data:image/png;base64,%%%", "base64"),
+        ("data:text/plain,hi", "data:"),
+    ],
+)
 def test_values_that_are_no_picture(tmp_path, value, words):
     refused(hub_files.Pictures(tmp_path), value, words)
 
@@ -219,7 +245,8 @@ def test_a_download_without_a_network_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setattr(huggingface_hub, "snapshot_download", fetch)
     hub_files.download("them/set", tmp_path, ["a/*"], "script")
     fetch.assert_called_once_with(
-        "them/set", repo_type="dataset", revision="script", local_dir=tmp_path, allow_patterns=["a/*"])
+        "them/set", repo_type="dataset", revision="script", local_dir=tmp_path, allow_patterns=["a/*"]
+    )
     for error in (RuntimeError("no\nname"), huggingface_hub.errors.LocalEntryNotFoundError("no network")):
         monkeypatch.setattr(huggingface_hub, "snapshot_download", mock.Mock(side_effect=error))
         with pytest.raises(InputError, match=r"hf download them/set .*--revision script --include 'a/\*'") as caught:

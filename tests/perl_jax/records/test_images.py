@@ -41,12 +41,16 @@ def test_an_animated_picture_is_its_first_frame():
         assert np.abs(np.subtract(stored(data).getpixel((4, 3)), (255, 0, 0))).max() < 3  # MPO holds JPEGs
 
 
-@pytest.mark.parametrize("data", [
-    encoded(Image.frombytes("I;16B", (5, 5), b"\x80\x00" * 25), "TIFF"),
-    encoded(Image.fromarray(np.full((5, 5), 0x8000, np.uint16)), "TIFF"),
-    b"P5 5 5 65535\n" + b"\x80\x00" * 25,
-    b"P6 5 5 65535\n" + b"\x80\x00" * 75,
-], ids=["big endian", "little endian", "PGM", "PPM"])
+@pytest.mark.parametrize(
+    "data",
+    [
+        encoded(Image.frombytes("I;16B", (5, 5), b"\x80\x00" * 25), "TIFF"),
+        encoded(Image.fromarray(np.full((5, 5), 0x8000, np.uint16)), "TIFF"),
+        b"P5 5 5 65535\n" + b"\x80\x00" * 25,
+        b"P6 5 5 65535\n" + b"\x80\x00" * 75,
+    ],
+    ids=["big endian", "little endian", "PGM", "PPM"],
+)
 def test_16_bits_are_scaled(data):
     assert stored(data).getpixel((2, 2)) == (128, 128, 128)
 
@@ -80,19 +84,22 @@ def test_what_pillow_only_warns_of_is_refused_too():
             images.stored(encoded(Image.new("1", (10_000, limit // 10_000 + 1)), form), "x")
 
 
-@pytest.mark.parametrize(("data", "words"), [
-    (b"", "no known format"),
-    (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "no known format"),
-    (encoded(Image.new("RGB", (9, 9)), "EPS"), "no known format"),  # Pillow would start another program
-    (encoded(Image.new("RGB", (9, 9)), "ICO"), "no known format"),
-    (picture(form="JPEG")[:-40], "truncated"),
-    (picture(form="PNG")[:400], "cannot decode"),
-    (picture(form="WEBP")[:200], "cannot decode"),
-    (encoded(Image.fromarray(np.full((5, 5), 70000, np.int32)), "TIFF"), "32 bits"),
-    (encoded(Image.fromarray(np.full((5, 5), 0.5, np.float32)), "TIFF"), "32 bits"),
-    (None, "NoneType"),
-    (bytearray(picture()), "bytearray"),
-])
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (b"", "no known format"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "no known format"),
+        (encoded(Image.new("RGB", (9, 9)), "EPS"), "no known format"),  # Pillow would start another program
+        (encoded(Image.new("RGB", (9, 9)), "ICO"), "no known format"),
+        (picture(form="JPEG")[:-40], "truncated"),
+        (picture(form="PNG")[:400], "cannot decode"),
+        (picture(form="WEBP")[:200], "cannot decode"),
+        (encoded(Image.fromarray(np.full((5, 5), 70000, np.int32)), "TIFF"), "32 bits"),
+        (encoded(Image.fromarray(np.full((5, 5), 0.5, np.float32)), "TIFF"), "32 bits"),
+        (None, "NoneType"),
+        (bytearray(picture()), "bytearray"),
+    ],
+)
 def test_a_bad_picture_is_one_line(data, words):
     with pytest.raises(InputError, match=f"^x: .*{words}") as caught:
         images.stored(data, "x")

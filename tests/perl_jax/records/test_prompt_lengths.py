@@ -37,9 +37,19 @@ def png(width: int, height: int) -> bytes:
 
 def record(name: str, images: int, text: str = "?", **changes) -> records.Record:
     slots = "".join(f"<image:{i}>" for i in range(images))
-    return {"id": name, "images": [png(28 * (i + 1), 28) for i in range(images)], "question": slots + text,
-            "choices": [], "answer": "x", "kind": "text", "order_effect": "rewrite", "source": "s", "accuracy": None,
-            "movable": None, **changes}
+    return {
+        "id": name,
+        "images": [png(28 * (i + 1), 28) for i in range(images)],
+        "question": slots + text,
+        "choices": [],
+        "answer": "x",
+        "kind": "text",
+        "order_effect": "rewrite",
+        "source": "s",
+        "accuracy": None,
+        "movable": None,
+        **changes,
+    }
 
 
 def random_record(rng: random.Random, images: int) -> records.Record:
@@ -51,7 +61,10 @@ def random_record(rng: random.Random, images: int) -> records.Record:
         return " ".join(rng.sample(mentions + rng.sample(WORDS, 5), len(mentions) + 5))
 
     return record(
-        "r", images, text(), choices=[text() for _ in range(rng.randrange(4))],
+        "r",
+        images,
+        text(),
+        choices=[text() for _ in range(rng.randrange(4))],
         order_effect=rng.choice(["rewrite", "rewrite", "invariant", "fixed"]),
         movable=rng.choice([None, sorted(rng.sample(range(images), images - 1))]) if images else None,
     )
@@ -170,7 +183,9 @@ def test_a_file_is_there_as_a_whole_or_not_at_all(stored, shown, tmp_path, monke
     """Here in the workdir: the records' place cannot be written to."""
     monkeypatch.setattr(prompt_lengths.os, "access", lambda *_: False)
     measure = prompt_lengths.measure
-    monkeypatch.setattr(prompt_lengths, "measure", lambda record, _: measure(record, shown) if record["id"] < "r6" else 1 / 0)
+    monkeypatch.setattr(
+        prompt_lengths, "measure", lambda record, _: measure(record, shown) if record["id"] < "r6" else 1 / 0
+    )
     with pytest.raises(ZeroDivisionError):
         prompt_lengths.measured(stored, "train", shown, tmp_path)
     assert not list(tmp_path.iterdir())

@@ -9,8 +9,8 @@ import pytest
 import tiny_run
 from PIL import Image
 
-from models import qwen2_5_vl as qwen
 from models import image_files
+from models import qwen2_5_vl as qwen
 from models.errors import InputError
 from models.qwen2_5_vl import from_scratch, images
 from perl_jax.records import prompts

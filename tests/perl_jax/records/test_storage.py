@@ -65,8 +65,15 @@ def test_pictures_are_rgb_and_upright_when_stored(tmp_path):
     glass = io.BytesIO()
     Image.new("RGBA", (4, 4), (0, 0, 0, 0)).save(glass, "PNG")
     kept = [picture(form="JPEG"), picture()]
-    changed = [picture("L"), picture("CMYK", form="JPEG"), picture("P", form="GIF"), picture(form="WEBP"),
-               picture(form="JPEG", exif=turned), deep.getvalue(), glass.getvalue()]
+    changed = [
+        picture("L"),
+        picture("CMYK", form="JPEG"),
+        picture("P", form="GIF"),
+        picture(form="WEBP"),
+        picture(form="JPEG", exif=turned),
+        deep.getvalue(),
+        glass.getvalue(),
+    ]
     given = kept + changed
     records.write({"train": [record(images=len(given)) | {"images": given}]}, tmp_path / "set")
     stored = records.open_split(tmp_path / "set", "train")[0]["images"]
@@ -78,28 +85,31 @@ def test_pictures_are_rgb_and_upright_when_stored(tmp_path):
     assert opened[-1].getpixel((0, 0)) == (255, 255, 255)
 
 
-@pytest.mark.parametrize(("changes", "words"), [
-    ({"id": ""}, "id"),
-    ({"question": "<image:0><image:1> "}, "question is empty"),
-    ({"answer": ""}, "answer is empty"),
-    ({"kind": "essay"}, "essay"),
-    ({"order_effect": "maybe"}, "maybe"),
-    ({"question": "<image:0>?"}, "slots"),
-    ({"question": "<image:0><image:1><image:2>?"}, "slots"),
-    ({"question": "<image><image>?"}, "<image>"),
-    ({"question": "<image:0><image:1>{image:2}?"}, "2"),
-    ({"question": "<image:0><image:1>{image:1|roman}?"}, "roman"),
-    ({"question": "<image:0><image:1>a\0b"}, "NUL"),
-    ({"answer": "\ud800"}, "surrogate"),
-    ({"answer": 2}, "int"),
-    ({"captions": ["one"]}, "1 captions for 2 images"),
-    ({"captions": ["one", 2]}, "caption 1 is a int"),
-    ({"accuracy": 1.5}, "1.5"),
-    ({"movable": [2]}, "2"),
-    ({"kind": "choice", "choices": ["cat", "dog"], "answer": "C"}, "choices"),
-    ({"images": [picture(), b"GIF89a"]}, "image 1"),
-    ({"images": [picture()[:200], picture()]}, "image 0"),
-])
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"id": ""}, "id"),
+        ({"question": "<image:0><image:1> "}, "question is empty"),
+        ({"answer": ""}, "answer is empty"),
+        ({"kind": "essay"}, "essay"),
+        ({"order_effect": "maybe"}, "maybe"),
+        ({"question": "<image:0>?"}, "slots"),
+        ({"question": "<image:0><image:1><image:2>?"}, "slots"),
+        ({"question": "<image><image>?"}, "<image>"),
+        ({"question": "<image:0><image:1>{image:2}?"}, "2"),
+        ({"question": "<image:0><image:1>{image:1|roman}?"}, "roman"),
+        ({"question": "<image:0><image:1>a\0b"}, "NUL"),
+        ({"answer": "\ud800"}, "surrogate"),
+        ({"answer": 2}, "int"),
+        ({"captions": ["one"]}, "1 captions for 2 images"),
+        ({"captions": ["one", 2]}, "caption 1 is a int"),
+        ({"accuracy": 1.5}, "1.5"),
+        ({"movable": [2]}, "2"),
+        ({"kind": "choice", "choices": ["cat", "dog"], "answer": "C"}, "choices"),
+        ({"images": [picture(), b"GIF89a"]}, "image 1"),
+        ({"images": [picture()[:200], picture()]}, "image 0"),
+    ],
+)
 def test_a_bad_record_is_named(changes, words):
     with pytest.raises(InputError, match=words) as caught:
         records.validate(record(7) | changes)
@@ -120,8 +130,13 @@ def test_text_only_records_and_choices_are_whole():
 
 def test_nothing_is_left_of_a_failed_write(tmp_path):
     bad = [record(i) for i in range(100)] + [record(200, kind="essay")]
-    for splits in ({"train": bad}, {"train": [record(), record()]}, {"train": [record()], "eval": [record()]},
-                   {"train": []}, {}):
+    for splits in (
+        {"train": bad},
+        {"train": [record(), record()]},
+        {"train": [record()], "eval": [record()]},
+        {"train": []},
+        {},
+    ):
         with pytest.raises(InputError):
             records.write(splits, tmp_path / "set")
         assert not os.listdir(tmp_path)
@@ -129,8 +144,11 @@ def test_nothing_is_left_of_a_failed_write(tmp_path):
 
 def test_bad_records_can_be_left_out(tmp_path):
     seen = []
-    records.write({"train": [record(0), record(1, kind="essay"), record(0), record(2)]}, tmp_path / "set",
-                  reject=lambda split, bad, error: seen.append((split, bad["id"], str(error))))
+    records.write(
+        {"train": [record(0), record(1, kind="essay"), record(0), record(2)]},
+        tmp_path / "set",
+        reject=lambda split, bad, error: seen.append((split, bad["id"], str(error))),
+    )
     assert [(split, name) for split, name, _ in seen] == [("train", "é1"), ("train", "é0")]
     assert len(records.open_split(tmp_path / "set")) == 2
 
@@ -157,8 +175,13 @@ def test_opening_what_is_not_there(tmp_path):
 
 
 def test_fingerprint_follows_content_not_place(tmp_path):
-    for name, changes in (("a", {}), ("b", {}), ("c", {"answer": "3"}), ("e", {"captions": ["x", "y"]}),
-                          ("f", {"captions": ["y", "x"]})):
+    for name, changes in (
+        ("a", {}),
+        ("b", {}),
+        ("c", {"answer": "3"}),
+        ("e", {"captions": ["x", "y"]}),
+        ("f", {"captions": ["y", "x"]}),
+    ):
         records.write({"train": [record(i, **changes) for i in range(3)]}, tmp_path / name)
     (tmp_path / "b").rename(tmp_path / "d")
     prints = {name: records.fingerprint(tmp_path / name) for name in "acdef"}

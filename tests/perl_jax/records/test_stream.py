@@ -20,8 +20,16 @@ def write(directory, name, count):
     Image.new("RGB", (8, 8)).save(buffer, "PNG")
     made = [
         records.Record(
-            id=f"{name}{i}", images=[buffer.getvalue()] * (i % 3), question="?", choices=[], answer="1",
-            kind="number", order_effect="invariant", source=name, accuracy=None, movable=None,
+            id=f"{name}{i}",
+            images=[buffer.getvalue()] * (i % 3),
+            question="?",
+            choices=[],
+            answer="1",
+            kind="number",
+            order_effect="invariant",
+            source=name,
+            accuracy=None,
+            movable=None,
         )
         for i in range(count)
     ]
@@ -74,10 +82,10 @@ def test_resume_is_exact_at_any_point(sets):
         state = json.loads(json.dumps(first.state()))
         resumed = Stream(sets["big"], seed=1)
         resumed.restore(state)
-        assert ids(resumed.take(20)) == whole[position:position + 20]
+        assert ids(resumed.take(20)) == whole[position : position + 20]
         first.take(9)
         first.restore(state)  # also backwards, on a stream that has read ahead
-        assert ids(first.take(20)) == whole[position:position + 20]
+        assert ids(first.take(20)) == whole[position : position + 20]
 
 
 def test_processes_share_one_stream(sets):
@@ -128,8 +136,10 @@ def test_only_what_is_kept_is_drawn_the_same_by_any_number_of_processes(sets):
         full = [{identifier for epoch, identifier in drawn if epoch == e} for e in range(by_set[name] // len(places))]
         assert len(full) > 1 and all(ids == {f"{number}:{name}{i}" for i in places} for ids in full)
     for before, after in ((1, 2), (2, 4), (4, 1)):
-        first, then = ([Stream(mixture, seed=7, kept=kept, process_index=i, process_count=count)
-                        for i in range(count)] for count in (before, after))
+        first, then = (
+            [Stream(mixture, seed=7, kept=kept, process_index=i, process_count=count) for i in range(count)]
+            for count in (before, after)
+        )
         taken = [record for stream in first for record in stream.take(40)]
         for stream in then:
             stream.restore(json.loads(json.dumps(first[-1].state())))
@@ -165,8 +175,19 @@ def test_records_in_turn_of_those_that_have_the_split(sets, tmp_path):
 def test_a_mixture_in_words():
     assert sources("runs/a=1/data") == {"runs/a=1/data": 1.0}
     assert sources("a=22, b=x=36.5") == {"a": 22.0, "b=x": 36.5}
-    for text in ("a,b", "a=1,b", "a=1,b=", "a=1,=2", "a=1,b=0", "a=1,b=-1", "a=1,b=nan", "a=1,b=inf", "a=1,", "a=x,b=1",
-                 ","):
+    for text in (
+        "a,b",
+        "a=1,b",
+        "a=1,b=",
+        "a=1,=2",
+        "a=1,b=0",
+        "a=1,b=-1",
+        "a=1,b=nan",
+        "a=1,b=inf",
+        "a=1,",
+        "a=x,b=1",
+        ",",
+    ):
         with pytest.raises(InputError, match=r"expected DIR, or DIR=WEIGHT,DIR=WEIGHT with weights above 0, which"):
             sources(text)
     with pytest.raises(InputError, match="a is named twice"):
@@ -175,8 +196,11 @@ def test_a_mixture_in_words():
 
 def test_a_state_of_another_stream_is_refused(sets):
     state = Stream(sets["big"], seed=1).state()
-    for other in (Stream(sets["big"], seed=2), Stream(sets["small"], seed=1),
-                  Stream({sets["big"]: 1, sets["one"]: 1}, seed=1)):
+    for other in (
+        Stream(sets["big"], seed=2),
+        Stream(sets["small"], seed=1),
+        Stream({sets["big"]: 1, sets["one"]: 1}, seed=1),
+    ):
         with pytest.raises(InputError, match="saved data position"):
             other.restore(state)
     other = Stream(sets["big"], seed=1, kept={sets["big"]: KEPT["big"]})

@@ -180,31 +180,45 @@ def test_lone_surrogates_are_sent_as_question_marks_and_kept_where_the_model_mak
         assert [asked(request) for request in server.requests] == ["a?b"]
 
 
-@pytest.mark.parametrize("bad", [
-    Reply(500, '{"error": {"message": "CUDA out of memory"}}'), Reply(503, "<html>busy</html>"), Reply(429), Reply(408),
-], ids=lambda bad: bad.status)
+@pytest.mark.parametrize(
+    "bad",
+    [
+        Reply(500, '{"error": {"message": "CUDA out of memory"}}'),
+        Reply(503, "<html>busy</html>"),
+        Reply(429),
+        Reply(408),
+    ],
+    ids=lambda bad: bad.status,
+)
 def test_what_may_pass_is_tried_again(cache, bad):
     with FakeEndpoint(in_turn(bad, bad, "good")) as server, client(server, cache) as endpoint:
         assert endpoint.ask(say("a")) == "good"
         assert endpoint.counts == {"sent": 3, "answered": 1}
 
 
-@pytest.mark.parametrize(("bad", "reason", "tries"), [
-    (Reply(400, '{"object": "error", "message": "too long"}'), "HTTP 400: too long", 1),
-    (Reply(422, '{"detail": "x"}'), "HTTP 422: {'detail': 'x'}", 1),
-    (Reply(500, '{"error": "broken \\ud800"}'), "HTTP 500: broken", 3),
-    (Reply(503, "<html>busy</html>"), "HTTP 503: <html>busy", 3),
-    (Reply(200, b"\xff\xfe\0rubbish"), "rubbish: no JSON", 1),
-    (Reply(200, "[" * 5000), "rubbish: no JSON", 1),
-    (Reply(200, "<html>welcome</html>", {"Content-Type": "text/html"}), "rubbish: no chat completion but <html>wel", 1),
-    (Reply(200, '{"error": {"message": "overloaded"}}'), "rubbish: no chat completion but", 1),
-    (Reply(200, '{"choices": []}'), "rubbish: no chat completion", 1),
-    (Reply(200, '{"choices": [null]}'), "rubbish: no chat completion", 1),
-    (Reply(200, '[1]'), "rubbish: no chat completion", 1),
-    (Reply(200, '{"choices": [{"message": {"content": 5}}]}'), "empty answer", 1),
-    (Reply(200, completion(" \n")), "empty answer: finish_reason stop", 1),
-    (Reply(200, completion(None, "length")), "empty answer: finish_reason length", 1),
-])
+@pytest.mark.parametrize(
+    ("bad", "reason", "tries"),
+    [
+        (Reply(400, '{"object": "error", "message": "too long"}'), "HTTP 400: too long", 1),
+        (Reply(422, '{"detail": "x"}'), "HTTP 422: {'detail': 'x'}", 1),
+        (Reply(500, '{"error": "broken \\ud800"}'), "HTTP 500: broken", 3),
+        (Reply(503, "<html>busy</html>"), "HTTP 503: <html>busy", 3),
+        (Reply(200, b"\xff\xfe\0rubbish"), "rubbish: no JSON", 1),
+        (Reply(200, "[" * 5000), "rubbish: no JSON", 1),
+        (
+            Reply(200, "<html>welcome</html>", {"Content-Type": "text/html"}),
+            "rubbish: no chat completion but <html>wel",
+            1,
+        ),
+        (Reply(200, '{"error": {"message": "overloaded"}}'), "rubbish: no chat completion but", 1),
+        (Reply(200, '{"choices": []}'), "rubbish: no chat completion", 1),
+        (Reply(200, '{"choices": [null]}'), "rubbish: no chat completion", 1),
+        (Reply(200, "[1]"), "rubbish: no chat completion", 1),
+        (Reply(200, '{"choices": [{"message": {"content": 5}}]}'), "empty answer", 1),
+        (Reply(200, completion(" \n")), "empty answer: finish_reason stop", 1),
+        (Reply(200, completion(None, "length")), "empty answer: finish_reason length", 1),
+    ],
+)
 def test_a_failure_is_a_value_that_names_its_reason_and_is_not_kept(cache, bad, reason, tries):
     def answer(request):
         return bad if asked(request) == "bad" else "good"
@@ -337,10 +351,21 @@ def test_closing_keeps_what_is_on_its_way_and_asks_nothing_more(cache):
             assert endpoint.ask(say("slow")) == "late" and endpoint.counts == {"cached": 1}
 
 
-@pytest.mark.parametrize("url", [
-    "", "localhost:8000", "ftp://host/v1", "http://", "http://name:password@host/v1", "http://host:port/v1",
-    "http://host/v1?key=secret", "http://ho st/v1", "http://[::1/v1", "http://ex\nample/",
-])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "localhost:8000",
+        "ftp://host/v1",
+        "http://",
+        "http://name:password@host/v1",
+        "http://host:port/v1",
+        "http://host/v1?key=secret",
+        "http://ho st/v1",
+        "http://[::1/v1",
+        "http://ex\nample/",
+    ],
+)
 def test_a_url_that_is_none(cache, url):
     with pytest.raises(InputError, match="must look like") as caught:
         client(url, cache)

@@ -18,8 +18,14 @@ from models.errors import InputError
 from perl_jax.runtime import processes
 from perl_jax.training import checkpoint
 
-CHANGES = {"warmup.steps": 1, "warmup.questions": 16, "total_steps": 2, "mesh.data": 2, "eval.every": 3,
-           "data.options.image_size": 56}
+CHANGES = {
+    "warmup.steps": 1,
+    "warmup.questions": 16,
+    "total_steps": 2,
+    "mesh.data": 2,
+    "eval.every": 3,
+    "data.options.image_size": 56,
+}
 LAST = 3
 BROKEN = "digits-train-0-13"  # one of those of the first step
 NOT_COMPARED = ("time/", "compile/", "speed/", "stage")
@@ -34,8 +40,13 @@ def start(workdir: Path, count: int, devices: int = 4, changes=({},), die=0) -> 
     def process(index):
         made, dies = json.dumps(CHANGES | changes[index % len(changes)]), die if index == count - 1 else 0
         command = [sys.executable, tiny_run.__file__, workdir, made, coordinator, count, index, dies, BROKEN]
-        return subprocess.Popen([str(part) for part in command], env=environment, stdout=subprocess.PIPE,
-                                stderr=subprocess.STDOUT, text=True)
+        return subprocess.Popen(
+            [str(part) for part in command],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
 
     return [process(index) for index in range(count)]
 
@@ -76,13 +87,21 @@ def outcome(workdir: Path) -> dict:
     with checkpoint.Checkpoints(workdir, read_only=True) as checkpoints:
         checkpoints.restore_weights(LAST, model)
         run = checkpoints.run(LAST)
-    steps = {line["step"]: {name: value for name, value in line.items() if not name.startswith(NOT_COMPARED)}
-             for line in tiny_run.metrics(workdir)}
+    steps = {
+        line["step"]: {name: value for name, value in line.items() if not name.startswith(NOT_COMPARED)}
+        for line in tiny_run.metrics(workdir)
+    }
     rollouts = [json.loads(line) for line in (workdir / "rollouts.jsonl").read_text().splitlines()]
     said = {row["step"]: (row["responses"], row["rewards"], row["orders"]) for row in rollouts}
     predictions = (workdir / "evaluations" / f"eval-{LAST:08d}.jsonl").read_text()
-    return {"weights": qwen.named(model), "stream": run["stream"], "base": run["base"], "steps": steps, "said": said,
-            "predictions": predictions}
+    return {
+        "weights": qwen.named(model),
+        "stream": run["stream"],
+        "base": run["base"],
+        "steps": steps,
+        "said": said,
+        "predictions": predictions,
+    }
 
 
 def assert_same(workdir: Path, other: Path):
@@ -106,8 +125,9 @@ def test_two_processes_train_as_one(runs):
 
 def test_each_process_decodes_its_share_of_the_pictures(runs):
     """Of all that one process decodes, in the evaluation and both stages of training; the rest its rows never need."""
-    [alone], (first, second) = ([json.loads((runs[count] / f"decoded-{index}.json").read_text())
-                                 for index in range(count)] for count in (1, 2))
+    [alone], (first, second) = (
+        [json.loads((runs[count] / f"decoded-{index}.json").read_text()) for index in range(count)] for count in (1, 2)
+    )
     assert len(set(alone)) == len(alone)
     assert len(set(first)) == len(first) and len(set(second)) == len(second), "none twice"
     assert set(first) | set(second) == set(alone)

@@ -7,22 +7,25 @@ from models.errors import InputError
 from perl_jax.training import check_config
 
 
-@pytest.mark.parametrize(("changes", "words"), [
-    ({"online_filter": "dropp"}, "online_filter is one of off, drop, refill, not 'dropp'"),
-    ({"advantage_scale": "x"}, "advantage_scale is one of std, none"),
-    ({"loss.aggregate": "mean"}, "loss.aggregate is one of token-mean"),
-    ({"eval.every": 0}, "eval.every is 0; it must be at least 1"),
-    ({"lora.rank": -1}, "lora.rank is -1"),
-    ({"lora.targets": "(q_proj"}, r"lora.targets is '\(q_proj': no regular expression"),
-    ({"n_s": -1}, "n_s is -1"),
-    ({"refill_rounds": 0}, "refill_rounds is 0"),
-    ({"sampling.temperature": 0.0}, "temperature must be above 0"),
-    ({"sampling.top_p": 1.5}, "top_p"),
-    ({"eval.sets": (3,)}, "config.eval.sets must hold names"),
-    ({"warmup.caption": "{number}"}, "warmup.caption is '{number}'"),
-    ({"warmup.steps": 3, "loss.kl_coef": 0.1}, "before the warm-up"),
-    ({"reward_weights": {"accuracy": "much"}}, "reward_weights.accuracy is 'much'; it must be a finite number"),
-])
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"online_filter": "dropp"}, "online_filter is one of off, drop, refill, not 'dropp'"),
+        ({"advantage_scale": "x"}, "advantage_scale is one of std, none"),
+        ({"loss.aggregate": "mean"}, "loss.aggregate is one of token-mean"),
+        ({"eval.every": 0}, "eval.every is 0; it must be at least 1"),
+        ({"lora.rank": -1}, "lora.rank is -1"),
+        ({"lora.targets": "(q_proj"}, r"lora.targets is '\(q_proj': no regular expression"),
+        ({"n_s": -1}, "n_s is -1"),
+        ({"refill_rounds": 0}, "refill_rounds is 0"),
+        ({"sampling.temperature": 0.0}, "temperature must be above 0"),
+        ({"sampling.top_p": 1.5}, "top_p"),
+        ({"eval.sets": (3,)}, "config.eval.sets must hold names"),
+        ({"warmup.caption": "{number}"}, "warmup.caption is '{number}'"),
+        ({"warmup.steps": 3, "loss.kl_coef": 0.1}, "before the warm-up"),
+        ({"reward_weights": {"accuracy": "much"}}, "reward_weights.accuracy is 'much'; it must be a finite number"),
+    ],
+)
 def test_a_value_with_which_no_run_is_right(changes, words):
     config = base.get_config()
     check_config.check(config)
@@ -31,16 +34,19 @@ def test_a_value_with_which_no_run_is_right(changes, words):
         check_config.check(config)
 
 
-@pytest.mark.parametrize("changes, shards, words", [
-    ({}, 64, None),
-    ({"questions": 96}, 256, None),
-    ({"questions": 3, "n_s": 1}, 8, None),  # 6 of 8: a quarter is allowed
-    ({"questions": 2, "n_s": 1}, 8, "= 2, in 2 orders each, are 4 prompts; .* 4 of 8 rows .* multiple of 4"),
-    ({"questions": 17, "n_s": 0}, 16, "17 prompts; .* 15 of 32 rows .*max_padding = 0.25 .* a multiple of 16"),
-    ({"questions": 3, "n_s": 2}, 8, "7 of 16 rows .* a multiple of 8"),
-    ({"questions": 17, "n_s": 0, "max_padding": 0.5}, 16, None),
-    ({"questions": 17, "n_s": 0, "total_steps": 0}, 16, None),  # no rollouts
-])
+@pytest.mark.parametrize(
+    "changes, shards, words",
+    [
+        ({}, 64, None),
+        ({"questions": 96}, 256, None),
+        ({"questions": 3, "n_s": 1}, 8, None),  # 6 of 8: a quarter is allowed
+        ({"questions": 2, "n_s": 1}, 8, "= 2, in 2 orders each, are 4 prompts; .* 4 of 8 rows .* multiple of 4"),
+        ({"questions": 17, "n_s": 0}, 16, "17 prompts; .* 15 of 32 rows .*max_padding = 0.25 .* a multiple of 16"),
+        ({"questions": 3, "n_s": 2}, 8, "7 of 16 rows .* a multiple of 8"),
+        ({"questions": 17, "n_s": 0, "max_padding": 0.5}, 16, None),
+        ({"questions": 17, "n_s": 0, "total_steps": 0}, 16, None),  # no rollouts
+    ],
+)
 def test_prompts_that_divide_the_mesh_badly(changes, shards, words):
     config = base.get_config()
     config.update_from_flattened_dict(changes)

@@ -21,9 +21,19 @@ def png(level: int) -> bytes:
 
 def record(name: str, images: int = 3, **changes) -> dict:
     slots = "".join(f"<image:{i}>" for i in range(images))
-    return {"id": name, "images": [png(40 * i) for i in range(images)], "question": f"{slots}Which?", "choices": [],
-            "answer": "{image:0|number}", "kind": "number", "order_effect": "rewrite", "source": "which",
-            "accuracy": None, "movable": None, **changes}
+    return {
+        "id": name,
+        "images": [png(40 * i) for i in range(images)],
+        "question": f"{slots}Which?",
+        "choices": [],
+        "answer": "{image:0|number}",
+        "kind": "number",
+        "order_effect": "rewrite",
+        "source": "which",
+        "accuracy": None,
+        "movable": None,
+        **changes,
+    }
 
 
 RECORDS = [record("a"), record("fixed", order_effect="fixed", answer="7"), record("alone", images=1, source="one")]
@@ -66,8 +76,9 @@ def test_each_question_in_its_own_order_and_in_drawn_ones(asked):
 
 def test_a_question_that_is_too_long_is_named(prompts):
     with pytest.raises(InputError, match=r"record 'long': its prompt has 226 tokens, more than .* 40") as error:
-        held_out.questions([record("a"), record("long", question="<image:0><image:1><image:2>?" + "!" * 204)],
-                             prompts, 2, 1)
+        held_out.questions(
+            [record("a"), record("long", question="<image:0><image:1><image:2>?" + "!" * 204)], prompts, 2, 1
+        )
     assert "\n" not in str(error.value)
 
 
@@ -94,20 +105,43 @@ def test_no_box_is_no_answer(asked):
 
 def row(name: str, canonical: bool, correct: bool, meaning: str, images: int = 2, source: str = "s") -> dict:
     order = list(range(images)) if canonical else [1, 0]
-    return {"id": name, "source": source, "order": order, "canonical": canonical, "images": images, "text": "",
-            "answer": "1", "meaning": meaning, "correct": correct}
+    return {
+        "id": name,
+        "source": source,
+        "order": order,
+        "canonical": canonical,
+        "images": images,
+        "text": "",
+        "answer": "1",
+        "meaning": meaning,
+        "correct": correct,
+    }
 
 
 def test_summary():
     rows = [
-        row("a", True, True, "1"), row("a", False, True, "1"), row("a", False, False, "2"),
-        row("b", True, False, "2"), row("b", False, False, "2"), row("b", False, False, "2"),
-        row("c", True, True, "1"), row("c", False, True, "1"), row("c", False, True, "1"),
-        row("fixed", True, True, "1", source="t"), row("alone", True, False, "3", images=1, source="t"),
+        row("a", True, True, "1"),
+        row("a", False, True, "1"),
+        row("a", False, False, "2"),
+        row("b", True, False, "2"),
+        row("b", False, False, "2"),
+        row("b", False, False, "2"),
+        row("c", True, True, "1"),
+        row("c", False, True, "1"),
+        row("c", False, True, "1"),
+        row("fixed", True, True, "1", source="t"),
+        row("alone", True, False, "3", images=1, source="t"),
     ]
-    assert held_out.summary(rows) == pytest.approx({
-        "accuracy": 3 / 4, "permuted_accuracy": 3 / 6, "worst_order": 1 / 3, "flip_rate": 1 / 3,
-        "single_image_accuracy": 0.0, "accuracy/s": 2 / 3, "accuracy/t": 1 / 2,
-    })
+    assert held_out.summary(rows) == pytest.approx(
+        {
+            "accuracy": 3 / 4,
+            "permuted_accuracy": 3 / 6,
+            "worst_order": 1 / 3,
+            "flip_rate": 1 / 3,
+            "single_image_accuracy": 0.0,
+            "accuracy/s": 2 / 3,
+            "accuracy/t": 1 / 2,
+        }
+    )
     assert held_out.summary(rows[-1:]) == {"single_image_accuracy": 0.0, "accuracy/t": 0.0}
     assert held_out.summary([]) == {}

@@ -12,8 +12,16 @@ from perl_jax.training import inspect_data
 
 
 def sample(answer, kind="text", images=3, choices=(), **more):
-    return {"id": "q", "images": list(range(images)), "question": "Which?", "choices": list(choices), "answer": answer,
-            "kind": kind, "order_effect": "rewrite", **more}
+    return {
+        "id": "q",
+        "images": list(range(images)),
+        "question": "Which?",
+        "choices": list(choices),
+        "answer": answer,
+        "kind": kind,
+        "order_effect": "rewrite",
+        **more,
+    }
 
 
 SAMPLES = {
@@ -50,8 +58,10 @@ def test_every_order_has_its_own_wrong_answers():
 def test_shapes_are_those_of_the_trainer():
     sizes = tiny.CONFIGS["untied"]
     limits = {"min_pixels": None, "max_pixels": tiny.MAX_PIXELS}
-    asked = [tiny.prompt(sizes, parts, seed, tiny.MAX_PIXELS) for seed, parts in
-             enumerate([[(84, 84), 5], [(56, 56), 9], [3, (56, 84)]])]
+    asked = [
+        tiny.prompt(sizes, parts, seed, tiny.MAX_PIXELS)
+        for seed, parts in enumerate([[(84, 84), 5], [(56, 56), 9], [3, (56, 84)]])
+    ]
     tokens = sum(len(ids) for ids, _ in asked)
 
     fill = inspect_data.of_rollout(sizes, asked, 2, limits)
@@ -95,5 +105,7 @@ def test_responses_are_graded_as_tokens_bring_them_back(tmp_path):
     prompts, sizes = policy.without_weights(config, tmp_path, ["Which image shows 7?"] * 3)
     assert list(tmp_path.iterdir()) == [] and sizes.vision.window_size == 56
     with Grader("boxed", workers=1) as grader:
-        told = inspect_data.graded(config, prompts, grader, [(sample("A", "choice"), "A"), (sample("A", "choice"), "B")])
+        told = inspect_data.graded(
+            config, prompts, grader, [(sample("A", "choice"), "A"), (sample("A", "choice"), "B")]
+        )
     assert [score["accuracy"] for score in told] == [1.0, 0.0]

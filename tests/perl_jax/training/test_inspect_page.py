@@ -30,8 +30,14 @@ def data(tmp_path_factory):
 
 
 def config(data="", **changes):
-    given = {"data.directory": data, "data.source": "", "eval.sets": (), "reward": "boxed", "warmup.steps": 1,
-             "warmup.questions": 3}
+    given = {
+        "data.directory": data,
+        "data.source": "",
+        "eval.sets": (),
+        "reward": "boxed",
+        "warmup.steps": 1,
+        "warmup.questions": 3,
+    }
     return tiny_run.config(**{**(given if data else {}), **changes})
 
 
@@ -52,8 +58,10 @@ def test_the_page_shows_what_the_steps_draw(data, tmp_path):
     questions = batch.Questions(made, stream, prompts)
     drawn = [question for step in (1, 2, 3) for question in questions.take(*schedule.draw(made, step))][:6]
     titles = re.findall(r"<h3>(\S+) <span class=\"dim\">step (\d) \((\w+)\)", page)
-    assert titles == [(question.record["id"], step, stage) for question, (step, stage)
-                      in zip(drawn, [("1", "warmup")] * 3 + [("2", "perl")] * 2 + [("3", "perl")])]
+    assert titles == [
+        (question.record["id"], step, stage)
+        for question, (step, stage) in zip(drawn, [("1", "warmup")] * 3 + [("2", "perl")] * 2 + [("3", "perl")])
+    ]
 
     several = [question for question in drawn if len(question.record["images"]) > 1]
     permuted = page.count('<span class="tag">order 2 1</span>')
@@ -64,8 +72,15 @@ def test_the_page_shows_what_the_steps_draw(data, tmp_path):
     assert text.splitlines()[1] == "40 of 40 records sampled: 0 cannot be shown" in seen.words
     assert "2.5% are left out, being longer than config.prompt.max_tokens = 128" in text
     assert "not count as right in 0 of 40" in text and text.endswith(str(tmp_path / "run" / "inspect.html"))
-    for words in ("<|im_start|>", "<|image_pad|> x 1", "28 x 28 → 28 x 28 pixels", "2 x 2 = 4 patches, 1 tokens",
-                  "not drawn by this step", "rollout, prompts", "update, responses of 8 tokens"):
+    for words in (
+        "<|im_start|>",
+        "<|image_pad|> x 1",
+        "28 x 28 → 28 x 28 pixels",
+        "2 x 2 = 4 patches, 1 tokens",
+        "not drawn by this step",
+        "rollout, prompts",
+        "update, responses of 8 tokens",
+    ):
         assert words in seen.words, words
     sources = [value for name, value in seen.attributes if name == "src"]
     assert len(sources) == 2 + sum(len(q.record["images"]) * (1 + (q in several)) for q in drawn)
@@ -119,8 +134,9 @@ def test_a_model_is_asked_for_its_processor_alone(data, tmp_path, monkeypatch):
     assert "as the true one in 0" in inspect(tmp_path / "run", 2, data=data, model=str(tmp_path / "model"))[0]
 
     asked = {}
-    monkeypatch.setattr("huggingface_hub.snapshot_download",
-                        lambda name, **options: asked.update(options) or str(tmp_path / "model"))
+    monkeypatch.setattr(
+        "huggingface_hub.snapshot_download", lambda name, **options: asked.update(options) or str(tmp_path / "model")
+    )
     policy.without_weights(config(data, model="someone/model"), tmp_path, ())
     assert asked["allow_patterns"] and not any("safetensors" in pattern for pattern in asked["allow_patterns"])
 
@@ -128,11 +144,21 @@ def test_a_model_is_asked_for_its_processor_alone(data, tmp_path, monkeypatch):
 def test_the_command_trains_nothing(tmp_path, monkeypatch):
     monkeypatch.chdir(tiny_run.REPOSITORY)
     monkeypatch.setattr(train, "train", None)
-    done = command_line.run("train", "--config=configs/demo.py", f"--workdir={tmp_path / 'run'}", "--inspect=2",
-                            "--config.data.options.train_size=30", "--config.data.options.eval_size=4")
+    done = command_line.run(
+        "train",
+        "--config=configs/demo.py",
+        f"--workdir={tmp_path / 'run'}",
+        "--inspect=2",
+        "--config.data.options.train_size=30",
+        "--config.data.options.eval_size=4",
+    )
     assert done.code == 0 and done.out.endswith(f"wrote {tmp_path}/run/inspect.html\n"), done.err
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [
-        "data", "data.json", "excluded.jsonl", "inspect.html"]
+        "data",
+        "data.json",
+        "excluded.jsonl",
+        "inspect.html",
+    ]
 
 
 def test_a_config_that_could_not_train_is_one_line(data, tmp_path):
