@@ -10,30 +10,32 @@ Result:    the table in README.md
 
 from configs import base
 
+SIZES = {
+    "vision": {
+        "depth": 3,
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_heads": 4,
+        "window_size": 28,
+        "fullatt_block_indexes": (2,),
+    },
+    "text": {
+        "hidden_size": 96,
+        "intermediate_size": 192,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "rope_theta": 10000.0,
+        "mrope_section": (4, 4, 4),
+        "rms_norm_eps": 1e-6,
+        "tie_word_embeddings": True,
+    },
+}
+
 
 def get_config(arm: str = ""):
     config = base.get_config()
-    config.scratch = {
-        "vision": {
-            "depth": 3,
-            "hidden_size": 64,
-            "intermediate_size": 128,
-            "num_heads": 4,
-            "window_size": 28,
-            "fullatt_block_indexes": (2,),
-        },
-        "text": {
-            "hidden_size": 96,
-            "intermediate_size": 192,
-            "num_hidden_layers": 3,
-            "num_attention_heads": 4,
-            "num_key_value_heads": 2,
-            "rope_theta": 10000.0,
-            "mrope_section": (4, 4, 4),
-            "rms_norm_eps": 1e-6,
-            "tie_word_embeddings": True,
-        },
-    }
+    config.scratch = SIZES
     config.compute_dtype = "float32"
     config.data.source = "digits"
     config.data.options = {

@@ -82,6 +82,17 @@ class Tokens:
     ref_logprobs: np.ndarray | None
     sampler_logprobs: np.ndarray | None
 
+    @classmethod
+    def of(cls, groups: Sequence[Group], weights: np.ndarray, lengths: np.ndarray) -> "Tokens":
+        """Those of groups whose responses, one after the other, have these weights and lengths (each [Q, O * G])."""
+        return cls(
+            weights=np.repeat(weights.ravel(), lengths).astype(np.float32),
+            advantages=np.repeat(np.concatenate([np.ravel(group.advantages) for group in groups]), lengths),
+            old_logprobs=tree_packing.flat(groups, "old_logprobs"),
+            ref_logprobs=tree_packing.flat(groups, "ref_logprobs"),
+            sampler_logprobs=tree_packing.flat(groups, "sampler_logprobs"),
+        )
+
 
 def step(
     state: State,
@@ -105,8 +116,8 @@ def step(
     The loss is `grpo.loss` of all groups together, whatever `rows` and `row_tokens` say of a micro-batch (see
     `tree_packing.pack`, also for errors). Without KL, a group whose advantages are all 0 has no gradient: its tokens
     count in the mean, but it is not computed. Metrics are means over the computed tokens (`ratio`, `kl`, `clip_*`,
-    `entropy`, `logprob`, `sampler_gap`), `loss`, `grad_norm` (global, before clipping), `update_norm` (of what is added to the
-    weights: not finite if any of it is not), `ratio_max`, `tokens`, `computed_share`, `padding` and `split_trees`.
+    `entropy`, `logprob`, `sampler_gap`), `loss`, `grad_norm` (global, before clipping), `update_norm` (of what is added
+    to the weights: not finite if any of it is not), `ratio_max`, `tokens`, `computed_share`, `padding`, `split_trees`.
     Raises ValueError for `kl_coef` > 0 without `ref_logprobs`.
     """
     tree_packing.check(groups)
@@ -123,13 +134,7 @@ def step(
     forest = tree_packing.pack(
         state.model.config, groups, rows, row_tokens, min_pixels, max_pixels, mesh.shards(), mesh.own()
     )
-    fields = Tokens(
-        weights=np.repeat(weights[taught].ravel(), scored).astype(np.float32),
-        advantages=np.repeat(np.concatenate([np.ravel(group.advantages) for group in groups]), scored),
-        old_logprobs=tree_packing.flat(groups, "old_logprobs"),
-        ref_logprobs=tree_packing.flat(groups, "ref_logprobs"),
-        sampler_logprobs=tree_packing.flat(groups, "sampler_logprobs"),
-    )
+    fields = Tokens.of(groups, weights[taught], scored)
 
     grads, stats = _zeros(state.trainable), []
     for batch in forest.batches:
@@ -142,17 +147,21 @@ def step(
     trained, opt_state, norms = _apply(state.optimizer, state.trainable, state.opt_state, grads)
     state = state.replace(trainable=trained, opt_state=opt_state)
     stats, norms = jax.device_get((stats, norms))
-    losses, sums, maxima = (jax.tree.map(lambda *values: np.concatenate(values), *part) for part in zip(*stats))
-    computed = scored.sum()
-    return state, {
-        **{name: values.sum() / max(computed, 1) for name, values in sums.items()},
-        **{name: values.max() for name, values in maxima.items()},
-        **norms,
-        "loss": losses.sum(),
+    return state, _metrics(stats, scored.sum()) | norms | {
         "tokens": lengths.sum(),
-        "computed_share": computed / max(lengths.sum(), 1),
+        "computed_share": scored.sum() / max(lengths.sum(), 1),
         "padding": forest.padding,
         "split_trees": forest.split,
+    }
+
+
+def _metrics(stats: Sequence, computed: int) -> dict[str, float]:
+    """What the micro-batches of a step said, as one: (losses, sums over tokens, maxima) each, of `computed` tokens."""
+    losses, sums, maxima = (jax.tree.map(lambda *values: np.concatenate(values), *part) for part in zip(*stats))
+    return {
+        **{name: values.sum() / max(computed, 1) for name, values in sums.items()},
+        **{name: values.max() for name, values in maxima.items()},
+        "loss": losses.sum(),
     }
 
 

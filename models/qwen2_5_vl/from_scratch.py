@@ -12,7 +12,7 @@ from flax import nnx
 from models import qwen2_5_vl as qwen
 from models.errors import InputError
 from models.qwen2_5_vl import images as image_processing
-from perl_jax.runtime import files
+from models.whole_directory import whole_directory
 
 SPECIAL_TOKENS = tuple(
     f"<|{name}|>"
@@ -88,7 +88,7 @@ def make(path: str | os.PathLike, config: Mapping, texts: Iterable[str], seed: i
         raise InputError(f"{path} exists and is not empty; give a new directory for the model")
     tokenizer = train_tokenizer(texts, vocab_size)
     model_config = _network_config(config, tokenizer)
-    with files.whole_directory(path) as partial:
+    with whole_directory(path) as partial:
         qwen.save(qwen.Qwen2_5_VL(model_config, rngs=nnx.Rngs(seed)), partial)
         _write_processor(Path(partial), tokenizer, model_config)
 

@@ -11,9 +11,7 @@ import inspect
 import itertools
 import json
 import math
-import os
 import re
-import shutil
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -28,6 +26,7 @@ from models.errors import InputError
 from models.qwen2_5_vl.config import Config
 from models.qwen2_5_vl.model import Qwen2_5_VL
 from models.qwen2_5_vl.source import DTYPES, INDEX, WEIGHTS, Tensor, open_directory
+from models.whole_directory import whole_directory
 
 STACKS = (("visual", "blocks"), ("model", "layers"))
 LEAVES = {"kernel": "weight", "scale": "weight", "embedding": "weight", "bias": "bias"}
@@ -101,16 +100,8 @@ def new_directory(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     if path.is_file() or (path.is_dir() and any(path.iterdir())):
         raise InputError(f"{path}: exists and is not empty: give a new directory")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.parent / f".{path.name}.{os.getpid()}.partial"
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir()
-    try:
-        yield partial
-        os.replace(partial, path)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
+    with whole_directory(path) as partial:
+        yield Path(partial)
 
 
 def named(tree: Any) -> dict[str, jax.Array]:

@@ -6,7 +6,7 @@ mesh are a micro-batch. Whatever the lengths, one shape fits all micro-batches a
 a question stay together where they can, so that its images are encoded once for all of its orders.
 """
 
-from collections.abc import Container, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import NamedTuple
 
 import flax.struct
@@ -111,20 +111,7 @@ def pack(
     not fit in a row with its longest response.
     """
     check(groups)
-    prompts = [
-        [check_ids(config, ids, f"group {q}, prompt {o}") for o, ids in enumerate(group.prompts)]
-        for q, group in enumerate(groups)
-    ]
-    responses = [
-        [
-            [
-                check_ids(config, r, f"group {q}, order {o}, response {g}") if len(r) else np.zeros(0, np.int32)
-                for g, r in enumerate(order)
-            ]
-            for o, order in enumerate(group.responses)
-        ]
-        for q, group in enumerate(groups)
-    ]
+    prompts, responses = _checked_ids(config, groups)
     lengths = np.array([[[len(r) for r in order] for order in group] for group in responses])
     first = np.cumsum(lengths.ravel()).reshape(lengths.shape) - lengths  # each response's place among all tokens
 
@@ -145,51 +132,92 @@ def pack(
     ]
     layouts = pack_images(config.vision, [[images.found[i] for i in numbers] for numbers in needed], shards, own)
 
-    packed, reach = [], _reach(config, batches, prompts, lengths, capacity)
-    for batch, numbers, (vision, places) in zip(batches, needed, layouts):
-        place = dict(zip(numbers, places))
-        shape = (len(batch), capacity)
-        ids, sources, targets = np.zeros((3, *shape), np.int32)
-        positions, index = np.zeros((len(batch), 3, capacity), np.int32), np.full(shape, -1, np.int32)
-        image_index = np.full((*shape, 2), -1, np.int32)
-        spans = np.broadcast_to(np.arange(capacity, dtype=np.int32), (3, *shape)).copy()  # padding sees itself
-        for b, row in enumerate(batch):
-            at, scored, forks = 0, 0, []
-            for tree in row:
-                q, o = tree.group, tree.order
-                prompt = prompts[q][o]
-                here = slice(at, at + len(prompt))
-                ids[b, here], spans[:, b, here] = prompt, [[at], [here.stop], [at]]
-                grids = [images.found[number].grid for number in shown[q][o]]
-                positions[b, :, here] = mrope_positions(config, prompt, grids, f"group {q}, order {o}")
-                if shown[q][o]:
-                    of_images = at + np.flatnonzero(prompt == config.image_token_id)
-                    image_index[b, of_images] = np.concatenate([place[number] for number in shown[q][o]])
-                forks.append((at, here.stop, positions[b, :, here].max() + 1))
-                at = here.stop
-            for tree, (start, fork, position) in zip(row, forks):
-                for g in tree.responses:
-                    tokens = responses[tree.group][tree.order][g]
-                    here, there = slice(at, at + len(tokens)), slice(scored, scored + len(tokens))
-                    ids[b, here] = targets[b, there] = tokens
-                    spans[:, b, here] = [[start], [fork], [at]]
-                    positions[b, :, here] = position + np.arange(len(tokens))
-                    sources[b, there] = [fork - 1, *range(at, here.stop - 1)][: len(tokens)]
-                    index[b, there] = first[tree.group, tree.order, g] + np.arange(len(tokens))
-                    at, scored = here.stop, there.stop
-        # The first S rows are each shard's first, and so on: what is empty is the last row everywhere.
-        apart = [
-            x.reshape(-1, shards, *x.shape[1:]) for x in (ids, positions, image_index, *spans, sources, targets, index)
-        ]
-        ids, positions, image_index, start, fork, branch, sources, targets, index = apart
-        spans = Spans(start, fork, branch)
-        packed.append(Rows(ids, positions, image_index, spans, vision, sources, targets, index, *reach))
+    grids, reach = [image.grid for image in images.found], _reach(config, batches, prompts, lengths, capacity)
+    call = _Call(config, capacity, shards, prompts, responses, first, shown, grids, reach)
+    packed = [
+        _filled(call, batch, dict(zip(numbers, places)), vision)
+        for batch, numbers, (vision, places) in zip(batches, needed, layouts)
+    ]
     used = sum(tree.length for question in questions for tree in question)
     return Forest(
         packed,
         1 - used / sum(rows.ids.size for rows in packed),
         sum(len(parts) > 1 for orders in trees for parts in orders),
     )
+
+
+def _checked_ids(config: qwen.Config, groups: Sequence[Group]) -> tuple[list, list]:
+    """Token ids of all prompts [Q][O] and responses [Q][O][G] as arrays; InputError for ids that there are not."""
+    prompts = [
+        [check_ids(config, ids, f"group {q}, prompt {o}") for o, ids in enumerate(group.prompts)]
+        for q, group in enumerate(groups)
+    ]
+    responses = [
+        [
+            [
+                check_ids(config, r, f"group {q}, order {o}, response {g}") if len(r) else np.zeros(0, np.int32)
+                for g, r in enumerate(order)
+            ]
+            for o, order in enumerate(group.responses)
+        ]
+        for q, group in enumerate(groups)
+    ]
+    return prompts, responses
+
+
+class _Call(NamedTuple):
+    """What all micro-batches of a call share."""
+
+    config: qwen.Config
+    capacity: int  # tokens of a row
+    shards: int
+    prompts: list  # [Q][O] token ids
+    responses: list  # [Q][O][G] token ids
+    first: np.ndarray  # [Q, O, G] each response's place among all scored tokens
+    shown: list  # [Q][O] the numbers of the images that each prompt shows
+    grids: list  # of the images, by number
+    reach: tuple[int, int]  # what `_reach` says
+
+
+def _filled(call: _Call, batch: Sequence[Sequence[Tree]], place: Mapping[int, np.ndarray], vision: Vision) -> Rows:
+    """The micro-batch of these rows of trees; `place` has where in `vision` each image's merged patches are."""
+    config, capacity = call.config, call.capacity
+    shape = (len(batch), capacity)
+    ids, sources, targets = np.zeros((3, *shape), np.int32)
+    positions, index = np.zeros((len(batch), 3, capacity), np.int32), np.full(shape, -1, np.int32)
+    image_index = np.full((*shape, 2), -1, np.int32)
+    spans = np.broadcast_to(np.arange(capacity, dtype=np.int32), (3, *shape)).copy()  # padding sees itself
+    for b, row in enumerate(batch):
+        at, scored, forks = 0, 0, []
+        for tree in row:
+            q, o = tree.group, tree.order
+            prompt = call.prompts[q][o]
+            here = slice(at, at + len(prompt))
+            ids[b, here], spans[:, b, here] = prompt, [[at], [here.stop], [at]]
+            grids = [call.grids[number] for number in call.shown[q][o]]
+            positions[b, :, here] = mrope_positions(config, prompt, grids, f"group {q}, order {o}")
+            if call.shown[q][o]:
+                of_images = at + np.flatnonzero(prompt == config.image_token_id)
+                image_index[b, of_images] = np.concatenate([place[number] for number in call.shown[q][o]])
+            forks.append((at, here.stop, positions[b, :, here].max() + 1))
+            at = here.stop
+        for tree, (start, fork, position) in zip(row, forks):
+            for g in tree.responses:
+                tokens = call.responses[tree.group][tree.order][g]
+                here, there = slice(at, at + len(tokens)), slice(scored, scored + len(tokens))
+                ids[b, here] = targets[b, there] = tokens
+                spans[:, b, here] = [[start], [fork], [at]]
+                positions[b, :, here] = position + np.arange(len(tokens))
+                sources[b, there] = [fork - 1, *range(at, here.stop - 1)][: len(tokens)]
+                index[b, there] = call.first[tree.group, tree.order, g] + np.arange(len(tokens))
+                at, scored = here.stop, there.stop
+    # The first S rows are each shard's first, and so on: what is empty is the last row everywhere.
+    apart = [
+        x.reshape(-1, call.shards, *x.shape[1:]) for x in (ids, positions, image_index, *spans, sources, targets, index)
+    ]
+    ids, positions, image_index, start, fork, branch, sources, targets, index = apart
+    spans = Spans(start, fork, branch)
+    return Rows(ids, positions, image_index, spans, vision, sources, targets, index, *call.reach)
 
 
 def check(groups: Sequence[Group]) -> None:

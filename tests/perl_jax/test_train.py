@@ -1,6 +1,5 @@
 """Training: whole runs of a micro model, what they leave, and that a run cut anywhere ends as one that was not."""
 
-import ast
 import json
 import math
 import os
@@ -16,15 +15,14 @@ import tiny_run
 from environment import REPOSITORY
 from flax import nnx
 
-from configs import base
 from models import qwen2_5_vl as qwen
 from models.errors import InputError
 from models.qwen2_5_vl import lora
-from perl_jax import permute, policy, records, rewards, rollout, train, update
+from perl_jax import permute, policy, records, train, update
 from perl_jax.records import prompt_lengths, prompts
 from perl_jax.records.stream import Stream
 from perl_jax.runtime import logs
-from perl_jax.training import batch, checkpoint, run_data, schedule
+from perl_jax.training import batch, checkpoint, schedule
 
 LAST = tiny_run.WARMUP + tiny_run.STEPS
 UPDATE = {
@@ -529,88 +527,3 @@ def test_a_second_set_has_names_of_its_own(tmp_path):
         and "eval/train/accuracy" in second
         and not first.keys() & second.keys() - {"stage", "step"}
     )
-
-
-# The config
-
-
-def test_every_key_is_read():
-    """By source text: `config.a.b`, `c = config.a` and then `c.b`, or the whole section as `**config.a`."""
-    read, whole = set(), set()
-    for file in (REPOSITORY / "perl_jax").glob("*.py"):
-        for function in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-            if isinstance(function, ast.FunctionDef):
-                collect(function, read, whole)
-    read |= {name.removesuffix(".to_dict") for name in read}
-    unread = [key for key in flat(base.get_config()) if key not in read and key.rpartition(".")[0] not in whole]
-    assert not unread
-
-
-def collect(function: ast.FunctionDef, read: set[str], whole: set[str]) -> None:
-    names = {"config": ""}
-    for node in ast.walk(function):
-        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
-            for target, value in [(node.targets[0], node.value)]:
-                if (path := dotted(value, {"config": ""})) is not None:
-                    names[target.id] = path
-    for node in ast.walk(function):
-        if (path := dotted(node, names)) is not None:
-            read.add(path)
-        if isinstance(node, ast.keyword) and node.arg is None and (path := dotted(node.value, names)) is not None:
-            whole.add(path)
-
-
-def dotted(node, names) -> str | None:
-    """ "a.b" of `config.a.b`, or of `c.b` where `names` has {"c": "a"}."""
-    if isinstance(node, ast.Name):
-        return names.get(node.id)
-    if isinstance(node, ast.Attribute) and (path := dotted(node.value, names)) is not None:
-        return f"{path}.{node.attr}".removeprefix(".")
-    return None
-
-
-def flat(config, prefix: str = "") -> list[str]:
-    keys = []
-    for key, value in config.items():
-        keys += flat(value, f"{prefix}{key}.") if hasattr(value, "items") and len(value) else [prefix + key]
-    return keys
-
-
-def test_records_are_made_once_for_one_setting(tmp_path):
-    config = tiny_run.config()
-    made = run_data.data_sources(config, tmp_path)
-    assert run_data.data_sources(config, tmp_path) == made == {str(tmp_path / "data"): 1.0}
-    config.data.options.train_size = 25
-    with pytest.raises(InputError, match=r"made with other settings .* new --workdir"):
-        run_data.data_sources(config, tmp_path)
-
-
-def test_a_taught_response_must_have_room(tmp_path):
-    with pytest.raises(InputError, match=r"record 'digits-train-0-\d+': the warm-up's response has \d+ tokens"):
-        tiny_run.run(tmp_path, **{"sampling.max_new_tokens": 2})
-
-
-def test_a_cut_response_fails_the_format():
-    """Told by its last token, whatever its text says."""
-
-    class Processor:
-        eos_ids = (9,)
-
-        def decode(self, tokens):
-            return "<think></think>\\boxed{1}"
-
-    class Grader:
-        failed = 0
-
-        def grade(self, pairs):
-            return [rewards.find("boxed")(sample, text) for sample, text in pairs]
-
-    config = tiny_run.config(n_s=0)
-    record = {"id": "a", "source": "s", "kind": "number"}
-    question = batch.Question(record, [(0,)], [{**record, "answer": "1"}], None)
-    source = batch.Source(config, None, prompts.Prompts(Processor(), "", "", 1, 1, 9), Grader())
-    out = rollout.Rollouts(np.array([[[1, 9], [1, 1]]]), *np.zeros((2, 1, 2, 2), np.float32), np.array([[2, 2]]))
-    found = {(0, g): batch.gradable(source, question, 0, out.tokens[0, g]) for g in range(2)}
-    graded = batch.grade(source, 0.0, [question], out, found)
-    np.testing.assert_allclose(graded.rewards, [[[1.0, 0.9]]])
-    assert graded.log["response/truncated"] == 0.5 and graded.log["reward/format"] == 0.5

@@ -1,6 +1,9 @@
 """What a config must say is said before anything is computed or written."""
 
+import ast
+
 import pytest
+from environment import REPOSITORY
 
 from configs import base
 from models.errors import InputError
@@ -69,3 +72,45 @@ def test_a_part_that_is_replaced():
     config.eval = {"sets": ()}
     with pytest.raises(InputError, match=r"config\.eval is replaced as a whole; set config.eval.sets one by one"):
         check_config.check_parts(config)
+
+
+def test_every_key_is_read():
+    """By source text: `config.a.b`, `c = config.a` and then `c.b`, or the whole section as `**config.a`."""
+    read, whole = set(), set()
+    for file in (REPOSITORY / "perl_jax").rglob("*.py"):
+        for function in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(function, ast.FunctionDef):
+                collect(function, read, whole)
+    read |= {name.removesuffix(".to_dict") for name in read}
+    unread = [key for key in flat(base.get_config()) if key not in read and key.rpartition(".")[0] not in whole]
+    assert not unread
+
+
+def collect(function: ast.FunctionDef, read: set[str], whole: set[str]) -> None:
+    names = {"config": ""}
+    for node in ast.walk(function):
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+            for target, value in [(node.targets[0], node.value)]:
+                if (path := dotted(value, {"config": ""})) is not None:
+                    names[target.id] = path
+    for node in ast.walk(function):
+        if (path := dotted(node, names)) is not None:
+            read.add(path)
+        if isinstance(node, ast.keyword) and node.arg is None and (path := dotted(node.value, names)) is not None:
+            whole.add(path)
+
+
+def dotted(node, names) -> str | None:
+    """ "a.b" of `config.a.b`, or of `c.b` where `names` has {"c": "a"}."""
+    if isinstance(node, ast.Name):
+        return names.get(node.id)
+    if isinstance(node, ast.Attribute) and (path := dotted(node.value, names)) is not None:
+        return f"{path}.{node.attr}".removeprefix(".")
+    return None
+
+
+def flat(config, prefix: str = "") -> list[str]:
+    keys = []
+    for key, value in config.items():
+        keys += flat(value, f"{prefix}{key}.") if hasattr(value, "items") and len(value) else [prefix + key]
+    return keys

@@ -1,0 +1,47 @@
+"""A directory that is written whole or not at all."""
+
+import contextlib
+import fcntl
+import glob
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+
+
+@contextlib.contextmanager
+def whole_directory(directory: str | os.PathLike) -> Iterator[str]:
+    """A hidden directory to fill, which becomes `directory` (absent or empty) when all went well, and else goes.
+
+    What a killed run has left of such a one is removed; another that still writes is left alone.
+    """
+    directory = os.path.abspath(directory)
+    parent, prefix = os.path.dirname(directory), f".{os.path.basename(directory)}.partial-"
+    os.makedirs(parent, exist_ok=True)
+    for left in glob.glob(os.path.join(glob.escape(parent), f"{glob.escape(prefix)}*")):
+        with _held(left) as free:
+            if free:
+                shutil.rmtree(left, ignore_errors=True)
+    partial = tempfile.mkdtemp(prefix=prefix, dir=parent)
+    try:
+        os.chmod(partial, 0o755)  # mkdtemp's 0700 would keep others from reading it
+        with _held(partial):
+            yield partial
+        os.rename(partial, directory)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _held(directory: str) -> Iterator[bool]:
+    """Holds a directory as long as its process lives; False where another process holds it."""
+    handle = os.open(directory, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            free = True
+        except BlockingIOError:
+            free = False
+        yield free
+    finally:
+        os.close(handle)

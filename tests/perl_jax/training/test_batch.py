@@ -1,0 +1,34 @@
+"""A batch: what its responses are worth (drawing and refilling are tested in whole runs, in test_train.py)."""
+
+import numpy as np
+import tiny_run
+
+from perl_jax import rewards, rollout
+from perl_jax.records import prompts
+from perl_jax.training import batch
+
+
+def test_a_cut_response_fails_the_format():
+    """Told by its last token, whatever its text says."""
+
+    class Processor:
+        eos_ids = (9,)
+
+        def decode(self, tokens):
+            return "<think></think>\\boxed{1}"
+
+    class Grader:
+        failed = 0
+
+        def grade(self, pairs):
+            return [rewards.find("boxed")(sample, text) for sample, text in pairs]
+
+    config = tiny_run.config(n_s=0)
+    record = {"id": "a", "source": "s", "kind": "number"}
+    question = batch.Question(record, [(0,)], [{**record, "answer": "1"}], None)
+    source = batch.Source(config, None, prompts.Prompts(Processor(), "", "", 1, 1, 9), Grader())
+    out = rollout.Rollouts(np.array([[[1, 9], [1, 1]]]), *np.zeros((2, 1, 2, 2), np.float32), np.array([[2, 2]]))
+    found = {(0, g): batch.gradable(source, question, 0, out.tokens[0, g]) for g in range(2)}
+    graded = batch.grade(source, 0.0, [question], out, found)
+    np.testing.assert_allclose(graded.rewards, [[[1.0, 0.9]]])
+    assert graded.log["response/truncated"] == 0.5 and graded.log["reward/format"] == 0.5
