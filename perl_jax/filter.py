@@ -261,4 +261,4 @@ if __name__ == "__main__":
     )
     flags.DEFINE_integer("limit", 0, "The first records of the split alone; 0: all.", lower_bound=0)
     flags.DEFINE_bool("blind", False, "Drop what is answered as well with grey pictures, too.")
-    cli.run(main)
+    cli.run(main, elsewhere=cli.IN_CONFIG)

@@ -16,7 +16,6 @@ from typing import NamedTuple
 
 import jax
 from absl import flags
-from ml_collections import config_flags
 
 from models import qwen2_5_vl as qwen
 from models.errors import InputError
@@ -273,9 +272,7 @@ def main(_) -> None:
 if __name__ == "__main__":
     os.environ["JAX_PLATFORMS"] = "cpu"  # the devices are planned for, not used
     jax.config.update("jax_num_cpu_devices", 64)  # stand for GPUs
-    config_flags.DEFINE_config_file(
-        "config", None, "The experiment: a file in configs/.", lock_config=False, accept_new_attributes=True
-    )
+    cli.define_config_flag()
     flags.DEFINE_string(
         "topology", None, "Such as v5e:4x4, v6e:16x16, v5p:4x4x4; v5e: the smallest; h100:8.", required=True
     )
@@ -285,5 +282,4 @@ if __name__ == "__main__":
     flags.DEFINE_integer("response", 600, "Tokens of a mean response.", lower_bound=1)
     flags.DEFINE_float("efficiency", 0.4, "Share of a device's rates that is reached.", lower_bound=0.01, upper_bound=1)
     flags.DEFINE_float("price_per_device_hour", 0.0, "Of one device.", lower_bound=0.0)
-    flags.mark_flags_as_required(["config"])
-    cli.run(main)
+    cli.run(main, elsewhere=cli.IN_CONFIG)

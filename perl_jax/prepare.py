@@ -69,13 +69,15 @@ def parse_options(pairs: list[str]) -> dict:
     """`["bias=0.9", "questions=which,what"]` as keyword arguments; a value is a Python literal or else a text.
 
     Raises:
-        InputError: a pair without `=`.
+        InputError: a pair without `=`, a key twice.
     """
     options = {}
     for pair in pairs:
         key, equals, value = pair.partition("=")
         if not equals or not key.isidentifier():
             raise InputError(f"--option={pair}: give it as key=value")
+        if key in options:
+            raise InputError(f"--option={pair}: {key} is given twice: give it once")
         try:
             options[key] = ast.literal_eval(value)
         except (ValueError, SyntaxError):
@@ -83,20 +85,32 @@ def parse_options(pairs: list[str]) -> dict:
     return options
 
 
+def parse_columns(texts: list[str]) -> dict[str, str]:
+    """`["question=problem,answer=solution", "id=key"]` as {ours: theirs}. Raises InputError: no pair, a name twice."""
+    columns = {}
+    for pair in (pair.strip() for text in texts for pair in text.split(",")):
+        ours, equals, theirs = pair.partition("=")
+        if not (equals and ours and theirs) or ours in columns:
+            raise InputError(f"--map={pair}: give each of our columns once, as ours=theirs")
+        columns[ours] = theirs
+    return columns
+
+
 def main(argv: list[str]) -> None:
     del argv  # everything is a flag
     options = parse_options(FLAGS.option)
     if FLAGS.map:
-        options["map"] = dict(pair.partition("=")[::2] for pair in FLAGS.map)
+        options["map"] = parse_columns(FLAGS.map)
     if FLAGS.download:
         options["download"] = True
-    if bool(FLAGS.endpoint) != bool(FLAGS.model):
-        raise InputError("--endpoint and --model go together: where the language model is, and its name there")
+    if bool(FLAGS.annotator) != bool(FLAGS.annotator_model):
+        raise InputError("--annotator and --annotator_model go together: where the language model is, its name there")
     with contextlib.ExitStack() as stack:
         annotate = None
-        if FLAGS.endpoint:
+        if FLAGS.annotator:
             answers = f"{os.path.abspath(FLAGS.out)}.answers.jsonl"
-            model = stack.enter_context(Endpoint(FLAGS.endpoint, FLAGS.model, answers, concurrency=FLAGS.concurrency))
+            endpoint = Endpoint(FLAGS.annotator, FLAGS.annotator_model, answers, concurrency=FLAGS.concurrency)
+            model = stack.enter_context(endpoint)
             annotate = functools.partial(annotator.annotate, model)
         summary = build(
             FLAGS.source,
@@ -123,15 +137,15 @@ if __name__ == "__main__":
     flags.DEFINE_string("source", None, f"Data source, one of: {', '.join(data.names())}.", required=True)
     flags.DEFINE_string("out", None, "Directory to write; must not exist yet, or be empty.", required=True)
     flags.DEFINE_string("input", None, "Where the source's files are, for a source that has some.")
-    flags.DEFINE_list("map", [], "Columns by other names, ours=theirs: question=problem,answer=solution.")
+    flags.DEFINE_multi_string("map", [], "Columns by other names, ours=theirs: question=problem,answer=solution.")
     flags.DEFINE_bool("download", False, "Fetch the source's files from the hub to --input first.")
     flags.DEFINE_integer("limit", None, "Most records of a split.", lower_bound=1)
     flags.DEFINE_integer("seed", 0, "Of whatever is drawn at random.", lower_bound=0)
     flags.DEFINE_float("holdout", 0.0, "Share of the pictures whose records go to a split 'eval'.")
     flags.DEFINE_multi_string("decontaminate", [], "An evaluation set, none of whose pictures or questions are kept.")
-    flags.DEFINE_string("endpoint", "", "An OpenAI-compatible URL, whose --model rephrases and labels.")
-    flags.DEFINE_string("model", "", "The model's name at the endpoint; its answers are kept in OUT.answers.jsonl.")
+    flags.DEFINE_string("annotator", "", "An OpenAI-compatible URL, asked to rephrase and to label.")
+    flags.DEFINE_string("annotator_model", "", "The annotator's name there; its answers are kept in OUT.answers.jsonl.")
     flags.DEFINE_integer("concurrency", 8, "Requests at a time.", lower_bound=1)
     flags.DEFINE_integer("review", 0, "Write so many records to OUT/review.html, to check by eye.", lower_bound=0)
     flags.DEFINE_multi_string("option", [], "An option of the source, as key=value; may be given several times.")
-    cli.run(main)
+    cli.run(main, elsewhere={"endpoint": "annotator", "model": "annotator_model"})

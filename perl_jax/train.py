@@ -246,4 +246,4 @@ if __name__ == "__main__":
         lower_bound=0,
     )
     flags.DEFINE_string("profile_steps", "", "FIRST:LAST: steps to trace to WORKDIR/profile.")
-    cli.run(main)
+    cli.run(main, elsewhere=cli.IN_CONFIG)

@@ -12,10 +12,10 @@ from pathlib import Path
 import command_line
 import pytest
 import tiny_run
+from environment import REPOSITORY
 
 from perl_jax.runtime import cli
 
-REPOSITORY = tiny_run.REPOSITORY
 LAUNCH = REPOSITORY / "launch"
 SCRIPTS = [*sorted(LAUNCH.glob("*.sh")), REPOSITORY / ".ci" / "run"]
 HARD = ['--config.prompt.system=Look, don\'t $HOME; "think"', "--config.data.directory=/data/a b*", "--workdir=/o\nk"]

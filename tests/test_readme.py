@@ -7,12 +7,12 @@ import shutil
 import numpy as np
 import pytest
 import tiny_run
+from environment import REPOSITORY
 from PIL import Image
 
 import models.qwen2_5_vl as qwen
 from benchmarks import readme, results
 
-REPOSITORY = tiny_run.REPOSITORY
 PAGE = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 LIBRARY = (REPOSITORY / "perl_jax" / "README.md").read_text(encoding="utf-8")
 

@@ -1,10 +1,15 @@
-"""How every command starts: absl flags, plain log lines, and bad input told in one line with exit code 1."""
+"""How every command starts: absl flags, plain log lines, and bad input told in one line with exit code 1.
+
+Beyond what absl does: `-h` and `--help` exit with 0, `--max-new-tokens` is `--max_new_tokens`, a flag that is given
+twice adds up or is refused, and a config is found by its name from any folder.
+"""
 
 import logging
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
@@ -17,9 +22,15 @@ from models.errors import InputError
 flags.disclaim_key_flags()  # what is defined here is a command's own, and shown by its --help
 os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # that there is no torch is how it should be
 
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"  # which an installed perl_jax brings along
+IN_CONFIG = {"model": "config.model", "data": "config.data.directory"}  # what other commands take as flags
 
-def run(main: Callable[[Sequence[str]], None]) -> None:
-    """Runs `main(argv)` under absl's flags; an InputError is one line on stderr and exit code 1."""
+
+def run(main: Callable[[Sequence[str]], None], elsewhere: Mapping[str, str] | None = None) -> None:
+    """Runs `main(argv)` under absl's flags; an InputError is one line on stderr and exit code 1.
+
+    `elsewhere` has, for flags that the command once had or that people expect, what to give instead.
+    """
 
     def guarded(argv: Sequence[str]) -> None:
         if len(argv) > 1:
@@ -37,23 +48,28 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
             print("stopped; the same command goes on", file=sys.stderr)
             sys.exit(130)
 
-    app.run(guarded, flags_parser=parse)
+    app.run(guarded, flags_parser=partial(parse, elsewhere=elsewhere or {}))
 
 
 def define_run_flags() -> None:
     """The flags of a command that works on a run: its config, its workdir, its other processes."""
+    define_config_flag()
+    flags.DEFINE_string("workdir", None, "The run's folder; started again there, the command goes on.", required=True)
+    define_process_flags()
+
+
+def define_config_flag() -> None:
+    """The flag of a command that reads an experiment."""
     from ml_collections import config_flags
 
     config_flags.DEFINE_config_file(
         "config",
         None,
-        "The experiment: a file in configs/, e.g. configs/demo.py.",
+        "The experiment: a file, or the name of one in configs/, such as perl_7b or demo:grpo.",
         lock_config=False,  # base.py has locked what is not open
         accept_new_attributes=True,
     )
-    flags.DEFINE_string("workdir", None, "Where the run keeps everything; started again there, it resumes.")
-    flags.mark_flags_as_required(["config", "workdir"])
-    define_process_flags()
+    flags.mark_flag_as_required("config")
 
 
 def define_process_flags() -> None:
@@ -63,18 +79,99 @@ def define_process_flags() -> None:
     flags.DEFINE_integer("process_index", -1, "With --coordinator: this one, from 0.")
 
 
-def parse(argv: Sequence[str]) -> Sequence[str]:
+def parse(argv: Sequence[str], elsewhere: Mapping[str, str]) -> Sequence[str]:
     """What the flags leave of `argv`; a flag or config key that is unknown or of another type is one line too."""
+    argv = spelled(argv)
+    if any(name in ("h", "help") for _, name in given(argv)):
+        app.usage(shorthelp=True, writeto_stdout=True)
+        sys.exit(0)
     try:
-        rest = flags.FLAGS(argv)
+        check_names(argv, elsewhere)
+        rest = flags.FLAGS(with_config_found(argv))
         if "config" in flags.FLAGS:
             flags.FLAGS.config.keys()  # a config file that cannot be read says so only when it is used
         return rest
+    except InputError as error:
+        refuse(error)
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
         text = message(error)
         key = text.split("'")[1] if text.startswith("'") else ""  # ml_collections names the last part of a key only
         named = [a for a in argv if key and a.startswith("--config.") and key in a.partition("=")[0].split(".")]
         refuse(InputError(f"{named[0]}: no such key in the config: {text}" if named else text))
+
+
+def defined(name: str) -> tuple[str, str]:
+    """("", the defined flag) that a name on the command line means, ("no", the flag) where it turns a switch off, and
+    ("", name) for one that is not defined."""
+    known, off = name.replace("-", "_"), re.sub("^no[-_]?", "", name).replace("-", "_")
+    if known not in flags.FLAGS and off != known and off in flags.FLAGS and flags.FLAGS[off].boolean:
+        return "no", off
+    return "", known if known in flags.FLAGS else name
+
+
+def given(argv: Sequence[str]) -> Iterator[tuple[int, str]]:
+    """(place, name) of each flag in `argv`: no values that stand apart, and nothing after a bare `--`."""
+    is_value = False
+    for place, text in enumerate(argv[1:], start=1):
+        if text == "--":
+            return
+        match = None if is_value else re.match(r"--?([A-Za-z][^=]*)(=?)", text)
+        is_value = False
+        if match:
+            yield place, match[1]
+            _, flag = defined(match[1])
+            is_value = not match[2] and flag in flags.FLAGS and not flags.FLAGS[flag].boolean
+
+
+def spelled(argv: Sequence[str]) -> list[str]:
+    """`argv` with hyphens in the names of flags as the underscores that they are defined with."""
+    out = list(argv)
+    for place, name in given(argv):
+        off, flag = defined(name)
+        if flag in flags.FLAGS:
+            out[place] = f"--{off}{flag}{out[place].partition(name)[2]}"
+    return out
+
+
+def check_names(argv: Sequence[str], elsewhere: Mapping[str, str]) -> None:
+    """Raises InputError for a flag that has another name, and for one given twice whose values do not add up."""
+    seen = set()
+    for _, name in given(argv):
+        _, flag = defined(name)
+        if flag not in flags.FLAGS and flag in elsewhere:
+            raise InputError(f"there is no flag --{flag} here: give --{elsewhere[flag]}")
+        if flag in seen and not (flag in flags.FLAGS and isinstance(flags.FLAGS[flag], flags.MultiFlag)):
+            raise InputError(f"--{flag} is given twice: give it once")
+        seen.add(flag)
+
+
+def with_config_found(argv: Sequence[str]) -> list[str]:
+    """`argv` with the file that `--config` means."""
+    out = list(argv)
+    for place, name in given(argv):
+        if name == "config" and name in flags.FLAGS:
+            head, equals, value = out[place].partition("=")
+            if equals:
+                out[place] = head + equals + config_file(value)
+            elif place + 1 < len(out):
+                out[place + 1] = config_file(out[place + 1])
+    return out
+
+
+def config_file(text: str) -> str:
+    """The file that `--config` means, with what follows its colon: a path, or the name of one of ours from any folder.
+
+    Raises InputError, with the names that there are, for a file that is not there.
+    """
+    path, *arm = text.split(":", 1)
+    names = [path, f"{path}.py"]
+    if str(Path(path).parent) in (".", CONFIGS.name):
+        names += [str(CONFIGS / Path(name).name) for name in names]
+    for name in names:
+        if Path(name).is_file():
+            return ":".join([name, *arm])
+    known = ", ".join(sorted(file.stem for file in CONFIGS.glob("[!_]*.py")))
+    raise InputError(f"--config={text}: no such file; by name there are {known}")
 
 
 def message(error: Exception) -> str:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tiny
 import tiny_run
+from environment import REPOSITORY
 from PIL import Image
 
 from configs import base
@@ -19,7 +20,7 @@ CONFIG = "--config=configs/demo.py"
 
 @pytest.fixture(autouse=True)
 def in_repository(monkeypatch):
-    monkeypatch.chdir(tiny_run.REPOSITORY)
+    monkeypatch.chdir(REPOSITORY)
 
 
 def refused(words: str, command: str, *arguments) -> str:
@@ -245,9 +246,3 @@ def test_exports_that_cannot_be(base, tmp_path):
     refused("no checkpoint 'latest'; there are: none", "export", f"--workdir={base}", f"--out={tmp_path / 'out'}")
     refused("--out", "export", f"--workdir={base}")
     assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize("command", ["train", "prepare", "filter", "sample", "export", "report"])
-def test_help(command):
-    done = command_line.run(command, "--help")
-    assert "--" in done.out and "Traceback" not in done.err

@@ -13,11 +13,11 @@ from pathlib import Path
 import command_line
 import evaluate_run
 import pytest
-import test_processes
 import tiny_run
 from evaluate_run import rows
 from fake_endpoint import FakeEndpoint
 from public_files import jsonl, parquet, png
+from started import finish, free_port
 
 from configs import base
 from models.errors import InputError
@@ -108,7 +108,7 @@ def test_in_other_batches_and_in_two_parts_it_is_the_same(whole, options, tmp_pa
 
 
 def started(out, options, count: int = 1, die: int = 0) -> list[subprocess.Popen]:
-    coordinator = f"localhost:{test_processes.free_port()}" if count > 1 else ""
+    coordinator = f"localhost:{free_port()}" if count > 1 else ""
     said = [out, json.dumps({**options, **DRAWN}), coordinator, count]
     return [
         subprocess.Popen(
@@ -123,7 +123,7 @@ def started(out, options, count: int = 1, die: int = 0) -> list[subprocess.Popen
 
 
 def test_killed_while_it_writes_it_goes_on(whole, options, tmp_path):
-    [(code, text)] = test_processes.finish(started(tmp_path, options, die=3))
+    [(code, text)] = finish(started(tmp_path, options, die=3))
     assert code == -9, text
     file = tmp_path / FOLDER / "predictions.jsonl"
     content = file.read_text()
@@ -134,7 +134,7 @@ def test_killed_while_it_writes_it_goes_on(whole, options, tmp_path):
 
 
 def test_two_processes_give_the_same(whole, options, tmp_path):
-    for code, text in test_processes.finish(started(tmp_path, options, count=2)):
+    for code, text in finish(started(tmp_path, options, count=2)):
         assert code == 0, text
     assert_same(tmp_path, whole)
 

@@ -9,8 +9,8 @@ import sys
 import command_line
 import filter_run
 import pytest
-import test_processes
 import tiny_run
+from started import finish, free_port
 
 from models import image_files
 from models.errors import InputError
@@ -95,7 +95,7 @@ def test_started_again_it_computes_nothing_and_leaves_what_is_there(whole, chang
 
 def started(workdir, changes, count: int = 1, die: int = 0) -> list[subprocess.Popen]:
     """`count` processes of one filter, with a device each."""
-    coordinator = f"localhost:{test_processes.free_port()}" if count > 1 else ""
+    coordinator = f"localhost:{free_port()}" if count > 1 else ""
     environment = os.environ | {"JAX_PLATFORMS": "cpu"}
     said = [workdir, json.dumps(changes), json.dumps(OPTIONS), coordinator, count]
     return [
@@ -112,7 +112,7 @@ def started(workdir, changes, count: int = 1, die: int = 0) -> list[subprocess.P
 
 def test_killed_while_it_writes_it_goes_on(whole, changes, tmp_path):
     """The half-written line is cut, the batch's whole lines stay."""
-    [(code, text)] = test_processes.finish(started(tmp_path / "cut", changes, die=2))
+    [(code, text)] = finish(started(tmp_path / "cut", changes, die=2))
     assert code == -9, text
     content = (tmp_path / "cut" / "rollouts.jsonl").read_text()
     done = content.count("\n") - 1
@@ -123,7 +123,7 @@ def test_killed_while_it_writes_it_goes_on(whole, changes, tmp_path):
 
 
 def test_two_processes_give_the_same(whole, changes, tmp_path):
-    for code, text in test_processes.finish(started(tmp_path / "two", changes, count=2)):
+    for code, text in finish(started(tmp_path / "two", changes, count=2)):
         assert code == 0, text
     assert_same(tmp_path / "two", whole)
 

@@ -242,7 +242,13 @@ def test_a_language_model_rephrases_and_labels_and_is_asked_once(tmp_path):
     ]
     file = own_set(tmp_path, rows)
     with FakeEndpoint(annotator) as server:
-        command = ["--source=jsonl", f"--input={file}", f"--endpoint={server.url}", "--model=fake", "--review=2"]
+        command = [
+            "--source=jsonl",
+            f"--input={file}",
+            f"--annotator={server.url}",
+            "--annotator_model=fake",
+            "--review=2",
+        ]
         first = run_prepare(*command, f"--out={tmp_path / 'set'}")
         asked = len(server.requests)
         (tmp_path / "set.answers.jsonl").rename(tmp_path / "again.answers.jsonl")
@@ -258,7 +264,7 @@ def test_a_language_model_rephrases_and_labels_and_is_asked_once(tmp_path):
 def test_a_killed_run_goes_on_where_it_was(tmp_path):
     file = own_set(tmp_path, own_rows(12))
     with FakeEndpoint(annotator) as server:
-        command = ["--source=jsonl", f"--input={file}", f"--endpoint={server.url}", "--model=fake"]
+        command = ["--source=jsonl", f"--input={file}", f"--annotator={server.url}", "--annotator_model=fake"]
         whole = run_prepare(*command, f"--out={tmp_path / 'whole'}")
         asked = len(server.requests)
         once, held = threading.Event(), len(server.requests) + 5

@@ -12,6 +12,7 @@ from pathlib import Path
 
 sys.path.append(str(Path(__file__).resolve().parents[2]))  # as a program
 
+import environment  # noqa: F401  (before the first import of jax)
 import tiny
 
 from configs import base

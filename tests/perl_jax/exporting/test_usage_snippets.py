@@ -7,6 +7,7 @@ import shlex
 import pytest
 import tiny
 import tiny_run
+from environment import REPOSITORY
 from fake_endpoint import FakeEndpoint
 from PIL import Image
 
@@ -138,6 +139,6 @@ def test_the_docs_show_what_a_card_does(processor):
     """Of a model that was trained as configs/base.py says."""
     config = base.get_config()
     shown, longest = Prompts(processor, **config.prompt), config.sampling.max_new_tokens
-    text = (tiny_run.REPOSITORY / "perl_jax" / "benchmarks" / "README.md").read_text()
+    text = (REPOSITORY / "perl_jax" / "benchmarks" / "README.md").read_text()
     for command in (usage_snippets.vllm_server, usage_snippets.lmms_eval, usage_snippets.vlmevalkit):
         assert command(shown, longest) in text, command.__name__

@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -12,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tiny_run
+from started import finish, free_port
 
 from models import qwen2_5_vl as qwen
 from models.errors import InputError
@@ -49,23 +49,6 @@ def start(workdir: Path, count: int, devices: int = 4, changes=({},), die=0) -> 
         )
 
     return [process(index) for index in range(count)]
-
-
-def free_port() -> int:
-    """One that nothing listens at."""
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        return free.getsockname()[1]
-
-
-def finish(started, timeout=300) -> list[tuple[int, str]]:
-    """(exit code, what it said) of each process."""
-    try:
-        said = [process.communicate(timeout=timeout)[0] for process in started]
-    finally:
-        for process in started:
-            process.kill()
-    return [(process.returncode, text) for process, text in zip(started, said)]
 
 
 @pytest.fixture(scope="module")

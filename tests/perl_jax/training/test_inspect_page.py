@@ -5,6 +5,7 @@ import re
 import command_line
 import pytest
 import tiny_run
+from environment import REPOSITORY
 from markup import Tags
 
 from models.errors import InputError
@@ -142,7 +143,7 @@ def test_a_model_is_asked_for_its_processor_alone(data, tmp_path, monkeypatch):
 
 
 def test_the_command_trains_nothing(tmp_path, monkeypatch):
-    monkeypatch.chdir(tiny_run.REPOSITORY)
+    monkeypatch.chdir(REPOSITORY)
     monkeypatch.setattr(train, "train", None)
     done = command_line.run(
         "train",
