@@ -1,68 +1,136 @@
-"""The house: imports go one way, every module has its test, every config loads."""
+"""The house: what may import what, every module with its test, every config that loads."""
 
 import ast
+import graphlib
 import importlib.util
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from environment import REPOSITORY
 
-REPOSITORY = Path(__file__).resolve().parents[1]
 ROOMS = ("models", "perl_jax", "configs", "tests", "benchmarks", "launch")
 MAY_IMPORT = {"models": {"models"}, "perl_jax": {"models", "perl_jax"}, "configs": {"configs"}}
-MODULES = sorted(
-    file.relative_to(REPOSITORY)
-    for room in ("models", "perl_jax")
-    for file in (REPOSITORY / room).rglob("*.py")
-    if file.name != "__init__.py"
+
+# perl_jax, from what knows least to what knows most. A module imports from its own room and from the layers above its
+# line; rooms of one line do not know each other. `permute` stands below `records`, which tries each record in another
+# order before it is stored.
+READING_PATH = ("train", "permute", "grpo", "rollout", "update")
+COMMANDS = ("train", "prepare", "filter", "evaluate", "report", "export", "sample", "plan")
+LAYERS = (
+    ("runtime", "mesh", "symbols"),
+    ("permute",),
+    ("records", "answers", "engine"),
+    ("rewards", "grpo"),
+    ("rollout", "update", "policy", "grading"),
+    ("data",),
+    ("curation",),
+    ("benchmarks",),
+    ("training", "evaluation"),
+    ("filtering",),
+    ("exporting", "planning"),
+    COMMANDS,
 )
+ANYWHERE = {"perl_jax.evaluation.statistics": "formulas alone, which import nothing of ours"}
+
+FILES = sorted(
+    file.relative_to(REPOSITORY) for room in ("models", "perl_jax") for file in (REPOSITORY / room).rglob("*.py")
+)
+MODULES = [file for file in FILES if file.name not in ("__init__.py", "__main__.py")]
 TESTED_ELSEWHERE = {  # module: the test that covers it, and why it has none of its own
-    "models/errors.py": ("test_commands.py", "an exception; that it is one line and an exit code is tested there"),
-    "models/qwen2_5_vl/attention.py": ("test_model.py", "part of the network, compared with transformers as a whole"),
-    "models/qwen2_5_vl/layers.py": ("test_model.py", "part of the network"),
-    "models/qwen2_5_vl/source.py": ("test_weights.py", "reads what weights.py loads"),
-    "models/qwen2_5_vl/text.py": ("test_model.py", "part of the network"),
-    "models/qwen2_5_vl/vision.py": ("test_model.py", "part of the network"),
-    "perl_jax/training/batch.py": ("test_train.py", "one step's work, tested in whole steps"),
-    "perl_jax/runtime/cli.py": ("test_commands.py", "how commands start"),
-    "perl_jax/filtering/difficulty.py": ("test_filter.py", "asks what the filter goes by"),
-    "perl_jax/evaluation/responses.py": ("test_evaluate.py", "asks and goes on; tested in whole evaluations"),
-    "perl_jax/runtime/logs.py": ("test_train.py", "what a run leaves"),
-    "perl_jax/training/metrics.py": ("test_train.py", "what a step says"),
-    "perl_jax/planning/programs.py": ("test_plan.py", "what plan compiles"),
-    "perl_jax/policy.py": ("test_train.py", "where a run starts; hub ids in test_commands.py"),
-    "perl_jax/rewards/boxed.py": ("test_rewards.py", "the reward"),
+    "models/errors.py": ("perl_jax/test_commands.py", "an exception; that it is one line and an exit code is there"),
+    "models/whole_directory.py": ("perl_jax/runtime/test_files.py", "which gives it to all of perl_jax"),
+    "models/qwen2_5_vl/attention.py": ("models/qwen2_5_vl/test_model.py", "part of the network, compared as a whole"),
+    "models/qwen2_5_vl/layers.py": ("models/qwen2_5_vl/test_model.py", "part of the network"),
+    "models/qwen2_5_vl/source.py": ("models/qwen2_5_vl/test_weights.py", "reads what weights.py loads"),
+    "models/qwen2_5_vl/text.py": ("models/qwen2_5_vl/test_model.py", "part of the network"),
+    "models/qwen2_5_vl/vision.py": ("models/qwen2_5_vl/test_model.py", "part of the network"),
+    "perl_jax/benchmarks/records.py": ("perl_jax/test_evaluate.py", "record sets, asked in whole evaluations"),
+    "perl_jax/curation/build.py": ("perl_jax/test_prepare.py", "what prepare does"),
+    "perl_jax/engine/decode_batch.py": ("perl_jax/test_rollout.py", "the sampler's host side"),
+    "perl_jax/evaluation/responses.py": ("perl_jax/test_evaluate.py", "tested in whole evaluations"),
+    "perl_jax/filtering/difficulty.py": ("perl_jax/test_filter.py", "asks what the filter goes by"),
+    "perl_jax/planning/programs.py": ("perl_jax/test_plan.py", "what plan compiles"),
+    "perl_jax/policy.py": ("perl_jax/test_train.py", "where a run starts; hub ids in test_commands.py"),
+    "perl_jax/records/record.py": ("perl_jax/records/test_storage.py", "what a set refuses"),
+    "perl_jax/records/rows.py": ("perl_jax/curation/test_curate.py", "plain tuples, made records there"),
+    "perl_jax/rewards/boxed.py": ("perl_jax/rewards/test_rewards.py", "the reward"),
+    "perl_jax/runtime/logs.py": ("perl_jax/test_train.py", "what a run leaves"),
+    "perl_jax/training/metrics.py": ("perl_jax/test_train.py", "what a step says"),
 }
 
 
 @pytest.mark.parametrize("room", MAY_IMPORT)
 def test_imports_go_one_way(room):
     for file in (REPOSITORY / room).rglob("*.py"):
-        ours = imported(file) & set(ROOMS)
+        ours = {name.split(".")[0] for name in imported(file)} & set(ROOMS)
         assert ours <= MAY_IMPORT[room], f"{file.relative_to(REPOSITORY)} imports {ours - MAY_IMPORT[room]}"
 
 
-def imported(file: Path) -> set[str]:
-    """The top-level packages that a file imports anywhere."""
-    names = set()
+def imported(file: Path) -> Iterator[str]:
+    """The modules that a file imports anywhere: `a.b` for `from a import b` where b is a module, else `a`."""
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
+            yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{file}: a relative import"
-            names.add(node.module)
-    return {name.split(".")[0] for name in names}
+            for alias in node.names:
+                whole = f"{node.module}.{alias.name}"
+                yield whole if whole in NAMES else node.module
+
+
+def dotted(file: Path) -> str:
+    return ".".join(file.with_suffix("").parts).removesuffix(".__init__")
+
+
+NAMES = {dotted(file): REPOSITORY / file for file in FILES}
+
+
+def layer(module: str) -> int:
+    [found] = [number for number, rooms in enumerate(LAYERS) if module.split(".")[1] in rooms]
+    return found
+
+
+def test_a_room_knows_only_what_knows_less():
+    rooms = {module.split(".")[1] for module in NAMES if module.startswith("perl_jax.")} - {"__main__"}
+    assert rooms == {room for rooms in LAYERS for room in rooms}, "every room has its layer"
+    for module in NAMES:
+        if not module.startswith("perl_jax.") or module == "perl_jax.__main__":
+            continue
+        for other in imported(NAMES[module]):
+            if other.startswith("perl_jax.") and other not in ANYWHERE:
+                same = other.split(".")[1] == module.split(".")[1]
+                assert same or layer(other) < layer(module), f"{module} imports {other}"
+    for module in ANYWHERE:
+        assert not [name for name in imported(NAMES[module]) if name.split(".")[0] in ROOMS], module
+
+
+def test_no_import_goes_in_a_circle():
+    graph = {module: set(imported(file)) & NAMES.keys() for module, file in NAMES.items()}
+    list(graphlib.TopologicalSorter(graph).static_order())  # raises CycleError, with the circle
+
+
+def test_the_method_is_seen_at_a_glance():
+    top = sorted(file.stem for file in (REPOSITORY / "perl_jax").glob("*.py"))
+    assert set(READING_PATH) | set(COMMANDS) <= set(top) and len(top) <= 18
+
+
+def test_literal_tables_alone_keep_a_form_of_their_own():
+    """The machine formats everything else."""
+    mark = "fmt: " + "skip"
+    assert sum(file.read_text(encoding="utf-8").count(mark) for file in REPOSITORY.glob("[!.]*/**/*.py")) <= 30
 
 
 def test_every_module_has_a_test():
-    for module in map(str, MODULES):
-        own = f"test_{Path(module).stem}.py"
-        test, why = TESTED_ELSEWHERE.get(module, (own, "its own"))
-        assert (REPOSITORY / "tests" / test).is_file(), f"{module}: no tests/{test} ({why})"
-        assert test == own or not (REPOSITORY / "tests" / own).is_file(), f"{module} has a test: unlist it here"
+    for file in MODULES:
+        own = str(file.with_name(f"test_{file.name}"))
+        test, why = TESTED_ELSEWHERE.get(str(file), (own, "its own"))
+        assert (REPOSITORY / "tests" / test).is_file(), f"{file}: no tests/{test} ({why})"
+        assert test == own or not (REPOSITORY / "tests" / own).is_file(), f"{file} has a test: unlist it here"
     assert TESTED_ELSEWHERE.keys() <= set(map(str, MODULES))
 
 
-@pytest.mark.parametrize("file", sorted((REPOSITORY / "configs").glob("*.py")), ids=lambda file: file.name)
+@pytest.mark.parametrize("file", sorted((REPOSITORY / "configs").glob("[!_]*.py")), ids=lambda file: file.name)
 def test_every_config_loads_and_says_what_it_is(file):
     spec = importlib.util.spec_from_file_location("config_under_test", file)
     module = importlib.util.module_from_spec(spec)
