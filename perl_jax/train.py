@@ -13,7 +13,7 @@ import numpy as np
 from absl import flags
 
 from models.errors import InputError
-from perl_jax import mesh, policy, records, update
+from perl_jax import grpo, mesh, policy, records, rollout, update
 from perl_jax.grading import Grader
 from perl_jax.records import prompt_lengths
 from perl_jax.records.stream import Stream, having, open_parts
@@ -124,8 +124,7 @@ def perl(config, step, state, source, reference, clock):
 
     Returns (state, metrics, some groups to read).
     """
-    _, _, p, _ = schedule.draw(config, step)
-    batch = batches.gather(source, state.model, p, step, clock)
+    batch = gather(config, step, state.model, source, clock)
     prepare_next(config, step, source)
     if not batch.questions:  # the online filter left nothing: no gradient, no step
         logger.warning("step %d: no group had unequal rewards; the policy stays as it is", step)
@@ -161,6 +160,40 @@ def perl(config, step, state, source, reference, clock):
         values = batch.log | metrics.of_update(steps)
     values |= metrics.of_speed(state.model.config, batch, clock, all_computed=bool(config.loss.kl_coef))
     return state, values, batches.readable(batch, config.log_groups)
+
+
+def gather(config, step, model, source, clock) -> batches.Batch:
+    """Q questions in O orders, G responses to each, and the advantages [Q, O, G] of their rewards.
+
+    An online filter keeps the groups that teach; `refill` goes on with further questions until there are Q of them,
+    `config.refill_rounds` times at most.
+    """
+    rounds, (count, n_s, p, _) = [], schedule.draw(config, step)
+    for _ in range(config.refill_rounds if config.online_filter == "refill" else 1):
+        with clock("data"):  # permute.draw_orders: the original order, and n_s that are permuted with probability p
+            questions = source.questions.take(count, n_s, p, step)
+        grading = batches.Grading(source, questions)
+        with clock("rollout"):
+            out = rollout.generate(
+                model,
+                [prompt for question in questions for prompt in question.prompts],
+                samples=config.rollouts,
+                eos_ids=source.prompts.processor.eos_ids,
+                seed=config.seed,
+                ids=batches.stream_ids(questions),
+                finished=grading,
+                **config.sampling,
+                **source.prompts.limits,
+            )
+        with clock("reward"):  # each response against its own order's answer; advantages over all orders of a question
+            scores = grading.scores()
+            advantages = grpo.advantages(scores.rewards, scale=config.advantage_scale)
+            rounds.append(batches.of_rollouts(config, p, questions, out, scores, advantages))
+        if sum(len(batches.teaching(batch).questions) for batch in rounds) >= config.questions:
+            break
+    if config.online_filter == "off":
+        return rounds[0]
+    return batches.joined([batches.teaching(batch) for batch in rounds], config.questions)
 
 
 def with_logprobs(field: str, model, groups, forward) -> list[update.Group]:

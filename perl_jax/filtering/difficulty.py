@@ -166,7 +166,7 @@ def _answers(setup: Setup, questions: list[batches.Question], size: int) -> list
     """What a row says of each question's rollouts."""
     config, prompts = setup.config, setup.prompts
     filled = questions + questions[-1:] * (size - len(questions))
-    early = batches.Early(batches.Source(config, None, prompts, setup.grader), filled)
+    grading = batches.Grading(batches.Source(config, None, prompts, setup.grader), filled)
     out = rollout.generate(
         setup.model(),
         [question.prompts[0] for question in filled],
@@ -174,23 +174,19 @@ def _answers(setup: Setup, questions: list[batches.Question], size: int) -> list
         ids=[batched_inference.draw_key(question.record["id"]) for question in filled],
         eos_ids=prompts.processor.eos_ids,
         seed=config.seed,
-        finished=early,
+        finished=grading,
         **config.sampling,
         **prompts.limits,
     )
-    found = [[early.found[n, g] for g in range(config.rollouts)] for n in range(len(questions))]
-    scores = iter(setup.grader.grade([pair for group in found for pair, _ in group]))
-    rows = []
-    for question, lengths, group in zip(questions, out.lengths, found):
-        marks = itertools.islice(scores, len(group))
-        rows.append(
-            {
-                "images": len(question.record["images"]),
-                "guess": selection.guess(question.record),
-                "scores": [int(mark.get("accuracy", mark["reward"]) >= 0.5) for mark in marks],
-                "lengths": lengths.tolist(),
-                "truncated": sum(not ended for _, ended in group),
-                "response": group[0][0][1],
-            }
-        )
-    return rows
+    scores = grading.scores()
+    return [
+        {
+            "images": len(question.record["images"]),
+            "guess": selection.guess(question.record),
+            "scores": scores.correct[n, 0].astype(int).tolist(),
+            "lengths": out.lengths[n].tolist(),
+            "truncated": int(np.sum(~scores.ended[n])),
+            "response": scores.texts[n][0][0],
+        }
+        for n, question in enumerate(questions)
+    ]

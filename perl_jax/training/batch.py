@@ -1,19 +1,19 @@
-"""One step's batch: questions in their orders, rollouts, rewards and advantages, as arrays [Q, O, G]."""
+"""One step's batch: questions in their orders, graded while others are decoded, as arrays [Q, O, G]."""
 
 import itertools
 import logging
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
 
 from models.errors import InputError
-from perl_jax import grpo, mesh, permute, rollout
+from perl_jax import mesh, permute, rollout
 from perl_jax.grading import Grader
 from perl_jax.records.prompts import Prompts, opened
 from perl_jax.records.stream import Stream
 from perl_jax.runtime import processes
-from perl_jax.runtime.logs import Clock
 from perl_jax.training import metrics
 
 logger = logging.getLogger(__name__)
@@ -135,96 +135,88 @@ class Questions:
         return Question(record, orders, list(samples), list(prompts))
 
 
-def gather(source: Source, model, p: float, step: int, clock: Clock) -> Batch:
-    """Draws questions and orders, rolls out, grades, normalises; an online filter keeps the groups that can teach.
+def stream_ids(questions: Sequence[Question]) -> np.ndarray:
+    """The ids [Q * O] by which the sampler draws: unique in the run, whatever its mesh and processes."""
+    ids = [
+        question.record["position"] * len(question.orders) + o
+        for question in questions
+        for o in range(len(question.orders))
+    ]
+    return np.array(ids) % 2**32
 
-    `refill` goes on with further questions until Q groups teach, `config.refill_rounds` times at most.
+
+class Grading:
+    """The grading of a call's responses, which begins with those that end first, while others are decoded.
+
+    `rollout.generate` calls it with each response as it ends: `finished=grading`.
     """
-    config, kept = source.config, []
-    for _ in range(config.refill_rounds if config.online_filter == "refill" else 1):
-        with clock("data"):
-            questions = source.questions.take(config.questions, config.n_s, p, step)
-        early = Early(source, questions)
-        with clock("rollout"):
-            orders = config.n_s + 1
-            ids = [q.record["position"] * orders + o for q in questions for o in range(orders)]  # unique in the run
-            out = rollout.generate(
-                model,
-                [prompt for q in questions for prompt in q.prompts],
-                samples=config.rollouts,
-                eos_ids=source.prompts.processor.eos_ids,
-                seed=config.seed,
-                ids=np.array(ids) % 2**32,
-                finished=early,
-                **config.sampling,
-                **source.prompts.limits,
-            )
-        with clock("reward"):
-            kept.append(grade(source, p, questions, out, early.found))
-        if sum(len(teaching(batch).questions) for batch in kept) >= config.questions:
-            break
-    return kept[0] if config.online_filter == "off" else joined([teaching(batch) for batch in kept], config.questions)
 
-
-class Early:
-    """Hands responses to the grader as they end, some at a time, while others are decoded."""
-
-    def __init__(self, source: Source, questions: list[Question]):
+    def __init__(self, source: Source, questions: Sequence[Question]):
         self._source, self._questions, self._waiting = source, questions, []
-        self.found = {}  # (prompt, rollout): what `gradable` says of it
+        self._ended = {}  # (prompt, rollout): ((record, text) as the grader takes it, whether it ended by itself)
 
     def __call__(self, n: int, g: int, tokens: np.ndarray) -> None:
         q, o = divmod(n, self._source.config.n_s + 1)
-        self.found[n, g] = gradable(self._source, self._questions[q], o, tokens)
-        self._waiting.append(self.found[n, g][0])
+        processor = self._source.prompts.processor
+        ended = tokens[-1] in processor.eos_ids
+        record = {**self._questions[q].samples[o], "truncated": not ended}  # its own order's answer
+        self._ended[n, g] = (record, processor.decode(tokens)), ended
+        self._waiting.append(self._ended[n, g][0])
         if len(self._waiting) >= EARLY:
             self._source.grader.start(self._waiting)
             self._waiting = []
 
+    def scores(self) -> "Scores":
+        """What all of them earn, in the order of prompts and rollouts."""
+        config, grader = self._source.config, self._source.grader
+        shape = (len(self._questions), config.n_s + 1, config.rollouts)
+        pairs, ended = zip(*(self._ended[place] for place in np.ndindex(shape[0] * shape[1], shape[2])))
+        failed = grader.failed
+        parts = grader.grade(pairs)
+        rewards = np.array([score["reward"] for score in parts], np.float32).reshape(shape)
+        correct = np.array([score.get("accuracy", score["reward"]) >= 0.5 for score in parts]).reshape(shape)
+        texts = nested([text for _, text in pairs], shape)
+        return Scores(rewards, correct, np.array(ended).reshape(shape), texts, parts, grader.failed - failed)
 
-def gradable(source: Source, question: Question, order: int, tokens) -> tuple[tuple[dict, str], bool]:
-    """((record, text) as the grader takes it, whether the response ended by itself)."""
-    processor = source.prompts.processor
-    ended = tokens[-1] in processor.eos_ids
-    return ({**question.samples[order], "truncated": not ended}, processor.decode(tokens)), ended
+
+class Scores(NamedTuple):
+    """What the responses of a call earn."""
+
+    rewards: np.ndarray  # float32 [Q, O, G]
+    correct: np.ndarray  # bool [Q, O, G]
+    ended: np.ndarray  # bool [Q, O, G]: by themselves, and not by the limit
+    texts: list  # [Q][O][G]
+    parts: list[dict[str, float]]  # [Q * O * G] by name
+    failed: int  # that the reward could not grade
 
 
-def grade(source: Source, p: float, questions, out: rollout.Rollouts, found) -> Batch:
-    """Rewards each rollout against its own order's answer; advantages over all orders and rollouts of a question.
+def nested(values: Sequence, shape: tuple[int, int, int]) -> list:
+    """[Q * O * G] values as lists [Q][O][G]."""
+    rest = iter(values)
+    return [[[next(rest) for _ in range(shape[2])] for _ in range(shape[1])] for _ in range(shape[0])]
 
-    `found` has what `gradable` says of each response, by (prompt, rollout).
-    """
-    config = source.config
-    shape = (len(questions), config.n_s + 1, config.rollouts)
-    lengths = out.lengths.reshape(shape)
+
+def of_rollouts(
+    config, p: float, questions: list[Question], out: rollout.Rollouts, scores: Scores, advantages
+) -> Batch:
+    """A batch of what one call of the sampler gave, and what its log says."""
+    shape = scores.rewards.shape
+    lengths = out.lengths.ravel()
 
     def ragged(values):
-        values = values.reshape(*shape, -1)
-        return [
-            [[values[q, o, g, : lengths[q, o, g]] for g in range(shape[2])] for o in range(shape[1])]
-            for q in range(shape[0])
-        ]
+        rows = values.reshape(len(lengths), -1)
+        return nested([row[:length] for row, length in zip(rows, lengths)], shape)
 
-    responses = ragged(out.tokens)
-    pairs, ended = zip(*(found[place] for place in np.ndindex(out.lengths.shape)))
-    ended = np.array(ended).reshape(shape)
-    flat = iter(text for _, text in pairs)
-    texts = [[[next(flat) for _ in row] for row in rows] for rows in responses]
-    failed = source.grader.failed
-    scores = source.grader.grade(pairs)
-    rewards = np.array([score["reward"] for score in scores], np.float32).reshape(shape)
-    correct = np.array([score.get("accuracy", score["reward"]) >= 0.5 for score in scores]).reshape(shape)
-    advantages = grpo.advantages(rewards, scale=config.advantage_scale)
     log = {
-        **metrics.of_rewards(scores, [question.record for question in questions], shape),
-        "grading/failed": source.grader.failed - failed,
-        **metrics.of_groups(rewards, correct, advantages),
-        **metrics.of_responses(lengths, ~ended, out.logprobs),
+        **metrics.of_rewards(scores.parts, [question.record for question in questions], shape),
+        "grading/failed": scores.failed,
+        **metrics.of_groups(scores.rewards, scores.correct, advantages),
+        **metrics.of_responses(lengths.reshape(shape), ~scores.ended, out.logprobs),
         **metrics.of_orders([question.orders for question in questions], p),
     }
     # The update's are of the distribution at the sampling temperature, so its gap to the sampler is taken there.
     sampled_from = out.logprobs if config.sampling.temperature == 1 else out.sample_logprobs
-    return Batch(questions, responses, ragged(sampled_from), texts, rewards, advantages, log)
+    return Batch(questions, ragged(out.tokens), ragged(sampled_from), scores.texts, scores.rewards, advantages, log)
 
 
 def teaching(batch: Batch) -> Batch:

@@ -23,12 +23,16 @@ def test_a_cut_response_fails_the_format():
         def grade(self, pairs):
             return [rewards.find("boxed")(sample, text) for sample, text in pairs]
 
-    config = tiny_run.config(n_s=0)
+    config = tiny_run.config(n_s=0, rollouts=2)
     record = {"id": "a", "source": "s", "kind": "number"}
     question = batch.Question(record, [(0,)], [{**record, "answer": "1"}], None)
     source = batch.Source(config, None, prompts.Prompts(Processor(), "", "", 1, 1, 9), Grader())
     out = rollout.Rollouts(np.array([[[1, 9], [1, 1]]]), *np.zeros((2, 1, 2, 2), np.float32), np.array([[2, 2]]))
-    found = {(0, g): batch.gradable(source, question, 0, out.tokens[0, g]) for g in range(2)}
-    graded = batch.grade(source, 0.0, [question], out, found)
-    np.testing.assert_allclose(graded.rewards, [[[1.0, 0.9]]])
+    grading = batch.Grading(source, [question])
+    for g in (1, 0):  # as they end
+        grading(0, g, out.tokens[0, g])
+    scores = grading.scores()
+    np.testing.assert_allclose(scores.rewards, [[[1.0, 0.9]]])
+    graded = batch.of_rollouts(config, 0.0, [question], out, scores, np.array([[[1.0, -1.0]]]))
+    assert [[tokens.tolist() for tokens in order] for order in graded.responses[0]] == [[[1, 9], [1, 1]]]
     assert graded.log["response/truncated"] == 0.5 and graded.log["reward/format"] == 0.5
