@@ -21,4 +21,5 @@ if python -c 'import torch' 2>/dev/null && ! python -c 'import peft' 2>/dev/null
 fi
 
 ruff check .
+ruff format --check --quiet .
 exec python -m pytest "$@"

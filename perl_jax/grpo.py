@@ -42,6 +42,8 @@ def loss(
 ):
     """The loss of one optimizer step and its metrics: (float32 [], {name: float32 []}).
 
+    `update.step` computes the same over packed rows, from `token_losses` and `response_weights`.
+
     logp, old_logp, ref_logp, mask [..., R], advantages [...]. Tokens under mask 0 reach neither loss nor gradient,
     whatever their values; with no token at all the loss is 0. `kl_coef` > 0 needs `ref_logp`.
     """

@@ -1,1 +1,1 @@
-"""Evaluation: held-out questions inside a run, and published benchmarks from a command (`perl_jax.evaluate`)."""
+"""Published benchmarks and record sets asked of a model (`perl_jax.evaluate`): orders, responses, scores, figures."""

@@ -12,7 +12,7 @@ ORDER_EFFECTS = ("invariant", "rewrite", "fixed")
 
 class Record(TypedDict):
     """One question over K images. Its text holds symbols, i counted from 0: `<image:i>` is the slot that shows image i,
-    once for each image over question and choices; `{image:i}` mentions it, with a style after `|` (see permute)."""
+    once for each image over question and choices; `{image:i}` mentions it, with a style after `|` (see `symbols`)."""
 
     id: str  # unique in its set
     images: list[bytes]  # [K] encoded PNG or JPEG, RGB; K may be 0

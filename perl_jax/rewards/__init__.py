@@ -19,7 +19,7 @@ Score = Callable[[Mapping[str, object], str], float | dict[str, float]]
 
 def names() -> list[str]:
     """The rewards of this folder."""
-    return sorted(module.name for module in pkgutil.iter_modules(__path__))
+    return sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_"))
 
 
 def find(name: str) -> Score:

@@ -1,5 +1,6 @@
 """One step's batch: questions in their orders, graded while others are decoded, as arrays [Q, O, G]."""
 
+import dataclasses
 import itertools
 import logging
 from collections.abc import Sequence
@@ -39,16 +40,34 @@ class Question(NamedTuple):
     prompts: list[tuple]  # [O] (ids, pictures)
 
 
-class Batch(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Batch:
     """Q questions with their rollouts and what these are worth."""
 
     questions: list[Question]  # [Q]
     responses: list  # [Q][O][G] token ids
     sampler_logprobs: list  # [Q][O][G] alike
     texts: list  # [Q][O][G]
-    rewards: np.ndarray  # [Q, O, G]
-    advantages: np.ndarray  # [Q, O, G]
+    rewards: np.ndarray  # float32 [Q, O, G]
+    advantages: np.ndarray  # float32 [Q, O, G]
     log: dict[str, float]
+
+    def select(self, chosen: Sequence[int]) -> "Batch":
+        """These of its questions, with the log of all."""
+        lists = [[values[q] for q in chosen] for values in self._lists()]
+        return Batch(*lists, self.rewards[chosen], self.advantages[chosen], self.log)
+
+    @classmethod
+    def concat(cls, batches: Sequence["Batch"]) -> "Batch":
+        """Batches one after the other, with the log of the first."""
+        lists = [list(itertools.chain(*values)) for values in zip(*(batch._lists() for batch in batches))]
+        rewards, advantages = (
+            np.concatenate([getattr(batch, name) for batch in batches]) for name in ("rewards", "advantages")
+        )
+        return cls(*lists, rewards, advantages, batches[0].log)
+
+    def _lists(self) -> tuple[list, ...]:
+        return self.questions, self.responses, self.sampler_logprobs, self.texts
 
 
 class Drawn(NamedTuple):
@@ -221,16 +240,15 @@ def of_rollouts(
 
 def teaching(batch: Batch) -> Batch:
     """The part of a batch whose groups have unequal rewards."""
-    chosen = np.flatnonzero((batch.advantages != 0).any(axis=(1, 2)))
-    lists = [[field[q] for q in chosen] for field in batch[:4]]
-    return Batch(*lists, batch.rewards[chosen], batch.advantages[chosen], batch.log)
+    return batch.select(np.flatnonzero((batch.advantages != 0).any(axis=(1, 2))))
 
 
-def joined(batches: list[Batch], count: int) -> Batch:
-    """Batches as one, of `count` questions at most; the log is the first one's, with how many groups were kept."""
-    lists = [list(itertools.chain(*(batch[field] for batch in batches)))[:count] for field in range(4)]
-    arrays = [np.concatenate([batch[field] for batch in batches])[:count] for field in (4, 5)]
-    return Batch(*lists, *arrays, batches[0].log | {"group/kept": len(lists[0]), "group/rounds": len(batches)})
+def joined(rounds: Sequence[Batch], count: int) -> Batch:
+    """The rounds of an online filter as one batch of `count` questions at most; its log says how many were kept."""
+    whole = Batch.concat(rounds)
+    kept = min(len(whole.questions), count)
+    log = {"group/kept": kept, "group/rounds": len(rounds)}
+    return dataclasses.replace(whole.select(np.arange(kept)), log=whole.log | log)
 
 
 def readable(batch: Batch, count: int) -> list[dict]:

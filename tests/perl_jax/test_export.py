@@ -333,7 +333,7 @@ def logits_of(model, prompt):
 
 
 def theirs(path):
-    """(tests/reference.py, transformers' model of a directory), or skips."""
+    """(tests/support/reference.py, transformers' model of a directory), or skips."""
     pytest.importorskip("torch")
     import reference
     import transformers

@@ -33,7 +33,7 @@ def assert_gradients_close(ours, expected):
         assert np.abs(np.asarray(ours[name]) - value).max() <= GRADIENTS * scale, name
 
 
-# Golden files, see make_golden.py.
+# Golden files, see support/make_golden.py.
 
 
 @pytest.fixture(scope="module", params=list(tiny.CONFIGS))

@@ -36,3 +36,22 @@ def test_a_cut_response_fails_the_format():
     graded = batch.of_rollouts(config, 0.0, [question], out, scores, np.array([[[1.0, -1.0]]]))
     assert [[tokens.tolist() for tokens in order] for order in graded.responses[0]] == [[[1, 9], [1, 1]]]
     assert graded.log["response/truncated"] == 0.5 and graded.log["reward/format"] == 0.5
+
+
+def made(names: str, advantages: list[float]) -> batch.Batch:
+    """A batch of one order and two rollouts a question."""
+    rows = np.array([[[a, -a]] for a in advantages])
+    lists = [[f"{kind}{name}" for name in names] for kind in "qrst"]
+    return batch.Batch(*lists, rows + 1, rows, {"of": names})
+
+
+def test_rounds_of_an_online_filter_become_one_batch():
+    rounds = [batch.teaching(made("abc", [1, 0, 2])), batch.teaching(made("de", [0, 3]))]
+    whole = batch.joined(rounds, 9)
+    assert whole.questions == ["qa", "qc", "qe"] and whole.texts == ["ta", "tc", "te"]
+    np.testing.assert_array_equal(whole.advantages[:, 0, 0], [1, 2, 3])
+    np.testing.assert_array_equal(whole.rewards[:, 0, 1], [0, -1, -2])
+    assert whole.log == {"of": "abc", "group/kept": 3, "group/rounds": 2}
+    assert batch.joined(rounds, 2).questions == ["qa", "qc"] and batch.joined(rounds, 2).log["group/kept"] == 2
+    nothing = batch.joined([batch.teaching(made("a", [0]))], 2)
+    assert nothing.questions == [] and nothing.rewards.shape == (0, 1, 2) and nothing.log["group/kept"] == 0
