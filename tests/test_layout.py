@@ -30,6 +30,7 @@ TESTED_ELSEWHERE = {  # module: the test that covers it, and why it has none of 
     "perl_jax/training/metrics.py": ("test_train.py", "what a step says"),
     "perl_jax/planning/programs.py": ("test_plan.py", "what plan compiles"),
     "perl_jax/policy.py": ("test_train.py", "where a run starts; hub ids in test_commands.py"),
+    "perl_jax/__main__.py": ("test_install.py", "the installed command"),
     "perl_jax/rewards/boxed.py": ("test_rewards.py", "the reward"),
 }
 
