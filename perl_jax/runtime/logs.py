@@ -14,6 +14,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from perl_jax import __version__
 from perl_jax.runtime import files
 
 LIBRARIES = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-datasets", "transformers")
@@ -176,13 +177,7 @@ def progress(console: Console, unit: str, total: int, done: int = 0) -> Iterator
 
 def environment() -> dict:
     """Command, commit, whether its tree was clean, versions, devices, processes and time of this start."""
-    here = Path(__file__).parent
-
-    def git(*args):
-        done = subprocess.run(["git", *args], cwd=here, capture_output=True, text=True)
-        return done.stdout.strip() if done.returncode == 0 else None
-
-    status = git("status", "--porcelain")
+    commit, clean = _commit()
     versions = {}
     for name in LIBRARIES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
@@ -190,13 +185,28 @@ def environment() -> dict:
     devices = jax.devices()
     return {
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
-        "commit": git("rev-parse", "HEAD"),
-        "clean": None if status is None else not status,
-        "versions": {"python": sys.version.split()[0], **versions},
+        "commit": commit,
+        "clean": clean,
+        "versions": {"python": sys.version.split()[0], "perl_jax": __version__, **versions},
         "device": f"{len(devices)} x {devices[0].device_kind}",
         "processes": jax.process_count(),
         "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }
+
+
+def _commit() -> tuple[str | None, bool | None]:
+    """This code's commit and whether its tree is clean; None where it is installed, even inside another repository."""
+    here = Path(__file__)
+
+    def git(*args):
+        with contextlib.suppress(OSError):  # there is no git here
+            done = subprocess.run(["git", *args], cwd=here.parent, capture_output=True, text=True)
+            return done.stdout.strip() if done.returncode == 0 else None
+
+    if git("ls-files", "--error-unmatch", here.name) is None:
+        return None, None
+    status = git("status", "--porcelain")
+    return git("rev-parse", "HEAD"), None if status is None else not status
 
 
 def _append_run(file: Path, entry: Mapping) -> None:
