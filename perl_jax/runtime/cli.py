@@ -165,7 +165,7 @@ def config_file(text: str) -> str:
     """
     path, *arm = text.split(":", 1)
     names = [path, f"{path}.py"]
-    if str(Path(path).parent) in (".", CONFIGS.name):
+    if str(Path(path).parent) in (".", CONFIGS.name) and not Path(path).name.startswith("_"):
         names += [str(CONFIGS / Path(name).name) for name in names]
     for name in names:
         if Path(name).is_file():

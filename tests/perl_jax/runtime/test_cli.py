@@ -62,7 +62,7 @@ def test_a_flag_of_another_name(defined):
     cli.check_names(["command", "--max_words=3"], {"max_words": "never, since it is defined"})
 
 
-@pytest.mark.parametrize("command", ["train", "prepare", "filter", "evaluate", "report", "export", "sample", "plan"])
+@pytest.mark.parametrize("command", ["train", "prepare", "filter", "evaluate", "report", "export", "sample"])
 @pytest.mark.parametrize("flag", ["-h", "--help"])
 def test_help(command, flag):
     done = command_line.run(command, flag, "--nothing")
@@ -76,7 +76,6 @@ def test_old_names_and_names_that_people_expect():
         ("prepare", "model", "annotator_model"),
         ("train", "model", "config.model"),
         ("filter", "data", "config.data.directory"),
-        ("plan", "model", "config.model"),
     ]:
         done = command_line.run(command, f"--{flag}=x")
         assert (done.code, done.err) == (1, f"error: there is no flag --{flag} here: give --{instead}\n")
