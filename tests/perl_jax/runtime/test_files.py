@@ -42,7 +42,7 @@ def test_a_directory_appears_when_it_is_full(tmp_path):
 def test_what_a_killed_run_left_goes_and_what_another_writes_stays(tmp_path):
     (tmp_path / ".a.partial-killed").mkdir()
     code = f"""
-from perl_jax import files
+from perl_jax.runtime import files
 with files.whole_directory({str(tmp_path / "a")!r}):
     print("ready", flush=True)
     input()
