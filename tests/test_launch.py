@@ -115,7 +115,7 @@ def test_two_processes_on_a_slurm_cluster_train_and_go_on(tmp_path):
     )
     environment = os.environ | {
         "VIRTUAL_ENV": sys.prefix,
-        "PYTHONPATH": str(REPOSITORY / "tests"),
+        "PYTHONPATH": str(REPOSITORY / "tests" / "support"),
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
     }
     environment.pop("XLA_FLAGS", None)
