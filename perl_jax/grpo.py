@@ -1,8 +1,15 @@
 """Group-relative advantages and the clipped policy loss: pure functions of arrays (PeRL, section 3.2).
 
-Letters: Q questions, O orders of a question's images, G rollouts of one order, R response tokens.
+The method is stated for one permutation group: a question in O orders of its images, G rollouts of each order, up to R
+tokens a rollout. `group_loss` is its share of an optimizer step's loss, and `jax.vmap` lifts it to a batch of Q groups
+in `loss`. What a token counts (`response_weights`) follows from the lengths of all responses, before any forward pass;
+so the loss is a plain sum over tokens, and any packing of them gives the same: `update.step` computes `token_losses`
+over rows in which prompts and responses of several groups stand side by side.
 """
 
+from functools import partial
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -11,21 +18,36 @@ LOG_RATIO_LIMIT = 20.0  # exp() beyond it says nothing and overflows
 KL_LIMIT = 10.0
 
 
-def advantages(rewards_QOG, scale: str = "std", eps: float = 1e-6) -> np.ndarray:
-    """Advantages, float32 [..., O, G]: rewards normalised over all orders and rollouts of a question together.
+def group_advantages(rewards_OG, scale: str = "std", eps: float = 1e-6) -> np.ndarray:
+    """Advantages of one group, float64 [O, G]: rewards normalised over all of its orders and rollouts together.
 
     (r - mean) / (std + eps) with the unbiased std (ddof 1); `scale="none"` only subtracts the mean (Dr. GRPO). A group
-    of equal rewards has advantages of exactly 0, and so has a group of one.
+    of equal rewards has advantages of exactly 0, and so has a group of one. In float64, which JAX has not by default.
     """
     if scale not in ("std", "none"):
         raise ValueError(f"scale is 'std' or 'none', not {scale!r}")
-    rewards = np.asarray(rewards_QOG, np.float64)
-    group = rewards.reshape(*rewards.shape[:-2], -1)
-    centred = group - group.mean(-1, keepdims=True)
-    if scale == "std" and group.shape[-1] > 1:
-        centred = centred / (group.std(-1, ddof=1, keepdims=True) + eps)
-    equal = group.max(-1, keepdims=True) == group.min(-1, keepdims=True)
-    return np.where(equal, 0.0, centred).reshape(rewards.shape).astype(np.float32)
+    rewards = np.asarray(rewards_OG, np.float64)
+    if rewards.max() == rewards.min():
+        return np.zeros_like(rewards)
+    centred = rewards - rewards.mean()
+    return centred / (rewards.std(ddof=1) + eps) if scale == "std" else centred
+
+
+def advantages(rewards_QOG, scale: str = "std", eps: float = 1e-6) -> np.ndarray:
+    """`group_advantages` of each group, float32 [..., O, G]."""
+    rewards = np.asarray(rewards_QOG)
+    groups = rewards.reshape(-1, *rewards.shape[-2:])
+    found = [group_advantages(group, scale, eps) for group in groups]
+    return np.array(found, np.float32).reshape(rewards.shape)
+
+
+def group_loss(logp_OGR, old_logp_OGR, advantages_OG, weights_OG, mask_OGR, ref_logp_OGR=None, **clipping):
+    """One group's share of a step's loss, float32 [], and the totals of its tokens' statistics, as `totals`.
+
+    `weights_OG` say what each token of a response counts (`response_weights`), `clipping` is as in `token_losses`.
+    """
+    losses, stats = token_losses(logp_OGR, old_logp_OGR, advantages_OG, mask_OGR, ref_logp_OGR, **clipping)
+    return jnp.sum(losses * weights_OG[..., None]), totals(stats)
 
 
 def loss(
@@ -42,25 +64,23 @@ def loss(
 ):
     """The loss of one optimizer step and its metrics: (float32 [], {name: float32 []}).
 
-    `update.step` computes the same over packed rows, from `token_losses` and `response_weights`.
-
-    logp, old_logp, ref_logp, mask [..., R], advantages [...]. Tokens under mask 0 reach neither loss nor gradient,
-    whatever their values; with no token at all the loss is 0. `kl_coef` > 0 needs `ref_logp`.
+    logp, old_logp, ref_logp, mask [Q, O, G, R], advantages [Q, O, G]; or fewer axes in front of R, for one group or for
+    responses alone. Tokens under mask 0 reach neither loss nor gradient, whatever their values; with no token at all
+    the loss is 0. `kl_coef` > 0 needs `ref_logp`.
     """
-    mask = jnp.asarray(mask)
-    losses, stats = token_losses(
-        logp,
-        old_logp,
-        advantages,
-        mask,
-        ref_logp,
-        clip_low=clip_low,
-        clip_high=clip_high,
-        dual_clip=dual_clip,
-        kl_coef=kl_coef,
-    )
-    weights = response_weights(jnp.sum(mask, axis=-1), aggregate, norm_length=mask.shape[-1])
-    return jnp.sum(losses * weights[..., None]), metrics(*totals(stats), jnp.sum(mask))
+
+    def grouped(x, axes: int):
+        x = jnp.asarray(x)
+        return x.reshape(*[1] * (axes - x.ndim), *x.shape)
+
+    weights = response_weights(jnp.sum(jnp.asarray(mask), axis=-1), aggregate, norm_length=jnp.shape(mask)[-1])
+    logp, old_logp, mask = (grouped(x, 4) for x in (logp, old_logp, mask))
+    advantages, weights = grouped(advantages, 3), grouped(weights, 3)
+    one = partial(group_loss, clip_low=clip_low, clip_high=clip_high, dual_clip=dual_clip, kl_coef=kl_coef)
+    ref_logp = None if ref_logp is None else grouped(ref_logp, 4)
+    shares, (sums, maxima) = jax.vmap(one)(logp, old_logp, advantages, weights, mask, ref_logp)
+    sums, maxima = {name: x.sum() for name, x in sums.items()}, {name: x.max() for name, x in maxima.items()}
+    return shares.sum(), metrics(sums, maxima, jnp.sum(mask))
 
 
 def response_weights(lengths, aggregate: str = "token-mean", norm_length: int | None = None):
