@@ -238,9 +238,12 @@ def _same_value(answer: str, guess: str) -> bool:
 
 
 def _same_ratio(answer: list[str], guess: list[str]) -> bool:
-    return len(answer) == len(guess) and all(
-        _agree(f"({one})({guess[0]})", f"({other})({answer[0]})") for one, other in zip(answer[1:], guess[1:])
-    )
+    """By products across, with a part that is not 0: two products with 0 say nothing of what else is in them."""
+    empty = [_agree("0", part) for part in answer]
+    if len(answer) != len(guess) or empty != [_agree("0", part) for part in guess]:
+        return False
+    base = empty.index(False) if False in empty else 0
+    return all(_agree(f"({one})({guess[base]})", f"({other})({answer[base]})") for one, other in zip(answer, guess))
 
 
 def _scales(number: str, unit: units.Unit | None, own: units.Unit | None) -> list[Fraction]:
@@ -285,7 +288,43 @@ def _agree(answer: str, guess: str) -> bool:
         return False
     import math_verify
 
-    return math_verify.verify(one, other, allow_set_relation_comp=True, timeout_seconds=None)
+    equal = math_verify.verify(one, other, allow_set_relation_comp=True, timeout_seconds=None)
+    try:
+        return equal and (_written(one) == _written(other) or _says_something(one, other))
+    except Exception:  # sympy raises anything, and math-verify too takes that for a no
+        return False
+
+
+def _says_something(one, other) -> bool:
+    """Whether two formulas that math-verify takes for equal are so for what they say, and not for saying nothing.
+
+    It compares solutions, of which two equations without any have the same; and differences of sides, which are the
+    same number in "1 < 2" and "x < x + 1". What only asks this of formulas that are equal already costs little.
+    """
+    from sympy import Eq, S, simplify, solve
+    from sympy.core.relational import Relational
+
+    relations = [*one.atoms(Relational), *other.atoms(Relational)]
+    if relations and S.EmptySet in (one, other):
+        return all(isinstance(each, Eq) and each.lhs.is_Symbol and each.rhs is S.EmptySet for each in relations)
+    if isinstance(one, Relational) and _written(one.reversed) == _written(other):
+        return True
+    if not all(simplify(each.lhs - each.rhs).free_symbols for each in relations):
+        return False
+    if (
+        isinstance(one, Eq)
+        and isinstance(other, Eq)
+        and simplify((one.lhs - one.rhs) / (other.lhs - other.rhs)).is_number
+    ):
+        return True  # terms are moved; math-verify has seen that too, and so has solved what is solved below
+    return all(solve(each, each.free_symbols) for each in relations if isinstance(each, Eq))
+
+
+def _written(found) -> tuple:
+    """A formula as it is written, but for the order of its terms; a relation by its sides, which say more than it."""
+    from sympy.core.relational import Relational
+
+    return (found.func, found.lhs.doit(), found.rhs.doit()) if isinstance(found, Relational) else (found,)
 
 
 @functools.lru_cache(256)  # the answer's is asked for with each response to a question

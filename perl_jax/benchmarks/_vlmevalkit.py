@@ -30,5 +30,5 @@ def found(text: str, choices: Sequence[str]) -> str | None:
         return match[1]
     if len(text) > 2 * sum(map(len, choices)):
         return None
-    named = [letter for letter, choice in zip(letters, choices) if choice.lower() in text.lower()]
+    named = [letter for letter, choice in zip(letters, choices) if choice.strip() and choice.lower() in text.lower()]
     return named[0] if len(named) == 1 else None

@@ -124,7 +124,7 @@ def score(item: Item, text: str, protocol: str) -> Score:
         return Score(float(first == answer), first)
     gold = item.columns["options"][ord(answer) - ord("A")]
     label = next((mark for mark in (f"{answer}.", f"{answer}:", f"({answer})") if gold.startswith(mark)), "")
-    right = text.strip() == gold[len(label) :].strip()
+    right = text.strip() == gold[len(label) :].strip() != ""  # an option may be its label alone
     return Score(float(right), answer if right else None)
 
 

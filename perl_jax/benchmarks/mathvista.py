@@ -200,7 +200,8 @@ def _quoted(text: str) -> str | None:
     """What is announced in quotes, up to the last `".` of its line."""
     for line in text.split("\n"):
         if (match := _ANNOUNCED.search(line)) and '".' in line[match.end() :]:
-            return line[match.end() :].rpartition('".')[0]
+            quoted = line[match.end() :].rpartition('".')[0]
+            return quoted if quoted.strip() else None
     return None
 
 
@@ -212,16 +213,19 @@ def _chosen(text: str) -> str:
 
 def _compared(item: Item, extracted: str | None) -> Score:
     """By the authors' rules; what cannot be read as the kind of answer that is asked for is none."""
-    if extracted is None or len(extracted) > MAX_CHARACTERS:
+    if not extracted or not extracted.strip() or len(extracted) > MAX_CHARACTERS:
         return Score(0.0, None)
     kind, choices, answer = item.columns["answer_type"], item.row.choices, item.columns["answer"]
     try:
         if kind == "text":
             chosen = _chosen(extracted)
             by_letter = dict(zip(map(_common.letter, range(len(choices))), choices))
-            value = by_letter.get(chosen) or min(choices, key=lambda choice: _distance(chosen, choice))
+            near = min(choices, key=lambda choice: _distance(chosen, choice))
+            value = by_letter.get(chosen, near)
         elif kind == "integer":
             value = str(int(float(extracted)))
+        elif kind == "float" and item.columns["precision"] is None:
+            return Score(0.0, None)  # rounding to nothing would make an integer of it
         elif kind == "float":
             value = str(round(float(extracted), item.columns["precision"]))
         else:

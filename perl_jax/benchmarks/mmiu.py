@@ -132,7 +132,7 @@ def _order(task: str, relationship: str, question: str, choices: list[str], coun
     text = references.to_symbols(question, count)
     options = [symbols.mentioned(choice) for choice in references.choices_to_symbols(choices, question, count)]
     named = {*symbols.mentioned(text), *itertools.chain(*options)} == {*range(count)}
-    if reason == _QUERY and named and all(options):
+    if reason == _QUERY and named and options and all(options):
         return None, ""
     if reason == _POINTS and named and not _PLACE.search(symbols.MENTION.sub("", text)):
         return "rewrite", "points are marked in the images, and its words name these by their places"

@@ -153,13 +153,16 @@ def _cleaned(answer: str) -> str:
 def _json_answer(text: str) -> str | None:
     start, end = max(text.find("{"), 0), text.rfind("}") + 1
     try:
-        return _cleaned(str(json.loads(text[start:end].replace('\\"', "").replace("\\", ""))["answer"]))
+        said = json.loads(text[start:end].replace('\\"', "").replace("\\", ""))["answer"]
+        return None if said is None else _cleaned(str(said)) or None
     except (KeyError, TypeError, ValueError, RecursionError):
         return None
 
 
 def _is_right(task: str, label: str, said: str) -> bool:
-    """The authors' rules; a tolerance around a negative label is empty, as theirs is."""
+    """The authors' rules; a tolerance around a negative label is empty, as theirs is. Nothing said is never right."""
+    if not label or not said:
+        return False
     if task == "RefCoco":
         return said in label.split(",")
     if task in ("GeomShape", "GeomCost"):

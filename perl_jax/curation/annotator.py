@@ -236,7 +236,10 @@ def _short(answer: str, choices: Sequence[str], kind: str, row: Row) -> str:
     if not fits[kind]:
         raise Failure("answer does not fit its kind", f"{answer} as {kind}")
     source = f"{row.question}\n{row.answer}".casefold()
-    if new := [word for word in re.findall(r"[^\W\d_]+|\d+", answer.casefold()) if not _says(source, word)]:
+    words = re.findall(r"[^\W\d_]+|\d+", answer.casefold())
+    if not words and answer not in row.answer:
+        raise Failure("answer is made up", f"{answer!r} is not in the answer")
+    if new := [word for word in words if not _says(source, word)]:
         raise Failure("answer is made up", f"{new[0]!r} is not in the question or its answer")
     return answer
 
@@ -246,7 +249,7 @@ def _chosen(answer: str, choices: Sequence[str]) -> list[str]:
     letters, answer_text = list(zip(_LETTERS, choices)), compare.normalized(answer)
     return (
         [letter for letter, _ in letters if compare.is_correct({"answer": letter, "choices": list(choices)}, answer)]
-        or [letter for letter, text in letters if compare.normalized(text) in answer_text]
+        or [letter for letter, text in letters if (plain := compare.normalized(text)) and plain in answer_text]
         or [letter for letter, _ in letters if re.search(rf"\b{letter}\b", answer)]
     )
 

@@ -95,19 +95,21 @@ def _choice(row: Row, answer: str) -> Row | Rejected:
             return Rejected(row.id, "a choice without choices", answer)
         return row._replace(answer=match[1].upper(), kind="choice")
     texts = [_folded(choice) for choice in row.choices]
-    if len(set(texts)) < len(texts) and "" not in texts and "<image>" not in texts:
+    told = [text for text in texts if text not in ("", "<image>")]  # only a letter tells the others apart
+    if len(set(told)) < len(told):
         return Rejected(row.id, "two choices are equal", " | ".join(row.choices))
-    if texts.count(_folded(answer)) == 1:
-        return letter(texts.index(_folded(answer)))
+    if (said := _folded(answer)) and texts.count(said) == 1:
+        return letter(texts.index(said))
     if match := _LETTER.fullmatch(answer):
         index = ord(match[1].upper()) - ord("A")
         return letter(index) if index < len(texts) else Rejected(row.id, "answer is no choice", answer)
     if match := _LETTER_AND_TEXT.fullmatch(answer):
         index = ord((match[1] or match[2]).upper()) - ord("A")
-        if index < len(texts) and texts[index] in (_folded(match[3]), ""):
+        said = _folded(match[3])
+        if index < len(texts) and (texts[index] == said or (texts[index] == "" and said not in texts)):
             return letter(index)
     head = _folded(_ANSWER_HEAD.sub("", answer))
-    if texts.count(head) == 1:
+    if head and texts.count(head) == 1:
         return letter(texts.index(head))
     return Rejected(row.id, "answer is no choice", answer)
 

@@ -6,6 +6,7 @@ of pictures see them decoded. (Paper: rule filter.)
 
 import hashlib
 import re
+import unicodedata
 from collections.abc import Callable, Sequence
 
 from perl_jax import symbols
@@ -27,6 +28,10 @@ _PRONOUN = re.compile(
     re.I,
 )
 _ANSWER_SAID = re.compile(r"\b(?:the )?(?:correct |right |final )?answer(?: is|:| =)\s*[\"'(\\$]*(.+)", re.I | re.S)
+_DASH = re.compile("[\N{HYPHEN}\N{NON-BREAKING HYPHEN}\N{EN DASH}\N{EM DASH}\N{MINUS SIGN}]")
+_HYPHEN = re.compile(r"(?<=[^\W\d_]{2})-(?=[^\W\d_]{2})")
+_SIGNS = "_-*/%‰#&@′″"  # of what Unicode counts as punctuation
+_MARKUP = "$`"  # of what it counts as signs
 
 
 def self_contained(row: Row) -> str | None:
@@ -133,12 +138,23 @@ class Duplicates:
 
 
 def normalized(question: str) -> str:
-    """A question as two of them are compared: words and numbers alone, without case.
+    """A question as two of them are compared: words, numbers and signs, without case and plain punctuation.
 
-    >>> normalized("<image:0> Which  ONE, of {image:1}?")
-    'which one of image 1'
+    Without its signs "x + 1" would be "x - 1", and a question of signs alone any other. A dash is a minus, but within
+    a word; what is nothing but punctuation stays as it is.
+
+    >>> normalized("<image:0> Which  ONE, of {image:1}?"), normalized("x²–1 = 0, half-open?")
+    ('which one of image 1', 'x² - 1 = 0 half open')
     """
-    return " ".join(re.findall(r"\w+", symbols.SLOT.sub(" ", question).replace(symbols.MARKER, " ").casefold()))
+    text = symbols.SLOT.sub(" ", question).replace(symbols.MARKER, " ").casefold()
+    found = _HYPHEN.sub(" ", _DASH.sub("-", text).replace("**", " "))
+    return " ".join(re.findall(r"\w+|[^\w\s]", "".join(map(_told, found)))) or " ".join(text.split())
+
+
+def _told(character: str) -> str:
+    """The character, or a blank for plain punctuation and for what cannot be seen."""
+    plain = unicodedata.category(character)[0] in "PZC" and character not in _SIGNS
+    return " " if plain or character in _MARKUP else character
 
 
 def check(row: Row) -> tuple[str, str] | None:

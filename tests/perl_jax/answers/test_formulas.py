@@ -270,6 +270,54 @@ def test_a_true_answer_that_is_not_one_formula_is_met_by_nothing_not_even_itself
         assert not same(answer, answer), answer
 
 
+NOTHING = (  # of each two of them neither has a solution, or both hold whatever their letters are
+    "x^2=-1", "x^2=-2", "1=2", "3=3", "a=a+1", "(a+b)^2=a^2+2ab+b^2", "(a-b)^2=a^2-2ab+b^2", r"\sin^2 x+\cos^2 x=1",
+    r"\frac{1}{x}=0", r"\sqrt{x}=-1", "1<2", "5>3", r"1 \ne 2", r"y \ne y", "x<x+1", "1<2<3", "4<5<6", r"\emptyset",
+    "(x^2=-1, y>2)", "(x^2=-2, y>2)",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("answer", NOTHING)
+def test_two_relations_that_say_nothing_do_not_say_the_same(answer):
+    assert same(answer, answer)
+    assert [guess for guess in NOTHING if same(answer, guess)] == [answer]
+
+
+@pytest.mark.parametrize(
+    ("answer", "guess"),
+    [
+        ("x+y=3", "2x+2y=6"),
+        ("x^2=-1", "x^2+1=0"),
+        ("x^2+y^2=-1", "2x^2+2y^2=-2"),
+        ("(a+b)^2=a^2+2ab+b^2", "2ab+a^2+b^2=(b+a)^2"),
+        ("1<2", "2>1"),
+        (r"3\sqrt{2}>2\sqrt{3}", r"3\sqrt{2}>\sqrt{12}"),
+        (r"\emptyset", r"\{\}"),
+        (r"\emptyset", r"x\in\emptyset"),
+    ],
+)
+def test_a_relation_without_solutions_is_met_by_itself(answer, guess):
+    assert same(answer, guess) and same(guess, answer)
+
+
+@pytest.mark.parametrize(
+    ("answer", "guess", "met"),
+    [
+        ("a:b:c", "0:0:0", False),
+        ("1:3:2", "0:0:0", False),
+        ("a:b:c", "a-a:b-b:c-c", False),
+        ("0:1:2", "0:5:7", False),
+        ("0:1:2", "1:1:2", False),
+        ("0:0:0", "0:0:0", True),
+        ("0:1:2", "0:1:2", True),
+        ("1:0:2", "1:0:2", True),
+        ("a:b:c", "2a:2b:2c", True),
+    ],
+)
+def test_a_ratio_of_nothing_is_no_other_ratio(answer, guess, met):
+    assert same(answer, guess) == met
+
+
 def test_the_same_formula_by_any_delimiters():
     for text in (
         r"\frac{1}{2}",

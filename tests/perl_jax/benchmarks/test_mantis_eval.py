@@ -105,6 +105,15 @@ def test_official_compares_texts_without_their_letter(tmp_path):
     assert mantis_eval.score(made, "2", "official").correct == 0
 
 
+@pytest.mark.parametrize("options", [["(A)", "(B)"], ["A.", "B."], ["A: ", "B: "]])
+def test_an_empty_response_is_not_an_option_that_is_its_label_alone(tmp_path, options):
+    made = item(tmp_path, options=options)
+    for protocol in mantis_eval.PROTOCOLS:
+        assert [mantis_eval.score(made, text, protocol) for text in ("", " \n", "()")] == [(0, None)] * 3
+    assert mantis_eval.score(made, "(B)", "official") == (1, "B")
+    assert mantis_eval.score(made, r"\boxed{B}", "boxed") == (1, "B")
+
+
 @pytest.mark.parametrize(
     ("gold", "text", "right"),
     [

@@ -122,6 +122,28 @@ def test_what_is_left_is_the_judges(tmp_path, text, changes, reply, right):
     assert mathvista.judged(made, text, reply).correct == right
 
 
+@pytest.mark.parametrize("text", ['The answer is "".', 'The answer is " ".', "", " "])
+@pytest.mark.parametrize(
+    "changes", [PARTS, {**PARTS, "choices": ["8/11", "no"]}, {}, {**TENTHS, "answer": "1.2"}, YEARS]
+)
+def test_nothing_said_is_not_the_shortest_choice(tmp_path, text, changes):
+    made = item(tmp_path, **changes)
+    assert mathvista.score(made, text, "official") == (0, None)
+    assert mathvista.judged(made, text, "Extracted answer: ") == (0, None)
+
+
+def test_the_letter_of_an_empty_choice_does_not_choose_another(tmp_path):
+    made = item(tmp_path, **{**YES, "choices": ["b", ""], "answer": "b"})
+    assert [mathvista.score(made, text, "official").correct for text in ("(A)", "(B)", "", "b")] == [1, 0, 0, 1]
+
+
+@pytest.mark.parametrize("precision", [None, float("nan"), "x"])
+def test_a_decimal_without_a_precision_is_not_rounded_to_an_integer(tmp_path, precision):
+    made = item(tmp_path, **{**TENTHS, "precision": precision, "answer": "1"})
+    assert mathvista.score(made, "1.2", "official") == (0, None)
+    assert mathvista.score(made, r"\boxed{1}", "boxed") == (1, "1")
+
+
 def test_nothing_is_asked_of_an_empty_response(tmp_path):
     assert mathvista.judge_messages(item(tmp_path), " \n") is None
 

@@ -23,6 +23,7 @@ SCHEMA = pyarrow.schema(
 
 THREE = ["./2D-spatial/new/0.jpg", "./2D-spatial/new/1.jpg", "./2D-spatial/new/2.jpg"]
 QUERY = {"options": "A: The second image\nB: The third image", "context": "Choose.", "input_image_path": THREE}
+ALL_NAMED = "Is the first image the query of the second image and the third image?"
 POINTS = {
     "options": "A: Point A\nB: Point B",
     "question": "Which point corresponds?",
@@ -153,6 +154,8 @@ def test_an_option_may_have_several_lines(tmp_path):
         ({"task": "vehicle_retrieval", "options": "A: car 1\nB: car 2"}, "fixed"),
         ({"task": "face_retrieval", **QUERY, "question": "Find the query. It is the first image."}, "rewrite"),
         ({"task": "face_retrieval", **QUERY, "question": "Find the query."}, "fixed"),
+        ({"task": "face_retrieval", **QUERY, "question": ALL_NAMED, "options": "1: yes\n2: no"}, "fixed"),
+        ({"task": "face_retrieval", **QUERY, "question": ALL_NAMED, "options": ""}, "fixed"),
         ({"task": "semantic_correspondence_blink", **POINTS}, "rewrite"),
         ({"task": "semantic_correspondence_blink", **POINTS, "question": "Which point is that of the first?"}, "fixed"),
         (

@@ -89,6 +89,16 @@ def test_official_takes_json_alone(tmp_path, text, right):
     assert (score.correct, score.extracted) == (right, "92" if right else None)
 
 
+@pytest.mark.parametrize("task", remi.ROWS)
+@pytest.mark.parametrize("label", ["%", "%5", "\\", "1,", "()", "none", "2"])
+def test_nothing_said_is_never_right(tmp_path, task, label):
+    made = item(tmp_path, task=task, label=label)
+    for answer in ("", " ", "%", "% of it", "\\", None):
+        assert remi.score(made, json.dumps({"answer": answer}), "official") == (0, None)
+    for box in ("", " ", "\\", *(["%", "% of it"] if "%" not in label else [])):  # a box may be the very label
+        assert remi.score(made, rf"\boxed{{{box}}}", "boxed").correct == 0
+
+
 @pytest.mark.parametrize(
     ("task", "label", "text", "right"),
     [

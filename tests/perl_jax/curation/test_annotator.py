@@ -266,6 +266,31 @@ def test_choices_are_read_from_the_question_and_the_answer_is_the_references(ans
         assert fails(reply, this) in ("answer is no choice", "answer is made up")
 
 
+@pytest.mark.parametrize("nothing", ["", "...", "$$"])
+def test_a_choice_of_nothing_is_not_in_every_answer(nothing):
+    choices = [nothing, "a red car"]
+    made = annotator.parse(said(evidence="Which"), row("Which is it?", "It is a red car.", choices=choices))
+    assert (made.reason, made.answer) == ("", "B")
+    assert fails(said(), row("Which is it?", "It is a bus.", choices=choices)) == "answer is no choice"
+
+
+@pytest.mark.parametrize(
+    ("answer", "text", "kind", "made_up"),
+    [
+        ("△", "It is □.", "text", True),
+        ("△", "It is △.", "text", False),
+        ("?!", "No.", "text", True),
+        ("\\", "$5$", "number", True),
+        ("\\(", "5", "number", True),
+        ("😀", "The face is 😢", "text", True),
+    ],
+)
+def test_an_answer_without_words_stands_in_the_reference(answer, text, kind, made_up):
+    reply = said(question="What is it?", answer=answer, kind=kind, evidence="it")
+    made = annotator.parse(reply, row("What is it?", text))
+    assert (made.reason, made.answer) == (("answer is made up", "") if made_up else ("", answer))
+
+
 def test_a_row_with_choices_stays_as_it_is():
     this = row("<image>\nWhich is like it?", "(C)", 4, choices=["<image>"] * 3)
     made = annotator.parse(said(question="Other?", choices=["one"], answer="A", kind="text", evidence="Which"), this)

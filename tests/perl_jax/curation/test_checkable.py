@@ -66,6 +66,25 @@ def test_a_choice_is_its_letter(answer, letter):
         assert (found.answer, found.kind) == (letter, "choice")
 
 
+@pytest.mark.parametrize("answer", ["...", "The answer is ", "Answer: .", "B. the cat", "the cat and the dog"])
+def test_an_answer_of_nothing_is_not_the_choice_of_nothing(answer):
+    for nothing in ("", ".", " "):
+        found = checkable(row("Which?", answer, choices=["the cat", nothing]))
+        assert isinstance(found, Rejected) and found.reason == "answer is no choice"
+
+
+def test_a_letter_tells_a_choice_without_a_text():
+    for answer, letter in (("B", "B"), ("(A) the cat", "A"), ("B. by its colour", "B"), ("the cat", "A")):
+        assert checkable(row("Which?", answer, choices=["the cat", ""])).answer == letter
+    assert checkable(row("Which?", "<image>", choices=["none", "<image>"])).answer == "B"
+
+
+@pytest.mark.parametrize("other", ["", "<image>", "..."])
+def test_equal_choices_are_told_beside_one_that_has_no_text(other):
+    assert checkable(row("Which?", "A", choices=[other, "a cat", "A cat."])).reason == "two choices are equal"
+    assert checkable(row("Which?", "A", choices=[other, other, "a cat"])).answer == "A"
+
+
 @pytest.mark.parametrize(
     ("question", "answer", "new", "kind", "hint"),
     [

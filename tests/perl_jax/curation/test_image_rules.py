@@ -120,6 +120,14 @@ def test_overlap_with_an_evaluation_set(tmp_path, held_out):
     assert not isinstance(passed(filters, item("3"), photograph(9)), Rejected)
 
 
+def test_a_question_with_other_signs_is_another_one(tmp_path):
+    question = "What are the solutions of the equation x^2 - 3x + 2 = 0 in the figure?"
+    (tmp_path / "test.jsonl").write_text(json.dumps({"question": question}) + "\n")
+    filters = image_rules.Filters([str(tmp_path)])
+    assert not isinstance(passed(filters, item("1", question.replace("-", "+")), photograph(1)), Rejected)
+    assert isinstance(passed(filters, item("2", f"<image>{question[:-1]}"), photograph(2)), Rejected)
+
+
 def test_a_short_question_may_stand_in_both(tmp_path):
     (tmp_path / "test.jsonl").write_text(json.dumps({"question": "Is it red?"}) + "\n")
     filters = image_rules.Filters([str(tmp_path)])

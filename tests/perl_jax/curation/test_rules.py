@@ -68,3 +68,35 @@ def test_duplicates_are_the_same_pictures_and_words():
             ("5", "WHICH ?", [b"a", b"b"]),
         )
     ] == [None, "as 1", None, None, "as 1"]
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("Solve x^2 - 3x + 2 = 0", "Solve x^2 + 3x + 2 = 0"),
+        ("△ = ?", "□ = ?"),
+        ("What is 8 × 2?", "What is 8 ÷ 2?"),
+        ("Is a > b?", "Is a < b?"),
+        ("How much is 50%?", "How much is 50?"),
+        ("? ?", "! !"),
+        ("यह की", "यह के"),
+        ("What is 6/2?", "What is 6-2?"),
+    ],
+)
+def test_a_sign_makes_another_question(one, other):
+    seen = rules.Duplicates()
+    assert seen("1", one, [b"a"]) is seen("2", other, [b"a"]) is None
+    assert (seen("3", one, [b"a"]), seen("4", f" {other}\n", [b"a"])) == ("as 1", "as 2")
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("Solve $x^2-3x+2=0$.", "solve x^2 \N{MINUS SIGN} 3x + 2 = 0"),
+        ("Which **half-open** one: “A”, (B) or 'C'?", "Which half open one? A; B, or C"),
+        ("它是什么？", "它是什么"),
+        ("Is it \\(x+1\\)?", "Is it x + 1"),
+    ],
+)
+def test_plain_punctuation_makes_no_other_question(one, other):
+    assert rules.normalized(one) == rules.normalized(other) != ""
