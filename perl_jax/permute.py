@@ -298,7 +298,7 @@ def _move_item(sample: Sample, item: str, place_of: Order) -> str:
     """One bare reference, a number from 1 or a letter from A, in its own case."""
     if item.isdigit():
         return str(place_of[_place(sample, int(item) - 1)] + 1)
-    moved = symbols.letter(place_of[_place(sample, ord(item.upper()) - ord("A"))])
+    moved = symbols.letter(place_of[_place(sample, symbols.letter_place(item))])
     return moved if item.isupper() else moved.lower()
 
 
@@ -306,7 +306,7 @@ def _move_letter(sample: Sample, letter: str, place_of: Order) -> str:
     if choices_are_images(sample):
         choices, movable = len(sample.get("choices") or ()), sorted(sample.get("movable") or ())
         if choices == len(movable) < len(sample["images"]) and choices:  # a reference image, choices after it
-            index = ord(letter.upper()) - ord("A")
+            index = symbols.letter_place(letter)
             if index >= choices:
                 raise InputError(f"{_name(sample)}: answer {letter!r}, but it has {choices} choices")
             moved = symbols.letter(movable.index(place_of[movable[index]]))
@@ -320,7 +320,7 @@ def _move_letter(sample: Sample, letter: str, place_of: Order) -> str:
     if not _answers_by_shown_choice(sample):
         return letter
     shown = _choice_slots(sample)
-    index = ord(letter.upper()) - ord("A")
+    index = symbols.letter_place(letter)
     if index >= len(shown):
         raise InputError(f"{_name(sample)}: answer {letter!r}, but it has {len(shown)} choices")
     if not shown[index]:  # "none of the above"

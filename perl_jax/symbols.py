@@ -8,6 +8,7 @@ Words count places, not occurrences: a text should number its slots in the order
 """
 
 import re
+import string
 from collections.abc import Callable, Iterable, Sequence
 
 from models.errors import InputError
@@ -17,15 +18,21 @@ MENTION = re.compile(r"\{image:(\d+)(?:\|(\w+))?\}")
 SET = re.compile(r"\{images:(\d+(?:,\d+)+)(?:\|(\w+))?\}")
 MARKER = "<image>"  # what a slot becomes in a rendered text
 
+LETTERS = tuple(string.ascii_uppercase)  # of places and of choices: "AB" is none of them
 ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth")
 NUMERALS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 
 
 def letter(place: int, total: int = 26) -> str:
     """The capital letter of a place; InputError past Z."""
-    if place >= 26:
+    if place >= len(LETTERS):
         raise InputError(f"the letter style ends at place 25, got place {place}")
-    return chr(ord("A") + place)
+    return LETTERS[place]
+
+
+def letter_place(letter: str) -> int:
+    """The place that a Latin letter of either case stands for: 0 for A and for a."""
+    return LETTERS.index(letter.upper())
 
 
 def _nth(place: int, total: int) -> str:

@@ -11,6 +11,7 @@ import unicodedata
 from collections.abc import Mapping
 
 from models.errors import InputError
+from perl_jax import symbols
 from perl_jax.answers import formulas
 
 MAX_CHARACTERS = 256  # of a sentence that is read as a verdict
@@ -178,13 +179,13 @@ def _choice_index(text: str, texts: list[str], question: str) -> int | None:
     """Which choice a normalized text names: its letter, its letter and its text, or its text (or verdict) alone."""
     match = _LETTER.fullmatch(text)
     if match:
-        index = ord(match[1] or match[2]) - ord("a")
+        index = symbols.letter_place(match[1] or match[2])
         if not texts or index < len(texts):
             return index
     match = _LETTER_AND_TEXT.fullmatch(text)
     if match:
         letter, rest = match[1] or match[2], normalized(match[3])
-        index = ord(letter) - ord("a")
+        index = symbols.letter_place(letter)
         # The choices may stand in the question alone: then any text may follow that does not name a second letter.
         if (index < len(texts) and rest == texts[index]) or not (texts or _takes_back(letter, rest, question)):
             return index

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from models.errors import InputError
+from perl_jax import symbols
 from perl_jax.answers import compare
 from perl_jax.benchmarks import Item, Score
 from perl_jax.data import Rejected, Row
@@ -120,11 +121,6 @@ def numbered_pictures(row: Mapping[str, object], pictures: hub_files.Pictures, m
     return found
 
 
-def letter(place: int) -> str:
-    """The letter of a choice, A for 0."""
-    return chr(ord("A") + place)
-
-
 def unlabelled(choice: str, place: int) -> str:
     """A choice without the letter of its place in front, if it has that.
 
@@ -132,7 +128,7 @@ def unlabelled(choice: str, place: int) -> str:
     ('a cat', 'a dog', 'A. Lincoln')
     """
     match = _LABEL.match(choice.strip())
-    own = match and (match[1] or match[2]) == letter(place)
+    own = match and (match[1] or match[2]) == symbols.LETTERS[place]
     return choice.strip()[match.end() :].strip() if own else choice.strip()
 
 
@@ -147,7 +143,7 @@ def marked_letter(text: str, count: int) -> str | None:
     (None, None, None)
     """
     found = {first or second for first, second in _MARKED.findall(text)}
-    return found.pop() if len(found) == 1 and found <= {letter(place) for place in range(count)} else None
+    return found.pop() if len(found) == 1 and found <= {*symbols.LETTERS[:count]} else None
 
 
 def with_slots(question: str, count: int, shown: int = 0) -> str:

@@ -6,6 +6,8 @@ The same rules serve it for BLINK, MathVista and MathVision.
 import re
 from collections.abc import Sequence
 
+from perl_jax import symbols
+
 NONE = "Z"  # the letter for "none of them"
 LAST_WORDS = 4  # a letter alone is the answer where it is one of so many last words
 
@@ -20,7 +22,7 @@ def found(text: str, choices: Sequence[str]) -> str | None:
     ['B', 'B', None, None]
     """
     words = text.translate(_PUNCTUATION).split()
-    letters = [chr(ord("A") + place) for place in range(len(choices))]
+    letters = symbols.LETTERS[: len(choices)]
     named = [letter for letter in letters if letter in words]
     if len(named) == 1 and words.index(named[0]) >= len(words) - LAST_WORDS:
         return named[0]

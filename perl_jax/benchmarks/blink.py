@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from models.errors import InputError
+from perl_jax import symbols
 from perl_jax.benchmarks import Item, Score, _common
 from perl_jax.curation import references
 from perl_jax.curation.checkable import split_choices
@@ -101,7 +102,7 @@ def _item(row: dict, name: str, pictures: hub_files.Pictures) -> Item:
     choices = [hub_files.plain(choice, "a choice").strip() for choice in _common.column_list(row, "choices")]
     images = _common.numbered_pictures(row, pictures, 4)
     answer = _common.column(row, "answer").strip("() ")
-    if len(answer) != 1 or not "A" <= answer <= _common.letter(len(choices) - 1):
+    if answer not in symbols.LETTERS[: len(choices)]:
         raise InputError(f"the answer {answer!r} is none of its {len(choices)} choices")
     prompt = _common.column(row, "prompt")
     question = _question(prompt, choices) or _common.column(row, "question")

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from models.errors import InputError
+from perl_jax import symbols
 from perl_jax.benchmarks import Item, Score, _common
 from perl_jax.data import Rejected, Row
 from perl_jax.records import hub_files
@@ -88,7 +89,7 @@ def _item(row: dict, name: str, pictures: hub_files.Pictures) -> Item:
 def _letter(answer: str, count: int) -> str:
     """The letter of the right one of so many choices; the first of a longer answer."""
     found = answer if len(answer) == 1 else next(filter(str.isalpha, answer), "")
-    if not "A" <= found.upper() <= _common.letter(count - 1):
+    if found.upper() not in symbols.LETTERS[:count]:
         raise InputError(f"the answer {answer!r} is none of its {count} options")
     return found.upper()
 
@@ -104,7 +105,7 @@ def prompt(item: Item, protocol: str) -> list[dict]:
         )
     lines = [item.row.question]
     for place, option in enumerate(item.columns["options"]):
-        own = _common.letter(place)
+        own = symbols.letter(place)
         labelled = any(own + mark in option.upper() for mark in "):.")
         lines.append(f" {option}" if labelled else f" ({own}) {option}")
     return _common.user("\n".join([*lines, "Answer with the option's letter from the given choices directly."]))
@@ -120,9 +121,9 @@ def score(item: Item, text: str, protocol: str) -> Score:
     answer = item.row.answer
     marked = _ANSWER.match(said)
     first = (marked[1] if marked else next(filter(str.isalpha, said), "")).upper()
-    if "A" <= first <= _common.letter(len(item.row.choices) - 1):
+    if first in symbols.LETTERS[: len(item.row.choices)]:
         return Score(float(first == answer), first)
-    gold = item.columns["options"][ord(answer) - ord("A")]
+    gold = item.columns["options"][symbols.letter_place(answer)]
     label = next((mark for mark in (f"{answer}.", f"{answer}:", f"({answer})") if gold.startswith(mark)), "")
     right = text.strip() == gold[len(label) :].strip() != ""  # an option may be its label alone
     return Score(float(right), answer if right else None)

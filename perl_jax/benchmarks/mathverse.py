@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from models.errors import InputError
+from perl_jax import symbols
 from perl_jax.answers import compare
 from perl_jax.benchmarks import Item, Score, _common, _vlmevalkit
 from perl_jax.curation.checkable import split_choices
@@ -91,7 +92,7 @@ def _item(row: dict, name: str, pictures: hub_files.Pictures) -> Item:
     answer = _UNIT.sub(" ", _QUANTITY.sub("", answer.replace("掳", "°")))  # that is ° in another encoding
     letter = re.fullmatch(r"\(?([A-F])\)?", answer) if kind == "multi-choice" else None
     head, choices = split_choices(question) if letter else (question, [])
-    if letter and choices and letter[1] > _common.letter(len(choices) - 1):
+    if letter and choices and letter[1] not in symbols.LETTERS[: len(choices)]:
         raise InputError(f"the answer {answer!r} is none of its {len(choices)} choices")
     plain = Row(
         id=_common.column(row, "sample_index", name),
@@ -185,7 +186,7 @@ def _decided(item: Item, found: str) -> Score:
     if row.kind == "choice":
         named = _LETTER_FIRST.match(found) or _vlmevalkit.found(found, row.choices or _LETTERS_ALONE)
         letter = named if named is None or isinstance(named, str) else named[1]
-        same = [_common.letter(place) for place, choice in enumerate(row.choices) if choice == found.strip()]
+        same = [symbols.letter(place) for place, choice in enumerate(row.choices) if choice == found.strip()]
         letter = same[0] if len(same) == 1 else letter
         return Score(float(letter == row.answer), letter) if letter else undecided
     record = {"answer": row.answer, "kind": row.kind}

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from models.errors import InputError
+from perl_jax import symbols
 from perl_jax.benchmarks import Item, Score, _common, _latex_value
 from perl_jax.data import Rejected, Row
 from perl_jax.records import hub_files
@@ -74,10 +75,10 @@ def _item(row: dict, name: str, pictures: hub_files.Pictures) -> Item:
     given = row.get("decoded_image") or row.get("image")
     if not (given and question and answer):
         raise InputError("no picture" if not given else "no question or no answer")
-    if options and answer not in map(_common.letter, range(len(options))):
+    if options and answer not in symbols.LETTERS[: len(options)]:
         raise InputError(f"the answer {answer!r} is none of its {len(options)} options")
     panels = _PANEL.findall(" ".join([question, *options]))
-    drawn = [option.strip("() ") for option in options] == [_common.letter(place) for place in range(len(options))]
+    drawn = [option.strip("() ") for option in options] == [*symbols.LETTERS[: len(options)]]
     plain = Row(
         id=_common.column(row, "id", name),
         images=[pictures.picture(given)],
@@ -101,7 +102,7 @@ def prompt(item: Item, protocol: str) -> list[dict]:
     if protocol == "boxed":
         return _common.boxed_prompt(item.row)
     options = item.columns["options"]
-    lines = [f"({_common.letter(place)}) {option}\n" for place, option in enumerate(options)]
+    lines = [f"({symbols.letter(place)}) {option}\n" for place, option in enumerate(options)]
     shown = "" if "".join(options) == "ABCDE" else "".join(lines)
     return _common.user(f"{MARKER}\n{_INSTRUCTION}{item.columns['question']}\n{shown}")
 
@@ -115,7 +116,7 @@ def score(item: Item, text: str, protocol: str) -> Score:
         return _common.boxed_score(item.row, text)
     answer, options = item.columns["answer"], item.columns["options"]
     found, told = _extracted(text)
-    value = options[ord(answer) - ord("A")] if options else ""
+    value = options[symbols.letter_place(answer)] if options else ""
     correct = _equal(answer, found) or _equal(value, found)
     return Score(float(correct), found if correct or told or len(text.split()) == 1 else None)
 

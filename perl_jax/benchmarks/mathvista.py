@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from models.errors import InputError
+from perl_jax import symbols
 from perl_jax.benchmarks import Item, Score, _common, _vlmevalkit
 from perl_jax.data import Rejected, Row
 from perl_jax.records import hub_files
@@ -108,7 +109,7 @@ def _item(row: dict, name: str, pictures: hub_files.Pictures) -> Item:
         id=_common.column(row, "pid", name),
         images=[pictures.picture(given)],
         question=f"{question} (Unit: {unit})" if unit else question,
-        answer=_common.letter(choices.index(answer)) if chosen else answer,
+        answer=symbols.letter(choices.index(answer)) if chosen else answer,
         source="mathvista",
         choices=choices if chosen else [],
         kind="choice" if chosen else "number",
@@ -141,7 +142,7 @@ def _query(item: Item) -> str:
         "float": f"requiring a floating-point number with {places} and provide the final value, e.g., {numbers}",
         "list": "requiring a Python list as an answer and provide the final list, e.g., [1, 2, 3], [1.2, 1.3, 1.4]",
     }[kind]
-    lines = [f"({_common.letter(place)}) {choice}" for place, choice in enumerate(item.row.choices)]
+    lines = [f"({symbols.letter(place)}) {choice}" for place, choice in enumerate(item.row.choices)]
     head = [f"Hint: Please answer the question {asks}, at the end.", f"Question: {item.row.question}"]
     return "\n".join([*head, *(["Choices:"] if lines else []), *lines])
 
@@ -150,7 +151,7 @@ def score(item: Item, text: str, protocol: str) -> Score:
     """What a response earns; by `official` nothing is extracted where only the judge can."""
     if protocol == "boxed":
         answer = item.columns["answer"]
-        equal = [_common.letter(place) for place, choice in enumerate(item.row.choices) if choice == answer]
+        equal = [symbols.letter(place) for place, choice in enumerate(item.row.choices) if choice == answer]
         return _common.boxed_score(item.row, text, equal)
     return _compared(item, _extracted(item, text.strip()))
 
@@ -184,7 +185,7 @@ def _extracted(item: Item, text: str) -> str | None:
     tail = text.rpartition("</think>")[2].strip() if box is None else box
     if kind == "text":
         if box is None and len(tail.split()) == 1:  # "b" and "B." are no letters to the authors
-            return tail if _chosen(tail) in map(_common.letter, range(len(choices))) else None
+            return tail if _chosen(tail) in symbols.LETTERS[: len(choices)] else None
         if (named := _vlmevalkit.found(tail, choices)) and named != _vlmevalkit.NONE:
             return named
         return tail if box and tail in choices else None
@@ -219,7 +220,7 @@ def _compared(item: Item, extracted: str | None) -> Score:
     try:
         if kind == "text":
             chosen = _chosen(extracted)
-            by_letter = dict(zip(map(_common.letter, range(len(choices))), choices))
+            by_letter = dict(zip(symbols.LETTERS[: len(choices)], choices))
             near = min(choices, key=lambda choice: _distance(chosen, choice))
             value = by_letter.get(chosen, near)
         elif kind == "integer":

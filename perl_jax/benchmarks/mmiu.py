@@ -159,10 +159,10 @@ def _without_options(context: str, options: str) -> tuple[str, list[str]]:
     marks = list(_OPTION.finditer(options))
     ends = [mark.start() for mark in marks[1:]] + [len(options)]
     choices = [options[mark.end() : end].strip() for mark, end in zip(marks, ends)]
-    lettered = [mark[1] for mark in marks] == [_common.letter(place) for place in range(len(marks))]
+    lettered = [mark[1] for mark in marks] == [*symbols.LETTERS[: len(marks)]]
     if not (choices and lettered and all(choices)):
         return _with_options(context, options), []
-    line = " ".join(f"{_common.letter(place)}. {choice}" for place, choice in enumerate(choices))
+    line = " ".join(f"{symbols.letter(place)}. {choice}" for place, choice in enumerate(choices))
     head, found, tail = context.rpartition(options.strip() if options.strip() in context else line)
     return (_SELECT.sub("", head) + tail.rstrip() if found else _SELECT.sub("", context)), choices
 
@@ -191,7 +191,7 @@ def score(item: Item, text: str, protocol: str) -> Score:
         return _common.boxed_score(item.row, text)
     count = len(item.row.choices) or len(_LETTERS)
     found = _letter(text, item.row.choices, count)
-    return Score(float(found == item.row.answer and item.row.answer <= _common.letter(count - 1)), found)
+    return Score(float(found == item.row.answer and found in symbols.LETTERS[:count]), found)
 
 
 def _letter(text: str, choices: list[str], count: int) -> str | None:
@@ -206,7 +206,7 @@ def _letter(text: str, choices: list[str], count: int) -> str | None:
         return meant
     said = " ".join(text.split()).casefold()
     named = [place for place, choice in enumerate(choices) if _names(said, choice)]
-    return _common.letter(named[0]) if len(named) == 1 else None
+    return symbols.letter(named[0]) if len(named) == 1 else None
 
 
 def _names(said: str, choice: str) -> bool:

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from models.errors import InputError
+from perl_jax import symbols
 from perl_jax.answers import compare
 from perl_jax.benchmarks import Item, Score, _common, _vlmevalkit
 from perl_jax.curation.checkable import split_choices
@@ -99,7 +100,7 @@ def _item(row: dict, name: str, pictures: hub_files.Pictures) -> Item:
     order = [place for place in range(len(names)) if place not in shown] + shown  # in front what no slot shows
     question = _common.with_slots(_SLOT.sub(MARKER, published).strip(), len(names))
     question, choices = split_choices(question) if kind == "choice" else (question, [])
-    if kind == "choice" and answer not in map(_common.letter, range(len(choices) or 4)):
+    if kind == "choice" and answer not in symbols.LETTERS[: len(choices) or 4]:
         answer = _letter_of(answer, choices)
     plain = Row(
         id=_common.column(row, "problem_id", name),
@@ -120,7 +121,7 @@ def _letter_of(answer: str, choices: list[str]) -> str:
     def value(text: str) -> str | float:
         return float(text) if _NUMBER.fullmatch(text) else text
 
-    same = [_common.letter(place) for place, choice in enumerate(choices) if value(choice) == value(answer)]
+    same = [symbols.letter(place) for place, choice in enumerate(choices) if value(choice) == value(answer)]
     if len(same) != 1:
         raise InputError(f"the answer {answer!r} is none of its {len(choices)} choices")
     return same[0]
@@ -190,7 +191,7 @@ def _choice(row: Row, found: str) -> Score | None:
     match = _LETTER.match(found)
     choices = row.choices or _LETTERS_ALONE
     letter = match[1] if match else _vlmevalkit.found(found, choices)
-    known = letter in map(_common.letter, range(len(choices)))
+    known = letter in symbols.LETTERS[: len(choices)]
     return Score(float(letter == row.answer), letter) if known else None
 
 

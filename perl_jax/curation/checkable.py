@@ -72,7 +72,7 @@ def split_choices(question: str) -> tuple[str, list[str]]:
     marks = list(_OPTION.finditer(question))
     for start in [i for i, mark in enumerate(marks) if mark[1] == "A"][::-1]:
         run = marks[start:]
-        lettered = [mark[1] for mark in run] == [chr(ord("A") + k) for k in range(len(run))]
+        lettered = [mark[1] for mark in run] == [*symbols.LETTERS[: len(run)]]
         apart = all("(" in mark[0] or mark.start() == 0 or question[mark.start() - 1] == "\n" for mark in run)
         if len(run) > 1 and lettered and apart:
             ends = [mark.start() for mark in run[1:]] + [len(question)]
@@ -87,7 +87,7 @@ def _choice(row: Row, answer: str) -> Row | Rejected:
     """The answer as its letter, whatever of letter and text the source gives."""
 
     def letter(index: int) -> Row:
-        return row._replace(answer=chr(ord("A") + index), kind="choice")
+        return row._replace(answer=symbols.letter(index), kind="choice")
 
     if not row.choices:
         match = _LETTER.fullmatch(answer)
@@ -101,10 +101,10 @@ def _choice(row: Row, answer: str) -> Row | Rejected:
     if (said := _folded(answer)) and texts.count(said) == 1:
         return letter(texts.index(said))
     if match := _LETTER.fullmatch(answer):
-        index = ord(match[1].upper()) - ord("A")
+        index = symbols.letter_place(match[1])
         return letter(index) if index < len(texts) else Rejected(row.id, "answer is no choice", answer)
     if match := _LETTER_AND_TEXT.fullmatch(answer):
-        index = ord((match[1] or match[2]).upper()) - ord("A")
+        index = symbols.letter_place(match[1] or match[2])
         said = _folded(match[3])
         if index < len(texts) and (texts[index] == said or (texts[index] == "" and said not in texts)):
             return letter(index)

@@ -281,7 +281,7 @@ def _items(text: str) -> list[int]:
 
 
 def _item(item: str) -> int:
-    return int(item) - 1 if item.isdigit() else ord(item.upper()) - ord("A")
+    return int(item) - 1 if item.isdigit() else symbols.letter_place(item)
 
 
 def _item_style(item: str) -> str:

@@ -17,7 +17,7 @@ import numpy as np
 
 from models.errors import InputError
 from models.image_files import open_image
-from perl_jax import permute, records
+from perl_jax import permute, records, symbols
 from perl_jax.runtime import files, html
 from perl_jax.runtime.html import Html, dim, element, folded, joined, note, table, tag
 
@@ -269,7 +269,7 @@ def _lines(view: View) -> list[str]:
     """A view's texts, with the number of the picture that each slot shows."""
     shown = iter(view.places)
     texts = [re.sub(permute.MARKER, lambda _: f"▣{next(shown) + 1}", text) for text in (view.question, *view.choices)]
-    return [texts[0], *(f"{chr(ord('A') + i)}. {text}" for i, text in enumerate(texts[1:])), f"Answer: {view.answer}"]
+    return [texts[0], *(f"{symbols.letter(i)}. {text}" for i, text in enumerate(texts[1:])), f"Answer: {view.answer}"]
 
 
 def _source(own: View, original: object) -> list[Html]:

@@ -21,7 +21,6 @@ from perl_jax.records.chat_messages import MARKER
 FIXED = "the order matters"
 INSIDE = "images stand inside its sentences"
 UNBOUND = "its letters may be those of images"
-LETTERS = 26
 LONG = 1000  # characters of an answer, beyond which it is a text, and no reference to a choice or an image
 
 
@@ -124,7 +123,7 @@ def decisive_place(record: Mapping) -> int | None:
 
 def _letter_place(answer: str) -> int | None:
     letter = answer.strip("() .").upper()
-    return ord(letter) - ord("A") if len(letter) == 1 and "A" <= letter <= "Z" else None
+    return symbols.letter_place(letter) if letter in symbols.LETTERS else None
 
 
 def meaning(asked: Asked, extracted: str | None, correct: bool) -> str | None:
@@ -153,7 +152,7 @@ def _in_form(asked: Asked, extracted: str) -> str | None:
     """A wrong answer in the right one's form: the letter of a choice, or words for an image; None if it is neither."""
     row = asked.item.row
     if row.kind == "choice":
-        forms, kind = [_common.letter(place) for place in range(len(row.choices) or LETTERS)], "choice"
+        forms, kind = symbols.LETTERS[: len(row.choices) or None], "choice"
     else:
         forms, kind = _images(asked.record), "text"
     told = {"kind": kind, "choices": row.choices, "question": row.question}

@@ -13,6 +13,7 @@ from models.errors import InputError
 from models.image_files import Encoded
 from models.qwen2_5_vl.images import resized
 from models.qwen2_5_vl.source import read_json
+from perl_jax import symbols
 from perl_jax.runtime import processes
 
 FILE = "perl_jax.json"  # in an exported directory: what its prompts looked like in training
@@ -105,7 +106,7 @@ class Prompts:
 
 def text(record, instruction: str = "") -> str:
     """The user's turn of a rendered record: question, lettered choices, instruction."""
-    choices = [f"{chr(ord('A') + i)}. {choice}" for i, choice in enumerate(record.get("choices") or ())]
+    choices = [f"{symbols.letter(i)}. {choice}" for i, choice in enumerate(record.get("choices") or ())]
     return "\n".join(part for part in (record["question"], *choices, instruction) if part)
 
 

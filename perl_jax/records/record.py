@@ -72,7 +72,7 @@ def _check_texts(record, where):
     for i, caption in enumerate(captions):
         _check_text(caption, f"{where}: caption {i}")
     choices, answer = record["choices"], record["answer"]
-    known = [*choices, *(chr(ord("A") + i) for i in range(len(choices)))]
+    known = [*choices, *symbols.LETTERS[: len(choices)]]
     if record["kind"] == "choice" and choices and answer not in known and not symbols.mentioned(answer):
         raise InputError(f"{where}: answer {answer!r} is none of its {len(choices)} choices, nor one of their letters")
 

@@ -126,9 +126,8 @@ def wrong_answers(sample: permute.Sample) -> list[str]:
 def _others(sample: permute.Sample) -> list[str]:
     rendered, places = permute.render(sample), range(len(sample["images"]))
     true, choices = rendered["answer"], rendered.get("choices") or []
-    letters = [chr(ord("A") + i) for i in range(26)]
     if choices:
-        return [letter for letter, choice in zip(letters, choices) if true not in (letter, choice)]
+        return [letter for letter, choice in zip(symbols.LETTERS, choices) if true not in (letter, choice)]
     if sample.get("kind") == "order":
         items = _ITEM.findall(true)
         return [_with_items(true, items[::-1]), *(_with_items(true, items[i:] + items[:i]) for i in range(len(items)))]
@@ -136,8 +135,8 @@ def _others(sample: permute.Sample) -> list[str]:
         text = sample["answer"] if len(mentions) == 1 else mentions[0][0]  # of several images one alone
         pointed = [symbols.MENTION.sub(symbols.mention(place, mentions[0][2]), text) for place in places]
         return [permute.render({**sample, "answer": answer})["answer"] for answer in pointed]
-    if true.upper() in letters:
-        return letters[: max(len(places), 4)]
+    if true.upper() in symbols.LETTERS:
+        return symbols.LETTERS[: max(len(places), 4)]
     if re.fullmatch(r"[+-]?[0-9]+", true):
         return [str(int(true) + 1), *(str(place + 1) for place in places if place + 1 != int(true))]
     if sample.get("kind") == "number":

@@ -73,7 +73,7 @@ def test_shapes_are_those_of_the_trainer():
     config = tiny_run.config(**{"micro_batch.rows": 2, "micro_batch.row_tokens": 64})
     fill = inspect_data.of_update(config, sizes, asked, (2, 3, 5), limits, "update")
     groups = [update.Group(images, [[0]] * 2, [ids] * 2, [[[1] * 5] * 3] * 2, np.ones((2, 3))) for ids, images in asked]
-    forest = update.trees.pack(sizes, groups, 2, 64, **limits)
+    forest = update.tree_packing.pack(sizes, groups, 2, 64, **limits)
     assert fill.text == 1 - forest.padding and fill.shape == f"{len(forest.batches)} x 2 x 64"
     assert fill.pictures == np.mean([rows.vision.images >= 0 for rows in forest.batches])
 
