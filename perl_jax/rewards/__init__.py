@@ -46,6 +46,15 @@ def find(name: str) -> Score:
     return score
 
 
+def is_right(score: Mapping[str, float]) -> bool:
+    """Whether a response counts as right: its accuracy, or its reward where that has no such part, is half at least.
+
+    >>> is_right({"reward": 0.1, "accuracy": 1.0}), is_right({"reward": 0.4})
+    (True, False)
+    """
+    return score.get("accuracy", score["reward"]) >= 0.5
+
+
 def check_weights(weights: Mapping[str, object]) -> None:
     """Raises InputError unless each part's weight is a finite number.
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from models.errors import InputError
-from perl_jax import mesh, permute, rollout
+from perl_jax import mesh, permute, rewards, rollout
 from perl_jax.grading import Grader
 from perl_jax.records.prompts import Prompts, opened
 from perl_jax.records.stream import Stream
@@ -192,10 +192,10 @@ class Grading:
         pairs, ended = zip(*(self._ended[place] for place in np.ndindex(shape[0] * shape[1], shape[2])))
         failed = grader.failed
         parts = grader.grade(pairs)
-        rewards = np.array([score["reward"] for score in parts], np.float32).reshape(shape)
-        correct = np.array([score.get("accuracy", score["reward"]) >= 0.5 for score in parts]).reshape(shape)
+        earned = np.array([score["reward"] for score in parts], np.float32).reshape(shape)
+        correct = np.array([rewards.is_right(score) for score in parts]).reshape(shape)
         texts = nested([text for _, text in pairs], shape)
-        return Scores(rewards, correct, np.array(ended).reshape(shape), texts, parts, grader.failed - failed)
+        return Scores(earned, correct, np.array(ended).reshape(shape), texts, parts, grader.failed - failed)
 
 
 class Scores(NamedTuple):

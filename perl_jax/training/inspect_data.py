@@ -13,7 +13,7 @@ import numpy as np
 
 from models import qwen2_5_vl as qwen
 from models.errors import InputError
-from perl_jax import permute, symbols
+from perl_jax import permute, rewards, symbols
 from perl_jax.engine import tree_packing
 from perl_jax.grading import Grader
 from perl_jax.records import stream
@@ -170,9 +170,7 @@ def survey(config, directories: Sequence[str], prompts: Prompts, grader: Grader)
             kept.append((ids, pictures))
         samples.append({key: value for key, value in sample.items() if key != "images"})
     scores = graded(config, prompts, grader, [(sample, sample["answer"]) for sample in samples])
-    unrewarded = [
-        sample["id"] for sample, score in zip(samples, scores) if score.get("accuracy", score["reward"]) < 0.5
-    ]
+    unrewarded = [sample["id"] for sample, score in zip(samples, scores) if not rewards.is_right(score)]
     return Survey(len(places), np.array(tokens), np.array(patches), faults, kept, unrewarded)
 
 
