@@ -62,6 +62,11 @@ def prompt(images: list[np.ndarray], length: int, rng: np.random.Generator) -> t
     return ids + rng.integers(0, WORDS, length - len(ids)).tolist(), images
 
 
+def within(gaps, most: float) -> bool:
+    """Whether all gaps are at most so large: NaN, of which no comparison is true, is not."""
+    return bool(np.all(np.asarray(gaps) <= most))
+
+
 def table(columns, rows) -> None:
     """Prints a Markdown table, each row as it comes."""
     print("| " + " | ".join(columns) + " |\n|" + " --- |" * len(columns))

@@ -4,7 +4,7 @@ The directory is complete: weights in the hub's names and the base model's dtype
 were, settings with which other software sees and answers as training did, and `perl_jax.json` with what they cannot
 say: the texts around a question, the base model and the run. README.md is its model card, with the results in
 `--results=OUT` of `python -m perl_jax.evaluate`. It appears when all of it is written. Adapters are merged into the
-weights; with `--adapter` they are written alone instead, as PEFT loads them onto the base model.
+weights; with `--adapter` they are written alone instead, as PEFT loads them onto the base model, and without results.
 """
 
 import dataclasses
@@ -36,8 +36,11 @@ def export(workdir: Path, out: Path, step: str = "latest", adapter: bool = False
 
     `results` are directories that `perl_jax.evaluate` wrote about an export of the same step. Raises InputError for a
     step that is not there, for base weights that are gone or not those that the run started from, for an `out` that
-    holds something, for `adapter` where a run has none, and for results that are none or of other weights.
+    holds something, for `adapter` where a run has none, and for results that are none, of other weights, or given with
+    `adapter`: they are of merged weights, and these are not made then.
     """
+    if adapter and results:
+        raise InputError("--results are of merged weights, and --adapter writes none to check them by; leave out one")
     if out.is_file() or (out.is_dir() and any(out.iterdir())):
         raise InputError(f"{out} exists and is not empty; give a new directory with --out")
     found = provenance.results(results)
@@ -65,8 +68,7 @@ def export(workdir: Path, out: Path, step: str = "latest", adapter: bool = False
             model.source = dataclasses.replace(model.source, files=tuple(files.items()))
             qwen.save(lora.merge(model), partial)
         fingerprint = policy.fingerprint(partial)
-        if not adapter:
-            provenance.check(found, fingerprint)
+        provenance.check(found, fingerprint)
         card = model_card.Card(
             asked=asked,
             base=provenance.base(base, name, saved["base"], new=is_new(workdir, base, run)),

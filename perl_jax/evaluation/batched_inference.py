@@ -69,8 +69,9 @@ def begin(file: Path, settings: Mapping, key: Callable[[Row], Hashable]) -> dict
         rows = {key(row): row for row in rows}
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{file} holds something else than rollouts ({error}); move it away") from error
-    if other := [name for name in settings if made.get(name) != settings[name]]:
-        said = "; ".join(f"{name} {made.get(name)}, now {settings[name]}" for name in other)
+    now = json.loads(json.dumps(settings))  # as the file has them
+    if other := [name for name in now | made if (name in made, made.get(name)) != (name in now, now.get(name))]:
+        said = "; ".join(f"{name} {made.get(name, 'not said')}, now {now.get(name, 'not said')}" for name in other)
         raise InputError(f"{file} was made with other settings ({said}); give those, or another directory")
     processes.agree(sorted(map(str, rows)), f"a {file.name}")
     return rows

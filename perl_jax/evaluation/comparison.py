@@ -169,9 +169,9 @@ def _unlike(models: Sequence[Model], columns: Sequence[Key]) -> list[str]:
         facts = {model.name: _settings(model.results[key].facts) for model in models if key in model.results}
         names = dict.fromkeys(name for found in facts.values() for name in found)
         unlike = {
-            name: [f"{model} {html.clipped(found.get(name))}" for model, found in facts.items()]
+            name: [f"{model} {html.clipped(found.get(name, 'not said'))}" for model, found in facts.items()]
             for name in names
-            if len({str(found.get(name)) for found in facts.values()}) > 1
+            if len({json.dumps(found.get(name, "not said")) for found in facts.values()}) > 1
         }
         if unlike:
             words = "; ".join(f"{name} ({', '.join(values)})" for name, values in unlike.items())

@@ -98,10 +98,10 @@ def pass_at(k: int, drawn: int, correct: int) -> float:
 def majority(row: Row) -> bool:
     """Whether the most frequent answer of a row's responses is right; of equally frequent ones, that drawn first.
 
-    Answers are the same if they mean the same, or else are the same text; no answer is no vote.
+    Answers are the same if they mean the same, or else are the same text; no answer, or one of no words, is no vote.
     """
     votes = [
-        meaning if meaning is not None or found is None else normalized(found)
+        meaning if meaning is not None else normalized(found or "") or None
         for meaning, found in zip(row["meaning"], row["extracted"])
     ]
     counts = Counter(vote for vote in votes if vote is not None)

@@ -129,8 +129,9 @@ def _letter_place(answer: str) -> int | None:
 def meaning(asked: Asked, extracted: str | None, correct: bool) -> str | None:
     """What an extracted answer means in the question's own order, so that equal meanings are the same answer.
 
-    None where nothing was found, or where the question is asked in no other order. What is right means the same
-    however it is worded, and so does what chooses one choice, or one image where the answer is an image.
+    None where nothing was found, or nothing but marks ("$$"), or where the question is asked in no other order. What is
+    right means the same however it is worded, and so does what chooses one choice, or one image where the answer is an
+    image.
     """
     if extracted is None or asked.record is None:
         return None
@@ -138,8 +139,8 @@ def meaning(asked: Asked, extracted: str | None, correct: bool) -> str | None:
     if correct:
         return compare.normalized(symbols.words(record["answer"], count))
     said = compare.normalized(extracted)
-    if len(extracted) > LONG:
-        return said
+    if not said or len(extracted) > LONG:
+        return said or None
     try:
         if (form := _in_form(asked, extracted)) or record.get("kind") == "order":
             return compare.normalized(permute.canonical_answer(form or said, record, asked.order))

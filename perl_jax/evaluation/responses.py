@@ -156,7 +156,7 @@ def words(setup: Setup, asked: Asked) -> str:
 
 def _check(rows: Mapping[Key, Mapping], keys: Sequence[Key], hashes: Sequence[str], file: Path) -> None:
     for key, said in zip(keys, hashes):
-        if rows.get(key, {}).get("asked", said) != said:
+        if key in rows and rows[key].get("asked") != said:  # what does not say it may have had any words
             raise InputError(
                 f"{file}: question {key[0]!r} had other words or another answer when it was asked; give "
                 "the data of that time, or another --out"

@@ -82,7 +82,8 @@ def predictions(asked: Sequence[Question], texts: Sequence[Sequence[str]], grade
             correct = bool(score.get("accuracy", score["reward"]) >= 0.5)
             boxed, answer = extract_boxed(text), question.samples[number]["answer"]
             said = answer if correct else boxed  # what is right means the same however it is worded
-            meaning = None if boxed is None else permute.canonical_answer(normalized(said), question.record, order)
+            plain = normalized(said or "")  # "$$" is no answer either
+            meaning = permute.canonical_answer(plain, question.record, order) if boxed is not None and plain else None
             rows.append(
                 {
                     "id": question.record["id"],

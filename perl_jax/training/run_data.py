@@ -24,7 +24,12 @@ def data_sources(config, workdir: Path) -> dict[str, float]:
     def make():
         made = {"source": c.source, "seed": config.seed, "options": c.options.to_dict()}
         said = workdir / "data.json"  # written first: records that are there are what it says
-        if directory.exists() and said.exists() and json.loads(said.read_text()) != json.loads(json.dumps(made)):
+        if directory.exists() and not said.exists():
+            raise InputError(
+                f"{directory} is there without {said}, which would say what it was made from; move {directory} away, "
+                "or give a new --workdir"
+            )
+        if directory.exists() and json.loads(said.read_text()) != json.loads(json.dumps(made)):
             raise InputError(
                 f"{directory} was made with other settings ({said}) than config.data and config.seed say; "
                 "give those, or a new --workdir"

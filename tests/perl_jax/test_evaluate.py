@@ -165,6 +165,13 @@ def test_other_words_are_not_mixed(whole, options, tmp_path):
         evaluate_run.run(tmp_path / "out", **{**options, **DRAWN, "data": str(tmp_path / "data")})
 
 
+def test_a_row_that_does_not_say_what_was_asked_is_not_taken():
+    for row in ({"id": "q"}, {"asked": None}, {"asked": ""}, {"asked": "g"}):
+        with pytest.raises(InputError, match="question 'q' had other words or another answer when it was asked"):
+            responses._check({("q", (0,)): row}, [("q", (0,))], ["h"], Path("predictions.jsonl"))
+    responses._check({("q", (0,)): {"asked": "h"}}, [("q", (0,)), ("new", (0,))], ["h", "i"], Path("predictions.jsonl"))
+
+
 def test_a_record_is_asked_as_in_training(options):
     """The same tokens and pictures, in any order."""
     chosen = evaluate.Options(**{**evaluate_run.SMALL, **options, "out": ""})

@@ -395,6 +395,12 @@ def test_the_base_of_an_adapter_has_its_hub_id(tmp_path):
     assert export.base_name(tmp_path, tmp_path) == {"base_model_name_or_path": str(tmp_path)}
 
 
+def test_results_are_not_put_on_the_card_of_adapters_unchecked(tmp_path):
+    with pytest.raises(InputError, match=r"--results .* --adapter .* leave out one") as error:
+        export.export(tiny_run.adapted(), tmp_path / "adapter", adapter=True, results=[tmp_path / "results"])
+    assert "\n" not in str(error.value) and not (tmp_path / "adapter").exists()
+
+
 def test_a_run_without_adapters_has_none_to_export(tmp_path):
     with pytest.raises(InputError, match="trained without adapters"):
         export.export(tiny_run.trained(), tmp_path / "adapter", adapter=True)

@@ -80,6 +80,30 @@ def test_other_settings_are_told(tmp_path):
         batched_inference.begin(tmp_path / "rows.jsonl", {"seed": 1, "rollouts": 3}, NUMBER)
 
 
+@pytest.mark.parametrize(
+    ("made", "now", "said"),
+    [
+        ({}, {"judge": None}, "judge not said, now None"),
+        ({"judge": None}, {}, "judge None, now not said"),
+        ({"system": "Be brief."}, {}, "system Be brief., now not said"),
+        ({}, {"system": ""}, "system not said, now "),
+        ({"prompt": {"system": None}}, {"prompt": {}}, "prompt .* now {}"),
+    ],
+)
+def test_a_setting_that_is_not_there_is_another_one(tmp_path, made, now, said):
+    file = tmp_path / "rows.jsonl"
+    batched_inference.begin(file, SETTINGS | made, NUMBER)
+    with pytest.raises(InputError, match=f"other settings .{said}.; give those"):
+        batched_inference.begin(file, SETTINGS | now, NUMBER)
+    assert batched_inference.begin(file, SETTINGS | made, NUMBER) == {}
+
+
+def test_settings_are_compared_as_the_file_has_them(tmp_path):
+    settings = {**SETTINGS, "sides": (1, 2), "by": {1: None}}
+    assert batched_inference.begin(tmp_path / "rows.jsonl", settings, NUMBER) == {}
+    assert batched_inference.begin(tmp_path / "rows.jsonl", settings, NUMBER) == {}
+
+
 def test_work_is_done_one_part_ahead_and_no_further():
     made = []
 

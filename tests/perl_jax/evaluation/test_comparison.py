@@ -132,6 +132,16 @@ def test_what_is_not_alike_is_said(tmp_path):
     assert "Not the same" not in comparison.markdown(read(a, a))
 
 
+def test_a_setting_that_is_not_said_is_not_one_that_is_none(tmp_path):
+    made = [
+        evaluated.write(tmp_path / name, evaluated.rows(5), "d", settings={"samples": 1, **more})
+        for name, more in (("a", {}), ("b", {"blind": None}), ("c", {"blind": "None"}), ("d", {"blind": None}))
+    ]
+    assert "blind (a not said, b None)" in comparison.markdown(read(*made[:2]))
+    assert "blind (b None, c None)" in comparison.markdown(read(*made[1:3]))
+    assert "Not the same" not in comparison.markdown(read(made[1], made[3]))
+
+
 def test_names_keep_tables_whole(tmp_path):
     out = evaluated.write(tmp_path / "a|b", evaluated.rows(5), "d", benchmark="my|own", protocol="x")
     header, _, row = tables(read(out))["Accuracy"]

@@ -171,6 +171,13 @@ def test_answers_without_a_meaning_vote_by_their_words():
     assert majority({**row, "extracted": ["red.", "Red", "blue", "green", None]})
 
 
+@pytest.mark.parametrize("nothing", ["$$", "...", "", '""', r"\(\)"])
+def test_an_answer_of_no_words_is_no_vote(nothing):
+    row = scored("1", [0.0, 0.0, 1.0], meaning=[None] * 3, extracted=[nothing, nothing, "red"])
+    assert majority(row)
+    assert not majority({**row, "correct": [0.0] * 3, "extracted": [nothing] * 3})
+
+
 @settings(max_examples=30)
 @given(
     st.lists(st.tuples(st.sampled_from("ab"), st.lists(st.booleans(), min_size=3, max_size=3)), max_size=12),

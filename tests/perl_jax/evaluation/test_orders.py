@@ -103,7 +103,8 @@ def test_a_wrong_picture_means_the_same_in_any_words(tmp_path):
         said = [f"Image {place.n}", f"the {place.nth} image", str(place.n), f"image {place.n}.", f"({place.n})"]
         assert {orders.meaning(each, text, False) for text in said} == {"image 1"}
         assert orders.meaning(each, f"the dog of image {place.n}", False) == "the dog of image 1"
-        assert orders.meaning(each, None, False) is None
+        nothing = (None, "", "$$", "...", '""', r"\(\)", "$" * 2000)
+        assert {orders.meaning(each, text, False) for text in nothing} == {None}
         assert orders.meaning(each, "{image:9} {x", False) == "{image:9} {x"
         assert orders.meaning(each, "A cat.", False) == orders.meaning(each, "a cat", False) == "a cat"
 

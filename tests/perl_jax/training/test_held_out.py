@@ -103,6 +103,12 @@ def test_no_box_is_no_answer(asked):
     assert all(row["meaning"] is None and not row["correct"] for row in rows)
 
 
+@pytest.mark.parametrize("nothing", ["", "$$", "...", " ", r"\(\)"])
+def test_a_box_of_nothing_is_no_answer(asked, nothing):
+    rows = held_out.predictions(asked, [[rf"\boxed{{{nothing}}}"] * len(each.samples) for each in asked], Grader())
+    assert all(row["meaning"] is None and not row["correct"] for row in rows)
+
+
 def row(name: str, canonical: bool, correct: bool, meaning: str, images: int = 2, source: str = "s") -> dict:
     order = list(range(images)) if canonical else [1, 0]
     return {
