@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from models.errors import InputError
-from perl_jax import mesh, permute, rollout
+from perl_jax import mesh, permute, rewards, rollout
 from perl_jax.answers.compare import normalized
 from perl_jax.evaluation import statistics
 from perl_jax.records.prompts import Prompts, opened
@@ -79,7 +79,7 @@ def predictions(asked: Sequence[Question], texts: Sequence[Sequence[str]], grade
     for question, responses in zip(asked, texts):
         for number, (order, text) in enumerate(zip(question.orders, responses)):
             score = next(scores)
-            correct = bool(score.get("accuracy", score["reward"]) >= 0.5)
+            correct = rewards.is_right(score)
             boxed, answer = extract_boxed(text), question.samples[number]["answer"]
             said = answer if correct else boxed  # what is right means the same however it is worded
             plain = normalized(said or "")  # "$$" is no answer either
