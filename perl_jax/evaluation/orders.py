@@ -10,18 +10,16 @@ import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from models.errors import InputError
 from perl_jax import permute, symbols
-from perl_jax.answers import compare
 from perl_jax.benchmarks import Item, _common
-from perl_jax.curation import curate, references
+from perl_jax.curation import curate
 from perl_jax.data import Rejected, Row
+from perl_jax.evaluation import meaning as meanings
 from perl_jax.records.chat_messages import MARKER
 
 FIXED = "the order matters"
 INSIDE = "images stand inside its sentences"
 UNBOUND = "its letters may be those of images"
-LONG = 1000  # characters of an answer, beyond which it is a text, and no reference to a choice or an image
 
 
 class Asked(NamedTuple):
@@ -127,41 +125,9 @@ def _letter_place(answer: str) -> int | None:
 
 
 def meaning(asked: Asked, extracted: str | None, correct: bool) -> str | None:
-    """What an extracted answer means in the question's own order, so that equal meanings are the same answer.
-
-    None where nothing was found, or nothing but marks ("$$"), or where the question is asked in no other order. What is
-    right means the same however it is worded, and so does what chooses one choice, or one image where the answer is an
-    image.
-    """
-    if extracted is None or asked.record is None:
+    """What an extracted answer means in the question's original order; None where it is asked in no other order."""
+    if asked.record is None:
         return None
-    record, count = asked.record, len(asked.order)
-    if correct:
-        return compare.normalized(symbols.words(record["answer"], count))
-    said = compare.normalized(extracted)
-    if not said or len(extracted) > LONG:
-        return said or None
-    try:
-        if (form := _in_form(asked, extracted)) or record.get("kind") == "order":
-            return compare.normalized(permute.canonical_answer(form or said, record, asked.order))
-        return symbols.words(symbols.move(references.to_symbols(said, count), asked.order), count)
-    except InputError:  # braces of its own, or left and right among more than two
-        return said
-
-
-def _in_form(asked: Asked, extracted: str) -> str | None:
-    """A wrong answer in the right one's form: the letter of a choice, or words for an image; None if it is neither."""
     row = asked.item.row
-    if row.kind == "choice":
-        forms, kind = symbols.LETTERS[: len(row.choices) or None], "choice"
-    else:
-        forms, kind = _images(asked.record), "text"
-    told = {"kind": kind, "choices": row.choices, "question": row.question}
-    return next((form for form in forms if compare.is_correct({**told, "answer": form}, extracted)), None)
-
-
-def _images(record: Mapping) -> list[str]:
-    """What the answer would be if it were each of the images in turn; [] where it does not name a single one."""
-    answer, count = record["answer"], len(record["images"])
-    named = symbols.mentioned(answer)
-    return [symbols.words(symbols.move(answer, [place] * count), count) for place in range(count * (len(named) == 1))]
+    told = {"kind": row.kind, "choices": row.choices, "question": row.question}
+    return meanings.meaning(asked.record, asked.order, told, extracted, correct)

@@ -8,8 +8,8 @@ import numpy as np
 
 from models.errors import InputError
 from perl_jax import mesh, permute, rewards, rollout
-from perl_jax.answers.compare import normalized
 from perl_jax.evaluation import statistics
+from perl_jax.evaluation.meaning import meaning
 from perl_jax.records.prompts import Prompts, opened
 from perl_jax.rewards.boxed import extract_boxed
 from perl_jax.runtime import processes
@@ -80,10 +80,8 @@ def predictions(asked: Sequence[Question], texts: Sequence[Sequence[str]], grade
         for number, (order, text) in enumerate(zip(question.orders, responses)):
             score = next(scores)
             correct = rewards.is_right(score)
-            boxed, answer = extract_boxed(text), question.samples[number]["answer"]
-            said = answer if correct else boxed  # what is right means the same however it is worded
-            plain = normalized(said or "")  # "$$" is no answer either
-            meaning = permute.canonical_answer(plain, question.record, order) if boxed is not None and plain else None
+            sample = question.samples[number]
+            said = extract_boxed(text) or (sample["answer"] if correct else None)
             rows.append(
                 {
                     "id": question.record["id"],
@@ -92,8 +90,8 @@ def predictions(asked: Sequence[Question], texts: Sequence[Sequence[str]], grade
                     "canonical": number == 0,
                     "images": len(order),
                     "text": text,
-                    "answer": answer,
-                    "meaning": meaning,
+                    "answer": sample["answer"],
+                    "meaning": meaning(question.record, order, sample, said, correct),
                     "correct": correct,
                 }
             )
