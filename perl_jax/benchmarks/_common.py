@@ -14,8 +14,8 @@ from perl_jax.answers import compare
 from perl_jax.benchmarks import Item, Score
 from perl_jax.data import Rejected, Row
 from perl_jax.records import hub_files
-from perl_jax.records.chat_messages import MARKER
 from perl_jax.rewards.boxed import extract_boxed
+from perl_jax.symbols import MARKER
 
 PROTOCOLS = ("boxed", "official")
 

@@ -18,7 +18,7 @@ from perl_jax.curation import references
 from perl_jax.curation.checkable import split_choices
 from perl_jax.data import Rejected, Row
 from perl_jax.records import hub_files
-from perl_jax.records.chat_messages import MARKER
+from perl_jax.symbols import MARKER
 
 REPOSITORY = "BLINK-Benchmark/BLINK"
 PATTERNS = ("*/val-*.parquet",)

@@ -14,7 +14,7 @@ from perl_jax import symbols
 from perl_jax.benchmarks import Item, Score, _common
 from perl_jax.data import Rejected, Row
 from perl_jax.records import hub_files
-from perl_jax.records.chat_messages import MARKER
+from perl_jax.symbols import MARKER
 
 REPOSITORY = "TIGER-Lab/Mantis-Eval"
 PATTERNS = ("mantis_eval/test-*.parquet",)

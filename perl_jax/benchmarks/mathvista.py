@@ -16,8 +16,8 @@ from perl_jax import symbols
 from perl_jax.benchmarks import Item, Score, _common, _vlmevalkit
 from perl_jax.data import Rejected, Row
 from perl_jax.records import hub_files
-from perl_jax.records.chat_messages import MARKER
 from perl_jax.rewards.boxed import extract_boxed
+from perl_jax.symbols import MARKER
 
 REPOSITORY = "AI4Math/MathVista"
 PATTERNS = ("data/testmini-*",)

@@ -17,7 +17,7 @@ from perl_jax.benchmarks import Item, Score, _common
 from perl_jax.curation import references
 from perl_jax.data import Picture, Rejected, Row
 from perl_jax.records import hub_files
-from perl_jax.records.chat_messages import MARKER
+from perl_jax.symbols import MARKER
 
 REPOSITORY = "FanqingM/MMIU-Benchmark"
 PATTERNS = ("all.parquet", "*.zip")

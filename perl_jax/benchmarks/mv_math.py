@@ -19,8 +19,8 @@ from perl_jax.curation.checkable import split_choices
 from perl_jax.data import Rejected, Row
 from perl_jax.data.k12 import one_value
 from perl_jax.records import hub_files
-from perl_jax.records.chat_messages import MARKER
 from perl_jax.rewards.boxed import extract_boxed
+from perl_jax.symbols import MARKER
 
 REPOSITORY = "PeijieWang/MV-MATH"
 PATTERNS = ("*MV-MATH.json", "*images*")

@@ -95,7 +95,7 @@ def _choice(row: Row, answer: str) -> Row | Rejected:
             return Rejected(row.id, "a choice without choices", answer)
         return row._replace(answer=match[1].upper(), kind="choice")
     texts = [_folded(choice) for choice in row.choices]
-    told = [text for text in texts if text not in ("", "<image>")]  # only a letter tells the others apart
+    told = [text for text in texts if text not in ("", symbols.MARKER)]  # only a letter tells the others apart
     if len(set(told)) < len(told):
         return Rejected(row.id, "two choices are equal", " | ".join(row.choices))
     if (said := _folded(answer)) and texts.count(said) == 1:

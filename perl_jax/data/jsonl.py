@@ -14,6 +14,7 @@ from pathlib import Path
 
 from models.errors import InputError
 from perl_jax import records as records_lib
+from perl_jax import symbols
 from perl_jax.data import Rejected, Row
 from perl_jax.records import chat_messages, hub_files
 from perl_jax.rewards.boxed import extract_boxed
@@ -113,9 +114,9 @@ def _row(values: Mapping, row: Mapping, number: int, source: str, pictures: hub_
         images = images or held
     question = hub_files.text(question, "question")
     choices = [hub_files.plain(choice, "choice") for choice in _listed(values.get("choices"), "choices")]
-    slots = sum(text.count(chat_messages.MARKER) for text in (question, *choices))
+    slots = sum(text.count(symbols.MARKER) for text in (question, *choices))
     if slots not in (0, len(images)):
-        raise InputError(f"its text has {slots} {chat_messages.MARKER}, but it has {len(images)} images")
+        raise InputError(f"its text has {slots} {symbols.MARKER}, but it has {len(images)} images")
     known = _perl(row, len(images))
     return Row(
         id=hub_files.plain(values["id"], "id") if values.get("id") not in (None, "") else str(number),

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from models.errors import InputError
 from models.image_files import Encoded
+from perl_jax import symbols
 from perl_jax.answers.formulas import MAX_CHARACTERS
 from perl_jax.data import Picture, Rejected, Row
 from perl_jax.records import chat_messages, hub_files
@@ -159,7 +160,7 @@ def _row(row: dict, name: str, pictures: hub_files.Pictures) -> Row | Rejected:
     images = [pictures.picture(value) for value in given if any(value.values() if isinstance(value, dict) else [value])]
     if messages:
         images = [image for image in images if not _is_blank(image)]
-    question = question.replace(chat_messages.MARKER, "").strip()
+    question = question.replace(symbols.MARKER, "").strip()
     written = hub_files.plain(row.get("answer"), "answer")
     try:
         answer, kind = one_value(written)

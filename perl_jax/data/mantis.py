@@ -13,7 +13,8 @@ from typing import NamedTuple
 from models.errors import InputError
 from perl_jax.data import Picture, Rejected, Row
 from perl_jax.records import hub_files
-from perl_jax.records.chat_messages import MARKER, OPTION, option_letters
+from perl_jax.records.chat_messages import OPTION, option_letters
+from perl_jax.symbols import MARKER
 
 SPLITS = ("train",)
 REPOSITORY = "TIGER-Lab/Mantis-Instruct"

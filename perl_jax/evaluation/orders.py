@@ -15,7 +15,7 @@ from perl_jax.benchmarks import Item, _common
 from perl_jax.curation import curate
 from perl_jax.data import Rejected, Row
 from perl_jax.evaluation import meaning as meanings
-from perl_jax.records.chat_messages import MARKER
+from perl_jax.symbols import MARKER
 
 FIXED = "the order matters"
 INSIDE = "images stand inside its sentences"

@@ -5,8 +5,8 @@ import re
 
 from models.errors import InputError
 from perl_jax.records import hub_files
+from perl_jax.symbols import MARKER
 
-MARKER = "<image>"
 OPTION = re.compile(r"^\s*(?:\(([A-Z])\)|([A-Z])[.:)、．])", re.MULTILINE)  # how the line of an option begins
 
 
