@@ -256,6 +256,8 @@ def test_a_download_without_a_network_is_one_line(tmp_path, monkeypatch):
 
 def test_parquet_and_the_hub_are_imported_late():
     """A command that reads neither starts without them."""
-    code = "import sys; from perl_jax.records import hub_files; print({'pyarrow', 'huggingface_hub'} & set(sys.modules))"
+    code = (
+        "import sys; from perl_jax.records import hub_files; print({'pyarrow', 'huggingface_hub'} & set(sys.modules))"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"
