@@ -1,7 +1,7 @@
 """Sizes of a Qwen2.5-VL, read from and written to Hugging Face's config.json."""
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 from models.errors import InputError
 
@@ -58,6 +58,7 @@ class TextConfig:
 class Config:
     """A whole model: hashable, so that it can be a static attribute of a jitted module."""
 
+    model_type: ClassVar[str] = "qwen2_5_vl"
     vision: VisionConfig
     text: TextConfig
     image_token_id: int = 151655
@@ -103,7 +104,7 @@ class Config:
         mrope = list(text.pop("mrope_section"))
         return {
             "architectures": [ARCHITECTURE],
-            "model_type": "qwen2_5_vl",
+            "model_type": self.model_type,
             **text,
             "rope_scaling": {"type": "mrope", "rope_type": "default", "mrope_section": mrope},
             "hidden_act": "silu",
@@ -125,6 +126,11 @@ class Config:
                 "hidden_act": "silu",
             },
         }
+
+
+def published() -> dict[str, Config]:
+    """The sizes of all published models, by their hub ids."""
+    return {f"Qwen/Qwen2.5-VL-{size}-Instruct": Config.published(size) for size in PUBLISHED}
 
 
 def _vision(raw: dict[str, Any]) -> VisionConfig:

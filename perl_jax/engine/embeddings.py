@@ -5,7 +5,7 @@ from functools import partial
 import jax
 from flax import nnx
 
-from models import qwen2_5_vl as qwen
+import models
 from models.qwen2_5_vl.packing import Vision
 from perl_jax import mesh
 
@@ -18,13 +18,13 @@ def embeddings(graph, weights, ids, image_index, vision: Vision | None, axis: in
     return embedded(nnx.merge(graph, weights), ids, image_index, vision, axis)
 
 
-def embedded(model: qwen.Qwen2_5_VL, ids, image_index, vision: Vision | None, axis: int, remat: bool = False):
+def embedded(model: models.Model, ids, image_index, vision: Vision | None, axis: int, remat: bool = False):
     """The same within a program, each image encoded once."""
     images = None if vision is None else mesh.to_width(encoded(model, vision, remat))
     return mesh.from_width(model.embed(ids, image_index, images), axis)
 
 
-def encoded(model: qwen.Qwen2_5_VL, vision: Vision, remat: bool = False):
+def encoded(model: models.Model, vision: Vision, remat: bool = False):
     """Merged tokens [R, T, D] of a pack of R rows, of which each shard encodes so many at a time that memory bounds."""
     (R, C), S = vision.images.shape, mesh.shards()
     share = R // S

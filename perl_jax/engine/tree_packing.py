@@ -12,7 +12,7 @@ from typing import NamedTuple
 import flax.struct
 import numpy as np
 
-from models import qwen2_5_vl as qwen
+import models
 from models.errors import InputError
 from models.qwen2_5_vl.attention import Spans, kernel_platform
 from models.qwen2_5_vl.packing import Images, Vision, bucket, check_ids, mrope_positions, pack_images
@@ -94,7 +94,7 @@ def flat(groups: Sequence[Group], name: str) -> np.ndarray | None:
 
 
 def pack(
-    config: qwen.Config,
+    config: models.Config,
     groups: Sequence[Group],
     rows: int | None,
     row_tokens: int | None,
@@ -146,7 +146,7 @@ def pack(
     )
 
 
-def _checked_ids(config: qwen.Config, groups: Sequence[Group]) -> tuple[list, list]:
+def _checked_ids(config: models.Config, groups: Sequence[Group]) -> tuple[list, list]:
     """Token ids of all prompts [Q][O] and responses [Q][O][G] as arrays; InputError for ids that there are not."""
     prompts = [
         [check_ids(config, ids, f"group {q}, prompt {o}") for o, ids in enumerate(group.prompts)]
@@ -168,7 +168,7 @@ def _checked_ids(config: qwen.Config, groups: Sequence[Group]) -> tuple[list, li
 class _Call(NamedTuple):
     """What all micro-batches of a call share."""
 
-    config: qwen.Config
+    config: models.Config
     capacity: int  # tokens of a row
     shards: int
     prompts: list  # [Q][O] token ids
@@ -235,7 +235,7 @@ def check(groups: Sequence[Group]) -> None:
             raise ValueError(f"group {q}: every order needs {G} responses, as the first group has")
 
 
-def _reach(config: qwen.Config, batches, prompts, lengths, capacity: int) -> tuple[int, int]:
+def _reach(config: models.Config, batches, prompts, lengths, capacity: int) -> tuple[int, int]:
     """`prompts` and `window` of the rows, in few steps: a finer one would be one more program to compile."""
     if kernel_platform(config.text.head_dim):
         return capacity, capacity  # kernels do not ask

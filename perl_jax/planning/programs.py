@@ -16,7 +16,7 @@ from flax import nnx
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from models import qwen2_5_vl as qwen
+import models
 from models.errors import InputError
 from models.qwen2_5_vl.attention import Spans
 from models.qwen2_5_vl.packing import Vision, block_size, bucket
@@ -53,7 +53,7 @@ def devices_of(topology: str, slices: int = 1) -> list:
         ) from error
 
 
-def programs(config, sizes: qwen.Config, assumed: Assumed) -> tuple[dict[str, Callable], dict[str, float]]:
+def programs(config, sizes: models.Config, assumed: Assumed) -> tuple[dict[str, Callable], dict[str, float]]:
     """({name: what compiles it}, {what stays on a device: bytes}) on the current mesh, with the shapes of one step."""
     model = model_of(config, sizes)
     optimizer = schedule.optimizer(config, config.warmup.steps + 1)
@@ -79,10 +79,11 @@ def programs(config, sizes: qwen.Config, assumed: Assumed) -> tuple[dict[str, Ca
     }
 
 
-def model_of(config, sizes: qwen.Config) -> qwen.Qwen2_5_VL:
+def model_of(config, sizes: models.Config) -> models.Model:
     """The shapes of the model that the config trains, each weight in the dtype that `policy.load` holds it in."""
+    network = models.family(sizes).Model
     model = nnx.eval_shape(
-        lambda: policy.adapted(config, qwen.Qwen2_5_VL(sizes, rngs=nnx.Rngs(0), compute_dtype=config.compute_dtype))
+        lambda: policy.adapted(config, network(sizes, rngs=nnx.Rngs(0), compute_dtype=config.compute_dtype))
     )
     graph, weights = nnx.split(model)
     held = policy.dtypes(config)
@@ -93,7 +94,7 @@ def model_of(config, sizes: qwen.Config) -> qwen.Qwen2_5_VL:
     return nnx.merge(graph, nnx.from_flat_state(weights))
 
 
-def of_reference(config, model: qwen.Qwen2_5_VL) -> float:
+def of_reference(config, model: models.Model) -> float:
     """The bytes on one device of a reference policy that shares no weights."""
     if not config.loss.kl_coef or config.lora.rank:
         return 0.0
@@ -117,7 +118,7 @@ def laid_out(tree, layout: str = "train"):
     return jax.tree.map(place, tree, is_leaf=lambda leaf: isinstance(leaf, nnx.Variable))
 
 
-def pictures(config, sizes: qwen.Config, assumed: Assumed, count: int) -> Vision:
+def pictures(config, sizes: models.Config, assumed: Assumed, count: int) -> Vision:
     """A pack of so many pictures, a row each, which may be longer than the picture."""
     vision, shards = sizes.vision, mesh.shards()
     patches, _ = lengths(config, sizes, assumed)
@@ -132,7 +133,7 @@ def pictures(config, sizes: qwen.Config, assumed: Assumed, count: int) -> Vision
     )
 
 
-def streams(config, sizes: qwen.Config, assumed: Assumed) -> rollout.Streams:
+def streams(config, sizes: models.Config, assumed: Assumed) -> rollout.Streams:
     """All streams of a step with the largest own caches that they may come to."""
     text, dtype, shards = sizes.text, jnp.dtype(config.compute_dtype), mesh.shards()
     N = -(-at_once(config) // shards) * shards
@@ -150,7 +151,7 @@ def streams(config, sizes: qwen.Config, assumed: Assumed) -> rollout.Streams:
     return rollout.Streams([cache(N, T)] * L, [cache(N * G, C)] * L, one, one, keys, each, done)
 
 
-def sampling(config, sizes: qwen.Config, assumed: Assumed, model, decoder, caches) -> dict[str, Callable]:
+def sampling(config, sizes: models.Config, assumed: Assumed, model, decoder, caches) -> dict[str, Callable]:
     """The programs of rollouts; `model` and `decoder` by `nnx.split`."""
     N, G = caches.last.shape
     T, dtype = caches.prompt[0][0].shape[-1], jnp.dtype(config.compute_dtype)
@@ -182,7 +183,7 @@ def sampling(config, sizes: qwen.Config, assumed: Assumed, model, decoder, cache
     }
 
 
-def updating(config, sizes: qwen.Config, assumed: Assumed, state: update.State) -> dict[str, Callable]:
+def updating(config, sizes: models.Config, assumed: Assumed, state: update.State) -> dict[str, Callable]:
     """The programs of an update."""
     B, S, C = config.micro_batch.rows, mesh.shards(), config.micro_batch.row_tokens
 
