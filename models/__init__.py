@@ -82,7 +82,7 @@ class Processor:
 
 
 def _raw(path: str | Path) -> dict[str, Any]:
-    from models.qwen2_5_vl.source import read_json
+    from models.source import read_json
 
     if not Path(path).is_dir():
         raise InputError(f"{path}: no such directory: give a local Hugging Face directory")

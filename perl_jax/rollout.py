@@ -21,9 +21,9 @@ import numpy as np
 from flax import nnx
 
 import models
+from models.attention import causal, merged, partial_attention, platform
+from models.layers import unstacked
 from models.qwen2_5_vl import lora
-from models.qwen2_5_vl.attention import causal, merged, partial_attention, platform
-from models.qwen2_5_vl.layers import unstacked
 from models.qwen2_5_vl.packing import Inputs
 from perl_jax import mesh
 from perl_jax.engine.decode_batch import Decoded, Rollouts, Segment, batch_sizes, capacities, regroup, rollouts

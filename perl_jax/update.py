@@ -17,8 +17,8 @@ import optax
 from flax import nnx
 
 import models
-from models.qwen2_5_vl.attention import spanned
-from models.qwen2_5_vl.model import logits as logits_of
+from models.attention import spanned
+from models.layers import logits as logits_of
 from perl_jax import grpo, mesh
 from perl_jax.engine import tree_packing
 from perl_jax.engine.embeddings import embedded, embeddings

@@ -40,9 +40,9 @@ MODULES = [file for file in FILES if file.name not in ("__init__.py", "__main__.
 TESTED_ELSEWHERE = {  # module: the test that covers it, and why it has none of its own
     "models/errors.py": ("perl_jax/test_commands.py", "an exception; that it is one line and an exit code is there"),
     "models/whole_directory.py": ("perl_jax/runtime/test_files.py", "which gives it to all of perl_jax"),
-    "models/qwen2_5_vl/attention.py": ("models/qwen2_5_vl/test_model.py", "part of the network, compared as a whole"),
-    "models/qwen2_5_vl/layers.py": ("models/qwen2_5_vl/test_model.py", "part of the network"),
-    "models/qwen2_5_vl/source.py": ("models/qwen2_5_vl/test_weights.py", "reads what weights.py loads"),
+    "models/attention.py": ("models/qwen2_5_vl/test_model.py", "part of the network, compared as a whole"),
+    "models/layers.py": ("models/qwen2_5_vl/test_model.py", "part of the network"),
+    "models/source.py": ("models/qwen2_5_vl/test_weights.py", "reads what weights.py loads"),
     "models/qwen2_5_vl/text.py": ("models/qwen2_5_vl/test_model.py", "part of the network"),
     "models/qwen2_5_vl/vision.py": ("models/qwen2_5_vl/test_model.py", "part of the network"),
     "perl_jax/benchmarks/records.py": ("perl_jax/test_evaluate.py", "record sets, asked in whole evaluations"),

@@ -5,8 +5,8 @@ from models.qwen2_5_vl.config import Config, TextConfig, VisionConfig, published
 from models.qwen2_5_vl.model import Qwen2_5_VL
 from models.qwen2_5_vl.packing import Inputs, pack
 from models.qwen2_5_vl.processing import Processor
-from models.qwen2_5_vl.source import Source
 from models.qwen2_5_vl.weights import load, named, save
+from models.source import Source
 
 Model = Qwen2_5_VL  # by the name that every family has
 

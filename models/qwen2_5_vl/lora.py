@@ -17,10 +17,10 @@ import jax.numpy as jnp
 from flax import nnx
 
 from models.errors import InputError
-from models.qwen2_5_vl.layers import ZEROS, Linear, precision
+from models.layers import ZEROS, Linear, precision
 from models.qwen2_5_vl.model import Qwen2_5_VL
-from models.qwen2_5_vl.source import memory_name
 from models.qwen2_5_vl.weights import named, write_tensors
+from models.source import memory_name
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"  # PEFT's
 

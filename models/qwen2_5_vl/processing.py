@@ -12,7 +12,7 @@ from models import image_files
 from models.errors import InputError
 from models.qwen2_5_vl import images as image_processing
 from models.qwen2_5_vl.config import Config, VisionConfig
-from models.qwen2_5_vl.source import read_json
+from models.source import read_json
 
 SLOT = "<image>"  # in a message's text: the next picture of `images` goes here
 IMAGE_TOKEN = "<|image_pad|>"

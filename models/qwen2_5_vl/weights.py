@@ -25,7 +25,7 @@ from flax import nnx
 from models.errors import InputError
 from models.qwen2_5_vl.config import Config
 from models.qwen2_5_vl.model import Qwen2_5_VL
-from models.qwen2_5_vl.source import DTYPES, INDEX, WEIGHTS, Tensor, open_directory
+from models.source import DTYPES, INDEX, WEIGHTS, Tensor, open_directory
 from models.whole_directory import whole_directory
 
 STACKS = (("visual", "blocks"), ("model", "layers"))

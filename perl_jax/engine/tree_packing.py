@@ -13,8 +13,8 @@ import flax.struct
 import numpy as np
 
 import models
+from models.attention import Spans, kernel_platform
 from models.errors import InputError
-from models.qwen2_5_vl.attention import Spans, kernel_platform
 from models.qwen2_5_vl.packing import Images, Vision, bucket, check_ids, mrope_positions, pack_images
 
 

@@ -17,8 +17,8 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import models
+from models.attention import Spans
 from models.errors import InputError
-from models.qwen2_5_vl.attention import Spans
 from models.qwen2_5_vl.packing import Vision, block_size, bucket
 from perl_jax import mesh, policy, rollout, update
 from perl_jax.engine import embeddings, tree_packing

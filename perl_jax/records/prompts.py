@@ -12,7 +12,7 @@ import models
 from models.errors import InputError
 from models.image_files import Encoded
 from models.qwen2_5_vl.images import resized
-from models.qwen2_5_vl.source import read_json
+from models.source import read_json
 from perl_jax.runtime import processes
 
 FILE = "perl_jax.json"  # in an exported directory: what its prompts looked like in training
