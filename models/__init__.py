@@ -24,6 +24,7 @@ from types import ModuleType
 from typing import Any, Protocol
 
 from models.errors import InputError
+from models.source import read_json
 
 FAMILIES = {"qwen2_5_vl": "Qwen2_5_VLForConditionalGeneration"}  # model_type: what `architectures` says of it
 
@@ -43,7 +44,7 @@ def family(config: Any) -> ModuleType:
 
 def read_config(path: str | Path) -> "Config":
     """The sizes that the config.json of a directory says. Raises InputError."""
-    raw = _raw(path)
+    raw = read_json(Path(path) / "config.json")
     return family(raw).Config.from_hf(raw)
 
 
@@ -52,41 +53,14 @@ def published() -> dict[str, "Config"]:
     return {name: config for kind in FAMILIES for name, config in family({"model_type": kind}).published().items()}
 
 
-def load(path: str | Path, dtype="float32", compute_dtype=None, sharding=None) -> "Model":
-    """The model in a Hugging Face directory."""
-    return family(_raw(path)).load(path, dtype, compute_dtype, sharding)
+_HOMES = {"load": "weights", "save": "weights", "named": "weights", "pack": "packing", "Processor": "processing"}
 
 
-def save(model: "Model", path: str | Path, dtype=None) -> None:
-    """Writes a Hugging Face directory."""
-    family(model.config).save(model, path, dtype)
-
-
-def named(tree):
-    """{hub name: array} of a model, an nnx.State or a dict: all families have the same names."""
-    return family({"model_type": next(iter(FAMILIES))}).named(tree)
-
-
-def pack(config: "Config", prompts, *args, **kwargs):
-    """Packs prompts [(input_ids, images), ...]."""
-    return family(config).pack(config, prompts, *args, **kwargs)
-
-
-class Processor:
-    """Chat messages and pictures to token ids."""
-
-    @staticmethod
-    def from_pretrained(path: str | Path) -> "Processor":
-        """Reads the tokenizer and processor files of a local directory."""
-        return family(_raw(path)).Processor.from_pretrained(path)
-
-
-def _raw(path: str | Path) -> dict[str, Any]:
-    from models.source import read_json
-
-    if not Path(path).is_dir():
-        raise InputError(f"{path}: no such directory: give a local Hugging Face directory")
-    return read_json(Path(path) / "config.json")
+def __getattr__(name: str) -> Any:
+    """What the door's other names are, once they are asked for: most need JAX."""
+    if name in _HOMES:
+        return getattr(importlib.import_module(f"models.{_HOMES[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 class TextConfig(Protocol):

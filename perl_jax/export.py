@@ -17,9 +17,9 @@ from absl import flags
 from flax import nnx
 
 import models
+from models import lora
 from models.errors import InputError
-from models.qwen2_5_vl import lora
-from models.qwen2_5_vl.weights import new_directory
+from models.weights import new_directory
 from perl_jax import policy
 from perl_jax.exporting import model_card, provenance
 from perl_jax.records import prompts

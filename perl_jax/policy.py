@@ -12,8 +12,8 @@ import jax
 from flax import nnx
 
 import models
+from models import lora
 from models.errors import InputError
-from models.qwen2_5_vl import lora
 from perl_jax import mesh
 from perl_jax.records.prompts import Prompts
 from perl_jax.runtime import processes

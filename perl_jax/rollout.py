@@ -21,10 +21,10 @@ import numpy as np
 from flax import nnx
 
 import models
+from models import lora
 from models.attention import causal, merged, partial_attention, platform
 from models.layers import unstacked
-from models.qwen2_5_vl import lora
-from models.qwen2_5_vl.packing import Inputs
+from models.packing import Inputs
 from perl_jax import mesh
 from perl_jax.engine.decode_batch import Decoded, Rollouts, Segment, batch_sizes, capacities, regroup, rollouts
 from perl_jax.engine.embeddings import embeddings

@@ -12,7 +12,7 @@ from absl import flags
 import models
 from models.errors import InputError
 from models.image_files import open_image
-from models.qwen2_5_vl.processing import SLOT
+from models.processing import SLOT
 from perl_jax import policy, rollout
 from perl_jax.records.prompts import Prompts
 from perl_jax.runtime import cli

@@ -42,7 +42,7 @@ TESTED_ELSEWHERE = {  # module: the test that covers it, and why it has none of 
     "models/whole_directory.py": ("perl_jax/runtime/test_files.py", "which gives it to all of perl_jax"),
     "models/attention.py": ("models/qwen2_5_vl/test_model.py", "part of the network, compared as a whole"),
     "models/layers.py": ("models/qwen2_5_vl/test_model.py", "part of the network"),
-    "models/source.py": ("models/qwen2_5_vl/test_weights.py", "reads what weights.py loads"),
+    "models/source.py": ("models/test_weights.py", "reads what weights.py loads"),
     "models/qwen2_5_vl/text.py": ("models/qwen2_5_vl/test_model.py", "part of the network"),
     "models/qwen2_5_vl/vision.py": ("models/qwen2_5_vl/test_model.py", "part of the network"),
     "perl_jax/benchmarks/records.py": ("perl_jax/test_evaluate.py", "record sets, asked in whole evaluations"),

@@ -21,6 +21,11 @@ PUBLISHED = {  # layers, width, MLP, heads, key heads, vocabulary, tied head; hi
 class VisionConfig:
     """The vision tower; windows and patches are in pixels, `fullatt_block_indexes` are the blocks without windows."""
 
+    image_mean: ClassVar = (0.48145466, 0.4578275, 0.40821073)  # CLIP's, red, green, blue
+    image_std: ClassVar = (0.26862954, 0.26130258, 0.27577711)
+    min_pixels: ClassVar[int] = 56 * 56  # of a picture, where its processor says no other
+    max_pixels: ClassVar[int] = 28 * 28 * 1280
+
     depth: int
     hidden_size: int
     intermediate_size: int

@@ -10,10 +10,9 @@ from pathlib import Path
 from flax import nnx
 
 from models.errors import InputError
-from models.qwen2_5_vl import images as image_processing
 from models.qwen2_5_vl.config import Config, TextConfig, VisionConfig
 from models.qwen2_5_vl.model import Qwen2_5_VL
-from models.qwen2_5_vl.weights import save
+from models.weights import save
 from models.whole_directory import whole_directory
 
 SPECIAL_TOKENS = tuple(
@@ -203,13 +202,13 @@ def _write_settings(path: Path, tokenizer, config: Config) -> None:
         {
             "image_processor_type": "Qwen2VLImageProcessor",
             "processor_class": "Qwen2_5_VLProcessor",
-            "min_pixels": image_processing.MIN_PIXELS,
-            "max_pixels": image_processing.MAX_PIXELS,
+            "min_pixels": config.vision.min_pixels,
+            "max_pixels": config.vision.max_pixels,
             "patch_size": config.vision.patch_size,
             "temporal_patch_size": config.vision.temporal_patch_size,
             "merge_size": config.vision.spatial_merge_size,
-            "image_mean": list(image_processing.MEAN),
-            "image_std": list(image_processing.STD),
+            "image_mean": list(config.vision.image_mean),
+            "image_std": list(config.vision.image_std),
         },
     )
     end, turn = tokenizer.token_to_id(END_OF_TEXT), tokenizer.token_to_id(END_OF_TURN)

@@ -8,8 +8,9 @@ from flax import nnx
 
 from models.attention import causal
 from models.layers import Linear, logits
+from models.packing import Inputs
 from models.qwen2_5_vl.config import Config
-from models.qwen2_5_vl.packing import Inputs, Vision
+from models.qwen2_5_vl.packing import Vision
 from models.qwen2_5_vl.text import TextTower
 from models.qwen2_5_vl.vision import VisionTower
 from models.source import Source

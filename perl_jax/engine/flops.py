@@ -11,7 +11,7 @@ from typing import NamedTuple
 import jax
 
 import models
-from models.qwen2_5_vl.packing import image_runs
+from models.packing import image_runs
 
 
 class Device(NamedTuple):

@@ -7,7 +7,7 @@ a question stay together where they can, so that its images are encoded once for
 """
 
 from collections.abc import Container, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.struct
 import numpy as np
@@ -15,7 +15,7 @@ import numpy as np
 import models
 from models.attention import Spans, kernel_platform
 from models.errors import InputError
-from models.qwen2_5_vl.packing import Images, Vision, bucket, check_ids, mrope_positions, pack_images
+from models.packing import Images, bucket, check_ids, mrope_positions
 
 
 class Group(NamedTuple):
@@ -40,7 +40,7 @@ class Rows:
     position_ids: np.ndarray  # int32 [B, S, 3, C]: M-RoPE
     image_index: np.ndarray  # int32 [B, S, C, 2]: (row, merged token) of the vision pack; -1 where text
     spans: Spans  # of int32 [B, S, C]: what each token sees
-    vision: Vision | None
+    vision: Any  # the family's pack of images, or None
     sources: np.ndarray  # int32 [B, S, C]: the place that predicts the token
     targets: np.ndarray  # int32 [B, S, C]: the token
     index: np.ndarray  # int32 [B, S, C]: its number among all response tokens of the groups; -1: none
@@ -130,7 +130,8 @@ def pack(
         sorted({number for row in batch for tree in row for number in shown[tree.group][tree.order]})
         for batch in batches
     ]
-    layouts = pack_images(config.vision, [[images.found[i] for i in numbers] for numbers in needed], shards, own)
+    pictures = [[images.found[i] for i in numbers] for numbers in needed]
+    layouts = models.family(config).pack_images(config.vision, pictures, shards, own)
 
     grids, reach = [image.grid for image in images.found], _reach(config, batches, prompts, lengths, capacity)
     call = _Call(config, capacity, shards, prompts, responses, first, shown, grids, reach)
@@ -179,7 +180,7 @@ class _Call(NamedTuple):
     reach: tuple[int, int]  # what `_reach` says
 
 
-def _filled(call: _Call, batch: Sequence[Sequence[Tree]], place: Mapping[int, np.ndarray], vision: Vision) -> Rows:
+def _filled(call: _Call, batch: Sequence[Sequence[Tree]], place: Mapping[int, np.ndarray], vision) -> Rows:
     """The micro-batch of these rows of trees; `place` has where in `vision` each image's merged patches are."""
     config, capacity = call.config, call.capacity
     shape = (len(batch), capacity)

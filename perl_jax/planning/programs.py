@@ -19,7 +19,7 @@ from jax.sharding import PartitionSpec as P
 import models
 from models.attention import Spans
 from models.errors import InputError
-from models.qwen2_5_vl.packing import Vision, block_size, bucket
+from models.packing import bucket
 from perl_jax import mesh, policy, rollout, update
 from perl_jax.engine import embeddings, tree_packing
 from perl_jax.engine.decode_batch import capacities
@@ -118,19 +118,11 @@ def laid_out(tree, layout: str = "train"):
     return jax.tree.map(place, tree, is_leaf=lambda leaf: isinstance(leaf, nnx.Variable))
 
 
-def pictures(config, sizes: models.Config, assumed: Assumed, count: int) -> Vision:
+def pictures(config, sizes: models.Config, assumed: Assumed, count: int):
     """A pack of so many pictures, a row each, which may be longer than the picture."""
-    vision, shards = sizes.vision, mesh.shards()
     patches, _ = lengths(config, sizes, assumed)
-    block = block_size(vision)
-    room = block * bucket(-(-patches // block) + 1, least=1, between=2)
-    shape = shards * bucket(-(-count // shards), least=1, between=2), room
-    values = vision.in_channels * vision.temporal_patch_size * vision.patch_size**2
-    return Vision(
-        array((*shape, values), jnp.float32, mesh.ROWS),
-        *[array(shape, jnp.int32, mesh.ROWS)] * 2,
-        array((*shape, 2), jnp.int32, mesh.ROWS),
-    )
+    pack = models.family(sizes).pack_shapes(sizes.vision, patches, count, mesh.shards())
+    return jax.tree.map(lambda x: array(x.shape, x.dtype, mesh.ROWS), pack)
 
 
 def streams(config, sizes: models.Config, assumed: Assumed) -> rollout.Streams:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 import models
-from models.qwen2_5_vl.packing import bucket
+from models.packing import bucket
 from perl_jax import update
 from perl_jax.engine import embeddings, flops
 

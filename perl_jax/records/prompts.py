@@ -11,7 +11,7 @@ from pathlib import Path
 import models
 from models.errors import InputError
 from models.image_files import Encoded
-from models.qwen2_5_vl.images import resized
+from models.images import resized
 from models.source import read_json
 from perl_jax.runtime import processes
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 import models
-from models.qwen2_5_vl import images
+from models import images
 from perl_jax import policy
 from perl_jax.grading import Grader
 from perl_jax.records import prompt_lengths

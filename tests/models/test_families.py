@@ -11,6 +11,7 @@ import tiny
 import models as door
 from models import qwen2_5_vl as qwen
 from models.errors import InputError
+from models.weights import write_tensors
 
 
 def test_importing_the_door_is_light():
@@ -41,12 +42,11 @@ def test_an_old_config_is_known_by_its_architecture():
 )
 def test_an_unknown_family(raw, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(raw))
-    for ask in (door.load, door.read_config, door.Processor.from_pretrained):
+    write_tensors(tmp_path / "model.safetensors", {})
+    for ask in (door.load, door.read_config):
         with pytest.raises(InputError, match="known are qwen2_5_vl") as error:
             ask(tmp_path)
         assert "\n" not in str(error.value) and str(raw.get("model_type")) in str(error.value)
-    with pytest.raises(InputError, match="no such directory"):
-        door.load(tmp_path / "absent")
 
 
 def test_through_the_door_and_back(models, tmp_path):
