@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from environment import REPOSITORY
 
+import models
+
 ROOMS = ("models", "perl_jax", "configs", "tests", "benchmarks", "launch")
 MAY_IMPORT = {"models": {"models"}, "perl_jax": {"models", "perl_jax"}, "configs": {"configs"}}
 
@@ -58,6 +60,15 @@ TESTED_ELSEWHERE = {  # module: the test that covers it, and why it has none of 
     "perl_jax/runtime/logs.py": ("perl_jax/test_train.py", "what a run leaves"),
     "perl_jax/training/metrics.py": ("perl_jax/test_train.py", "what a step says"),
 }
+
+
+def test_perl_jax_knows_no_family_by_name():
+    """What is one model family's comes through the door, `models`; what families share does not know them either."""
+    rooms = {f"models.{name}" for name in models.FAMILIES}
+    for module in NAMES:
+        if not any(module.startswith(room) for room in rooms):
+            known = {".".join(name.split(".")[:2]) for name in imported(NAMES[module])} & rooms
+            assert not known, f"{module} imports {known}"
 
 
 @pytest.mark.parametrize("room", MAY_IMPORT)

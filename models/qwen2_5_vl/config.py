@@ -1,6 +1,7 @@
 """Sizes of a Qwen2.5-VL, read from and written to Hugging Face's config.json."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from models.errors import InputError
@@ -38,6 +39,24 @@ class VisionConfig:
     fullatt_block_indexes: tuple[int, ...] = (7, 15, 23, 31)
     in_channels: int = 3
 
+    def flops(self, patches: Sequence[int]) -> int:
+        """The tower's forward pass over images of so many patches each, a multiply-add being 2.
+
+        2 n (X D + L (4 D^2 + 3 D F)) + 4 D (full layers n^2 + window layers n w) + the merger's 2 n (m D^2 + D E), for
+        n patches of X values, windows of w patches and m of them merged to one token of width E.
+        """
+        D, F, L = self.hidden_size, self.intermediate_size, self.depth
+        merged = self.spatial_merge_size**2
+        values = self.in_channels * self.temporal_patch_size * self.patch_size**2
+        full = sum(0 <= index < L for index in self.fullatt_block_indexes)
+        window = (self.window_size // self.patch_size) ** 2
+        total = 0
+        for n in patches:
+            total += 2 * n * (values * D + L * (4 * D * D + 3 * D * F))
+            total += 4 * D * (full * n * n + (L - full) * n * min(n, window))
+            total += 2 * n * (merged * D * D + D * self.out_hidden_size)
+        return total
+
 
 @dataclasses.dataclass(frozen=True)
 class TextConfig:
@@ -70,6 +89,11 @@ class Config:
     video_token_id: int = 151656
     vision_start_token_id: int = 151652
     vision_end_token_id: int = 151653
+
+    @property
+    def embedding_size(self) -> int:
+        """Numbers of an input embedding; nothing is added to later layers."""
+        return self.text.hidden_size
 
     @classmethod
     def published(cls, size: str) -> "Config":

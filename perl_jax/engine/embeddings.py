@@ -13,7 +13,7 @@ PATCHES = 1 << 14  # of each shard that are encoded at a time: attention's score
 
 @partial(jax.jit, static_argnums=(0, 5))
 def embeddings(graph, weights, ids, image_index, vision, axis: int = 0):
-    """Input embeddings [..., D] of ids [...] for a model by `nnx.split`; `axis` of ids is shared out as rows.
+    """Input embeddings [..., E] of ids [...] for a model by `nnx.split`; `axis` of ids is shared out as rows.
 
     `vision` is the family's pack of the images, or None.
     """
@@ -27,7 +27,7 @@ def embedded(model: models.Model, ids, image_index, vision, axis: int, remat: bo
 
 
 def encoded(model: models.Model, vision, remat: bool = False):
-    """Merged tokens [R, T, D] of a pack of R rows, of which each shard encodes so many at a time that memory bounds."""
+    """Merged tokens [R, T, E] of a pack of R rows, of which each shard encodes so many at a time that memory bounds."""
     (R, C), S = vision.images.shape, mesh.shards()
     share = R // S
     parts = next(n for n in range(1, share + 1) if share % n == 0 and (share // n * C <= PATCHES or n == share))

@@ -46,25 +46,6 @@ def text(config: models.TextConfig, tokens: int, pairs: int, scored: int) -> int
     return 2 * tokens * L * layer + 4 * pairs * L * q + 2 * scored * D * config.vocab_size
 
 
-def vision(config: models.VisionConfig, patches: Sequence[int]) -> int:
-    """The vision tower's forward pass over images of so many patches each.
-
-    2 n (X D + L (4 D^2 + 3 D F)) + 4 D (full layers n^2 + window layers n w) + the merger's 2 n (m D^2 + D E), for n
-    patches of X values, windows of w patches and m of them merged to one token of width E.
-    """
-    D, F, L = config.hidden_size, config.intermediate_size, config.depth
-    merged = config.spatial_merge_size**2
-    values = config.in_channels * config.temporal_patch_size * config.patch_size**2
-    full = sum(0 <= index < L for index in config.fullatt_block_indexes)
-    window = (config.window_size // config.patch_size) ** 2
-    total = 0
-    for n in patches:
-        total += 2 * n * (values * D + L * (4 * D * D + 3 * D * F))
-        total += 4 * D * (full * n * n + (L - full) * n * min(n, window))
-        total += 2 * n * (merged * D * D + D * config.out_hidden_size)
-    return total
-
-
 def group(
     config: models.Config, patches: Sequence[int], prompts: Iterable[int], responses: Iterable[Iterable[int]]
 ) -> int:
@@ -72,7 +53,7 @@ def group(
 
     Sampling computes this once (the prompt as prefill, the responses token by token), an update three times.
     """
-    total = vision(config.vision, patches)
+    total = config.vision.flops(patches)
     for prompt, lengths in zip(prompts, responses):
         lengths = list(lengths)
         pairs = prompt * (prompt + 1) // 2 + sum(n * prompt + n * (n + 1) // 2 for n in lengths)

@@ -150,7 +150,7 @@ def sampling(config, sizes: models.Config, assumed: Assumed, model, decoder, cac
     c = config.sampling
     options = Sampling(c.temperature, c.top_p, c.top_k, (0,))
     ids, index = (array((N, T, *more), jnp.int32, mesh.ROWS) for more in ((), (2,)))
-    h, positions = array((N, T, sizes.text.hidden_size), dtype, mesh.ROWS), array((3, N, T), jnp.int32, None, mesh.ROWS)
+    h, positions = array((N, T, sizes.embedding_size), dtype, mesh.ROWS), array((3, N, T), jnp.int32, None, mesh.ROWS)
     one, keys = (array((N,), kind, mesh.ROWS) for kind in (jnp.int32, jnp.uint32))
     in_prompts = -(-at_once(config) // (config.n_s + 1)) * assumed.images
     return {
@@ -190,7 +190,7 @@ def updating(config, sizes: models.Config, assumed: Assumed, state: update.State
     tokens = update.Tokens(reals, reals, old, reals if config.loss.kl_coef else None, reals)
     losses = tuple((name, config.loss[name]) for name in ("clip_low", "clip_high", "dual_clip", "kl_coef"))
     options = update.Options(losses, config.sampling.temperature, config.remat)
-    h = row(sizes.text.hidden_size, dtype=jnp.dtype(config.compute_dtype))
+    h = row(sizes.embedding_size, dtype=jnp.dtype(config.compute_dtype))
     questions = max(1, B * S * C // question_tokens(config, sizes, assumed))
     pack = pictures(config, sizes, assumed, questions * assumed.images)
     return {

@@ -56,7 +56,7 @@ def step(config, sizes: models.Config, assumed: Assumed, device: flops.Device, c
     rate = device.peak * assumed.efficiency * count
     row = flops.text(sizes.text, C, C * (prompt + assumed.response // 2), C)
     rows = micro_batches(config, sizes, assumed, shards) * config.micro_batch.rows * shards  # filled or not
-    pictures = flops.vision(sizes.vision, [patches] * assumed.images * Q)
+    pictures = sizes.vision.flops([patches] * assumed.images * Q)
     return {
         **sampling(config, sizes, assumed, device, count, shards, Q * O, config.rollouts, Q),
         "update": passes(config) * (rows * row + pictures) / rate,
@@ -102,7 +102,7 @@ def sampling(
 ) -> dict[str, float]:
     """The seconds of `samples` responses to each of `prompts` prompts, which are of so many questions."""
     patches, prompt = lengths(config, sizes, assumed)
-    work = flops.vision(sizes.vision, [patches] * assumed.images * questions)
+    work = sizes.vision.flops([patches] * assumed.images * questions)
     work += prompts * flops.text(sizes.text, prompt, prompt * prompt // 2, samples)
     batch = min(prompts, at_once(config))
     share = -(-batch // shards)
@@ -172,6 +172,6 @@ def temporary(
         + saved
         + tower
         + resident["gradients"]
-        + 2 * config.micro_batch.rows * C * D * size,
+        + 2 * config.micro_batch.rows * C * sizes.embedding_size * size,
         "optimizer": 0.0,
     }

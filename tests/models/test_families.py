@@ -25,8 +25,11 @@ def test_importing_the_door_is_light():
 def test_a_family_has_all_that_is_asked_of_one(name):
     family = door.family({"model_type": name})
     assert family.Config.model_type == name == family.__name__.removeprefix("models.")
-    assert all(callable(getattr(family, part)) for part in ("Model", "published"))
+    assert all(callable(getattr(family, part)) for part in ("Model", "published", "pack_images", "pack_shapes"))
+    assert all(hasattr(family.Model, part) for part in ("encode", "embed", "head", "logits"))
     for config in family.published().values():
+        for part, listed in ((config, door.Config), (config.text, door.TextConfig), (config.vision, door.VisionConfig)):
+            assert all(hasattr(part, field) for field in listed.__annotations__)
         assert door.family(config) is family is door.family(config.to_hf())
         assert family.Config.from_hf(config.to_hf()) == config
     assert callable(family.from_scratch.make) and callable(family.from_scratch.make_processor)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from models import qwen2_5_vl as qwen
 from models.packing import Prepared
-from models.qwen2_5_vl.packing import block_size, pack_images
+from models.qwen2_5_vl.packing import block_size, pack_images, pack_shapes
 
 FRAME, TIMES = (3, 1, 196), 2  # a patch's values, and how often they are shown
 SIZES = st.lists(st.tuples(st.integers(1, 7), st.integers(1, 7)), min_size=1, max_size=7)  # in merged patches
@@ -125,3 +125,13 @@ def test_images_lie_about_where_they_are_at_home():
         halves = [places[0, 0] * 2 // len(pack.patches) for places in index]
         same = np.mean([half == int(2 * batch[i].home) for i, half in zip(part, halves)])
         assert same > 0.7, "half of them would by chance"
+
+
+@given(side=st.integers(1, 12), count=st.integers(1, 9), shards=st.integers(1, 4))
+def test_the_shapes_of_a_pack_have_room_for_it(side, count, shards):
+    config, rng = vision_config(112), np.random.default_rng(0)
+    shapes = pack_shapes(config, 4 * side * side, count, shards)
+    [(pack, _)] = pack_images(config, [preprocessed([(side, side)] * count, 2, rng)], shards)
+    for shape, array in zip(jax.tree.leaves(shapes), jax.tree.leaves(pack)):
+        assert (shape.dtype, shape.shape[2:]) == (array.dtype, array.shape[2:])
+        assert shape.shape[0] % shards == 0 and np.prod(shape.shape[:2]) >= count * 4 * side * side
