@@ -24,8 +24,9 @@ from PIL import Image
 
 from benchmarks import workload
 from configs import base
+from models import images
 from models import qwen2_5_vl as qwen
-from models.qwen2_5_vl import from_scratch, images
+from models.qwen2_5_vl import from_scratch
 from perl_jax import permute, records
 from perl_jax.records.prompts import Prompts, opened
 from perl_jax.records.stream import Stream

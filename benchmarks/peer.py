@@ -7,8 +7,8 @@ import torch
 import transformers
 
 from benchmarks import workload
+from models import images as image_processing
 from models import qwen2_5_vl as qwen
-from models.qwen2_5_vl import images as image_processing
 
 
 def model(ours: qwen.Qwen2_5_VL):

@@ -101,7 +101,7 @@ def main() -> None:
         times[n_s] = seconds["vision"], seconds["sampling"], seconds["update"], seconds["sampling"] + seconds["update"]
         return (
             str(n_s),
-            f"{3 * flops.vision(model.config.vision, patches) / 1e9:.1f}",
+            f"{3 * model.config.vision.flops(patches) / 1e9:.1f}",
             *(f"{value:.2f}" for value in times[n_s]),
             f"{ids.size * token:.1f}",
             f"{len(prompts) * G * (TOKENS - 1) * token:.1f}",

@@ -22,4 +22,4 @@ fi
 
 ruff check .
 ruff format --check --quiet .
-exec python -m pytest "$@"
+exec python -m pytest -n 2 --dist loadfile "$@"

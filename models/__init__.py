@@ -1,0 +1,155 @@
+"""Families of vision-language models in Flax, behind one door; knows nothing of RL.
+
+The door chooses the family by the `model_type` of config.json, or of a config that was read from one:
+
+    load(path, dtype="float32", compute_dtype=None, sharding=None) -> Model     weights of a Hugging Face directory
+    save(model, path, dtype=None)                                               and back
+    pack(config, [(input_ids, images), ...], min_pixels=None, max_pixels=None)  prompts as padded arrays
+    named(tree) -> {hub name: array}                                            of a model, an nnx.State or a dict
+    Processor.from_pretrained(path) -> Processor                                chat messages and pictures to token ids
+    read_config(path) -> Config, published() -> {hub id: Config}                sizes, without weights
+    family(config) -> the package
+
+A family is a package in here that is called as its `model_type` and has its line in FAMILIES. All that is written
+once (attention, layers, pictures, packing, chat, weights, adapters) and all of perl_jax ask it for these names:
+
+    Config                              as below, by Config.from_hf(config.json as a dict); to_hf() is the way back
+    Model                               as below, an nnx.Module
+    published() -> {hub id: Config}     sizes that are known without a file
+    pack_images(config.vision, batches, shards=1, own=None) -> [(pack, index), ...]
+        Of each batch of images (`packing.Prepared`) the pack, or None where no batch has one: a pytree of arrays
+        [R, ...] in R rows, a multiple of `shards`, all packs of one shape, with `images`: int32 [R, C], which image of
+        the row a patch is of, -1 for none. And for each image the (row, place) of its merged tokens, int32 [n, 2].
+        Patches of rows in other shards than the `own` are left out.
+    pack_shapes(config.vision, patches, count, shards) -> such a pack of jax.ShapeDtypeStruct
+        Of `count` images of so many patches each.
+    from_scratch.make(path, sizes, texts, seed=0, vocab_size=1000)
+    from_scratch.make_processor(path, sizes, texts, vocab_size=1000)
+        A directory with random weights and a tokenizer made of texts, and the same without weights; `sizes` is
+        {"vision": {...}, "text": {...}} in the words of its configs.
+"""
+
+import importlib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Protocol
+
+from models.errors import InputError
+from models.source import read_json
+
+FAMILIES = {"qwen2_5_vl": "Qwen2_5_VLForConditionalGeneration"}  # model_type: what `architectures` says of it
+
+
+def family(config: Any) -> ModuleType:
+    """The package of a `Config`, or of a config.json as a dict; InputError for a model of no known family."""
+    if not isinstance(config, Mapping):
+        return importlib.import_module(f"models.{config.model_type}")
+    kind, architectures = config.get("model_type"), config.get("architectures")
+    found = [name for name, its in FAMILIES.items() if kind == name or (kind is None and architectures == [its])]
+    if not found:
+        known = ", ".join(FAMILIES)
+        raise InputError(f"config.json: model_type is {kind!r}, architectures {architectures!r}: known are {known}")
+    return importlib.import_module(f"models.{found[0]}")
+
+
+def read_config(path: str | Path) -> "Config":
+    """The sizes that the config.json of a directory says. Raises InputError."""
+    raw = read_json(Path(path) / "config.json")
+    return family(raw).Config.from_hf(raw)
+
+
+def published() -> dict[str, "Config"]:
+    """The sizes of all published models, by their hub ids."""
+    return {name: config for kind in FAMILIES for name, config in family({"model_type": kind}).published().items()}
+
+
+# Found only when they are asked for, as families are: `models` is imported everywhere, also in workers without JAX.
+_HOMES = {"load": "weights", "save": "weights", "named": "weights", "pack": "packing", "Processor": "processing"}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(importlib.import_module(f"models.{_HOMES[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+# What both the shared modules and perl_jax read of a family's classes. R rows of C patches, T tokens, D is the hidden
+# size, E the embedding size, V the vocabulary, H and J heads of queries and of keys, d their size.
+
+
+class TextConfig(Protocol):
+    """Sizes of the decoder."""
+
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int  # of its gated MLP
+    num_hidden_layers: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    head_dim: int
+    tie_word_embeddings: bool
+
+
+class VisionConfig(Protocol):
+    """Sizes of the vision tower, and how pictures are made for it."""
+
+    depth: int
+    hidden_size: int
+    intermediate_size: int
+    num_heads: int
+    patch_size: int  # pixels of a side
+    spatial_merge_size: int  # patches of a side that make one image token
+    temporal_patch_size: int  # how often a picture is repeated
+    in_channels: int
+    image_mean: tuple[float, float, float]  # red, green, blue, of values from 0 to 1
+    image_std: tuple[float, float, float]
+    min_pixels: int  # of a picture as resized, where neither caller nor processor says another
+    max_pixels: int
+
+    def flops(self, patches: Sequence[int]) -> int:
+        """What a forward pass over images of so many patches each computes; a multiply-add is 2."""
+
+
+class Config(Protocol):
+    """Sizes of a model: hashable, so that it can be a static attribute of a jitted module."""
+
+    model_type: str
+    text: TextConfig
+    vision: VisionConfig
+    image_token_id: int  # one for each merged patch
+    video_token_id: int
+    embedding_size: int  # E: the hidden size, and with it what is added to later layers at the same token
+
+
+class Model(Protocol):
+    """A network, made by Model(config, rngs=, dtype=float32, compute_dtype=None, source=None).
+
+    Its weights have the metadata `axes`, logical names (perl_jax/mesh.py), and paths from which weights.py makes the
+    hub's names: all of the vision tower's in `visual`, stacked layers in `visual.blocks` and `model.layers`, the
+    embeddings [V, D] in `model.embed_tokens.embedding`, and a head that is not tied in `lm_head`. Linear maps are
+    `layers.Linear`, which may get adapters. `model.layers` may also be a list of single layers (`layers.unstacked`).
+    """
+
+    config: Config
+    source: Any  # `source.Source` of the directory that it was loaded from, or None
+    compute_dtype: Any
+    visual: Any
+    model: Callable
+    """(h [T, E], positions int32 [3, T], attend, caches=None, *, remat=False) -> (hidden [T, D], caches): the decoder
+    over one row, up to its last norm. `attend(q [T, H, d], k [T, J, d], v [T, J, d], cache) -> (out [T, H, d], cache)`
+    is each layer's attention (attention.py), with positions already in q and k; `caches` has an entry a layer. A row of
+    tokens that are no images may come as [T, D]."""
+
+    def encode(self, pack, *, remat=False, constrain=lambda h: h):
+        """Image tokens [R, C / merge^2, E] of a pack; `constrain` is called on the matrix of patches [R * C, ...]."""
+
+    def embed(self, ids, image_index=None, image_tokens=None):
+        """Embeddings [..., E] of ids [...], the image token at (row, place) where image_index [..., 2] is not -1;
+        without `image_tokens` [..., D]."""
+
+    def head(self):
+        """The matrix [D, V] from hidden states to logits, in the compute dtype."""
+
+    def logits(self, h):
+        """Logits, float32 [..., V], of hidden states [..., D]."""

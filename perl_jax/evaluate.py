@@ -25,7 +25,7 @@ from typing import NamedTuple
 import jax
 from absl import flags
 
-from models import qwen2_5_vl as qwen
+import models
 from models.errors import InputError
 from perl_jax import benchmarks, mesh, policy
 from perl_jax.data import Rejected
@@ -164,7 +164,7 @@ def prepared(options: Options, benchmark: ModuleType, path: Path) -> responses.S
     if most < prompts.min_pixels:
         raise InputError(f"--max_pixels={options.max_pixels}: the model's pictures have {prompts.min_pixels} at least")
     prompts = dataclasses.replace(prompts, max_pixels=most, max_tokens=options.max_prompt_tokens)
-    load = functools.cache(lambda: qwen.load(path, dtype=options.dtype, sharding=mesh.sharding))
+    load = functools.cache(lambda: models.load(path, dtype=options.dtype, sharding=mesh.sharding))
     sampling = responses.Sampling(options.samples, options.temperature, options.max_new_tokens, options.seed)
     return responses.Setup(benchmark, options.protocol, load, prompts, sampling, options.batch)
 

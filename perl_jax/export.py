@@ -16,10 +16,10 @@ import jax
 from absl import flags
 from flax import nnx
 
-from models import qwen2_5_vl as qwen
+import models
+from models import lora
 from models.errors import InputError
-from models.qwen2_5_vl import lora
-from models.qwen2_5_vl.weights import new_directory
+from models.weights import new_directory
 from perl_jax import policy
 from perl_jax.exporting import model_card, provenance
 from perl_jax.records import prompts
@@ -48,14 +48,15 @@ def export(workdir: Path, out: Path, step: str = "latest", adapter: bool = False
         number = numbered(checkpoints, step, workdir)
         saved = checkpoints.run(number)
         base = base_directory(workdir, saved)
-        model = qwen.load(base)
+        model = models.load(base)
         parameters = sum(x.size for x in jax.tree.leaves(nnx.state(model, nnx.Param)))
         if saved.get("lora"):
             lora.add(model, **saved["lora"], seed=0)
         elif adapter:
             raise InputError(f"{workdir} trained without adapters (config.lora.rank = 0); export without --adapter")
         checkpoints.restore_weights(number, model)
-    asked = prompts.Prompts.of_json(qwen.Processor.from_pretrained(base), saved["prompt"], f"{workdir}, step {number}")
+    processor = models.Processor.from_pretrained(base)
+    asked = prompts.Prompts.of_json(processor, saved["prompt"], f"{workdir}, step {number}")
     name, run = base_name(workdir, base), last_start(workdir)
     about = {"base": {key: saved[key] for key in ("model", "base")}, "step": number, "run": run}
     files = side_files(model, asked, about)
@@ -66,7 +67,7 @@ def export(workdir: Path, out: Path, step: str = "latest", adapter: bool = False
                 (partial / file).write_bytes(data)
         else:
             model.source = dataclasses.replace(model.source, files=tuple(files.items()))
-            qwen.save(lora.merge(model), partial)
+            models.save(lora.merge(model), partial)
         fingerprint = policy.fingerprint(partial)
         provenance.check(found, fingerprint)
         card = model_card.Card(
@@ -86,7 +87,7 @@ def export(workdir: Path, out: Path, step: str = "latest", adapter: bool = False
     return number
 
 
-def side_files(model: qwen.Qwen2_5_VL, asked: prompts.Prompts, about: Mapping) -> dict[str, bytes]:
+def side_files(model: models.Model, asked: prompts.Prompts, about: Mapping) -> dict[str, bytes]:
     """{name: content} of all that lies beside config and weights, but for the card."""
     written = {
         name: json.dumps(content, indent=2, ensure_ascii=False) for name, content in settings(model, asked).items()
@@ -135,7 +136,7 @@ def last_start(workdir: Path) -> dict:
     return json.loads(file.read_text(encoding="utf-8"))[-1] if file.exists() else {}
 
 
-def settings(model: qwen.Qwen2_5_VL, asked: prompts.Prompts) -> dict[str, dict]:
+def settings(model: models.Model, asked: prompts.Prompts) -> dict[str, dict]:
     """{file: content} of what tells other software the limits of pictures, and to answer as training did."""
     source = {name: json.loads(data) for name, data in model.source.files if name in (PICTURES, PROCESSOR)}
     processor = source.get(PROCESSOR, {})

@@ -6,9 +6,7 @@ other, and by roofline how long a step would take. A name without a size, such a
 GPUs (h100:8) nothing is compiled: all is estimated. No weights are read; sizes of published models are known here.
 """
 
-import json
 import os
-import re
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,9 +15,8 @@ from typing import NamedTuple
 import jax
 from absl import flags
 
-from models import qwen2_5_vl as qwen
+import models
 from models.errors import InputError
-from models.qwen2_5_vl.config import PUBLISHED
 from perl_jax import mesh
 from perl_jax.engine import flops
 from perl_jax.planning import programs, roofline
@@ -77,16 +74,15 @@ class Plan(NamedTuple):
         return max(self.needed.values())
 
 
-def sizes_of(name: str) -> qwen.Config:
-    """The sizes of `config.model`: of a published Qwen2.5-VL by its name, else those in a directory's config.json."""
-    known = re.search(r"Qwen2\.5-VL-(\w+)-Instruct", name)
-    if known and known[1] in PUBLISHED:
-        return qwen.Config.published(known[1])
-    if (file := Path(name, "config.json")).is_file():
-        return qwen.Config.from_hf(json.loads(file.read_text(encoding="utf-8")))
-    raise InputError(
-        f"config.model is {name!r}: neither a directory nor one of Qwen/Qwen2.5-VL-({'|'.join(PUBLISHED)})-Instruct"
-    )
+def sizes_of(name: str) -> models.Config:
+    """The sizes of `config.model`: of a published model by its name, else those in a directory's config.json."""
+    published = models.published()
+    known = [config for hub_id, config in published.items() if hub_id.partition("/")[2] in name]
+    if known:
+        return known[0]
+    if Path(name, "config.json").is_file():
+        return models.read_config(name)
+    raise InputError(f"config.model is {name!r}: neither a directory nor one of {', '.join(published)}")
 
 
 def topologies(name: str) -> list[str]:
@@ -113,7 +109,7 @@ def plan(config, topology: str, assumed: Assumed) -> Plan:
     return compile_for(config, sizes, assumed, programs.devices_of(topology, config.mesh.slice))
 
 
-def compile_for(config, sizes: qwen.Config, assumed: Assumed, devices) -> Plan:
+def compile_for(config, sizes: models.Config, assumed: Assumed, devices) -> Plan:
     """A plan whose memory is what the compiler says."""
     kind, found = devices[0].device_kind, {}
     with jax.set_mesh(mesh.make(devices, **config.mesh)):
@@ -132,7 +128,7 @@ def compile_for(config, sizes: qwen.Config, assumed: Assumed, devices) -> Plan:
     return Plan(compiled=True, resident=resident, needed=needed, sent=sent, network=network, **said)
 
 
-def estimate(config, sizes: qwen.Config, assumed: Assumed, kind: str, devices) -> Plan:
+def estimate(config, sizes: models.Config, assumed: Assumed, kind: str, devices) -> Plan:
     """A plan for devices of this kind, as many as `devices`, whose memory is estimated."""
     with jax.set_mesh(mesh.make(devices, **config.mesh)):
         check_config.check_shards(config, mesh.shards())
@@ -145,7 +141,7 @@ def estimate(config, sizes: qwen.Config, assumed: Assumed, kind: str, devices) -
     return Plan(compiled=False, resident=resident, needed=needed, sent={}, network=None, **said)
 
 
-def times(config, sizes: qwen.Config, assumed: Assumed, kind: str, count: int, shards: int) -> dict:
+def times(config, sizes: models.Config, assumed: Assumed, kind: str, count: int, shards: int) -> dict:
     """What a plan says that does not depend on memory."""
     on = config, sizes, assumed, flops.DEVICES[kind], count, shards
     return {

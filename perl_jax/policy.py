@@ -5,15 +5,15 @@ import re
 import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from types import ModuleType
 from typing import NamedTuple
 
 import jax
 from flax import nnx
 
-from models import qwen2_5_vl as qwen
+import models
+from models import lora
 from models.errors import InputError
-from models.qwen2_5_vl import from_scratch, lora
-from models.qwen2_5_vl.source import read_json
 from perl_jax import mesh
 from perl_jax.records.prompts import Prompts
 from perl_jax.runtime import processes
@@ -31,19 +31,19 @@ class Base(NamedTuple):
     fingerprint: str
 
 
-def load(config, workdir: Path, texts: Iterable[str]) -> tuple[qwen.Qwen2_5_VL, Base]:
+def load(config, workdir: Path, texts: Iterable[str]) -> tuple[models.Model, Base]:
     """The model to train, on the current mesh, each weight read in the dtype that it is held in, and its base.
 
     It has new adapters if `config.lora` asks for them. Otherwise as `base`.
     """
     found = base(config, workdir, texts)
-    model = qwen.load(found.path, dtype=dtypes(config), compute_dtype=config.compute_dtype, sharding=mesh.sharding)
+    model = models.load(found.path, dtype=dtypes(config), compute_dtype=config.compute_dtype, sharding=mesh.sharding)
     return adapted(config, model, mesh.sharding), found
 
 
-def frozen(config, base: Base) -> qwen.Qwen2_5_VL:
+def frozen(config, base: Base) -> models.Model:
     """The model as training starts from it, on the current mesh, for use alone: held in the compute dtype."""
-    return qwen.load(base.path, dtype=config.compute_dtype, sharding=mesh.sharding)
+    return models.load(base.path, dtype=config.compute_dtype, sharding=mesh.sharding)
 
 
 def base(config, workdir: Path, texts: Iterable[str]) -> Base:
@@ -55,22 +55,24 @@ def base(config, workdir: Path, texts: Iterable[str]) -> Base:
 
     def make():
         if not config.model and not path.exists():
-            from_scratch.make(path, config.scratch.to_dict(), texts, seed=config.seed)
+            from_scratch, sizes = _new(config)
+            from_scratch.make(path, sizes, texts, seed=config.seed)
 
     processes.after_first(make)
-    prompts = Prompts(qwen.Processor.from_pretrained(path), **config.prompt)
+    prompts = Prompts(models.Processor.from_pretrained(path), **config.prompt)
     return Base(prompts, str(path), fingerprint(path))
 
 
-def without_weights(config, workdir: Path, texts: Iterable[str]) -> tuple[Prompts, qwen.Config]:
+def without_weights(config, workdir: Path, texts: Iterable[str]) -> tuple[Prompts, models.Config]:
     """The prompts that `load` would give, and the model's sizes; no weight is read, made or downloaded for it."""
     path = _place(config, workdir, weights=False)
     with tempfile.TemporaryDirectory() as made:
         if not config.model and not path.exists():
             path = Path(made)
-            from_scratch.make_processor(path, config.scratch.to_dict(), texts)
-        prompts = Prompts(qwen.Processor.from_pretrained(path), **config.prompt)
-        return prompts, qwen.Config.from_hf(read_json(path / "config.json"))
+            from_scratch, sizes = _new(config)
+            from_scratch.make_processor(path, sizes, texts)
+        prompts = Prompts(models.Processor.from_pretrained(path), **config.prompt)
+        return prompts, models.read_config(path)
 
 
 def _place(config, workdir: Path, weights: bool = True) -> Path:
@@ -80,7 +82,15 @@ def _place(config, workdir: Path, weights: bool = True) -> Path:
     return directory(config.model, weights) if config.model else workdir / "init"
 
 
-def adapted(config, model: qwen.Qwen2_5_VL, sharding=None) -> qwen.Qwen2_5_VL:
+def _new(config) -> tuple[ModuleType, dict]:
+    """What makes a model from nothing, of the family that `config.scratch.model_type` names or the first, and its
+    sizes."""
+    sizes = config.scratch.to_dict()
+    model_type = sizes.pop("model_type", next(iter(models.FAMILIES)))
+    return models.family({"model_type": model_type}).from_scratch, sizes
+
+
+def adapted(config, model: models.Model, sharding=None) -> models.Model:
     """The model with the adapters of `config.lora`, if any."""
     return lora.add(model, **config.lora, seed=config.seed, sharding=sharding) if config.lora.rank else model
 
@@ -98,7 +108,7 @@ def dtypes(config) -> Callable[[str], str]:
     return lambda path: "float32" if trains(path) else config.compute_dtype
 
 
-def reference(config, model: qwen.Qwen2_5_VL) -> qwen.Qwen2_5_VL | None:
+def reference(config, model: models.Model) -> models.Model | None:
     """What KL holds a policy to that starts as `model`; None without KL.
 
     With adapters it is the model without them: the same arrays. Else it is a copy in the compute dtype, which weights

@@ -20,10 +20,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from models import qwen2_5_vl as qwen
-from models.qwen2_5_vl import lora
-from models.qwen2_5_vl.attention import causal, merged, partial_attention, platform
-from models.qwen2_5_vl.layers import unstacked
+import models
+from models import lora
+from models.attention import causal, merged, partial_attention, platform
+from models.layers import unstacked
+from models.packing import Inputs
 from perl_jax import mesh
 from perl_jax.engine.decode_batch import Decoded, Rollouts, Segment, batch_sizes, capacities, regroup, rollouts
 from perl_jax.engine.embeddings import embeddings
@@ -48,7 +49,7 @@ class Streams:
 
 
 def generate(
-    model: qwen.Qwen2_5_VL,
+    model: models.Model,
     prompts: Sequence,
     samples: int = 8,
     max_new_tokens: int = 64,
@@ -63,7 +64,7 @@ def generate(
     finished: Callable[[int, int, np.ndarray], None] | None = None,
     batch: int = 0,
 ) -> Rollouts:
-    """Samples `samples` responses to each prompt [(input_ids, images), ...] (as `qwen.pack` takes them).
+    """Samples `samples` responses to each prompt [(input_ids, images), ...] (as `models.pack` takes them).
 
     `temperature=0.0` is greedy; `top_k=0` and `top_p=1.0` are off; `eos_ids=()` never stops early. `ids` [N] (by
     default 0..N-1) key the draws: the same id and prompt give the same tokens in any batch (in float32, up to
@@ -88,19 +89,19 @@ def generate(
     )
     batch, shards = min(batch or len(prompts), len(prompts)), mesh.shards()
     N = -(-batch // shards) * shards  # in equal shares
-    models = nnx.split(model), nnx.split(for_decoding(model))
+    parts = nnx.split(model), nnx.split(for_decoding(model))
     found = []
     for first in range(0, len(prompts), batch):
         count = min(batch, len(prompts) - first)
         chosen = first + np.arange(N).clip(max=count - 1)  # filled up: all batches have the same shapes
-        inputs = qwen.pack(model.config, [prompts[n] for n in chosen], min_pixels, max_pixels, shards, mesh.own())
+        inputs = models.pack(model.config, [prompts[n] for n in chosen], min_pixels, max_pixels, shards, mesh.own())
         told = finished and (lambda n, g, tokens, first=first: finished(first + n, g, tokens))
         found.append(Decoded(count, N, samples, max_new_tokens, shards, told))
-        _generate(*models, options, inputs, ids[chosen], seed, found[-1])
+        _generate(*parts, options, inputs, ids[chosen], seed, found[-1])
     return rollouts(found, model.source.pad_id if model.source else 0)
 
 
-def _generate(parts, decoder, options: Sampling, inputs: qwen.Inputs, ids, seed: int, decoded: Decoded) -> None:
+def _generate(parts, decoder, options: Sampling, inputs: Inputs, ids, seed: int, decoded: Decoded) -> None:
     """Decodes one batch, into `decoded`; the model and what decodes by `nnx.split`."""
     (count, G, R), shards = decoded.shape, mesh.shards()
     rooms, sizes = capacities(R), batch_sizes(len(ids), G, R, shards)
@@ -265,7 +266,7 @@ def joined(past, recent, start):
     return [(join(k, new_k, 3), join(v, new_v, 2)) for (k, v), (new_k, new_v) in zip(past, recent)]
 
 
-def for_decoding(model: qwen.Qwen2_5_VL) -> qwen.Qwen2_5_VL:
+def for_decoding(model: models.Model) -> models.Model:
     """What a decoding step reads: the text tower in its compute dtype, layers apart, adapters merged into them."""
     decoder = nnx.merge(*nnx.split(model))  # the same arrays
     del decoder.visual, decoder.model.layers

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from absl import flags
 
-from models import qwen2_5_vl as qwen
+import models
 from models.errors import InputError
 from models.image_files import open_image
-from models.qwen2_5_vl.processing import SLOT
+from models.processing import SLOT
 from perl_jax import policy, rollout
 from perl_jax.records.prompts import Prompts
 from perl_jax.runtime import cli
@@ -41,7 +41,7 @@ def answers(
     prompts = Prompts.of_directory(path)
     prompt = prompts.encode({"id": "--prompt", "question": question, "images": pictures})
     out = rollout.generate(
-        qwen.load(path, dtype=dtype),
+        models.load(path, dtype=dtype),
         [prompt],
         samples=samples,
         temperature=temperature,

@@ -16,9 +16,9 @@ import numpy as np
 import optax
 from flax import nnx
 
-from models import qwen2_5_vl as qwen
-from models.qwen2_5_vl.attention import spanned
-from models.qwen2_5_vl.model import logits as logits_of
+import models
+from models.attention import spanned
+from models.layers import logits as logits_of
 from perl_jax import grpo, mesh
 from perl_jax.engine import tree_packing
 from perl_jax.engine.embeddings import embedded, embeddings
@@ -41,13 +41,13 @@ class State:
     optimizer: optax.GradientTransformation = flax.struct.field(pytree_node=False)
 
     @property
-    def model(self) -> qwen.Qwen2_5_VL:
+    def model(self) -> models.Model:
         """The current model; it shares the state's arrays, of which the next `step` donates those that train."""
         return nnx.merge(self.graph, self.trainable, self.frozen)
 
 
 def init(
-    model: qwen.Qwen2_5_VL, optimizer: optax.GradientTransformation, trainable: Callable[[str], bool] | None = None
+    model: models.Model, optimizer: optax.GradientTransformation, trainable: Callable[[str], bool] | None = None
 ) -> State:
     """A state of the model. `trainable("visual.blocks.attn.qkv.kernel")` says what trains: that is copied.
 
@@ -232,7 +232,7 @@ def _apply(optimizer, trained, opt_state, grads):
 
 
 def logprobs(
-    model: qwen.Qwen2_5_VL,
+    model: models.Model,
     groups: Sequence[Group],
     temperature: float = 1.0,
     *,
@@ -272,12 +272,12 @@ def _logprobs(graph, weights, h, rows: Rows, temperature: float):
     return mesh.whole(rows_logprobs(nnx.merge(graph, weights), h, rows, temperature))
 
 
-def rows_logprobs(model: qwen.Qwen2_5_VL, h, rows: Rows, temperature: float = 1.0):
+def rows_logprobs(model: models.Model, h, rows: Rows, temperature: float = 1.0):
     """`token_logprobs` of all rows of a micro-batch, on each shard one after the other, float32 [B, S, C]."""
     return jax.lax.map(lambda row: token_logprobs(model, *row, temperature)[0], (h, rows))
 
 
-def token_logprobs(model: qwen.Qwen2_5_VL, h, row: Rows, temperature: float = 1.0, remat: bool = False):
+def token_logprobs(model: models.Model, h, row: Rows, temperature: float = 1.0, remat: bool = False):
     """Log-probs of the scored tokens of one row of each shard, and entropies of their distributions, float32 [S, C].
 
     h [S, C, D] are the rows' input embeddings. Where `row.index` is -1 both are 0. The entropy carries no gradient.
@@ -294,7 +294,7 @@ def token_logprobs(model: qwen.Qwen2_5_VL, h, row: Rows, temperature: float = 1.
     return chunked_logprobs(model, h, row.targets, row.index >= 0, temperature)
 
 
-def chunked_logprobs(model: qwen.Qwen2_5_VL, hidden, targets, scored, temperature: float):
+def chunked_logprobs(model: models.Model, hidden, targets, scored, temperature: float):
     """Log-probs of targets [S, C] under hidden [S, C, D], and entropies, both float32 [S, C]; 0 where not `scored`.
 
     No more than `CHUNK` logits of a shard exist at a time, forward or backward, and none for a chunk without a scored

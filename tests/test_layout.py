@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from environment import REPOSITORY
 
+import models
+
 ROOMS = ("models", "perl_jax", "configs", "tests", "benchmarks", "launch")
 MAY_IMPORT = {"models": {"models"}, "perl_jax": {"models", "perl_jax"}, "configs": {"configs"}}
 
@@ -41,9 +43,9 @@ MODULES = [file for file in FILES if file.name not in ("__init__.py", "__main__.
 TESTED_ELSEWHERE = {  # module: the test that covers it, and why it has none of its own
     "models/errors.py": ("perl_jax/test_commands.py", "an exception; that it is one line and an exit code is there"),
     "models/whole_directory.py": ("perl_jax/runtime/test_files.py", "which gives it to all of perl_jax"),
-    "models/qwen2_5_vl/attention.py": ("models/qwen2_5_vl/test_model.py", "part of the network, compared as a whole"),
-    "models/qwen2_5_vl/layers.py": ("models/qwen2_5_vl/test_model.py", "part of the network"),
-    "models/qwen2_5_vl/source.py": ("models/qwen2_5_vl/test_weights.py", "reads what weights.py loads"),
+    "models/attention.py": ("models/qwen2_5_vl/test_model.py", "part of the network, compared as a whole"),
+    "models/layers.py": ("models/qwen2_5_vl/test_model.py", "part of the network"),
+    "models/source.py": ("models/test_weights.py", "reads what weights.py loads"),
     "models/qwen2_5_vl/text.py": ("models/qwen2_5_vl/test_model.py", "part of the network"),
     "models/qwen2_5_vl/vision.py": ("models/qwen2_5_vl/test_model.py", "part of the network"),
     "perl_jax/benchmarks/records.py": ("perl_jax/test_evaluate.py", "record sets, asked in whole evaluations"),
@@ -59,6 +61,15 @@ TESTED_ELSEWHERE = {  # module: the test that covers it, and why it has none of 
     "perl_jax/runtime/logs.py": ("perl_jax/test_train.py", "what a run leaves"),
     "perl_jax/training/metrics.py": ("perl_jax/test_train.py", "what a step says"),
 }
+
+
+def test_perl_jax_knows_no_family_by_name():
+    """What is one model family's comes through the door, `models`; what families share does not know them either."""
+    rooms = {f"models.{name}" for name in models.FAMILIES}
+    for module in NAMES:
+        if not any(module.startswith(room) for room in rooms):
+            known = {".".join(name.split(".")[:2]) for name in imported(NAMES[module])} & rooms
+            assert not known, f"{module} imports {known}"
 
 
 @pytest.mark.parametrize("room", MAY_IMPORT)

@@ -1,7 +1,8 @@
 """Sizes of a Qwen2.5-VL, read from and written to Hugging Face's config.json."""
 
 import dataclasses
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, ClassVar
 
 from models.errors import InputError
 
@@ -21,6 +22,11 @@ PUBLISHED = {  # layers, width, MLP, heads, key heads, vocabulary, tied head; hi
 class VisionConfig:
     """The vision tower; windows and patches are in pixels, `fullatt_block_indexes` are the blocks without windows."""
 
+    image_mean: ClassVar = (0.48145466, 0.4578275, 0.40821073)  # CLIP's, red, green, blue
+    image_std: ClassVar = (0.26862954, 0.26130258, 0.27577711)
+    min_pixels: ClassVar[int] = 56 * 56  # of a picture, where its processor says no other
+    max_pixels: ClassVar[int] = 28 * 28 * 1280
+
     depth: int
     hidden_size: int
     intermediate_size: int
@@ -32,6 +38,24 @@ class VisionConfig:
     window_size: int = 112
     fullatt_block_indexes: tuple[int, ...] = (7, 15, 23, 31)
     in_channels: int = 3
+
+    def flops(self, patches: Sequence[int]) -> int:
+        """The tower's forward pass over images of so many patches each, a multiply-add being 2.
+
+        2 n (X D + L (4 D^2 + 3 D F)) + 4 D (full layers n^2 + window layers n w) + the merger's 2 n (m D^2 + D E), for
+        n patches of X values, windows of w patches and m of them merged to one token of width E.
+        """
+        D, F, L = self.hidden_size, self.intermediate_size, self.depth
+        merged = self.spatial_merge_size**2
+        values = self.in_channels * self.temporal_patch_size * self.patch_size**2
+        full = sum(0 <= index < L for index in self.fullatt_block_indexes)
+        window = (self.window_size // self.patch_size) ** 2
+        total = 0
+        for n in patches:
+            total += 2 * n * (values * D + L * (4 * D * D + 3 * D * F))
+            total += 4 * D * (full * n * n + (L - full) * n * min(n, window))
+            total += 2 * n * (merged * D * D + D * self.out_hidden_size)
+        return total
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,12 +82,18 @@ class TextConfig:
 class Config:
     """A whole model: hashable, so that it can be a static attribute of a jitted module."""
 
+    model_type: ClassVar[str] = "qwen2_5_vl"
     vision: VisionConfig
     text: TextConfig
     image_token_id: int = 151655
     video_token_id: int = 151656
     vision_start_token_id: int = 151652
     vision_end_token_id: int = 151653
+
+    @property
+    def embedding_size(self) -> int:
+        """Numbers of an input embedding; nothing is added to later layers."""
+        return self.text.hidden_size
 
     @classmethod
     def published(cls, size: str) -> "Config":
@@ -103,7 +133,7 @@ class Config:
         mrope = list(text.pop("mrope_section"))
         return {
             "architectures": [ARCHITECTURE],
-            "model_type": "qwen2_5_vl",
+            "model_type": self.model_type,
             **text,
             "rope_scaling": {"type": "mrope", "rope_type": "default", "mrope_section": mrope},
             "hidden_act": "silu",
@@ -125,6 +155,11 @@ class Config:
                 "hidden_act": "silu",
             },
         }
+
+
+def published() -> dict[str, Config]:
+    """The sizes of all published models, by their hub ids."""
+    return {f"Qwen/Qwen2.5-VL-{size}-Instruct": Config.published(size) for size in PUBLISHED}
 
 
 def _vision(raw: dict[str, Any]) -> VisionConfig:

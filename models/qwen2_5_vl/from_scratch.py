@@ -9,9 +9,10 @@ from pathlib import Path
 
 from flax import nnx
 
-from models import qwen2_5_vl as qwen
 from models.errors import InputError
-from models.qwen2_5_vl import images as image_processing
+from models.qwen2_5_vl.config import Config, TextConfig, VisionConfig
+from models.qwen2_5_vl.model import Qwen2_5_VL
+from models.weights import save
 from models.whole_directory import whole_directory
 
 SPECIAL_TOKENS = tuple(
@@ -73,7 +74,7 @@ def make(path: str | os.PathLike, config: Mapping, texts: Iterable[str], seed: i
 
     Args:
         path: must not exist yet, or be an empty directory.
-        config: `{"vision": {...}, "text": {...}}`, the fields of `qwen.VisionConfig` and `qwen.TextConfig` without
+        config: `{"vision": {...}, "text": {...}}`, the fields of `VisionConfig` and `TextConfig` without
             `vocab_size` and `out_hidden_size`, which follow from the tokenizer and from `text.hidden_size`.
         texts: what the tokenizer learns its tokens from.
         seed: of the random weights; equal arguments give equal bytes.
@@ -89,7 +90,7 @@ def make(path: str | os.PathLike, config: Mapping, texts: Iterable[str], seed: i
     tokenizer = train_tokenizer(texts, vocab_size)
     model_config = _network_config(config, tokenizer)
     with whole_directory(path) as partial:
-        qwen.save(qwen.Qwen2_5_VL(model_config, rngs=nnx.Rngs(seed)), partial)
+        save(Qwen2_5_VL(model_config, rngs=nnx.Rngs(seed)), partial)
         _write_processor(Path(partial), tokenizer, model_config)
 
 
@@ -129,7 +130,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int = 1000):
     return tokenizer
 
 
-def _network_config(config, tokenizer) -> qwen.Config:
+def _network_config(config, tokenizer) -> Config:
     size = tokenizer.get_vocab_size()
     sizes = {
         "text": {"vocab_size": -(-size // _VOCAB_MULTIPLE) * _VOCAB_MULTIPLE},
@@ -138,7 +139,7 @@ def _network_config(config, tokenizer) -> qwen.Config:
     parts = {}
     if unknown := sorted(set(config) - {"vision", "text"}):
         raise InputError(f"{unknown[0]} cannot be set for a new model; its parts are vision and text")
-    for section, kind in (("vision", qwen.VisionConfig), ("text", qwen.TextConfig)):
+    for section, kind in (("vision", VisionConfig), ("text", TextConfig)):
         given = {
             key: tuple(value) if isinstance(value, list) else value
             for key, value in dict(config.get(section, {})).items()
@@ -160,10 +161,10 @@ def _network_config(config, tokenizer) -> qwen.Config:
         )
     }
     # Through from_hf, which checks that the sizes fit each other.
-    return qwen.Config.from_hf(qwen.Config(**parts, **ids).to_hf())
+    return Config.from_hf(Config(**parts, **ids).to_hf())
 
 
-def _write_processor(path: Path, tokenizer, config: qwen.Config) -> None:
+def _write_processor(path: Path, tokenizer, config: Config) -> None:
     _write_tokenizer(path, tokenizer)
     _write_settings(path, tokenizer, config)
 
@@ -195,19 +196,19 @@ def _write_tokenizer(path: Path, tokenizer) -> None:
     (path / "chat_template.jinja").write_text(CHAT_TEMPLATE, encoding="utf-8")
 
 
-def _write_settings(path: Path, tokenizer, config: qwen.Config) -> None:
+def _write_settings(path: Path, tokenizer, config: Config) -> None:
     _write_json(
         path / "preprocessor_config.json",
         {
             "image_processor_type": "Qwen2VLImageProcessor",
             "processor_class": "Qwen2_5_VLProcessor",
-            "min_pixels": image_processing.MIN_PIXELS,
-            "max_pixels": image_processing.MAX_PIXELS,
+            "min_pixels": config.vision.min_pixels,
+            "max_pixels": config.vision.max_pixels,
             "patch_size": config.vision.patch_size,
             "temporal_patch_size": config.vision.temporal_patch_size,
             "merge_size": config.vision.spatial_merge_size,
-            "image_mean": list(image_processing.MEAN),
-            "image_std": list(image_processing.STD),
+            "image_mean": list(config.vision.image_mean),
+            "image_std": list(config.vision.image_std),
         },
     )
     end, turn = tokenizer.token_to_id(END_OF_TEXT), tokenizer.token_to_id(END_OF_TURN)

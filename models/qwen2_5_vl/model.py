@@ -6,13 +6,14 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from models.qwen2_5_vl.attention import causal
+from models.attention import causal
+from models.layers import Linear, logits
+from models.packing import Inputs
 from models.qwen2_5_vl.config import Config
-from models.qwen2_5_vl.layers import Linear, precision
-from models.qwen2_5_vl.packing import Inputs, Vision
-from models.qwen2_5_vl.source import Source
+from models.qwen2_5_vl.packing import Vision
 from models.qwen2_5_vl.text import TextTower
 from models.qwen2_5_vl.vision import VisionTower
+from models.source import Source
 
 
 class Qwen2_5_VL(nnx.Module):
@@ -58,11 +59,6 @@ class Qwen2_5_VL(nnx.Module):
     def logits(self, h):
         """Logits, float32 [..., V], of hidden states [..., D] that `self.model` returned."""
         return logits(h, self.head())
-
-
-def logits(h, head):
-    """Logits, float32 [..., V], of hidden states [..., D] by `Qwen2_5_VL.head` [D, V]."""
-    return jnp.matmul(h, head, precision=precision(h.dtype), preferred_element_type=jnp.float32)
 
 
 @partial(jax.jit, static_argnums=0)

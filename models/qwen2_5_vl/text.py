@@ -4,8 +4,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from models.layers import NORMAL, Linear, RMSNorm, SwiGLU, inverse_frequencies, rotate, scan_layers, weight
 from models.qwen2_5_vl.config import TextConfig
-from models.qwen2_5_vl.layers import NORMAL, Linear, RMSNorm, SwiGLU, inverse_frequencies, rotate, scan_layers, weight
 
 
 def mrope(positions, config: TextConfig):

@@ -5,19 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from models.qwen2_5_vl.attention import attention
+from models.attention import attention
+from models.layers import NORMAL, Linear, RMSNorm, SwiGLU, inverse_frequencies, precision, rotate, scan_layers, weight
 from models.qwen2_5_vl.config import VisionConfig
-from models.qwen2_5_vl.layers import (
-    NORMAL,
-    Linear,
-    RMSNorm,
-    SwiGLU,
-    inverse_frequencies,
-    precision,
-    rotate,
-    scan_layers,
-    weight,
-)
 from models.qwen2_5_vl.packing import Vision, block_size
 
 EPS = 1e-6  # of every vision norm, whatever the text tower's

@@ -5,32 +5,34 @@ from functools import partial
 import jax
 from flax import nnx
 
-from models import qwen2_5_vl as qwen
-from models.qwen2_5_vl.packing import Vision
+import models
 from perl_jax import mesh
 
 PATCHES = 1 << 14  # of each shard that are encoded at a time: attention's scores over more would fill its memory
 
 
 @partial(jax.jit, static_argnums=(0, 5))
-def embeddings(graph, weights, ids, image_index, vision: Vision | None, axis: int = 0):
-    """Input embeddings [..., D] of ids [...] for a model by `nnx.split`; `axis` of ids is shared out as rows."""
+def embeddings(graph, weights, ids, image_index, vision, axis: int = 0):
+    """Input embeddings [..., E] of ids [...] for a model by `nnx.split`; `axis` of ids is shared out as rows.
+
+    `vision` is the family's pack of the images, or None.
+    """
     return embedded(nnx.merge(graph, weights), ids, image_index, vision, axis)
 
 
-def embedded(model: qwen.Qwen2_5_VL, ids, image_index, vision: Vision | None, axis: int, remat: bool = False):
+def embedded(model: models.Model, ids, image_index, vision, axis: int, remat: bool = False):
     """The same within a program, each image encoded once."""
     images = None if vision is None else mesh.to_width(encoded(model, vision, remat))
     return mesh.from_width(model.embed(ids, image_index, images), axis)
 
 
-def encoded(model: qwen.Qwen2_5_VL, vision: Vision, remat: bool = False):
-    """Merged tokens [R, T, D] of a pack of R rows, of which each shard encodes so many at a time that memory bounds."""
+def encoded(model: models.Model, vision, remat: bool = False):
+    """Merged tokens [R, T, E] of a pack of R rows, of which each shard encodes so many at a time that memory bounds."""
     (R, C), S = vision.images.shape, mesh.shards()
     share = R // S
     parts = next(n for n in range(1, share + 1) if share % n == 0 and (share // n * C <= PATCHES or n == share))
 
-    def encode(part: Vision):
+    def encode(part):
         return model.encode(part, remat=remat, constrain=mesh.rows)
 
     if parts == 1:

@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 import jax
 
-from models import qwen2_5_vl as qwen
-from models.qwen2_5_vl.packing import image_runs
+import models
+from models.packing import image_runs
 
 
 class Device(NamedTuple):
@@ -35,7 +35,7 @@ DEVICES = {  # by JAX's `device_kind`
 }
 
 
-def text(config: qwen.TextConfig, tokens: int, pairs: int, scored: int) -> int:
+def text(config: models.TextConfig, tokens: int, pairs: int, scored: int) -> int:
     """The text tower's forward pass over `tokens` tokens that see `pairs` tokens in all, and `scored` rows of logits.
 
     2 tokens L (2 D H d + 2 D J d + 3 D F) + 4 pairs L H d + 2 scored D V.
@@ -46,33 +46,14 @@ def text(config: qwen.TextConfig, tokens: int, pairs: int, scored: int) -> int:
     return 2 * tokens * L * layer + 4 * pairs * L * q + 2 * scored * D * config.vocab_size
 
 
-def vision(config: qwen.VisionConfig, patches: Sequence[int]) -> int:
-    """The vision tower's forward pass over images of so many patches each.
-
-    2 n (X D + L (4 D^2 + 3 D F)) + 4 D (full layers n^2 + window layers n w) + the merger's 2 n (m D^2 + D E), for n
-    patches of X values, windows of w patches and m of them merged to one token of width E.
-    """
-    D, F, L = config.hidden_size, config.intermediate_size, config.depth
-    merged = config.spatial_merge_size**2
-    values = config.in_channels * config.temporal_patch_size * config.patch_size**2
-    full = sum(0 <= index < L for index in config.fullatt_block_indexes)
-    window = (config.window_size // config.patch_size) ** 2
-    total = 0
-    for n in patches:
-        total += 2 * n * (values * D + L * (4 * D * D + 3 * D * F))
-        total += 4 * D * (full * n * n + (L - full) * n * min(n, window))
-        total += 2 * n * (merged * D * D + D * config.out_hidden_size)
-    return total
-
-
 def group(
-    config: qwen.Config, patches: Sequence[int], prompts: Iterable[int], responses: Iterable[Iterable[int]]
+    config: models.Config, patches: Sequence[int], prompts: Iterable[int], responses: Iterable[Iterable[int]]
 ) -> int:
     """A forward pass over one question: its images, and each order's prompt and responses, by their lengths.
 
     Sampling computes this once (the prompt as prefill, the responses token by token), an update three times.
     """
-    total = vision(config.vision, patches)
+    total = config.vision.flops(patches)
     for prompt, lengths in zip(prompts, responses):
         lengths = list(lengths)
         pairs = prompt * (prompt + 1) // 2 + sum(n * prompt + n * (n + 1) // 2 for n in lengths)
@@ -80,7 +61,7 @@ def group(
     return total
 
 
-def decoded_bytes(config: qwen.TextConfig, streams: int, prompts: int, prompt: float, own: float, size: int) -> float:
+def decoded_bytes(config: models.TextConfig, streams: int, prompts: int, prompt: float, own: float, size: int) -> float:
     """What a decoding step reads at least: the weights, the caches of `prompts` prompts and what `streams` wrote since.
 
     `prompt` and `own` are tokens, mean over prompts and streams; numbers have `size` bytes.
@@ -91,7 +72,7 @@ def decoded_bytes(config: qwen.TextConfig, streams: int, prompts: int, prompt: f
     return size * (L * layer + D * config.vocab_size + cached)
 
 
-def image_patches(config: qwen.Config, ids: Sequence[int]) -> list[int]:
+def image_patches(config: models.Config, ids: Sequence[int]) -> list[int]:
     """The patches of each image of a prompt, read off its runs of image tokens."""
     starts, ends = image_runs(config, ids)
     return ((ends - starts) * config.vision.spatial_merge_size**2).tolist()

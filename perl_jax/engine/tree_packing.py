@@ -7,15 +7,15 @@ a question stay together where they can, so that its images are encoded once for
 """
 
 from collections.abc import Container, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.struct
 import numpy as np
 
-from models import qwen2_5_vl as qwen
+import models
+from models.attention import Spans, kernel_platform
 from models.errors import InputError
-from models.qwen2_5_vl.attention import Spans, kernel_platform
-from models.qwen2_5_vl.packing import Images, Vision, bucket, check_ids, mrope_positions, pack_images
+from models.packing import Images, bucket, check_ids, mrope_positions
 
 
 class Group(NamedTuple):
@@ -40,7 +40,7 @@ class Rows:
     position_ids: np.ndarray  # int32 [B, S, 3, C]: M-RoPE
     image_index: np.ndarray  # int32 [B, S, C, 2]: (row, merged token) of the vision pack; -1 where text
     spans: Spans  # of int32 [B, S, C]: what each token sees
-    vision: Vision | None
+    vision: Any  # the family's pack of images, or None
     sources: np.ndarray  # int32 [B, S, C]: the place that predicts the token
     targets: np.ndarray  # int32 [B, S, C]: the token
     index: np.ndarray  # int32 [B, S, C]: its number among all response tokens of the groups; -1: none
@@ -94,7 +94,7 @@ def flat(groups: Sequence[Group], name: str) -> np.ndarray | None:
 
 
 def pack(
-    config: qwen.Config,
+    config: models.Config,
     groups: Sequence[Group],
     rows: int | None,
     row_tokens: int | None,
@@ -130,7 +130,8 @@ def pack(
         sorted({number for row in batch for tree in row for number in shown[tree.group][tree.order]})
         for batch in batches
     ]
-    layouts = pack_images(config.vision, [[images.found[i] for i in numbers] for numbers in needed], shards, own)
+    pictures = [[images.found[i] for i in numbers] for numbers in needed]
+    layouts = models.family(config).pack_images(config.vision, pictures, shards, own)
 
     grids, reach = [image.grid for image in images.found], _reach(config, batches, prompts, lengths, capacity)
     call = _Call(config, capacity, shards, prompts, responses, first, shown, grids, reach)
@@ -146,7 +147,7 @@ def pack(
     )
 
 
-def _checked_ids(config: qwen.Config, groups: Sequence[Group]) -> tuple[list, list]:
+def _checked_ids(config: models.Config, groups: Sequence[Group]) -> tuple[list, list]:
     """Token ids of all prompts [Q][O] and responses [Q][O][G] as arrays; InputError for ids that there are not."""
     prompts = [
         [check_ids(config, ids, f"group {q}, prompt {o}") for o, ids in enumerate(group.prompts)]
@@ -168,7 +169,7 @@ def _checked_ids(config: qwen.Config, groups: Sequence[Group]) -> tuple[list, li
 class _Call(NamedTuple):
     """What all micro-batches of a call share."""
 
-    config: qwen.Config
+    config: models.Config
     capacity: int  # tokens of a row
     shards: int
     prompts: list  # [Q][O] token ids
@@ -179,7 +180,7 @@ class _Call(NamedTuple):
     reach: tuple[int, int]  # what `_reach` says
 
 
-def _filled(call: _Call, batch: Sequence[Sequence[Tree]], place: Mapping[int, np.ndarray], vision: Vision) -> Rows:
+def _filled(call: _Call, batch: Sequence[Sequence[Tree]], place: Mapping[int, np.ndarray], vision) -> Rows:
     """The micro-batch of these rows of trees; `place` has where in `vision` each image's merged patches are."""
     config, capacity = call.config, call.capacity
     shape = (len(batch), capacity)
@@ -235,7 +236,7 @@ def check(groups: Sequence[Group]) -> None:
             raise ValueError(f"group {q}: every order needs {G} responses, as the first group has")
 
 
-def _reach(config: qwen.Config, batches, prompts, lengths, capacity: int) -> tuple[int, int]:
+def _reach(config: models.Config, batches, prompts, lengths, capacity: int) -> tuple[int, int]:
     """`prompts` and `window` of the rows, in few steps: a finer one would be one more program to compile."""
     if kernel_platform(config.text.head_dim):
         return capacity, capacity  # kernels do not ask

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from rich.console import Console
 
-from models import qwen2_5_vl as qwen
+import models
 from models.errors import InputError
 from models.image_files import Encoded
 from perl_jax import mesh, rollout
@@ -44,7 +44,7 @@ class Setup(NamedTuple):
 
     benchmark: ModuleType
     protocol: str
-    model: Callable[[], qwen.Qwen2_5_VL]  # loads it, when something is left to ask
+    model: Callable[[], models.Model]  # loads it, when something is left to ask
     prompts: Prompts
     sampling: Sampling
     batch: int  # prompts at a time, at most

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 from rich.console import Console
 
-from models import qwen2_5_vl as qwen
+import models
 from models.errors import InputError
 from models.image_files import Encoded
 from perl_jax import mesh, permute, rollout
@@ -32,7 +32,7 @@ class Setup(NamedTuple):
 
     config: object
     split: Split
-    model: Callable[[], qwen.Qwen2_5_VL]  # loads it, when something is left to roll out
+    model: Callable[[], models.Model]  # loads it, when something is left to roll out
     prompts: Prompts
     grader: Grader
     batch: int  # records rolled out at a time, at most

@@ -16,10 +16,10 @@ from flax import nnx
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from models import qwen2_5_vl as qwen
+import models
+from models.attention import Spans
 from models.errors import InputError
-from models.qwen2_5_vl.attention import Spans
-from models.qwen2_5_vl.packing import Vision, block_size, bucket
+from models.packing import bucket
 from perl_jax import mesh, policy, rollout, update
 from perl_jax.engine import embeddings, tree_packing
 from perl_jax.engine.decode_batch import capacities
@@ -53,7 +53,7 @@ def devices_of(topology: str, slices: int = 1) -> list:
         ) from error
 
 
-def programs(config, sizes: qwen.Config, assumed: Assumed) -> tuple[dict[str, Callable], dict[str, float]]:
+def programs(config, sizes: models.Config, assumed: Assumed) -> tuple[dict[str, Callable], dict[str, float]]:
     """({name: what compiles it}, {what stays on a device: bytes}) on the current mesh, with the shapes of one step."""
     model = model_of(config, sizes)
     optimizer = schedule.optimizer(config, config.warmup.steps + 1)
@@ -79,10 +79,11 @@ def programs(config, sizes: qwen.Config, assumed: Assumed) -> tuple[dict[str, Ca
     }
 
 
-def model_of(config, sizes: qwen.Config) -> qwen.Qwen2_5_VL:
+def model_of(config, sizes: models.Config) -> models.Model:
     """The shapes of the model that the config trains, each weight in the dtype that `policy.load` holds it in."""
+    network = models.family(sizes).Model
     model = nnx.eval_shape(
-        lambda: policy.adapted(config, qwen.Qwen2_5_VL(sizes, rngs=nnx.Rngs(0), compute_dtype=config.compute_dtype))
+        lambda: policy.adapted(config, network(sizes, rngs=nnx.Rngs(0), compute_dtype=config.compute_dtype))
     )
     graph, weights = nnx.split(model)
     held = policy.dtypes(config)
@@ -93,7 +94,7 @@ def model_of(config, sizes: qwen.Config) -> qwen.Qwen2_5_VL:
     return nnx.merge(graph, nnx.from_flat_state(weights))
 
 
-def of_reference(config, model: qwen.Qwen2_5_VL) -> float:
+def of_reference(config, model: models.Model) -> float:
     """The bytes on one device of a reference policy that shares no weights."""
     if not config.loss.kl_coef or config.lora.rank:
         return 0.0
@@ -117,22 +118,14 @@ def laid_out(tree, layout: str = "train"):
     return jax.tree.map(place, tree, is_leaf=lambda leaf: isinstance(leaf, nnx.Variable))
 
 
-def pictures(config, sizes: qwen.Config, assumed: Assumed, count: int) -> Vision:
+def pictures(config, sizes: models.Config, assumed: Assumed, count: int):
     """A pack of so many pictures, a row each, which may be longer than the picture."""
-    vision, shards = sizes.vision, mesh.shards()
     patches, _ = lengths(config, sizes, assumed)
-    block = block_size(vision)
-    room = block * bucket(-(-patches // block) + 1, least=1, between=2)
-    shape = shards * bucket(-(-count // shards), least=1, between=2), room
-    values = vision.in_channels * vision.temporal_patch_size * vision.patch_size**2
-    return Vision(
-        array((*shape, values), jnp.float32, mesh.ROWS),
-        *[array(shape, jnp.int32, mesh.ROWS)] * 2,
-        array((*shape, 2), jnp.int32, mesh.ROWS),
-    )
+    pack = models.family(sizes).pack_shapes(sizes.vision, patches, count, mesh.shards())
+    return jax.tree.map(lambda x: array(x.shape, x.dtype, mesh.ROWS), pack)
 
 
-def streams(config, sizes: qwen.Config, assumed: Assumed) -> rollout.Streams:
+def streams(config, sizes: models.Config, assumed: Assumed) -> rollout.Streams:
     """All streams of a step with the largest own caches that they may come to."""
     text, dtype, shards = sizes.text, jnp.dtype(config.compute_dtype), mesh.shards()
     N = -(-at_once(config) // shards) * shards
@@ -150,14 +143,14 @@ def streams(config, sizes: qwen.Config, assumed: Assumed) -> rollout.Streams:
     return rollout.Streams([cache(N, T)] * L, [cache(N * G, C)] * L, one, one, keys, each, done)
 
 
-def sampling(config, sizes: qwen.Config, assumed: Assumed, model, decoder, caches) -> dict[str, Callable]:
+def sampling(config, sizes: models.Config, assumed: Assumed, model, decoder, caches) -> dict[str, Callable]:
     """The programs of rollouts; `model` and `decoder` by `nnx.split`."""
     N, G = caches.last.shape
     T, dtype = caches.prompt[0][0].shape[-1], jnp.dtype(config.compute_dtype)
     c = config.sampling
     options = Sampling(c.temperature, c.top_p, c.top_k, (0,))
     ids, index = (array((N, T, *more), jnp.int32, mesh.ROWS) for more in ((), (2,)))
-    h, positions = array((N, T, sizes.text.hidden_size), dtype, mesh.ROWS), array((3, N, T), jnp.int32, None, mesh.ROWS)
+    h, positions = array((N, T, sizes.embedding_size), dtype, mesh.ROWS), array((3, N, T), jnp.int32, None, mesh.ROWS)
     one, keys = (array((N,), kind, mesh.ROWS) for kind in (jnp.int32, jnp.uint32))
     in_prompts = -(-at_once(config) // (config.n_s + 1)) * assumed.images
     return {
@@ -182,7 +175,7 @@ def sampling(config, sizes: qwen.Config, assumed: Assumed, model, decoder, cache
     }
 
 
-def updating(config, sizes: qwen.Config, assumed: Assumed, state: update.State) -> dict[str, Callable]:
+def updating(config, sizes: models.Config, assumed: Assumed, state: update.State) -> dict[str, Callable]:
     """The programs of an update."""
     B, S, C = config.micro_batch.rows, mesh.shards(), config.micro_batch.row_tokens
 
@@ -197,7 +190,7 @@ def updating(config, sizes: qwen.Config, assumed: Assumed, state: update.State) 
     tokens = update.Tokens(reals, reals, old, reals if config.loss.kl_coef else None, reals)
     losses = tuple((name, config.loss[name]) for name in ("clip_low", "clip_high", "dual_clip", "kl_coef"))
     options = update.Options(losses, config.sampling.temperature, config.remat)
-    h = row(sizes.text.hidden_size, dtype=jnp.dtype(config.compute_dtype))
+    h = row(sizes.embedding_size, dtype=jnp.dtype(config.compute_dtype))
     questions = max(1, B * S * C // question_tokens(config, sizes, assumed))
     pack = pictures(config, sizes, assumed, questions * assumed.images)
     return {

@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from models import qwen2_5_vl as qwen
-from models.qwen2_5_vl.packing import bucket
+import models
+from models.packing import bucket
 from perl_jax import update
 from perl_jax.engine import embeddings, flops
 
@@ -35,7 +35,7 @@ class Assumed(NamedTuple):
     efficiency: float = 0.4  # share of a device's rates that is reached
 
 
-def lengths(config, sizes: qwen.Config, assumed: Assumed) -> tuple[int, int]:
+def lengths(config, sizes: models.Config, assumed: Assumed) -> tuple[int, int]:
     """(patches of a picture, tokens of a prompt)."""
     side = sizes.vision.patch_size * sizes.vision.spatial_merge_size
     patches = int(config.prompt.max_pixels**0.5 // side) ** 2 * sizes.vision.spatial_merge_size**2
@@ -43,20 +43,20 @@ def lengths(config, sizes: qwen.Config, assumed: Assumed) -> tuple[int, int]:
     return patches, min(assumed.images * tokens + assumed.words, config.prompt.max_tokens)
 
 
-def question_tokens(config, sizes: qwen.Config, assumed: Assumed) -> int:
+def question_tokens(config, sizes: models.Config, assumed: Assumed) -> int:
     """The tokens that an update computes of a question: each order's prompt and responses."""
     _, prompt = lengths(config, sizes, assumed)
     return (config.n_s + 1) * (prompt + config.rollouts * assumed.response)
 
 
-def step(config, sizes: qwen.Config, assumed: Assumed, device: flops.Device, count: int, shards: int) -> dict:
+def step(config, sizes: models.Config, assumed: Assumed, device: flops.Device, count: int, shards: int) -> dict:
     """The seconds of a training step by part, on `count` devices that rows are shared out over in `shards`."""
     patches, prompt = lengths(config, sizes, assumed)
     Q, O, C = config.questions, config.n_s + 1, config.micro_batch.row_tokens
     rate = device.peak * assumed.efficiency * count
     row = flops.text(sizes.text, C, C * (prompt + assumed.response // 2), C)
     rows = micro_batches(config, sizes, assumed, shards) * config.micro_batch.rows * shards  # filled or not
-    pictures = flops.vision(sizes.vision, [patches] * assumed.images * Q)
+    pictures = sizes.vision.flops([patches] * assumed.images * Q)
     return {
         **sampling(config, sizes, assumed, device, count, shards, Q * O, config.rollouts, Q),
         "update": passes(config) * (rows * row + pictures) / rate,
@@ -69,7 +69,7 @@ def at_once(config) -> int:
     return min(config.sampling.batch or prompts, prompts)
 
 
-def work(config, sizes: qwen.Config, assumed: Assumed) -> int:
+def work(config, sizes: models.Config, assumed: Assumed) -> int:
     """The FLOPs that a training step must compute: all of its groups once to sample, three times to update."""
     patches, prompt = lengths(config, sizes, assumed)
     responses = [[assumed.response] * config.rollouts] * (config.n_s + 1)
@@ -82,7 +82,7 @@ def passes(config) -> int:
     return 3 + bool(config.remat) + (config.optimizer.steps_per_batch > 1) + (config.loss.kl_coef > 0)
 
 
-def micro_batches(config, sizes: qwen.Config, assumed: Assumed, shards: int) -> int:
+def micro_batches(config, sizes: models.Config, assumed: Assumed, shards: int) -> int:
     """The micro-batches of a training step."""
     steps = config.optimizer.steps_per_batch
     tokens = config.questions * question_tokens(config, sizes, assumed) / steps
@@ -91,7 +91,7 @@ def micro_batches(config, sizes: qwen.Config, assumed: Assumed, shards: int) -> 
 
 def sampling(
     config,
-    sizes: qwen.Config,
+    sizes: models.Config,
     assumed: Assumed,
     device: flops.Device,
     count: int,
@@ -102,7 +102,7 @@ def sampling(
 ) -> dict[str, float]:
     """The seconds of `samples` responses to each of `prompts` prompts, which are of so many questions."""
     patches, prompt = lengths(config, sizes, assumed)
-    work = flops.vision(sizes.vision, [patches] * assumed.images * questions)
+    work = sizes.vision.flops([patches] * assumed.images * questions)
     work += prompts * flops.text(sizes.text, prompt, prompt * prompt // 2, samples)
     batch = min(prompts, at_once(config))
     share = -(-batch // shards)
@@ -116,7 +116,7 @@ def sampling(
 
 def inference(
     config,
-    sizes: qwen.Config,
+    sizes: models.Config,
     assumed: Assumed,
     device: flops.Device,
     count: int,
@@ -129,7 +129,7 @@ def inference(
 
 
 def network(
-    sent: Mapping[str, float], config, sizes: qwen.Config, assumed: Assumed, device: flops.Device, shards: int
+    sent: Mapping[str, float], config, sizes: models.Config, assumed: Assumed, device: flops.Device, shards: int
 ) -> float:
     """The seconds of a training step that the network takes, for the bytes that each compiled program sends."""
     batches = micro_batches(config, sizes, assumed, shards)
@@ -143,7 +143,7 @@ def network(
 
 
 def temporary(
-    config, sizes: qwen.Config, assumed: Assumed, resident: Mapping[str, float], count: int, shards: int
+    config, sizes: models.Config, assumed: Assumed, resident: Mapping[str, float], count: int, shards: int
 ) -> dict[str, float]:
     """The bytes on one device that each phase needs beside what `resident` says of it: estimated, not compiled.
 
@@ -172,6 +172,6 @@ def temporary(
         + saved
         + tower
         + resident["gradients"]
-        + 2 * config.micro_batch.rows * C * D * size,
+        + 2 * config.micro_batch.rows * C * sizes.embedding_size * size,
         "optimizer": 0.0,
     }

@@ -8,11 +8,11 @@ from collections.abc import Container, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from models import qwen2_5_vl as qwen
+import models
 from models.errors import InputError
 from models.image_files import Encoded
-from models.qwen2_5_vl.images import resized
-from models.qwen2_5_vl.source import read_json
+from models.images import resized
+from models.source import read_json
 from perl_jax import symbols
 from perl_jax.runtime import processes
 
@@ -24,7 +24,7 @@ FIELDS = {"system": str, "instruction": str, "min_pixels": int, "max_pixels": in
 class Prompts:
     """Encodes records for one policy: its processor, the texts around a question, the limits of pictures and length."""
 
-    processor: qwen.Processor
+    processor: models.Processor
     system: str
     instruction: str
     min_pixels: int
@@ -80,7 +80,7 @@ class Prompts:
 
         Raises InputError where the chat template or the limits of pictures are no longer those of training.
         """
-        processor = qwen.Processor.from_pretrained(path)
+        processor = models.Processor.from_pretrained(path)
         file = Path(path) / FILE
         if not file.exists():
             return cls(processor, "", "", processor.min_pixels, processor.max_pixels, 1 << 20)
@@ -94,7 +94,7 @@ class Prompts:
         return prompts
 
     @classmethod
-    def of_json(cls, processor: qwen.Processor, saved: Mapping, where: str) -> "Prompts":
+    def of_json(cls, processor: models.Processor, saved: Mapping, where: str) -> "Prompts":
         """The prompts whose `to_json` was `saved`; InputError, beginning with `where`, for another chat template."""
         for name, kind in FIELDS.items():
             if not isinstance(saved.get(name), kind):
@@ -116,7 +116,7 @@ def _threads() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(processes.cores())
 
 
-def _digest(processor: qwen.Processor) -> str:
+def _digest(processor: models.Processor) -> str:
     return hashlib.sha256(processor.template.encode()).hexdigest()
 
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from models import qwen2_5_vl as qwen
+import models
 from models.errors import InputError
 from perl_jax import permute, rewards, symbols
 from perl_jax.engine import tree_packing
@@ -182,7 +182,7 @@ def too_long(config, seen: Survey) -> float:
 # Shapes
 
 
-def fills(config, sizes: qwen.Config, prompts: Prompts, asked: Sequence[tuple]) -> list[Fill]:
+def fills(config, sizes: models.Config, prompts: Prompts, asked: Sequence[tuple]) -> list[Fill]:
     """How full the shapes are that a step's questions, (ids, pictures) each, come to on one device.
 
     How long responses are is not known: an update is shown with the shortest, a bare answer, and the longest.
@@ -205,18 +205,18 @@ def fills(config, sizes: qwen.Config, prompts: Prompts, asked: Sequence[tuple]) 
     return found
 
 
-def of_rollout(sizes: qwen.Config, asked: Sequence[tuple], batch: int, limits: dict) -> Fill:
+def of_rollout(sizes: models.Config, asked: Sequence[tuple], batch: int, limits: dict) -> Fill:
     """The prompts of a step, prefilled `batch` at a time, as `rollout.generate` packs them."""
     rows = min(batch or len(asked), len(asked))
     parts = [asked[first : first + rows] for first in range(0, len(asked), rows)]
-    packs = [qwen.pack(sizes, [*part, *[part[-1]] * (rows - len(part))], **limits, own=()) for part in parts]
+    packs = [models.pack(sizes, [*part, *[part[-1]] * (rows - len(part))], **limits, own=()) for part in parts]
     shape = " and ".join(dict.fromkeys("{} x {}".format(*pack.ids.shape) for pack in packs))
     real = sum(len(ids) for ids, _ in asked)
     return Fill("rollout, prompts", shape, real / sum(pack.ids.size for pack in packs), _pictures(packs))
 
 
 def of_update(
-    config, sizes: qwen.Config, asked: Sequence[tuple], shape: tuple[int, int, int], limits: dict, stage: str
+    config, sizes: models.Config, asked: Sequence[tuple], shape: tuple[int, int, int], limits: dict, stage: str
 ) -> Fill:
     """The rows of one optimizer step with `shape` (orders, rollouts, tokens) of responses to each question."""
     O, G, R = shape

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from models import qwen2_5_vl as qwen
-from models.qwen2_5_vl import images
+import models
+from models import images
 from perl_jax import policy
 from perl_jax.grading import Grader
 from perl_jax.records import prompt_lengths
@@ -205,7 +205,7 @@ def _rewards(asked: Asked) -> Html:
     return table(["", "answer", "reward", *parts], rows, "words")
 
 
-def _tokens(processor: qwen.Processor, ids: Sequence[int]) -> Html:
+def _tokens(processor: models.Processor, ids: Sequence[int]) -> Html:
     """The prompt token by token, with special tokens; a picture's own are counted. A character that takes several
     tokens is shown as a whole."""
     special, parts, pending = processor.tokenizer.added_tokens_decoder, [], []

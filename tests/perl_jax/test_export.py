@@ -12,9 +12,9 @@ import tiny
 import tiny_run
 from PIL import Image
 
+from models import lora
 from models import qwen2_5_vl as qwen
 from models.errors import InputError
-from models.qwen2_5_vl import lora
 from perl_jax import export, policy, rollout, sample
 from perl_jax.exporting import provenance, usage_snippets
 from perl_jax.records import prompts

@@ -15,9 +15,9 @@ import tiny_run
 from environment import REPOSITORY
 from flax import nnx
 
+from models import lora
 from models import qwen2_5_vl as qwen
 from models.errors import InputError
-from models.qwen2_5_vl import lora
 from perl_jax import permute, policy, records, train, update
 from perl_jax.records import prompt_lengths, prompts
 from perl_jax.records.stream import Stream

@@ -10,9 +10,9 @@ from flax import nnx
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from models import attention
 from models import qwen2_5_vl as qwen
 from models.errors import InputError
-from models.qwen2_5_vl import attention
 from perl_jax import grpo, rollout, update
 from perl_jax.engine import tree_packing
 from perl_jax.runtime.compilations import Compilations

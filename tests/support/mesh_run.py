@@ -23,7 +23,7 @@ def adapters(model, sharding=None):
     """Adapters train, in both towers."""
     import tiny
 
-    from models.qwen2_5_vl import lora
+    from models import lora
 
     return tiny.with_adapters(model, sharding=sharding), lora.is_adapter
 
@@ -82,7 +82,7 @@ def main(model_path: str, out: str, devices: str, meshes: str) -> None:
     from environment import CACHE
 
     from models import qwen2_5_vl as qwen
-    from models.qwen2_5_vl import weights
+    from models import weights
     from perl_jax import mesh, rollout
     from perl_jax.engine import embeddings
     from perl_jax.runtime.compilations import Compilations

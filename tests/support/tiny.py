@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from models import images, lora
 from models import qwen2_5_vl as qwen
-from models.qwen2_5_vl import images, lora
 
 MAX_PIXELS = 28 * 28 * 30  # at most 30 tokens an image, so that the larger pictures below are made smaller
 

@@ -25,18 +25,18 @@ def test_text_and_vision_are_what_xla_counts(models):
     seen = (inputs.vision.images >= 0).sum()
     assert flops.image_patches(config, ids) == [seen] == [64] and patches == 64
     tower = counted(lambda weights: nnx.merge(graph, weights).encode(inputs.vision), weights)
-    assert flops.vision(config.vision, [64]) == pytest.approx(tower, rel=0.35)
+    assert config.vision.flops([64]) == pytest.approx(tower, rel=0.35)
     whole = counted(lambda weights: nnx.merge(graph, weights)(inputs), weights)
     text = flops.text(config.text, tokens, tokens * tokens, tokens)
-    assert flops.vision(config.vision, [64]) + text == pytest.approx(whole, rel=0.35)
+    assert config.vision.flops([64]) + text == pytest.approx(whole, rel=0.35)
 
 
 def test_a_group_is_its_parts():
     config = tiny.CONFIGS["tied"]
     alone = flops.group(config, [16, 32], [10], [[3]])
-    assert alone == flops.vision(config.vision, [16, 32]) + flops.text(config.text, 13, 13 * 14 // 2, 3)
+    assert alone == config.vision.flops([16, 32]) + flops.text(config.text, 13, 13 * 14 // 2, 3)
     shared = flops.group(config, [16, 32], [10, 10], [[3] * 4, [3] * 4])
-    assert 8 * flops.text(config.text, 3, 0, 3) < shared - flops.vision(config.vision, [16, 32]) < 8 * alone
+    assert 8 * flops.text(config.text, 3, 0, 3) < shared - config.vision.flops([16, 32]) < 8 * alone
 
 
 def test_published_sizes():

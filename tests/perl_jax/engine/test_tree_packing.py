@@ -6,8 +6,8 @@ import tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from models.attention import Spans
 from models.errors import InputError
-from models.qwen2_5_vl.attention import Spans
 from perl_jax.engine import tree_packing
 
 CONFIG = tiny.CONFIGS["tied"]

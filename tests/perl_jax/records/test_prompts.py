@@ -9,10 +9,10 @@ import pytest
 import tiny_run
 from PIL import Image
 
-from models import image_files
+from models import image_files, images
 from models import qwen2_5_vl as qwen
 from models.errors import InputError
-from models.qwen2_5_vl import from_scratch, images
+from models.qwen2_5_vl import from_scratch
 from perl_jax.records import prompts
 
 RECORD = {"id": "cats-7", "question": "<image>Which is it?", "choices": ["a cat", "a dog"]}

@@ -14,8 +14,8 @@ from flax import nnx
 from jax.sharding import NamedSharding, PartitionSpec
 
 from models import qwen2_5_vl as qwen
+from models import source, weights
 from models.errors import InputError
-from models.qwen2_5_vl import source, weights
 
 HEAD = "lm_head.weight"
 NAMES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}

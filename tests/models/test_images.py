@@ -9,9 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from models import image_files
+from models import image_files, images
 from models.errors import InputError
-from models.qwen2_5_vl import images
 from models.qwen2_5_vl.config import VisionConfig
 
 VISION = VisionConfig(1, 32, 48, 4, 48)

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from models.qwen2_5_vl import attention, kernels
-from models.qwen2_5_vl.attention import Spans
+from models import attention, kernels
+from models.attention import Spans
 
 
 def packed(trees, padding: int) -> Spans:

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+import models
 from models import image_files
+from models import images as image_processing
 from models.errors import InputError
-from models.qwen2_5_vl import images as image_processing
-from models.qwen2_5_vl.config import Config, VisionConfig
-from models.qwen2_5_vl.source import read_json
+from models.source import read_json
 
 SLOT = "<image>"  # in a message's text: the next picture of `images` goes here
 IMAGE_TOKEN = "<|image_pad|>"
@@ -23,13 +23,13 @@ IMAGE_ITEM = {"type": "image"}  # what the chat template gets to see of a pictur
 class Processor:
     """A tokenizer, its chat template and the limits of its pictures.
 
-    `min_pixels` and `max_pixels` are those of the picture settings, else 3136 and 1003520; give the ones that were
+    `min_pixels` and `max_pixels` are those of the picture settings, else of the model's config; give the ones that were
     used to `pack` too. `eos_ids` come from generation_config.json, else from the tokenizer.
     """
 
     tokenizer: Any
     template: str
-    vision: VisionConfig
+    vision: models.VisionConfig
     min_pixels: int
     max_pixels: int
     eos_ids: tuple[int, ...]
@@ -44,9 +44,9 @@ class Processor:
         vision, limits = _picture_settings(path)
         image_token_id = tokenizer.get_vocab().get(IMAGE_TOKEN)
         if image_token_id is None:
-            raise InputError(f"{path}: the tokenizer has no {IMAGE_TOKEN!r}: give the tokenizer of a Qwen2.5-VL")
+            raise InputError(f"{path}: the tokenizer has no {IMAGE_TOKEN!r}: give the model's own")
         if (path / "config.json").exists():
-            wanted = Config.from_hf(read_json(path / "config.json")).image_token_id
+            wanted = models.read_config(path).image_token_id
             if wanted != image_token_id:
                 raise InputError(f"{path}: {IMAGE_TOKEN} is {image_token_id} in the tokenizer, {wanted} in config.json")
         eos_ids = _eos_ids(path, tokenizer)
@@ -228,13 +228,13 @@ def _template(path: Path, tokenizer: Any) -> str:
     return template
 
 
-def _picture_settings(path: Path) -> tuple[VisionConfig, tuple[int, int]]:
+def _picture_settings(path: Path) -> tuple[models.VisionConfig, tuple[int, int]]:
     """The vision config and (min_pixels, max_pixels); InputError where pictures would be prepared in another way."""
     file, raw = _image_processor(path)
     if (path / "config.json").exists():
-        vision = Config.from_hf(read_json(path / "config.json")).vision
-    else:  # a directory with only a tokenizer: its pictures are cut as published models do
-        vision = VisionConfig(depth=1, hidden_size=1, intermediate_size=1, num_heads=1, out_hidden_size=1)
+        vision = models.read_config(path).vision
+    else:  # a directory with only a tokenizer: its pictures are cut as by the first of the published models
+        vision = next(iter(models.published().values())).vision
     fixed = {
         "patch_size": vision.patch_size,
         "temporal_patch_size": vision.temporal_patch_size,
@@ -243,8 +243,8 @@ def _picture_settings(path: Path) -> tuple[VisionConfig, tuple[int, int]]:
         "do_rescale": True,
         "rescale_factor": 1 / 255,
         "do_normalize": True,
-        "image_mean": list(image_processing.MEAN),
-        "image_std": list(image_processing.STD),
+        "image_mean": list(vision.image_mean),
+        "image_std": list(vision.image_std),
         "resample": Image.Resampling.BICUBIC,
     }
     for key, value in fixed.items():
@@ -252,8 +252,8 @@ def _picture_settings(path: Path) -> tuple[VisionConfig, tuple[int, int]]:
             raise InputError(f"{file}: {key} is {raw[key]!r}, only {value!r} is supported with this model")
     size = raw.get("size") if isinstance(raw.get("size"), dict) else {}
     limits = (
-        raw.get("min_pixels") or size.get("shortest_edge") or size.get("min_pixels") or image_processing.MIN_PIXELS,
-        raw.get("max_pixels") or size.get("longest_edge") or size.get("max_pixels") or image_processing.MAX_PIXELS,
+        raw.get("min_pixels") or size.get("shortest_edge") or size.get("min_pixels") or vision.min_pixels,
+        raw.get("max_pixels") or size.get("longest_edge") or size.get("max_pixels") or vision.max_pixels,
     )
     if not all(isinstance(limit, int) for limit in limits):
         raise InputError(f"{file}: min_pixels and max_pixels must be whole numbers, not {limits}")

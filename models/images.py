@@ -5,19 +5,12 @@ import math
 import numpy as np
 from PIL import Image
 
+from models import VisionConfig
 from models.errors import InputError
 from models.image_files import MAX_ASPECT, Encoded, rgb
-from models.qwen2_5_vl.config import VisionConfig
-
-MIN_PIXELS = 56 * 56
-MAX_PIXELS = 28 * 28 * 1280
-MEAN = (0.48145466, 0.4578275, 0.40821073)  # CLIP's, red, green, blue
-STD = (0.26862954, 0.26130258, 0.27577711)
 
 
-def smart_resize(
-    height: int, width: int, factor: int, min_pixels: int = MIN_PIXELS, max_pixels: int = MAX_PIXELS
-) -> tuple[int, int]:
+def smart_resize(height: int, width: int, factor: int, min_pixels: int, max_pixels: int) -> tuple[int, int]:
     """The (height, width) a picture is resized to: multiples of `factor`, about the same shape, area within limits.
 
     Raises InputError for an empty picture, for one side more than 200 times the other and for limits that contradict.
@@ -71,14 +64,14 @@ def frame(
     """Resizes, normalises and cuts a picture.
 
     Returns float32 [grid_h * grid_w, channels, 1, patch * patch], the patches of one merge block next to each other,
-    and (1, grid_h, grid_w). None means 3136 and 1003520 pixels. Raises InputError as `rgb` and `smart_resize`.
+    and (1, grid_h, grid_w). None means the `vision` config's limits. Raises InputError as `rgb` and `smart_resize`.
     """
     pixels = np.asarray(resized(image, vision, min_pixels, max_pixels))
     patch, merge = vision.patch_size, vision.spatial_merge_size
     grid_h, grid_w = pixels.shape[0] // patch, pixels.shape[1] // patch
     blocks = pixels.reshape(grid_h // merge, merge, patch, grid_w // merge, merge, patch, 3)
     blocks = blocks.transpose(0, 3, 1, 4, 6, 2, 5)  # block row, block column, row, column, channel, y, x
-    return _normalised(blocks.reshape(grid_h * grid_w, 3, 1, patch * patch)), (1, grid_h, grid_w)
+    return _normalised(blocks.reshape(grid_h * grid_w, 3, 1, patch * patch), vision), (1, grid_h, grid_w)
 
 
 def patches(
@@ -99,16 +92,16 @@ def _target(
     return smart_resize(
         *size,
         factor=vision.patch_size * vision.spatial_merge_size,
-        min_pixels=MIN_PIXELS if min_pixels is None else min_pixels,
-        max_pixels=MAX_PIXELS if max_pixels is None else max_pixels,
+        min_pixels=vision.min_pixels if min_pixels is None else min_pixels,
+        max_pixels=vision.max_pixels if max_pixels is None else max_pixels,
     )
 
 
-def _normalised(pixels: np.ndarray) -> np.ndarray:
+def _normalised(pixels: np.ndarray, vision: VisionConfig) -> np.ndarray:
     """float32 [n, 3, 1, m] of uint8. The reference scales in float64; of each of the 256 values the quotient in float32
     is the same to the bit, and faster than a look-up."""
     values = pixels.astype(np.float32)
     values /= np.float32(255)
-    values -= np.array(MEAN, np.float32).reshape(3, 1, 1)
-    values /= np.array(STD, np.float32).reshape(3, 1, 1)
+    values -= np.array(vision.image_mean, np.float32).reshape(3, 1, 1)
+    values /= np.array(vision.image_std, np.float32).reshape(3, 1, 1)
     return values

@@ -22,10 +22,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+import models
 from models.errors import InputError
-from models.qwen2_5_vl.config import Config
-from models.qwen2_5_vl.model import Qwen2_5_VL
-from models.qwen2_5_vl.source import DTYPES, INDEX, WEIGHTS, Tensor, open_directory
+from models.source import DTYPES, INDEX, WEIGHTS, Tensor, open_directory
 from models.whole_directory import whole_directory
 
 STACKS = (("visual", "blocks"), ("model", "layers"))
@@ -41,8 +40,8 @@ def load(
     dtype: Any | Callable[[str], Any] = "float32",
     compute_dtype: Any = None,
     sharding: Callable[[tuple[int, ...], tuple[str, ...]], jax.sharding.Sharding] | None = None,
-) -> Qwen2_5_VL:
-    """A Qwen2_5_VL with the weights of a Hugging Face directory, its parameters in `dtype`.
+) -> models.Model:
+    """A model with the weights of a Hugging Face directory, its parameters in `dtype`.
 
     `dtype` may be a function of a parameter's path ("visual.blocks.attn.qkv.kernel"), and is then given along with
     `compute_dtype`. `sharding` maps (shape, logical axes) of a parameter to where it goes, and each device's part alone
@@ -51,10 +50,11 @@ def load(
     missing, unexpected, misshapen or truncated.
     """
     raw, tensors, source = open_directory(path)
-    config = Config.from_hf(raw)
+    family = models.family(raw)
+    config, network = family.Config.from_hf(raw), family.Model
     dtype_of = dtype if inspect.isfunction(dtype) else lambda path: dtype
     compute_dtype = jnp.dtype(compute_dtype or dtype)
-    abstract = nnx.eval_shape(lambda: Qwen2_5_VL(config, rngs=nnx.Rngs(0), compute_dtype=compute_dtype, source=source))
+    abstract = nnx.eval_shape(lambda: network(config, rngs=nnx.Rngs(0), compute_dtype=compute_dtype, source=source))
     graph, state = nnx.split(abstract)
     flat = list(nnx.to_flat_state(state))
     _check(path, config, {tuple(keys): param.shape for keys, param in flat}, tensors)
@@ -77,7 +77,7 @@ def load(
     return nnx.merge(graph, nnx.from_flat_state([(keys, fill(tuple(keys), param)) for keys, param in flat]))
 
 
-def save(model: Qwen2_5_VL, path: str | Path, dtype: Any = None) -> None:
+def save(model: models.Model, path: str | Path, dtype: Any = None) -> None:
     """Writes a Hugging Face directory that transformers loads: config, weights in the hub's names, side files.
 
     Each tensor has the dtype it had on disk, or `dtype` where given. The directory appears whole or not at all.
@@ -136,7 +136,7 @@ def _names(keys: Keys, layers: int) -> list[tuple[str, int | None]]:
     """(hub name, layer or None) of each hub tensor that the parameter at `keys` holds."""
     *parents, leaf = keys
     if leaf not in LEAVES:
-        raise InputError(f"{'.'.join(map(str, keys))}: no weight of Qwen2.5-VL, so it has no Hugging Face name")
+        raise InputError(f"{'.'.join(map(str, keys))}: no weight of a model, so it has no Hugging Face name")
     parts = [re.sub(r"_(\d+)$", r".\1", part) for part in parents] + [LEAVES[leaf]]
     if not _stacked(keys):
         return [(".".join(parts), None)]
@@ -152,7 +152,9 @@ def _to_hub(keys: Keys, value: Any) -> Any:
     return value.transpose(value.ndim - 1, *range(value.ndim - 1))
 
 
-def _check(path: str | Path, config: Config, shapes: dict[Keys, tuple[int, ...]], tensors: dict[str, Tensor]) -> None:
+def _check(
+    path: str | Path, config: models.Config, shapes: dict[Keys, tuple[int, ...]], tensors: dict[str, Tensor]
+) -> None:
     expected = {
         name: _to_hub(keys, tuple(shape[1:] if _stacked(keys) else shape))
         for keys, shape in shapes.items()
@@ -240,7 +242,7 @@ class _Write:
         return int(np.prod(self.shape, dtype=np.int64)) * DTYPES[self.dtype].itemsize
 
 
-def _plan(model: Qwen2_5_VL, dtype: Any) -> list[_Write]:
+def _plan(model: models.Model, dtype: Any) -> list[_Write]:
     """What to write, in the order of the source."""
     on_disk = model.source.dtype_of if model.source else {}
     plan = {}
@@ -271,7 +273,7 @@ def _dtype_name(dtype: Any) -> str:
     raise InputError(f"dtype {dtype!r}: weights are saved as {', '.join(str(known) for known in DTYPES.values())}")
 
 
-def _write_config(file: Path, model: Qwen2_5_VL, plan: list[_Write], dtype: Any) -> None:
+def _write_config(file: Path, model: models.Model, plan: list[_Write], dtype: Any) -> None:
     if model.source and dtype is None:
         file.write_bytes(model.source.config)  # as it was
         return

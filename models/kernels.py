@@ -17,9 +17,9 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 from jax.experimental.pallas import triton
 
-from models.qwen2_5_vl.layers import precision
+from models.layers import precision
 
-HEAD = 128  # the size of heads that the kernels are for: Qwen2.5-VL's
+HEAD = 128  # the size of heads that the kernels are for: that of all published models
 BLOCK = {"tpu": 128, "gpu": 64, "cpu": 16}  # B by platform; a CPU interprets the kernels, for tests
 UNSEEN = -1e30  # a score; infinity would make NaN of a block in which a query sees nothing
 VMEM = 64 << 20  # bytes of a TPU core's memory that a program may use: a head's keys and values, twice

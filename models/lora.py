@@ -16,24 +16,24 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+import models
 from models.errors import InputError
-from models.qwen2_5_vl.layers import ZEROS, Linear, precision
-from models.qwen2_5_vl.model import Qwen2_5_VL
-from models.qwen2_5_vl.source import memory_name
-from models.qwen2_5_vl.weights import named, write_tensors
+from models.layers import ZEROS, Linear, precision
+from models.source import memory_name
+from models.weights import named, write_tensors
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"  # PEFT's
 
 
 def add(
-    model: Qwen2_5_VL,
+    model: models.Model,
     *,
     rank: int,
     alpha: float,
     targets: str,
     seed: int,
     sharding: Callable[[tuple[int, ...], tuple[str, ...]], jax.sharding.Sharding] | None = None,
-) -> Qwen2_5_VL:
+) -> models.Model:
     """Adds float32 adapters in place, and returns the model.
 
     `targets` is a regular expression for the whole path of a linear map, such as "model.layers.self_attn.q_proj" or
@@ -72,7 +72,7 @@ def is_adapter(path: str) -> bool:
     return ".lora_" in path
 
 
-def without(model: Qwen2_5_VL) -> Qwen2_5_VL:
+def without(model: models.Model) -> models.Model:
     """The model as it was before its adapters; it shares its arrays."""
     base = nnx.merge(*nnx.split(model))
     for _, linear in _adapted(base):
@@ -95,7 +95,7 @@ def _merged(kernel, a, b, scale: float):
     return (kernel.astype(jnp.float32) + added).astype(kernel.dtype)
 
 
-def save(model: Qwen2_5_VL, path: Path, base: dict[str, Any]) -> None:
+def save(model: models.Model, path: Path, base: dict[str, Any]) -> None:
     """Writes the adapters to the directory `path` as PEFT reads them, for transformers 5's names of modules.
 
     `base` says what they belong to: PEFT's `base_model_name_or_path`, and `revision`. Raises InputError where the model

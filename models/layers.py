@@ -1,4 +1,4 @@
-"""What the vision and the text tower share: weights with logical axes, linear maps, RMSNorm, SwiGLU, rotary position.
+"""What towers share: weights with logical axes, linear maps, RMSNorm, SwiGLU, rotary position, logits.
 
 Weights carry the metadata `axes`, one logical name per dimension; who shards them maps those names to a device mesh.
 Every weight of a stack of layers has a leading `layers` dimension, over which the tower scans.
@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-NORMAL = nnx.initializers.normal(0.02)  # Qwen2.5-VL's `initializer_range`
+NORMAL = nnx.initializers.normal(0.02)  # `initializer_range` of all published models
 ONES = nnx.initializers.ones
 ZEROS = nnx.initializers.zeros
 
@@ -80,6 +80,11 @@ def rotate(x, rope):
     cos, sin = (angle[:, None, :] for angle in rope)
     first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
     return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1).astype(x.dtype)
+
+
+def logits(h, head):
+    """Logits, float32 [..., V], of hidden states [..., D] by a head [D, V]."""
+    return jnp.matmul(h, head, precision=precision(h.dtype), preferred_element_type=jnp.float32)
 
 
 UNROLLED = 4  # layers at most that run faster one after the other; more are a loop, which compiles in the time of one

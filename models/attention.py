@@ -15,8 +15,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from models.qwen2_5_vl import kernels
-from models.qwen2_5_vl.layers import precision
+from models import kernels
+from models.layers import precision
 
 LEAST_BLOCK = 128  # queries of a block of a packed row
 STORED = 2048  # tokens of the longest packed row whose attention weights are kept for the gradient; else computed again

@@ -10,9 +10,9 @@ import pytest
 import tiny
 from flax import nnx
 
+from models import lora
 from models import qwen2_5_vl as qwen
 from models.errors import InputError
-from models.qwen2_5_vl import lora
 from perl_jax import rollout, update
 
 TEXT = r"model\.layers\.(self_attn|mlp)\..*"

@@ -1,0 +1,175 @@
+"""From prompts and pictures to padded arrays (host side, numpy): each distinct picture once, few shapes.
+
+How pictures lie in a pack is the family's (its `pack_images`); the rest is the same for all.
+"""
+
+import hashlib
+from collections.abc import Callable, Container, Sequence
+from typing import Any, NamedTuple
+
+import flax.struct
+import numpy as np
+
+import models
+from models import image_files
+from models import images as image_processing
+from models.errors import InputError
+
+
+@flax.struct.dataclass
+class Inputs:
+    """B prompts, padded on the right to T tokens, and the distinct images that they show."""
+
+    ids: np.ndarray  # int32 [B, T]
+    mask: np.ndarray  # bool [B, T]
+    position_ids: np.ndarray  # int32 [3, B, T]: M-RoPE (time, height, width)
+    image_index: np.ndarray  # int32 [B, T, 2]: (row, merged token) of the vision pack; -1 where text
+    vision: Any  # the family's pack of them, or None
+
+    @property
+    def lengths(self):
+        """Tokens of each prompt, int32 [B]."""
+        return self.mask.sum(-1)
+
+    @property
+    def starts(self):
+        """The M-RoPE position of what follows each prompt, the same on all axes, int32 [B]."""
+        return self.position_ids.max(axis=(0, 2)) + 1
+
+
+def bucket(size: int, least: int = 16, between: int = 4) -> int:
+    """`size` rounded up to one of few sizes, so that little compiles anew: `between` to a doubling, steps >= least."""
+    size = max(size, 1)
+    step = max(least, (1 << (size - 1).bit_length()) // (2 * between))
+    return -(-size // step) * step
+
+
+def pack(
+    config: models.Config,
+    prompts: Sequence,
+    min_pixels: int | None = None,
+    max_pixels: int | None = None,
+    shards: int = 1,
+    own: Container[int] | None = None,
+) -> Inputs:
+    """Packs prompts [(input_ids, images), ...], one list of PIL images or uint8 [H, W, 3] arrays per prompt.
+
+    ids hold one image token per merged patch; an image that occurs again (same bytes) is packed once. The rows of
+    images are a multiple of `shards`; those of other shards than the `own` (by default all) are left without patches.
+    Raises InputError where ids and images do not fit each other.
+    """
+    images = Images(config.vision, min_pixels, max_pixels)
+    shown = [[images.add(image) for image in pictures] for _, pictures in prompts]
+    [layout] = models.family(config).pack_images(config.vision, [images.found], shards, own)
+    length = bucket(max((len(ids) for ids, _ in prompts), default=1))
+    return _pack_text(config, prompts, shown, images, layout, length)
+
+
+class Prepared(NamedTuple):
+    """An image of which only the patches are still to be made."""
+
+    grid: tuple[int, int, int]  # (1, height, width) in patches
+    home: float  # as `images.home`
+    frame: Callable[[], np.ndarray]  # float32 [height * width, channels, 1, patch^2]: all of its frames are equal
+
+
+class Images:
+    """Distinct images in the order of their first appearance; none is decoded or resized here."""
+
+    def __init__(self, config: models.VisionConfig, min_pixels: int | None = None, max_pixels: int | None = None):
+        self.config, self.limits = config, (min_pixels or config.min_pixels, max_pixels or config.max_pixels)
+        self.found: list[Prepared] = []
+        self._of_object, self._of_content = {}, {}
+
+    def add(self, image) -> int:
+        """The image's number in `found`."""
+        number = self._of_object.get(id(image))
+        if number is None:
+            content = self._content(image)
+            number = self._of_content.get(content)
+            if number is None:
+                number = self._of_content[content] = len(self.found)
+                self.found.append(self._prepared(image, content[-1]))
+            self._of_object[id(image)] = number
+        return number
+
+    def _content(self, image) -> tuple:
+        """What equal images have in common; the last of it is a hash."""
+        if isinstance(image, image_files.Encoded):
+            return (image.digest,)
+        array = np.asarray(image)
+        return getattr(image, "mode", None), array.shape, hashlib.blake2b(array.tobytes()).digest()
+
+    def _prepared(self, image, digest: bytes) -> Prepared:
+        picture = image if isinstance(image, image_files.Encoded) else image_files.rgb(image)
+        grid = image_processing.grid((picture.height, picture.width), self.config, *self.limits)
+        return Prepared(
+            (1, *grid), image_files.home(digest), lambda: image_processing.frame(picture, self.config, *self.limits)[0]
+        )
+
+
+def _pack_text(config: models.Config, prompts, shown, images: Images, layout, length: int) -> Inputs:
+    vision, index = layout
+    shape = (len(prompts), length)
+    ids, mask = np.zeros(shape, np.int32), np.zeros(shape, bool)
+    positions = np.zeros((3, *shape), np.int32)
+    image_index = np.full((*shape, 2), -1, np.int32)
+    for row, ((prompt, _), numbers) in enumerate(zip(prompts, shown)):
+        prompt = check_ids(config, prompt, f"prompt {row}")
+        grids = [images.found[number].grid for number in numbers]
+        ids[row, : len(prompt)] = prompt
+        mask[row, : len(prompt)] = True
+        positions[:, row, : len(prompt)] = mrope_positions(config, prompt, grids, f"prompt {row}")
+        if numbers:
+            at = np.flatnonzero(prompt == config.image_token_id)
+            image_index[row, at] = np.concatenate([index[number] for number in numbers])
+    return Inputs(ids, mask, positions, image_index, vision)
+
+
+def check_ids(config: models.Config, ids, where: str) -> np.ndarray:
+    """Token ids as int32 [T]; raises InputError for none, one outside the vocabulary, or a video."""
+    ids = np.asarray(ids)
+    if ids.ndim != 1 or not len(ids) or not np.issubdtype(ids.dtype, np.integer):
+        raise InputError(f"{where}: expected a non-empty list of token ids, got shape {ids.shape} of {ids.dtype}")
+    if ids.min() < 0 or ids.max() >= config.text.vocab_size:
+        raise InputError(
+            f"{where}: token ids lie in {ids.min()}..{ids.max()}, the vocabulary has "
+            f"{config.text.vocab_size}; use the model's own tokenizer"
+        )
+    if (ids == config.video_token_id).any():
+        raise InputError(f"{where}: video inputs are not supported; show the frames as images")
+    return ids.astype(np.int32)
+
+
+def image_runs(config: models.Config, ids) -> tuple[np.ndarray, np.ndarray]:
+    """(starts, ends) of the runs of image tokens in ids [T], one for each image."""
+    image = np.concatenate([[False], np.asarray(ids) == config.image_token_id, [False]])
+    return tuple(np.flatnonzero(np.diff(image.astype(np.int8))).reshape(-1, 2).T)
+
+
+def mrope_positions(config: models.Config, ids: np.ndarray, grids, where: str) -> np.ndarray:
+    """M-RoPE positions, int32 [3, T], of ids [T] whose runs of image tokens show images of `grids` (1, h, w), in order.
+
+    Text counts on all axes; an image keeps the time of its start and counts rows and columns from it; what follows
+    starts after its longer side (Qwen2-VL, section 2.1). Raises InputError where a run's length is not its image's.
+    """
+    starts, ends = image_runs(config, ids)
+    if len(starts) != len(grids):
+        raise InputError(f"{where}: {len(grids)} images were given for {len(starts)} runs of image tokens")
+    positions = np.empty((3, len(ids)), np.int32)
+    done, now = 0, 0
+    for number, (start, end, grid) in enumerate(zip(starts, ends, grids)):
+        height, width = (size // config.vision.spatial_merge_size for size in grid[1:])
+        if end - start != height * width:
+            raise InputError(
+                f"{where}: image {number + 1} takes {height} x {width} = {height * width} tokens, "
+                f"but its run has {end - start}"
+            )
+        positions[:, done:start] = np.arange(now, now + start - done)
+        now += start - done
+        positions[0, start:end] = now
+        positions[1:, start:end] = now + np.indices((height, width)).reshape(2, -1)
+        now += max(height, width)
+        done = end
+    positions[:, done:] = np.arange(now, now + len(ids) - done)
+    return positions
