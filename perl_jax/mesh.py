@@ -89,7 +89,7 @@ def head_axis(heads: int) -> str | None:
 
 
 def sharding(shape, axes) -> NamedSharding:
-    """Where a weight goes in training: what `qwen.load` asks for."""
+    """Where a weight goes in training: what `models.load` asks for."""
     return NamedSharding(jax.sharding.get_mesh(), spec(shape, axes))
 
 

@@ -18,7 +18,7 @@ LIBRARY = (REPOSITORY / "perl_jax" / "README.md").read_text(encoding="utf-8")
 
 
 def test_the_snippet_runs(tmp_path, monkeypatch):
-    """On a small model with the published limits of pictures, which allow more than `qwen.pack` does by itself."""
+    """On a small model with the published limits of pictures, which allow more than `models.pack` does by itself."""
     shutil.copytree(tiny_run.trained() / "init", tmp_path / "model")
     file = tmp_path / "model" / "preprocessor_config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"min_pixels": 3136, "max_pixels": 12845056}))
