@@ -30,6 +30,7 @@ from perl_jax.filtering import difficulty, filter_report, selection
 from perl_jax.filtering.selection import Candidate
 from perl_jax.grading import Grader
 from perl_jax.planning import roofline
+from perl_jax.records import prompt_lengths
 from perl_jax.runtime import cli, files, processes
 from perl_jax.training import check_config, run_data
 
@@ -164,7 +165,8 @@ def measure(
     config.n_s, config.rollouts = 0, options.rollouts
     with Grader(config.reward, weights=config.reward_weights, **config.grading) as grader:
         split = records.open_split(data, config.data.split)
-        setup = difficulty.Setup(config, split, load, base.prompts, grader, batch)
+        lengths = prompt_lengths.measured(data, config.data.split, base.prompts, workdir)
+        setup = difficulty.Setup(config, split, load, base.prompts, grader, batch, lengths)
         measured = Measured(difficulty.measure(setup, workdir / "rollouts.jsonl", made, numbers), {})
         if not options.blind:
             return measured

@@ -13,13 +13,12 @@ from PIL import Image
 from rich.console import Console
 
 import models
-from models.errors import InputError
 from models.image_files import Encoded
 from perl_jax import mesh, permute, rollout
 from perl_jax.evaluation import batched_inference
 from perl_jax.filtering import selection
 from perl_jax.grading import Grader
-from perl_jax.records import Split
+from perl_jax.records import Split, prompt_lengths
 from perl_jax.records.prompts import Prompts, opened
 from perl_jax.runtime import processes
 from perl_jax.training import batch as batches
@@ -36,6 +35,7 @@ class Setup(NamedTuple):
     prompts: Prompts
     grader: Grader
     batch: int  # records rolled out at a time, at most
+    lengths: Sequence[Mapping]  # of the split's prompts, by `prompt_lengths.measured`
 
 
 class Asked(NamedTuple):
@@ -51,7 +51,8 @@ def measure(
 ) -> dict[int, dict]:
     """The row of each of the records `numbers` by its number in the split, from `file` and from rollouts.
 
-    A row has `number`, `id`, `source` and `prompt` (tokens); then `images` (how many), `guess` (`selection.guess`),
+    A row has `number`, `id`, `source` and `prompt` (tokens, in the order where it is longest); then `images` (how many),
+    `guess` (`selection.guess`),
     `scores` (1 for each right response), `lengths` (tokens), `truncated` (how many responses were cut) and `response`
     (the first one), or, where the record cannot be shown, `skipped`: why. All processes get the same.
 
@@ -68,8 +69,11 @@ def measure(
     rows = batched_inference.begin(file, settings, NUMBER)
     console = Console(stderr=True, highlight=False, quiet=not processes.first())
     with batched_inference.Writer(file, rows, NUMBER) as writer:
-        begun = prompt_lengths(setup, [number for number in numbers if number not in rows], console)
-        writer.add([row for row in begun if "skipped" in row])
+        begun = [_begun(setup, number) for number in numbers if number not in rows]
+        skipped = [row for row in begun if "skipped" in row]
+        for count, row in enumerate(skipped, start=1):
+            console.print(f"skipped ({count}): {row['skipped']}", soft_wrap=True, markup=False)
+        writer.add(skipped)
         lengths = {row["number"]: row["prompt"] for row in [*begun, *rows.values()]}
         parts = batched_inference.in_batches(
             [number for number in numbers if lengths[number]], lengths, setup.batch, done=rows
@@ -96,21 +100,17 @@ def measure(
 # Questions
 
 
-def prompt_lengths(setup: Setup, numbers: Sequence[int], console: Console) -> list[dict]:
-    """The beginning of each record's row, up to `prompt`, or all of it where it is `skipped`. Processes share the work.
+def _begun(setup: Setup, number: int) -> dict:
+    """The beginning of a record's row, up to `prompt`, or all of it where training would leave the record out, too.
 
     Grey pictures are as large as a record's own, so its prompt is as long.
     """
-    return batched_inference.prompts(numbers, functools.partial(_begun, setup), console)
-
-
-def _begun(setup: Setup, number: int) -> dict:
-    record = setup.split[number]
-    try:
-        ids, _ = setup.prompts.encode(permute.render(opened(record)))
-        return {**_named(number, record), "prompt": len(ids)}
-    except InputError as error:
-        return {**_named(number, record), "prompt": None, "skipped": str(error)}
+    record, line = setup.split[number], setup.lengths[number]
+    named = _named(number, record)
+    if reason := prompt_lengths.left_out(line, setup.prompts.max_tokens):
+        why = line.get("detail") or f"its prompt may have {line['tokens']} tokens, {reason}"
+        return {**named, "prompt": None, "skipped": why if record["id"] in why else f"record {record['id']!r}: {why}"}
+    return {**named, "prompt": line["tokens"]}
 
 
 def _named(number: int, record: Mapping) -> dict:
@@ -154,8 +154,7 @@ def _rows(setup: Setup, asked: Asked, size: int, console: Console) -> list[dict]
     found = iter(_answers(setup, shown, size) if shown else ())
     rows = []
     for place, (number, question) in enumerate(zip(asked.numbers, asked.questions)):
-        [(ids, _)] = question.prompts
-        row = {**_named(number, question.record), "prompt": len(ids)}
+        row = {**_named(number, question.record), "prompt": setup.lengths[number]["tokens"]}
         rows.append(row | ({"skipped": faults[place]} if place in faults else next(found)))
         if place in faults:
             console.print(f"skipped: {faults[place]}", soft_wrap=True)

@@ -47,7 +47,7 @@ def shown(splits: Mapping[str, Sequence[str]], prompts: Prompts, workdir: Path) 
     kept, counts, named = {split: {} for split in splits}, {split: {} for split in splits}, []
     for split, directory in [(split, directory) for split, found in splits.items() for directory in found]:
         lines = measured(directory, split, prompts, workdir)
-        reasons = [_reason(line, prompts.max_tokens) for line in lines]
+        reasons = [left_out(line, prompts.max_tokens) for line in lines]
         here = np.array([place for place, reason in enumerate(reasons) if not reason], np.int64)
         found = dict(collections.Counter(reason for reason in reasons if reason).most_common())
         kept[split][directory], counts[split][directory] = here, found
@@ -139,8 +139,8 @@ def _orders(own: permute.Order, places: Sequence[int], moved: Sequence[int]) -> 
         yield tuple(order)
 
 
-def _reason(line: Mapping, max_tokens: int) -> str:
-    """Why a record is left out; "" if it is not."""
+def left_out(line: Mapping, max_tokens: int) -> str:
+    """Why a record is left out, by what `measure` says of it; "" if it is not."""
     if "reason" in line:
         return line["reason"]
     return f"longer than config.prompt.max_tokens = {max_tokens}" if line["tokens"] > max_tokens else ""

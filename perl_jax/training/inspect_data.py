@@ -16,7 +16,7 @@ from models.errors import InputError
 from perl_jax import permute, rewards, symbols
 from perl_jax.engine import tree_packing
 from perl_jax.grading import Grader
-from perl_jax.records import stream
+from perl_jax.records import prompt_lengths, stream
 from perl_jax.records.prompts import Prompts, opened
 from perl_jax.training import batch as batches
 from perl_jax.training import schedule
@@ -154,19 +154,21 @@ def survey(config, directories: Sequence[str], prompts: Prompts, grader: Grader)
     parts = stream.open_parts(directories, config.data.split)
     places = [(part, i) for part in parts for i in range(len(part))]
     unit = prompts.processor.vision.spatial_merge_size**2
-    of_any_length = dataclasses.replace(prompts, max_tokens=sys.maxsize)
+    of_any_length = dataclasses.replace(prompts, max_tokens=sys.maxsize)  # what the run leaves out is shown, too
     tokens, patches, faults, kept, samples = [], [], [], [], []
     for place in np.random.default_rng(config.seed).permutation(len(places))[:SAMPLED]:
         part, i = places[place]
-        try:
-            sample = permute.render(opened(part[i]))
-            ids, pictures = of_any_length.encode(sample)
-        except InputError as error:
-            faults.append(str(error))
+        record = part[i]
+        length = prompt_lengths.measure(record, prompts)
+        if "tokens" not in length:
+            faults.append(length["detail"])
             continue
-        tokens.append(len(ids))
+        sample = permute.render(opened(record))
+        ids, pictures = of_any_length.encode(sample)
+        tokens.append(length["tokens"])
         patches += [unit * prompts.processor.image_tokens(picture, **prompts.limits) for picture in pictures]
-        if len(ids) <= prompts.max_tokens and len(kept) < max(config.questions, config.warmup.questions):
+        shown = not prompt_lengths.left_out(length, prompts.max_tokens)
+        if shown and len(kept) < max(config.questions, config.warmup.questions):
             kept.append((ids, pictures))
         samples.append({key: value for key, value in sample.items() if key != "images"})
     scores = graded(config, prompts, grader, [(sample, sample["answer"]) for sample in samples])
