@@ -11,11 +11,16 @@ import json
 import time
 from collections.abc import Callable, Container, Hashable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple, Protocol
 
+import numpy as np
 from rich.console import Console
 
 from models.errors import InputError
+from perl_jax import mesh, rollout
+from perl_jax.records.prompts import Prompts
 from perl_jax.runtime import files, logs, processes
 
 LINES = 10.0  # seconds between two lines of progress where there is no terminal
@@ -101,7 +106,7 @@ class Writer:
 # The work
 
 
-def prompts(numbers: Sequence[int], begun: Callable[[int], Row], console: Console) -> list[Row]:
+def lengths(numbers: Sequence[int], begun: Callable[[int], Row], console: Console) -> list[Row]:
     """`begun(number)` of each question, in rising order: a row with `number` and `prompt` (tokens), or with `skipped`:
     why it cannot be asked. Processes share the work; the skipped are named."""
     found = []
@@ -129,33 +134,112 @@ def ahead(make: Callable, parts: Iterable) -> Iterator:
             yield waiting.result()
 
 
-def work_off(
-    parts: Sequence[Sequence],
-    ready: Callable,
-    answered: Callable[[object], list[Row]],
+class Questions(Protocol):
+    """What is asked, by number: where a rollout filter and an evaluation differ."""
+
+    def encode(self, number: int) -> tuple[list[int], list]:
+        """(token ids, images) of a prompt; InputError where it cannot be shown."""
+
+    def key(self, number: int) -> int:
+        """The id by which the sampler draws its responses."""
+
+    def begin(self, numbers: list[int]) -> Callable[[int, int, np.ndarray], None] | None:
+        """What hears of each response (prompt of the batch, response, tokens) as it ends, if anything does."""
+
+    def rows(self, numbers: list[int], prompts: list[tuple], out: rollout.Rollouts) -> list[Row]:
+        """The rows of these prompts, the first ones of `out`, as `encode` gave them."""
+
+    def skipped(self, number: int, why: str) -> Row:
+        """The row of a prompt that cannot be shown."""
+
+
+class Batch(NamedTuple):
+    """Encoded prompts, as one process sees them."""
+
+    numbers: list[int]
+    prompts: list[tuple | None]  # (token ids, images); None: it cannot be shown
+    faults: list[tuple[int, str]]  # (place, what is wrong): of those that this process has looked at
+
+
+def answer(
+    parts: Sequence[list[int]],
+    questions: Questions,
+    model: Callable,
+    prompts: Prompts,
+    sampling: Mapping,
     writer: Writer,
     console: Console,
     unit: str = "question",
     figure: Callable[[], str] = str,
 ) -> None:
-    """Adds the rows `answered(ready(part))` of each part, and says how far it is.
+    """Adds a row for each question of each part, and says how far it is. All processes make the same call.
 
     Args:
-        parts: batches of questions.
-        ready: makes a batch ready to be asked, in a thread while the one before is at work.
-        answered: asks it; a row for each of its questions.
+        parts: batches of questions by number (`in_batches`); a smaller one is filled up to the largest, so that all
+            have the shapes of one program.
+        questions: what they are.
+        model: loads the model; called only where something is left to ask.
+        prompts: that they are encoded with.
+        sampling: keyword arguments of `rollout.generate`.
         writer: where the rows go.
         console: for progress, rate and remaining time.
         unit: what a question is called.
         figure: what else a line of progress says.
     """
-    said, done, total = -LINES, 0, sum(map(len, parts))
+    said, done, total, size = -LINES, 0, sum(map(len, parts)), max(map(len, parts), default=0)
     with logs.progress(console, unit, total) as add:
-        for part in ahead(ready, parts):
-            new = answered(part)
+        for batch in ahead(partial(_encoded, questions, prompts), parts):
+            new = _answered(batch, size, questions, model, prompts, sampling, console)
             writer.add(new)
             done += len(new)
             rate, left = add(len(new))
             if not console.is_terminal and (time.monotonic() - said > LINES or done == total):
                 said = time.monotonic()
                 console.print(f"{unit} {done}/{total}{figure()}  {rate}  {logs.minutes(left)} left", soft_wrap=True)
+
+
+def _encoded(questions: Questions, prompts: Prompts, numbers: list[int]) -> Batch:
+    """A batch with the images of this process's shards decoded."""
+    encoded, faults = [], []
+    for place, number in enumerate(numbers):
+        try:
+            encoded.append(questions.encode(number))
+        except InputError as error:  # gone since the lengths were taken
+            encoded.append(None)
+            faults.append((place, str(error)))
+    found = prompts.prepare([prompt[1] if prompt else [] for prompt in encoded], mesh.shards(), mesh.own())
+    return Batch(numbers, encoded, faults + [(place, line) for place, line in enumerate(found) if line])
+
+
+def _answered(
+    batch: Batch,
+    size: int,
+    questions: Questions,
+    model: Callable,
+    prompts: Prompts,
+    sampling: Mapping,
+    console: Console,
+) -> list[Row]:
+    faults = dict(itertools.chain(*processes.exchange(batch.faults)))
+    for line in faults.values():
+        console.print(f"skipped: {line}", soft_wrap=True, markup=False)
+    shown = [place for place in range(len(batch.numbers)) if place not in faults]
+    rows = iter(())
+    if shown:
+        numbers, encoded = ([values[place] for place in shown] for values in (batch.numbers, batch.prompts))
+        keys, fill = [questions.key(number) for number in numbers], size - len(shown)
+        told = questions.begin(numbers)
+        out = rollout.generate(
+            model(),
+            encoded + encoded[-1:] * fill,
+            ids=keys + keys[-1:] * fill,
+            eos_ids=prompts.processor.eos_ids,
+            finished=told and (lambda n, g, tokens: told(n, g, tokens) if n < len(numbers) else None),
+            **sampling,
+            **prompts.limits,
+        )
+        rows = iter(questions.rows(numbers, encoded, out))
+    return [
+        questions.skipped(number, faults[place]) if place in faults else next(rows)
+        for place, number in enumerate(batch.numbers)
+    ]

@@ -7,7 +7,6 @@ sampling from an effect of the order.
 
 import functools
 import hashlib
-import itertools
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -19,7 +18,7 @@ from rich.console import Console
 import models
 from models.errors import InputError
 from models.image_files import Encoded
-from perl_jax import mesh, rollout
+from perl_jax import rollout
 from perl_jax.evaluation import batched_inference
 from perl_jax.evaluation.orders import Asked
 from perl_jax.records.prompts import Prompts
@@ -61,14 +60,6 @@ class Answered(NamedTuple):
     fault: str | None  # why it could not be asked; then the texts are empty
 
 
-class Ready(NamedTuple):
-    """A batch of questions, as one process sees it."""
-
-    numbers: list[int]
-    prompts: list[tuple | None]  # (ids, pictures); None: it cannot be asked
-    faults: list[tuple[int, str]]  # (place, what is wrong): of those this process has looked at
-
-
 def collect(setup: Setup, asked: Sequence[Asked], file: Path, settings: Mapping) -> list[Answered]:
     """The responses to each question in each order, from `file` and from the model. All processes get the same.
 
@@ -86,7 +77,7 @@ def collect(setup: Setup, asked: Sequence[Asked], file: Path, settings: Mapping)
     with batched_inference.Writer(file, rows, key_of) as writer:
         done = {n for n, key in enumerate(keys) if key in rows}
         missing = [n for n in range(len(keys)) if n not in done]
-        found = batched_inference.prompts(missing, functools.partial(_begun, setup, asked), console)
+        found = batched_inference.lengths(missing, functools.partial(_begun, setup, asked), console)
         lengths = {n: rows[keys[n]]["prompt"] for n in done}
         lengths |= {row["number"]: row["prompt"] for row in found if "skipped" not in row}
         writer.add(
@@ -98,11 +89,9 @@ def collect(setup: Setup, asked: Sequence[Asked], file: Path, settings: Mapping)
         )
         for count, numbers in grouped(responses_of(setup.sampling, asked), lengths).items():
             parts = batched_inference.in_batches(numbers, lengths, setup.batch, done)
-            size = max(map(len, parts), default=0)
-            answered = functools.partial(_answered, setup, asked, hashes, count, size, console)
-            batched_inference.work_off(
-                parts, functools.partial(_ready, setup, asked), answered, writer, console, "prompt"
-            )
+            sampling = setup.sampling._asdict() | {"samples": count}
+            questions = _Questions(setup, asked, hashes)
+            batched_inference.answer(parts, questions, setup.model, setup.prompts, sampling, writer, console, "prompt")
     return [part for each, key in zip(asked, keys) for part in parted(each, rows[key], setup.sampling.samples)]
 
 
@@ -194,72 +183,34 @@ def _begun(setup: Setup, asked: Sequence[Asked], number: int) -> dict:
         return {"number": number, "skipped": str(error)}
 
 
-def _ready(setup: Setup, asked: Sequence[Asked], numbers: list[int]) -> Ready:
-    prompts, faults = [], []
-    for place, number in enumerate(numbers):
-        try:
-            prompts.append(_encoded(setup, asked[number]))
-        except InputError as error:  # gone since the lengths were taken
-            prompts.append(None)
-            faults.append((place, str(error)))
-    pictures = [prompt[1] if prompt else [] for prompt in prompts]
-    found = setup.prompts.prepare(pictures, mesh.shards(), mesh.own())
-    return Ready(numbers, prompts, faults + [(place, line) for place, line in enumerate(found) if line])
+class _Questions(NamedTuple):
+    """As `batched_inference.answer` takes them."""
 
+    setup: Setup
+    asked: Sequence[Asked]
+    hashes: Sequence[str]  # of their words
 
-def _answered(
-    setup: Setup, asked: Sequence[Asked], hashes: Sequence[str], count: int, size: int, console: Console, ready: Ready
-) -> list[dict]:
-    """The rows of a batch; it is filled up to `size` prompts, so that all have the shapes of one program."""
-    faults = dict(itertools.chain(*processes.exchange(ready.faults)))
-    for line in faults.values():
-        console.print(f"skipped: {line}", soft_wrap=True, markup=False)
-    shown = [place for place in range(len(ready.numbers)) if place not in faults]
-    found = iter(
-        _responses(
-            setup,
-            asked,
-            [ready.numbers[place] for place in shown],
-            [ready.prompts[place] for place in shown],
-            count,
-            size,
-        )
-        if shown
-        else ()
-    )
-    rows = []
-    for place, number in enumerate(ready.numbers):
-        said = _fault(faults[place]) if place in faults else {"prompt": len(ready.prompts[place][0]), **next(found)}
-        rows.append(_row(asked[number], hashes[number], **said))
-    return rows
+    def encode(self, number: int) -> tuple[list[int], list[Encoded]]:
+        return _encoded(self.setup, self.asked[number])
 
+    def key(self, number: int) -> int:
+        return batched_inference.draw_key(f"{self.asked[number].item.row.id} {self.asked[number].order}")
 
-def _responses(
-    setup: Setup, asked: Sequence[Asked], numbers: list[int], prompts: list, count: int, size: int
-) -> list[dict]:
-    """What the model answers to each prompt."""
-    sampling, processor = setup.sampling, setup.prompts.processor
-    draws = [batched_inference.draw_key(f"{asked[number].item.row.id} {asked[number].order}") for number in numbers]
-    fill = size - len(numbers)
-    out = rollout.generate(
-        setup.model(),
-        prompts + prompts[-1:] * fill,
-        samples=count,
-        max_new_tokens=sampling.max_new_tokens,
-        temperature=sampling.temperature,
-        eos_ids=processor.eos_ids,
-        seed=sampling.seed,
-        ids=draws + draws[-1:] * fill,
-        **setup.prompts.limits,
-    )
-    rows = []
-    for drawn, lengths in zip(out.tokens[: len(numbers)], out.lengths):
-        tokens = [each[:length].tolist() for each, length in zip(drawn, lengths)]
-        rows.append(
-            {
+    def begin(self, numbers: list[int]) -> None:
+        return None  # answers are scored when all of them are there
+
+    def skipped(self, number: int, why: str) -> dict:
+        return _row(self.asked[number], self.hashes[number], **_fault(why))
+
+    def rows(self, numbers: list[int], prompts: list[tuple], out: rollout.Rollouts) -> list[dict]:
+        processor, found = self.setup.prompts.processor, []
+        for number, (ids, _), drawn, lengths in zip(numbers, prompts, out.tokens, out.lengths):
+            tokens = [each[:length].tolist() for each, length in zip(drawn, lengths)]
+            said = {
+                "prompt": len(ids),
                 "texts": [processor.decode(each) for each in tokens],
                 "lengths": lengths.tolist(),
                 "truncated": [each[-1] not in processor.eos_ids for each in tokens],
             }
-        )
-    return rows
+            found.append(_row(self.asked[number], self.hashes[number], **said))
+        return found

@@ -22,7 +22,7 @@ from started import finish, free_port
 from configs import base
 from models.errors import InputError
 from models.qwen2_5_vl import from_scratch
-from perl_jax import benchmarks, evaluate, permute, records
+from perl_jax import benchmarks, evaluate, permute, records, rollout
 from perl_jax.benchmarks import mathverse, mathvision
 from perl_jax.curation.build import build
 from perl_jax.evaluation import orders, responses
@@ -94,7 +94,7 @@ def test_what_it_leaves(whole):
 
 
 def test_started_again_it_asks_nothing(whole, options, monkeypatch):
-    monkeypatch.setattr(responses, "_responses", None)
+    monkeypatch.setattr(rollout, "generate", None)
     before = (whole / FOLDER / "predictions.jsonl").read_bytes()
     evaluate_run.run(whole, **options, **DRAWN)
     assert (whole / FOLDER / "predictions.jsonl").read_bytes() == before
@@ -193,14 +193,16 @@ def test_a_record_is_asked_as_in_training(options):
 def told(monkeypatch, policy):
     """In place of a model's responses those of `policy(asked, number of the response)`."""
 
-    def _responses(setup, asked, numbers, prompts, count, size):
-        assert len(prompts) == len(numbers) <= size
-        texts = [[policy(asked[number], draw) for draw in range(count)] for number in numbers]
-        return [
-            {"texts": each, "lengths": [len(text) + 1 for text in each], "truncated": [False] * count} for each in texts
-        ]
+    def rows(self, numbers, prompts, count):
+        found = []
+        for number, (ids, _) in zip(numbers, prompts, strict=True):
+            texts = [policy(self.asked[number], draw) for draw in range(count)]
+            said = {"texts": texts, "lengths": [len(text) + 1 for text in texts], "truncated": [False] * count}
+            found.append(responses._row(self.asked[number], self.hashes[number], prompt=len(ids), **said))
+        return found
 
-    monkeypatch.setattr(responses, "_responses", _responses)
+    monkeypatch.setattr(rollout, "generate", lambda model, prompts, samples, **_: samples)
+    monkeypatch.setattr(responses._Questions, "rows", rows)
 
 
 def test_one_that_knows(options, tmp_path, monkeypatch):
