@@ -101,8 +101,7 @@ def _deceives(character: str) -> bool:
 
 
 def normalized(text: str) -> str:
-    r"""The text casefolded, without LaTeX text commands, maths delimiters, outer quotes, final stop and repeated
-    spaces.
+    r"""The casefolded text without LaTeX text commands, maths delimiters, outer quotes, final stop and repeated spaces.
 
     >>> normalized(r"\text{The  red} Car.")
     'the red car'
@@ -176,8 +175,7 @@ def _same_choice(answer: str, prediction: str, choices: list[str], question: str
 
 
 def _choice_index(text: str, texts: list[str], question: str) -> int | None:
-    """Index of the choice that a normalized text names: by letter, by letter and text, or by text (or verdict)
-    alone."""
+    """Index of the choice that a normalized text names by letter, by letter and text, or by text (or verdict) alone."""
     match = _LETTER.fullmatch(text)
     if match:
         index = symbols.letter_place(match[1] or match[2])
@@ -195,8 +193,7 @@ def _choice_index(text: str, texts: list[str], question: str) -> int | None:
 
 
 def _takes_back(letter: str, rest: str, question: str) -> bool:
-    """Whether the text after a letter names another letter or hedges, and is not that letter's choice in the
-    question."""
+    """Whether text after a letter names another one or hedges, and is not that letter's choice in the question."""
     if not _FURTHER_LETTER.search(rest) and not set(_DOUBT.split()) & _words(rest):
         return False
     own = rf"(?<![a-z])\(?{letter}[.:)]+\s*{re.escape(rest[:MAX_CHARACTERS])}(?![a-z])"

@@ -1,7 +1,7 @@
-"""Results of several models on benchmarks side by side, with what others have printed: tables, and a part of a page.
+"""Comparison of several models' benchmark results, with published figures: tables, and a section of the HTML report.
 
-`perl_jax.report` writes both. Nothing is measured anew: accuracies and consistency are those of each results.json, the
-last named model is set against each other one by `figures.against` on the answers themselves.
+`perl_jax.report` writes both. Nothing is recomputed: accuracies and consistency come from each results.json. The last
+named model is compared with each other one by `figures.against`, on the answers themselves.
 """
 
 import json
@@ -21,7 +21,7 @@ from perl_jax.runtime import html
 from perl_jax.runtime.html import Html, element, folded, note, said, table
 
 PARTIAL = "†"
-_UNBROKEN = re.compile(rf"(?<=\d,) (?=[-+\d])| (?=\[\d+\]|{PARTIAL})")  # blanks of "[1.0, 2.0]", "70.80 [1]", "20 †"
+_UNBROKEN = re.compile(rf"(?<=\d,) (?=[-+\d])| (?=\[\d+\]|{PARTIAL})")  # spaces in "[1.0, 2.0]", "70.80 [1]", "20 †"
 STYLE = (
     """
 .compact td:not(:first-child) { white-space: normal; min-width: 5.2rem; }
@@ -31,7 +31,7 @@ STYLE = (
 
 
 class Section(NamedTuple):
-    """A table with what its words mean."""
+    """A table with explanatory notes."""
 
     title: str
     table: Table
@@ -39,14 +39,14 @@ class Section(NamedTuple):
 
 
 def keys(models: Sequence[Model]) -> list[Key]:
-    """All benchmarks and protocols that some model has: the paper's in its order, then others."""
+    """All (benchmark, protocol) pairs that any model has: the paper's benchmarks in its order, then others."""
     place = {name: i for i, name in enumerate(published.BENCHMARKS)}
     found = {key for model in models for key in model.results}
     return sorted(found, key=lambda key: (key[1], place.get(key[0], len(place)), key))
 
 
 def sections(models: Sequence[Model]) -> list[Section]:
-    """The tables that there are figures for."""
+    """The tables that have rows."""
     found = [_accuracy(models), _printed(models), _consistency(models), *_differences(models)]
     return [section for section in found if section.table.rows]
 
@@ -58,7 +58,7 @@ def markdown(models: Sequence[Model]) -> str:
 
 
 def body(models: Sequence[Model]) -> list[Html]:
-    """The part of a page: tables, plots, and questions to look at."""
+    """The section of the HTML report: tables, plots and example questions."""
     out = []
     for part in sections(models):
         rows = [[_UNBROKEN.sub("\N{NO-BREAK SPACE}", cell) for cell in row] for row in part.table.rows]
@@ -113,7 +113,7 @@ def _accuracy(models: Sequence[Model]) -> Section:
 
 
 def _means(models: Sequence[Model], columns: Sequence[Key]) -> dict[str, list[Key]]:
-    """By protocol, the paper's benchmarks that all models have, where there are several."""
+    """By protocol, the paper's benchmarks that all models have, if there are at least two."""
     groups: dict[str, list[Key]] = {}
     for key in columns:
         if key[0] in published.BENCHMARKS and all(key in model.results for model in models):
