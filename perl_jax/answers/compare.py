@@ -1,8 +1,8 @@
 r"""Answer equivalence by kind: choice, text, order or number.
 
 Letters, verdicts, images, texts and orders are compared by exact rules, because math-verify reads words as products of
-letters. Numbers and formulas go to `answers.formulas`, which can hang on hostile input, so call this where it can be
-killed: `perl_jax.grading`. When in doubt the answer counts as wrong; a prediction that names two answers is wrong.
+letters. Numbers and formulas go to `answers.formulas`, which can hang on hostile input, so run this in a killable
+process: `perl_jax.grading`. When in doubt the answer counts as wrong; a prediction that names two answers is wrong.
 """
 
 import re

@@ -2,8 +2,8 @@ r"""Equivalence of mathematical answers in LaTeX or plain text: numbers with uni
 
 Structure is compared here: lists, points and intervals, names ("x = 5"), units and rounding. The remaining single
 formulas go to math-verify. Its own time limits are off (they use signals, and would not stop a long integer power
-anyway), so call `same` where it can be killed: `perl_jax.grading`. On its own, math-verify reads "1 2" as 3, "5 m" as
-"5 cm", "3 = 2" as 2, and (1, 2) as the list 1, 2.
+anyway), so run `same` in a killable process: `perl_jax.grading`. On its own, math-verify reads "1 2" as 3, "5 m" as "5
+cm", "3 = 2" as 2, and (1, 2) as the list 1, 2.
 """
 
 import functools

@@ -25,8 +25,7 @@ _LABEL = re.compile(r"\(([A-Z])\)[.:]?|([A-Z])[.:)]")
 
 
 def files(directory: str | Path, patterns: Sequence[str], repository: str) -> list[Path]:
-    """The sorted files of the first glob pattern that matches any; InputError, saying what to download, if none
-    does."""
+    """The sorted files of the first glob pattern that matches; InputError, saying what to download, if none does."""
     for pattern in patterns:
         if found := sorted(Path(directory).glob(pattern)):
             return found
@@ -160,8 +159,7 @@ def with_slots(question: str, count: int, shown: int = 0) -> str:
 
 
 def inside_sentences(question: str) -> bool:
-    """Whether images are shown within sentences, whose meaning would change with another image, and not all in one
-    place.
+    """Whether several images are shown within sentences, whose meaning depends on them, rather than in one block.
 
     >>> inside_sentences("Is <image> older than <image>?"), inside_sentences("<image> <image>\\nWhich is older?")
     (True, False)
@@ -187,8 +185,7 @@ def boxed_prompt(row: Row) -> list[dict]:
 
 
 def boxed_score(row: Row, text: str, golds: Sequence[str] = ()) -> Score:
-    r"""Scores the last box outside the thinking: correct if it is the row's answer (or in `golds`) by
-    `compare.is_correct`.
+    r"""Scores the last box outside the thinking against the row's answer or `golds`, by `compare.is_correct`.
 
     Like all grading, it may hang on a hostile answer.
 

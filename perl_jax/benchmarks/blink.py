@@ -157,8 +157,7 @@ def score(item: Item, text: str, protocol: str) -> Score:
 
 
 def _letter(text: str, options: Sequence[str]) -> str | None:
-    """The letter of a one-letter reply; or the one option that occurs as a word, in the last paragraph or else
-    anywhere."""
+    """The letter of a one-letter reply; else the one option that occurs as a word, in the last paragraph or overall."""
     if f"({text})" in _BRACKETED or text in _BRACKETED:
         return f"({text.strip('()')})"
     last = text.split("\n\n")[-1]

@@ -168,8 +168,7 @@ def _told(item: Item, text: str) -> str:
 
 
 def _extracted(item: Item, text: str) -> str | None:
-    """The answer extracted by rules: the box, the announced answer, the letter named, or a short response as a
-    whole."""
+    """The answer extracted by rules: the box, the announced answer, the letter named, or all of a short response."""
     tail = text.rpartition("</think>")[2].strip()
     found = extract_boxed(text)
     if found is None and (announced := _ANNOUNCED.findall(tail)):

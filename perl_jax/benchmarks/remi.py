@@ -93,8 +93,7 @@ def _item(row: dict, name: str, pictures: hub_files.Pictures) -> Item:
 
 
 def _with_slots(question: str, count: int) -> str:
-    """The question with a slot for the first `<image1>`, `<image2>`, ...; repeated tags become mentions of the
-    image."""
+    """The question with a slot for the first `<image1>`, `<image2>`, ...; repeated tags become mentions."""
     _around(question, count)
     seen = set()
 
@@ -161,8 +160,7 @@ def _json_answer(text: str) -> str | None:
 
 
 def _is_right(task: str, label: str, said: str) -> bool:
-    """Compares by the authors' rules, whose tolerance is empty for a negative label. An empty answer is never
-    correct."""
+    """Compares by the authors' rules; their tolerance is empty for negative labels. An empty answer is incorrect."""
     if not label or not said:
         return False
     if task == "RefCoco":

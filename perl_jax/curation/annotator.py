@@ -1,8 +1,8 @@
 """Annotation by a language model: rephrases a question so that it is checkable, and labels its `order_effect`.
 
 Implements the paper's stages "rephrase to checkable questions" and "label whether the order matters", with one request
-per question to an `chat_endpoint.Endpoint`. A reply is used only as far as it can be verified here; the label comes
-with quoted evidence, and has confidence 0 if the evidence is not in the text.
+per question to a `chat_endpoint.Endpoint`. A reply is used only as far as it can be verified here; the label comes with
+quoted evidence, and has confidence 0 if the evidence is not in the text.
 """
 
 import json
@@ -139,8 +139,7 @@ def annotate(endpoint: Endpoint, rows: Iterable) -> Iterator[tuple[object, Annot
 
 
 def messages(row: Row) -> list[dict]:
-    """The conversation that requests a row's annotation: one user message, because not every model has a system
-    role."""
+    """The request for a row's annotation: one user message, because not every model has a system role."""
     asked = {
         "images": len(row.images),
         "question": _split(row.question)[1],

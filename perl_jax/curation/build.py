@@ -78,8 +78,7 @@ Item = records.Record | Curated | data.Rejected
 
 
 class Ledger:
-    """Records what became of each row: held out, rejected, or accepted with a decision; reports (kept, rejected) to
-    `show`."""
+    """Records each row's outcome (held out, rejected, or accepted with a decision) and reports the counts to `show`."""
 
     def __init__(self, holdout: float, show: Callable[[int, int], None] | None):
         self.rejected, self._decisions, self._held_out = [], [], []

@@ -162,8 +162,7 @@ def _images(row: Row, answer: str) -> dict | None:
 
 
 def _set(question: str, answer: str) -> str | None:
-    """A bare list of images, "3, 1" or "Images 1 and 3", as a set in words ("1 and 3"), if the question asks for
-    several."""
+    """A bare list of images, "3, 1" or "Images 1 and 3", as a set in words ("1 and 3"), if several are asked for."""
     numbers = {int(number) for number in re.findall(r"\d+", answer)} if _BARE_LIST.fullmatch(answer) else ()
     if len(numbers) < 2 or not _SEVERAL.search(question):
         return None

@@ -56,8 +56,7 @@ def curate(row: Row, annotation: Annotation | None = None) -> Curated | Rejected
 
 
 def symbolic(row: Row) -> Curated | Rejected:
-    """The record of a row with unchanged wording, without its images; Rejected if it cannot be rendered in other
-    orders.
+    """The record of a row with unchanged wording, without its images; Rejected if no order can be rendered.
 
     Used to ask benchmark questions in other orders: nothing is rephrased, and the rules for training data do not apply.
     """
@@ -143,8 +142,7 @@ def _decide(row: Row, short: Row, question: str, choices: list[str], answer: str
 
 
 def _carried_out(said: references.Label, ruled: references.Label, mentioned: list[int]) -> references.Label:
-    """The model's label if the text supports it: mentions always move, and without mentions there is nothing to
-    rewrite."""
+    """The model's label if the text supports it: mentions always move, and `rewrite` needs mentions."""
     if said.order_effect == "invariant" and mentioned:
         return ruled
     if said.order_effect == "rewrite" and ruled.order_effect != "rewrite":
@@ -158,8 +156,7 @@ def _letter_of_nothing(short: Row, choices: list[str], answer: str) -> bool:
 
 
 def _fault(record: Record, short: Row, count: int) -> tuple[str, str] | None:
-    """Why the record does not render back to the row's text or cannot be permuted, as (reason, detail); None if it
-    can."""
+    """Why the record does not render back to the row's text or cannot be permuted, as (reason, detail), or None."""
     sample = {**record, "images": list(range(count))}
     try:
         shown = permute.render(sample)

@@ -119,8 +119,7 @@ def _in_turn(lists: Iterable[list]) -> list:
 
 
 def views(record: records.Record) -> list[tuple[permute.Order, View]]:
-    """The record in its original order and, if it can be permuted, in one other order. InputError as
-    `permute.apply`."""
+    """The record in its original order and, if possible, in one permuted order. InputError as `permute.apply`."""
     orders = permute.draw_orders(record, 1, 1.0, seed=0, epoch=0, step=0)
     places = permute.render({**record, "images": list(range(len(record["images"])))})["images"]
     out = []

@@ -1,7 +1,7 @@
 """The rule filter: each rule is a function that returns why a row is excluded, or None.
 
-Reports name a rule by its function. Text rules run first because they are cheap; image rules see decoded images.
-(Paper: rule filter.)
+Reports name a rule by its function. Text rules run first, being cheap; image rules see decoded images. (Paper: rule
+filter.)
 """
 
 import hashlib

@@ -62,7 +62,7 @@ def records(
         image_size: side of a square image in pixels.
         ragged: vary the sides by `SIDE_STEP`, with the digit at a random place on black.
         min_images, max_images: for questions over several images, 2 to 10; uniform between.
-        questions: some of `QUESTIONS`, as a sequence or comma-separated; a repeated one is drawn as often as named.
+        questions: some of `QUESTIONS`, as a sequence or comma-separated; a name given twice is used twice as often.
 
     Raises:
         InputError: an option out of range.
@@ -103,7 +103,7 @@ def _question(rng, name, count, bias):
     place = 0 if count == 1 or rng.random() < bias else int(rng.integers(1, count))
     digits = [int(digit) for digit in rng.choice(10, size=count, replace=False)]
     if name == "which":
-        # The others may repeat, so that X is not just the only digit that occurs once.
+        # Other digits may repeat, so that occurring only once does not identify X.
         others = [digit for digit in range(10) if digit != digits[place]]
         shown = [digit if i == place else int(rng.choice(others)) for i, digit in enumerate(digits)]
         return shown, f"Which image shows {digits[place]}?", f"{{image:{place}|number}}", "rewrite", {place}

@@ -144,8 +144,10 @@ def _order_effect(values: Mapping, count: int) -> dict:
 
 
 def _perl(row: Mapping, count: int) -> dict:
-    """The meaning of `change_needed` in PeRL's released rows: whether the answer letter moves with the images; the
-    words never change."""
+    """What `change_needed` means in PeRL's released rows: whether the answer letter moves with the images.
+
+    The words never change.
+    """
     if not isinstance(row.get("change_needed"), bool):
         return {}
     name = re.search(r"nlvr2|dreamsim|iconqa", str(row.get("data_source")))

@@ -46,8 +46,7 @@ class Known(NamedTuple):
 
 
 def _beside_reference(question: str) -> list[int] | None:
-    """All positions except that of a reference image shown where it is named; one named by number can move with its
-    number."""
+    """All positions but that of a reference image shown where it is named; one named by number can move too."""
     if not (shown := _REFERENCE.search(question)):
         return None
     reference = question[: shown.start()].count(MARKER)

@@ -143,7 +143,8 @@ def _sourced(figure: published.Figure) -> str:
 
 
 def _printed(models: Sequence[Model]) -> Section:
-    """The published table in full, with its means as printed and as they come out; no rows if it has none of ours."""
+    """The full published table, with its means as printed and as recomputed; no rows if it has none of our
+    benchmarks."""
     shown = published.MODELS if any(name in published.BENCHMARKS for name, _ in keys(models)) else ()
     rows = [
         [
@@ -163,7 +164,7 @@ def _printed(models: Sequence[Model]) -> Section:
 
 
 def _unlike(models: Sequence[Model], columns: Sequence[Key]) -> list[str]:
-    """What was not the same for all models, a line a benchmark and protocol."""
+    """The settings that differ between models, one line per benchmark and protocol."""
     lines = []
     for key in columns:
         facts = {model.name: _settings(model.results[key].facts) for model in models if key in model.results}
@@ -180,7 +181,7 @@ def _unlike(models: Sequence[Model], columns: Sequence[Key]) -> list[str]:
 
 
 def _settings(facts: Mapping) -> dict[str, object]:
-    """What a figure hangs on beside the model, by name; the prompt's parts each for itself."""
+    """Everything but the model that affects a figure, by name, with the parts of the prompt listed separately."""
     settings = dict(facts["settings"]) if isinstance(facts.get("settings"), dict) else {}
     settings.pop("model", None)
     prompt = settings.pop("prompt", {})
@@ -236,7 +237,7 @@ def _orders(found: Mapping) -> list[str]:
 
 
 def _ends(places: Sequence[Mapping]) -> list[str]:
-    """The places where the decisive picture helps most and least."""
+    """The positions at which the decisive image helps most and least."""
     found = {place["place"] + 1: Estimate.read(place["difference"]) for place in places}
     found = {place: estimate for place, estimate in found.items() if estimate.questions}
     if len(found) < 2:
@@ -246,7 +247,7 @@ def _ends(places: Sequence[Mapping]) -> list[str]:
 
 
 def _differences(models: Sequence[Model]) -> list[Section]:
-    """The last model against each other one, in accuracy and in consistency."""
+    """The last model compared with each other one, in accuracy and in consistency."""
     *others, last = models
     accuracy, orders = [], []
     for other in others:
@@ -291,7 +292,7 @@ def _in_orders(ours: Result, theirs: Result) -> list[str]:
 def _against(rows: Sequence, other_rows: Sequence) -> list[str]:
     try:
         found = against(rows, other_rows)
-    except InputError:  # they share no question
+    except InputError:  # no shared question
         return ["0", "–", "–", "–", "–"]
     return [
         *(f"{found[name]:,}" for name in ("questions", "first_only", "second_only")),
@@ -301,7 +302,7 @@ def _against(rows: Sequence, other_rows: Sequence) -> list[str]:
 
 
 def _provenance(model: Model) -> Html:
-    """What each result of a model says of itself."""
+    """The recorded settings of each of a model's results."""
     rows = [
         [", ".join(key), *(said(_plain(result.facts.get(name))) for name in ("model", "data", "settings", "time"))]
         for key, result in sorted(model.results.items())

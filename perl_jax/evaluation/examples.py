@@ -39,9 +39,10 @@ class Kind(NamedTuple):
 
 
 def kinds(models: Sequence[Model], key: Key) -> list[Kind]:
-    """The questions that the last model answers better and worse than the first in original order, and those whose
-    answer by the last model changes with the order: first those that did not change when asked again in the same
-    order."""
+    """Questions that the last model answers better and worse than the first in original order, and flipped questions.
+
+    Flipped: the last model's answer changes with the order; first those stable when asked again in the same order.
+    """
     first, last = (_asked(model, key) for model in (models[0], models[-1]))
     steps = {
         id_: _share(question.own) - _share(first[id_].own)
@@ -65,8 +66,7 @@ def _asked(model: Model, key: Key) -> dict[str, Question]:
 
 
 def flip(question: Question) -> int | None:
-    """Index of the first sample whose answers, mapped to the original order, differ between orders; None if all
-    agree."""
+    """Index of the first sample whose answers, mapped to the original order, differ between orders; else None."""
     meanings = zip(*(row["meaning"] for row in question.orders))
     return next((i for i, sample in enumerate(meanings) if len(set(sample)) > 1), None)
 

@@ -15,8 +15,7 @@ _NUMBER = re.compile(r"[-+]?(?:[0-9]+|[0-9]{1,3}(?:,[0-9]{3})+)(?:\.[0-9]+)?")
 
 
 def meaning(record: Mapping, order: Sequence[int], asked: Mapping, extracted: str | None, correct: bool) -> str | None:
-    """The meaning of an extracted answer in the record's original order: answers are the same if their meanings are
-    equal.
+    """The meaning of an extracted answer in the record's original order; equal meanings are the same answer.
 
     Args:
         record: the question with symbols, in its original order.
@@ -47,8 +46,7 @@ def meaning(record: Mapping, order: Sequence[int], asked: Mapping, extracted: st
 
 
 def _in_form(record: Mapping, asked: Mapping, extracted: str) -> str | None:
-    """A wrong answer in the form of the reference answer: a choice letter, or words for an image; None if it is
-    neither."""
+    """A wrong answer in the form of the reference answer, as a choice letter or words for an image; else None."""
     choices = asked.get("choices") or ()
     if asked.get("kind") == "choice":
         forms, kind = symbols.LETTERS[: len(choices) or None], "choice"

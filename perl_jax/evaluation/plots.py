@@ -1,7 +1,6 @@
 """Plots of several models' results: accuracy, flip rates beside their control, and accuracy by position.
 
-Each model has a colour, named in the legend beside the plots (`html.legend`). Plots contain no text from a model or a
-data set.
+Each model has a colour, named in the legend beside the plots (`html.legend`). Plots contain no model or data text.
 """
 
 from collections.abc import Mapping, Sequence

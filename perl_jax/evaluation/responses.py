@@ -133,14 +133,12 @@ def responses_of(sampling: Sampling, asked: Sequence[Asked]) -> list[int]:
 
 
 def grouped(draws: Sequence[int], numbers: Iterable[int]) -> dict[int, list[int]]:
-    """The `numbers` grouped by their number of responses, ascending, because all prompts of a batch get equally
-    many."""
+    """The `numbers` grouped by their number of responses, ascending; all prompts of a batch get equally many."""
     return {count: [n for n in numbers if draws[n] == count] for count in sorted({draws[n] for n in numbers})}
 
 
 def messages(setup: Setup, asked: Asked) -> list[dict]:
-    """Chat messages of a question: the benchmark's own, or for `boxed` with the policy's system text and instruction
-    added."""
+    """Chat messages of a question: the benchmark's own, for `boxed` with the policy's system text and instruction."""
     found = setup.benchmark.prompt(asked.item, setup.protocol)
     if setup.protocol != "boxed":
         return found

@@ -50,8 +50,7 @@ class Run(NamedTuple):
     groups: list[dict]  # a sample of rollouts.jsonl
 
     def result(self, name: str) -> statistics.Result:
-        """A set's last evaluation, without rows if there is none; seconds are summed over all steps, NaN without
-        any."""
+        """A set's last evaluation, without rows if there is none; seconds are the sum over all steps, or NaN."""
         step, rows = max(self.evaluations.get(name, {}).items(), default=(0, []))
         return statistics.Result(self.name, step, rows, sum(self.values("time/total").values()) or math.nan)
 

@@ -82,8 +82,7 @@ class Card(NamedTuple):
 
 
 def metadata(card: Card):
-    """The front matter, a `huggingface_hub.ModelCardData`: the base only if it has a hub id, the licence only if
-    recorded."""
+    """The front matter, a `huggingface_hub.ModelCardData`: base only if on the hub, licence only if known."""
     from huggingface_hub import ModelCardData
 
     tags = ["qwen2_5_vl", "multi-image", "perl_jax"]

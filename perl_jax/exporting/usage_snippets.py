@@ -78,8 +78,7 @@ print(answer)
 
 
 def transformers(asked: Prompts, longest: int, adapter: bool = False) -> str:
-    """A complete Python script that asks the model in the current directory about a.png and b.png, answering as
-    perl_jax does."""
+    """A complete Python script that asks the model in the current directory about a.png and b.png as perl_jax does."""
     names = ["AutoImageProcessor", "AutoTokenizer", "Qwen2_5_VLForConditionalGeneration"]
     imports = f"from transformers import {', '.join(sorted([*names, *['GenerationConfig'] * adapter]))}"
     return TRANSFORMERS.format(
@@ -129,8 +128,7 @@ def vllm_client(asked: Prompts, longest: int) -> str:
 
 
 def lmms_eval(asked: Prompts, longest: int, tasks: str = "mathvision_test") -> str:
-    """Command for one lmms-eval run with its simple Qwen2.5-VL class: the chat class ignores system text and
-    instruction."""
+    """Command for one lmms-eval run with its simple Qwen2.5-VL class; the chat class ignores system and instruction."""
     arguments = [f"{name}={value}" for name, value in asked.limits.items()]
     if asked.system:
         arguments.append(f"system_prompt={_unsplit(asked.system)}")
@@ -146,8 +144,7 @@ def lmms_eval(asked: Prompts, longest: int, tasks: str = "mathvision_test") -> s
 
 
 def vlmevalkit(asked: Prompts, longest: int) -> str:
-    """The file for VLMEvalKit's `python run.py --config`; the instruction has no field there, so it joins the system
-    text."""
+    """The file for VLMEvalKit's `python run.py --config`; the instruction has no field and joins the system text."""
     system = "\n".join(part for part in (asked.system, asked.instruction) if part)
     model = {
         "class": "Qwen2VLChat",

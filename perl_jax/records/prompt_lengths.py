@@ -75,8 +75,7 @@ def shown(splits: Mapping[str, Sequence[str]], prompts: Prompts, workdir: Path) 
 
 
 def measured(directory: str, split: str, prompts: Prompts, workdir: Path) -> list[dict]:
-    """The `measure` result of each record of a split, read from the cache file; process 0 writes it if it is
-    missing."""
+    """The `measure` result of each record of a split, from the cache file, which process 0 writes if missing."""
     about = _about(directory, split, prompts)
     name = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
     file = Path(directory if os.access(directory, os.W_OK) else workdir) / f"lengths-{name}.jsonl"

@@ -22,8 +22,7 @@ FIELDS = {"system": str, "instruction": str, "min_pixels": int, "max_pixels": in
 
 @dataclasses.dataclass(frozen=True)
 class Prompts:
-    """Encodes records for one policy: its processor, the texts around a question, the limits on image size and
-    length."""
+    """Encodes records for one policy: its processor, the texts around a question, limits on image size and length."""
 
     processor: models.Processor
     system: str
@@ -113,8 +112,7 @@ def text(record, instruction: str = "") -> str:
 
 @functools.cache
 def _threads() -> ThreadPoolExecutor:
-    """Pillow decodes and resizes without the GIL. The pool is kept because new threads would allocate their memory
-    again."""
+    """Pillow decodes and resizes without the GIL. The pool is kept: new threads would allocate their memory again."""
     return ThreadPoolExecutor(processes.cores())
 
 

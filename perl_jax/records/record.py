@@ -1,4 +1,4 @@
-"""The record type and its validation."""
+"""The record type, and its validation."""
 
 from typing import NotRequired, TypedDict
 

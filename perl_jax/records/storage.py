@@ -115,8 +115,7 @@ def fingerprint(directory: str) -> str:
 
 
 def summary(directory: str) -> dict:
-    """The summary that `write` returned for a data set. Raises InputError: no record set there, or not written by
-    `write`."""
+    """The summary that `write` returned for a data set. Raises InputError: no record set there, or without summary."""
     _require_set(directory)
     try:
         with open(os.path.join(directory, _SUMMARY), encoding="utf-8") as file:

@@ -1,6 +1,6 @@
 r"""The paper's reward: 0.9 * accuracy of the boxed answer + 0.1 * format (PeRL, reward section).
 
-Answers are compared by `answers.compare`, which may hang on hostile input, so call this where it can be killed:
+Answers are compared by `answers.compare`, which may hang on hostile input, so run this in a killable process:
 `perl_jax.grading`.
 """
 
