@@ -1,4 +1,4 @@
-r"""The numeric value of a formula, exactly as MathVision's authors compute it: latex2sympy2, then `eval`.
+r"""The numeric value of a formula as MathVision's authors compute it, quirks included: latex2sympy2, then `eval`.
 
 That parser cannot be installed beside math-verify's (which needs another ANTLR version), and its quirks decide which
 answers are correct, so its handling of numbers is reimplemented here:

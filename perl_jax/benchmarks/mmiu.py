@@ -126,7 +126,8 @@ def _order(task: str, relationship: str, question: str, choices: list[str], coun
     """(order_effect, reason): what the order means if the question's wording does not say it and it cannot be
     rewritten; (None, "") leaves it to the wording.
 
-    It can be rewritten if a query is named and all options name candidates, or if both images with marked points are.
+    It can be rewritten if a query is named and all options name candidates, or if both images with marked points are
+    named.
     """
     reason = _FILM if relationship in _TEMPORAL else _REASONS.get(task, "")
     text = references.to_symbols(question, count)

@@ -143,8 +143,7 @@ def _sourced(figure: published.Figure) -> str:
 
 
 def _printed(models: Sequence[Model]) -> Section:
-    """The full published table, with its means as printed and as recomputed; no rows if it has none of our
-    benchmarks."""
+    """The full published table, with its means as printed and recomputed; no rows if it has none of our benchmarks."""
     shown = published.MODELS if any(name in published.BENCHMARKS for name, _ in keys(models)) else ()
     rows = [
         [

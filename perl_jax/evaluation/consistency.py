@@ -37,7 +37,7 @@ def consistency(rows: Sequence[Row], samples: int) -> dict | None:
 
     - `canonical`: accuracy in the original order; `mean`: accuracy over all orders; `all`: correct in every order;
       `worst`: the accuracy over replicates in the order where it is lowest; `flip`: the answers to the orders do not
-      all mean the same, with no answer counted as an answer.
+      all mean the same, where a missing answer is one more answer.
     - `control`: the same measures except `canonical`, for the original order asked once per order. `drawn` is whether
       that was done; if not (greedy answers), the one answer is repeated, so `flip` is 0 by construction.
     - `difference`: permuted minus control, per question.

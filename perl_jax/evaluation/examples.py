@@ -1,7 +1,7 @@
-"""Example questions for the report: those that two models answer differently, and those whose answer depends on the
-image order; each with its images, in the orders shown, and the models' responses.
+"""Example questions for the report: answers that differ between models, and answers that depend on the image order.
 
-Images are read again from the benchmark's data. If that is gone, only the text is shown, and the page says so.
+Each has its images, in the orders shown, and the models' responses. Images are read again from the benchmark's data. If
+that is gone, only the text is shown, and the page says so.
 """
 
 import itertools

@@ -41,7 +41,7 @@ STYLE = """
 
 
 class Run(NamedTuple):
-    """The files of a training run's workdir; empty where not written yet."""
+    """Contents of a training run's workdir; empty where not written yet."""
 
     name: str
     starts: list[dict]  # run.json

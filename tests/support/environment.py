@@ -1,5 +1,7 @@
-"""Tests run on the CPU in float32. Compilation takes most of their time, so compiled programs are cached between runs
-and most LLVM optimizations are disabled, which changes results only by rounding."""
+"""JAX settings for tests: CPU, float32, compiled programs cached, few LLVM optimizations.
+
+Compilation takes most of the tests' time; the optimizations change results only by rounding.
+"""
 
 import os
 from pathlib import Path
