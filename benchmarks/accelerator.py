@@ -35,7 +35,7 @@ PICTURES, ORDERS, ROLLOUTS, PROMPTS, ROUNDS = 4, 2, 8, 16, 3
 
 
 def question(config: qwen.Config, side: int, words: int, tokens: int) -> update.Group:
-    """The update's question, with random pictures, words and responses; its first prompt is also what is decoded."""
+    """The update's question, with random images, text and responses; its first prompt is also used for decoding."""
     rng = np.random.default_rng(0)
     pictures = workload.pictures(PICTURES, side, rng)
     ids = [token for picture in pictures for token in workload.image_tokens(config, picture)]
@@ -46,7 +46,7 @@ def question(config: qwen.Config, side: int, words: int, tokens: int) -> update.
 
 
 def fastest(run: Callable) -> float:
-    """The least seconds of a few runs, after one that compiles."""
+    """The fastest of `ROUNDS` runs in seconds, after one run that compiles."""
     seconds = []
     for _ in range(ROUNDS + 1):
         start = time.perf_counter()
@@ -56,12 +56,12 @@ def fastest(run: Callable) -> float:
 
 
 def a_token(generate: Callable[[int], object], tokens: int) -> float:
-    """Seconds that each token of the second half takes, from two lengths: neither prefill nor start counts."""
+    """Seconds per token over the second half, from runs of two lengths, so that prefill and startup cancel out."""
     return (fastest(lambda: generate(tokens)) - fastest(lambda: generate(tokens // 2))) / (tokens - tokens // 2)
 
 
 def perl_jax(config: qwen.Config, group: update.Group, tokens: int, dtype: str) -> tuple[float, float]:
-    """(seconds an update, seconds a decoded token of all streams) of ours."""
+    """(seconds per update, seconds per decode step over all streams) of perl_jax."""
     model = qwen.Qwen2_5_VL(config, rngs=nnx.Rngs(0), compute_dtype=dtype)
     prompts = [(group.prompts[0], group.images)] * PROMPTS
     decode = a_token(partial(rollout.generate, model, prompts, ROLLOUTS), tokens)
@@ -76,7 +76,7 @@ def perl_jax(config: qwen.Config, group: update.Group, tokens: int, dtype: str) 
 
 
 def transformers(config: qwen.Config, group: update.Group, tokens: int, dtype: str) -> tuple[float, float]:
-    """The same of transformers: a row a rollout, one or four at a time, and one batched `generate`."""
+    """As `perl_jax`, for transformers: one row per rollout, one or four rows at a time, and one batched `generate`."""
     import torch
     from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
@@ -133,7 +133,7 @@ def transformers(config: qwen.Config, group: update.Group, tokens: int, dtype: s
 
 
 def vllm(config: qwen.Config, group: update.Group, tokens: int, dtype: str) -> tuple[None, float]:
-    """The same of vLLM, which only samples: the published model's config and processor, with random weights."""
+    """As `perl_jax`, for vLLM, which only samples: the published model's config and processor, with random weights."""
     from PIL import Image
     from vllm import LLM, SamplingParams
 
@@ -146,7 +146,7 @@ def vllm(config: qwen.Config, group: update.Group, tokens: int, dtype: str) -> t
         enable_prefix_caching=True,
     )
     ids, expanded = [], group.prompts[0]
-    for token in expanded:  # vLLM wants one placeholder a picture
+    for token in expanded:  # vLLM expects one placeholder per image
         if token != config.image_token_id or ids[-1] != config.image_token_id:
             ids.append(token)
     shown = {"image": [Image.fromarray(picture) for picture in group.images]}
@@ -161,7 +161,7 @@ def vllm(config: qwen.Config, group: update.Group, tokens: int, dtype: str) -> t
 
 
 def row(name: str, dtype: str, config: qwen.Config, group: update.Group, tokens: int, measured: dict) -> tuple:
-    """What the table says of a measurement."""
+    """A measurement as a row of the table."""
     lengths = [[len(response) for response in order] for order in group.responses]
     patches = flops.image_patches(config, group.prompts[0])
     work = 3 * flops.group(config, patches, map(len, group.prompts), lengths)
@@ -184,7 +184,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--peer", choices=["vllm"], help="a further peer, where it is installed")
     parser.add_argument("--tiny", action="store_true", help="the small model")
-    parser.add_argument("--row", nargs=2, help=argparse.SUPPRESS)  # a process of one row
+    parser.add_argument("--row", nargs=2, help=argparse.SUPPRESS)  # runs one row in a subprocess
     args = parser.parse_args()
     config = workload.CONFIG if args.tiny else qwen.Config.published("3B")
     side, words, tokens = (84, 30, 128) if args.tiny else (448, 100, 256)
@@ -211,7 +211,8 @@ def main() -> None:
     lines, found = [], {}
     for name, dtype in [*runs, ("vllm", "bfloat16")] if args.peer else runs:
         command = [sys.executable, "-m", "benchmarks.accelerator", "--row", name, dtype, *["--tiny"] * args.tiny]
-        room = {} if name == "perl_jax" else {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}  # JAX would keep the memory
+        # else JAX would reserve the memory
+        room = {} if name == "perl_jax" else {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
         run = subprocess.run(command, stdout=subprocess.PIPE, text=True, cwd=REPOSITORY, env=os.environ | room)
         if run.returncode and name == "perl_jax":
             raise SystemExit(f"{' '.join(command)} ended with exit code {run.returncode}")

@@ -1,9 +1,9 @@
-"""What a run compiles: `python -m benchmarks.compilations`.
+"""Number of compilations in a ragged run: `python -m benchmarks.compilations`.
 
-60 steps of ragged work. Each samples responses to 24 prompts (12 questions in two orders, of one to three pictures with
-sides of 28 to 84 pixels and 5 to 60 tokens of text), and takes an optimizer step on responses of 1 to 32 tokens. All
-lengths are drawn anew for each step; what is computed falls into few shapes. The table counts, ten steps a row, the
-programs compiled and the time that this took.
+60 ragged steps. Each samples responses to 24 prompts (12 questions in two orders, with one to three images with sides
+of 28 to 84 pixels and 5 to 60 tokens of text), and takes an optimizer step on responses of 1 to 32 tokens. Lengths are
+drawn anew for each step, but fall into few compiled shapes. The table shows, for every ten steps, the number of
+programs compiled and the compile time.
 """
 
 import time
@@ -23,7 +23,7 @@ LIMITS = {"min_pixels": 28 * 28}
 
 
 def question(config: qwen.Config, rng: np.random.Generator) -> update.Group:
-    """A question with random pictures, words and responses."""
+    """A question with random images, text and responses."""
 
     def words(count):
         return rng.integers(config.text.vocab_size // 10, config.text.vocab_size * 9 // 10, count).tolist()
@@ -39,7 +39,7 @@ def question(config: qwen.Config, rng: np.random.Generator) -> update.Group:
 
 
 def steps(model: qwen.Qwen2_5_VL, count: int) -> Iterator[dict[str, float]]:
-    """Runs `count` steps; of each, how many programs were compiled, for how long, and how long it took in all."""
+    """Runs `count` steps; yields for each the number of programs compiled, compile time, and total time."""
     state, rng = update.init(model, optax.sgd(1e-3)), np.random.default_rng(0)
     with Compilations() as compilations:
         for step in range(count):

@@ -1,12 +1,12 @@
-"""Questions made ready for a step, by one core: `python -m benchmarks.data` (needs no accelerator, a minute).
+"""Data loading throughput per core: `python -m benchmarks.data` (needs no accelerator, takes a minute).
 
-Made-up records of two JPEG pictures, 224 x 224 and 14 KB each as photographs of that size have, go the trainer's own
-way: from ArrayRecord in shuffled order (`stream.Stream`), their orders drawn (n_s = 1, p = 0.5), rendered and
-tokenised, decoded and resized in threads (`batch.Questions`), and packed as patches for a rollout (`qwen.pack`).
-Against it stands what one writes first on the same records: each picture decoded and put through transformers'
-processor of pictures, each prompt through chat template and tokenizer with its image tokens spelt out, nothing packed;
-once for each prompt, and once with the pictures shared by a question's prompts. Everything runs in processes that are
-pinned to one core, and one for comparison to two; a core's seconds are the process's CPU time, in all its threads.
+Synthetic records of two JPEG images, 224 x 224 and 14 KB each like photographs of that size, pass through the trainer's
+own pipeline: read from ArrayRecord in shuffled order (`stream.Stream`), orders drawn (n_s = 1, p = 0.5), rendered and
+tokenised, decoded and resized in threads (`batch.Questions`), and packed as patches for a rollout (`qwen.pack`). The
+baseline is a straightforward loader for the same records: each image decoded and passed through transformers' image
+processor, each prompt through chat template and tokenizer with its image tokens expanded, without packing; once for
+each prompt, and once with images shared by a question's prompts. All measurements run in processes pinned to one core,
+plus one pinned to two for comparison; core seconds are the process's CPU time over all its threads.
 """
 
 import io
@@ -32,9 +32,9 @@ from perl_jax.records.prompts import Prompts, opened
 from perl_jax.records.stream import Stream
 from perl_jax.training import batch
 
-RECORDS, PICTURES, SIDE, STEP = 4096, 512, 224, 32  # records of two square pictures; questions of a step
+RECORDS, PICTURES, SIDE, STEP = 4096, 512, 224, 32  # records of two square images; questions per step
 ROUNDS = 15
-PACKING = ("normalise to patches", "pack")  # the stages of a step itself; all others are done ahead of it
+PACKING = ("normalise to patches", "pack")  # stages within the step; all others run ahead of it
 SHARED = "transformers, pictures shared"
 QUESTION = (
     "<image:0><image:1>In {image:0|lower} and {image:1|lower} there are two objects on a wooden table beside a "
@@ -58,7 +58,7 @@ SIZES = {
 
 
 def picture(rng: np.random.Generator) -> bytes:
-    """A JPEG of coarse shapes and a little noise."""
+    """A JPEG of coarse shapes with slight noise."""
     shapes = Image.fromarray(rng.integers(0, 256, (SIDE // 8, SIDE // 8, 3), np.uint8))
     smooth = np.asarray(shapes.resize((SIDE, SIDE), Image.Resampling.BICUBIC), np.int16)
     noisy = np.clip(smooth + rng.normal(0, 2, (SIDE, SIDE, 1)), 0, 255).astype(np.uint8)
@@ -68,7 +68,7 @@ def picture(rng: np.random.Generator) -> bytes:
 
 
 def make(directory: Path) -> None:
-    """Writes records to `directory`/records and a small model's tokenizer and settings to `directory`/model."""
+    """Writes records to `directory`/records and a small model's tokenizer and config to `directory`/model."""
     rng = np.random.default_rng(0)
     pictures = [picture(rng) for _ in range(PICTURES)]
     made = (
@@ -91,7 +91,7 @@ def make(directory: Path) -> None:
 
 
 class Ours:
-    """The trainer's way to a step's questions, and its stages by themselves."""
+    """The trainer's pipeline for a step's questions, and its individual stages."""
 
     def __init__(self, directory: Path):
         self.config, self.step = base.get_config(), 0
@@ -102,17 +102,17 @@ class Ours:
         self.questions = batch.Questions(self.config, stream, self.prompts)
 
     def whole(self) -> None:
-        """A step's questions, packed."""
+        """Prepares a step's questions, including packing."""
         self.step += 1
         asked = self.questions.take(STEP, 1, 0.5, self.step)
         self.pack([prompt for question in asked for prompt in question.prompts])
 
     def pack(self, prompts):
-        """What a rollout begins with."""
+        """Packs the inputs of a rollout."""
         return qwen.pack(self.model, prompts, **self.prompts.limits)
 
     def stages(self) -> dict[str, float]:
-        """Seconds of each stage for a step's questions, one stage after the other."""
+        """Seconds per stage for a step's questions, run one stage after the other."""
         seconds, now = {}, time.process_time()
 
         def done(stage: str) -> None:
@@ -144,7 +144,7 @@ class Ours:
 
 
 class Peer:
-    """What one writes first, on transformers alone."""
+    """The straightforward loader, on transformers only."""
 
     def __init__(self, ours: Ours):
         from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
@@ -156,7 +156,7 @@ class Peer:
         self.per_token = vision.spatial_merge_size**2
 
     def step_of(self, shared: bool) -> None:
-        """As many questions as in a step of ours, in two prompts each; with `shared` each picture is prepared once."""
+        """Prepares as many questions as one of our steps, in two prompts each; with `shared`, each image only once."""
         places = np.random.default_rng(self.step).choice(RECORDS, STEP, replace=False)
         self.step += 1
         for record in (self.ours.split[int(place)] for place in places):
@@ -167,11 +167,11 @@ class Peer:
                 self.ids(sample, found["image_grid_thw"])
 
     def pixels(self, encoded):
-        """Patches and grids of encoded pictures."""
+        """Patches and grids of encoded images."""
         return self.processor([Image.open(io.BytesIO(data)).convert("RGB") for data in encoded], return_tensors="np")
 
     def ids(self, sample, grids) -> list[int]:
-        """The token ids of a sample whose pictures have these grids."""
+        """The token ids of a sample whose images have these grids."""
         tokenizer, token = self.ours.prompts.processor.tokenizer, "<|image_pad|>"
         *system, user = self.ours.prompts.messages(sample)
         parts = user["content"].split("<image>")
@@ -185,7 +185,7 @@ class Peer:
 
 
 def check(ours: Ours, peer: Peer) -> None:
-    """Raises ValueError unless both make the same of a record."""
+    """Raises ValueError unless both loaders give equal results for a record."""
     sample = permute.render(ours.split[0])
     found = peer.pixels(sample["images"])
     ids, pictures = ours.prompts.encode(opened(sample))
@@ -195,8 +195,8 @@ def check(ours: Ours, peer: Peer) -> None:
 
 
 def measure(directory: Path, cores: list[int]) -> dict:
-    """On these cores: CPU seconds of each loader for a step, those of our stages, and ours by the clock."""
-    os.sched_setaffinity(0, cores)  # of this thread, and of those that it starts
+    """On these cores: CPU seconds per step of each loader and of our stages, and our wall-clock time."""
+    os.sched_setaffinity(0, cores)  # this thread, and those it starts
     ours = Ours(directory)
     peer = Peer(ours)
     check(ours, peer)
@@ -214,7 +214,7 @@ def measure(directory: Path, cores: list[int]) -> dict:
 
 
 def started(directory: str, cores: list[int]) -> dict:
-    """`measure` in a process of its own."""
+    """Runs `measure` in a separate process."""
     command = [sys.executable, "-m", "benchmarks.data", directory, json.dumps(cores)]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(done.stdout.splitlines()[-1])

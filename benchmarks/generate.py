@@ -1,8 +1,8 @@
-"""Sampling against transformers: `python -m benchmarks.generate` (needs torch).
+"""Sampling speed compared with transformers: `python -m benchmarks.generate` (needs torch).
 
-Eight prompts of 83 to 97 tokens with two 84x84 pictures each, eight samples a prompt, 64 tokens a sample, float32, on
-the same random checkpoint and the same prompts, in turns. transformers gets its best batched way: one `generate` for
-all prompts, padded on the left, with `num_return_sequences=8`. Greedy tokens of both must be equal, else it fails.
+Eight prompts of 83 to 97 tokens with two 84x84 images each, eight samples per prompt, 64 tokens per sample, float32, on
+the same random checkpoint and prompts, alternating. transformers runs its fastest batched mode: one `generate` for all
+prompts, left-padded, with `num_return_sequences=8`. Fails unless the greedy tokens of both are equal.
 """
 
 import jax
@@ -17,7 +17,7 @@ PROMPTS, SAMPLES, TOKENS, ROUNDS = 8, 8, 64, 5
 
 
 def theirs_inputs(prompts) -> dict[str, torch.Tensor]:
-    """The prompts as transformers takes them: padded on the left, pictures as patches."""
+    """The prompts in transformers' format: left-padded, images as patches."""
     longest = max(len(ids) for ids, _ in prompts)
     rows = torch.tensor([[0] * (longest - len(ids)) + ids for ids, _ in prompts])
     mask = torch.tensor([[0] * (longest - len(ids)) + [1] * len(ids) for ids, _ in prompts])

@@ -1,11 +1,10 @@
-"""Host memory while weights are loaded: `python -m benchmarks.loading` (2 GB in a temporary directory, 6 GB of memory).
+"""Host memory while loading weights: `python -m benchmarks.loading` (2 GB in a temporary directory, 6 GB of memory).
 
-A checkpoint, bfloat16 in several files, is loaded by two processes with two CPU devices each, every weight cut in four
-(mesh fsdp=4), in bfloat16 and in float32. As in the 72B, most of it are three stacked weights with a quarter each. A
-device's memory is the host's here, so the best that a process can do is its half of the weights. Measured is a
-process's own memory (RssAnon, looked at every few milliseconds) above that before loading; pages of the files that are
-mapped while they are read belong to the page cache, which the system takes back as it likes, and stand beside it
-(RssFile).
+Two processes with two CPU devices each load a bfloat16 checkpoint of several files, in bfloat16 and in float32, every
+weight sharded in four (mesh fsdp=4). As in the 72B, most of it is three stacked weights of a quarter each. Device
+memory is host memory here, so the minimum for a process is its half of the weights. Measured is the process's own
+memory (RssAnon, polled every few milliseconds) above that before loading; mapped pages of files belong to the page
+cache, which the system can reclaim, and are reported separately (RssFile).
 """
 
 import dataclasses
@@ -32,7 +31,7 @@ from perl_jax.runtime import processes
 
 PROCESSES, DEVICES = 2, 4
 FILE_BYTES = 500_000_000
-BLOCK = 1 << 22  # random values that are written over and over
+BLOCK = 1 << 22  # random values, written repeatedly
 GB = 1e9
 
 
@@ -51,7 +50,7 @@ def config() -> qwen.Config:
 
 
 def make(path: Path) -> int:
-    """Writes a checkpoint of random weights, tensor by tensor; its bytes."""
+    """Writes a checkpoint of random weights, tensor by tensor; returns its size in bytes."""
     sizes = config()
     (path / "config.json").write_text(json.dumps(sizes.to_hf()))
     tensors = jax.eval_shape(lambda: qwen.named(qwen.Qwen2_5_VL(sizes, rngs=nnx.Rngs(0))))
@@ -72,7 +71,7 @@ def make(path: Path) -> int:
 
 
 def write(file: Path, tensors) -> None:
-    """One safetensors file of random bfloat16 tensors, {name: shape}."""
+    """Writes one safetensors file of random bfloat16 tensors, given as {name: shape}."""
     ends = np.cumsum([2 * tensor.size for tensor in tensors.values()]).tolist()
     header = {
         name: {"dtype": "BF16", "shape": tensor.shape, "data_offsets": [end - 2 * tensor.size, end]}
@@ -88,7 +87,7 @@ def write(file: Path, tensors) -> None:
 
 
 class Memory:
-    """The largest RssAnon and RssFile of this process while it is entered, above those before, in bytes."""
+    """Context manager that records this process's peak RssAnon and RssFile above their initial values, in bytes."""
 
     def __enter__(self):
         self._before, self.anon, self.file, self._stop = resident(), 0, 0, threading.Event()
@@ -115,10 +114,10 @@ def resident() -> tuple[int, int]:
 
 
 def load(path: Path, dtype: str, coordinator: str, index: int) -> dict[str, float]:
-    """One process's part: what it holds then, what it took at most, and how long, in bytes and seconds."""
+    """One process's part: weights held, peak memory and time, in bytes and seconds."""
     processes.join(coordinator, PROCESSES, index)
     with jax.set_mesh(mesh.make(fsdp=DEVICES)):
-        mesh.whole(jnp.zeros(1)).block_until_ready()  # what starting up takes is not counted
+        mesh.whole(jnp.zeros(1)).block_until_ready()  # excludes memory used by startup
         started = time.monotonic()
         with Memory() as memory:
             model = qwen.load(path, dtype=dtype, sharding=mesh.sharding)
@@ -129,7 +128,7 @@ def load(path: Path, dtype: str, coordinator: str, index: int) -> dict[str, floa
 
 
 def measured(path: Path, dtype: str) -> list[dict[str, float]]:
-    """What `load` says of each of the processes."""
+    """The `load` results of all processes."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         coordinator = f"localhost:{free.getsockname()[1]}"

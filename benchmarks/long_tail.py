@@ -1,11 +1,11 @@
-"""A batch with a long tail: `python -m benchmarks.long_tail`.
+"""Decoding a batch with a long tail of lengths: `python -m benchmarks.long_tail`.
 
-Of 64 prompts x 8 samples 90% of the responses have 32 tokens, and 10% have 256. The ideal is the larger of two times:
-all tokens at the rate of a full batch (every response 32 tokens), and the longest response at the rate of one stream
-alone. Both rates are measured in the same run, by whole calls, prefill included. The fewer the responses, the smaller
-the batch that the tail is left with, and the lower its rate: 256 responses take 1.2 to 1.5 times the ideal.
+Of 64 prompts x 8 samples, 90% of the responses have 32 tokens, and 10% have 256. The ideal is the larger of two times:
+all tokens at the rate of a full batch (every response 32 tokens), and the longest response at the rate of a single
+stream. Both rates are measured in the same run, by whole calls, prefill included. With fewer responses, the tail's
+batch is smaller and its rate lower: 256 responses take 1.2 to 1.5 times the ideal.
 
-A random model never ends on purpose; so an end is drawn from each stream's own key here, at the length it shall have.
+A random model has no meaningful end of response, so each stream's length is drawn from its own key.
 """
 
 import jax
@@ -16,16 +16,16 @@ from benchmarks import workload
 from perl_jax import rollout
 
 PROMPTS, SAMPLES, SHORT, LONG, SHARE, ROUNDS = 64, 8, 32, 256, 0.1, 5
-END = 1  # the token that ends a response
+END = 1  # the end-of-response token
 
 
 def place(key):
-    """Where a stream stands among all, by its key, in 0..1."""
+    """A random number in 0..1 for each stream, from its key."""
     return jax.random.uniform(jax.random.fold_in(key, 2**31))
 
 
 def with_lengths(longest: float):
-    """`rollout.draw`, but a stream ends at its length: LONG from the place `longest` on, SHORT before it."""
+    """`rollout.draw` with prescribed lengths: LONG for streams whose `place` is at least `longest`, else SHORT."""
     plain = rollout.draw
 
     def draw(model, options, keys, hidden, t):

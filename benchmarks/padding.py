@@ -1,9 +1,9 @@
-"""How much of an update is padding: `python -m benchmarks.padding` (counts tokens, computes nothing).
+"""Share of padding in an update: `python -m benchmarks.padding` (counts tokens, computes nothing).
 
 64 questions in two orders with six responses each, on two sets. Ragged: prompts of 60 to 200 tokens, responses
-log-normal with median 33 (at most 256). Skewed: prompts of 60 to 90 tokens but 600 in one of ten, responses of 16 to 32
-tokens but 256 in one of ten. Packed into rows of 2,048 tokens, two a micro-batch, against what padding costs where each
-rollout is a row, and where a prompt is shared but all its responses are padded to the longest.
+log-normal with median 33 (at most 256). Skewed: prompts of 60 to 90 tokens but 600 for one in ten, responses of 16 to
+32 tokens but 256 for one in ten. Packed into rows of 2,048 tokens, two per micro-batch, compared with one row per
+rollout, and with shared prompts whose responses are all padded to the longest.
 """
 
 import numpy as np

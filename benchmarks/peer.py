@@ -1,4 +1,4 @@
-"""transformers' side of the benchmarks (needs torch)."""
+"""Helpers that run transformers in the benchmarks (needs torch)."""
 
 import tempfile
 
@@ -12,13 +12,13 @@ from models import qwen2_5_vl as qwen
 
 
 def model(ours: qwen.Qwen2_5_VL):
-    """transformers' model in float32 with the weights of ours."""
+    """transformers' model in float32 with our model's weights."""
     with tempfile.TemporaryDirectory() as folder:
         qwen.save(ours, folder)
         return transformers.Qwen2_5_VLForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
 
 
 def pixels(pictures) -> tuple[torch.Tensor, torch.Tensor]:
-    """(patches of all pictures, their grids), as transformers takes them."""
+    """(patches of all images, their grids), in transformers' format."""
     patches = [image_processing.patches(picture, workload.CONFIG.vision) for picture in pictures]
     return torch.tensor(np.concatenate([values for values, _ in patches])), torch.tensor([grid for _, grid in patches])

@@ -1,8 +1,8 @@
-"""What more orders of the same images cost: `python -m benchmarks.permutations`.
+"""The cost of further orders of the same images: `python -m benchmarks.permutations`.
 
-Two questions with four pictures of 224x224 each, 12 rollouts a question of 64 tokens, shared out over n_s + 1 orders
-with a prompt of 303 tokens each. The images are encoded once whatever n_s is: the vision tower's work stays, and the
-whole step (sampling, then an update) grows with the prompts alone.
+Two questions with four images of 224x224 each, 12 rollouts of 64 tokens per question, divided among n_s + 1 orders with
+a prompt of 303 tokens each. The images are encoded once for any n_s: the vision tower's work is constant, and the whole
+step (sampling, then an update) grows only with the prompts.
 """
 
 from functools import partial
@@ -21,7 +21,7 @@ QUESTIONS, PICTURES, SIDE, PROMPT, ROLLOUTS, TOKENS, ROUNDS = 2, 4, 224, 303, 12
 
 
 def questions(orders: int) -> list[update.Group]:
-    """The questions in so many orders, with random responses."""
+    """The questions in `orders` orders, with random responses."""
     groups = []
     for q in range(QUESTIONS):
         rng = np.random.default_rng(q)
@@ -35,7 +35,7 @@ def questions(orders: int) -> list[update.Group]:
 
 
 def peak(state: update.State, groups: list[update.Group]) -> int:
-    """Bytes that a micro-batch's programs hold at most, beside weights, gradients and optimizer."""
+    """Peak bytes held by a micro-batch's programs, excluding weights, gradients and optimizer state."""
     held, sizes = 0, []
     embed, add_rows, add_pulled = update._embed, update._add_rows, update._add_pulled
 
@@ -45,7 +45,7 @@ def peak(state: update.State, groups: list[update.Group]) -> int:
         sizes.append(held + compiled.temp_size_in_bytes)
         out = program(*args)
         if program is embed:
-            held = compiled.output_size_in_bytes  # embeddings, and what their gradient needs
+            held = compiled.output_size_in_bytes  # embeddings, and the residuals of their gradient
         return out
 
     update._embed, update._add_rows, update._add_pulled = (partial(measured, f) for f in (embed, add_rows, add_pulled))

@@ -1,7 +1,7 @@
-"""What the paper's runs would take, by perl_jax.plan, in benchmarks/PLANS.md: `python -m benchmarks.plans [NAME ...]`.
+"""Plans the paper's runs with perl_jax.plan, in benchmarks/PLANS.md: `python -m benchmarks.plans [NAME ...]`.
 
-With names, such as h100 or perl_7b.py, only the runs whose config or topology begins so; the others stay as they are.
-TPUs are compiled for (libtpu: requirements-tpu.txt), which takes about five minutes a run; GPUs are estimated.
+With names, such as h100 or perl_7b.py, only runs whose config or topology starts with one are updated. TPU runs are
+compiled (libtpu: requirements-tpu.txt), which takes about five minutes per run; GPU runs are estimated.
 """
 
 import os
@@ -38,7 +38,7 @@ estimated; times by roofline at 40% of a device's rates, the network's on top wh
 HEAD = """\
 | config | devices | most memory of one | a step, s | network, s | hours | device-hours | how |
 |---|---|---|---|---|---|---|---|"""
-ASSUMED = Assumed(images=4, words=150, response=600)  # as plan's flags have them
+ASSUMED = Assumed(images=4, words=150, response=600)  # the defaults of plan's flags
 
 
 def config_of(name: str) -> ConfigDict:
@@ -65,7 +65,7 @@ def planned(name: str, topology: str) -> tuple[str, str]:
 
 
 def written(file: Path) -> dict[tuple[str, str], tuple[str, str]]:
-    """{(config, topology): (line, report)} of what was written before."""
+    """{(config, topology): (line, report)} of the existing file."""
     text = file.read_text(encoding="utf-8") if file.exists() else ""
     keys = r"^\| `(\S+)` \| (\S+) \|"
     lines = {tuple(re.match(keys, line).groups()): line for line in text.splitlines() if re.match(keys, line)}

@@ -1,7 +1,7 @@
-"""Puts what commands have written into README.md: `python -m benchmarks.readme`.
+"""Updates the generated parts of README.md: `python -m benchmarks.readme`.
 
-A part stands between `<!-- NAME table... -->` and `<!-- /NAME table -->`; `TABLES` says which file holds it and how it
-is shown. What has no file keeps what stands there.
+A part is between `<!-- NAME table... -->` and `<!-- /NAME table -->`; `TABLES` has its source file and formatter. Parts
+without a source file are left unchanged.
 """
 
 import os
@@ -15,7 +15,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 
 
 def machine() -> str:
-    """What this machine computes with."""
+    """The CPU cores of this machine."""
     info = Path("/proc/cpuinfo")
     names = re.findall(r"model name\s*: (.+)", info.read_text()) if info.exists() else []
     return f"{os.cpu_count()} cores of {names[0] if names else platform.processor() or platform.machine()}"
@@ -29,12 +29,12 @@ SHOWN = (
     "flip rate",
     "flip rate, own order again",
     "flips by the order, points",
-)  # of the columns of report.md's table of consistency
+)  # columns of the consistency table in report.md
 COMPARED = ("", "questions of both", "mean accuracy, points", "right every time, points", "flip rate, points")
 
 
 def demo(file: Path) -> str:
-    """The demo's tables, which are of this machine: greedy answers in training runs, drawn ones in all orders."""
+    """The demo's tables, made on this machine: greedy responses in training runs, sampled ones in all orders."""
     text = file.read_text(encoding="utf-8")
     written = datetime.fromtimestamp(file.stat().st_mtime).date()
     parts = dict(re.findall(r"^## ([^\n]+)\n\n(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL))
@@ -59,14 +59,14 @@ def tables(text: str) -> list[str]:
 
 
 def columns(table: str, names: Sequence[str]) -> str:
-    """A Markdown table with these columns alone."""
+    """A Markdown table reduced to these columns."""
     rows = [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in table.strip().splitlines()]
     chosen = [rows[0].index(name) for name in names]
     return "\n".join("| " + " | ".join(row[place] for place in chosen) + " |" for row in rows)
 
 
 def speed(file: Path) -> str:
-    """What each benchmark concluded, and where that was."""
+    """The conclusion of each benchmark, and the machine it ran on."""
     text = file.read_text(encoding="utf-8")
     [where] = re.findall(r"^(`python -m benchmarks.results` on [^\n]*?)\. ", text, re.MULTILINE)
     sections = re.findall(r"^## `python -m (benchmarks\.\w+)`$(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL)
@@ -75,7 +75,7 @@ def speed(file: Path) -> str:
 
 
 def plan(file: Path) -> str:
-    """How plans came about, and of the table the first row of each config."""
+    """How the plans were made, and the table's first row for each config."""
     said, table = file.read_text(encoding="utf-8").split("\n\n")[1:3]
     header, line, *rows = table.splitlines()
     first = {re.split("[`:]", row)[1]: row for row in reversed(rows)}
@@ -90,7 +90,7 @@ TABLES = {
 
 
 def fill(readme: str, name: str, content: str) -> str:
-    """The page with a part between its two marks. Raises ValueError where a mark is missing."""
+    """The page with the content of a part replaced. Raises ValueError if its markers are missing."""
     pattern = re.compile(rf"(<!-- {name} table\b[^>]*-->\n).*?(<!-- /{name} table -->)", re.DOTALL)
     if not pattern.search(readme):
         raise ValueError(f"README.md has no place for the {name} table")

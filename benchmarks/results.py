@@ -12,7 +12,8 @@ FILE = Path(__file__).with_name("RESULTS.md")
 
 
 def main() -> None:
-    ask = "import jax; print(jax.device_count(), jax.devices()[0].device_kind)"  # a process that asks holds the device
+    # in a subprocess, because a process that queries a device holds it
+    ask = "import jax; print(jax.device_count(), jax.devices()[0].device_kind)"
     devices = subprocess.run([sys.executable, "-c", ask], stdout=subprocess.PIPE, text=True, check=True).stdout.strip()
     cpu = devices.endswith("cpu")
     parts = [

@@ -1,9 +1,9 @@
-"""The update against one row a rollout: `python -m benchmarks.update` (needs torch).
+"""Speed of an update compared with one row per rollout: `python -m benchmarks.update` (needs torch).
 
-One question with four pictures of 224x224 in two orders, eight responses of 64 tokens to each order's prompt of 303
-tokens: a gradient step on 16 rollouts, float32, on the same random checkpoint. Others compute every rollout as a row of
-its own, its prompt and pictures again for each: so do transformers here (all rows in one batch or one at a time,
-whichever is faster) and our own code with sharing off. Log-probs and gradient norms must agree, else it fails.
+One question with four images of 224x224 in two orders, eight responses of 64 tokens to each order's prompt of 303
+tokens: a gradient step on 16 rollouts, float32, on the same random checkpoint. The baselines compute each rollout as a
+separate row, repeating its prompt and images: transformers (all rows in one batch or one at a time, whichever is
+faster) and our own code with sharing off. Fails unless logprobs and gradient norms agree.
 """
 
 import numpy as np
@@ -19,7 +19,7 @@ NEAR = 1e-4
 
 
 def question(rng: np.random.Generator) -> update.Group:
-    """The workload."""
+    """The benchmark's question."""
     pictures = workload.pictures(PICTURES, SIDE, rng)
     orders = [list(range(PICTURES)), list(range(PICTURES))[::-1]][:ORDERS]
     prompts = [workload.prompt([pictures[i] for i in order], PROMPT, rng)[0] for order in orders]
@@ -28,7 +28,7 @@ def question(rng: np.random.Generator) -> update.Group:
 
 
 def unshared(group: update.Group) -> list[update.Group]:
-    """Each rollout as a question of its own."""
+    """Each rollout as a separate question."""
     return [
         update.Group(group.images, [order], [ids], [[response]], np.array([[advantage]]))
         for order, ids, responses, advantages in zip(group.orders, group.prompts, group.responses, group.advantages)
@@ -37,7 +37,7 @@ def unshared(group: update.Group) -> list[update.Group]:
 
 
 class Naive:
-    """transformers' model, one row a rollout."""
+    """transformers' model, one row per rollout."""
 
     def __init__(self, model: qwen.Qwen2_5_VL, group: update.Group):
         self.model = peer.model(model)
@@ -49,7 +49,7 @@ class Naive:
         self.pixels, self.grids = torch.stack(values), torch.stack(grids)
 
     def step(self, rows: int) -> tuple[np.ndarray, float]:
-        """The log-probs and the norm of the gradient, `rows` rollouts at a time."""
+        """The logprobs and the gradient norm, `rows` rollouts at a time."""
         self.model.zero_grad()
         found = []
         for start in range(0, len(self.rows), rows):
@@ -74,7 +74,7 @@ class Naive:
 def main() -> None:
     model, group = workload.model(), question(np.random.default_rng(0))
     naive = Naive(model, group)
-    frozen = optax.set_to_zero()  # the gradient is computed, the weights stay as they are
+    frozen = optax.set_to_zero()  # computes the gradient but leaves the weights unchanged
     states = {}
 
     def step(name, groups, **options):

@@ -1,4 +1,4 @@
-"""What the benchmarks run: a small random model of stated size and prompts with pictures, the same for every peer."""
+"""Shared workload of the benchmarks: a small random model and prompts with images, the same for every peer."""
 
 import statistics
 import time
@@ -35,7 +35,7 @@ CONFIG = qwen.Config(  # 4.3 million parameters with a vocabulary of 2,048
     vision_start_token_id=2042,
     vision_end_token_id=2043,
 )
-WORDS = 2000  # token ids below are plain text
+WORDS = 2000  # smaller token ids are plain text
 
 
 def model(seed: int = 0) -> qwen.Qwen2_5_VL:
@@ -44,18 +44,18 @@ def model(seed: int = 0) -> qwen.Qwen2_5_VL:
 
 
 def pictures(count: int, side: int, rng: np.random.Generator) -> list[np.ndarray]:
-    """Random pictures, uint8 [side, side, 3]."""
+    """Random images, uint8 [side, side, 3]."""
     return [rng.integers(0, 256, (side, side, 3), np.uint8) for _ in range(count)]
 
 
 def image_tokens(config: qwen.Config, image: np.ndarray) -> list[int]:
-    """The tokens that show an image whose sides are multiples of 28."""
+    """The tokens of an image whose sides are multiples of 28."""
     tokens = image.shape[0] * image.shape[1] // 28**2
     return [config.vision_start_token_id, *[config.image_token_id] * tokens, config.vision_end_token_id]
 
 
 def prompt(images: list[np.ndarray], length: int, rng: np.random.Generator) -> tuple[list[int], list[np.ndarray]]:
-    """(ids, images) of `length` tokens: the images one after the other, then random words."""
+    """(ids, images) of a prompt of `length` tokens: first the images, then random text."""
     ids = []
     for image in images:
         ids += image_tokens(CONFIG, image)
@@ -63,24 +63,24 @@ def prompt(images: list[np.ndarray], length: int, rng: np.random.Generator) -> t
 
 
 def within(gaps, most: float) -> bool:
-    """Whether all gaps are at most so large: NaN, of which no comparison is true, is not."""
+    """Whether all gaps are at most `most`; False for NaN."""
     return bool(np.all(np.asarray(gaps) <= most))
 
 
 def table(columns, rows) -> None:
-    """Prints a Markdown table, each row as it comes."""
+    """Prints a Markdown table, row by row."""
     print("| " + " | ".join(columns) + " |\n|" + " --- |" * len(columns))
     for row in rows:
         print("| " + " | ".join(row) + " |", flush=True)
 
 
 def conclude(text: str) -> None:
-    """Prints what a benchmark found in one line, which `benchmarks.readme` shows."""
+    """Prints the one-line conclusion of a benchmark, which `benchmarks.readme` shows."""
     print(f"\n**{text}**")
 
 
 def alternate(runs: dict, rounds: int, clock=time.perf_counter) -> dict[str, float]:
-    """The median seconds by `clock` of each of {name: function}, run in turns after one that compiles and warms up."""
+    """Median seconds by `clock` of each of {name: function}, run alternately after one warm-up round."""
     seconds = {name: [] for name in runs}
     for number in range(rounds + 1):
         for name, run in runs.items():

@@ -1,1 +1,1 @@
-"""Whether two answers are the same: words, choices, places of images, numbers, formulas and units."""
+"""Answer equivalence: choices, text, image references, orders, numbers, formulas and units."""

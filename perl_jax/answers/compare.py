@@ -1,9 +1,8 @@
-r"""Whether an answer is the true one, by the rule of its kind: choice, text, order or number.
+r"""Answer equivalence by kind: choice, text, order or number.
 
-Letters, verdicts, images, texts and orders are compared by exact rules: a grader of mathematics takes words for
-products of letters. Numbers and formulas are the business of `answers.formulas`, which can hang on a hostile one, so
-this must run where it can be killed: `perl_jax.grading`. A wrong answer is at worst wrong; what names two answers is
-wrong too.
+Letters, verdicts, images, texts and orders are compared by exact rules, because math-verify reads words as products of
+letters. Numbers and formulas go to `answers.formulas`, which can hang on hostile input, so run this in a killable
+process: `perl_jax.grading`. When in doubt the answer counts as wrong; a prediction that names two answers is wrong.
 """
 
 import re
@@ -14,7 +13,7 @@ from models.errors import InputError
 from perl_jax import symbols
 from perl_jax.answers import formulas
 
-MAX_CHARACTERS = 256  # of a sentence that is read as a verdict
+MAX_CHARACTERS = 256  # of a sentence that is parsed as a verdict
 
 _TEXT_COMMAND = re.compile(r"\\(?:text(?:bf|it|rm|normal)?|math(?:rm|bf|it)|mbox)\s*\{([^{}]*)\}")
 _MATH_DELIMITER = re.compile(r"\$|\\[()\[\]]")
@@ -42,17 +41,17 @@ _HEDGE = "or maybe perhaps but unless neither"
 
 
 def is_correct(record: Mapping[str, object], prediction: str) -> bool:
-    r"""Whether a prediction is the record's answer, by the rule of its kind (guessed from the answer without one).
+    r"""Whether a prediction matches the record's answer, by the rule of its kind (guessed from the answer if absent).
 
-    The record is rendered (`permute.render`), with `answer` and maybe `kind`, `choices` and `question`. An empty answer
-    or prediction, one with characters that cannot be seen or look like others, and a mathematical one that cannot be
-    read as one answer are never correct.
+    The record is rendered (`permute.render`), with `answer` and optionally `kind`, `choices` and `question`. Never
+    correct: an empty answer or prediction, one with invisible or look-alike characters, and a mathematical one that
+    does not parse as exactly one answer.
 
     - choice: its letter, its text, or both.
-    - text: the same words without case and punctuation; an image by its number ("Image 2", "2", "the second image");
-      yes, no, true or false also as the first word of a sentence that does not name the other one.
-    - order: places as digits, letters or ordinals. An answer joined by "and" is a set; any other has its order.
-    - number: `formulas.same`, or the image of that number.
+    - text: equal ignoring case and punctuation; an image by its number ("Image 2", "2", "the second image"); yes, no,
+      true or false also as the first word of a sentence that does not name the other one.
+    - order: positions as digits, letters or ordinals. An answer joined by "and" is a set; any other is ordered.
+    - number: `formulas.same`, or the image with that number.
 
     >>> is_correct({"answer": "B", "kind": "choice", "choices": ["a cat", "a dog"]}, "(B) a dog")
     True
@@ -81,10 +80,10 @@ def is_correct(record: Mapping[str, object], prediction: str) -> bool:
 
 
 def readable(text: str) -> str | None:
-    """The text with full-width letters, digits and signs as plain ones; None where it would deceive a reader.
+    """The text with full-width letters, digits and signs mapped to ASCII; None if it has deceptive characters.
 
-    That is: NUL and other controls, zero-width and direction marks, lone surrogates, digits of other scripts, and
-    characters that only look like a Latin letter or digit by Unicode's own tables.
+    Deceptive are: NUL and other control characters, zero-width and direction marks, lone surrogates, digits of other
+    scripts, and characters that Unicode maps to a Latin letter or digit they resemble.
 
     >>> readable("Ｂ：１２"), readable("1\u200b2"), readable("𝟐"), readable("\u0663")
     ('B:12', None, None, None)
@@ -102,7 +101,7 @@ def _deceives(character: str) -> bool:
 
 
 def normalized(text: str) -> str:
-    r"""The text without case, LaTeX text commands, maths delimiters, outer quotes, a final stop, repeated spaces.
+    r"""The casefolded text without LaTeX text commands, maths delimiters, outer quotes, final stop and repeated spaces.
 
     >>> normalized(r"\text{The  red} Car.")
     'the red car'
@@ -112,7 +111,7 @@ def normalized(text: str) -> str:
 
 
 def image_number(text: str) -> int | None:
-    """The number of the one image that a normalized text names: "image 2", "#2", "2", "the second one".
+    """The number of the single image that a normalized text names: "image 2", "#2", "2", "the second one"; else None.
 
     >>> image_number("the 2nd picture"), image_number("image 1, 2")
     (2, None)
@@ -144,13 +143,13 @@ def _same_text(answer: str, prediction: str) -> bool:
 
 
 def _same_image(answer: str, prediction: str) -> bool:
-    """Whether two normalized texts name the same image; what names none is the same as nothing."""
+    """Whether two normalized texts name the same image; False if one names none."""
     number = image_number(answer)
     return number is not None and number == image_number(prediction)
 
 
 def _verdict(text: str) -> str | None:
-    """Yes, no, true or false where a short text begins with it and neither names the other nor doubts."""
+    """Yes, no, true or false if a short text starts with it and neither names the opposite nor hedges; else None."""
     match = _VERDICT.fullmatch(text) if len(text) <= MAX_CHARACTERS else None
     if not match:
         return None
@@ -166,7 +165,7 @@ def _words(text: str) -> set[str]:
 
 
 def _same_choice(answer: str, prediction: str, choices: list[str], question: str) -> bool:
-    """By letter where both name one (a letter past the last choice names none), else by text, if only one has it."""
+    """Compares by letter if both name one (a letter past the last choice is invalid), else by text if it is unique."""
     texts = [normalized(choice) for choice in choices]
     gold, guess = normalized(answer), normalized(prediction)
     if guess == gold and not texts:
@@ -176,7 +175,7 @@ def _same_choice(answer: str, prediction: str, choices: list[str], question: str
 
 
 def _choice_index(text: str, texts: list[str], question: str) -> int | None:
-    """Which choice a normalized text names: its letter, its letter and its text, or its text (or verdict) alone."""
+    """Index of the choice that a normalized text names by letter, by letter and text, or by text (or verdict) alone."""
     match = _LETTER.fullmatch(text)
     if match:
         index = symbols.letter_place(match[1] or match[2])
@@ -186,7 +185,7 @@ def _choice_index(text: str, texts: list[str], question: str) -> int | None:
     if match:
         letter, rest = match[1] or match[2], normalized(match[3])
         index = symbols.letter_place(letter)
-        # The choices may stand in the question alone: then any text may follow that does not name a second letter.
+        # The choices may be in the question only: then any text may follow that does not name a second letter.
         if (index < len(texts) and rest == texts[index]) or not (texts or _takes_back(letter, rest, question)):
             return index
     name = text if text in texts else _verdict(text)
@@ -194,7 +193,7 @@ def _choice_index(text: str, texts: list[str], question: str) -> int | None:
 
 
 def _takes_back(letter: str, rest: str, question: str) -> bool:
-    """Whether what follows a letter names another or none, and is not the choice that the question has by it."""
+    """Whether text after a letter names another one or hedges, and is not that letter's choice in the question."""
     if not _FURTHER_LETTER.search(rest) and not set(_DOUBT.split()) & _words(rest):
         return False
     own = rf"(?<![a-z])\(?{letter}[.:)]+\s*{re.escape(rest[:MAX_CHARACTERS])}(?![a-z])"

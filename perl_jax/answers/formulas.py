@@ -1,9 +1,9 @@
-r"""Whether two mathematical answers in LaTeX or plain text are the same: numbers with units, formulas, lists, points.
+r"""Equivalence of mathematical answers in LaTeX or plain text: numbers with units, formulas, lists, points.
 
-Structure is compared here: lists, points and intervals, names ("x = 5"), units and rounding. What is left, single
-formulas, goes to math-verify, with its own time limits off (they are signals, and would not stop a long integer power
-anyway), so `same` must run where it can be killed: `perl_jax.grading`. Left alone math-verify takes "1 2" for 3,
-"5 m" for "5 cm", "3 = 2" for 2, and (1, 2) for the list 1, 2.
+Structure is compared here: lists, points and intervals, names ("x = 5"), units and rounding. The remaining single
+formulas go to math-verify. Its own time limits are off (they use signals, and would not stop a long integer power
+anyway), so run `same` in a killable process: `perl_jax.grading`. On its own, math-verify reads "1 2" as 3, "5 m" as "5
+cm", "3 = 2" as 2, and (1, 2) as the list 1, 2.
 """
 
 import functools
@@ -15,11 +15,11 @@ from typing import NamedTuple
 
 from perl_jax.answers import units
 
-MAX_CHARACTERS = 256  # a longer answer is never parsed
-MAX_EXPONENT = 10_000  # the product of the whole exponents in a formula, and the largest number that may have a "!"
-MAX_DEPTH = 12  # of brackets and braces
+MAX_CHARACTERS = 256  # longer answers are not parsed
+MAX_EXPONENT = 10_000  # limit on the product of a formula's integer exponents, and on the argument of a factorial
+MAX_DEPTH = 12  # of nested brackets and braces
 
-# Others are read only where the true answer has them.
+# Other commands are accepted only if the reference answer uses them.
 _COMMANDS = r"""
 \frac \sqrt \pi \times \cdot \div \pm \mp \le \leq \ge \geq \ne \neq \lt \gt \approx \infty \cup \in \emptyset
 \varnothing \circ \angle \triangle \overline \overrightarrow \vec \hat \parallel \perp \{ \}
@@ -27,7 +27,7 @@ _COMMANDS = r"""
 \alpha \beta \gamma \delta \theta \lambda \mu \phi \varphi \omega \rho \sigma \tau \Delta \Omega
 """
 _FUNCTIONS = "sin cos tan cot sec csc arcsin arccos arctan log exp min max sqrt"
-# What people and models write, in the few commands and signs that are read; in this order.
+# Rewrites of common notation to the commands and signs above; applied in this order.
 _REPLACED = [(re.compile(pattern, re.DOTALL), new) for pattern, new in (
     (r"\\begin\{cases\}(.*?)\\end\{cases\}", lambda match: match[1].replace(r"\\", ",")),
     (r"\\[dtc]frac(?![A-Za-z])", r"\\frac"),
@@ -65,7 +65,7 @@ _FACTORIAL = re.compile(r"([0-9]+)\s*!|[)}!]\s*!")
 
 
 class _List(NamedTuple):
-    """Items between brackets, or "" where they stand alone."""
+    """Items of a list; `brackets` is "" for a list without brackets."""
 
     brackets: str
     items: list[str]
@@ -73,14 +73,13 @@ class _List(NamedTuple):
 
 
 def same(answer: str, guess: str) -> bool:
-    r"""Whether `guess` is the true `answer`; never where one of them cannot be read as exactly one answer.
+    r"""Whether `guess` equals the reference `answer`; False if either does not parse as exactly one answer.
 
-    - An answer that is a decimal with digits after the point is met by what rounds to it, half up, at its precision;
-      any other is met exactly only.
-    - A unit that the answer does not have is not asked for, and one that the guess does not have is the answer's; where
-      both have one they must measure the same thing, and are converted. 50% is 0.5, and also a plain 50 (but not a
-      plain number of 1 or less).
-    - Lists without brackets or in braces have no order, points and intervals do.
+    - A decimal answer with digits after the point matches a guess that rounds to it (half up) at its precision; any
+      other answer must match exactly.
+    - A unit missing from one side is taken to be the other's. If both have one, they must measure the same quantity and
+      are converted. 50% equals 0.5, and also a plain 50 (but not a plain number of 1 or less).
+    - Lists without brackets or in braces are unordered; points and intervals are ordered.
 
     >>> same("3.14", "3.14159"), same("3.14", "3.1"), same("5 cm", "0.05 m"), same("5", r"5\text{ cm}")
     (True, False, True, True)
@@ -95,11 +94,11 @@ def same(answer: str, guess: str) -> bool:
     return _same(answer, guess)
 
 
-# Reading
+# Parsing
 
 
 def _cleaned(text: str) -> str | None:
-    """One formula in few commands, with `@` before what was set as text; None where it is none, or several."""
+    """One formula in the known commands, with `@` before text-mode parts; None if it is not exactly one formula."""
     if len(text) > MAX_CHARACTERS or "@" in text:
         return None
     text = _undelimited(text)
@@ -109,14 +108,14 @@ def _cleaned(text: str) -> str | None:
         text = pattern.sub(new, text)
     text = re.sub(r"@\s*", "@", text.replace("−", "-").replace("\\$", "$")).strip()
     text = re.sub(r"@(?=[^A-Za-z%°μ]|$)", "", text).rstrip(" .").removeprefix("=").strip()
-    text = re.sub(r"^\{([^{},;]*)\}$", r"\1", text)  # braces of LaTeX, which math-verify takes for a set's
+    text = re.sub(r"^\{([^{},;]*)\}$", r"\1", text)  # LaTeX braces, which math-verify would read as a set
     if not _READABLE.fullmatch(text) or _SEVERAL.search(text) or not text:
         return None
     return text
 
 
 def _undelimited(text: str) -> str | None:
-    """Without maths delimiters; None for several formulas side by side, which would be multiplied."""
+    """Removes maths delimiters; None for several formulas side by side, which would be multiplied."""
     text = re.sub(r"\\[()]|(?<!\\)\\[\[\]]", "$", text).replace("$$", "$")
     pieces = re.split(r"(?<!\\)\$", text)
     if len(pieces) == 2 and not pieces[0].strip():
@@ -127,7 +126,7 @@ def _undelimited(text: str) -> str | None:
 
 
 def _is_heavy(text: str) -> bool:
-    """What would only run into the limits of a worker: towers of powers, large factorials, deep nesting."""
+    """Whether parsing would only time out: towers of powers, large factorials, deep nesting."""
     depth = deepest = 0
     for character in text:
         depth += (character in "({[") - (character in ")}]")
@@ -144,7 +143,7 @@ def _is_heavy(text: str) -> bool:
 
 
 def _listed(text: str) -> _List:
-    """The top-level items of a text; one item without brackets where it is no list."""
+    """The top-level items of a text; a single item without brackets if it is not a list."""
     text, brackets = text.strip(), ""
     inner = re.fullmatch(r"([(\[]|\\?\{)(.*?)([)\]]|\\?\})", text, re.DOTALL)
     if inner and len(_cut(text)) == 1 and _closes_at_end(text) and len(_cut(inner[2])) > 1:
@@ -161,7 +160,7 @@ def _signed(item: str) -> list[str]:
 
 
 def _cut(text: str) -> list[str]:
-    """The text at its separators outside all brackets."""
+    """The text split at separators outside all brackets."""
     depths, depth = [], 0
     for character in text:
         depth += (character in "({[") - (character in ")}]")
@@ -175,7 +174,7 @@ def _cut(text: str) -> list[str]:
 
 
 def _closes_at_end(text: str) -> bool:
-    """Whether the bracket that opens a text is closed by its last character."""
+    """Whether the opening bracket of a text is closed by its last character."""
     depth = 0
     for place, character in enumerate(text):
         depth += (character in "({[") - (character in ")}]")
@@ -184,7 +183,7 @@ def _closes_at_end(text: str) -> bool:
     return False
 
 
-# Comparing
+# Comparison
 
 
 def _same(answer: str, guess: str) -> bool:
@@ -211,7 +210,7 @@ def _same(answer: str, guess: str) -> bool:
 
 
 def _same_one(answer: str, guess: str) -> bool:
-    """Of two single answers, each of them maybe an equation."""
+    """Compares two single answers, each possibly an equation."""
     (name, values), (other, guesses) = _sides(answer), _sides(guess)
     if len(values) == 1 and not (name and other and name != other):
         if len(guesses) + bool(other) == 1 and name and not re.search(r"[0-9]|\\pi", values[0]):
@@ -221,7 +220,7 @@ def _same_one(answer: str, guess: str) -> bool:
 
 
 def _sides(text: str) -> tuple[str, list[str]]:
-    """("x", ["6/2", "3"]) of "x = 6/2 = 3"; where no name stands in front all sides are values."""
+    """("x", ["6/2", "3"]) for "x = 6/2 = 3"; without a leading name, all sides are values."""
     first, *rest = (side.strip() for side in _EQUALS.split(text))
     return ("".join(first.split()), rest) if rest and _NAME.fullmatch(first) else ("", [first, *rest])
 
@@ -233,12 +232,12 @@ def _same_value(answer: str, guess: str) -> bool:
     plain = bool(_PLAIN.fullmatch(value))
     other, own = units.split(guess, lenient=plain)
     if unit is None and own is not None and not plain and _equal(value, guess, Fraction(1)):
-        return True  # its letters are variables
+        return True  # its letters are variables, not a unit
     return any(_equal(value, other, scale) for scale in _scales(value if plain else "0", unit, own))
 
 
 def _same_ratio(answer: list[str], guess: list[str]) -> bool:
-    """By products across, with a part that is not 0: two products with 0 say nothing of what else is in them."""
+    """Cross-multiplies with a non-zero part: two products with 0 would be equal for any other parts."""
     empty = [_agree("0", part) for part in answer]
     if len(answer) != len(guess) or empty != [_agree("0", part) for part in guess]:
         return False
@@ -247,7 +246,7 @@ def _same_ratio(answer: list[str], guess: list[str]) -> bool:
 
 
 def _scales(number: str, unit: units.Unit | None, own: units.Unit | None) -> list[Fraction]:
-    """What a guess in its `own` unit may be multiplied by, to be in the answer's."""
+    """Factors by which a guess in its unit `own` may be multiplied to compare with the answer's unit."""
     percent = (("%", 1),)
     if unit and own:
         return [own.factor / unit.factor] if unit.powers == own.powers else []
@@ -257,7 +256,7 @@ def _scales(number: str, unit: units.Unit | None, own: units.Unit | None) -> lis
 
 
 def _equal(answer: str, guess: str, scale: Fraction) -> bool:
-    """Of values without units, the guess's times `scale`; as exact as the answer is."""
+    """Compares values without units, the guess scaled by `scale`, to the answer's precision."""
     if _PLAIN.fullmatch(answer) and (_PLAIN.fullmatch(guess) or "." in answer):
         number = Fraction(guess) if _PLAIN.fullmatch(guess) else _number(guess)
         if number is None:
@@ -271,7 +270,7 @@ def _equal(answer: str, guess: str, scale: Fraction) -> bool:
 
 
 def _number(text: str) -> Fraction | None:
-    """The real number that a formula is, to many digits; None for any other."""
+    """The real value of a formula to 40 digits; None if it has none."""
     found = _parsed(text)
     try:
         return Fraction(str(found.doit().evalf(40))) if found is not None else None
@@ -280,7 +279,7 @@ def _number(text: str) -> Fraction | None:
 
 
 def _agree(answer: str, guess: str) -> bool:
-    """Of single formulas, by math-verify; it drops primes and takes words for products of letters."""
+    """Compares single formulas with math-verify, which drops primes and reads words as products of letters."""
     if answer.count("'") != guess.count("'"):
         return False
     one, other = _parsed(answer), _parsed(guess)
@@ -291,15 +290,16 @@ def _agree(answer: str, guess: str) -> bool:
     equal = math_verify.verify(one, other, allow_set_relation_comp=True, timeout_seconds=None)
     try:
         return equal and (_written(one) == _written(other) or _says_something(one, other))
-    except Exception:  # sympy raises anything, and math-verify too takes that for a no
+    except Exception:  # sympy raises arbitrary exceptions; math-verify also treats them as unequal
         return False
 
 
 def _says_something(one, other) -> bool:
-    """Whether two formulas that math-verify takes for equal are so for what they say, and not for saying nothing.
+    """Whether two formulas that math-verify calls equal are equal in content, rather than both empty or trivial.
 
-    It compares solutions, of which two equations without any have the same; and differences of sides, which are the
-    same number in "1 < 2" and "x < x + 1". What only asks this of formulas that are equal already costs little.
+    math-verify compares solution sets, which are equal for any two equations without solutions, and differences of
+    sides, which are the same number in "1 < 2" and "x < x + 1". Called only for formulas already found equal, so it
+    costs little.
     """
     from sympy import Eq, S, simplify, solve
     from sympy.core.relational import Relational
@@ -316,25 +316,25 @@ def _says_something(one, other) -> bool:
         and isinstance(other, Eq)
         and simplify((one.lhs - one.rhs) / (other.lhs - other.rhs)).is_number
     ):
-        return True  # terms are moved; math-verify has seen that too, and so has solved what is solved below
+        return True  # terms were moved; math-verify saw that too, and so has solved what is solved below
     return all(solve(each, each.free_symbols) for each in relations if isinstance(each, Eq))
 
 
 def _written(found) -> tuple:
-    """A formula as it is written, but for the order of its terms; a relation by its sides, which say more than it."""
+    """A formula as written, up to the order of its terms; a relation as its two sides, before sympy evaluates it."""
     from sympy.core.relational import Relational
 
     return (found.func, found.lhs.doit(), found.rhs.doit()) if isinstance(found, Relational) else (found,)
 
 
-@functools.lru_cache(256)  # the answer's is asked for with each response to a question
+@functools.lru_cache(256)  # the reference answer is parsed again for each response to a prompt
 def _parsed(text: str):
     if any(_is_word(word) for word in _LETTERS.findall(text)):
         return None
-    import math_verify  # 1 s to import, and plain numbers never need it
+    import math_verify  # takes 1 s to import; plain numbers never need it
     from latex2sympy2_extended import NormalizationConfig
 
-    logging.getLogger("math_verify").setLevel(logging.ERROR)  # it would warn that its limits are off
+    logging.getLogger("math_verify").setLevel(logging.ERROR)  # silences its warning that its limits are off
     text = re.sub(r"([0-9]*)\.([0-9]+)", _exact, text.replace("@", " ").replace("°", r"^\circ "))
     normal = NormalizationConfig(basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="none")
     how = math_verify.LatexExtractionConfig(boxed_match_priority=-1, normalization_config=normal)
@@ -345,7 +345,7 @@ def _parsed(text: str):
 
 
 def _exact(decimal: re.Match) -> str:
-    """A decimal as a fraction: floats would be equal when they are but near."""
+    """A decimal as a fraction: floats compare equal if merely close."""
     return rf"(\frac{{{int(decimal[1] + decimal[2])}}}{{{10 ** len(decimal[2])}}})"
 
 

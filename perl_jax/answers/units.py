@@ -1,8 +1,8 @@
 """Units of measure at the end of a number: "5 cm", "60°", "$3", "50%", "360 sets".
 
-A unit is a factor and powers of base units, so that equal quantities compare equal. A word that is in no table is a
-base of its own: what is counted. Constant rules, and a small table instead of a library, whose thousands of names with
-prefixes would take cats for centi-atmospheres.
+A unit is a factor and powers of base units, so that equal quantities compare equal. A word in no table is its own base
+unit: a counted noun. A small table instead of a units library, whose thousands of prefixed names would parse cats as
+centi-atmospheres.
 """
 
 import collections
@@ -11,7 +11,7 @@ import re
 from fractions import Fraction
 from typing import NamedTuple
 
-# factor and base of each line's names; an upper-case letter counts in names of up to two letters
+# each entry: factor and base unit, then names; case matters only in names of up to two letters
 _TABLE = """
 1 m: m meter metre          | 1000 m: km kilometer kilometre  | 1/100 m: cm centimeter centimetre
 1/10 m: dm decimeter decimetre                                | 1/1000 m: mm millimeter millimetre
@@ -33,7 +33,7 @@ _TABLE = """
 CURRENCY = "$€£¥"
 _POWERS = {"square": 2, "sq": 2, "squared": 2, "cubic": 3, "cu": 3, "cubed": 3}
 
-# Words that make another number of it, or take it back: these name nothing that is counted.
+# Words that change or negate the number, so they are not counted nouns.
 _NO_NOUN = """
 and but not nor except versus negative minus plus times over than more less fewer least most about around almost between
 wrong incorrect false correct right true maybe perhaps either neither both none never otherwise else instead only
@@ -55,14 +55,14 @@ _WORD = re.compile(r"[A-Za-z]+")
 
 
 class Unit(NamedTuple):
-    """`factor` of the base units, each to its power."""
+    """A unit as `factor` times the product of the base units, each to its power."""
 
     factor: Fraction
-    powers: tuple[tuple[str, int], ...]  # sorted, without zeros
+    powers: tuple[tuple[str, int], ...]  # sorted by name, without zero powers
 
 
 def parse(text: str, nouns: bool = True) -> Unit | None:
-    """The unit that a text names as a whole, None for anything else; with `nouns` also what is counted.
+    """The unit that the whole text names, else None; with `nouns`, counted nouns are units too.
 
     >>> parse("km/h") == parse("kilometers per hour"), parse("km/h").powers
     (True, (('m', 1), ('s', -1)))
@@ -70,13 +70,13 @@ def parse(text: str, nouns: bool = True) -> Unit | None:
     (True, None)
     """
     text, end = re.sub(r"\bper\b", "/", text).strip(), 0
-    factors, waiting = [], 1  # [(unit, power)]; waiting: the power of "square" for what follows
+    factors, waiting = [], 1  # [(unit, power)]; waiting: the power of "square" or "cubic" for the next unit
     while end < len(text):
         match = _FACTOR.match(text, end)
         if not match:
             return None
         end, name = match.end(), match["name"].lower()
-        if name in _POWERS and name.endswith("ed") and factors:  # "cm squared": of what stands before
+        if name in _POWERS and name.endswith("ed") and factors:  # "cm squared": applies to the previous unit
             factors[-1] = factors[-1][0], factors[-1][1] * _POWERS[name]
         elif name in _POWERS:
             waiting = _POWERS[name]
@@ -97,11 +97,11 @@ def parse(text: str, nouns: bool = True) -> Unit | None:
 
 
 def split(text: str, lenient: bool = False) -> tuple[str, Unit | None]:
-    """A text's value and the unit behind it, or before it where it is money; (text, None) without one.
+    """Splits a text into its value and its trailing unit (leading for money); (text, None) without one.
 
-    `@` stands before what was set as text in LaTeX. A lone letter counts as a unit where it was set so or stands apart
-    from a plain number, and if `lenient` behind any plain number: "2m" may be two times m. So do words that no table
-    knows, at most two of them, apart from a plain number.
+    `@` marks what was in text mode in LaTeX. A single letter counts as a unit if it was in text mode or is separated by
+    a space from a plain number; with `lenient`, also directly after a plain number: "2m" may be two times m. Up to two
+    words in no table count as a noun if separated by a space from a plain number.
 
     >>> split("5 cm^2")[0], split("2m"), split("12 blue cars")[0]
     ('5', ('2m', None), '12')
@@ -123,7 +123,7 @@ def split(text: str, lenient: bool = False) -> tuple[str, Unit | None]:
 
 
 def _known(name: str) -> Unit | None:
-    """A unit of the table; upper case counts where there is one by it."""
+    """A unit of the table; the exact case is tried first."""
     names = [name, name.lower()] if len(name) > 1 else [name]
     names += [word.removesuffix("s") for word in names if len(word) > 3]
     return next((_UNITS[word] for word in names if word in _UNITS), None)

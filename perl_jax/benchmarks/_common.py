@@ -1,6 +1,6 @@
-"""Questions of benchmarks: published rows as items, and the `boxed` protocol that all benchmarks have in common.
+"""Shared code of the benchmarks: published rows as items, and the `boxed` protocol.
 
-Nothing here ends a run for one bad row: it comes as a `Rejected` in its place.
+One bad row does not end a run: it is yielded as a `Rejected`.
 """
 
 import collections
@@ -25,7 +25,7 @@ _LABEL = re.compile(r"\(([A-Z])\)[.:]?|([A-Z])[.:)]")
 
 
 def files(directory: str | Path, patterns: Sequence[str], repository: str) -> list[Path]:
-    """The files of the first glob pattern that has any, sorted; InputError, saying what to download, if none has."""
+    """The sorted files of the first glob pattern that matches; InputError, saying what to download, if none does."""
     for pattern in patterns:
         if found := sorted(Path(directory).glob(pattern)):
             return found
@@ -39,19 +39,19 @@ def read(
     repository: str,
     allow_partial: bool = False,
 ) -> Iterator[Item | Rejected]:
-    """Items of the files' rows, one after the other, by `make(row, name of the row)`; what it raises rejects the row,
-    and so does an id that an earlier row had.
+    """Yields an item for each row of the files, from `make(row, name of the row)`. A row is rejected if `make` raises
+    or if an earlier row had its id.
 
     Args:
         paths: files that `hub_files.rows` reads.
-        make: raises InputError for a row that cannot be asked.
-        published: rows there should be, rejected ones counted; or {category: rows}, where rejected ones are counted
-            as some category's.
-        repository: for the message.
-        allow_partial: another number is no error.
+        make: raises InputError for an unusable row.
+        published: expected number of rows, including rejected ones; or {category: rows}, where rejected rows may belong
+            to any category.
+        repository: for the error message.
+        allow_partial: accept a different number of rows.
 
     Raises:
-        InputError: after the last row, where their number is another; so whoever stops before is not stopped.
+        InputError: after the last row, if the number of rows differs; stopping earlier raises nothing.
     """
     counts, rejected, seen = collections.Counter(), 0, set()
     paths = list(paths)
@@ -60,7 +60,7 @@ def read(
             name = f"{path.stem}-{number}"
             item = _made(row, name, make)
             if isinstance(item, Item) and item.row.id in seen:
-                counts[item.category] += 1  # it is there, if twice
+                counts[item.category] += 1  # a duplicate still counts as present
                 item = Rejected(name, "duplicate id", item.row.id)
             elif isinstance(item, Rejected):
                 rejected += 1
@@ -100,13 +100,13 @@ def _check(counts: Mapping[str, int], rejected: int, published: int | Mapping[st
 
 
 def column(row: Mapping[str, object], name: str, default: str | None = None) -> str:
-    """A row's text, or its number as text; InputError without one, where there is no default."""
+    """A row's text, or its number as text; InputError if missing without a default."""
     value = row.get(name)
     return default if value is None and default is not None else hub_files.plain(value, name)
 
 
 def column_list(row: Mapping[str, object], name: str) -> list:
-    """A row's list, [] for none; InputError for anything else, one text with all of it included."""
+    """A row's list, [] if missing; InputError for anything else, also for a string."""
     value = row.get(name)
     if not isinstance(value or [], list):
         raise InputError(f"{name} is a {type(value).__name__}, not a list")
@@ -114,7 +114,7 @@ def column_list(row: Mapping[str, object], name: str) -> list:
 
 
 def numbered_pictures(row: Mapping[str, object], pictures: hub_files.Pictures, most: int) -> list:
-    """The pictures of `image_1`, `image_2`, ... that are there; InputError where there is none."""
+    """The images of the columns `image_1`, `image_2`, ... that are set; InputError if there is none."""
     found = [pictures.picture(row[f"image_{i}"]) for i in range(1, most + 1) if row.get(f"image_{i}")]
     if not found:
         raise InputError("no picture")
@@ -122,7 +122,7 @@ def numbered_pictures(row: Mapping[str, object], pictures: hub_files.Pictures, m
 
 
 def unlabelled(choice: str, place: int) -> str:
-    """A choice without the letter of its place in front, if it has that.
+    """A choice without its leading label, if that is the letter of its position.
 
     >>> unlabelled("(A) a cat", 0), unlabelled("B: a dog", 1), unlabelled("A. Lincoln", 1)
     ('a cat', 'a dog', 'A. Lincoln')
@@ -133,9 +133,9 @@ def unlabelled(choice: str, place: int) -> str:
 
 
 def marked_letter(text: str, count: int) -> str | None:
-    """The one letter of `count` choices that stands in a reply like a choice's, with a mark after it or at the end.
+    """The single choice letter that a reply marks as its answer, with punctuation after it or at the end; else None.
 
-    This stands in for the language models that benchmarks ask what a reply means; they read more out of it.
+    Replaces the language models that benchmarks use to interpret a reply; those resolve more replies.
 
     >>> marked_letter("It is B.", 3), marked_letter(r"\\boxed{C}", 3), marked_letter("A cat", 3)
     ('B', 'C', None)
@@ -147,7 +147,7 @@ def marked_letter(text: str, count: int) -> str | None:
 
 
 def with_slots(question: str, count: int, shown: int = 0) -> str:
-    """The question with a slot in front for each of `count` images that neither it nor its choices (`shown`) show.
+    """Prepends a slot for each of `count` images shown neither in the question nor in its choices (`shown`).
 
     >>> with_slots("Is it <image>?", 2)
     '<image>Is it <image>?'
@@ -159,7 +159,7 @@ def with_slots(question: str, count: int, shown: int = 0) -> str:
 
 
 def inside_sentences(question: str) -> bool:
-    """Whether images are shown among the words, where another would change what they say, and not all in one place.
+    """Whether several images are shown within sentences, whose meaning depends on them, rather than in one block.
 
     >>> inside_sentences("Is <image> older than <image>?"), inside_sentences("<image> <image>\\nWhich is older?")
     (True, False)
@@ -175,9 +175,9 @@ def user(text: str) -> list[dict]:
 
 
 def boxed_prompt(row: Row) -> list[dict]:
-    """Question and lettered choices as in training, all images in front where they have no slots; the policy's own
-    system text and instruction are not added here."""
-    from perl_jax.records import prompts  # brings JAX along, which whoever scores can do without
+    """Question and lettered choices as in training, all images first if they have no slots; the policy's system text
+    and instruction are not added."""
+    from perl_jax.records import prompts  # imports JAX, which scoring workers must not
 
     shown = MARKER in "\n".join((row.question, *row.choices))
     question = row.question if shown or not row.images else f"{MARKER * len(row.images)}\n{row.question}"
@@ -185,9 +185,9 @@ def boxed_prompt(row: Row) -> list[dict]:
 
 
 def boxed_score(row: Row, text: str, golds: Sequence[str] = ()) -> Score:
-    r"""The last box outside the thinking, right if it is the row's answer (or one of `golds`) by `compare.is_correct`.
+    r"""Scores the last box outside the thinking against the row's answer or `golds`, by `compare.is_correct`.
 
-    Like any grading it may hang on a hostile answer.
+    Like all grading, it may hang on a hostile answer.
 
     >>> row = Row("1", [None] * 2, "Which?", "B", "mine", choices=["left", "right"], kind="choice")
     >>> boxed_score(row, r"<think>\boxed{A}</think> \boxed{right}"), boxed_score(row, "B")

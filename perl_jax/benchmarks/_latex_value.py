@@ -1,25 +1,25 @@
-r"""The number that a formula stands for, to the letter of how MathVision's authors find it: latex2sympy2, then `eval`.
+r"""The numeric value of a formula as MathVision's authors compute it, quirks included: latex2sympy2, then `eval`.
 
-That parser cannot be installed beside math-verify's (which needs another ANTLR), and its oddities decide what is right,
-so what it makes of numbers is written down here:
+That parser cannot be installed beside math-verify's (which needs another ANTLR version), and its quirks decide which
+answers are correct, so its handling of numbers is reimplemented here:
 
-- a formula ends where no token can go on, and what follows is not read: "5." and "5}, so" are 5, and "6 triangles" is
-  6, as "tr" is its name of a trace;
-- what stands side by side is multiplied, before anything is divided: `3\frac{1}{2}` is 1.5, and `1/2\pi` is 1/(2 pi);
-- `\frac` and `\sqrt` need their braces; a sign that is no LaTeX ("°", "π", "√", a plain "%") makes it no number;
+- a formula ends where no token can follow, and the rest is ignored: "5." and "5}, so" are 5, and "6 triangles" is 6,
+  because "tr" is the parser's trace operator;
+- adjacent factors are multiplied before any division: `3\frac{1}{2}` is 1.5, and `1/2\pi` is 1/(2 pi);
+- `\frac` and `\sqrt` need their braces; a character that is not LaTeX ("°", "π", "√", a plain "%") makes it no number;
 - letters, lists, relations, absolute values, natural logarithms and infinity have no value.
 
-It differs where what sympy prints for `eval` is another formula (a minus before a division by a fraction or a decimal,
-`-5:0.5`), which depends on sympy's version, and where they compare numbers (5<6 is 1 to them).
-A formula takes time linear in its length: what is deeper, or larger, than any answer has no value either.
+It differs from the original where the formula that sympy prints for `eval` is not equivalent (a minus before a division
+by a fraction or a decimal, `-5:0.5`), which depends on sympy's version, and for comparisons (5<6 is 1 there). Time is
+linear in the formula's length: formulas deeper or numbers larger than in any answer have no value either.
 """
 
 import math
 import re
 from collections.abc import Iterator
 
-MAX_DEPTH = 50  # of brackets, roots and fractions
-MAX_BITS = 20_000  # of a whole number
+MAX_DEPTH = 50  # of nested brackets, roots and fractions
+MAX_BITS = 20_000  # of an integer
 MAX_FACTORIAL = 200
 
 _FUNCTIONS = {name: getattr(math, name) for name in ("sin", "cos", "tan", "sinh", "cosh", "tanh")}
@@ -44,14 +44,14 @@ _SIZED = re.compile(r"\\m?(?:left|right)(?=\s*(?:[()\[\]{}]|\\[{}]))")
 
 
 def value(text: str) -> int | float | None:
-    r"""The number that a formula in lower case stands for; None for none.
+    r"""The numeric value of a lower-case formula; None if it has none.
 
     >>> value(r"\frac{1}{2}"), value("2:3 of them"), value("24."), value("6 triangles"), value("6 cm")
     (0.5, None, 24, 6, None)
     >>> value(r"2 \sqrt{3}^2"), value("1,000"), value("50%"), value(r"50\%"), value("9^{9^9}")
     (5.999999999999999, 1000, None, 0.5, None)
     """
-    if ")_{" in text:  # to them a number of permutations
+    if ")_{" in text:  # the original reads it as a number of permutations
         return None
     text = _SIZED.sub("", _SPACE.sub(" ", re.sub(r"\\[dt]frac", r"\\frac", text)))
     reader = _Reader(match[0] for match in _TOKEN.finditer(text))
@@ -63,11 +63,11 @@ def value(text: str) -> int | float | None:
 
 
 class _NoNumber(Exception):
-    """What has no value."""
+    """The formula has no value."""
 
 
 class _Reader:
-    """The tokens of a formula, from the left; each method reads what its name says and returns its value."""
+    """A recursive-descent parser over the tokens; each method parses what its name says and returns its value."""
 
     def __init__(self, tokens: Iterator[str]):
         self._tokens, self._depth = tokens, 0
@@ -77,7 +77,7 @@ class _Reader:
         self.next = next(self._tokens, "")
 
     def _taken(self, *tokens: str) -> str | None:
-        """The next token, if it is one of those; then it is read."""
+        """Consumes and returns the next token if it is one of `tokens`, else None."""
         token = self.next if self.next in tokens else None
         if token is not None:
             self._go_on()
@@ -101,7 +101,7 @@ class _Reader:
         return found
 
     def _signed(self, calls: bool) -> complex:
-        """Factors side by side, with signs in front. `calls`: whether a function may be among the further ones."""
+        """Adjacent factors with leading signs. `calls`: whether a function may be among the factors after the first."""
         sign = 1
         while mark := self._taken("+", "-"):
             sign = -sign if mark == "-" else sign
@@ -118,14 +118,14 @@ class _Reader:
         found = self._one()
         while self.next == "^":
             found = _power(found, self._script("^"))
-            if self.next == "_":  # is read, and means nothing
+            if self.next == "_":  # parsed and ignored
                 self._script("_")
-        while mark := self._taken("!", "'"):  # the second is a transpose, which leaves a number as it is
+        while mark := self._taken("!", "'"):  # "'" is a transpose, which leaves a number unchanged
             found = _factorial(found) if mark == "!" else found
         return found
 
     def _one(self) -> complex:
-        """A number, a bracket, a fraction, a root or a function's value."""
+        """A number, bracket, fraction, root or function value."""
         token = self.next
         if _is_number(token):
             return self._number()
@@ -167,7 +167,7 @@ class _Reader:
         return found
 
     def _script(self, mark: str) -> complex:
-        """What stands above or below: a number, or any formula in braces."""
+        """A superscript or subscript: a number, or a formula in braces."""
         self._expect(mark)
         if self.next == "{":
             return self._group("{")
@@ -176,7 +176,7 @@ class _Reader:
         raise _NoNumber(self.next)
 
     def _call(self, name: str) -> complex:
-        """A function's value; without brackets all factors that follow are its argument, but no further function."""
+        """A function's value; without brackets its argument is all following factors up to the next function."""
         scripts = {}
         while (mark := self.next) in ("_", "^") and mark not in scripts:
             scripts[mark] = self._script(mark)
@@ -227,7 +227,7 @@ def _factorial(number: complex) -> int:
 
 
 def _exponential(exponent: complex) -> complex:
-    """Of 1 it is a letter to them."""
+    """The original parser reads e^1 as a letter."""
     if exponent == 1:
         raise _NoNumber("e")
     return math.exp(_real(exponent)) if exponent else 1

@@ -1,6 +1,6 @@
-"""Which choice a response names, by the rules of VLMEvalKit (`can_infer` of utils/matching_util.py).
+"""Extracts the chosen option from a response by the rules of VLMEvalKit (`can_infer` of utils/matching_util.py).
 
-The same rules serve it for BLINK, MathVista and MathVision.
+VLMEvalKit uses the same rules for BLINK, MathVista and MathVision.
 """
 
 import re
@@ -9,14 +9,14 @@ from collections.abc import Sequence
 from perl_jax import symbols
 
 NONE = "Z"  # the letter for "none of them"
-LAST_WORDS = 4  # a letter alone is the answer where it is one of so many last words
+LAST_WORDS = 4  # a single letter is the answer if among this many last words
 
 _PUNCTUATION = str.maketrans(dict.fromkeys(".()[],:;!*#{}", " "))
 _ANNOUNCED = re.compile(r"answer is[\s*]*\(?([A-D])(?![A-Za-z])")
 
 
 def found(text: str, choices: Sequence[str]) -> str | None:
-    r"""The letter of the choice that a response names, `NONE` where it says so, or None where the rules cannot tell.
+    r"""The letter of the choice that a response names, `NONE` if it says so, or None if the rules cannot decide.
 
     >>> [found(text, ["a cat", "a dog"]) for text in (r"\boxed{B}", "It is a dog", "b", "A or B")]
     ['B', 'B', None, None]

@@ -1,8 +1,8 @@
-"""BLINK (BLINK-Benchmark/BLINK): what people see at a glance, in 14 tasks; the 1,901 questions of its `val` split.
+"""BLINK (BLINK-Benchmark/BLINK): 14 visual perception tasks; the 1,901 questions of its `val` split.
 
 The answers of `test` are hidden. Prompt and rules of `official`: eval/test_benchmark.py of zeyofu/BLINK_Benchmark,
-where a language model reads what its rules cannot; here `_common.marked_letter` does, and leaves more undecided. Its
-headline figure is the mean over tasks; lmms-eval and VLMEvalKit print that over questions.
+where a language model interprets what its rules cannot; here `_common.marked_letter` does, and leaves more undecided.
+The headline accuracy is the mean over tasks; lmms-eval and VLMEvalKit report the mean over questions.
 """
 
 import functools
@@ -71,7 +71,7 @@ _PLACE = re.compile(r"\b(?:first|second|third|fourth|former|(?:left|right) one)\
 
 
 class Known(NamedTuple):
-    """What a task fixes for all its questions, where its words say it in a way that rules alone do not trust."""
+    """What a task fixes for all its questions, where their wording alone is too ambiguous for the rules."""
 
     order_effect: str
     reason: str
@@ -91,7 +91,7 @@ _KNOWN = {
 
 
 def load(directory: str, allow_partial: bool = False) -> Iterator[Item | Rejected]:
-    """The questions; `category` is the task. See `perl_jax.benchmarks`."""
+    """Loads the questions; `category` is the task. See `perl_jax.benchmarks`."""
     paths = _common.files(directory, PATTERNS, REPOSITORY)
     pictures = hub_files.Pictures(Path(directory), ())
     return _common.read(paths, functools.partial(_item, pictures=pictures), ROWS, REPOSITORY, allow_partial)
@@ -126,13 +126,13 @@ def _item(row: dict, name: str, pictures: hub_files.Pictures) -> Item:
 
 
 def _question(prompt: str, choices: Sequence[str]) -> str | None:
-    """The published prompt, which explains more than the question does, without its choices; None if it has others."""
+    """The published prompt, more detailed than the question, without its choices; None if its choices differ."""
     head, found = split_choices(prompt)
     return _SELECT.sub("", head) if found == choices else None
 
 
 def _known(task: str, question: str, count: int) -> Known | None:
-    """What is known of a task, as far as all places that the question names can be rewritten."""
+    """What is known of a task, provided that all positions the question names can be rewritten."""
     known = _KNOWN.get(task)
     if known is None or count < 2 or known.order_effect == "fixed":
         return known if count > 1 else None
@@ -141,7 +141,7 @@ def _known(task: str, question: str, count: int) -> Known | None:
 
 
 def prompt(item: Item, protocol: str) -> list[dict]:
-    """Chat messages: in `official` the images in front of the published prompt."""
+    """Chat messages; in `official` the images precede the published prompt."""
     if protocol == "boxed":
         return _common.boxed_prompt(item.row)
     disclaimer = _DISCLAIMER if item.category in _DISCLAIMED else ""
@@ -149,7 +149,7 @@ def prompt(item: Item, protocol: str) -> list[dict]:
 
 
 def score(item: Item, text: str, protocol: str) -> Score:
-    """What a response earns; by `official` what is extracted is "(A)" to "(E)", or None, which they call (Z)."""
+    """Scores a response; in `official` the extracted answer is "(A)" to "(E)", or None, which the authors call (Z)."""
     if protocol == "boxed":
         return _common.boxed_score(item.row, text)
     found = _letter(text, _BRACKETED[: len(item.row.choices)])
@@ -157,7 +157,7 @@ def score(item: Item, text: str, protocol: str) -> Score:
 
 
 def _letter(text: str, options: Sequence[str]) -> str | None:
-    """A reply that is a letter; or the one option that stands as a word, in the last paragraph or else in all of it."""
+    """The letter of a one-letter reply; else the one option that occurs as a word, in the last paragraph or overall."""
     if f"({text})" in _BRACKETED or text in _BRACKETED:
         return f"({text.strip('()')})"
     last = text.split("\n\n")[-1]

@@ -1,7 +1,7 @@
-"""Mantis-Eval (TIGER-Lab/Mantis-Eval): 217 questions over several images, written by people; choices or short answers.
+"""Mantis-Eval (TIGER-Lab/Mantis-Eval): 217 human-written questions over several images; choices or short answers.
 
 Prompt and rules of `official`: mantis/benchmark/eval.py of TIGER-AI-Lab/Mantis. It takes the first letter of a reply,
-so "Both" chooses B and `\\boxed{A}` does too: for a model that thinks or boxes, `boxed` is the protocol.
+so "Both" chooses B and so does `\\boxed{A}`: for a model that thinks or boxes, use `boxed`.
 """
 
 import functools
@@ -43,11 +43,12 @@ EXAMPLE = {
 }
 
 _ANSWER = re.compile("Answer: ([A-Z])")
-_ANNOUNCEMENTS = ("final answer:", "the answer is", "answer:")  # the first that there is counts, where it first stands
+# the first of these that occurs counts, at its first occurrence
+_ANNOUNCEMENTS = ("final answer:", "the answer is", "answer:")
 
 
 def load(directory: str, allow_partial: bool = False) -> Iterator[Item | Rejected]:
-    """The questions; `category` is the kind of question. See `perl_jax.benchmarks`."""
+    """Loads the questions; `category` is the question type. See `perl_jax.benchmarks`."""
     paths = _common.files(directory, (*PATTERNS, "test-*.parquet", "*.parquet"), REPOSITORY)
     pictures = hub_files.Pictures(Path(directory), ())
     return _common.read(paths, functools.partial(_item, pictures=pictures), ROWS, REPOSITORY, allow_partial)
@@ -87,7 +88,7 @@ def _item(row: dict, name: str, pictures: hub_files.Pictures) -> Item:
 
 
 def _letter(answer: str, count: int) -> str:
-    """The letter of the right one of so many choices; the first of a longer answer."""
+    """The letter of the correct choice among `count`; of a longer answer, its first letter."""
     found = answer if len(answer) == 1 else next(filter(str.isalpha, answer), "")
     if found.upper() not in symbols.LETTERS[:count]:
         raise InputError(f"the answer {answer!r} is none of its {count} options")
@@ -95,7 +96,7 @@ def _letter(answer: str, count: int) -> str:
 
 
 def prompt(item: Item, protocol: str) -> list[dict]:
-    """Chat messages. The options of `official` are the published ones, with letters where they have none."""
+    """Chat messages. `official` has the published options, with letters added if missing."""
     if protocol == "boxed":
         return _common.boxed_prompt(item.row)
     if item.category == "short-answer":
@@ -112,7 +113,7 @@ def prompt(item: Item, protocol: str) -> list[dict]:
 
 
 def score(item: Item, text: str, protocol: str) -> Score:
-    """What a response earns; by `official` a choice is the first letter after an announcement, if there is one."""
+    """Scores a response; in `official` a choice is the first letter, after an announcement if there is one."""
     if protocol == "boxed":
         return _common.boxed_score(item.row, text)
     said = _announced(text)
@@ -125,7 +126,7 @@ def score(item: Item, text: str, protocol: str) -> Score:
         return Score(float(first == answer), first)
     gold = item.columns["options"][symbols.letter_place(answer)]
     label = next((mark for mark in (f"{answer}.", f"{answer}:", f"({answer})") if gold.startswith(mark)), "")
-    right = text.strip() == gold[len(label) :].strip() != ""  # an option may be its label alone
+    right = text.strip() == gold[len(label) :].strip() != ""  # an option may consist of its label only
     return Score(float(right), answer if right else None)
 
 

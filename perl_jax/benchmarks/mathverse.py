@@ -1,8 +1,8 @@
-r"""MathVerse (AI4Math/MathVerse): 788 problems in five versions, from all in words to all in the picture.
+r"""MathVerse (AI4Math/MathVerse): 788 problems in five versions, from text only to image only.
 
-The authors let a language model extract the answer (of the last 30 words) and then judge it against the true one
-(evaluation/ of ZrrSkywalker/MathVerse). Here rules extract, and decide where letters, numbers or equal texts are
-compared; the judge is asked once about what they leave. Its examples are ours, with the verdicts of theirs.
+The authors let a language model extract the answer (from the last 30 words) and then judge it against the reference
+answer (evaluation/ of ZrrSkywalker/MathVerse). Here rules extract it, and decide where letters, numbers or equal texts
+are compared; a judge is asked once about the rest. The few-shot examples are ours, with verdicts like theirs.
 """
 
 import functools
@@ -27,7 +27,7 @@ PROTOCOLS = _common.PROTOCOLS
 MACRO = False
 VERSIONS = ("Text Dominant", "Text Lite", "Vision Intensive", "Vision Dominant", "Vision Only")
 ROWS = dict.fromkeys(VERSIONS, 788)
-LAST_WORDS = 30  # of a response without an announced answer, for the judge
+LAST_WORDS = 30  # of a response without an announced answer, passed to the judge
 
 _DIRECTLY = "Please directly answer the question and provide the correct option letter, e.g., A, B, C, D."
 _VALUE = "Please directly answer the question and provide the final value, e.g., 1, 2.5, 300."
@@ -60,8 +60,8 @@ _NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
 _UNIT = re.compile(r"(?<=\d)(?=(?:[cmk]?m|k?g|s)$)")  # "0.5m"
 _QUANTITY = re.compile(r"^[A-Z][a-z]+ (?=\$=)")  # "Area $=113.1$"
 _SEVERAL = re.compile(r"[A-F](?:(?:\s|,|and)+[A-F])+")
-_LETTERS_ALONE = ("",) * 6  # choices of unknown texts
-_FEW_WORDS = 6  # a response of at most so many is its own answer
+_LETTERS_ALONE = ("",) * 6  # choices whose text is unknown
+_FEW_WORDS = 6  # a response of at most this many words is itself the answer
 _TASK = (
     "Judge whether a model's answer to a mathematical question agrees with the standard answer. An option must be the "
     "same option, by its letter or its text; any other answer must mean the same (0.5 m is 50 cm) and be complete. "
@@ -76,7 +76,7 @@ _DEMONSTRATIONS = (
 
 
 def load(directory: str, allow_partial: bool = False) -> Iterator[Item | Rejected]:
-    """The five versions of testmini; `category` is the version. See `perl_jax.benchmarks`."""
+    """Loads the five versions of testmini; `category` is the version. See `perl_jax.benchmarks`."""
     paths = _common.files(directory, _FILES, REPOSITORY)
     pictures = hub_files.Pictures(directory, sorted(Path(directory).glob("images*.zip")))
     return _common.read(paths, functools.partial(_item, pictures=pictures), ROWS, REPOSITORY, allow_partial)
@@ -89,7 +89,7 @@ def _item(row: dict, name: str, pictures: hub_files.Pictures) -> Item:
         raise InputError(f"problem_version {version!r}, question_type {kind!r}")
     if not row.get("image") or not answer or not (question or version == "Vision Only"):
         raise InputError("no question, no answer or no picture")
-    answer = _UNIT.sub(" ", _QUANTITY.sub("", answer.replace("掳", "°")))  # that is ° in another encoding
+    answer = _UNIT.sub(" ", _QUANTITY.sub("", answer.replace("掳", "°")))  # "掳" is a mis-decoded °
     letter = re.fullmatch(r"\(?([A-F])\)?", answer) if kind == "multi-choice" else None
     head, choices = split_choices(question) if letter else (question, [])
     if letter and choices and letter[1] not in symbols.LETTERS[: len(choices)]:
@@ -122,14 +122,14 @@ def _kind(answer: str) -> str:
 
 
 def prompt(item: Item, protocol: str) -> list[dict]:
-    """Chat messages; `official` is the published query for a direct answer, the picture in front."""
+    """Chat messages; `official` is the published query for a direct answer, after the image."""
     if protocol == "boxed":
         return _common.boxed_prompt(item.row)
     return _common.user(f"{MARKER}\n{item.columns['query'] or _query(item)}")
 
 
 def _query(item: Item) -> str:
-    """The query of a row that has none."""
+    """The query for a row without one."""
     asked = _DIRECTLY if item.columns["question_type"] == "multi-choice" else _VALUE
     if not item.columns["question"]:
         return asked.replace("Please", "According to the question shown in the image, please")
@@ -137,7 +137,7 @@ def _query(item: Item) -> str:
 
 
 def score(item: Item, text: str, protocol: str) -> Score:
-    """What a response earns; may hang on a hostile one. By `official` nothing is extracted where the judge decides."""
+    """Scores a response; may hang on a hostile one. In `official` nothing is extracted if the judge must decide."""
     if protocol == "boxed":
         return _common.boxed_score(item.row, text, _golds(item.row))
     found = _extracted(item, text)
@@ -145,7 +145,7 @@ def score(item: Item, text: str, protocol: str) -> Score:
 
 
 def judge_messages(item: Item, text: str) -> list[dict] | None:
-    """What asks a judge about a response; None where rules have decided or there is nothing to judge."""
+    """Messages that ask a judge about a response; None if the rules decided or there is nothing to judge."""
     if text.strip().lower() in ("", "null") or score(item, text, "official").extracted is not None:
         return None
     shown = [_question(*demonstration) for demonstration in _DEMONSTRATIONS]
@@ -154,7 +154,7 @@ def judge_messages(item: Item, text: str) -> list[dict] | None:
 
 
 def judged(item: Item, text: str, reply: str) -> Score:
-    """The score of a response on which a judge has replied; a reply that is neither 0 nor 1 is a failure."""
+    """The score given by a judge's reply; a reply other than 0 or 1 counts as no answer."""
     verdict = reply.strip().removeprefix("Judgement:").strip()
     return Score(float(verdict == "1"), _told(item, text) if verdict in ("0", "1") else None)
 
@@ -168,7 +168,7 @@ def _told(item: Item, text: str) -> str:
 
 
 def _extracted(item: Item, text: str) -> str | None:
-    """What rules find in a response: its box, what it announces, the letter that it names, or all of a short one."""
+    """The answer extracted by rules: the box, the announced answer, the letter named, or all of a short response."""
     tail = text.rpartition("</think>")[2].strip()
     found = extract_boxed(text)
     if found is None and (announced := _ANNOUNCED.findall(tail)):
@@ -181,7 +181,7 @@ def _extracted(item: Item, text: str) -> str | None:
 
 
 def _decided(item: Item, found: str) -> Score:
-    """By rules, if they can; a text that is not the true one may yet mean the same, which only the judge can tell."""
+    """Scores by rules if they can decide; a differing text may still mean the same, which only the judge can tell."""
     row, undecided = item.row, Score(0.0, None)
     if row.kind == "choice":
         named = _LETTER_FIRST.match(found) or _vlmevalkit.found(found, row.choices or _LETTERS_ALONE)
@@ -198,6 +198,6 @@ def _decided(item: Item, found: str) -> Score:
 
 
 def _golds(row: Row) -> list[str]:
-    """The ways to write the answer; those of several letters are "C, D", "C and D", ..."""
+    """All spellings of the answer; several letters may be written "C, D", "C and D", ..."""
     several = re.findall(r"[A-F]", row.answer) if _SEVERAL.fullmatch(row.answer) else []
     return [joint.join(several) for joint in (", ", " and ", " ", ",", "")] if several else [row.answer]

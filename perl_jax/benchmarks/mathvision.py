@@ -1,9 +1,9 @@
-r"""MathVision, or MATH-V (MathLLMs/MathVision): 3040 problems of mathematics competitions, one picture each.
+r"""MathVision, or MATH-V (MathLLMs/MathVision): 3040 problems of mathematics competitions, one image each.
 
-The panels of a problem are merged in its picture, under the names that its text calls them by (`<image1>`). Of the
-official protocol (github.com/mathllm/MATH-V, evaluation/) the rules are followed to the letter, oddities too: units are
-not taken off, numbers are compared after rounding to two decimals, a choice is right by its letter or by its value, and
-what a formula is worth is `perl_jax.benchmarks._latex_value`'s.
+The panels of a problem are merged into one image, with the names that its text uses (`<image1>`). The rules of the
+official protocol (github.com/mathllm/MATH-V, evaluation/) are followed exactly, quirks included: units are not removed,
+numbers are compared after rounding to two decimals, a choice is correct by its letter or by its value, and the value of
+a formula is that of `perl_jax.benchmarks._latex_value`.
 """
 
 import functools
@@ -53,7 +53,7 @@ _INSTRUCTION = (
 _PANEL = re.compile(r"<image\d+>")
 _FRACTION = re.compile(r"(0|-?[1-9][0-9]*)/(0|-?[1-9][0-9]*)")
 _FLAGS = ("the final answer is", "the answer is", "the correct answer is", "the answer should be")
-_REPLACED = (  # in this order
+_REPLACED = (  # applied in this order
     (" ", ""), ("\\,", ""), ("∞", "\\infty"), ("+\\infty", "\\infty"), ("\\\\", "\\"), ("\n", ""), ("\\text", ""),
     ("\\mbox", ""), ("bmatrix", "pmatrix"), ("\\left", ""), ("\\right", ""), ("^{\\circ}", ""), ("^\\circ", ""),
     ("{m}^3", ""), ("m^3", ""), ("{units}", ""), ("units", ""), ("{km}", ""), ("km", ""), ("\\!", ""), ("\\\\", "\\"),
@@ -63,7 +63,7 @@ _REPLACED = (  # in this order
 
 
 def load(directory: str, allow_partial: bool = False) -> Iterator[Item | Rejected]:
-    """The test split: Parquet as on the hub, or test.jsonl with images/; `category` is the subject."""
+    """Loads the test split: Parquet from Hugging Face, or test.jsonl with images/; `category` is the subject."""
     paths = _common.files(directory, _FILES, REPOSITORY)
     pictures = hub_files.Pictures(directory, sorted(Path(directory).glob("images*.zip")))
     return _common.read(paths, functools.partial(_item, pictures=pictures), ROWS, REPOSITORY, allow_partial)
@@ -98,7 +98,7 @@ def _item(row: dict, name: str, pictures: hub_files.Pictures) -> Item:
 
 
 def prompt(item: Item, protocol: str) -> list[dict]:
-    """Chat messages; `official` is what the authors say with one merged picture, which stands in front."""
+    """Chat messages; `official` is the authors' prompt for one merged image, after the image."""
     if protocol == "boxed":
         return _common.boxed_prompt(item.row)
     options = item.columns["options"]
@@ -108,9 +108,9 @@ def prompt(item: Item, protocol: str) -> list[dict]:
 
 
 def score(item: Item, text: str, protocol: str) -> Score:
-    """What a response earns; may hang on a hostile box. By `official` that counts, or what stands for it without.
+    """Scores a response; may hang on a hostile box. `official` uses the box, or without one the text in its place.
 
-    Nothing counts as extracted where a whole response of several words was compared, in vain.
+    Nothing counts as extracted if a response of several words was compared as a whole without a match.
     """
     if protocol == "boxed":
         return _common.boxed_score(item.row, text)
@@ -122,7 +122,7 @@ def score(item: Item, text: str, protocol: str) -> Score:
 
 
 def _extracted(text: str) -> tuple[str, bool]:
-    """(the answer without LaTeX that does not count, whether anything told it from the rest of the response)."""
+    """(the answer without irrelevant LaTeX, whether it was separated from the rest of the response)."""
     text = whole = text.strip()
     for letter in "ABCDE":
         if text.endswith((f" {letter}.", f" ({letter}).")) or text.startswith(
@@ -178,7 +178,7 @@ def _cleaned(text: str) -> str:
 
 
 def _braced(text: str) -> str:
-    r"""\frac12 as \frac{1}{2}; as it is, where the text ends within one."""
+    r"""Adds braces: \frac12 as \frac{1}{2}; unchanged if the text ends within one."""
     head, *parts = text.split("\\frac")
     if any(len(part) < 2 and not part.startswith("{") for part in parts):
         return text
@@ -202,7 +202,7 @@ def _equal(answer: str, guess: str) -> bool:
 
 
 def _rounded_items(text: str) -> str:
-    """A point, interval or list with its items as numbers of two decimals; any other text as it is."""
+    """A point, interval or list with its items rounded to two decimals; any other text unchanged."""
     parts = text[1:-1].split(",")
     if len(parts) < 2 or text[0] + text[-1] not in ("()", "[]"):
         return text
@@ -211,6 +211,6 @@ def _rounded_items(text: str) -> str:
 
 
 def _rounded(text: str) -> float | int | None:
-    """The value of a formula to two decimals, as the authors find it; None where it has none."""
+    """The value of a formula rounded to two decimals, as the authors compute it; None if it has none."""
     number = _latex_value.value(text)
     return number if number is None else round(number, 2)

@@ -1,9 +1,9 @@
-r"""MathVista (AI4Math/MathVista): the 1000 questions of testmini, one picture each; choices, integers, decimals, lists.
+r"""MathVista (AI4Math/MathVista): the 1000 questions of testmini, one image each; choices, integers, decimals, lists.
 
 The authors let a language model extract the answer and compare it by rules (evaluation/calculate_score.py of
-lupantech/MathVista): a choice is its letter, or the choice of least edit distance; an integer is cut, a decimal is
-rounded. Here rules extract first, and what they leave is for the judge; an empty response, which theirs lets choose the
-shortest choice, is wrong.
+lupantech/MathVista): a choice by its letter, or as the choice with the least edit distance; an integer is truncated, a
+decimal is rounded. Here rules extract first, and the judge does the rest; an empty response, which selects the shortest
+choice there, is wrong.
 """
 
 import functools
@@ -24,7 +24,7 @@ PATTERNS = ("data/testmini-*",)
 PROTOCOLS = _common.PROTOCOLS
 MACRO = False
 ROWS = 1000
-MAX_CHARACTERS = 256  # of an answer that is compared by edit distance
+MAX_CHARACTERS = 256  # longest answer compared by edit distance
 
 _HINT = (
     "Hint: Please answer the question requiring an integer answer and provide the final value, e.g., 1, 2, 3, "
@@ -83,7 +83,7 @@ _DEMONSTRATIONS = (
 
 
 def load(directory: str, allow_partial: bool = False) -> Iterator[Item | Rejected]:
-    """The split testmini; `category` is the task. See `perl_jax.benchmarks`."""
+    """Loads the split testmini; `category` is the task. See `perl_jax.benchmarks`."""
     paths = _common.files(directory, _FILES, REPOSITORY)
     pictures = hub_files.Pictures(directory, sorted(Path(directory).glob("images*.zip")))
     return _common.read(paths, functools.partial(_item, pictures=pictures), ROWS, REPOSITORY, allow_partial)
@@ -125,14 +125,14 @@ def _item(row: dict, name: str, pictures: hub_files.Pictures) -> Item:
 
 
 def prompt(item: Item, protocol: str) -> list[dict]:
-    """Chat messages; `official` is the published query, the picture in front."""
+    """Chat messages; `official` is the published query, after the image."""
     if protocol == "boxed":
         return _common.boxed_prompt(item.row)
     return _common.user(f"{MARKER}\n{item.columns['query'] or _query(item)}")
 
 
 def _query(item: Item) -> str:
-    """The query of a row that has none."""
+    """The query for a row without one."""
     kind, precision = item.columns["answer_type"], item.columns["precision"]
     places = {1: "one decimal place", 2: "two decimal places"}.get(precision, "decimal places")
     numbers = "1.23, 1.34, 1.45" if precision == 2 else "1.2, 1.3, 1.4"
@@ -148,7 +148,7 @@ def _query(item: Item) -> str:
 
 
 def score(item: Item, text: str, protocol: str) -> Score:
-    """What a response earns; by `official` nothing is extracted where only the judge can."""
+    """Scores a response; in `official` nothing is extracted if only the judge can."""
     if protocol == "boxed":
         answer = item.columns["answer"]
         equal = [symbols.letter(place) for place, choice in enumerate(item.row.choices) if choice == answer]
@@ -157,7 +157,7 @@ def score(item: Item, text: str, protocol: str) -> Score:
 
 
 def judge_messages(item: Item, text: str) -> list[dict] | None:
-    """What asks a judge for the answer in a response; None where rules have found it or there is nothing to find."""
+    """Messages that ask a judge to extract the answer; None if the rules did or there is nothing to extract."""
     if not text.strip() or score(item, text, "official").extracted is not None:
         return None
     shown = [
@@ -170,12 +170,12 @@ def judge_messages(item: Item, text: str) -> list[dict] | None:
 
 
 def judged(item: Item, text: str, reply: str) -> Score:
-    """The score of a response whose answer a judge has extracted."""
+    """The score of a response from the answer that a judge extracted."""
     return _compared(item, reply.strip().removeprefix("Extracted answer:").strip() or None)
 
 
 def _extracted(item: Item, text: str) -> str | None:
-    """What rules find in a response; None where they cannot tell."""
+    """The answer extracted by rules; None if they cannot decide."""
     kind, choices = item.columns["answer_type"], item.row.choices
     if text in choices:
         return text
@@ -184,7 +184,7 @@ def _extracted(item: Item, text: str) -> str | None:
     box = extract_boxed(text)
     tail = text.rpartition("</think>")[2].strip() if box is None else box
     if kind == "text":
-        if box is None and len(tail.split()) == 1:  # "b" and "B." are no letters to the authors
+        if box is None and len(tail.split()) == 1:  # the authors do not accept "b" and "B." as letters
             return tail if _chosen(tail) in symbols.LETTERS[: len(choices)] else None
         if (named := _vlmevalkit.found(tail, choices)) and named != _vlmevalkit.NONE:
             return named
@@ -198,7 +198,7 @@ def _extracted(item: Item, text: str) -> str | None:
 
 
 def _quoted(text: str) -> str | None:
-    """What is announced in quotes, up to the last `".` of its line."""
+    """The quoted text after "The answer is", up to the last `".` of its line."""
     for line in text.split("\n"):
         if (match := _ANNOUNCED.search(line)) and '".' in line[match.end() :]:
             quoted = line[match.end() :].rpartition('".')[0]
@@ -207,13 +207,13 @@ def _quoted(text: str) -> str | None:
 
 
 def _chosen(text: str) -> str:
-    """The letter that a text has in brackets, of a choice or of none; else the text."""
+    """The first letter in brackets, whether or not it is a choice; else the text."""
     found = _LETTER.findall(text)
     return found[0].upper() if found else text
 
 
 def _compared(item: Item, extracted: str | None) -> Score:
-    """By the authors' rules; what cannot be read as the kind of answer that is asked for is none."""
+    """Compares by the authors' rules; text that does not parse as the required answer type counts as no answer."""
     if not extracted or not extracted.strip() or len(extracted) > MAX_CHARACTERS:
         return Score(0.0, None)
     kind, choices, answer = item.columns["answer_type"], item.row.choices, item.columns["answer"]
@@ -226,7 +226,7 @@ def _compared(item: Item, extracted: str | None) -> Score:
         elif kind == "integer":
             value = str(int(float(extracted)))
         elif kind == "float" and item.columns["precision"] is None:
-            return Score(0.0, None)  # rounding to nothing would make an integer of it
+            return Score(0.0, None)  # rounding to None digits would make it an integer
         elif kind == "float":
             value = str(round(float(extracted), item.columns["precision"]))
         else:

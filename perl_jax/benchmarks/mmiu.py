@@ -1,8 +1,8 @@
 """MMIU (FanqingM/MMIU-Benchmark): 11,698 questions over 2 to 32 images, in 52 tasks of 7 relationships.
 
-Pictures are read out of the seven zips, or from folders of their names. Prompt and rules of `official`: the authors'
-inference script and evaluate.py of OpenGVLab/MMIU; a language model tells there which option a longer reply means, and
-rules do here. Its headline figure is the mean over tasks. Here a task is what a row calls it, some 60 names, not 52.
+Images are read from the seven zips, or from folders of the same names. Prompt and rules of `official`: the authors'
+inference script and evaluate.py of OpenGVLab/MMIU; there a language model interprets longer replies, here rules do. The
+headline accuracy is the mean over tasks. A task is the row's task name, of which there are some 60, not 52.
 """
 
 import functools
@@ -50,7 +50,7 @@ _QUESTION_FIRST = """person_reid multiple_image_captioning spot_the_similarity f
     general_action_recognition video_captioning next_img_prediction temporal_ordering meme_vedio_understanding
     action_quality_assessment temporal_localization mevis ravens_progressive_matrices threed_indoor_recognition
     point_tracking threed_cad_recognition single_object_tracking"""  # tasks, in the authors' script
-_LETTERS = "ABCDEFGHIJKLMN"  # what their rule takes for an answer
+_LETTERS = "ABCDEFGHIJKLMN"  # accepted as an answer by the authors' rule
 _NO_ANSWER = ("image none", "model error or image error", "image error", "model error")
 _SELECT = re.compile(r"(?:\s*Select from the following (?:choices|options)[.:]?|(?:^|\s+)Candidates:)\s*$", re.I)
 _OPTION = re.compile(r"^([A-Z]):[ \t]*", re.M)
@@ -60,7 +60,7 @@ _FILM = "images in the order of time"
 _POINTS = "a point of the first image, sought in the second"
 _QUERY = "a query, and candidates that options may number"
 _PLACE = re.compile(r"\b(?:first|second|former|latter|(?:left|right) one)\b", re.I)
-_ORDERED = {  # what their order means, where the words of a question need not say it
+_ORDERED = {  # tasks by what their order means, as the question's wording may not say it
     _FILM: """point_tracking single_object_tracking threeD_Object_Tracking Egocentric_Video_QuestionAnswering
         Multiview_reasoning Multiview_Action_Recognition casuality_reasoning_next_qa casuality_reasoning_var
         gui_app_recognition gui_next_action_prediction multiple_image_captioning general_action_recognition
@@ -81,7 +81,7 @@ _REASONS = {task: reason for reason, tasks in _ORDERED.items() for task in tasks
 
 
 def load(directory: str, allow_partial: bool = False) -> Iterator[Item | Rejected]:
-    """The questions; `category` is the task. A row without an answer is rejected, as the authors leave it out."""
+    """Loads the questions; `category` is the task. A row without an answer is rejected, as by the authors."""
     paths = _common.files(directory, ("all.parquet", "all.json", "*.parquet"), REPOSITORY)
     folder = Path(directory)
     zips = {path.stem: hub_files.Pictures(folder / path.stem, [path]) for path in sorted(folder.glob("*.zip"))}
@@ -123,10 +123,11 @@ def _item(row: dict, name: str, shelf: Callable[[str], hub_files.Pictures]) -> I
 
 
 def _order(task: str, relationship: str, question: str, choices: list[str], count: int) -> tuple[str | None, str]:
-    """(order_effect, reason): what the order means where the words of a question need not say it, as far as it cannot
-    be rewritten; (None, "") leaves it to the words.
+    """(order_effect, reason): what the order means if the question's wording does not say it and it cannot be
+    rewritten; (None, "") leaves it to the wording.
 
-    It can where a query is named and all options name candidates, and where both images of marked points are named.
+    It can be rewritten if a query is named and all options name candidates, or if both images with marked points are
+    named.
     """
     reason = _FILM if relationship in _TEMPORAL else _REASONS.get(task, "")
     text = references.to_symbols(question, count)
@@ -148,14 +149,14 @@ def _relationship(path: str) -> str:
 
 
 def _picture(path: str, shelf: Callable[[str], hub_files.Pictures]) -> Picture:
-    """`./relationship/task/file`: a file of the folder, or a member of the zip, that has the relationship's name."""
+    """`./relationship/task/file`: a file of the folder, or a member of the zip, named after the relationship."""
     if not (parts := _parts(path)) or ".." in parts:
         raise InputError(f"image path {path!r}")
     return shelf(parts[0]).picture("/".join(parts[1:]))
 
 
 def _without_options(context: str, options: str) -> tuple[str, list[str]]:
-    """(context without its options, options without letters); as it is, and none, if they are not A, B, C, ..."""
+    """(context without its options, options without letters); unchanged, and [], if the options are not A, B, C, ..."""
     marks = list(_OPTION.finditer(options))
     ends = [mark.start() for mark in marks[1:]] + [len(options)]
     choices = [options[mark.end() : end].strip() for mark, end in zip(marks, ends)]
@@ -176,7 +177,7 @@ def _in_order(task: str, question: str, context: str) -> tuple[str, str]:
 
 
 def prompt(item: Item, protocol: str) -> list[dict]:
-    """Chat messages: in `official` all images, context and question in the task's order, and a hint."""
+    """Chat messages; in `official` all images, then context and question in the task's order, then a hint."""
     if protocol == "boxed":
         return _common.boxed_prompt(item.row)
     columns = item.columns
@@ -186,7 +187,7 @@ def prompt(item: Item, protocol: str) -> list[dict]:
 
 
 def score(item: Item, text: str, protocol: str) -> Score:
-    """What a response earns; an answer that is none of the options is never right, as nobody can choose it."""
+    """Scores a response; if the reference answer is not among the options, no response is correct."""
     if protocol == "boxed":
         return _common.boxed_score(item.row, text)
     count = len(item.row.choices) or len(_LETTERS)
@@ -195,7 +196,7 @@ def score(item: Item, text: str, protocol: str) -> Score:
 
 
 def _letter(text: str, choices: list[str], count: int) -> str | None:
-    """A reply that is a letter, in any marks; else the one letter marked in it, else the one option that it names."""
+    """The letter of a one-letter reply, ignoring punctuation; else the one marked letter, else the one option named."""
     text = text.strip().replace("\u00a0", "")
     if text in _NO_ANSWER:
         return None

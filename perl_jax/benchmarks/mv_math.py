@@ -1,9 +1,9 @@
-r"""MV-MATH (PeijieWang/MV-MATH): 2009 problems of school mathematics over two to eight pictures each.
+r"""MV-MATH (PeijieWang/MV-MATH): 2009 school mathematics problems with two to eight images each.
 
 The authors let a language model judge each response: true or false, or k/n for a problem of n parts (evaluation/ of
 eternal8080/MV-MATH). Here rules decide where letters, numbers or equal texts are compared, and the judge is asked about
-what they leave. `correct` of a problem in parts is k/n; the published overall counts it only where it is 1. The worked
-examples of the official prompt are left out, and what it and the judge are told is in our words.
+the rest. `correct` of a problem with parts is k/n; the published overall accuracy counts only full marks. The worked
+examples of the official prompt are omitted, and the instructions to model and judge are in our words.
 """
 
 import functools
@@ -61,8 +61,8 @@ _ANNOUNCED = re.compile(r"[Aa]nswer(?:\s+is|:)[:\s*]*([^\n]+)")
 _LETTER = re.compile(r"\(?([A-Z])(?:[).:,]|\s*$|\s(?=where|because|since))")
 _NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
 _VALUE = re.compile(r"(?:=|\bis\b|:)\s*([^=:]+?)[.。;；\s]*$")
-_LETTERS_ALONE = ("",) * 4  # choices of unknown texts
-_FEW_WORDS = 6  # a response of at most so many is its own answer
+_LETTERS_ALONE = ("",) * 4  # choices whose text is unknown
+_FEW_WORDS = 6  # a response of at most this many words is itself the answer
 _STEPS = "Reason step by step, each step on a new line, as: Step X (theorem or basis used): detailed solution."
 _END = {
     "choice": "End with: Answer: {X}, where X is one of A, B, C and D.",
@@ -80,7 +80,7 @@ _TASKS = {
 
 
 def load(directory: str, allow_partial: bool = False) -> Iterator[Item | Rejected]:
-    """The problems of MV-MATH.json; `category` is the subject. See `perl_jax.benchmarks`."""
+    """Loads the problems of MV-MATH.json; `category` is the subject. See `perl_jax.benchmarks`."""
     paths = _common.files(directory, _FILES, REPOSITORY)[:1]
     folder = Path(directory) if list(Path(directory).glob("*images*")) else paths[0].parent
     pictures = hub_files.Pictures(folder, sorted(folder.glob("*images*.zip")))
@@ -97,7 +97,7 @@ def _item(row: dict, name: str, pictures: hub_files.Pictures) -> Item:
     shown = [int(number) - 1 for number in _SLOT.findall(published)]
     if len(set(shown)) < len(shown) or not set(shown) <= set(range(len(names))):
         raise InputError(f"slots {[place + 1 for place in shown]} of {len(names)} pictures")
-    order = [place for place in range(len(names)) if place not in shown] + shown  # in front what no slot shows
+    order = [place for place in range(len(names)) if place not in shown] + shown  # images without a slot come first
     question = _common.with_slots(_SLOT.sub(MARKER, published).strip(), len(names))
     question, choices = split_choices(question) if kind == "choice" else (question, [])
     if kind == "choice" and answer not in symbols.LETTERS[: len(choices) or 4]:
@@ -116,7 +116,7 @@ def _item(row: dict, name: str, pictures: hub_files.Pictures) -> Item:
 
 
 def _letter_of(answer: str, choices: list[str]) -> str:
-    """The letter of the one choice of a value; InputError if there is none."""
+    """The letter of the one choice with the answer's value; InputError if there is not exactly one."""
 
     def value(text: str) -> str | float:
         return float(text) if _NUMBER.fullmatch(text) else text
@@ -135,7 +135,7 @@ def _kind(answer: str) -> str:
 
 
 def prompt(item: Item, protocol: str) -> list[dict]:
-    """Chat messages; `official` has all pictures in front, and asks for steps."""
+    """Chat messages; `official` has all images first, and asks for steps."""
     if protocol == "boxed":
         return _common.boxed_prompt(item.row)
     front = MARKER * len(item.row.images)
@@ -143,7 +143,7 @@ def prompt(item: Item, protocol: str) -> list[dict]:
 
 
 def score(item: Item, text: str, protocol: str) -> Score:
-    """What a response earns; may hang on a hostile one. By `official` nothing is extracted where the judge decides."""
+    """Scores a response; may hang on a hostile one. In `official` nothing is extracted if the judge must decide."""
     found = extract_boxed(text) or None if protocol == "boxed" else _extracted(item, text)
     if found is None:
         return Score(0.0, None)
@@ -155,7 +155,7 @@ def score(item: Item, text: str, protocol: str) -> Score:
 
 
 def judge_messages(item: Item, text: str) -> list[dict] | None:
-    """What asks a judge about a response; None where rules have decided or there is nothing to judge."""
+    """Messages that ask a judge about a response; None if the rules decided or there is nothing to judge."""
     if not text.strip() or score(item, text, "official").extracted is not None:
         return None
     kind = item.columns["answer_type"]
@@ -165,7 +165,7 @@ def judge_messages(item: Item, text: str) -> list[dict] | None:
 
 
 def judged(item: Item, text: str, reply: str) -> Score:
-    """The score of a response on which a judge has replied; a reply of another form is a failure."""
+    """The score given by a judge's reply; a reply in another format counts as no answer."""
     reply = reply.strip().lower().rstrip(".")
     if item.columns["answer_type"] != "multi-step":
         return Score(float(reply == "true"), reply if reply in ("true", "false") else None)
@@ -176,7 +176,7 @@ def judged(item: Item, text: str, reply: str) -> Score:
 
 
 def _extracted(item: Item, text: str) -> str | None:
-    """What rules find: a box, `Answer: {X}`, what is announced last, parts, or all of a short response."""
+    """The answer extracted by rules: a box, `Answer: {X}`, the last announced answer, parts, or a short response."""
     tail = text.rpartition("</think>")[2].strip()
     for found in (extract_boxed(text), *_BRACES.findall(tail)[-1:], *_ANNOUNCED.findall(tail)[-1:]):
         if found is not None:
@@ -204,7 +204,7 @@ def _value(row: Row, found: str) -> Score | None:
 
 
 def _parts(row: Row, found: str) -> Score | None:
-    """k/n of the parts "(1) ... (2) ..."; None where a part that is not the true one may yet mean the same."""
+    """k/n for the parts "(1) ... (2) ..."; None if a part that differs from the reference may still mean the same."""
     golds, told = _numbered(row.answer), _numbered(found)
     if not golds or not told:
         return None
@@ -220,7 +220,7 @@ def _parts(row: Row, found: str) -> Score | None:
 
 
 def _numbered(text: str) -> dict[str, str]:
-    """{number: text} of "(1) ... (2) ..."; of a number that comes again, the last."""
+    """{number: text} of "(1) ... (2) ..."; for a repeated number, the last."""
     pieces = _PART.split(text)
     return {number: piece.strip(" \n;；,，.。") for number, piece in zip(pieces[1::2], pieces[2::2])}
 

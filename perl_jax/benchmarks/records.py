@@ -1,7 +1,8 @@
-"""Record sets of one's own (`perl_jax.records`): held-out questions as a benchmark, by our own protocol.
+"""The user's own record sets (`perl_jax.records`): held-out questions as a benchmark, with the `boxed` protocol.
 
-The directory is a set's, and after a colon the name of its split ("runs/photos:eval"): without one it is `eval` where
-there is such a split, else the set's only one. `category` is the record's source. Its symbols serve for other orders.
+The directory is that of the record set, optionally with a colon and the name of a split ("runs/photos:eval"). The
+default is `eval` if there is such a split, else the only one. `category` is the record's source. Other orders are
+rendered from its symbols.
 """
 
 import functools
@@ -39,7 +40,7 @@ EXAMPLE = {
 
 
 def load(directory: str, allow_partial: bool = False) -> Iterator[Item | Rejected]:
-    """The records of a split; a set is never partial. See `perl_jax.benchmarks`."""
+    """Loads the records of a split; a record set is never partial. See `perl_jax.benchmarks`."""
     del allow_partial
     directory, name = str(directory), ""
     if not os.path.isdir(directory):
@@ -76,12 +77,12 @@ def _picture(split: Sequence[Mapping], number: int, image: int) -> bytes:
 
 
 def prompt(item: Item, protocol: str) -> list[dict]:
-    """Chat messages: the question as in training."""
+    """Chat messages with the question as in training."""
     del protocol
     return _common.boxed_prompt(item.row)
 
 
 def score(item: Item, text: str, protocol: str) -> Score:
-    """What a response earns; may hang on a hostile one."""
+    """Scores a response; may hang on a hostile one."""
     del protocol
     return _common.boxed_score(item.row, text)

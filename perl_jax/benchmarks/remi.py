@@ -1,7 +1,7 @@
 """ReMI (mehrankazemi/ReMI): 2,600 questions over 2 to 6 images shown within the text, 200 in each of 13 tasks.
 
-Prompt and rules of `official`: the authors' notebook, which asks for JSON and takes nothing else. A box is compared by
-the same rules of the task (an angle within 3%, a time within 10 minutes), and by `compare.is_correct`.
+Prompt and rules of `official`: the authors' notebook, which requires JSON. A box is compared by the same rules of the
+task (an angle within 3%, a time within 10 minutes), and by `compare.is_correct`.
 """
 
 import functools
@@ -38,7 +38,7 @@ EXAMPLE = {
 _NUMERIC = "contains the numeric value corresponding to your final answer."
 _STRING = "contains a string corresponding to your final answer."
 _EITHER = "contains a string or {} value corresponding to your final answer."
-_FIELD = {  # what a task's prompt says of the field `answer`
+_FIELD = {  # description of the field `answer` in the task's prompt
     "Collisions": f"{_NUMERIC} If it is a yes or no question, the answer field must be 0 for no and 1 for yes.",
     "Clocks": _NUMERIC,
     "Schedule": _STRING,
@@ -60,7 +60,7 @@ _TAG = re.compile(r"<image(\d+)>")
 
 
 def load(directory: str, allow_partial: bool = False) -> Iterator[Item | Rejected]:
-    """The questions of the test split; `category` is the task. See `perl_jax.benchmarks`."""
+    """Loads the questions of the test split; `category` is the task. See `perl_jax.benchmarks`."""
     paths = _common.files(directory, PATTERNS, REPOSITORY)
     pictures = hub_files.Pictures(Path(directory), ())
     return _common.read(paths, functools.partial(_item, pictures=pictures), ROWS, REPOSITORY, allow_partial)
@@ -93,7 +93,7 @@ def _item(row: dict, name: str, pictures: hub_files.Pictures) -> Item:
 
 
 def _with_slots(question: str, count: int) -> str:
-    """The question with a slot for the first `<image1>`, `<image2>`, ...; further ones only mention the image."""
+    """The question with a slot for the first `<image1>`, `<image2>`, ...; repeated tags become mentions."""
     _around(question, count)
     seen = set()
 
@@ -110,7 +110,7 @@ def _with_slots(question: str, count: int) -> str:
 
 
 def _around(text: str, count: int) -> list[str]:
-    """The texts around its images, as the authors cut them: what follows the second tag of an image is lost."""
+    """The texts around the images, split as by the authors: text after an image's second tag is lost."""
     parts = []
     for number in range(1, count + 1):
         before, *after = text.split(f"<image{number}>")
@@ -134,7 +134,7 @@ def prompt(item: Item, protocol: str) -> list[dict]:
 
 
 def score(item: Item, text: str, protocol: str) -> Score:
-    """What a response earns; by `official` 0, with nothing extracted, for one that is no JSON with an `answer`."""
+    """Scores a response; in `official` 0, with nothing extracted, if it is not JSON with an `answer`."""
     label = item.row.answer.lower().replace("\\", "").split("%")[0].strip()
     if protocol == "official":
         found = _json_answer(text)
@@ -160,7 +160,7 @@ def _json_answer(text: str) -> str | None:
 
 
 def _is_right(task: str, label: str, said: str) -> bool:
-    """The authors' rules; a tolerance around a negative label is empty, as theirs is. Nothing said is never right."""
+    """Compares by the authors' rules; their tolerance is empty for negative labels. An empty answer is incorrect."""
     if not label or not said:
         return False
     if task == "RefCoco":

@@ -1,1 +1,1 @@
-"""From a source's plain rows to records: what can be checked, what points at images, which rows are left out."""
+"""Data curation, from a source's raw rows to records: checkability, image references, and filter rules."""

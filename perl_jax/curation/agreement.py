@@ -1,4 +1,4 @@
-"""How far two labellings of the same questions agree: the rules' `order_effect` and a language model's."""
+"""Agreement between two labellings of the same questions: `order_effect` by rules and by a language model."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable
@@ -9,13 +9,13 @@ from perl_jax.runtime.chat_endpoint import line
 
 
 def markdown(labels: Iterable[tuple[str, str, str]], examples: int = 2) -> str:
-    """A table of the labels, Cohen's kappa, and examples of where they differ.
+    """A confusion matrix of the labels, Cohen's kappa, and examples of disagreements.
 
     Args:
-        labels: (by the rules, by the model, the question) of each question that both have labelled.
-        examples: most questions shown of each kind of difference.
+        labels: (by rules, by the model, the question) for each question labelled by both.
+        examples: most questions shown for each kind of disagreement.
     """
-    from sklearn.metrics import cohen_kappa_score  # takes a second
+    from sklearn.metrics import cohen_kappa_score  # takes 1 s to import
 
     counts, shown = Counter(), defaultdict(list)
     for rules, model, question in labels:

@@ -1,8 +1,8 @@
-"""A language model's reading of a question: a form that can be checked, and what another order of its images does.
+"""Annotation by a language model: rephrases a question so that it is checkable, and labels its `order_effect`.
 
-The paper's stages "rephrase to checkable questions" and "label whether the order matters", by one request a question to
-an `chat_endpoint.Endpoint`. What the model says is believed only as far as it can be checked here; its label comes with
-the words that decide it, and a label whose words are not in the text has confidence 0.
+Implements the paper's stages "rephrase to checkable questions" and "label whether the order matters", with one request
+per question to a `chat_endpoint.Endpoint`. A reply is used only as far as it can be verified here; the label comes with
+quoted evidence, and has confidence 0 if the evidence is not in the text.
 """
 
 import json
@@ -23,11 +23,12 @@ NOT_CHECKABLE = "the model finds no answer that a rule can check"
 _LONGEST_REPLY = 20_000  # characters
 _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 _MORE_WORDS = {0: ("zero", "no", "none"), 1: ("single",), 2: ("both", "pair"), 11: ("eleven",), 12: ("twelve",)}
-_JUDGEMENTS = {"yes", "no", "true", "false", "none", "neither", "both", "image"}  # an answer may say it in other words
+# an answer may use these instead of the row's own words
+_JUDGEMENTS = {"yes", "no", "true", "false", "none", "neither", "both", "image"}
 
 
 def _example(images: int, question: str, answer: str, choices: Sequence[str] = (), /, **reply) -> tuple[dict, dict]:
-    """A row as `messages` shows it, and a good reply; what the reply does not say is as in the row."""
+    """A row as `messages` shows it, and a good reply; fields missing from the reply are those of the row."""
     row = {"images": images, "question": question, "choices": list(choices), "answer": answer}
     same = {"checkable": True, "reason": ""} | {key: row[key] for key in ("question", "choices", "answer")}
     return row, same | reply
@@ -93,28 +94,28 @@ PROMPT = INSTRUCTIONS + "\n\n".join(
 
 
 class Annotation(NamedTuple):
-    """What a model made of a row; where `reason` is not empty, nothing, and the other fields hold nothing."""
+    """A model's annotation of a row; if `reason` is not empty there is none, and the other fields are empty."""
 
-    question: str = ""  # in plain words, `<image>` where images are shown, as in the row
-    answer: str = ""  # of a choice: its letter
+    question: str = ""  # in plain text, with `<image>` where images are shown, as in the row
+    answer: str = ""  # for a choice: its letter
     choices: Sequence[str] = ()
     kind: str = ""
     order_effect: str = ""
-    evidence: str = ""  # the words that decide order_effect
-    confidence: float = 0.0  # of order_effect, 0 to 1; 0 where the evidence is not in the text
-    reason: str = ""  # why there is no usable annotation: one of few, to be counted
-    detail: str = ""  # what exactly, for a person
+    evidence: str = ""  # the quotes that decide order_effect
+    confidence: float = 0.0  # of order_effect, 0 to 1; 0 if the evidence is not in the text
+    reason: str = ""  # why there is no usable annotation: one of a few categories, for counting
+    detail: str = ""  # details for the reader
 
 
 def annotate(endpoint: Endpoint, rows: Iterable) -> Iterator[tuple[object, Annotation | None]]:
-    """Each item with its annotation, in the items' order; they are read as they are needed.
+    """Yields each item with its annotation, in the items' order, reading items lazily.
 
-    None for what no model need be asked about: what is no Row, a row that the rule filter leaves out, and one of a
-    single image that can be checked as it is. A reply that cannot be used is sent back once with what is wrong. A
-    request that fails is an Annotation with a reason that begins with "endpoint"; it is asked again the next time.
+    The annotation is None if no request is needed: items that are not Rows, rows that the rule filter excludes, and
+    single-image rows that are checkable as they are. An unusable reply is sent back once with the error. A failed
+    request gives an Annotation with a reason that starts with "endpoint"; the next run retries it.
 
     Raises:
-        InputError: the endpoint is not there, as `Endpoint.ask`.
+        InputError: the endpoint is unreachable, as in `Endpoint.ask`.
     """
 
     def work(row) -> Annotation | None:
@@ -138,7 +139,7 @@ def annotate(endpoint: Endpoint, rows: Iterable) -> Iterator[tuple[object, Annot
 
 
 def messages(row: Row) -> list[dict]:
-    """The conversation that asks for a row's annotation: one user message, as not every model has a system role."""
+    """The request for a row's annotation: one user message, because not every model has a system role."""
     asked = {
         "images": len(row.images),
         "question": _split(row.question)[1],
@@ -150,10 +151,10 @@ def messages(row: Row) -> list[dict]:
 
 
 def parse(reply: str, row: Row) -> Annotation:
-    """What a model's reply says of a row, checked in all that can be; never an exception.
+    """Parses and verifies a model's reply about a row; never raises.
 
-    The last JSON object in the reply counts, after any thoughts, in a code fence or with words around it. A row's own
-    choices, and its question and answer then, stay as they are.
+    Uses the last JSON object in the reply, after any thinking, in a code fence or surrounded by text. If the row has
+    choices, its question, choices and answer are kept unchanged.
     """
     try:
         said = _last_object(reply)
@@ -183,7 +184,7 @@ def _last_object(reply: str) -> dict:
 
 
 def _rephrased(said: dict, row: Row) -> tuple[str, tuple[str, ...], str, str]:
-    """(question, choices, answer, kind), sound by themselves and next to the row."""
+    """(question, choices, answer, kind), verified on their own and against the row."""
     lead, body = _split(row.question)
     if row.choices:
         question, choices, answer, kind = body, tuple(row.choices), row.answer, "choice"
@@ -218,7 +219,7 @@ def _fields(said: dict) -> tuple[str, tuple[str, ...], str, str]:
 
 
 def _short(answer: str, choices: Sequence[str], kind: str, row: Row) -> str:
-    """The answer, of a choice its letter; refused where it does not fit its kind or says what the row does not."""
+    """The answer, for a choice its letter; rejected if it does not fit its kind or states what the row does not."""
     if kind == "choice":
         chosen = _chosen(answer, choices)
         if len(chosen) != 1 or not 2 <= len(choices) <= len(_LETTERS):
@@ -245,7 +246,7 @@ def _short(answer: str, choices: Sequence[str], kind: str, row: Row) -> str:
 
 
 def _chosen(answer: str, choices: Sequence[str]) -> list[str]:
-    """Letters of the choices that an answer may mean: those that it is, else whose texts or else letters it holds."""
+    """Letters of the choices that an answer may mean: by equality, else by contained text, else by contained letter."""
     letters, answer_text = list(zip(_LETTERS, choices)), compare.normalized(answer)
     return (
         [letter for letter, _ in letters if compare.is_correct({"answer": letter, "choices": list(choices)}, answer)]
@@ -263,7 +264,7 @@ def _says(text: str, word: str) -> bool:
 
 
 def _label(said: dict, text: str) -> tuple[str, str, float]:
-    """(order_effect, evidence, confidence); the confidence is 0 where the evidence is not in the text."""
+    """(order_effect, evidence, confidence); the confidence is 0 if the evidence is not in the text."""
     effect, evidence, confidence = said.get("order_effect"), said.get("evidence"), said.get("confidence")
     if effect not in records.ORDER_EFFECTS:
         raise Failure("unknown order_effect", f"{effect!r}, not one of {', '.join(records.ORDER_EFFECTS)}")
@@ -280,7 +281,7 @@ def _plain(text: str) -> str:
 
 
 def _split(question: str) -> tuple[str, str]:
-    """(slots, words): the slots in front of a question and behind it as a first line; none where some stand within."""
+    """(slots, text): slots before and after a question moved to a first line; no slots if some are within the text."""
     words = question.replace(symbols.MARKER, "").strip()
     slots = question.count(symbols.MARKER)
     return (symbols.MARKER * slots + "\n", words) if slots and words in question else ("", question)

@@ -1,4 +1,4 @@
-"""A source's rows to a set of records: curated, graded, held out, each row accounted for."""
+"""Builds a record set from a source: curates, grades, holds out, and logs what became of each row."""
 
 import collections
 import contextlib
@@ -16,7 +16,7 @@ from perl_jax.runtime import files
 
 REJECTED, DECISIONS = "rejected.jsonl", "decisions.jsonl"
 HELD_OUT = "eval"
-GRADED = 256  # records whose answers are graded at a time
+GRADED = 256  # records graded per batch
 
 
 def build(
@@ -32,23 +32,23 @@ def build(
     show: Callable[[int, int], None] | None = None,
     **options,
 ) -> dict:
-    """Writes the splits of a source to `out`, and returns the summary that `records.write` gives, with
-    `"rejected": {split: {reason: rows}}` added.
+    """Writes the splits of a source to `out`, and returns the summary of `records.write` with `"rejected": {split:
+    {reason: rows}}` added.
 
     Args:
         source: a module name in `perl_jax.data`.
         out: a directory that does not exist yet, or is empty.
-        input: path of the source's files; None for one that brings its data along.
-        limit: most records of a split.
-        seed: of whatever the source draws.
-        holdout: share of the pictures whose records go to a split "eval" of their own.
-        decontaminate: evaluation sets, none of whose pictures or questions may be kept.
-        annotate: from an iterator of rows to one of (row, what a language model says of it), in the same order.
-        show: called after each row with (kept, left out), so far.
+        input: path of the source's files; None for a source that includes its data.
+        limit: most records per split.
+        seed: for random choices of the source.
+        holdout: share of the records, assigned by their images, that goes to a separate split "eval".
+        decontaminate: evaluation sets; records that share an image or question with them are rejected.
+        annotate: maps an iterator of rows to one of (row, language model annotation), in the same order.
+        show: called after each row with (kept, rejected) counts so far.
         options: keyword arguments of the source's `records`.
 
     Raises:
-        InputError: an unknown source or option, bad input, no record in some split.
+        InputError: an unknown source or option, bad input, or a split without records.
     """
     module = data.find(source)
     _check_options(source, module, options)
@@ -62,7 +62,7 @@ def build(
 
     splits = {split: kept(split) for split in module.SPLITS}
     if holdout:
-        splits[HELD_OUT] = ledger.held_out()  # read after all others, when it is full
+        splits[HELD_OUT] = ledger.held_out()  # read after all other splits, when it is complete
     try:
         summary = records.write(splits, out, name=source, reject=ledger.reject, finish=ledger.write)
     except InputError as error:
@@ -78,14 +78,14 @@ Item = records.Record | Curated | data.Rejected
 
 
 class Ledger:
-    """What became of each row: held out, rejected, or accepted with a decision; told to `show` as (kept, left out)."""
+    """Records each row's outcome (held out, rejected, or accepted with a decision) and reports the counts to `show`."""
 
     def __init__(self, holdout: float, show: Callable[[int, int], None] | None):
         self.rejected, self._decisions, self._held_out = [], [], []
         self._holdout, self._show, self._seen = holdout, show, 0
 
     def entered(self, split: str, items: Iterable[Item]) -> Iterator[records.Record]:
-        """The records of a split's items; the others are noted."""
+        """Yields the accepted records of a split; logs the other items."""
         for item in items:
             self._seen += 1
             if isinstance(item, data.Rejected):
@@ -98,7 +98,7 @@ class Ledger:
                 self._show(self._seen - len(self.rejected), len(self.rejected))
 
     def held_out(self) -> Iterator[records.Record]:
-        """The records kept for evaluation."""
+        """Yields the held-out records."""
         for item in self._held_out:
             yield self._accepted(HELD_OUT, item)
 
@@ -109,12 +109,12 @@ class Ledger:
         return item.record
 
     def reject(self, split: str, record: records.Record, error: InputError) -> None:
-        """Notes a record that cannot be written."""
+        """Logs a record that cannot be written."""
         row = {"split": split, "id": record.get("id"), "reason": "not a whole record", "detail": str(error)}
         self.rejected.append(row)
 
     def reasons(self, split: str) -> dict[str, int]:
-        """How many rows of a split were left out, by reason, the most frequent first."""
+        """The number of rejected rows of a split by reason, most frequent first."""
         return dict(collections.Counter(row["reason"] for row in self.rejected if row["split"] == split).most_common())
 
     def write(self, directory: str) -> None:
@@ -125,20 +125,20 @@ class Ledger:
 
 
 def _curated(rows: Iterable, annotate, filters: image_rules.Filters) -> Iterator[Item]:
-    """Rows as curated records with their pictures, or rejected; what a source has finished itself stays as it is."""
+    """Curates the rows and loads their images, or rejects them; a source's finished records pass unchanged."""
     for row, annotation in annotate(rows) if annotate else ((row, None) for row in rows):
         item = curate(row, annotation) if isinstance(row, data.Row) else row
         yield filters(item, row.images) if isinstance(item, Curated) else item
 
 
 def _graded(items: Iterable[Item]) -> Iterator[Item]:
-    """Leaves out what could never be learned: a record whose own answer the paper's reward does not accept."""
+    """Rejects unlearnable records: those whose own reference answer the paper's reward does not accept."""
     items = iter(items)
     with contextlib.ExitStack() as stack:
         grader = None
         while chunk := list(itertools.islice(items, GRADED)):
             curated = [item for item in chunk if isinstance(item, Curated)]
-            if curated and grader is None:  # it starts processes: only for rows in plain words
+            if curated and grader is None:  # it starts processes, which only curated rows need
                 grader = stack.enter_context(grading.Grader("boxed"))
             shown = [permute.render(item.record) for item in curated]
             pairs = [(sample, f"<think></think>\\boxed{{{sample['answer']}}}") for sample in shown]
@@ -151,7 +151,7 @@ def _graded(items: Iterable[Item]) -> Iterator[Item]:
 
 
 def _share(record: records.Record) -> float:
-    """Where a record's pictures lie between 0 and 1, whatever else there is: those of one conversation together."""
+    """A hash of a record's images to [0, 1), independent of other records: equal for questions on the same images."""
     parts = sorted(hashlib.blake2b(data).digest() for data in record["images"]) or [record["question"].encode()]
     return int.from_bytes(hashlib.blake2b(b"".join(parts), digest_size=8).digest(), "big") / 2**64
 

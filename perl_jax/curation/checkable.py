@@ -1,8 +1,8 @@
-"""What a rule can check: a question's choices, and the short answer within a long one, with its kind.
+"""Makes answers checkable by rules: extracts a question's choices, and the short answer within a long one.
 
-Rules alone (paper: rephrasing to checkable questions): options are taken out of the question, an answer that begins
-with a verdict becomes the verdict, one that names the image asked for becomes that image; then the question says what
-to answer with. Whatever comes down to nothing short is told with its reason.
+Uses rules only (paper: rephrasing to checkable questions). Options are removed from the question; an answer that starts
+with a verdict becomes the verdict; one that names the requested image becomes that image; the question then states the
+expected format. A row without a short answer is rejected with a reason.
 """
 
 import re
@@ -11,8 +11,8 @@ from perl_jax import symbols
 from perl_jax.curation import references
 from perl_jax.data import Rejected, Row
 
-SHORT_WORDS = 3  # an answer of at most so many words, but for an article, is compared as it is
-GIVEN_CHARACTERS = 200  # an answer whose kind the source knows may be longer
+SHORT_WORDS = 3  # longest answer in words, without its article, that is compared as text
+GIVEN_CHARACTERS = 200  # limit for answers whose kind the source specifies
 
 _OPTIONS_HEAD = re.compile(r"\n?\s*\b(?:options|choices)\s*:\s*$", re.I)
 _OPTION = re.compile(r"(?:^|(?<=\n)|(?<=\s))\(?([A-Z])(?:\)|[.:、．])(?!\w\.)\s*", re.M)
@@ -24,8 +24,8 @@ _NUMBER = re.compile(r"[-+−]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?\s*%?")
 _FORMULA = re.compile(r"[\d\s.,+\-−*/^=<>≤≥()\[\]{}|:%°π√∞_a-zA-Z\\$′']+")
 _COUNTED = re.compile(rf"\b(?:which|what) (two|three|four|five) {references.NOUN}s\b", re.I)
 _SEVERAL = re.compile(rf"\b(?:which|what)(?: (?:two|three|four|five))? {references.NOUN}s\b", re.I)
-_EACH = re.compile(r"\b(?:each|respectively)\b", re.I)  # asks which image is for what, and not for a set
-# Several sets of images may be right answers to these, and a source names one.
+_EACH = re.compile(r"\b(?:each|respectively)\b", re.I)  # asks to match images with things, not for a set
+# Several sets of images may be correct for these questions, and a source gives only one.
 _TASTE = re.compile(r"\b(?:would|could|might|should|can|do) (?:you|i|we|one|they)\b", re.I)
 _MODAL = re.compile(r"\b(?:would|could|might|may|should|can)\b", re.I)
 _BARE_LIST = re.compile(
@@ -36,7 +36,7 @@ _IMAGE_NUMBERS = re.compile(rf"\b{references.NOUN}s? (\d+)((?:(?:,? and |, | ?& 
 
 
 def checkable(row: Row) -> Row | Rejected:
-    """The row with `kind`, `choices` and a short `answer` that a rule can check; its question without the options.
+    """The row with `kind`, `choices` and a short checkable `answer`, and options removed from its question.
 
     >>> row = Row("1", [None] * 2, "Which image is brighter, and why?", "Image 2, because of its lamp.", "mine")
     >>> new = checkable(row)
@@ -60,9 +60,9 @@ def checkable(row: Row) -> Row | Rejected:
 
 
 def split_choices(question: str) -> tuple[str, list[str]]:
-    """(question without its options, options without their letters); no options: the question as it is.
+    """(question without its options, options without their letters); unchanged, and [], if there are none.
 
-    Options stand at the end, lettered from A on, two at least, each on its own line or after a bracketed letter.
+    Options are at the end, lettered from A, at least two, each on its own line or after a bracketed letter.
 
     >>> split_choices("Which is red?\\nOptions:\\n(A) the cat\\n(B) the dog")
     ('Which is red?', ['the cat', 'the dog'])
@@ -84,7 +84,7 @@ def split_choices(question: str) -> tuple[str, list[str]]:
 
 
 def _choice(row: Row, answer: str) -> Row | Rejected:
-    """The answer as its letter, whatever of letter and text the source gives."""
+    """Replaces the answer by its letter, whether the source gives letter, text or both."""
 
     def letter(index: int) -> Row:
         return row._replace(answer=symbols.letter(index), kind="choice")
@@ -95,7 +95,7 @@ def _choice(row: Row, answer: str) -> Row | Rejected:
             return Rejected(row.id, "a choice without choices", answer)
         return row._replace(answer=match[1].upper(), kind="choice")
     texts = [_folded(choice) for choice in row.choices]
-    told = [text for text in texts if text not in ("", symbols.MARKER)]  # only a letter tells the others apart
+    told = [text for text in texts if text not in ("", symbols.MARKER)]  # the other choices differ only by letter
     if len(set(told)) < len(told):
         return Rejected(row.id, "two choices are equal", " | ".join(row.choices))
     if (said := _folded(answer)) and texts.count(said) == 1:
@@ -135,7 +135,7 @@ def _verdict(row: Row, answer: str) -> dict | None:
 
 
 def _images(row: Row, answer: str) -> dict | None:
-    """The image or the images asked for, if the answer names them, and none that the question mentions itself."""
+    """The requested image or images, if the answer names them and none that the question itself mentions."""
     if not references.asks_for_image(row.question) or len(re.findall(r"\bwhich\b", row.question, re.I)) > 1:
         return None
     if listed := _set(row.question, answer):
@@ -162,7 +162,7 @@ def _images(row: Row, answer: str) -> dict | None:
 
 
 def _set(question: str, answer: str) -> str | None:
-    """A bare list of images, "3, 1" or "Images 1 and 3", as a set in words ("1 and 3"), if that is asked for."""
+    """A bare list of images, "3, 1" or "Images 1 and 3", as a set in words ("1 and 3"), if several are asked for."""
     numbers = {int(number) for number in re.findall(r"\d+", answer)} if _BARE_LIST.fullmatch(answer) else ()
     if len(numbers) < 2 or not _SEVERAL.search(question):
         return None
@@ -175,17 +175,17 @@ def _short(row: Row, answer: str) -> dict | None:
 
 
 def _numbers(text: str) -> set[int]:
-    """The numbers of images that a text names."""
+    """The image numbers that a text names."""
     return {int(number) for match in _IMAGE_NUMBERS.finditer(text) for number in re.findall(r"\d+", match[0])}
 
 
 def _start(text: str) -> str:
-    """The first sentence, up to a stop that is not within a number or a name."""
+    """The first sentence, ending at a stop that is not within a number or a name."""
     return re.split(r"(?<=\w\w[.!?])\s", text, maxsplit=1)[0]
 
 
 def _without_why(question: str) -> str:
-    """The question without its second half that asks for reasons: an answer by rule has none."""
+    """The question without its second part that asks for reasons, which a rule cannot check."""
     return _WHY.sub("?", question.strip())
 
 

@@ -1,7 +1,7 @@
-"""One row to one record: the rules of texts, what can be checked, symbols, and the label of its order.
+"""Turns one row into a record: text rules, checkable answer, symbols, and the `order_effect` label.
 
-What a language model said of a row (`annotator.Annotation`), where one was asked, replaces the rules' rephrasing; its
-label counts only as far as the symbols in the text can carry it out.
+A language model's annotation (`annotator.Annotation`), if any, replaces the rephrasing by rules; its label is used only
+if the symbols in the text support it.
 """
 
 import itertools
@@ -16,31 +16,31 @@ from perl_jax.curation.checkable import checkable
 from perl_jax.data import Rejected, Row
 from perl_jax.records import Record
 
-TRUSTED = 0.7  # a model's label counts from this confidence on
+TRUSTED = 0.7  # minimum confidence for a model's label to be used
 
 
 class Decision(NamedTuple):
-    """What was decided about a record, by whom, and why: a line of decisions.jsonl."""
+    """The label of a record with its origin and evidence: a line of decisions.jsonl."""
 
     id: str
     order_effect: str
     evidence: str
     confidence: float  # 0 to 1
     by: str  # given (by the source), rules, model
-    original: dict | None  # question, choices and answer, where they were rephrased
-    rules: dict | None = None  # order_effect, evidence and confidence by rules, where a model was asked, too
+    original: dict | None  # question, choices and answer, if they were rephrased
+    rules: dict | None = None  # order_effect, evidence and confidence by rules, if there is a model annotation too
     model: dict | None = None  # the same by the model
 
 
 class Curated(NamedTuple):
-    """A record, its pictures not read yet, and what was decided about it."""
+    """A record whose images are not loaded yet, and its decision."""
 
     record: Record
     decision: Decision
 
 
 def curate(row: Row, annotation: Annotation | None = None) -> Curated | Rejected:
-    """The record of a row, without its pictures; Rejected, with the rule that it breaks.
+    """The record of a row, without its images; or Rejected, with the rule that it breaks.
 
     >>> row = Row("1", [None] * 2, "Which image is brighter, and why?", "Image 2, because of its lamp.", "mine")
     >>> curate(row).record["question"], curate(row).record["answer"], curate(row).decision.order_effect
@@ -56,20 +56,20 @@ def curate(row: Row, annotation: Annotation | None = None) -> Curated | Rejected
 
 
 def symbolic(row: Row) -> Curated | Rejected:
-    """The record of a row whose words stay as they are, without its pictures; Rejected where no order can be shown.
+    """The record of a row with unchanged wording, without its images; Rejected if no order can be rendered.
 
-    So a benchmark's question is asked in other orders: nothing is rephrased, and no rule of training data applies.
+    Used to ask benchmark questions in other orders: nothing is rephrased, and the rules for training data do not apply.
     """
     return _with_symbols(row, row._replace(kind=row.kind or "text"), None)
 
 
 def _with_symbols(row: Row, short: Row, annotation: Annotation | None) -> Curated | Rejected:
-    """The record of what can be checked of a row (`short`), its references to images as symbols."""
+    """The record of a row's checkable form `short`, with image references as symbols."""
     count = len(row.images)
     question, choices = _numbered(short.question, list(short.choices), count)
     answer = short.answer
     if not _has_symbols(row):
-        if not (short.kind == "choice" and choices):  # its letter is the choice's, and no image's
+        if not (short.kind == "choice" and choices):  # the answer is the choice's letter, not an image's
             answer = references.answer_to_symbols(answer, question, count)
         question = references.to_symbols(question, count)
         choices = references.choices_to_symbols(choices, question, count)
@@ -96,7 +96,7 @@ def _with_symbols(row: Row, short: Row, annotation: Annotation | None) -> Curate
 
 
 def _slots_in_front(question: str) -> str:
-    """A block of slots at the start or the end of a question as its first line."""
+    """Moves slots at the start or end of a question to its first line."""
     body = re.sub(r"^(?:\s*<image>)+\s*|(?:\s*<image>)+\s*$", "", question)
     slots = question.count(symbols.MARKER)
     return question if not slots or symbols.MARKER in body else symbols.MARKER * slots + "\n" + body
@@ -116,7 +116,7 @@ def _has_symbols(row: Row) -> bool:
 
 
 def _numbered(question: str, choices: list[str], count: int) -> tuple[str, list[str]]:
-    """Question and choices whose `<image>`s are slots in their order; all in front where there are none."""
+    """Replaces each `<image>` in question and choices by a numbered slot; without any, all slots come first."""
     places = itertools.count()
     texts = [re.sub(symbols.MARKER, lambda _: f"<image:{next(places)}>", text) for text in (question, *choices)]
     if count and not any(symbols.SLOT.search(text) for text in texts):
@@ -142,7 +142,7 @@ def _decide(row: Row, short: Row, question: str, choices: list[str], answer: str
 
 
 def _carried_out(said: references.Label, ruled: references.Label, mentioned: list[int]) -> references.Label:
-    """The model's label as far as the text allows it: mentions always move, and without any there is no rewriting."""
+    """The model's label if the text supports it: mentions always move, and `rewrite` needs mentions."""
     if said.order_effect == "invariant" and mentioned:
         return ruled
     if said.order_effect == "rewrite" and ruled.order_effect != "rewrite":
@@ -156,7 +156,7 @@ def _letter_of_nothing(short: Row, choices: list[str], answer: str) -> bool:
 
 
 def _fault(record: Record, short: Row, count: int) -> tuple[str, str] | None:
-    """Why the record does not say what the row says, or cannot be permuted, as (reason, detail)."""
+    """Why the record does not render back to the row's text or cannot be permuted, as (reason, detail), or None."""
     sample = {**record, "images": list(range(count))}
     try:
         shown = permute.render(sample)

@@ -1,4 +1,4 @@
-"""The rules that look at pictures: whether they can be read and shown, duplicates, overlap with evaluation sets."""
+"""Image filters: readability, size, duplicates, and overlap with evaluation sets."""
 
 import io
 import os
@@ -16,14 +16,14 @@ from perl_jax.curation.curate import Curated
 from perl_jax.records import hub_files
 from perl_jax.records.images import stored
 
-NEAR = 4  # perceptual hashes (64 bits) that differ in at most so many bits are the same picture
+NEAR = 4  # images whose perceptual hashes (64 bits) differ in at most this many bits count as equal
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
-QUESTIONS = ("question", "problem", "query", "prompt")  # how evaluation sets call it
-LONG = 40  # characters from which on an equal question is no chance
+QUESTIONS = ("question", "problem", "query", "prompt")  # column names of questions in evaluation sets
+LONG = 40  # minimum characters of a question for equality to count as overlap
 
 
 class Filters:
-    """Reads the pictures of curated records, and leaves out what the rules say; one pass over a source."""
+    """Loads the images of curated records and applies the image rules; one instance per source."""
 
     def __init__(self, decontaminate: Iterable[str] = ()):
         self._duplicates = rules.Duplicates()
@@ -48,7 +48,7 @@ class Filters:
 
 
 class Overlap:
-    """What of a record stands in an evaluation set: one of its pictures (by perceptual hash) or its question."""
+    """Detects overlap of a record with evaluation sets: one of its images (by perceptual hash) or its question."""
 
     def __init__(self, directories: Iterable[str]):
         questions, hashes = {}, {}
@@ -72,9 +72,9 @@ class Overlap:
 
 
 def perceptual_hash(image: bytes) -> int | None:
-    """64 bits that hardly change when a picture is scaled or saved anew (pHash, by `imagehash`).
+    """A 64-bit perceptual hash, robust to rescaling and re-encoding (pHash, by `imagehash`).
 
-    None for what is no picture, and for one without contents to tell it by (a blank page).
+    None if it is not an image, or has too little contrast to identify it (a blank page).
     """
     import imagehash
 
@@ -82,13 +82,13 @@ def perceptual_hash(image: bytes) -> int | None:
         picture = Image.open(io.BytesIO(stored(image, "picture"))).convert("L")
     except InputError:
         return None
-    if np.asarray(picture.resize((16, 16))).std() < 4:  # of 256 shades
+    if np.asarray(picture.resize((16, 16))).std() < 4:  # of 256 grey levels
         return None
     return int(str(imagehash.phash(picture)), 16)
 
 
 def _held_out(directory: str) -> Iterator[tuple[str, list[bytes]]]:
-    """(question, pictures) of a set of records, or of a folder as the hub publishes it: of all its files."""
+    """Yields (question, images) of a record set, or of all files of a folder in Hugging Face format."""
     if not os.path.isdir(directory):
         raise InputError(f"--decontaminate={directory} is no directory")
     if os.path.isfile(os.path.join(directory, "dataset_info.json")):
@@ -119,7 +119,7 @@ def _of_file(path: Path) -> Iterator[tuple[str, list[bytes]]]:
 
 
 def _held(value: object) -> Iterator[bytes]:
-    """The pictures that a row holds itself, at any depth."""
+    """The images embedded in a row, at any depth."""
     if isinstance(value, bytes) and value:
         yield value
     elif isinstance(value, dict | list):

@@ -1,8 +1,8 @@
-"""Plain references to images become symbols, and what is left of the text says what another order would do to it.
+"""Converts plain-text image references to symbols, and labels how reordering the images affects the question.
 
-Rules alone: patterns of how people name one of several images ("image 2", "the second picture", "Image (B)", "images
-1-3", "the left photo" of two). Words that may depend on the order in a way that no rule rewrites ("next", "the other
-image", "before") make a question `fixed`, never permuted: nothing is guessed. (Paper: semantic label of a sample.)
+Uses rules only: patterns of how people refer to one of several images ("image 2", "the second picture", "Image (B)",
+"images 1-3", "the left photo" of two). Words that may depend on the order and that no rule can rewrite ("next", "the
+other image", "before") make a question `fixed`, never permuted. (Paper: semantic label of a sample.)
 """
 
 import re
@@ -16,7 +16,7 @@ _NUMERALS = "|".join(symbols.NUMERALS)
 _ORDINAL = rf"(?:{'|'.join(symbols.ORDINALS)}|\d+(?:st|nd|rd|th)|last|final)"
 _AND = r"(?:,? and |,? or |, | ?& ?| ?/ ?)"
 
-# One pattern a way to point, tried in this order. Group 1 stays as it is, group 2 is what points.
+# One pattern per kind of reference, tried in this order. Group 1 is kept, group 2 is the reference.
 _RANGE = re.compile(rf"\b({NOUN}s )(\d+)(-|–| to | through )(\d+)\b(?![.,:/-]?\d)", re.I)
 _LIST = re.compile(rf"\b({NOUN}s )(\d+(?:{_AND}\d+)+)\b(?![.,:/-]?\d| ?(?:-|–|to\b|through\b))", re.I)
 _NUMBERED = re.compile(rf"\b({NOUN})( )(\d+)\b(?![.,:/-]?\d)", re.I)
@@ -27,9 +27,9 @@ _ORDINALS = re.compile(rf"\b()({_ORDINAL}(?:{_AND}(?:the )?{_ORDINAL})*)(?= (?:{
 _SIDE = re.compile(rf"\b()(left|right)(?=(?:-?hand)?(?:-side| side)? {NOUN}\b)", re.I)
 _ON_SIDE = re.compile(rf"\b({NOUN} (?:on|to|at) the )(left|right)\b(?!-| (?:side|of|hand|edge|corner|half|part))", re.I)
 _WORD = re.compile(_ORDINAL, re.I)
-_PLACED = re.compile(rf"(?:\b(?:{_ORDINAL}|left|right)(?:-?hand)?|\x00) $", re.I)  # it names what follows it
+_PLACED = re.compile(rf"(?:\b(?:{_ORDINAL}|left|right)(?:-?hand)?|\x00) $", re.I)  # refers to the noun that follows
 
-# An answer that is nothing but a reference, to a question that asks for an image.
+# An answer that is only a reference, to a question that asks for an image.
 _ASKS_FOR_IMAGE = re.compile(
     rf"\b(?:(?:which|what)(?: (?:one|two|three|four|five|other))?"
     rf"|(?:which|what) (?:one |two |three )?of (?:the|these|those)(?: \w+)?"
@@ -43,7 +43,7 @@ _BARE_LETTER = re.compile(r"(\(?)([A-Z])(\)?\.?)")
 _ITEMS = re.compile(r"\d+|\b[A-Z]\b")
 _SET = re.compile(rf"(?:{NOUN}s? )?(\d+)(?:{_AND}(?:{NOUN}s? )?\d+)+\.?", re.I)
 
-# What is left of these after the references became symbols may depend on the order.
+# If these remain after references became symbols, the question may depend on the order.
 _LISTED = rf"(?:{NOUN}s|options|choices|statements|questions)"
 _LATER = rf"(?<!of the )following(?! (?:\w+ ){{0,2}}{_LISTED}\b)"  # "which of the following images" only lists them
 _TIME = re.compile(
@@ -63,11 +63,11 @@ _ENUMERATION = re.compile(r"\w,? (?:and|&) \w|\w[,;/] ?\w", re.I)
 _LONE_NUMBER = re.compile(r"(?<![\w.,:/$-])\d(?![\w:/%-]|[.,]\d)")
 _OF_ORDERING = ("order", "sequence", "chronological", "chronologically", "temporal", "temporally")
 
-SURE, LIKELY, UNSURE = 0.95, 0.85, 0.5  # confidence: nothing could move; words decide; words that may mean anything
+SURE, LIKELY, UNSURE = 0.95, 0.85, 0.5  # confidence: nothing could move; explicit words; ambiguous words
 
 
 class Label(NamedTuple):
-    """What another order of the images does to a question, and why it is thought so."""
+    """How reordering the images affects a question, with evidence."""
 
     order_effect: str
     evidence: str
@@ -75,7 +75,7 @@ class Label(NamedTuple):
 
 
 def to_symbols(text: str, count: int) -> str:
-    """Text with its references to one of `count` images as symbols; one that points past them stays as it is.
+    """Replaces references to one of `count` images by symbols; a reference to a missing image is left unchanged.
 
     >>> to_symbols("Is image 2 like the first picture? See images 1 and 3, or images 1-3.", 3)
     'Is {image:1|lower} like the {image:0|ordinal} picture? See images {image:0|number} and {image:2|number}, or images {images:0,1,2}.'
@@ -94,8 +94,8 @@ def to_symbols(text: str, count: int) -> str:
 
 
 def answer_to_symbols(answer: str, question: str, count: int) -> str:
-    """`to_symbols`, and more where the question asks for an image or for an order: then "2", "B", "the second one" or
-    "2, 1, 3" alone are references too.
+    """As `to_symbols`, but if the question asks for an image or an order, a bare "2", "B", "the second one" or "2, 1,
+    3" is a reference too.
 
     >>> answer_to_symbols("the second one", "Which image shows a cat?", 3)
     'the {image:1|ordinal} one'
@@ -118,7 +118,7 @@ def answer_to_symbols(answer: str, question: str, count: int) -> str:
 
 
 def beyond(text: str, count: int) -> str | None:
-    """A reference by number to an image that is not there.
+    """The first numbered reference to a missing image, or None.
 
     >>> beyond("Is image 3 darker than image 1?", 2)
     'image 3'
@@ -137,8 +137,8 @@ def asks_for_image(question: str) -> bool:
 
 
 def choices_to_symbols(choices: Sequence[str], question: str, count: int) -> list[str]:
-    """`to_symbols` of each choice, and more where the question asks for an image: then "the first" or "left" alone are
-    references too, and so are numbers where there is one for each image.
+    """As `to_symbols` for each choice, but if the question asks for an image, a bare "the first" or "left" is a
+    reference too, and so are numbers if there is one for each image.
 
     >>> choices_to_symbols(["the first", "The second one", "both"], "Which image is darker?", 2)
     ['the {image:0|ordinal}', 'The {image:1|ordinal} one', 'both']
@@ -158,7 +158,7 @@ def choices_to_symbols(choices: Sequence[str], question: str, count: int) -> lis
 
 
 def label(question: str, choices: Sequence[str], answer: str, count: int) -> Label:
-    """What an order does to a question whose references are symbols.
+    """Labels a question whose references are symbols with its order_effect.
 
     >>> label("Is {image:1|lower} brighter?", [], "Yes", 2)
     Label(order_effect='rewrite', evidence='image 2', confidence=0.85)
@@ -175,7 +175,7 @@ def label(question: str, choices: Sequence[str], answer: str, count: int) -> Lab
         if found:
             return Label("fixed", ", ".join(dict.fromkeys(found)), confidence)
     asked = symbols.MENTION.sub("@", symbols.SLOT.sub("", "\n".join((question, *choices))))
-    # A small number alone may be an image's ("which image, 1 or 3, ..."), but not where it is the answer.
+    # A single small number may be an image's ("which image, 1 or 3, ..."), but not if it is the answer.
     lone = sorted(set(_LONE_NUMBER.findall(asked)) & set(map(str, range(1, count + 1))))
     if lone and asks_for_image(question):
         return Label("fixed", ", ".join(lone), UNSURE)
@@ -192,7 +192,7 @@ def label(question: str, choices: Sequence[str], answer: str, count: int) -> Lab
     return Label("invariant", "no words that point at an image", LIKELY)
 
 
-Place = Callable[[int], int | None]  # the place of a number that a person uses, None past the images
+Place = Callable[[int], int | None]  # index of an image by its number in the text, None past the last image
 
 
 def _place_of(count: int) -> Place:
@@ -233,7 +233,7 @@ def _numeral(match: re.Match, place: Place) -> str | None:
 def _lettered(match: re.Match, place: Place) -> str | None:
     at = place(_item(match[2]) + 1)
     if at is None or not match[2].isupper() or _PLACED.search(match.string[: match.start()]):
-        return None  # "in the first image B. ...": the letter is the next choice's
+        return None  # "in the first image B. ...": the letter is that of the next choice
     return match[1] + symbols.mention(at, "letter")
 
 
@@ -257,7 +257,7 @@ _PATTERNS = (
 
 
 def _pointer(word: str, place: Place) -> str | None:
-    """The symbol for one word that points: "2", "second", "Second", "2nd", "last", "left"."""
+    """The symbol for a single word of reference: "2", "second", "Second", "2nd", "last", "left"."""
     low = word.lower()
     if low in ("left", "right"):
         return _side(word) if place(3) is None and place(2) is not None else None
@@ -276,7 +276,7 @@ def _side(word: str) -> str:
 
 
 def _items(text: str) -> list[int]:
-    """The places of a bare list: numbers from 1 or letters from A."""
+    """The indices of a bare list: numbers from 1 or letters from A."""
     return [_item(item) for item in _ITEMS.findall(text)]
 
 
@@ -289,17 +289,17 @@ def _item_style(item: str) -> str:
 
 
 def _outside_symbols(pattern: re.Pattern, replace: Callable[[re.Match], str], text: str) -> str:
-    """`pattern.sub`, but not where a match would touch a symbol."""
+    """`pattern.sub`, except for matches that would touch a symbol."""
 
     def safe(match: re.Match) -> str:
         return match[0] if "{image" in match[0] else replace(match)
 
     parts = re.split(r"(\{images?:[^{}]*\})", text)
     if "\x00" in text:
-        return text  # what is no text names nothing
+        return text  # not text, so it has no references
     if len(parts) == 1:
         return pattern.sub(safe, text)
-    # Symbols stand for one character each, so that what is before and after them is seen.
+    # Each symbol is masked by one character, so that patterns see the text on both sides.
     kept = parts[1::2]
     masked = "\x00".join(parts[::2])
     after = iter(kept)

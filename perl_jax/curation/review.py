@@ -1,7 +1,7 @@
-"""A page to check by eye what became of a source: some records in two orders, with their labels and what these rest on.
+"""HTML page for manual review of a prepared data set: sample records in two orders, with their labels and evidence.
 
-Beside the records it reads `decisions.jsonl` (one line a record: id, split, order_effect, evidence, confidence, by,
-original, and maybe the model's own label) and `rejected.jsonl` (split, id, reason, detail), where they are there.
+If present beside the records, it reads `decisions.jsonl` (one line per record: id, split, order_effect, evidence,
+confidence, by, original, and optionally the model's label) and `rejected.jsonl` (split, id, reason, detail).
 """
 
 import collections
@@ -21,9 +21,9 @@ from perl_jax import permute, records, symbols
 from perl_jax.runtime import files, html
 from perl_jax.runtime.html import Html, dim, element, folded, joined, note, table, tag
 
-SCANNED = 5000  # records of a split that samples are drawn from, at most
-REJECTED_SHOWN = 5  # rows a reason
-CHARACTERS = 3000  # of a text, at most
+SCANNED = 5000  # most records per split from which samples are drawn
+REJECTED_SHOWN = 5  # rows per reason
+CHARACTERS = 3000  # most characters shown of a text
 
 _PIECE = re.compile(rf"{permute.MARKER}|\w+|\s+|[^\w\s]")
 
@@ -66,18 +66,18 @@ show();
 class View(NamedTuple):
     """A record in one order of its images."""
 
-    places: list[int]  # of the pictures, as they follow each other in the text
-    originals: list[int]  # which picture each of them is
+    places: list[int]  # indices of the images, in their order in the text
+    originals: list[int]  # original index of each of them
     question: str
     choices: list[str]
     answer: str
 
 
 def write(directory: str, out: str, count: int, seed: int = 0) -> None:
-    """Writes the page `out`, with `count` records of the set in `directory`, fewer if it has fewer.
+    """Writes the page `out`, with `count` records of the data set in `directory`, or all if it has fewer.
 
-    They are spread over labels and sources, of which the rare come first; the same for the same set and seed. Raises
-    InputError where there are no records, and for an `out` that is not named *.html.
+    The sample is balanced over labels and sources, rare ones first, and deterministic for a data set and seed. Raises
+    InputError if there are no records, or if `out` is not named *.html.
     """
     if Path(out).suffix != ".html" or count < 1:
         raise InputError(f"a review of {count} records in {out}: ask for one or more, in a file named *.html")
@@ -102,7 +102,7 @@ def write(directory: str, out: str, count: int, seed: int = 0) -> None:
 
 
 def chosen(splits: Mapping[str, records.Split], count: int, seed: int) -> list[tuple[str, int]]:
-    """(split, number in it) of at most `count` records: of each label in turn, and within a label of each source."""
+    """(split, index) of at most `count` records, alternating between labels, and within a label between sources."""
     found: dict[str, dict[str, list]] = {}
     for number, (split, stored) in enumerate(splits.items()):
         for i in np.random.default_rng([seed, number]).permutation(len(stored))[:SCANNED]:
@@ -113,13 +113,13 @@ def chosen(splits: Mapping[str, records.Split], count: int, seed: int) -> list[t
 
 
 def _in_turn(lists: Iterable[list]) -> list:
-    """One item of each list, the shortest first, then the next of each, until all are empty."""
+    """Interleaves the lists, shortest first, until all are exhausted."""
     rows = zip_longest(*sorted(lists, key=len))
     return [item for row in rows for item in row if item is not None]
 
 
 def views(record: records.Record) -> list[tuple[permute.Order, View]]:
-    """The record in its own order and, where it can move, in one permuted order. InputError as `permute.apply`."""
+    """The record in its original order and, if possible, in one permuted order. InputError as `permute.apply`."""
     orders = permute.draw_orders(record, 1, 1.0, seed=0, epoch=0, step=0)
     places = permute.render({**record, "images": list(range(len(record["images"])))})["images"]
     out = []
@@ -131,7 +131,7 @@ def views(record: records.Record) -> list[tuple[permute.Order, View]]:
 
 
 def differing(old: str, new: str) -> tuple[Html, Html]:
-    """Both texts, the words that differ highlighted in each."""
+    """Both texts, with differing words highlighted in each."""
     a, b = (_PIECE.findall(text[:CHARACTERS]) for text in (old, new))
     blocks = difflib.SequenceMatcher(None, a, b, autojunk=False).get_opcodes()
     return tuple(
@@ -207,7 +207,7 @@ def _card(split: str, record: records.Record, decision: Mapping) -> Html:
 
 
 def _label(record: records.Record, decision: Mapping) -> Html:
-    """The label, what decided it and why; the model's own where it was asked."""
+    """The label with its origin and evidence; also the model's own label, if any."""
     parts = [tag(record["order_effect"])]
     if record["movable"] is not None:
         parts.append(tag(f"movable places {', '.join(str(place + 1) for place in record['movable']) or 'none'}"))
@@ -219,7 +219,7 @@ def _label(record: records.Record, decision: Mapping) -> Html:
 
 
 def _reason(decision: Mapping) -> list[str]:
-    """What decided, how surely, and on what."""
+    """Origin, confidence and evidence."""
     confidence = decision.get("confidence")
     sure = f"{confidence:.2f}" if isinstance(confidence, int | float) else "unknown"
     by = f"by {decision['by']}, " if decision.get("by") else ""
@@ -227,7 +227,7 @@ def _reason(decision: Mapping) -> list[str]:
 
 
 def _sides(record: records.Record, decision: Mapping) -> list[Html]:
-    """The record as it is and in another order side by side, and as its source has it."""
+    """The record in original and permuted order side by side, and its wording in the source."""
     (_, own), *others = views(record)
     images = [
         html.thumbnail(open_image(data, f"record {record['id']!r}, image {i + 1}"), f"picture {i + 1}")
@@ -251,7 +251,7 @@ def _sides(record: records.Record, decision: Mapping) -> list[Html]:
 
 
 def _pictures(view: View, images: Sequence[Html]) -> Html:
-    """The pictures in the order that a model sees them in, each with the number that the words mean."""
+    """The images in the order that a model sees them, each with the number that the text uses."""
     figures = []
     for place, original in zip(view.places, view.originals):
         moved = f", was Image {original + 1}" if place != original else ""
@@ -260,20 +260,20 @@ def _pictures(view: View, images: Sequence[Html]) -> Html:
 
 
 def _columns(own: View, other: View) -> tuple[Html, Html]:
-    """Question, choices and answer of both, with what differs highlighted."""
+    """Question, choices and answer of both, with differences highlighted."""
     pairs = zip(*(differing(a, b) for a, b in zip(_lines(own), _lines(other))))
     return tuple(element("div", *(element("div", text) for text in column), class_="said") for column in pairs)
 
 
 def _lines(view: View) -> list[str]:
-    """A view's texts, with the number of the picture that each slot shows."""
+    """A view's texts, each slot with the number of its image."""
     shown = iter(view.places)
     texts = [re.sub(permute.MARKER, lambda _: f"▣{next(shown) + 1}", text) for text in (view.question, *view.choices)]
     return [texts[0], *(f"{symbols.letter(i)}. {text}" for i, text in enumerate(texts[1:])), f"Answer: {view.answer}"]
 
 
 def _source(own: View, original: object) -> list[Html]:
-    """What was rephrased: the source's own question, choices and answer."""
+    """What was rephrased, beside the source's question, choices and answer."""
     if not isinstance(original, dict):
         return []
     texts = {"question": own.question, "choices": "\n".join(own.choices), "answer": own.answer}
@@ -291,7 +291,7 @@ def _plain(text: str) -> str:
 
 
 def _rejected(rows: Sequence[Mapping]) -> list[Html]:
-    """Some rejected rows of each reason, spread over the file."""
+    """Sample rejected rows for each reason, spread over the file."""
     reasons: dict[str, list] = {}
     for row in rows:
         reasons.setdefault(str(row.get("reason")), []).append(row)

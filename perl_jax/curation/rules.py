@@ -1,7 +1,7 @@
-"""The rule filter: each rule a function that says why a row is left out, or None where it may stay.
+"""The rule filter: each rule is a function that returns why a row is excluded, or None.
 
-The first word of a rule's name in a report is its function's name. Rules of texts come first: they cost nothing. Rules
-of pictures see them decoded. (Paper: rule filter.)
+Reports name a rule by its function. Text rules run first, being cheap; image rules see decoded images. (Paper: rule
+filter.)
 """
 
 import hashlib
@@ -30,12 +30,12 @@ _PRONOUN = re.compile(
 _ANSWER_SAID = re.compile(r"\b(?:the )?(?:correct |right |final )?answer(?: is|:| =)\s*[\"'(\\$]*(.+)", re.I | re.S)
 _DASH = re.compile("[\N{HYPHEN}\N{NON-BREAKING HYPHEN}\N{EN DASH}\N{EM DASH}\N{MINUS SIGN}]")
 _HYPHEN = re.compile(r"(?<=[^\W\d_]{2})-(?=[^\W\d_]{2})")
-_SIGNS = "_-*/%‰#&@′″"  # of what Unicode counts as punctuation
-_MARKUP = "$`"  # of what it counts as signs
+_SIGNS = "_-*/%‰#&@′″"  # kept, although punctuation in Unicode
+_MARKUP = "$`"  # dropped, although symbols in Unicode
 
 
 def self_contained(row: Row) -> str | None:
-    """A later question of a conversation must not need what was said before.
+    """A later question of a conversation must not depend on earlier turns.
 
     >>> self_contained(Row("1", [], "What colour is it?", "Red", "mine", turn=1))
     'What colour is it'
@@ -49,7 +49,7 @@ def self_contained(row: Row) -> str | None:
 
 
 def length(row: Row) -> str | None:
-    """Question, choices and answer together of a bounded length.
+    """Limits the total length of question, choices and answer.
 
     >>> length(Row("1", [], "why? " * 1000, "No", "mine"))
     '5002 characters, 4000 at most'
@@ -59,7 +59,7 @@ def length(row: Row) -> str | None:
 
 
 def text(row: Row) -> str | None:
-    """Text that can be stored and shown: no NUL, no half of a surrogate pair, no markup of vision tokens.
+    """The text must be storable and renderable: no NUL, no lone surrogate, no special vision tokens.
 
     >>> text(Row("1", [], "Is it\\0?", "No", "mine"))
     'a NUL, half a surrogate pair or a token of the model'
@@ -70,7 +70,7 @@ def text(row: Row) -> str | None:
 
 
 def slots(row: Row) -> str | None:
-    """As many `<image>` as images, or none at all.
+    """The number of `<image>` must be that of the images, or zero.
 
     >>> slots(Row("1", [None], "<image><image>Which?", "2", "mine"))
     '2 slots, 1 images'
@@ -90,7 +90,7 @@ def image_count(row: Row) -> str | None:
 
 
 def leak(row: Row) -> str | None:
-    """The question must not say its answer.
+    """The question must not contain its answer.
 
     >>> leak(Row("1", [], "What is 2 + 2? (Answer: 4)", "4", "mine"))
     '(Answer: 4)'
@@ -109,7 +109,7 @@ TEXT_RULES: Sequence[Callable[[Row], str | None]] = (text, self_contained, lengt
 
 
 def picture_size(size: tuple[int, int]) -> str | None:
-    """Both sides of a picture, in pixels, have something to show.
+    """Both sides of an image must have at least MIN_SIDE pixels.
 
     >>> picture_size((200, 1))
     '200 x 1 pixels, 14 a side at least'
@@ -119,7 +119,7 @@ def picture_size(size: tuple[int, int]) -> str | None:
 
 
 class Duplicates:
-    """The same question on the same pictures stands once: the first of them.
+    """Detects repeated questions on the same images; the first is kept.
 
     >>> seen = Duplicates()
     >>> seen("1", "Which  one?", [b"picture"]), seen("2", "which one", [b"picture"])
@@ -138,10 +138,10 @@ class Duplicates:
 
 
 def normalized(question: str) -> str:
-    """A question as two of them are compared: words, numbers and signs, without case and plain punctuation.
+    """Normalizes a question for comparison: words, numbers and math signs, without case and plain punctuation.
 
-    Without its signs "x + 1" would be "x - 1", and a question of signs alone any other. A dash is a minus, but within
-    a word; what is nothing but punctuation stays as it is.
+    Without signs "x + 1" would equal "x - 1", and all questions made of signs would be equal. A dash is a minus, except
+    within a word; text of punctuation only is unchanged.
 
     >>> normalized("<image:0> Which  ONE, of {image:1}?"), normalized("x²–1 = 0, half-open?")
     ('which one of image 1', 'x² - 1 = 0 half open')
@@ -152,13 +152,13 @@ def normalized(question: str) -> str:
 
 
 def _told(character: str) -> str:
-    """The character, or a blank for plain punctuation and for what cannot be seen."""
+    """The character, or a space for plain punctuation and invisible characters."""
     plain = unicodedata.category(character)[0] in "PZC" and character not in _SIGNS
     return " " if plain or character in _MARKUP else character
 
 
 def check(row: Row) -> tuple[str, str] | None:
-    """(rule, detail) of the first rule of texts that a row breaks."""
+    """(rule, detail) of the first text rule that a row breaks; None if it breaks none."""
     for rule in TEXT_RULES:
         if detail := rule(row):
             return rule.__name__.replace("_", " "), detail

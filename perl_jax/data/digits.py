@@ -1,11 +1,11 @@
-"""Real handwritten digits (scikit-learn's 1,797, which come with the package) as short questions over several images.
+"""Handwritten digits (scikit-learn's 1,797, included in the package) as short questions over several images.
 
-Five sources of questions: `digits_which` (which image shows X: the answer is a place), `digits_what` (what does image
-i show: the mention is a place), `digits_count` and `digits_largest` (no place matters) and `digits_single` (one image).
-Places are biased as in real data, in training and evaluation alike: what the question is about stands in the first
-image with probability `bias`, else anywhere behind it. So a model can learn to look at the first image, and a
-canonical evaluation will not show that it did. `captions` say what each image shows, and "yes" at those that
-the question is about: what a warm-up can teach to write down before the answer.
+Five kinds of questions: `digits_which` (which image shows X: the answer is a position), `digits_what` (what does image
+i show: the mention is a position), `digits_count` and `digits_largest` (positions do not matter) and `digits_single`
+(one image). Positions are biased as in real data, in training and evaluation alike: the image that the question is
+about is the first with probability `bias`, else uniformly one of the others. So a model can learn to look at the first
+image only, which accuracy in original order does not reveal. `captions` state the digit of each image, and "yes" for
+those that the question is about: content for warm-up responses to write before the answer.
 """
 
 import functools
@@ -20,8 +20,8 @@ from perl_jax.records import Record
 
 SPLITS = ("train", "eval")
 QUESTIONS = ("which", "what", "count", "largest", "single")
-EVAL_SHARE = 0.2  # of the pictures, never shown in training
-SIDE_STEP = 28  # pixels of one merged patch: sides stay multiples of it
+EVAL_SHARE = 0.2  # of the images, never used in training
+SIDE_STEP = 28  # pixels of one merged patch: image sides remain multiples of it
 
 EXAMPLE = {
     "id": "digits-train-0-0",
@@ -51,27 +51,27 @@ def records(
     max_images: int = 4,
     questions: str | Sequence[str] = QUESTIONS,
 ) -> Iterator[Record]:
-    """Questions in rotation over `questions`; number i of a split is the same whatever the split's size.
+    """Yields questions, cycling over `questions`; number i of a split does not depend on the split's size.
 
     Args:
-        input: None; the pictures come with scikit-learn.
-        split: `train`, or `eval` with pictures of its own.
-        seed: of digits, pictures and places.
-        train_size, eval_size: records of a split.
+        input: None; the images come with scikit-learn.
+        split: `train`, or `eval` with images of its own.
+        seed: of digits, images and positions.
+        train_size, eval_size: records per split.
         bias: probability that the first image is the one that matters.
-        image_size: pixels of a square picture's side.
-        ragged: sides vary by `SIDE_STEP`, the digit anywhere on the black ground.
-        min_images, max_images: of the questions over several images, 2 to 10; uniform between.
-        questions: some of `QUESTIONS`, as a sequence or a text with commas; one named twice comes twice as often.
+        image_size: side of a square image in pixels.
+        ragged: vary the sides by `SIDE_STEP`, with the digit at a random place on black.
+        min_images, max_images: for questions over several images, 2 to 10; uniform between.
+        questions: some of `QUESTIONS`, as a sequence or comma-separated; a name given twice is used twice as often.
 
     Raises:
-        InputError: an option out of its range.
+        InputError: an option out of range.
     """
     questions = tuple(questions.split(",")) if isinstance(questions, str) else tuple(questions)
     _check(input, split, bias, image_size, min_images, max_images, questions)
     pools = _pools()[split]
     for number in range(train_size if split == "train" else eval_size):
-        # A generator of its own for each record: no record depends on how many there are.
+        # A separate generator per record, so that no record depends on the number of records.
         rng = np.random.default_rng([seed, SPLITS.index(split), number])
         name = questions[number % len(questions)]
         count = 1 if name == "single" else int(rng.integers(min_images, max_images + 1))
@@ -94,16 +94,16 @@ def records(
 
 @functools.cache
 def picture(index: int, size: int) -> bytes:
-    """PNG, RGB, `size` x `size` pixels, of scikit-learn's digit number `index`."""
+    """Encodes scikit-learn's digit number `index` as an RGB PNG of `size` x `size` pixels."""
     return _png(_grey(index, size))
 
 
 def _question(rng, name, count, bias):
-    """(the digit of each image, question, answer, order_effect, places that it asks about)."""
+    """(the digit of each image, question, answer, order_effect, positions that it asks about)."""
     place = 0 if count == 1 or rng.random() < bias else int(rng.integers(1, count))
     digits = [int(digit) for digit in rng.choice(10, size=count, replace=False)]
     if name == "which":
-        # The others may repeat each other, so that X is not simply a digit that comes once.
+        # Other digits may repeat, so that occurring only once does not identify X.
         others = [digit for digit in range(10) if digit != digits[place]]
         shown = [digit if i == place else int(rng.choice(others)) for i, digit in enumerate(digits)]
         return shown, f"Which image shows {digits[place]}?", f"{{image:{place}|number}}", "rewrite", {place}
@@ -123,7 +123,7 @@ def _question(rng, name, count, bias):
 
 @functools.cache
 def _scans() -> tuple[np.ndarray, np.ndarray]:
-    """(grey values [1797, 8, 8] from 0 to 16, digits [1797])."""
+    """(grey levels [1797, 8, 8] from 0 to 16, digits [1797])."""
     from sklearn.datasets import load_digits
 
     data = load_digits()
@@ -132,9 +132,10 @@ def _scans() -> tuple[np.ndarray, np.ndarray]:
 
 @functools.cache
 def _pools() -> dict[str, list[np.ndarray]]:
-    """{split: the pictures' numbers for each digit}; the two splits share none."""
+    """{split: for each digit, its image indices}; the splits are disjoint."""
     digits = _scans()[1]
-    order = np.random.default_rng(0).permutation(len(digits))  # fixed: a seed must never move a picture to eval
+    # fixed, so that no seed moves an image into or out of eval
+    order = np.random.default_rng(0).permutation(len(digits))
     held_out = round(EVAL_SHARE * len(digits))
     parts = {"train": order[held_out:], "eval": order[:held_out]}
     return {split: [np.sort(part[digits[part] == digit]) for digit in range(10)] for split, part in parts.items()}

@@ -1,10 +1,10 @@
-"""Your own questions: a JSONL, JSON or Parquet file with one question a row.
+"""User data: a JSONL, JSON or Parquet file with one question per row.
 
-Columns: `question`, `answer`, `images` (paths relative to the file, base64, or the bytes), and where they are known
-`id`, `choices`, `order_effect`, `kind`, `movable`, `source`; pictures are placed by `<image>` in the text, else they
-stand in front. References are plain words ("image 2") or symbols (`{image:1}`). Other names are given by `map`. Files
-for other trainers are read as they are: EasyR1 and veRL (`problem` or `prompt`, `reward_model.ground_truth`), PeRL's
-own rows with their `change_needed`, and TRL (`prompt` of messages; the answer in `solution` or `ground_truth`).
+Columns: `question`, `answer`, `images` (paths relative to the file, base64, or bytes), and optionally `id`, `choices`,
+`order_effect`, `kind`, `movable`, `source`. Images are placed by `<image>` in the text, else they come first.
+References are plain text ("image 2") or symbols (`{image:1}`). Other column names are given by `map`. Files for other
+trainers are read unchanged: EasyR1 and veRL (`problem` or `prompt`, `reward_model.ground_truth`), PeRL's own rows with
+their `change_needed`, and TRL (`prompt` of messages; the answer in `solution` or `ground_truth`).
 """
 
 import itertools
@@ -34,29 +34,29 @@ EXAMPLE = {
 }
 
 COLUMNS = ("id", "images", "question", "choices", "answer", "order_effect", "kind", "movable", "source")
-_NAMES = {  # what others call a column; a name with a dot is a field of a struct
+_NAMES = {  # other names of our columns; a dotted name is a field of a struct
     "images": ("images", "image"),
     "question": ("question", "problem", "prompt"),
     "answer": ("answer", "solution", "ground_truth", "reward_model.ground_truth"),
     "source": ("source", "data_source"),
 }
-_LOOKED_AT = 100  # rows in which a column must come up once
+_LOOKED_AT = 100  # rows searched for a column's name
 _ANSWER_TAG = re.compile(r"<answer>(.*)</answer>", re.DOTALL)
 
 
 def records(
     input: str | None = None, split: str = "train", seed: int = 0, *, map: Mapping[str, str] | None = None
 ) -> Iterator[Row | Rejected]:
-    """The rows of a file in its order; `seed` is not used.
+    """Yields the rows of a file in file order.
 
     Args:
         input: a file whose name ends in .jsonl, .json or .parquet.
         split: `train`.
-        seed: of nothing.
-        map: {our column: its name in the file}, for those that are called otherwise.
+        seed: unused.
+        map: {our column: its name in the file}, for columns with other names.
 
     Raises:
-        InputError: no such file, or a column that is not in it.
+        InputError: no such file, or a missing column.
     """
     if input is None or split not in SPLITS:
         raise InputError(f"the source jsonl needs --input=FILE and has the split train; got {input!r}, {split!r}")
@@ -74,7 +74,7 @@ def records(
 
 
 def _names(file: str, there: Mapping[str, None], mapped: Mapping[str, str]) -> dict[str, str]:
-    """{our column: its name in the file}, of those that are there."""
+    """{our column: its name in the file}, for the columns present."""
     shown = ", ".join(name for name in there if "." not in name) or "none"
     for ours, name in mapped.items():
         if ours not in COLUMNS:
@@ -90,7 +90,7 @@ def _names(file: str, there: Mapping[str, None], mapped: Mapping[str, str]) -> d
 
 
 def _paths(row: Mapping) -> Iterator[str]:
-    """The names of its columns and, with a dot, of the fields of its structs."""
+    """The names of the row's columns and, dotted, of the fields of its structs."""
     for name, value in row.items():
         yield name
         if isinstance(value, dict):
@@ -107,7 +107,7 @@ def _value(row: Mapping, name: str) -> object:
 def _row(values: Mapping, row: Mapping, number: int, source: str, pictures: hub_files.Pictures) -> Row:
     question, given = values["question"], values.get("images")
     images = [] if given is None else list(given) if isinstance(given, list | tuple) else [given]
-    if isinstance(question, list):  # messages
+    if isinstance(question, list):  # chat messages
         question, held = chat_messages.question(question)
         if held and images:
             raise InputError("it has pictures in its messages and in a column of their own")
@@ -131,7 +131,7 @@ def _row(values: Mapping, row: Mapping, number: int, source: str, pictures: hub_
 
 
 def _order_effect(values: Mapping, count: int) -> dict:
-    """What the row itself says about other orders; {} where it says nothing."""
+    """The row's own fields about other orders; {} if it has none."""
     said = {}
     if effect := _one_of(values.get("order_effect"), records_lib.ORDER_EFFECTS, "order_effect"):
         said = {"order_effect": effect, "reason": "said in the file"}
@@ -144,11 +144,14 @@ def _order_effect(values: Mapping, count: int) -> dict:
 
 
 def _perl(row: Mapping, count: int) -> dict:
-    """What PeRL's released rows say by `change_needed`: whether the letter follows, never the words."""
+    """What `change_needed` means in PeRL's released rows: whether the answer letter moves with the images.
+
+    The words never change.
+    """
     if not isinstance(row.get("change_needed"), bool):
         return {}
     name = re.search(r"nlvr2|dreamsim|iconqa", str(row.get("data_source")))
-    reference = bool(name) and name[0] != "nlvr2"  # image 0 stays: the reference, or the question's
+    reference = bool(name) and name[0] != "nlvr2"  # image 0 stays: it is the reference, or the question's own image
     if not name or (row["change_needed"] and not reference):
         return {"order_effect": "fixed", "reason": "change_needed, and nothing says how"}
     effect = "rewrite" if row["change_needed"] else "invariant"
@@ -156,7 +159,7 @@ def _perl(row: Mapping, count: int) -> dict:
 
 
 def _final(answer: str) -> str:
-    r"""A worked solution's answer: what stands between its tags, or in its last box; else the text.
+    r"""The final answer of a worked solution: in its answer tags or last box; else the text.
 
     >>> _final(r"<think>1 + 1</think><answer> 2 </answer>"), _final(r"So it is \boxed{2}."), _final("2")
     ('2', '2', '2')

@@ -1,8 +1,8 @@
-r"""School mathematics with one picture or none: MMK12 (FanqingM/MMK12), and the JSONL of MM-Eureka before it.
+r"""School mathematics with at most one image: MMK12 (FanqingM/MMK12), and the JSONL of MM-Eureka before it.
 
-Read are `data/train-*.parquet` (`question, answer, image` struct), a JSON list of the same with `image_path`, and
+Reads `data/train-*.parquet` (`question, answer, image` struct), a JSON list of the same with `image_path`, and
 MM-Eureka's rows of both branches: `conversations` with `image_urls`, or `message`, JSON text of messages. Answers are
-as teachers write them; a row is kept where its answer comes down to one value that a rule can check.
+as teachers wrote them; a row is kept if its answer reduces to one value that a rule can check.
 """
 
 import re
@@ -18,8 +18,8 @@ from perl_jax.records import chat_messages, hub_files
 
 SPLITS = ("train",)
 REPOSITORY = "FanqingM/MMK12"
-TEXT_WORDS = 2  # an answer in words is compared as it stands: so it has at most so many
-PROSE_WORDS = 4  # an answer with so many words among its formulas explains, and does not list
+TEXT_WORDS = 2  # most words of a text answer, which is compared literally
+PROSE_WORDS = 4  # an answer with this many words among its formulas is prose
 
 EXAMPLE = {
     "id": "k12-1",
@@ -33,7 +33,7 @@ EXAMPLE = {
     "movable": None,
 }
 
-_BLANK = (224, 224)  # MM-Eureka's picture of a row that has none, all of one colour
+_BLANK = (224, 224)  # MM-Eureka's placeholder image for rows without one, in a single colour
 _WIDE = str.maketrans("，；：（）．。？", ",;:().." + "?")
 _MANY = re.compile(r"not unique|\bacceptable\b|\(\s*or\b|\(?choose (?:any )?one", re.I)
 _PARTS = re.compile(r"[\n;、→]|\\\\|\b(?:or|and)\b|\\text\s*\{\s*(?:or|and)\s*\}|\(\d\).*\(\d\)|^(?:\d\.){2,}$", re.I)
@@ -49,22 +49,22 @@ _RELATED = re.compile(
     r"\\(?:in|perp|bot|parallel|cong|sim|backsim)(?![a-z])|[∈⊥∥≌∽]|"
     r"^(?:\\angle ?\w+|[A-Z]{2,}) ?= ?(?:\\angle ?\w+|[A-Z]{2,})$"
 )
-_NOTATION = re.compile(r"\\(?:ce|over(?:right)?arrow|vec|(?:wide)?hat)(?![a-z])")  # what graders do not read
+_NOTATION = re.compile(r"\\(?:ce|over(?:right)?arrow|vec|(?:wide)?hat)(?![a-z])")  # notation that graders cannot parse
 
 
 def records(
     input: str | None = None, split: str = "train", seed: int = 0, *, download: bool = False
 ) -> Iterator[Row | Rejected]:
-    """The rows in the order of the files; `seed` is not used.
+    """Yields the rows in file order.
 
     Args:
         input: a file, or a folder with `data/train-*.parquet`, `train-*.parquet`, `*.jsonl` or `*.json`.
         split: `train`.
-        seed: of nothing.
-        download: fetch MMK12 to the folder first (1.4 GB).
+        seed: unused.
+        download: download MMK12 to the folder first (1.4 GB).
 
     Raises:
-        InputError: no such file or folder, a file that cannot be read, or a download that fails.
+        InputError: no such file or folder, an unreadable file, or a failed download.
     """
     if input is None or split not in SPLITS:
         raise InputError(f"the source k12 needs --input=FOLDER and has the split train; got {input!r}, {split!r}")
@@ -84,11 +84,11 @@ def records(
 
 
 def one_value(answer: str) -> tuple[str, str]:
-    r"""(what the answer comes down to, "number" or "text"); without `$`, a final stop or the name of what is counted.
+    r"""Reduces an answer to (value, "number" or "text"), without `$`, final stop and counted noun.
 
     Raises:
-        InputError: several values, several that are right, prose, or a relation in place of a value; its text is the
-            reason.
+        InputError: several values, alternative correct values, prose, or a relation instead of a value; its message is
+            the reason.
 
     >>> [one_value(text) for text in (r"$$\number{32}$$", "70$textdegree$.", "360 sets", "rhombus.")]
     [('32', 'number'), ('70°', 'number'), ('360', 'number'), ('rhombus', 'text')]
@@ -102,7 +102,7 @@ def one_value(answer: str) -> tuple[str, str]:
         raise InputError("several answers")
     answer = re.sub(r"\$?\\?textdegree\$?", "°", answer)
     answer = re.sub(r"\\(?:number|unit|text)\s*\{(\d[^{}]*|[A-Za-z])\}", r"\1", answer)
-    answer = re.sub(r"\\(left|right)\s+", r"\\\1", answer)  # math-verify does not read the space
+    answer = re.sub(r"\\(left|right)\s+", r"\\\1", answer)  # math-verify cannot parse the space
     answer = " ".join(answer.replace("$", "").rstrip(". ").split())
     if counted := _COUNTED.fullmatch(answer):
         answer = counted[1]
@@ -121,7 +121,7 @@ def one_value(answer: str) -> tuple[str, str]:
 
 
 def _separate(answer: str) -> bool:
-    """Whether it lists values: formulas side by side, numbers side by side, or commas outside all brackets."""
+    """Whether it lists several values: adjacent formulas, adjacent numbers, or commas outside all brackets."""
     gaps = [gap.strip(" ,") for gap in _BLOCK.split(answer)[1:-1]]
     if "" in gaps or re.search(r"\d\s+[-+]?\d", _BLOCK.sub("$", answer)):
         return True
@@ -134,7 +134,7 @@ def _separate(answer: str) -> bool:
 
 
 def _is_range(answer: str) -> bool:
-    """Whether what is compared in it, if anything is, is one letter."""
+    """Whether it has no comparison, or compares exactly one letter."""
     sides = _COMPARED.split(answer)
     return len(sides) == 1 or sum(re.fullmatch(r" ?[A-Za-z] ?", side) is not None for side in sides) == 1
 
@@ -183,5 +183,5 @@ def _is_blank(picture: Picture) -> bool:
     try:
         image = Encoded(picture(), "picture")
         return (image.width, image.height) == _BLANK and all(low == high for low, high in image.decoded().getextrema())
-    except InputError:  # told when it is stored
+    except InputError:  # reported when the image is stored
         return False

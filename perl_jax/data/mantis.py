@@ -1,8 +1,8 @@
-"""Mantis-Instruct (TIGER-Lab/Mantis-Instruct): conversations over several images, as the hub publishes them.
+"""Mantis-Instruct (TIGER-Lab/Mantis-Instruct): conversations over several images, in Hugging Face format.
 
-A folder for each config, with `train-*.parquet` and zipped or unpacked pictures; or one folder with `train.json`, a
-list of the same rows (`id`, `images`, `conversation`, `source`). Each (user, assistant) pair is a question of its own,
-which shows the pictures that the conversation has shown by then. Which of them can be checked is not decided here.
+Reads a folder per config, with `train-*.parquet` and zipped or unpacked images; or one folder with `train.json`, a list
+of the same rows (`id`, `images`, `conversation`, `source`). Each (user, assistant) pair becomes a separate question,
+with all images that the conversation has shown so far. Checkability is decided later, in curation.
 """
 
 import re
@@ -38,15 +38,15 @@ _REFERENCE = re.compile(r"<image> is the reference")
 
 
 class Known(NamedTuple):
-    """What a config fixes for all its questions, beyond what their words say."""
+    """What a config fixes for all its questions, beyond their wording."""
 
     order_effect: str | None = None
     reason: str = ""
-    movable: Callable[[str], list[int] | None] = lambda question: None  # the places of a question that may move
+    movable: Callable[[str], list[int] | None] = lambda question: None  # question -> its movable positions
 
 
 def _beside_reference(question: str) -> list[int] | None:
-    """All but a reference image that is shown where it is named; named by its number it moves, and its number too."""
+    """All positions but that of a reference image shown where it is named; one named by number can move too."""
     if not (shown := _REFERENCE.search(question)):
         return None
     reference = question[: shown.start()].count(MARKER)
@@ -60,7 +60,7 @@ def _shown_as_options(question: str) -> list[int] | None:
 
 _FRAMES = Known("fixed", "frames of a film in the order of time")
 _DIRECTED = Known("fixed", "a difference, told from the first image to the second")
-_KNOWN = {  # the words of all others say what can be known
+_KNOWN = {  # configs not listed are decided by their wording
     "nextqa": _FRAMES,
     "star": _FRAMES,
     "visual_story_telling": Known("fixed", "pictures of a story in its order"),
@@ -79,17 +79,17 @@ def records(
     configs: str | Sequence[str] = (),
     download: bool = False,
 ) -> Iterator[Row | Rejected]:
-    """The question pairs, config by config in the order of their names; `seed` is not used.
+    """Yields the question pairs, config by config in alphabetical order.
 
     Args:
-        input: the folder that holds the configs' folders, or train.json.
+        input: the folder of the config folders, or of train.json.
         split: `train`.
-        seed: of nothing.
-        configs: which of them, as a sequence or a text with commas; none named: all that are there.
-        download: fetch those configs to the folder first (the pictures of all are several hundred GB).
+        seed: unused.
+        configs: names, as a sequence or comma-separated; none: all configs there.
+        download: download those configs to the folder first (the images of all configs are several hundred GB).
 
     Raises:
-        InputError: no such folder or config, a file that cannot be read, or a download that fails.
+        InputError: no such folder or config, an unreadable file, or a failed download.
     """
     configs = [name for name in configs.split(",") if name] if isinstance(configs, str) else list(configs)
     if input is None or split not in SPLITS:
@@ -110,7 +110,7 @@ def records(
 
 
 def _folders(folder: Path, split: str, configs: Sequence[str]) -> dict[Path, list[Path]]:
-    """{folder of a config: its files}; the folder itself alone, if it holds files."""
+    """{folder of a config: its files}; only the folder itself, if it has files."""
 
     def files(place: Path) -> list[Path]:
         return sorted(place.glob(f"{split}-*.parquet")) or sorted(place.glob(f"{split}.json"))
@@ -132,7 +132,7 @@ def _folders(folder: Path, split: str, configs: Sequence[str]) -> dict[Path, lis
 def _questions(
     name: str, source: str, row: dict | InputError, pictures: hub_files.Pictures
 ) -> Iterator[Row | Rejected]:
-    """A row's pairs. What places no picture stands in front of its first text, as in the authors' own loader."""
+    """Yields a row's pairs. Images without a slot come before its first text, as in the authors' loader."""
     try:
         if isinstance(row, InputError):
             raise row
@@ -153,7 +153,7 @@ def _questions(
 
 
 def _parts(row: dict) -> tuple[list, list[tuple[str, str]]]:
-    """(pictures as they are given, [(role, text)]) of a row; InputError if it has another form."""
+    """(images as given, [(role, text)]) of a row; InputError if it has another format."""
     images, conversation = row.get("images"), row.get("conversation")
     if not isinstance(images or [], list) or not isinstance(conversation, list) or not conversation:
         raise InputError(
@@ -191,7 +191,7 @@ def _pair(name: str, source: str, pair, images: list[Picture], front: str, turn:
 
 
 def _named(answer: str, question: str) -> str | None:
-    """The letter that an answer names, alone or before the option's text, if the question has an option of it."""
+    """The letter that an answer names, alone or before the option's text, if the question has that option."""
     match = _LETTER.fullmatch(answer)
     letter = match and (match[1] or match[2])
     return letter if letter in option_letters(question) else None

@@ -1,1 +1,1 @@
-"""Published benchmarks and record sets asked of a model (`perl_jax.evaluate`): orders, responses, scores, figures."""
+"""Evaluation of a model on published benchmarks and record sets (`perl_jax.evaluate`), with permuted image orders."""

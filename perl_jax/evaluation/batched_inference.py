@@ -1,8 +1,8 @@
-"""Many questions to one model, batch by batch: by length, the next one made ready ahead, rows in a file that grows.
+"""Resumable batched inference: length-sorted, prefetched, appended to JSONL.
 
-A run that was cut goes on with what the file lacks, and asks nothing twice. A response's tokens are drawn by (seed,
-question), so they do not depend on what else is in a batch, up to the rounding of the compute dtype; a run that goes on
-forms the same batches as one that was not cut.
+An interrupted run computes only the rows that the file lacks. A response's tokens are drawn by (seed, question), so
+they do not depend on the rest of the batch, up to rounding in the compute dtype; a resumed run forms the same batches
+as an uninterrupted one.
 """
 
 import hashlib
@@ -23,7 +23,7 @@ from perl_jax import mesh, rollout
 from perl_jax.records.prompts import Prompts
 from perl_jax.runtime import files, logs, processes
 
-LINES = 10.0  # seconds between two lines of progress where there is no terminal
+LINES = 10.0  # seconds between progress lines without a terminal
 
 Row = dict[str, object]
 
@@ -31,8 +31,8 @@ Row = dict[str, object]
 def in_batches(
     numbers: Sequence[int], lengths: Mapping[int, int], most: int, done: Container[int] = ()
 ) -> list[list[int]]:
-    """Questions in batches of at most `most`, all of one size but the last: from short to long, so that little is
-    padded. What is `done` is left out of the batches that it would be in.
+    """Batches of at most `most` questions, sorted from short to long to reduce padding, all of one size but the last.
+    Questions in `done` are then removed from their batches.
 
     >>> in_batches([0, 1, 2, 3, 4], {0: 9, 1: 5, 2: 7, 3: 5, 4: 8}, most=4)
     [[1, 3, 2], [4, 0]]
@@ -48,15 +48,15 @@ def in_batches(
 
 
 def draw_key(name: str) -> int:
-    """A question's number for the sampler's draws, the same in any set that it is in."""
+    """A question's number for the sampler's random draws, the same in any data set."""
     return int.from_bytes(hashlib.blake2b(name.encode(errors="replace"), digest_size=4).digest(), "little")
 
 
-# The file: JSON lines, of which the first holds the settings, each other one a row.
+# The file: JSON lines, the settings first, then one row per line.
 
 
 def begin(file: Path, settings: Mapping, key: Callable[[Row], Hashable]) -> dict[Hashable, Row]:
-    """The rows of a file, by their key; begins a new one. Raises InputError: other settings, or no such file."""
+    """The rows of a file, by key; creates the file if needed. Raises InputError: other settings, or not such a file."""
     lines = []
 
     def read():
@@ -74,7 +74,7 @@ def begin(file: Path, settings: Mapping, key: Callable[[Row], Hashable]) -> dict
         rows = {key(row): row for row in rows}
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{file} holds something else than rollouts ({error}); move it away") from error
-    now = json.loads(json.dumps(settings))  # as the file has them
+    now = json.loads(json.dumps(settings))  # as the file stores them
     if other := [name for name in now | made if (name in made, made.get(name)) != (name in now, now.get(name))]:
         said = "; ".join(f"{name} {made.get(name, 'not said')}, now {now.get(name, 'not said')}" for name in other)
         raise InputError(f"{file} was made with other settings ({said}); give those, or another directory")
@@ -83,7 +83,7 @@ def begin(file: Path, settings: Mapping, key: Callable[[Row], Hashable]) -> dict
 
 
 class Writer:
-    """Adds rows to those of a file, which process 0 alone writes, whole batches at a time."""
+    """Appends rows to a file, in whole batches; only process 0 writes."""
 
     def __init__(self, file: Path, rows: dict[Hashable, Row], key: Callable[[Row], Hashable]):
         self.rows, self._key = rows, key
@@ -103,7 +103,7 @@ class Writer:
             self._file.flush()
 
 
-# The work
+# Batches
 
 
 def lengths(numbers: Sequence[int], begun: Callable[[int], Row], console: Console) -> list[Row]:
@@ -122,7 +122,7 @@ def lengths(numbers: Sequence[int], begun: Callable[[int], Row], console: Consol
 
 
 def ahead(make: Callable, parts: Iterable) -> Iterator:
-    """`make(part)` of each part, the next one made in a thread while the caller works on this one."""
+    """`make(part)` of each part, computing the next one in a thread while the caller works on the current one."""
     with ThreadPoolExecutor(1) as thread:
         waiting = None
         for part in parts:
@@ -183,8 +183,8 @@ def answer(
         sampling: keyword arguments of `rollout.generate`.
         writer: where the rows go.
         console: for progress, rate and remaining time.
-        unit: what a question is called.
-        figure: what else a line of progress says.
+        unit: name of one question in progress lines.
+        figure: text to add to a progress line.
     """
     said, done, total, size = -LINES, 0, sum(map(len, parts)), max(map(len, parts), default=0)
     with logs.progress(console, unit, total) as add:

@@ -1,7 +1,7 @@
-"""Results of several models on benchmarks side by side, with what others have printed: tables, and a part of a page.
+"""Comparison of several models' benchmark results, with published figures: tables, and a section of the HTML report.
 
-`perl_jax.report` writes both. Nothing is measured anew: accuracies and consistency are those of each results.json, the
-last named model is set against each other one by `figures.against` on the answers themselves.
+`perl_jax.report` writes both. Nothing is recomputed: accuracies and consistency come from each results.json. The last
+named model is compared with each other one by `figures.against`, on the answers themselves.
 """
 
 import json
@@ -21,7 +21,7 @@ from perl_jax.runtime import html
 from perl_jax.runtime.html import Html, element, folded, note, said, table
 
 PARTIAL = "†"
-_UNBROKEN = re.compile(rf"(?<=\d,) (?=[-+\d])| (?=\[\d+\]|{PARTIAL})")  # blanks of "[1.0, 2.0]", "70.80 [1]", "20 †"
+_UNBROKEN = re.compile(rf"(?<=\d,) (?=[-+\d])| (?=\[\d+\]|{PARTIAL})")  # spaces in "[1.0, 2.0]", "70.80 [1]", "20 †"
 STYLE = (
     """
 .compact td:not(:first-child) { white-space: normal; min-width: 5.2rem; }
@@ -31,7 +31,7 @@ STYLE = (
 
 
 class Section(NamedTuple):
-    """A table with what its words mean."""
+    """A table with explanatory notes."""
 
     title: str
     table: Table
@@ -39,14 +39,14 @@ class Section(NamedTuple):
 
 
 def keys(models: Sequence[Model]) -> list[Key]:
-    """All benchmarks and protocols that some model has: the paper's in its order, then others."""
+    """All (benchmark, protocol) pairs that any model has: the paper's benchmarks in its order, then others."""
     place = {name: i for i, name in enumerate(published.BENCHMARKS)}
     found = {key for model in models for key in model.results}
     return sorted(found, key=lambda key: (key[1], place.get(key[0], len(place)), key))
 
 
 def sections(models: Sequence[Model]) -> list[Section]:
-    """The tables that there are figures for."""
+    """The tables that have rows."""
     found = [_accuracy(models), _printed(models), _consistency(models), *_differences(models)]
     return [section for section in found if section.table.rows]
 
@@ -58,7 +58,7 @@ def markdown(models: Sequence[Model]) -> str:
 
 
 def body(models: Sequence[Model]) -> list[Html]:
-    """The part of a page: tables, plots, and questions to look at."""
+    """The section of the HTML report: tables, plots and example questions."""
     out = []
     for part in sections(models):
         rows = [[_UNBROKEN.sub("\N{NO-BREAK SPACE}", cell) for cell in row] for row in part.table.rows]
@@ -113,7 +113,7 @@ def _accuracy(models: Sequence[Model]) -> Section:
 
 
 def _means(models: Sequence[Model], columns: Sequence[Key]) -> dict[str, list[Key]]:
-    """By protocol, the paper's benchmarks that all models have, where there are several."""
+    """By protocol, the paper's benchmarks that all models have, if there are at least two."""
     groups: dict[str, list[Key]] = {}
     for key in columns:
         if key[0] in published.BENCHMARKS and all(key in model.results for model in models):
@@ -143,7 +143,7 @@ def _sourced(figure: published.Figure) -> str:
 
 
 def _printed(models: Sequence[Model]) -> Section:
-    """The published table in full, with its means as printed and as they come out; no rows if it has none of ours."""
+    """The full published table, with its means as printed and recomputed; no rows if it has none of our benchmarks."""
     shown = published.MODELS if any(name in published.BENCHMARKS for name, _ in keys(models)) else ()
     rows = [
         [
@@ -163,7 +163,7 @@ def _printed(models: Sequence[Model]) -> Section:
 
 
 def _unlike(models: Sequence[Model], columns: Sequence[Key]) -> list[str]:
-    """What was not the same for all models, a line a benchmark and protocol."""
+    """The settings that differ between models, one line per benchmark and protocol."""
     lines = []
     for key in columns:
         facts = {model.name: _settings(model.results[key].facts) for model in models if key in model.results}
@@ -180,7 +180,7 @@ def _unlike(models: Sequence[Model], columns: Sequence[Key]) -> list[str]:
 
 
 def _settings(facts: Mapping) -> dict[str, object]:
-    """What a figure hangs on beside the model, by name; the prompt's parts each for itself."""
+    """Everything but the model that affects a figure, by name, with the parts of the prompt listed separately."""
     settings = dict(facts["settings"]) if isinstance(facts.get("settings"), dict) else {}
     settings.pop("model", None)
     prompt = settings.pop("prompt", {})
@@ -236,7 +236,7 @@ def _orders(found: Mapping) -> list[str]:
 
 
 def _ends(places: Sequence[Mapping]) -> list[str]:
-    """The places where the decisive picture helps most and least."""
+    """The positions at which the decisive image helps most and least."""
     found = {place["place"] + 1: Estimate.read(place["difference"]) for place in places}
     found = {place: estimate for place, estimate in found.items() if estimate.questions}
     if len(found) < 2:
@@ -246,7 +246,7 @@ def _ends(places: Sequence[Mapping]) -> list[str]:
 
 
 def _differences(models: Sequence[Model]) -> list[Section]:
-    """The last model against each other one, in accuracy and in consistency."""
+    """The last model compared with each other one, in accuracy and in consistency."""
     *others, last = models
     accuracy, orders = [], []
     for other in others:
@@ -291,7 +291,7 @@ def _in_orders(ours: Result, theirs: Result) -> list[str]:
 def _against(rows: Sequence, other_rows: Sequence) -> list[str]:
     try:
         found = against(rows, other_rows)
-    except InputError:  # they share no question
+    except InputError:  # no shared question
         return ["0", "–", "–", "–", "–"]
     return [
         *(f"{found[name]:,}" for name in ("questions", "first_only", "second_only")),
@@ -301,7 +301,7 @@ def _against(rows: Sequence, other_rows: Sequence) -> list[str]:
 
 
 def _provenance(model: Model) -> Html:
-    """What each result of a model says of itself."""
+    """The recorded settings of each of a model's results."""
     rows = [
         [", ".join(key), *(said(_plain(result.facts.get(name))) for name in ("model", "data", "settings", "time"))]
         for key, result in sorted(model.results.items())

@@ -1,9 +1,9 @@
-"""Whether a model's answers hang on the order of the images: the same questions in several orders, beside a control.
+"""Answer consistency under image permutation: the same questions in several orders, compared with a control.
 
-A model that samples its answers changes them from one time to the next whatever the order. So each question is also
-asked as often in its own order alone: what permuting does is the difference to that. The unit is the question, averaged
-over its replicates: replicate r is response r of each of its orders, for the control response r and as many control
-responses as there are further orders. Pure functions of scored rows.
+Sampled answers vary from one draw to the next whatever the order. So each question is also asked equally often in its
+original order: the effect of permuting is the difference to that control. The unit is the question, averaged over
+replicates: replicate r is response r in each of its orders; for the control, response r and as many control responses
+as there are further orders. Pure functions of scored rows.
 """
 
 from collections import Counter, defaultdict
@@ -22,29 +22,30 @@ COMPARED = {"mean": "mean accuracy", "all": "right every time", "worst": "worst 
 
 
 class Question(NamedTuple):
-    """What was answered to one question. `O` orders, its own first, `S` replicates."""
+    """The answers to one question. `O` orders, the original first; `S` replicates."""
 
     right: np.ndarray  # bool [O, S]
-    meanings: Sequence[Sequence[str | None]]  # [O][S], in the frame of its own order
-    places: Sequence[int | None]  # [O], of the picture on which the answer hangs
-    control: "Question | None"  # its own order in the place of each; None: not drawn
+    meanings: Sequence[Sequence[str | None]]  # [O][S], mapped back to the original order
+    places: Sequence[int | None]  # [O], of the image that decides the answer
+    control: "Question | None"  # the original order in place of each order; None: not drawn
 
 
 def consistency(rows: Sequence[Row], samples: int) -> dict | None:
-    """The figures of the questions that were asked in several orders, None if there are none; as JSON.
+    """Consistency figures of the questions asked in several orders, JSON-able; None if there are no such questions.
 
     Each is an `Estimate` over questions with its 95% bootstrap interval:
 
-    - `canonical`: right in its own order; `mean`: right, over all its orders; `all`: right in every order; `worst`: the
-      share of replicates that are right, in the order where it is lowest; `flip`: the answers to the orders do not all
-      mean the same, where no answer is one more answer.
-    - `control`: the same, but `canonical`, of its own order asked as often as there are orders. `drawn` is whether
-      that was done; if not (greedy answers), its one answer stands for all, so that `flip` is 0 by construction.
-    - `difference`: permuted minus control, of each question.
-    - `places`: where the picture on which the answer hangs was shown, from 0. `difference` is to the same question's
-      mean over its orders, so that a place does not look bad for hard questions; of those seen in several places.
+    - `canonical`: accuracy in the original order; `mean`: accuracy over all orders; `all`: correct in every order;
+      `worst`: the accuracy over replicates in the order where it is lowest; `flip`: the answers to the orders do not
+      all mean the same, where a missing answer is one more answer.
+    - `control`: the same measures except `canonical`, for the original order asked once per order. `drawn` is whether
+      that was done; if not (greedy answers), the one answer is repeated, so `flip` is 0 by construction.
+    - `difference`: permuted minus control, per question.
+    - `places`: accuracy by the position, from 0, at which the decisive image was shown. `difference` is relative to the
+      same question's mean over its orders, so that a position does not look bad because of hard questions; only over
+      questions whose image was shown at several positions.
 
-    A question that could not be asked stands in `not_permuted`, by reason, as those do whose images must not move.
+    Questions that could not be asked, or whose images must not move, are counted in `not_permuted`, by reason.
     """
     if not any(row["role"] == "permuted" for row in rows):
         return None
@@ -71,8 +72,8 @@ def consistency(rows: Sequence[Row], samples: int) -> dict | None:
 
 
 def by_question(rows: Sequence[Row], samples: int) -> dict[str, dict[tuple, float]]:
-    """The value of each question that was asked in several orders in each measure (`canonical`, `mean`, `all`, `worst`,
-    `flip`), by (id, true answers in its orders): equal in two results exactly if both were asked the same."""
+    """Value of each question asked in several orders, by measure (`canonical`, `mean`, `all`, `worst`, `flip`) and by
+    (id, reference answers in its orders). Keys of two results are equal exactly if both were asked the same."""
     asked, _ = _questions(rows, samples)
     answers: dict[str, list] = defaultdict(list)
     for row in rows:
@@ -83,21 +84,21 @@ def by_question(rows: Sequence[Row], samples: int) -> dict[str, dict[tuple, floa
 
 
 def right(row: Row) -> list[bool]:
-    """Whether each response is right, [D]: all of it, where a benchmark scores the parts of a question."""
+    """Whether each response is fully correct, [D]; a benchmark may score the parts of a question."""
     return [value >= 1 for value in row["correct"]]
 
 
 def _questions(rows: Sequence[Row], samples: int) -> tuple[dict[str, Question], dict[str, str]]:
-    """Those that were asked in several orders, and why others were not."""
+    """The questions asked in several orders, and the reasons for the others."""
     groups: dict[str, list[Row]] = defaultdict(list)
-    for row in sorted(rows, key=lambda row: row["id"]):  # so that sums do not depend on the order of the rows
+    for row in sorted(rows, key=lambda row: row["id"]):  # sums must not depend on the order of the rows
         groups[row["id"]].append(row)
     left = {name: why for name, group in groups.items() if (why := _why_not(group)) is not None}
     return {name: _question(group, samples) for name, group in groups.items() if name not in left}, left
 
 
 def _why_not(group: Sequence[Row]) -> str | None:
-    """Why a question's orders cannot be compared; None: they can."""
+    """Why a question's orders cannot be compared; None if they can."""
     fault = next((row["fault"] for row in group if row["fault"] is not None), None)
     if fault is not None or any(row["role"] == "permuted" for row in group):
         return fault
@@ -118,7 +119,7 @@ def _question(group: Sequence[Row], samples: int) -> Question:
 
 
 def _repeated(question: Question) -> Question:
-    """Its own answers again in place of those to the other orders."""
+    """Repeats the answers to the original order in place of those to other orders."""
     count = len(question.right)
     own = np.repeat(question.right[:1], count, axis=0)
     return Question(own, question.meanings[:1] * count, question.places[:1] * count, None)
@@ -140,7 +141,7 @@ def _column(measures: Mapping[Name, Mapping[str, float]], key: str) -> dict[Name
 
 
 def _places(asked: Mapping[str, Question]) -> list[dict]:
-    """Accuracy by place, for each place that some question's picture was shown at."""
+    """Accuracy by position, for each position at which some question's decisive image was shown."""
     at: dict[int, dict[str, float]] = defaultdict(dict)
     away: dict[int, dict[str, float]] = defaultdict(dict)
     for name, question in asked.items():
@@ -155,11 +156,11 @@ def _places(asked: Mapping[str, Question]) -> list[dict]:
     ]
 
 
-# In words
+# Text output
 
 
 def markdown(found: Mapping[str, object] | None) -> list[str]:
-    """The section of a results.md: paragraphs and tables; [] without figures."""
+    """The section of results.md, as paragraphs and tables; [] without figures."""
     if found is None:
         return []
     left = f" Not moved: {counted(found['not_permuted'])}." if found["not_permuted"] else ""
@@ -197,7 +198,7 @@ def measures_table(found: Mapping) -> Table:
 
 
 def places_table(found: Mapping) -> Table:
-    """Accuracy by the place of the decisive picture, counted from 1 as questions do."""
+    """Accuracy by the position of the decisive image, counted from 1 as in the questions."""
     rows = []
     for each in found["places"]:
         accuracy, difference = Estimate.read(each["accuracy"]), Estimate.read(each["difference"])

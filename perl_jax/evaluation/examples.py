@@ -1,7 +1,7 @@
-"""Questions to look at: those that came out otherwise from one model to another, and those whose answer hangs on the
-order of the images; each with its pictures, in the orders shown, and with each model's words.
+"""Example questions for the report: answers that differ between models, and answers that depend on the image order.
 
-Pictures are read from the benchmark's own data again. Where that is gone, the words stand alone, and the page says so.
+Each has its images, in the orders shown, and the models' responses. Images are read again from the benchmark's data. If
+that is gone, only the text is shown, and the page says so.
 """
 
 import itertools
@@ -20,7 +20,7 @@ from perl_jax.evaluation.results import Key, Model, Question, Row
 from perl_jax.runtime import html
 from perl_jax.runtime.html import Html, dim, element, folded, joined, note, tag
 
-SHOWN, ORDERS_SHOWN = 5, 3  # questions a kind and benchmark, orders a question
+SHOWN, ORDERS_SHOWN = 5, 3  # questions per kind and benchmark, orders per question
 SIDE = 160  # pixels of a thumbnail's longer side
 STYLE = """
 .asked { border-top: 1px solid #d8dee4; margin-top: .6rem; padding-top: .5rem; }
@@ -32,15 +32,17 @@ STYLE = """
 
 
 class Kind(NamedTuple):
-    """Questions of one benchmark that have something in common."""
+    """Questions of one benchmark with a common property."""
 
     title: str
     ids: list[str]
 
 
 def kinds(models: Sequence[Model], key: Key) -> list[Kind]:
-    """Which questions the last model answers better and worse than the first in their own order, and in which its
-    answer changes with the order: first those where it did not when asked again in the same order."""
+    """Questions that the last model answers better and worse than the first in original order, and flipped questions.
+
+    Flipped: the last model's answer changes with the order; first those stable when asked again in the same order.
+    """
     first, last = (_asked(model, key) for model in (models[0], models[-1]))
     steps = {
         id_: _share(question.own) - _share(first[id_].own)
@@ -58,19 +60,19 @@ def kinds(models: Sequence[Model], key: Key) -> list[Kind]:
 
 
 def _asked(model: Model, key: Key) -> dict[str, Question]:
-    """The questions that could be asked in all their orders."""
+    """The questions without a fault in any of their orders."""
     found = model.results[key].questions() if key in model.results else {}
     return {id_: question for id_, question in found.items() if not any(row.get("fault") for row in question.orders)}
 
 
 def flip(question: Question) -> int | None:
-    """The first sample in which the answer, in the original frame, is not the same in all orders; None without one."""
+    """Index of the first sample whose answers, mapped to the original order, differ between orders; else None."""
     meanings = zip(*(row["meaning"] for row in question.orders))
     return next((i for i, sample in enumerate(meanings) if len(set(sample)) > 1), None)
 
 
 def flipped_when_asked_again(question: Question) -> bool:
-    """Whether some sample of the question's control, with the answer in its own order, is not always the same."""
+    """Whether the control answers of some sample differ from its answer in the original order or from each other."""
     samples = len(question.own["meaning"])
     drawn = question.control["meaning"] if question.control else []
     again = len(drawn) // samples if samples else 0
@@ -78,7 +80,7 @@ def flipped_when_asked_again(question: Question) -> bool:
 
 
 def cards(models: Sequence[Model], key: Key) -> list[Html]:
-    """The questions of each kind, folded, a bounded number of each."""
+    """The questions of each kind, collapsed, at most `SHOWN` of each."""
     found = kinds(models, key)
     wanted = {id_ for kind in found for id_ in kind.ids[:SHOWN]}
     results = [model.results[key] for model in models if key in model.results]
@@ -93,7 +95,7 @@ def cards(models: Sequence[Model], key: Key) -> list[Html]:
 
 
 def _items(benchmark: str, directories: Iterable[str], wanted: AbstractSet[str]) -> tuple[dict[str, Item], str]:
-    """The wanted questions, from the first of the benchmark's snapshots that has them, and why some are missing."""
+    """The wanted questions, from the benchmark snapshots in turn, and why some are missing."""
     found: dict[str, Item] = {}
     problem = ""
     for directory in directories if wanted else ():
@@ -124,7 +126,7 @@ def _card(id_: str, asked: Mapping[str, Mapping[str, Question]], last: str, item
 
 
 def _orders(question: Question, sample: int) -> list[Row]:
-    """The question's own order and some others, first those with another answer."""
+    """The question's original order and some others, those with a different answer first."""
     own, *others = question.orders
     same = {id(row): row["meaning"][sample] == own["meaning"][sample] for row in others}
     return [own, *sorted(others, key=lambda row: same[id(row)])][:ORDERS_SHOWN]
@@ -139,7 +141,7 @@ def _same(row: Row, other: Row) -> bool:
 
 
 def _view(row: Row, said: Mapping[str, Row | None], sample: int, item: Item | None) -> Html:
-    """A question in one order: its pictures, its words, and what each model said."""
+    """A question in one order: its images, its text, and each model's response."""
     moved = row["order"] != sorted(row["order"])
     order = f"order {' '.join(str(place + 1) for place in row['order'])}" if moved else "its own order"
     words = [_words(name, each, sample) for name, each in said.items()]
@@ -168,7 +170,7 @@ def _words(name: str, row: Row | None, sample: int) -> Html:
 
 
 def _pictures(row: Row, item: Item | None) -> Html:
-    """Thumbnails in the order shown, the decisive one framed."""
+    """Thumbnails in the order shown, the decisive one outlined."""
     figures = []
     for place, index in enumerate(row["shown"] if item else ()):
         words = f"{place + 1}" + (", decisive" if row.get("place") == place else "")

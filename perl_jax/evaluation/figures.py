@@ -1,7 +1,7 @@
-"""The figures of an evaluation, from its scored rows to results.md. Pure functions.
+"""Evaluation metrics, from scored rows to results.md. Pure functions.
 
-The unit is the question: a question's value is the mean over its samples, and an interval counts questions, not
-responses. A question that could not be asked counts as wrong, and stands in no rate of responses.
+The unit is the question: its value is the mean over its samples, and intervals count questions, not responses. A
+question that could not be asked counts as wrong, and is excluded from rates over responses.
 """
 
 import math
@@ -20,17 +20,18 @@ SETTINGS = ("samples", "temperature", "permute", "max_new_tokens", "seed")
 
 
 def figures(rows: Sequence[Row], samples: int, macro: bool) -> dict:
-    """The figures of the questions in their own order, as JSON.
+    """Metrics of the questions in their original order, JSON-able.
 
     - `micro`: accuracy over questions with Wilson's interval; `macro`: the mean over categories, with a bootstrap of
-      the questions within each; `headline`: which of them is the benchmark's (`macro`: the latter).
-    - `credit`: the mean score where some response is partly right (MV-MATH: the share of steps), else None.
-    - `not_asked`: how many questions could not be, by reason.
-    - `responses`, and of them the shares `failures` (no answer was found) and `truncated` (cut at the limit), and the
-      mean `length` in tokens; None without responses.
+      the questions within each; `headline`: which of the two the benchmark reports (the argument `macro` selects the
+      latter).
+    - `credit`: the mean score if some response is partly correct (MV-MATH: the share of steps), else None.
+    - `not_asked`: number of questions that could not be asked, by reason.
+    - `responses`: their number, and of them the shares `failures` (no answer extracted) and `truncated` (at the length
+      limit), and the mean `length` in tokens; None without responses.
     - `categories`: `questions`, `accuracy`, `failures`, `truncated` of each.
-    - `pass_at`: {k: the chance that one of k samples is right} for k of 1, 2, 4, ..., samples; `majority`: whether the
-      most frequent answer is right. None with one sample.
+    - `pass_at`: {k: the probability that one of k samples is correct} for k of 1, 2, 4, ..., samples; `majority`:
+      accuracy of the majority vote. None with one sample.
     """
     own = _own(rows)
     accuracy = {row["id"]: float(np.mean(right(row))) for row in own}
@@ -55,13 +56,13 @@ def figures(rows: Sequence[Row], samples: int, macro: bool) -> dict:
 
 
 def against(rows: Sequence[Row], other_rows: Sequence[Row]) -> dict:
-    """These rows against another result's, on the questions that both were asked in their own order, as JSON.
+    """Compares rows with another result's rows, on the questions that both were asked in original order, JSON-able.
 
-    `first_only`, `second_only`, `p`: McNemar's test on the first response of each. `difference`: in accuracy, over all
-    samples of each, with its paired bootstrap interval. A question is shared if id and true answer are the same;
-    `only_here` and `only_there` count the others, and those that one of the two could not be asked.
+    `first_only`, `second_only`, `p`: McNemar's test on the first response of each. `difference`: in accuracy over all
+    samples, with its paired bootstrap interval. A question is shared if id and reference answer are equal; `only_here`
+    and `only_there` count the others, and those that one of the two could not be asked.
 
-    Raises InputError where nothing is shared.
+    Raises InputError if no question is shared.
     """
     here, there = (
         {(row["id"], row["answer"]): row for row in _own(each) if row["fault"] is None} for each in (rows, other_rows)
@@ -86,8 +87,8 @@ def against(rows: Sequence[Row], other_rows: Sequence[Row]) -> dict:
 
 
 def pass_at(k: int, drawn: int, correct: int) -> float:
-    """The chance that one of k responses is right, unbiased, from `correct` right ones of `drawn`
-    (Chen et al. 2021, arXiv 2107.03374): the share of the subsets of k that hold a right one.
+    """Unbiased estimate of the probability that one of k responses is correct, from `correct` correct ones of `drawn`
+    (Chen et al. 2021, arXiv 2107.03374): the share of the subsets of size k that contain a correct one.
 
     >>> pass_at(1, 4, 1), pass_at(2, 4, 1), pass_at(4, 4, 1)
     (0.25, 0.5, 1.0)
@@ -96,9 +97,9 @@ def pass_at(k: int, drawn: int, correct: int) -> float:
 
 
 def majority(row: Row) -> bool:
-    """Whether the most frequent answer of a row's responses is right; of equally frequent ones, that drawn first.
+    """Whether the majority vote over a row's responses is correct; ties go to the answer drawn first.
 
-    Answers are the same if they mean the same, or else are the same text; no answer, or one of no words, is no vote.
+    Votes are equal if their meanings are, or without one their texts; a missing or empty answer is no vote.
     """
     votes = [
         meaning if meaning is not None else normalized(found or "") or None
@@ -112,7 +113,7 @@ def majority(row: Row) -> bool:
 
 
 def _own(rows: Sequence[Row]) -> list[Row]:
-    """Each question in its own order, by id, so that sums do not depend on the order of the rows."""
+    """Each question in its original order, sorted by id, so that sums do not depend on the order of the rows."""
     return sorted((row for row in rows if row["role"] == "own"), key=lambda row: row["id"])
 
 
@@ -151,11 +152,11 @@ def _pass_at(rows: Sequence[Row], k: int) -> dict[str, float]:
     return {row["id"]: pass_at(k, len(row["correct"]), sum(right(row))) for row in rows}
 
 
-# In words
+# Text output
 
 
 def markdown(result: Mapping) -> str:
-    """results.md, the whole of a results.json in words."""
+    """The text of results.md, generated from a results.json."""
     found = result["figures"]
     parts = [*_header(result), _headline(found), summary_table(found).markdown(), *_notes(found)]
     if len(found["categories"]) > 1:
@@ -184,7 +185,7 @@ def summary_table(found: Mapping) -> Table:
 
 
 def category_table(found: Mapping) -> Table:
-    """A row a category."""
+    """One row per category."""
     rows = []
     for name, each in found["categories"].items():
         rows.append(

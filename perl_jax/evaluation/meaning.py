@@ -1,4 +1,4 @@
-"""What an answer means, whatever its words and the order that it was given in: so that two can be the same."""
+"""Canonical form of an answer, independent of its wording and of the image order, so that answers can be compared."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -9,23 +9,23 @@ from perl_jax import permute, symbols
 from perl_jax.answers import compare
 from perl_jax.curation import references
 
-LONG = 1000  # characters of an answer, beyond which it is a text, and no reference to a choice or an image
+LONG = 1000  # longest answer, in characters, that is parsed as a reference to a choice or an image
 
 _NUMBER = re.compile(r"[-+]?(?:[0-9]+|[0-9]{1,3}(?:,[0-9]{3})+)(?:\.[0-9]+)?")
 
 
 def meaning(record: Mapping, order: Sequence[int], asked: Mapping, extracted: str | None, correct: bool) -> str | None:
-    """What an extracted answer means in the record's original order: equal meanings are the same answer.
+    """The meaning of an extracted answer in the record's original order; equal meanings are the same answer.
 
     Args:
         record: the question with symbols, in its original order.
-        order: that it was asked in.
-        asked: what was asked in that order: kind, choices, question (`permute.render`).
-        extracted: the answer as it was given; None: none was found.
-        correct: whether it is right: what is right means the same however it is worded.
+        order: in which it was asked.
+        asked: kind, choices and question as asked in that order (`permute.render`).
+        extracted: the answer as given; None if none was extracted.
+        correct: whether it is correct; correct answers have the same meaning whatever their wording.
 
-    None where nothing was found, or nothing but marks ("$$"). A wrong answer means the choice that it chooses, or the
-    image that it names where the answer is an image; a number means its value.
+    None if no answer was extracted, or only punctuation ("$$"). A wrong answer means the choice it selects, or the
+    image it names if the answer is an image; a number means its value.
     """
     if extracted is None:
         return None
@@ -41,12 +41,12 @@ def meaning(record: Mapping, order: Sequence[int], asked: Mapping, extracted: st
         if _NUMBER.fullmatch(said) and record.get("kind") == "number":
             return f"{Decimal(said.replace(',', '')).normalize():f}"
         return symbols.words(symbols.move(references.to_symbols(said, count), order), count)
-    except InputError:  # braces of its own, or left and right among more than two
+    except InputError:  # braces in the answer, or left and right among more than two
         return said
 
 
 def _in_form(record: Mapping, asked: Mapping, extracted: str) -> str | None:
-    """A wrong answer in the right one's form: the letter of a choice, or words for an image; None if it is neither."""
+    """A wrong answer in the form of the reference answer, as a choice letter or words for an image; else None."""
     choices = asked.get("choices") or ()
     if asked.get("kind") == "choice":
         forms, kind = symbols.LETTERS[: len(choices) or None], "choice"
@@ -57,7 +57,7 @@ def _in_form(record: Mapping, asked: Mapping, extracted: str) -> str | None:
 
 
 def _images(record: Mapping) -> list[str]:
-    """What the answer would be if it were each of the images in turn; [] where it does not name a single one."""
+    """The answer reworded for each image in turn; [] if it does not name exactly one image."""
     answer, count = record["answer"], len(record["images"])
     named = symbols.mentioned(answer)
     return [symbols.words(symbols.move(answer, [place] * count), count) for place in range(count * (len(named) == 1))]

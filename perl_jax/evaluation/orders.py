@@ -1,8 +1,8 @@
-"""In which orders of its pictures a benchmark's question is asked, and what it then says.
+"""The image orders in which a benchmark question is asked, and its text in each.
 
-A question is taken to symbols by the rules of `perl_jax.curation`, without a change of its words, so another order is
-an exact rewriting of question, choices and answer; what no rule can rewrite is asked in its own order alone, with the
-reason. Nothing here opens a picture.
+A question is converted to symbols by the rules of `perl_jax.curation`, without changing its words, so that any other
+order is an exact rewriting of question, choices and answer. A question that no rule can rewrite is asked in its
+original order only, with the reason. No image is opened here.
 """
 
 import math
@@ -23,14 +23,14 @@ UNBOUND = "its letters may be those of images"
 
 
 class Asked(NamedTuple):
-    """A benchmark's question in one order of its pictures."""
+    """A benchmark question in one order of its images."""
 
-    item: Item  # in this order: its row shows the pictures so, and its answer is the true one here
+    item: Item  # in this order: its row has the images in this order, and the reference answer for it
     order: permute.Order
-    shown: list[int]  # the pictures, as places in the published row's `images`
-    place: int | None  # of the one picture on which the answer hangs; None: there is no such one
-    record: Mapping | None  # the question in its own order, with symbols, pictures as numbers; None: asked in no other
-    fixed: str | None  # why it is asked in no other order; None: it is, or was not to be
+    shown: list[int]  # the images, as indices into the published row's `images`
+    place: int | None  # of the one image that decides the answer; None: there is none
+    record: Mapping | None  # with symbols, in original order, images as numbers; None: asked in no other order
+    fixed: str | None  # why it is asked in no other order; None: it is, or no other was requested
 
     @property
     def own(self) -> bool:
@@ -38,9 +38,9 @@ class Asked(NamedTuple):
 
 
 def in_orders(item: Item, count: int, seed: int) -> list[Asked]:
-    """The question in its own order and its own words, then in `count` others, or in all others if there are no more.
+    """The question in its original order and wording, then in `count` others, or in all others if there are fewer.
 
-    Others are drawn uniformly, without one twice, by (seed, id).
+    Other orders are drawn uniformly without replacement, by (seed, id).
     """
     own = tuple(range(len(item.row.images)))
     record = movable(item) if count else None
@@ -53,14 +53,14 @@ def in_orders(item: Item, count: int, seed: int) -> list[Asked]:
 
 
 def movable(item: Item) -> Mapping | str:
-    """The question as a record whose pictures are the numbers of the row's; or why they cannot change places."""
+    """The question as a record whose images are their indices in the row; or why its images cannot be permuted."""
     count = len(item.row.images)
     if count < 2:
         return "one picture" if count else "no picture"
     record = item.columns.get("record")
     if record is None:
         if _common.inside_sentences(item.row.question) and not any(MARKER in choice for choice in item.row.choices):
-            return INSIDE  # where choices show pictures, they alone move
+            return INSIDE  # if choices show images, only those move
         curated = curate.symbolic(item.row)
         if isinstance(curated, Rejected):
             return curated.reason
@@ -75,7 +75,7 @@ def movable(item: Item) -> Mapping | str:
 
 
 def _unbound(row: Row) -> bool:
-    """Whether the answer is a letter of which the text says nothing: it may name an image by its place."""
+    """Whether the answer is a letter that the text does not define: it may name an image by its position."""
     own = rf"(?<![A-Za-z]){re.escape(row.answer)}\s*[.:)、．：）]"
     return row.kind == "choice" and not row.choices and not re.search(own, row.question)
 
@@ -96,9 +96,9 @@ def _moved(item: Item, record: Mapping, order: permute.Order) -> Asked:
 
 
 def decisive_place(record: Mapping) -> int | None:
-    """The place of the one picture on which the answer of a record with symbols hangs; None where there is no such one.
+    """The place of the one image that decides the answer of a record with symbols; None if there is no single one.
 
-    It is the picture that the answer names or shows; else the only one that the question names.
+    It is the image that the answer names or shows; else the only one that the question names.
 
     >>> record = {"question": "Which image is brighter?", "answer": "{image:1}", "kind": "text", "images": [0, 1]}
     >>> decisive_place(record | {"order_effect": "rewrite"})
@@ -125,7 +125,7 @@ def _letter_place(answer: str) -> int | None:
 
 
 def meaning(asked: Asked, extracted: str | None, correct: bool) -> str | None:
-    """What an extracted answer means in the question's original order; None where it is asked in no other order."""
+    """The meaning of an extracted answer in the question's original order; None if it is asked in no other order."""
     if asked.record is None:
         return None
     row = asked.item.row

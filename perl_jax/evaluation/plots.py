@@ -1,6 +1,6 @@
-"""Results of several models as plots: accuracy, flips beside their control, and accuracy by place.
+"""Plots of several models' results: accuracy, flip rates beside their control, and accuracy by position.
 
-A model is a colour, whose name stands beside the plots (`html.legend`), and no text of a model or of data is in them.
+Each model has a colour, named in the legend beside the plots (`html.legend`). Plots contain no model or data text.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,11 +11,11 @@ from perl_jax.evaluation.statistics import Estimate
 from perl_jax.runtime import html
 from perl_jax.runtime.html import COLOURS, Html, element
 
-Dot = tuple[int, Estimate, bool]  # which model, where, filled or not
+Dot = tuple[int, Estimate, bool]  # index of the model, value, filled marker or not
 
 
 def figures(models: Sequence[Model], keys: Sequence[Key]) -> list[Html]:
-    """The plots that there are figures for; of benchmarks and protocols `keys`, in their order."""
+    """The plots that have data, for the benchmarks and protocols `keys` in their order."""
     accuracy = {key: _dots(models, key, lambda result: [(result.headline, True)]) for key in keys}
     flips = {key: dots for key in keys if (dots := _dots(models, key, lambda result: _flips(result.consistency)))}
     printed = "".join(f", {mark} {model.name}" for mark, model in zip("◇◆", published.MODELS))
@@ -48,7 +48,7 @@ def _flips(found: Mapping | None) -> list[tuple[Estimate, bool]]:
 
 
 def _rows(dots: Mapping[Key, Sequence[Dot]], printed: bool = False) -> Html:
-    """A line a benchmark, on it each model's dots with their intervals, one below the other."""
+    """One line per benchmark, with each model's dots and intervals one below the other."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import PercentFormatter
 
@@ -70,7 +70,7 @@ def _rows(dots: Mapping[Key, Sequence[Dot]], printed: bool = False) -> Html:
 
 
 def _places(lines: Mapping[int, Sequence[Mapping]]) -> Html:
-    """A line a model over the places of the decisive picture, from 1."""
+    """One line per model over the positions of the decisive image, from 1."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import PercentFormatter
 

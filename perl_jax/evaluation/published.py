@@ -1,14 +1,14 @@
-"""What others have printed for the eight benchmarks, as data, each figure with where it stands.
+"""Published figures for the eight benchmarks, as data, each with its source.
 
-The table is that of the authors' repository, two models of it; a row trained by GRPO alone it does not have. Prompt,
-judge and averaging behind its figures are not said there, so a figure of ours is not measured in the same way.
+Two models from the table in the authors' repository; it has no row trained by GRPO alone. It does not state the prompt,
+judge and averaging behind its figures, so our figures are not measured in the same way.
 """
 
 import math
 from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
-BENCHMARKS = {  # the columns of the table, in its order: the benchmark's name here, and there
+BENCHMARKS = {  # columns of the table, in its order: our name of the benchmark, and the table's
     "mantis_eval": "Mantis-Eval",
     "blink": "BLINK",
     "mmiu": "MMIU",
@@ -32,14 +32,14 @@ class Figure(NamedTuple):
 
     value: float
     source: str  # a key of SOURCES
-    decimals: int = 2  # that are printed
+    decimals: int = 2  # number printed
 
     def __str__(self) -> str:
         return f"{self.value:.{self.decimals}f}"
 
 
 class Model(NamedTuple):
-    """A row of the table; of a cell's figures the table's own stands first, then those that disagree with it."""
+    """A row of the table; each cell has the table's own figure first, then those that disagree with it."""
 
     name: str
     cells: Mapping[str, tuple[Figure, ...]]

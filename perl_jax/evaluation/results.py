@@ -1,4 +1,4 @@
-"""What `perl_jax.evaluate` has left, read again: a model's results on any number of benchmarks."""
+"""Reads the output of `perl_jax.evaluate`: a model's results on any number of benchmarks."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -16,10 +16,10 @@ Key = tuple[str, str]  # benchmark and protocol
 
 
 class Question(NamedTuple):
-    """What a model said to one question, in all orders that it was asked in."""
+    """A model's responses to one question, in all orders asked."""
 
-    orders: list[Row]  # its own order first
-    control: Row | None  # its own order, drawn again
+    orders: list[Row]  # original order first
+    control: Row | None  # original order, sampled again
 
     @property
     def own(self) -> Row:
@@ -27,7 +27,7 @@ class Question(NamedTuple):
 
 
 class Result(NamedTuple):
-    """What a model reached on one benchmark under one protocol."""
+    """A model's result on one benchmark under one protocol."""
 
     facts: Mapping[str, object]  # results.json
     rows: Sequence[Row]
@@ -44,11 +44,11 @@ class Result(NamedTuple):
 
     @property
     def consistency(self) -> Mapping | None:
-        """What `evaluation.consistency` found; None where questions were asked in one order alone."""
+        """The figures of `evaluation.consistency`; None if questions were asked in one order only."""
         return self.facts.get("consistency")
 
     def questions(self) -> dict[str, Question]:
-        """The questions by id, in the order of the file; one that lacks its own order is left out."""
+        """The questions by id, in file order; those without their original order are skipped."""
         groups: dict[str, dict[str, list[Row]]] = {}
         for row in self.rows:
             groups.setdefault(str(row["id"]), {}).setdefault(str(row["role"]), []).append(row)
@@ -70,10 +70,10 @@ class Model(NamedTuple):
 
 
 def read(name: str, directory: Path) -> Model:
-    """The results in `directory/<benchmark>-<protocol>/`; half-written lines are skipped.
+    """Reads the results in `directory/<benchmark>-<protocol>/`; incomplete lines are skipped.
 
     Raises:
-        InputError: no results there, files of another form, or the same benchmark and protocol twice.
+        InputError: no results there, files of another format, or the same benchmark and protocol twice.
     """
     found: dict[Key, Result] = {}
     for file in sorted(directory.glob("*/results.json")):

@@ -1,8 +1,8 @@
-"""What responses are worth: a benchmark's rules in worker processes that can be killed, then its judge if it has one.
+"""Scores responses by a benchmark's rules, in killable worker processes, then by its judge if it has one.
 
-Rules may hang on a hostile response (a tower of powers), so they run in `pebble`'s pool as rewards do: a question whose
-responses take too long is scored again one response at a time, and the guilty one counts as wrong, without an answer.
-A worker imports this module and the benchmark, and no JAX.
+Rules may hang on a hostile response (a tower of powers), so they run in `pebble`'s pool as rewards do. A question whose
+responses time out is scored again one response at a time, and the one that hangs counts as wrong, without an answer. A
+worker imports this module and the benchmark, and no JAX.
 """
 
 import logging
@@ -23,25 +23,25 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-MEMORY = 2 << 30  # bytes of a worker
-TIMEOUT = 20.0  # seconds for the responses to one question, and then for a single one
+MEMORY = 2 << 30  # bytes per worker
+TIMEOUT = 20.0  # seconds for all responses to one question, and then for a single one
 
 
 class Found(NamedTuple):
-    """What the rules make of a response."""
+    """The rules' result for one response."""
 
     correct: float
     extracted: str | None
-    meaning: str | None  # the answer as it reads in the question's own order
-    judge: list[dict] | None = None  # what to ask a judge; None: the rules have decided, or there is no judge
+    meaning: str | None  # the answer mapped to the question's original order
+    judge: list[dict] | None = None  # messages for a judge; None: the rules have decided, or there is no judge
 
 
 NOTHING = Found(0.0, None, None)
 
 
 def scored(name: str, protocol: str, answered: Sequence["Answered"], workers: int) -> list[list[Found]]:
-    """What the rules of a benchmark make of each response. Processes of a run share the work."""
-    from perl_jax.runtime import processes  # not above, where workers would import JAX with it
+    """Scores each response by the rules of a benchmark. The processes of a run share the work."""
+    from perl_jax.runtime import processes  # imported here because workers must not import JAX
 
     mine = [n for n in range(len(answered)) if processes.owns(n)]
     tasks = [(name, protocol, _light(answered[n].asked), list(answered[n].texts)) for n in mine]
@@ -52,7 +52,7 @@ def scored(name: str, protocol: str, answered: Sequence["Answered"], workers: in
 
 
 def _light(asked: Asked) -> Asked:
-    """Without what reads pictures, which a worker needs not."""
+    """Without the image readers, which a worker does not need."""
     return asked._replace(item=asked.item._replace(row=asked.item.row._replace(images=[None] * len(asked.order))))
 
 
@@ -62,14 +62,14 @@ def _scored(tasks: Sequence[tuple], workers: int, again: bool = True) -> list[li
     try:
         with grading.pool(workers, _prepare, tasks[0][0]) as pool:
             return _outcomes(pool, tasks)
-    except RuntimeError:  # the pool itself breaks when a worker dies between two tasks: once may be chance
+    except RuntimeError:  # the pool itself breaks if a worker dies between two tasks; retried once
         if not again:
             raise
         return _scored(tasks, workers, again=False)
 
 
 def _outcomes(pool, tasks: Sequence[tuple]) -> list[list[Found]]:
-    """Each task's result; of one that hung or took its worker down, each response by itself."""
+    """Each task's result; for one that hung or killed its worker, each response is scored separately."""
     futures = [pool.schedule(score, task, timeout=TIMEOUT) for task in tasks]
     done = [grading.outcome(future) for future in futures]
     lost = [
@@ -92,7 +92,7 @@ def _outcomes(pool, tasks: Sequence[tuple]) -> list[list[Found]]:
 
 
 def _settled(asked: Asked, found: Found | str) -> Found:
-    """What was found, or what went wrong instead."""
+    """The result; an error message is logged and counts as wrong."""
     if isinstance(found, str):
         logger.warning("question %r: a response could not be scored (%s); counted as wrong", asked.item.row.id, found)
         return NOTHING
@@ -101,11 +101,11 @@ def _settled(asked: Asked, found: Found | str) -> Found:
 
 def _prepare(name: str) -> None:
     grading.limit(MEMORY)
-    benchmarks.find(name)  # imported before the clock of the first question runs
+    benchmarks.find(name)  # imported before the first question's time limit starts
 
 
 def score(name: str, protocol: str, asked: Asked, texts: Sequence[str]) -> list[Found | str]:
-    """In a worker: what the rules make of the responses to a question, or what went wrong; a hostile one may hang."""
+    """Runs in a worker: scores the responses to a question, or returns error messages; may hang on hostile input."""
     benchmark = benchmarks.find(name)
     ask = getattr(benchmark, "judge_messages", None) if protocol == "official" else None
     return [_checked(benchmark, protocol, ask, asked, text) for text in texts]
@@ -115,7 +115,7 @@ def _checked(benchmark: ModuleType, protocol: str, ask, asked: Asked, text: str)
     try:
         found = benchmark.score(asked.item, text, protocol)
         return _found(asked, found, ask(asked.item, text) if ask and found.extracted is None else None)
-    except Exception as error:  # whatever rules or a formula's reader raise costs one response, not the run
+    except Exception as error:  # any exception of rules or formula parser costs one response, not the run
         return " ".join(f"{type(error).__name__}: {error}".split())[:200]
 
 
@@ -124,22 +124,22 @@ def _found(asked: Asked, score: Score, judge: list[dict] | None = None) -> Found
 
 
 class Judged(NamedTuple):
-    """What a judge was asked."""
+    """Statistics of the judge requests."""
 
     asked: int
-    failed: int  # requests without a reply: as with one of no use, the response counts as wrong, without an answer
+    failed: int  # requests without a reply; as with an unusable reply, the response counts as wrong, without an answer
 
 
 def judge(
     benchmark: ModuleType, endpoint: Endpoint, answered: Sequence["Answered"], found: Sequence[Sequence[Found]]
 ) -> tuple[list[list[Found]], Judged]:
-    """`found` with a judge's word where the rules could not decide, and how much it was asked.
+    """Returns `found` with the judge's decisions where the rules could not decide, and the number of requests.
 
     Args:
         benchmark: one with `judge_messages` and `judged`.
-        endpoint: the judge; it is asked greedily.
+        endpoint: the judge; queried greedily.
         answered: the responses, as for `scored`.
-        found: what the rules say of these.
+        found: the rules' results for these.
     """
     from perl_jax.runtime import logs
 

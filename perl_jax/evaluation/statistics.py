@@ -1,8 +1,8 @@
-"""What a comparison of runs may claim: measures by question, chance, intervals, differences, and tables that say it.
+"""Statistics for comparing runs: measures by question, chance level, confidence intervals, differences, tables.
 
-A row is what `held_out.predictions` returns: one question in one order. The orders of a question are not independent
-of each other, so everything here counts questions: a measure is a dict from question to its value in [0, 1], and two
-runs are compared on the questions that both were asked. Pure functions, all of them.
+A row, from `held_out.predictions`, is one question in one order. The orders of a question are not independent, so
+everything here counts questions: a measure is a dict from question to its value in [0, 1], and two runs are compared on
+the questions that both were asked. All functions are pure.
 """
 
 import math
@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 Row = Mapping[str, object]
-Question = tuple  # (id, ((order, true answer), ...)): equal in two runs exactly if both were asked the same
+Question = tuple  # (id, ((order, reference answer), ...)): equal in two runs exactly if both were asked the same
 
 Z_95 = 1.959963984540054  # standard normal quantile at 0.975
 COLUMNS = {
@@ -27,7 +27,7 @@ COMPARED = ("canonical", "permuted", "flip")
 
 
 class Estimate(NamedTuple):
-    """A mean over `questions` questions with its 95% interval."""
+    """A mean over `questions` questions with its 95% confidence interval."""
 
     mean: float
     low: float
@@ -36,29 +36,29 @@ class Estimate(NamedTuple):
 
     @property
     def separated(self) -> bool:
-        """Whether the interval leaves out 0."""
+        """Whether the interval excludes 0."""
         return not self.low <= 0 <= self.high
 
     def plain(self) -> dict[str, float | None]:
-        """By name, for JSON, which has no NaN: None instead."""
+        """As a dict for JSON, with NaN as None."""
         return {name: None if math.isnan(value) else value for name, value in self._asdict().items()}
 
     @classmethod
     def read(cls, plain: Mapping[str, float | None]) -> "Estimate":
-        """Of what `plain` gave."""
+        """The inverse of `plain`."""
         return cls(*(math.nan if plain[name] is None else plain[name] for name in cls._fields))
 
 
 class McNemar(NamedTuple):
-    """Questions that came out otherwise in two runs."""
+    """Counts of questions that only one of two runs answers correctly, and the test's p value."""
 
-    first: int  # right in the first run only
-    second: int  # right in the second run only
+    first: int  # correct in the first run only
+    second: int  # correct in the second run only
     p: float  # two-sided
 
 
 def by_question(rows: Sequence[Row]) -> dict[Question, list[Row]]:
-    """The rows of each question, its own order first."""
+    """The rows of each question, its original order first."""
     groups: dict[object, list[Row]] = {}
     for row in rows:
         groups.setdefault(row["id"], []).append(row)
@@ -71,15 +71,16 @@ def by_question(rows: Sequence[Row]) -> dict[Question, list[Row]]:
 
 
 def measures(rows: Sequence[Row], right: Sequence[float] | None = None) -> dict[str, dict[Question, float]]:
-    """The value of each question in each measure; a question stands only in the measures that it can inform.
+    """The value of each question in each measure; a question is only in the measures that apply to it.
 
-    `canonical`: right in its own order; `permuted`: share of its drawn orders that are right; `worst`: right in all
-    orders; `flip`: the answer, in the original frame, is not the same in all of them; `single`: right, of a question
-    with one image or none. `held_out.summary` is their means.
+    `canonical`: correct in its original order; `permuted`: share of its drawn orders that are correct; `worst`: correct
+    in all orders; `flip`: the answers, mapped to the original order, are not all the same; `single`: correct, for a
+    question with at most one image. `held_out.summary` has their means.
 
     Args:
         rows: prediction rows.
-        right: the probability that each row is right, independently, in place of what was predicted; then no `flip`.
+        right: probability that each row is correct, independently, in place of the predictions; then there is no
+            `flip`.
     """
     out: dict[str, dict[Question, float]] = {name: {} for name in ("canonical", "permuted", "worst", "flip", "single")}
     score = {id(row): float(p) for row, p in zip(rows, [row["correct"] for row in rows] if right is None else right)}
@@ -97,10 +98,10 @@ def measures(rows: Sequence[Row], right: Sequence[float] | None = None) -> dict[
 
 
 def chance(rows: Sequence[Row]) -> dict[str, dict[Question, float]]:
-    """Expected `measures` of a guesser who has read the answer key but sees no question.
+    """Expected `measures` of a guesser that knows the distribution of reference answers but sees no question.
 
-    It draws each answer, independently, from the true answers of the rows with the same source, number of images and
-    kind of order (own or drawn): what the form and the bias of the questions give away.
+    It draws each answer, independently, from the reference answers of the rows with the same source, number of images
+    and kind of order (original or drawn): what the format and the bias of the questions give away.
     """
     strata = [(row["source"], row["images"], row["canonical"]) for row in rows]
     size = Counter(strata)
@@ -110,10 +111,10 @@ def chance(rows: Sequence[Row]) -> dict[str, dict[Question, float]]:
 
 
 def wilson(mean: float, questions: int) -> tuple[float, float]:
-    """Wilson's score interval at 95% for a share (Wilson 1927, JASA 22, 209-212).
+    """Wilson's 95% score interval for a proportion (Wilson 1927, JASA 22, 209-212).
 
-    `mean` may be a mean of shares, one a question: a value in [0, 1] varies no more than a coin of the same mean, so
-    the interval is then at least as wide as it must be.
+    `mean` may be a mean of proportions, one per question: a value in [0, 1] has at most the variance of a coin with the
+    same mean, so the interval is then conservative.
     """
     n, z2 = questions, Z_95**2
     if not n:
@@ -132,7 +133,7 @@ def proportion(values: Mapping[Question, float]) -> Estimate:
 def paired_bootstrap(differences: Sequence[float], resamples: int = 10_000, seed: int = 0) -> tuple[float, float]:
     """95% percentile interval of the mean of paired differences (Efron and Tibshirani 1993, sections 8 and 13).
 
-    Questions are drawn with replacement, each with both runs' values.
+    Questions are resampled with replacement, each with both runs' values.
     """
     return stratified_bootstrap([differences], resamples, seed)
 
@@ -140,10 +141,10 @@ def paired_bootstrap(differences: Sequence[float], resamples: int = 10_000, seed
 def stratified_bootstrap(
     groups: Sequence[Sequence[float]], resamples: int = 10_000, seed: int = 0
 ) -> tuple[float, float]:
-    """95% percentile interval of the mean of the groups' means, values drawn with replacement within each group.
+    """95% percentile interval of the mean of the groups' means, resampling with replacement within each group.
 
-    Values take few distinct numbers, so how often each is drawn is one multinomial draw a resample: the same law as
-    drawing one by one. A group of one value, or of equal ones, does not vary, and adds nothing to the width.
+    Values are few distinct numbers, so each resample is one multinomial draw of their counts, which has the same
+    distribution as drawing one by one. A group of one value, or of equal ones, does not vary, and adds no width.
     """
     rng = np.random.default_rng(seed)
     means = [_resampled_means(group, resamples, rng) for group in groups if len(group)]
@@ -166,17 +167,18 @@ def bootstrapped(values: Mapping[Question, float]) -> Estimate:
 
 
 def difference(last: Mapping[Question, float], other: Mapping[Question, float]) -> Estimate:
-    """`last` minus `other` over the questions that stand in both, with the paired bootstrap interval."""
+    """`last` minus `other` over the questions in both, with the paired bootstrap interval."""
     return bootstrapped({question: last[question] - other[question] for question in last if question in other})
 
 
 def mcnemar(first: Mapping[Question, bool], second: Mapping[Question, bool]) -> McNemar:
     """McNemar's exact test (1947, Psychometrika 12, 153-157) on the questions that both runs were asked.
 
-    Were the runs equally good, each question that only one has right would be either's with probability 1/2: `p` is
-    that of a split at least as uneven, two-sided, by the binomial distribution; 1 where there is no such question.
+    Under the null hypothesis of equally good runs, each question that only one answers correctly is either's with
+    probability 1/2. `p` is the two-sided binomial probability of a split at least as uneven; 1 if there is no such
+    question.
     """
-    from scipy.stats import binomtest  # takes a while to import, and few commands need it
+    from scipy.stats import binomtest  # slow to import, and few commands need it
 
     shared = [(bool(first[question]), bool(second[question])) for question in first if question in second]
     one, other = shared.count((True, False)), shared.count((False, True))
@@ -184,15 +186,15 @@ def mcnemar(first: Mapping[Question, bool], second: Mapping[Question, bool]) -> 
 
 
 class Changed(NamedTuple):
-    """The questions that came out otherwise: (other's rows, last's rows) of each, order by order."""
+    """Questions whose correctness differs: (other's rows, last's rows) of each, order by order."""
 
-    gained: list[tuple[list[Row], list[Row]]]  # right in more orders
-    lost: list[tuple[list[Row], list[Row]]]  # right in fewer
-    mixed: list[tuple[list[Row], list[Row]]]  # right in as many, but in other orders
+    gained: list[tuple[list[Row], list[Row]]]  # correct in more orders
+    lost: list[tuple[list[Row], list[Row]]]  # correct in fewer orders
+    mixed: list[tuple[list[Row], list[Row]]]  # correct in as many, but different orders
 
 
 def changed(last: Sequence[Row], other: Sequence[Row]) -> Changed:
-    """Which of the questions that both runs were asked came out otherwise in `last` than in `other`."""
+    """The questions asked of both runs whose correctness differs between `last` and `other`."""
     before, out = by_question(other), Changed([], [], [])
     for question, rows in by_question(last).items():
         pair = before.get(question, rows), rows
@@ -202,11 +204,11 @@ def changed(last: Sequence[Row], other: Sequence[Row]) -> Changed:
     return out
 
 
-# In words
+# Text output
 
 
 class Table(NamedTuple):
-    """A table of texts, for Markdown and for HTML."""
+    """A table of strings, for Markdown and HTML."""
 
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
@@ -217,7 +219,7 @@ class Table(NamedTuple):
 
 
 class Result(NamedTuple):
-    """What a run reached on one held-out set."""
+    """A run's result on one held-out set."""
 
     name: str
     step: int
@@ -226,7 +228,7 @@ class Result(NamedTuple):
 
 
 class Section(NamedTuple):
-    """The figures of one held-out set."""
+    """The figures of one held-out set, as tables and notes."""
 
     title: str
     figures: Table
@@ -235,7 +237,7 @@ class Section(NamedTuple):
 
 
 def section(title: str, results: Sequence[Result]) -> Section:
-    """The figures of all runs on one held-out set, and the last run against each other one, in words."""
+    """The figures of all runs on one held-out set, and the differences of the last run to each other one."""
     found = [measures(result.rows) for result in results]
     key = next((result.rows for result in reversed(results) if result.rows), [])
     figures = [_figures("chance", chance(key), math.nan, interval=False)]
@@ -281,7 +283,7 @@ def _differences(name: str, last: Mapping, other: Mapping) -> list[str]:
 
 
 def points(estimate: Estimate) -> str:
-    """A difference in points with its interval, and whether that holds 0."""
+    """A difference in percentage points with its interval, and whether that contains 0."""
     if not estimate.questions:
         return "–"
     mean, low, high = (100 * x for x in estimate[:3])
@@ -289,18 +291,18 @@ def points(estimate: Estimate) -> str:
 
 
 def p_value(p: float) -> str:
-    """A test's p value."""
+    """A formatted p value."""
     return f"{p:.3f}" if p >= 0.001 else "< 0.001"
 
 
 def percent(estimate: Estimate) -> str:
-    """A share with its interval."""
+    """A share in percent with its interval."""
     mean, low, high = (100 * x for x in estimate[:3])
     return f"{mean:.1f}% [{low:.1f}, {high:.1f}]" if estimate.questions else "–"
 
 
 def counted(counts: Mapping[str, int], shown: int = 8) -> str:
-    """What was counted, the most frequent first, of which `shown` are named.
+    """Counts as text, most frequent first, at most `shown` of them by name.
 
     >>> counted({"one image": 2, "no\\nanswer": 1200})
     'no answer (1,200), one image (2)'
@@ -312,7 +314,7 @@ def counted(counts: Mapping[str, int], shown: int = 8) -> str:
 
 
 def markdown(sections: Sequence[Section]) -> str:
-    """The sections as Markdown: tables, then what their words mean."""
+    """The sections as Markdown: tables, then notes."""
     parts = []
     for part in sections:
         parts += [f"## {part.title}"] if len(sections) > 1 else []

@@ -1,7 +1,7 @@
-"""Training runs side by side, as part of a report: what they left in their directories, and a part of a page.
+"""Comparison of training runs for the report: reads their workdirs, and renders a section of the page.
 
-It has held-out figures with intervals, learning curves, the questions whose answers changed from the first run to the
-last, some rollouts, and what each run was started with. What a run has not written yet is left out.
+It shows held-out figures with intervals, learning curves, the questions whose answers changed from the first run to the
+last, some rollouts, and how each run was started. Files that a run has not written yet are skipped.
 """
 
 import json
@@ -33,7 +33,7 @@ CURVES = (  # (title, stage, metric)
     ("gradient norm", "perl", "update/grad_norm"),
     ("log-prob of the answers in the warm-up", "warmup", "update/logprob"),
 )
-CHANGED_SHOWN, GROUPS_SHOWN = 8, 3  # questions a kind of change, groups a run
+CHANGED_SHOWN, GROUPS_SHOWN = 8, 3  # questions per kind of change, groups per run
 STYLE = """
 .runs-last tr:last-child td { font-weight: 600; }
 .legend + p.note { margin-bottom: 1rem; }
@@ -41,21 +41,21 @@ STYLE = """
 
 
 class Run(NamedTuple):
-    """What a training run left in its directory; empty where it has not written that yet."""
+    """Contents of a training run's workdir; empty where not written yet."""
 
     name: str
     starts: list[dict]  # run.json
-    metrics: dict[tuple[str, int], dict[str, float]]  # (stage, step): all that was said of it, the later word wins
+    metrics: dict[tuple[str, int], dict[str, float]]  # (stage, step): all metrics logged for it, later values win
     evaluations: dict[str, dict[int, list[dict]]]  # set: step: prediction rows
-    groups: list[dict]  # some of rollouts.jsonl
+    groups: list[dict]  # a sample of rollouts.jsonl
 
     def result(self, name: str) -> statistics.Result:
-        """A set's last evaluation, without rows if there is none; seconds are those of all steps, NaN without any."""
+        """A set's last evaluation, without rows if there is none; seconds are the sum over all steps, or NaN."""
         step, rows = max(self.evaluations.get(name, {}).items(), default=(0, []))
         return statistics.Result(self.name, step, rows, sum(self.values("time/total").values()) or math.nan)
 
     def values(self, metric: str, stage: str | None = None) -> dict[tuple[str, int], float]:
-        """The finite values of a metric by (stage, step), in the order of steps."""
+        """The finite values of a metric by (stage, step), in step order."""
         found = {
             key: said.get(metric)
             for key, said in sorted(self.metrics.items(), key=lambda item: item[0][1])
@@ -65,7 +65,7 @@ class Run(NamedTuple):
 
 
 def read(name: str, path: Path) -> Run:
-    """What lies in a run's directory. Raises InputError for prediction rows of another form."""
+    """Reads a run's workdir. Raises InputError for prediction rows of another format."""
     metrics: dict[tuple[str, int], dict[str, float]] = {}
     for line in files.json_lines(path / "metrics.jsonl"):
         if isinstance(line.get("step"), int):
@@ -80,7 +80,7 @@ def read(name: str, path: Path) -> Run:
 
 
 def predictions(file: Path) -> list[dict]:
-    """The rows of an evaluation. Raises InputError for rows of another form."""
+    """The rows of an evaluation. Raises InputError for rows of another format."""
     return files.rows(file, ROW_KEYS, "an evaluation")
 
 
@@ -94,19 +94,19 @@ def _starts(file: Path) -> list[dict]:
 
 
 def sections(runs: Sequence[Run]) -> list[statistics.Section]:
-    """The held-out figures, a section a set."""
+    """The held-out figures, one section per set."""
     names = sorted({name for run in runs for name in run.evaluations})
     return [statistics.section(name, [run.result(name) for run in runs]) for name in names]
 
 
 def markdown(runs: Sequence[Run]) -> str:
-    """The held-out figures in words."""
+    """The held-out figures as Markdown."""
     found = sections(runs)
     return statistics.markdown(found) if found else "No evaluation yet.\n"
 
 
 def body(runs: Sequence[Run]) -> list[Html]:
-    """The part of a page."""
+    """The section of the HTML report."""
     found, out = sections(runs), []
     for part in found:
         out += [element("h2", "Held-out figures" + f": {part.title}" * (len(found) > 1))]
@@ -129,7 +129,7 @@ def body(runs: Sequence[Run]) -> list[Html]:
 
 
 def _curves(runs: Sequence[Run]) -> list[Html]:
-    """A plot of each held-out measure and each metric that some run has."""
+    """A plot of each held-out measure and of each metric that any run has."""
     panels = []
     names = sorted({name for run in runs for name in run.evaluations})
     for name in names:
@@ -154,7 +154,7 @@ def _curves(runs: Sequence[Run]) -> list[Html]:
 
 
 def _plot(lines: Sequence[Mapping[int, float]], marker: str) -> Html:
-    """One line a run over steps: shares as they are, with a marker; else a running mean over a faint line."""
+    """One line per run over steps: with a marker as it is; else a running mean over a faint line."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import PercentFormatter
 
@@ -181,7 +181,7 @@ def _plot(lines: Sequence[Mapping[int, float]], marker: str) -> Html:
 
 
 def _changes(first: Run, last: Run, name: str) -> list[Html]:
-    """The questions that `last` answers otherwise than `first`, a bounded number of each kind."""
+    """The questions whose correctness changed from `first` to `last`, at most `CHANGED_SHOWN` of each kind."""
     found = statistics.changed(last.result(name).rows, first.result(name).rows)
     if not any(found):
         return []
@@ -207,7 +207,7 @@ def _changes(first: Run, last: Run, name: str) -> list[Html]:
 
 
 def _group(name: str, group: Mapping) -> Html:
-    """One group of rollouts: a row each, its colour and strength the sign and size of its advantage."""
+    """One group of rollouts, one row each; colour and opacity show the sign and size of the advantage."""
     rows = []
     try:
         strongest = max(abs(a) for row in group["advantages"] for a in row) or 1.0
@@ -226,7 +226,7 @@ def _group(name: str, group: Mapping) -> Html:
 
 
 def _provenance(run: Run) -> Html:
-    """What each start of a run was: command, commit, versions, device, and its config."""
+    """The details of each start of a run: command, commit, versions, device, and its config."""
     parts = []
     for start in run.starts:
         command = start.get("command", "–")
@@ -246,5 +246,5 @@ def _provenance(run: Run) -> Html:
 
 
 def _order(order: Sequence[int]) -> str:
-    """Places of the original images, from 1, as the questions count them."""
+    """Indices of the original images, from 1, as in the questions."""
     return " ".join(str(i + 1) for i in order)

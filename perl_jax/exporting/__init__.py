@@ -1,1 +1,1 @@
-"""What stands beside exported weights: the model card, where a run's parts came from, code to use them."""
+"""Files exported beside the weights: model card, provenance, usage snippets."""

@@ -1,7 +1,7 @@
-"""The model card of an exported directory, README.md in the hub's form: what is known of the model, and no more.
+"""The model card of an exported directory: a README.md in Hugging Face format, with recorded facts only.
 
-What a run does not say is left out. What others wrote (names, texts) stands as code, so that nothing in it is markup,
-and of a path on this machine only the last part is told.
+Facts that a run did not record are omitted. Text from other authors (names, prompts) is formatted as code, so that none
+of it acts as markup, and of local paths only the last part is shown.
 """
 
 import re
@@ -14,8 +14,8 @@ from perl_jax.exporting import usage_snippets
 from perl_jax.exporting.provenance import Base, Data, Evaluation, Result
 from perl_jax.records import prompts
 
-LONGEST = 2048  # tokens of a response to ask for, where a run does not say it
-TOLD = {  # of a run's config, and in which words
+LONGEST = 2048  # response length limit in tokens, if the run did not record one
+TOLD = {  # config keys shown, and their descriptions
     "questions": "questions a step",
     "n_s": "further orders of a question",
     "rollouts": "rollouts of an order",
@@ -35,11 +35,11 @@ TOLD = {  # of a run's config, and in which words
     "compute_dtype": "compute dtype",
     "seed": "seed",
 }
-SETTINGS = ("samples", "temperature", "permute", "max_new_tokens")  # of an evaluation, beside its figures
+SETTINGS = ("samples", "temperature", "permute", "max_new_tokens")  # of an evaluation, shown with its results
 
 
 class Card(NamedTuple):
-    """All that a card tells; `str` of it is README.md."""
+    """The contents of a model card; `str(card)` is the README.md."""
 
     asked: prompts.Prompts
     base: Base
@@ -48,7 +48,7 @@ class Card(NamedTuple):
     run: Mapping  # the run's last start, as in run.json; may be empty
     parameters: int  # without adapters
     fingerprint: str  # of the exported weights
-    adapter: bool  # exported alone
+    adapter: bool  # exported as an adapter only
     data: Sequence[Data]
     evaluations: Sequence[Evaluation]
     results: Sequence[Result]
@@ -62,17 +62,17 @@ class Card(NamedTuple):
 
     @property
     def config(self) -> dict[str, object]:
-        """The run's config by dotted keys."""
+        """The run's config with dotted keys."""
         return dict(_flat(self.run.get("config") or {}))
 
     @property
     def longest(self) -> int:
-        """Tokens of a response to ask for."""
+        """Response length limit, in tokens."""
         return self.config.get("sampling.max_new_tokens", LONGEST)
 
     @property
     def method(self) -> str | None:
-        """What made the weights of their base; None where the run does not say it."""
+        """How the weights were trained from their base; None if the run did not record it."""
         config = self.config
         if not {"n_s", "warmup.steps", "total_steps"} <= config.keys():
             return None
@@ -82,7 +82,7 @@ class Card(NamedTuple):
 
 
 def metadata(card: Card):
-    """The front matter, a `huggingface_hub.ModelCardData`: the base only by its hub id, the licence only as told."""
+    """The front matter, a `huggingface_hub.ModelCardData`: base only if on the hub, licence only if known."""
     from huggingface_hub import ModelCardData
 
     tags = ["qwen2_5_vl", "multi-image", "perl_jax"]
@@ -98,7 +98,7 @@ def metadata(card: Card):
     )
 
 
-# The sections: paragraphs
+# Sections, as lists of paragraphs
 
 
 def _title(card: Card) -> list[str]:
@@ -313,7 +313,7 @@ def _license(base: Base) -> str:
     return f"{text} and of its base model, which is not told here: see the base model."
 
 
-# Words
+# Formatting
 
 
 def code(value: object) -> str:
@@ -329,7 +329,7 @@ def code(value: object) -> str:
 
 
 def fence(text: str, language: str = "") -> str:
-    """Any text as a block of code."""
+    """Any text as a fenced code block."""
     ticks = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
     return f"{ticks}{language}\n{text.rstrip()}\n{ticks}"
 

@@ -1,4 +1,4 @@
-"""Where an exported model comes from: what its base model, its run and its evaluations say of it, and no more."""
+"""Provenance of an exported model: recorded facts about its base model, its run and its evaluations."""
 
 import json
 import re
@@ -17,28 +17,28 @@ CARD = "README.md"
 
 
 class Base(NamedTuple):
-    """What a run started from."""
+    """The base model of a run."""
 
     name: str | None  # the hub id, or the last part of a directory's path; None: a new model
     hub: bool  # it is a hub id
     revision: str | None
     fingerprint: str
-    from_nothing: bool  # no published weights stand behind it
-    license: Mapping[str, str]  # the hub's metadata, as the base's own card has it
+    from_nothing: bool  # trained from random weights, with no published weights
+    license: Mapping[str, str]  # Hugging Face metadata, from the base's own card
     license_file: str | None
 
 
 class Data(NamedTuple):
-    """A set of records that a run drew from."""
+    """A record set that a run used."""
 
     name: str
     fingerprint: str
-    counts: Mapping[str, int]  # split: records; empty where the set is no longer there as it was
+    counts: Mapping[str, int]  # {split: records}; empty if the set is gone or has changed
     sources: Sequence[str]
 
 
 class Evaluation(NamedTuple):
-    """A held-out set's answers at one step of the run."""
+    """The answers to a held-out set at one step of the run."""
 
     name: str
     step: int
@@ -46,13 +46,13 @@ class Evaluation(NamedTuple):
 
 
 class Result(NamedTuple):
-    """What `perl_jax.evaluate` found on one benchmark."""
+    """A result of `perl_jax.evaluate` on one benchmark."""
 
     benchmark: str
     protocol: str
-    fingerprint: str  # of the weights that were asked
+    fingerprint: str  # of the evaluated weights
     accuracy: Estimate  # as the benchmark reports it
-    macro: bool  # that is the mean over categories
+    macro: bool  # whether that is the mean over categories
     questions: int
     judge: str | None
     settings: Mapping[str, object]
@@ -61,20 +61,20 @@ class Result(NamedTuple):
 
 
 class Consistency(NamedTuple):
-    """The same questions in several orders of their images."""
+    """Consistency over several orders of the images."""
 
     questions: int
     mean: Estimate
     all: Estimate
     flip: Estimate
-    control: Estimate  # flip rate of asking again in the same order
+    control: Estimate  # flip rate when asked again in the same order
 
 
 def base(path: Path, name: Mapping[str, str | None], fingerprint: str, new: bool) -> Base:
-    """The base model in `path`, which PEFT would call `name` (`export.base_name`); `new`: made by the run itself."""
+    """The base model in `path`, which PEFT would call `name` (`export.base_name`); `new`: created by the run itself."""
     said = name["base_model_name_or_path"]
     hub = bool(policy.HUB_ID.fullmatch(said))
-    earlier = path / prompts.FILE  # exported by us, perhaps from a new model
+    earlier = path / prompts.FILE  # exported by perl_jax, possibly from a new model
     run = json.loads(earlier.read_text(encoding="utf-8")).get("run") if earlier.exists() else None
     texts = sorted(file.name for file in path.glob("LICENSE*"))
     return Base(
@@ -89,7 +89,7 @@ def base(path: Path, name: Mapping[str, str | None], fingerprint: str, new: bool
 
 
 def license_metadata(path: Path) -> dict[str, str]:
-    """The hub's licence metadata in the card of a model's directory; {} where no card says it."""
+    """The licence metadata in the model card of a directory; {} if there is none."""
     import yaml
     from huggingface_hub import ModelCard
 
@@ -97,7 +97,7 @@ def license_metadata(path: Path) -> dict[str, str]:
     try:
         data = ModelCard.load(file).data.to_dict() if file.is_file() else {}
     except (yaml.YAMLError, ValueError, TypeError, OSError):
-        return {}  # of another form: it says nothing
+        return {}  # a malformed card is ignored
     found = {key: data[key] for key in ("license", "license_name", "license_link") if isinstance(data.get(key), str)}
     link = found.get("license_link", "https://")
     if not re.match(r"https?://", link) and not (path / link).is_file():
@@ -106,7 +106,7 @@ def license_metadata(path: Path) -> dict[str, str]:
 
 
 def data(fingerprints: Mapping[str, str]) -> list[Data]:
-    """The sets of records with these fingerprints, by directory."""
+    """The record sets with these fingerprints, by directory."""
     out = []
     for directory, fingerprint in fingerprints.items():
         try:
@@ -119,9 +119,9 @@ def data(fingerprints: Mapping[str, str]) -> list[Data]:
 
 
 def evaluations(workdir: Path, step: int) -> list[Evaluation]:
-    """Each held-out set's last evaluation in a run that is not later than `step`.
+    """The last evaluation of each held-out set in a run, up to `step`.
 
-    Raises InputError for prediction rows of another form.
+    Raises InputError for prediction rows of another format.
     """
     last: dict[str, tuple[int, Path]] = {}
     for file in (workdir / "evaluations").glob("*.jsonl"):
@@ -133,7 +133,7 @@ def evaluations(workdir: Path, step: int) -> list[Evaluation]:
 
 
 def results(directories: Sequence[Path]) -> list[Result]:
-    """What lies in directories that `perl_jax.evaluate` wrote. Raises InputError: nothing, or of another form."""
+    """Reads results in directories written by `perl_jax.evaluate`. Raises InputError: none there, or another format."""
     found = [each for directory in directories for each in evaluated.read("", directory).results.values()]
     out = []
     for each in found:
@@ -148,7 +148,7 @@ def results(directories: Sequence[Path]) -> list[Result]:
 
 
 def check(results: Sequence[Result], fingerprint: str) -> None:
-    """Raises InputError for results of other weights than those with this fingerprint."""
+    """Raises InputError if a result belongs to weights with another fingerprint."""
     for result in results:
         if result.fingerprint != fingerprint:
             raise InputError(
@@ -171,7 +171,7 @@ def _result(found: evaluated.Result) -> Result:
     )
     name, protocol = found.key
     return Result(
-        benchmark=f"{name} {Path(said['data']).name}" if name == "records" else name,  # a set of one's own
+        benchmark=f"{name} {Path(said['data']).name}" if name == "records" else name,  # a user's own record set
         protocol=protocol,
         fingerprint=said["model"]["fingerprint"],
         accuracy=found.headline,

@@ -1,7 +1,7 @@
-"""How other software asks an exported model as it was trained: the code and commands of a model card.
+"""Code and commands for the model card that prompt the exported model as in training, from other software.
 
-Each passes on the system text, the instruction, the limits of pictures and greedy answers, as far as it takes them;
-perl_jax/benchmarks/README.md says in which versions that was read, and what differs.
+Each snippet passes the system text, the instruction, the image size limits and greedy decoding, as far as the software
+supports them; perl_jax/benchmarks/README.md lists the versions checked, and the differences.
 """
 
 import json
@@ -12,7 +12,7 @@ from perl_jax.records import prompts
 from perl_jax.records.prompts import Prompts
 
 QUESTION = "Which image shows a cat?"
-SEVERAL = 8  # pictures that a server must take at least: smaller ones than the largest fit in where one large does
+SEVERAL = 8  # least image limit of a server: where one of the largest images fits, several smaller ones do
 
 TRANSFORMERS = """\
 import torch
@@ -78,7 +78,7 @@ print(answer)
 
 
 def transformers(asked: Prompts, longest: int, adapter: bool = False) -> str:
-    """Python code, whole, that asks the model in the current directory about a.png and b.png; its `answer` is ours."""
+    """A complete Python script that asks the model in the current directory about a.png and b.png as perl_jax does."""
     names = ["AutoImageProcessor", "AutoTokenizer", "Qwen2_5_VLForConditionalGeneration"]
     imports = f"from transformers import {', '.join(sorted([*names, *['GenerationConfig'] * adapter]))}"
     return TRANSFORMERS.format(
@@ -92,7 +92,7 @@ def transformers(asked: Prompts, longest: int, adapter: bool = False) -> str:
 
 
 def example(asked: Prompts) -> str:
-    """A question about two pictures as the chat template writes it."""
+    """A rendered chat template example: a question about two images."""
     text = prompts.text({"question": QUESTION}, asked.instruction)
     content = [{"type": "image"}, {"type": "image"}, {"type": "text", "text": text}]
     chat = [{"role": "system", "content": asked.system}] * bool(asked.system) + [{"role": "user", "content": content}]
@@ -102,12 +102,12 @@ def example(asked: Prompts) -> str:
 
 
 def side(asked: Prompts) -> int:
-    """Pixels of a token's side: the sides of pictures are multiples of it."""
+    """Side of a visual token in pixels: image sides are multiples of it."""
     return asked.processor.vision.patch_size * asked.processor.vision.spatial_merge_size
 
 
 def most_pictures(asked: Prompts) -> int:
-    """How many pictures of the largest size a prompt has room for."""
+    """How many images of the largest size fit in a prompt."""
     return max(1, asked.max_tokens // max(1, asked.max_pixels // side(asked) ** 2))
 
 
@@ -123,12 +123,12 @@ def vllm_server(asked: Prompts, longest: int) -> str:
 
 
 def vllm_client(asked: Prompts, longest: int) -> str:
-    """Python code, whole, that asks that server; it does not know from the directory that answers are greedy."""
+    """A complete Python script that queries that server; greedy decoding must be passed explicitly."""
     return CLIENT.format(question=QUESTION, system=_system(asked), text=_text(asked), longest=longest)
 
 
 def lmms_eval(asked: Prompts, longest: int, tasks: str = "mathvision_test") -> str:
-    """One run of its tasks with its simple Qwen2.5-VL class: the chat class leaves out system text and instruction."""
+    """Command for one lmms-eval run with its simple Qwen2.5-VL class; the chat class ignores system and instruction."""
     arguments = [f"{name}={value}" for name, value in asked.limits.items()]
     if asked.system:
         arguments.append(f"system_prompt={_unsplit(asked.system)}")
@@ -144,7 +144,7 @@ def lmms_eval(asked: Prompts, longest: int, tasks: str = "mathvision_test") -> s
 
 
 def vlmevalkit(asked: Prompts, longest: int) -> str:
-    """The file for `python run.py --config`: it has no place for an instruction but the system text."""
+    """The file for VLMEvalKit's `python run.py --config`; the instruction has no field and joins the system text."""
     system = "\n".join(part for part in (asked.system, asked.instruction) if part)
     model = {
         "class": "Qwen2VLChat",
@@ -169,9 +169,9 @@ def _text(asked: Prompts) -> str:
 
 
 def _unsplit(text: str) -> str:
-    """A value that lmms-eval, which splits arguments at commas outside quotes and brackets, leaves whole.
+    """Quotes a value so that lmms-eval, which splits arguments at commas outside quotes and brackets, keeps it whole.
 
-    Where it needs quotes they stay part of the prompt.
+    The added quotes remain part of the prompt.
     """
     if not re.search(r"""[,"'\[\]{}]""", text.replace("{}", "")):
         return text

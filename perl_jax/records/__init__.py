@@ -1,4 +1,4 @@
-"""Records: the one form that every source is brought to, and sets of them on disk."""
+"""Records: the common format of all data sources, and its storage on disk."""
 
 from perl_jax.records.record import KINDS, ORDER_EFFECTS, Record, validate
 from perl_jax.records.storage import Split, fingerprint, open_split, splits, summary, write

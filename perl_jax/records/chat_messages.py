@@ -1,4 +1,4 @@
-"""A question out of chat messages, as TRL, veRL and others store their prompts."""
+"""Questions from chat messages, the prompt format of TRL, veRL and others."""
 
 import json
 import re
@@ -7,18 +7,18 @@ from models.errors import InputError
 from perl_jax.records import hub_files
 from perl_jax.symbols import MARKER
 
-OPTION = re.compile(r"^\s*(?:\(([A-Z])\)|([A-Z])[.:)、．])", re.MULTILINE)  # how the line of an option begins
+OPTION = re.compile(r"^\s*(?:\(([A-Z])\)|([A-Z])[.:)、．])", re.MULTILINE)  # start of an option line
 
 
 def question(messages: object) -> tuple[str, list]:
-    """(text, pictures) of a prompt's one user turn; `<image>` stands where an image part was. System texts are dropped.
+    """(text, images) of a prompt's single user turn, with `<image>` for each image part. System messages are dropped.
 
     Args:
-        messages: a list of `{role, content}`, or JSON text of one. `content` is a text, or parts `{type: text, text}`
-            and `{type: image}`; a picture that an image part holds itself comes back as that part.
+        messages: list of `{role, content}`, or its JSON text. `content` is a string, or a list of parts `{type: text,
+            text}` and `{type: image}`; an image part that holds its own image is returned as it is.
 
     Raises:
-        InputError: another form, no user turn, several, or an answer among them.
+        InputError: any other format, no user turn, several of them, or an assistant turn.
 
     >>> question([{"role": "system", "content": "Think."}, {"role": "user", "content": [
     ...     {"type": "image", "image": "a.png"}, {"type": "text", "text": "What is it?"}]}])

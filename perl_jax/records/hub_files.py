@@ -1,7 +1,7 @@
-"""Files as the hub publishes them, in a local directory: rows of JSONL, JSON and Parquet files, and their pictures.
+"""Hugging Face data set files in a local directory: rows of JSONL, JSON and Parquet files, and their images.
 
-Nothing here ends a run for one bad row or picture: a row that cannot be read comes as an InputError in its place, and
-a picture is read only when it is asked for. Pictures lie in files, in zips that are never unpacked, or in the row.
+One bad row or image does not end a run: an unreadable row is yielded as an InputError, and an image is read only on
+request. Images are files, members of zips (never unpacked to disk), or embedded in the row.
 """
 
 import base64
@@ -22,19 +22,19 @@ from models.errors import InputError
 from perl_jax.records.rows import Picture
 
 FORMATS = (".jsonl", ".json", ".parquet")
-MAX_BYTES = 1 << 28  # of one encoded picture; a zip's member may promise any size
-_ROWS_AT_A_TIME = 64  # of Parquet, where a row may hold its pictures
-_KEPT = 16  # pictures of a file that stay in memory: the questions of a conversation ask for the same ones
+MAX_BYTES = 1 << 28  # of one encoded image; a zip member may declare any size
+_ROWS_AT_A_TIME = 64  # of a Parquet file, whose rows may embed images
+_KEPT = 16  # images cached in memory: questions of one conversation share images
 _BASE64 = re.compile(r"[A-Za-z0-9+/\s]{32,}={0,2}\s*")
-_HOLDERS = ("bytes", "path", "image", "url", "image_url")  # fields of a struct that hold a picture or its path
+_HOLDERS = ("bytes", "path", "image", "url", "image_url")  # struct fields that hold an image or its path
 _BEGINNINGS = (b"\x89PNG", b"\xff\xd8", b"RIFF", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"\0\0\0\x0cjP")
 
 
 def rows(path: str | Path) -> Iterator[tuple[int, dict | InputError]]:
-    """(number, row) of a file, numbers from 1 (a JSONL file's are its lines); an InputError in place of a bad row.
+    """Yields (number, row) of a file, numbered from 1 (in JSONL by line); an InputError in place of a bad row.
 
     Raises:
-        InputError: no such file, another format, or nothing in it can be read.
+        InputError: no such file, an unsupported format, or a file that cannot be read at all.
     """
     path = Path(path)
     read = {".jsonl": _lines, ".json": _list, ".parquet": _table}.get(path.suffix.lower())
@@ -45,14 +45,14 @@ def rows(path: str | Path) -> Iterator[tuple[int, dict | InputError]]:
             if not isinstance(row, dict | InputError):
                 row = InputError(f"a {type(row).__name__}, not an object with columns")
             yield number, row
-    except (OSError, ValueError, RecursionError) as error:  # pyarrow's own are both
+    except (OSError, ValueError, RecursionError) as error:  # pyarrow's exceptions derive from these
         if isinstance(error, InputError):
             raise
         raise InputError(f"{path} cannot be read ({_line(error)}): download or write it again") from error
 
 
 def text(value: object, name: str) -> str:
-    """The value, if it is text that can be stored, else InputError: NUL and half a surrogate pair are none."""
+    """Returns the value if it is storable text; InputError otherwise, as for NUL and lone surrogates."""
     if not isinstance(value, str):
         raise InputError(f"{name} is a {type(value).__name__}, not text")
     if "\0" in value or any("\ud800" <= character <= "\udfff" for character in value):
@@ -61,19 +61,22 @@ def text(value: object, name: str) -> str:
 
 
 def plain(value: object, name: str) -> str:
-    """As `text`, or a number as text; NaN, which some write for none, is no number."""
+    """As `text`, but numbers are converted to text; NaN, sometimes written for a missing value, is not a number."""
     number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     return text(str(value) if number else value, name)
 
 
 def download(repo: str, folder: str | Path, patterns: Sequence[str] | None = None, revision: str | None = None) -> None:
-    """Fetches a data set of the hub, or its files that match some pattern, to a folder; what is there is not fetched
-    again. Raises InputError, with the command to use elsewhere, where that fails."""
+    """Downloads a Hugging Face data set, or its files matching `patterns`, to a folder, skipping files already there.
+
+    Raises:
+        InputError: the download fails; the message has the command to run elsewhere.
+    """
     from huggingface_hub import snapshot_download
 
     try:
         snapshot_download(repo, repo_type="dataset", revision=revision, local_dir=folder, allow_patterns=patterns)
-    except Exception as error:  # it lets through what the libraries of its network raise
+    except Exception as error:  # the hub client passes on any exception of its network libraries
         options = f" --revision {revision}" if revision else ""
         options += "".join(f" --include '{pattern}'" for pattern in patterns or ())
         raise InputError(
@@ -83,11 +86,11 @@ def download(repo: str, folder: str | Path, patterns: Sequence[str] | None = Non
 
 
 class Pictures:
-    """Where the pictures of a file lie: in its folder and, for published files, in zips; each zip is opened once.
+    """Finds and reads the images of a data file: in its folder and, for published data sets, in zips opened once.
 
-    In a person's own file (`zips=None`) a path is taken at its word. In published files (`zips` may be empty) it is
-    looked for in the folder, in its folders named like `train_images`, and in the zips, as given and then as the end of
-    a member's path; of an absolute one, which only the authors' machine had, the tails are looked for.
+    For a user's own file (`zips=None`) a path is used as given. For published files (`zips` may be empty) it is looked
+    up in the folder, in subfolders named like `train_images`, and in the zips: first the full path, then as the end of
+    a member's path. For an absolute path, which existed only on the authors' machine, its tails are looked up.
 
     Raises:
         InputError: a zip that cannot be opened.
@@ -100,12 +103,12 @@ class Pictures:
         self._file = functools.lru_cache(maxsize=_KEPT)(self._read_path)
 
     def picture(self, value: object) -> Picture:
-        """Reads, when called, a picture given as bytes, as text (a path, a file:// URL, base64, a data: URL), or as a
-        struct that holds one of these under `bytes`, `path`, `image` or `url`."""
+        """Returns a function that reads an image given as bytes, as text (a path, a file:// URL, base64, a data: URL),
+        or as a struct holding one of these under `bytes`, `path`, `image` or `url`."""
         return functools.partial(self._read, value)
 
     def _read(self, value: object) -> bytes:
-        for _ in range(2):  # {"image_url": {"url": ...}} is the deepest that is in use
+        for _ in range(2):  # {"image_url": {"url": ...}} is the deepest nesting in use
             if isinstance(value, Mapping):
                 value = next((value[key] for key in _HOLDERS if value.get(key)), None)
         if isinstance(value, bytes) and value:
@@ -129,11 +132,11 @@ class Pictures:
             roots = [self._folder, *self._image_folders]
             places = [os.path.join(root, tail) for tail in tails for root in roots]
             if not self._published:
-                places = [os.path.join(self._folder, path)]  # an absolute path stays as it is
+                places = [os.path.join(self._folder, path)]  # an absolute path is used as given
             if file := next(filter(os.path.isfile, places), None):
                 return self._read_inside(file, value)
             return self._read_zipped(tails, value)
-        except (OSError, ValueError) as error:  # a path that no file can have, or one that may not be read
+        except (OSError, ValueError) as error:  # an invalid path, or one without read permission
             if isinstance(error, InputError):
                 raise
             raise InputError(f"picture {_short(value)} cannot be read ({_line(error)})") from error
@@ -161,12 +164,12 @@ class Pictures:
             raise InputError(f"{name} of {archive.filename} cannot be unpacked ({_line(error)})") from error
 
     def _members(self, tails: list[str]) -> list[tuple[zipfile.ZipFile, str]]:
-        """The zips' members that the longest tail names: whole, or as the end of their path."""
+        """The zip members that match the longest tail: the whole path, or the end of it."""
         for tail in tails:
             candidates = self._index.get(tail.rpartition("/")[2], ())
             if found := [(archive, name) for archive, name in candidates if name == tail]:
                 return found
-            says_little = "/" not in tail and tail != tails[0]  # a bare file name, of another place
+            says_little = "/" not in tail and tail != tails[0]  # a bare file name may match an unrelated member
             found = [(archive, name) for archive, name in candidates if name.endswith("/" + tail)]
             if found and not says_little:
                 return found
@@ -174,7 +177,7 @@ class Pictures:
 
     @functools.cached_property
     def _index(self) -> dict[str, list[tuple[zipfile.ZipFile, str]]]:
-        """{file name: where it lies in the zips}, without members whose paths climb out."""
+        """{file name: [(archive, member)]}, without members whose paths escape the archive."""
         index = collections.defaultdict(list)
         for archive in self._zips:
             for name in archive.namelist():
@@ -188,8 +191,8 @@ class Pictures:
 
 
 def image_zips(folder: str | Path, split: str = "train") -> list[Path]:
-    """The zips of a split's pictures that are in a folder: those that `<split>_images_zips.txt` names, one a line, else
-    `<split>_images.zip`. One that is named and not there is left out: then its pictures are missing, row by row."""
+    """The zips in a folder that hold a split's images: those listed in `<split>_images_zips.txt`, one per line, else
+    `<split>_images.zip`. Zips that are listed but absent are skipped; rows that need them then lack their images."""
     folder = Path(folder)
     listing = folder / f"{split}_images_zips.txt"
     names = listing.read_text(encoding="utf-8").split() if listing.is_file() else [f"{split}_images.zip"]
@@ -241,7 +244,8 @@ def _opened(path: str | Path) -> zipfile.ZipFile:
 
 
 def _tails(path: str, parts: list[str]) -> list[str]:
-    """The path, longest first without its front: any part of an absolute one's, else a folder like `train_images`."""
+    """Suffixes of the path, longest first: all of an absolute path's, else the path and, if its first folder is like
+    `train_images`, the path without it."""
     starts = len(parts) if path.startswith("/") else 1 + (len(parts) > 1 and "images" in parts[0])
     return ["/".join(parts[start:]) for start in range(starts)]
 
@@ -257,7 +261,7 @@ def _data_url(value: str) -> bytes:
 
 
 def _plain_base64(value: str) -> bytes | None:
-    """The bytes, if the text is base64 of what begins as a picture does; else None, and it is a path."""
+    """The decoded bytes if the text is base64 of an image; else None, and the text is a path."""
     if not _BASE64.fullmatch(value):
         return None
     try:

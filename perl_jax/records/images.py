@@ -1,4 +1,4 @@
-"""The form in which pictures are stored: RGB PNG or JPEG that any reader shows alike, whatever a source has."""
+"""Normalizes images to the stored format: opaque, upright, single-frame RGB PNG or JPEG."""
 
 import functools
 import io
@@ -12,12 +12,11 @@ from models.errors import InputError
 
 
 def stored(data: bytes, where: str) -> bytes:
-    """Encoded RGB PNG or JPEG of an encoded picture (of its first frame), the same bytes where they are that already.
+    """Encodes the image's first frame as RGB PNG; bytes already in the stored format are returned unchanged.
 
     Raises:
-        InputError: it does not decode, has more pixels than Pillow takes for safe (its limit, for which Pillow itself
-            only warns), or no shape to learn from: a side of one pixel, or one over 200 times the other. The line
-            begins with `where`.
+        InputError: the image does not decode, exceeds Pillow's safe pixel limit (for which Pillow only warns), has a
+            side of one pixel, or an aspect ratio over 200. The message starts with `where`.
     """
     if not isinstance(data, bytes):
         raise InputError(f"{where}: a {type(data).__name__}, not the bytes of an encoded picture")
@@ -27,7 +26,7 @@ def stored(data: bytes, where: str) -> bytes:
         raise InputError(f"{where}: {error}") from error
 
 
-@functools.lru_cache(maxsize=16)  # a conversation shows the same pictures in each of its questions
+@functools.lru_cache(maxsize=16)  # the questions of a conversation share images
 def _stored(data: bytes) -> bytes:
     try:
         with warnings.catch_warnings():
@@ -40,7 +39,7 @@ def _stored(data: bytes) -> bytes:
         picture = image_files.rgb(ImageOps.exif_transpose(_to_8_bits(picture)))
     except InputError:
         raise
-    except Exception as error:  # decoders of broken bytes raise whatever they stumble over
+    except Exception as error:  # decoders raise arbitrary exceptions on broken bytes
         reason = "no known format" if isinstance(error, UnidentifiedImageError) else _line(error)
         raise InputError(f"cannot decode the picture ({reason}); replace or drop it") from error
     buffer = io.BytesIO()
@@ -57,7 +56,7 @@ def _check_shape(width: int, height: int):
 
 
 def _is_stored_form(picture: Image.Image) -> bool:
-    """RGB PNG or JPEG, opaque, upright, one frame."""
+    """Whether it is an RGB PNG or JPEG, opaque, upright, single-frame."""
     return (
         picture.mode == "RGB"
         and picture.format in ("PNG", "JPEG")
@@ -68,8 +67,9 @@ def _is_stored_form(picture: Image.Image) -> bool:
 
 
 def _to_8_bits(picture: Image.Image) -> Image.Image:
-    """Greys of 16 bits scaled, which PIL would clip; InputError for those whose white nobody knows."""
-    if picture.mode.startswith("I;16") or (picture.mode == "I" and picture.format == "PPM"):  # 16 bits there too
+    """Scales 16-bit greyscale, which PIL would clip; InputError for 32-bit modes, whose white level is unknown."""
+    # PPM in mode I is 16-bit too
+    if picture.mode.startswith("I;16") or (picture.mode == "I" and picture.format == "PPM"):
         return Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
     if picture.mode in ("I", "F"):
         raise InputError(

@@ -1,8 +1,8 @@
-"""Which records a run can show: prompts are measured once, before the first step, so that none is cut or skipped later.
+"""Prompt lengths, measured once before the first step, so that no prompt is truncated or skipped during training.
 
-What a record's longest prompt takes depends on the records, the tokenizer and chat template, the limits of pictures and
-the texts around a question, and on no limit of tokens. It is kept in a file beside the records (in the workdir where
-these cannot be written to), which every run with the same of these reads.
+The length of a record's longest prompt depends on the records, the tokenizer and chat template, the image size limits
+and the texts around the question, but not on the token limit. Lengths are cached in a file beside the records (in the
+workdir if that directory is read-only), shared by all runs with the same settings.
 """
 
 import collections
@@ -30,19 +30,19 @@ from perl_jax.runtime import files, processes
 
 logger = logging.getLogger(__name__)
 
-EXCLUDED = "excluded.jsonl"  # in the workdir: who is left out, and why
-WORDINGS = 120  # of a record are tried at most
-LETTERS = 10  # more than the words for one place have, such as "Image 12" and "seventh"
+EXCLUDED = "excluded.jsonl"  # in the workdir: the excluded records and the reasons
+WORDINGS = 120  # most wordings tried for one record
+LETTERS = 10  # upper bound on the tokens of one image mention, such as "Image 12" or "seventh"
 
 
 def shown(splits: Mapping[str, Sequence[str]], prompts: Prompts, workdir: Path) -> tuple[dict, dict]:
-    """The records whose prompts have at most `prompts.max_tokens` tokens in every order of their images.
+    """Selects the records whose prompts have at most `prompts.max_tokens` tokens in every order of their images.
 
-    Of {split: directories} returns {split: {directory: their places in the split, rising}} and {split: {directory:
-    {reason: how many others}}}. The others are also counted in a warning and named in WORKDIR/excluded.jsonl.
+    For {split: directories} returns {split: {directory: ascending indices of kept records}} and {split: {directory:
+    {reason: number excluded}}}. Excluded records are also counted in a warning and listed in WORKDIR/excluded.jsonl.
 
     Raises:
-        InputError: a split of a directory has no record that can be shown.
+        InputError: no record of a split of a directory can be used.
     """
     kept, counts, named = {split: {} for split in splits}, {split: {} for split in splits}, []
     for split, directory in [(split, directory) for split, found in splits.items() for directory in found]:
@@ -75,7 +75,7 @@ def shown(splits: Mapping[str, Sequence[str]], prompts: Prompts, workdir: Path) 
 
 
 def measured(directory: str, split: str, prompts: Prompts, workdir: Path) -> list[dict]:
-    """What `measure` says of each record of a split, from its file if there is one; else process 0 writes that."""
+    """The `measure` result of each record of a split, from the cache file, which process 0 writes if missing."""
     about = _about(directory, split, prompts)
     name = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
     file = Path(directory if os.access(directory, os.W_OK) else workdir) / f"lengths-{name}.jsonl"
@@ -92,11 +92,11 @@ def measured(directory: str, split: str, prompts: Prompts, workdir: Path) -> lis
 
 
 def measure(record: records.Record, prompts: Prompts) -> dict:
-    """{"id", "tokens"} of a record: those of its longest prompt over the orders of its images, whatever their limit;
-    {"id", "reason", "detail"} of one that cannot be shown.
+    """{"id", "tokens"} of a record: the length of its longest prompt over all image orders, without a token limit;
+    {"id", "reason", "detail"} of a record that cannot be used.
 
-    Pixels are not looked at. Where mentions of images can be worded in more than `WORDINGS` ways, the tokens are those
-    of the own order and `LETTERS` more for each mention: more than any order takes.
+    Pixels are not decoded. If the image mentions can be worded in more than `WORDINGS` ways, returns an upper bound:
+    the tokens of the original order plus `LETTERS` for each mention.
     """
     unlimited = dataclasses.replace(prompts, max_tokens=sys.maxsize)
     reason = "with a picture that cannot be read"
@@ -114,9 +114,9 @@ def measure(record: records.Record, prompts: Prompts) -> dict:
 
 
 def wordings(record: records.Record) -> tuple[list[permute.Order], int]:
-    """Orders of a record's images in which its prompt reads in every way that it can, the own first, and 0.
+    """Image orders that cover every wording of a record's prompt, the original order first, and 0.
 
-    Where these are too many: the own, and how many letters its mentions can have at most.
+    If there are too many: the original order alone, and an upper bound on the tokens of all mentions.
     """
     own, places = tuple(range(len(record["images"]))), permute.movable_places(record)
     mentions = [image for text in (record["question"], *record["choices"]) for image in symbols.mentioned(text)]
@@ -129,7 +129,7 @@ def wordings(record: records.Record) -> tuple[list[permute.Order], int]:
 
 
 def _orders(own: permute.Order, places: Sequence[int], moved: Sequence[int]) -> Iterator[permute.Order]:
-    """One order for each way to lay the `moved` images on `places`; the other images of these fill what is left."""
+    """One order for each placement of the `moved` images on `places`; the other images fill the remaining places."""
     others = [image for image in places if image not in moved]
     for taken in itertools.permutations(places, len(moved)):
         left = [place for place in places if place not in taken]
@@ -147,7 +147,7 @@ def left_out(line: Mapping, max_tokens: int) -> str:
 
 
 def _about(directory: str, split: str, prompts: Prompts) -> dict:
-    """All that lengths depend on, JSON-able."""
+    """Everything that prompt lengths depend on, JSON-able."""
     processor = prompts.processor
     texts = json.loads(prompts.to_json())
     del texts["max_tokens"]
@@ -171,7 +171,7 @@ def _made(directory: str, split: str, prompts: Prompts) -> list[dict]:
 
 
 def _read(file: Path, about: Mapping) -> list[dict]:
-    """What was measured under `about`; nothing where the file is not there or broken."""
+    """Results cached under the key `about`; empty if the file is missing, broken or has another key."""
     try:
         with file.open(encoding="utf-8") as lines:
             first, *found = map(json.loads, lines)
@@ -181,7 +181,7 @@ def _read(file: Path, about: Mapping) -> list[dict]:
 
 
 def _write(file: Path, lines: Sequence[Mapping]) -> None:
-    """JSON lines, whole or not at all."""
+    """Writes JSON lines atomically."""
     partial = file.with_name(f".{file.name}-{uuid.uuid4().hex}")
     try:
         partial.write_text(files.lines(lines), encoding="utf-8")

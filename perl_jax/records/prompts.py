@@ -1,4 +1,4 @@
-"""From a record to the prompt that a policy sees, and what of it an exported model must carry to see the same."""
+"""Builds the policy's prompt from a record, and saves the prompt settings with an exported model."""
 
 import dataclasses
 import functools
@@ -16,13 +16,13 @@ from models.source import read_json
 from perl_jax import symbols
 from perl_jax.runtime import processes
 
-FILE = "perl_jax.json"  # in an exported directory: what its prompts looked like in training
+FILE = "perl_jax.json"  # in an exported directory: the prompt settings of training
 FIELDS = {"system": str, "instruction": str, "min_pixels": int, "max_pixels": int, "max_tokens": int}
 
 
 @dataclasses.dataclass(frozen=True)
 class Prompts:
-    """Encodes records for one policy: its processor, the texts around a question, the limits of pictures and length."""
+    """Encodes records for one policy: its processor, the texts around a question, limits on image size and length."""
 
     processor: models.Processor
     system: str
@@ -37,7 +37,7 @@ class Prompts:
         return [*system, {"role": "user", "content": text(record, self.instruction)}]
 
     def encode(self, record) -> tuple[list[int], list]:
-        """(token ids, pictures) of a rendered record; InputError, naming it, for a prompt that is too long."""
+        """(token ids, images) of a rendered record; InputError, naming the record, if the prompt is too long."""
         ids, images = self.processor(self.messages(record), record["images"], **self.limits)
         if len(ids) > self.max_tokens:
             raise InputError(
@@ -47,10 +47,10 @@ class Prompts:
         return ids, images
 
     def prepare(self, pictures: Sequence[Sequence[Encoded]], shards: int, own: Container[int]) -> list[str | None]:
-        """Decodes and resizes, in threads, each record's pictures that are at home in the `own` ones of `shards`.
+        """Decodes and resizes, in threads, the images of each record whose home is in the shards `own` of `shards`.
 
-        So several processes look at each picture once, and mostly each at those that it packs. Returns for each record
-        what is wrong with its first broken picture.
+        Several processes thus check each image once, mostly on the process that packs it. Returns, for each record, the
+        error of its first broken image, or None.
         """
 
         def fault(record: Sequence[Encoded]) -> str | None:
@@ -66,7 +66,7 @@ class Prompts:
 
     @property
     def limits(self) -> dict[str, int]:
-        """The keywords that `pack`, `generate` and `step` take."""
+        """Keyword arguments for `pack`, `generate` and `step`."""
         return {"min_pixels": self.min_pixels, "max_pixels": self.max_pixels}
 
     def to_json(self, **more) -> str:
@@ -76,9 +76,9 @@ class Prompts:
 
     @classmethod
     def of_directory(cls, path) -> "Prompts":
-        """The prompts that a directory was trained with (its `perl_jax.json`), else its processor's plain ones.
+        """The prompt settings a directory was trained with (its `perl_jax.json`), else the defaults of its processor.
 
-        Raises InputError where the chat template or the limits of pictures are no longer those of training.
+        Raises InputError if the chat template or the image size limits differ from those of training.
         """
         processor = models.Processor.from_pretrained(path)
         file = Path(path) / FILE
@@ -95,7 +95,7 @@ class Prompts:
 
     @classmethod
     def of_json(cls, processor: models.Processor, saved: Mapping, where: str) -> "Prompts":
-        """The prompts whose `to_json` was `saved`; InputError, beginning with `where`, for another chat template."""
+        """The prompts whose `to_json` gave `saved`; InputError, starting with `where`, if the chat template differs."""
         for name, kind in FIELDS.items():
             if not isinstance(saved.get(name), kind):
                 raise InputError(f"{where}: {name} must be {kind.__name__}, not {saved.get(name)!r}")
@@ -105,14 +105,14 @@ class Prompts:
 
 
 def text(record, instruction: str = "") -> str:
-    """The user's turn of a rendered record: question, lettered choices, instruction."""
+    """The user turn of a rendered record: question, lettered choices, instruction."""
     choices = [f"{symbols.letter(i)}. {choice}" for i, choice in enumerate(record.get("choices") or ())]
     return "\n".join(part for part in (record["question"], *choices, instruction) if part)
 
 
 @functools.cache
 def _threads() -> ThreadPoolExecutor:
-    """Pillow decodes and resizes without the GIL. They are kept: new ones ask the system for their memory anew."""
+    """Pillow decodes and resizes without the GIL. The pool is kept: new threads would allocate their memory again."""
     return ThreadPoolExecutor(processes.cores())
 
 
@@ -121,6 +121,6 @@ def _digest(processor: models.Processor) -> str:
 
 
 def opened(record):
-    """The record with its encoded images as pictures, decoded where it is asked for."""
+    """The record with lazily decoded images instead of encoded bytes."""
     images = [Encoded(data, f"record {record['id']!r}, image {i + 1}") for i, data in enumerate(record["images"])]
     return {**record, "images": images}

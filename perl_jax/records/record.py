@@ -1,4 +1,4 @@
-"""One record: its keys, and what makes it whole."""
+"""The record type, and its validation."""
 
 from typing import NotRequired, TypedDict
 
@@ -14,29 +14,29 @@ class Record(TypedDict):
     """One question over K images. Its text holds symbols, i counted from 0: `<image:i>` is the slot that shows image i,
     once for each image over question and choices; `{image:i}` mentions it, with a style after `|` (see `symbols`)."""
 
-    id: str  # unique in its set
+    id: str  # unique in its data set
     images: list[bytes]  # [K] encoded PNG or JPEG, RGB; K may be 0
     question: str
     choices: list[str]  # may be empty
-    answer: str  # of a choice: its letter, or the choice's own text
+    answer: str  # for a choice: its letter or its text
     kind: str  # one of KINDS
-    order_effect: str  # one of ORDER_EFFECTS: what a new order of the images does to wording and answer
-    source: str  # the name under which metrics are split
+    order_effect: str  # one of ORDER_EFFECTS: how permuting the images affects wording and answer
+    source: str  # metrics are reported per source
     accuracy: float | None  # mean accuracy of the base model, 0 to 1, from the rollout filter
-    movable: list[int] | None  # image places that may be permuted; None: all of them
-    captions: NotRequired[list[str]]  # [K] a note on each image; moves with it, and only warm-up responses use it
-    epoch: NotRequired[int]  # added by stream.Stream: which pass over its set
+    movable: list[int] | None  # image places that may be permuted; None: all
+    captions: NotRequired[list[str]]  # [K] a note on each image, permuted with it; used only in warm-up responses
+    epoch: NotRequired[int]  # added by stream.Stream: number of earlier passes over its data set
     position: NotRequired[int]  # added by stream.Stream: global draw number
 
 
 def validate(record: Record) -> None:
-    """Raises InputError, naming the record, unless it is whole: known labels, non-empty question and answer, one slot
-    for each image, mentions of images that exist, pictures that decode."""
+    """Raises InputError, naming the record, unless it is valid: known labels, non-empty question and answer, one slot
+    per image, mentions of existing images only, images that decode."""
     checked(record)
 
 
 def checked(record) -> Record:
-    """The record with its pictures in stored form; raises InputError."""
+    """Validates the record and returns it with its images in stored format; raises InputError."""
     name = record.get("id") if isinstance(record, dict) else None
     if not isinstance(name, str) or not name:
         raise InputError(f"a record has the id {name!r}; each needs a non-empty text as id")
@@ -85,7 +85,7 @@ def _check_text(text, where):
 
 
 def _check_symbols(record):
-    """Renders the record as it stands and with its images turned round: permute knows what can go wrong there."""
+    """Renders the record in original and in reversed order: permute detects invalid symbols there."""
     order, places = list(range(len(record["images"]))), permute.movable_places(record)
     for place, image in zip(places, reversed(places)):
         order[place] = image

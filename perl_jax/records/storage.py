@@ -1,8 +1,8 @@
-"""Sets of records on disk: written whole or not at all, and read at random places.
+"""Storage of record sets: written atomically, read by random access.
 
-A set of records is a TFDS directory on ArrayRecord, written and read without TensorFlow; other people open it with
-`tfds.builder_from_directory`. Reading needs the packages `tensorflow-datasets` and `array_record`; both are imported
-when a set is opened, so that the rest of perl_jax runs on machines that lack them.
+A record set is a TFDS directory on ArrayRecord, written and read without TensorFlow; others can open it with
+`tfds.builder_from_directory`. Reading needs the packages `tensorflow-datasets` and `array_record`. Both are imported
+only when a set is opened, so that the rest of perl_jax runs without them.
 """
 
 import collections
@@ -20,8 +20,8 @@ from perl_jax.records.record import Record, checked
 from perl_jax.runtime import files
 
 _TEXTS = ("id", "question", "answer", "kind", "order_effect", "source")
-_EVERY_PLACE = -1  # how "no `movable` given" is stored: an empty list says that nothing may move
-_CHUNK = 64  # records handed to the TFDS writer at a time; it rewrites its metadata after each hand-over
+_EVERY_PLACE = -1  # stored value for `movable` None: an empty list means that no image may move
+_CHUNK = 64  # records passed to the TFDS writer at a time; it rewrites its metadata after each batch
 _RECORDS_PER_SHARD = 20_000
 _SUMMARY = "records.json"
 
@@ -34,24 +34,24 @@ def write(
     reject: Callable[[str, Record, InputError], None] | None = None,
     finish: Callable[[str], None] | None = None,
 ) -> dict:
-    """Writes splits of records as one set, in the order given, and returns its summary.
+    """Writes splits of records as one data set, in the given order, and returns its summary.
 
-    Pictures that are RGB PNG or JPEG keep their bytes; all others become RGB PNG (turned upright as their EXIF says,
-    transparency on white). Nothing appears at `directory` until all of it is written.
+    RGB PNG and JPEG images keep their bytes; all others become RGB PNG (rotated upright by EXIF, transparency on
+    white). Nothing appears at `directory` until everything is written.
 
     Args:
-        records: `{split: records}`; ids are unique over all splits.
-        directory: must not exist yet, or be empty.
-        name: of the set, in lower_snake_case; it prefixes the file names.
-        reject: called with (split, record, error) for each bad record, which is then left out; None: raise instead.
-        finish: called with the still hidden directory when all records are in it, to add files of its own.
+        records: `{split: records}`; ids are unique across all splits.
+        directory: must not exist, or be empty.
+        name: of the data set, in lower_snake_case; the prefix of its file names.
+        reject: called with (split, record, error) for each invalid record, which is then skipped; None: raise instead.
+        finish: called with the still hidden directory once all records are written, to add further files.
 
     Returns:
         `{"name": name, "splits": {split: {"records", "sha256", "source", "kind", "order_effect"}}}`, the last three
         being counts by value; also stored as records.json.
 
     Raises:
-        InputError: a bad record (without `reject`), a split with no records, a directory that is in use.
+        InputError: an invalid record (without `reject`), a split with no records, a directory that is not empty.
     """
     directory = os.path.abspath(directory)
     if os.path.exists(directory) and (not os.path.isdir(directory) or os.listdir(directory)):
@@ -81,26 +81,26 @@ def write(
 
 
 def open_split(directory: str, split: str = "train") -> "Split":
-    """A stored split with `len()` and `[i]`; `split` may be sliced as in TFDS (`"train[:50%]"`).
+    """Opens a stored split with `len()` and `[i]`; `split` may be sliced as in TFDS (`"train[:50%]"`).
 
     Raises:
-        InputError: no set of records there, an unknown split, or one without records.
+        InputError: no record set there, an unknown split, or an empty one.
     """
     return Split(directory, split)
 
 
 def splits(directory: str) -> list[str]:
-    """The names of a set's splits. Raises InputError: no set of records there."""
+    """The split names of a data set. Raises InputError: no record set there."""
     _require_set(directory)
     return list(_tfds().builder_from_directory(directory).info.splits)
 
 
 def fingerprint(directory: str) -> str:
-    """16 hex digits that change with the content of a set, and not with its place. Reads no record: the content's own
-    hashes are in records.json, and the size of each data file counts too.
+    """16 hex digits that depend on the content of a data set, not on its location. Reads no records: it hashes
+    records.json, which holds content hashes, and the size of each data file.
 
     Raises:
-        InputError: no set of records there.
+        InputError: no record set there.
     """
     _require_set(directory)
     digest = hashlib.sha256()
@@ -115,7 +115,7 @@ def fingerprint(directory: str) -> str:
 
 
 def summary(directory: str) -> dict:
-    """What `write` returned of a set. Raises InputError: no set of records there, or not written by `write`."""
+    """The summary that `write` returned for a data set. Raises InputError: no record set there, or without summary."""
     _require_set(directory)
     try:
         with open(os.path.join(directory, _SUMMARY), encoding="utf-8") as file:
@@ -125,7 +125,7 @@ def summary(directory: str) -> dict:
 
 
 class Split:
-    """A random-access view of a stored split: `len(split)`, `split[i] -> Record`. It pickles as its path, so that a
+    """A random-access view of a stored split: `len(split)`, `split[i] -> Record`. It pickles as its path, so each
     worker process opens its own files."""
 
     def __init__(self, directory: str, split: str):
@@ -180,8 +180,8 @@ def _tfds_writer(directory, name):
             **dict.fromkeys(_TEXTS, text),
             "images": tfds.features.Sequence(tfds.features.Image(shape=(None, None, 3))),
             "choices": texts,
-            "captions": texts,  # empty: none
-            "accuracy": tfds.features.Scalar(np.float32),  # NaN: not known
+            "captions": texts,  # empty if absent
+            "accuracy": tfds.features.Scalar(np.float32),  # NaN if unknown
             "movable": tfds.features.Sequence(tfds.features.Scalar(np.int32)),
         }
     )
@@ -201,8 +201,8 @@ def _to_example(record: Record) -> dict:
 
 
 def _from_example(data: bytes) -> Record:
-    """A stored record: a tf.train.Example, each feature a list of values. (TFDS's own decoder takes four times as long,
-    and for pictures as they are stored it would need one more decoder.)"""
+    """Decodes a stored record: a tf.train.Example, each feature a list of values. (TFDS's own decoder takes four times
+    as long, and would need a further decoder for images in stored format.)"""
     from tensorflow_datasets.proto import tf_example_pb2
 
     features = tf_example_pb2.Example.FromString(data).features.feature
@@ -249,7 +249,7 @@ def _chunks(items: Iterable) -> Iterator[list]:
 
 
 class _Tally:
-    """What went by: how many records, of what kinds, and the hash of their content."""
+    """Counts the records that pass through, by kind, and hashes their content."""
 
     def __init__(self):
         self.records, self._digest = 0, hashlib.sha256()

@@ -1,10 +1,9 @@
-"""The stream of training questions: one endless, shuffled, exactly resumable sequence, the same on any number of
-processes.
+"""The training data stream: an endless, shuffled, exactly resumable sequence, identical for any number of processes.
 
 Grain's random-access data sets (`range`, `shuffle`, `repeat`, `mix`) define the sequence: draw number `position` is a
-pure function of (data, seed). So the whole state is that one number, as in `grain.experimental.ElasticIterator`, which
-is not used itself because its batches have one fixed size (a refill draws any number of questions) and are stacked
-into arrays (records are ragged).
+pure function of (data, seed). That number is therefore the whole state, as in `grain.experimental.ElasticIterator`,
+which is not used because its batches have a fixed size (a refill draws any number of questions) and are stacked into
+arrays (records are ragged).
 """
 
 import concurrent.futures
@@ -20,10 +19,10 @@ from perl_jax import records
 
 
 def sources(text: str) -> dict[str, float]:
-    """What `config.data.directory` says as {directory: weight}: `DIR`, or the mixture `DIR=22,DIR2=36`.
+    """Parses `config.data.directory` to {directory: weight}: `DIR`, or the mixture `DIR=22,DIR2=36`.
 
     Raises:
-        InputError: a part of a mixture without a positive weight, a directory named twice.
+        InputError: a part of a mixture without a positive weight, or a repeated directory.
     """
     if "," not in text:
         return {text: 1.0}
@@ -46,13 +45,13 @@ def sources(text: str) -> dict[str, float]:
 
 
 class Part:
-    """The records of a stored split that a run sees, with `len()` and `[i]`.
+    """The records of a stored split that a run uses, with `len()` and `[i]`.
 
-    In a mixture a record's id becomes `NUMBER:ID`, since sets may share ids and those of a run are unique.
+    In a mixture a record's id becomes `NUMBER:ID`, because data sets may share ids and ids must be unique in a run.
 
     Args:
-        kept: their places in the split, rising; None: all.
-        number: the set's in its mixture, from 1; 0: there is none.
+        kept: ascending indices into the split; None: all records.
+        number: of the data set in its mixture, from 1; 0: not a mixture.
     """
 
     def __init__(self, directory: str, split: str, kept: np.ndarray | None = None, number: int = 0):
@@ -71,13 +70,13 @@ class Part:
 
     @property
     def excluded(self) -> str:
-        """How many records are left out, with a hash of which."""
+        """How many records are excluded, with a hash that identifies them."""
         digest = hashlib.sha256(self._kept.tobytes()).hexdigest()[:8]
         return f"{len(self._split) - len(self)} of {len(self._split)} ({digest})"
 
 
 def open_parts(directories: Sequence[str], split: str, kept: Mapping[str, np.ndarray] | None = None) -> list[Part]:
-    """The part of each directory; with `kept`, of those that it names, and only these of their records."""
+    """The part of each directory; with `kept`, only its directories and the records at its indices."""
     numbers = range(1, len(directories) + 1) if len(directories) > 1 else (0,)
     return [
         Part(directory, split, kept and kept[directory], number)
@@ -87,7 +86,7 @@ def open_parts(directories: Sequence[str], split: str, kept: Mapping[str, np.nda
 
 
 def having(directories: Sequence[str], split: str) -> list[str]:
-    """Those of some directories that have a split; InputError where none has."""
+    """The directories that have a split; InputError if none does."""
     known = {directory: records.splits(directory) for directory in directories}
     name = re.split(r"[\[+]", split)[0]
     found = [directory for directory, names in known.items() if name in names]
@@ -98,26 +97,26 @@ def having(directories: Sequence[str], split: str) -> list[str]:
 
 
 def first_of(parts: Sequence[Part], limit: int) -> Iterator[records.Record]:
-    """The first `limit` records of several parts, taken from each in turn."""
+    """The first `limit` records of several parts, round-robin."""
     places = sorted((i, n) for n, part in enumerate(parts) for i in range(min(len(part), limit)))
     return (parts[n][i] for i, n in places[:limit])
 
 
 class Stream:
-    """Records without end: each epoch shows every record once, in an order of its own.
+    """An endless stream of records: each epoch yields every record once, in a new shuffled order.
 
     Args:
         sources: a directory of records, or `{directory: weight}`: a mixture that draws from each in proportion to its
-            weight, each with epochs of its own.
+            weight, with separate epochs per directory.
         split: of every directory.
         seed: of the shuffle, 0 to 2**32 - 1.
-        kept: `{directory: places}`: the only records that are drawn, as `prompt_lengths.shown` finds them; None: all.
+        kept: `{directory: indices}` of the records to draw, from `prompt_lengths.shown`; None: all.
         process_index, process_count: the draws of a `take` are cut into `process_count` blocks in order, and this
-            process gets its own. Every process must make the same calls.
-        threads: that read records.
+            process gets its block. Every process must make the same calls.
+        threads: number that read records.
 
     Raises:
-        InputError: no records, a weight that is not positive, a seed or process out of range.
+        InputError: no records, a weight that is not positive, a seed or process index out of range.
     """
 
     def __init__(
@@ -154,19 +153,19 @@ class Stream:
 
     @property
     def position(self) -> int:
-        """How many records all processes together have taken."""
+        """Number of records taken by all processes together."""
         return self._position
 
     @property
     def epoch(self) -> int:
-        """Of the next draw, from 0, counting `size` records an epoch (in a mixture: on average)."""
+        """Epoch of the next draw, from 0, with `size` records per epoch (in a mixture: on average)."""
         return self._position // self.size
 
     def take(self, count: int) -> list[records.Record]:
         """The next `count` records of the global stream; this process gets the `count / process_count` of its block.
 
-        Each carries two more keys: `position`, its global draw number (unique in the run), and `epoch`, how often its
-        own data set was passed through before.
+        Each has two additional keys: `position`, its global draw number (unique in the run), and `epoch`, the number of
+        earlier passes over its data set.
 
         Raises:
             InputError: `count` is not a multiple of the number of processes.
@@ -180,15 +179,15 @@ class Stream:
         return taken
 
     def state(self) -> dict:
-        """JSON-able: the position before the next draw, and what it counts: seed, split, fingerprints and weights, and
-        which records are left out."""
+        """JSON-able state: the position of the next draw and the identity of the stream: seed, split, fingerprints and
+        weights, and which records are excluded."""
         return {"position": self._position, **self._identity}
 
     def restore(self, state: Mapping) -> None:
-        """Goes to a `state()`, of this stream or of one over any other number of processes.
+        """Continues from a `state()`, of this stream or of the same stream over another number of processes.
 
         Raises:
-            InputError: the state counts another stream (seed, split, data or what is left out differ).
+            InputError: the state is of a different stream (seed, split, data or excluded records differ).
         """
         for key, value in self._identity.items():
             if state.get(key) != value:
@@ -204,13 +203,13 @@ class Stream:
 
 
 def _mixture(sizes: list[int], weights: list[float], seed: int):
-    """A Grain data set of draws, for parts of `sizes`: draw number -> (part, place in it, epoch)."""
+    """A Grain data set of draws, for parts of `sizes`: draw number -> (part, index in it, epoch)."""
     import grain
 
     def endless(number, size):
-        # Below the shuffle the index is still global (epoch * size + place), which is where the epoch is known.
+        # Below the shuffle the index is still global (epoch * size + place), so the epoch is known here.
         draws = grain.MapDataset.range(size).map_with_index(lambda index, place: (number, place, index // size))
-        # Offset, so that two sets of equal size in one mixture are not shuffled alike.
+        # The offset keeps two data sets of equal size in one mixture from the same shuffle.
         return draws.seed((seed + number) % 2**32).shuffle().repeat()
 
     parts = [endless(number, size) for number, size in enumerate(sizes)]

@@ -1,10 +1,9 @@
-"""Rewards: one module each, found by name; a new one is one new file here, or any importable function.
+"""Rewards: one module each, looked up by name; add one as a new file here, or as any importable function.
 
-A reward is `score(record, text) -> float | dict[str, float]`. `record` is the record as it was rendered for the order
-that the model saw (`perl_jax.permute.render`), without its images; `text` is the whole response. A dict holds "reward"
-and any named parts of it, the same for each response; they are logged, and `config.reward_weights` may weigh them anew.
-It runs in worker processes, under a wall-clock limit and a limit on memory (`perl_jax.grading`), and must give the same
-result for the same input.
+A reward is `score(record, text) -> float | dict[str, float]`. `record` is the record as rendered for the order that the
+model saw (`perl_jax.permute.render`), without its images; `text` is the whole response. A dict has the key "reward" and
+any named parts of it, the same keys for each response; the parts are logged, and `config.reward_weights` can reweight
+them. Rewards run in worker processes with limits on time and memory (`perl_jax.grading`) and must be deterministic.
 """
 
 import importlib
@@ -18,14 +17,14 @@ Score = Callable[[Mapping[str, object], str], float | dict[str, float]]
 
 
 def names() -> list[str]:
-    """The rewards of this folder."""
+    """Names of the reward modules in this folder."""
     return sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_"))
 
 
 def find(name: str) -> Score:
-    """The reward called `name`: a module of this folder ("boxed"), or "package.module:function".
+    """Returns the reward called `name`: a module of this folder ("boxed"), or "package.module:function".
 
-    Raises InputError, with the names known, where there is none.
+    Raises InputError, listing the known names, if there is none.
 
     >>> find("boxed").__module__
     'perl_jax.rewards.boxed'
@@ -38,7 +37,7 @@ def find(name: str) -> Score:
         raise InputError(f"no reward {name!r}: known are {', '.join(names())}, or give package.module:function")
     try:
         score = getattr(importlib.import_module(module), function)
-    except Exception as error:  # a person's own module may fail in any way while it is imported
+    except Exception as error:  # a user's module may raise anything on import
         why = " ".join(f"{type(error).__name__}: {error}".split())
         raise InputError(f"reward {name!r} cannot be imported: {why}") from error
     if not callable(score):
@@ -47,7 +46,7 @@ def find(name: str) -> Score:
 
 
 def is_right(score: Mapping[str, float]) -> bool:
-    """Whether a response counts as right: its accuracy, or its reward where that has no such part, is half at least.
+    """Whether a response counts as correct: its accuracy, or its reward if it has no such part, is at least 0.5.
 
     >>> is_right({"reward": 0.1, "accuracy": 1.0}), is_right({"reward": 0.4})
     (True, False)

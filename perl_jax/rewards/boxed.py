@@ -1,6 +1,6 @@
 r"""The paper's reward: 0.9 * accuracy of the boxed answer + 0.1 * format (PeRL, reward section).
 
-What is compared how is in `answers.compare`; a hostile answer may hang there, so this must run where it can be killed:
+Answers are compared by `answers.compare`, which may hang on hostile input, so run this in a killable process:
 `perl_jax.grading`.
 """
 
@@ -13,9 +13,9 @@ _BOX = re.compile(r"\\boxed\{|\\.|[{}]", re.DOTALL)
 
 
 def score(record: Mapping[str, object], text: str) -> dict[str, float]:
-    r"""{"reward", "accuracy", "format"} of a whole response; `record` is rendered, with `answer` and maybe `kind`.
+    r"""{"reward", "accuracy", "format"} of a whole response; `record` is rendered, with `answer` and optionally `kind`.
 
-    A response that its limit has cut (`truncated` in the record) fails the format.
+    A response truncated at the length limit (`truncated` in the record) fails the format.
 
     >>> score({"answer": "B", "kind": "choice"}, r"<think>look</think> \boxed{B}")
     {'reward': 1.0, 'accuracy': 1.0, 'format': 1.0}
@@ -31,9 +31,9 @@ def score(record: Mapping[str, object], text: str) -> dict[str, float]:
 
 
 def has_format(text: str) -> bool:
-    r"""Whether the whole response matches `<think>.*</think>.*\boxed{.*}.*`, any character counting as `.`.
+    r"""Whether the whole response matches `<think>.*</think>.*\boxed{.*}.*`, with `.` matching any character.
 
-    Written as searches from left to right: the regular expression itself is cubic in a hostile text.
+    Implemented as left-to-right searches: the regular expression is cubic on hostile text.
 
     >>> has_format("<think>a\nb</think>so \\boxed{3}."), has_format(" <think></think>\\boxed{3}")
     (True, False)
@@ -50,9 +50,9 @@ def has_format(text: str) -> bool:
 
 
 def extract_boxed(text: str) -> str | None:
-    r"""What the last balanced `\boxed{...}` outside the thinking holds, stripped; None without one. Linear in the text.
+    r"""Content of the last balanced `\boxed{...}` outside the thinking, stripped; None without one. Linear time.
 
-    All up to the last `</think>` is thinking, and what follows a `<think>` that never closes.
+    Thinking is everything up to the last `</think>`, and everything after an unclosed `<think>`.
 
     >>> extract_boxed(r"\boxed{1} then \boxed{\frac{1}{2}} and \boxed{3")
     '\\frac{1}{2}'
@@ -60,7 +60,7 @@ def extract_boxed(text: str) -> str | None:
     True
     """
     text = text.rpartition("</think>")[2].partition("<think>")[0]
-    start, inside, opened = -1, None, []  # opened: where each open brace's box starts, None for a plain brace
+    start, inside, opened = -1, None, []  # opened: content start of each open box, None for a plain brace
     for match in _BOX.finditer(text):
         if match[0] == "{":
             opened.append(None)
@@ -74,9 +74,9 @@ def extract_boxed(text: str) -> str | None:
 
 
 def checkable(record: Mapping[str, object]) -> bool:
-    r"""Whether the record's own answer, boxed, is right: what this reward cannot read, no response can earn.
+    r"""Whether the record's own answer, boxed, is graded correct; if not, no response can earn this reward.
 
-    The record is rendered. Like any grading it may hang on a hostile answer.
+    The record is rendered. Like all grading, it may hang on a hostile answer.
 
     >>> checkable({"answer": "5 cm", "kind": "number"}), checkable({"answer": "1 or so", "kind": "number"})
     (True, False)

@@ -1,4 +1,4 @@
-"""Questions of benchmarks about pictures a, b, c, ..., in words that say where each of them is shown."""
+"""Benchmark questions about images a, b, c, ..., whose text refers to the position of each image."""
 
 import json
 from typing import NamedTuple
@@ -17,7 +17,7 @@ MARKED = (
 
 
 class Place(int):
-    """Where a picture stands among those shown, in words."""
+    """The position of an image among those shown, in several wordings."""
 
     nth = property(lambda self: NTH[self])
     n = property(lambda self: self + 1)
@@ -26,29 +26,29 @@ class Place(int):
 
 
 class Case(NamedTuple):
-    """A question about the pictures a, b, c, ... of a benchmark, in words that say where each of them is shown."""
+    """A benchmark question about images a, b, c, ..., whose text refers to their positions."""
 
     benchmark: str
     task: str
-    count: int  # pictures
+    count: int  # of images
     question: str
-    choices: tuple = ()  # "<image>" each: the letters are bound to pictures
-    answer: str = "B"  # words about pictures; or the letter of a choice, in the own order
-    decisive: str = ""  # the picture on which the answer hangs
-    kept: str = ""  # pictures that stay
-    wrong: tuple = ()  # without choices: answers that are not the right one
+    choices: tuple = ()  # "<image>" each: letters are bound to images
+    answer: str = "B"  # text about images; or a choice letter, in the original order
+    decisive: str = ""  # the image that decides the answer
+    kept: str = ""  # images that do not move
+    wrong: tuple = ()  # without choices: wrong answers
 
     @property
     def bound(self) -> bool:
-        """Whether its letters are those of pictures."""
+        """Whether its letters stand for images."""
         return not self.wrong and all(choice in ("<image>", "ABCDE"[n]) for n, choice in enumerate(self.choices))
 
     def said(self, shown: str, text: str) -> str:
-        """A text of this question where the pictures are shown in this order."""
+        """A text of this question with the images shown in the order `shown`."""
         return " ".join(text.format(**{name: Place(place) for place, name in enumerate(shown)}).split())
 
     def right(self, shown: str) -> str:
-        """The answer where they are shown so."""
+        """The correct answer for the order `shown`."""
         first = self.count - len(self.choices)
         return "ABCDE"[shown.index(self.decisive) - first] if self.bound else self.answer
 
@@ -92,7 +92,7 @@ CASES = [
 
 
 def load(case: Case, folder) -> Item:
-    """The question as its benchmark's own files would have it, in its own order."""
+    """The question as loaded from its benchmark's file format, in original order."""
     names = "abcde"[: case.count]
     question, choices = case.said(names, case.question), [case.said(names, choice) for choice in case.choices]
     lines = [f"{letter}: {choice}" for letter, choice in zip("ABCDE", choices)]
@@ -161,7 +161,7 @@ def load(case: Case, folder) -> Item:
 
 
 def record(case: Case) -> dict:
-    """The same as a record, where {a} is a mention of picture a."""
+    """The question as a record, with {a} as a mention of image a."""
     symbols = {name: f"{{image:{place}|lower}}" for place, name in enumerate("abcde")}
     question = case.question.format(**symbols)
     for place in range(case.count):

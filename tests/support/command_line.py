@@ -1,4 +1,4 @@
-"""Commands as a person types them, in this process: importing JAX and all else once is enough."""
+"""Runs commands in this process, so that JAX and other modules are imported only once."""
 
 import contextlib
 import io
@@ -11,7 +11,7 @@ from absl import flags
 
 
 class Done(NamedTuple):
-    """What a command left on the terminal, and its exit code."""
+    """A command's output and exit code."""
 
     code: int
     out: str
@@ -19,7 +19,7 @@ class Done(NamedTuple):
 
 
 def run(command: str, *arguments: str) -> Done:
-    """`python -m perl_jax.<command> <arguments>`; an exception that would be a traceback comes out of here."""
+    """Runs `python -m perl_jax.<command> <arguments>`; uncaught exceptions are raised here."""
     argv, out, err = sys.argv, io.StringIO(), io.StringIO()
     sys.argv, code = [f"perl_jax/{command}.py", *map(str, arguments)], 0
     try:

@@ -1,4 +1,4 @@
-"""Pictures with structure, as arrays and as encoded bytes."""
+"""Structured test images, as arrays and as encoded bytes."""
 
 import io
 
@@ -7,7 +7,7 @@ from PIL import Image
 
 
 def picture(height: int, width: int, seed: int = 0) -> np.ndarray:
-    """Smooth and noisy at once, so that both the filter's weights and its clipping show."""
+    """A smooth gradient plus noise, so that both a filter's weights and its clipping matter."""
     rng = np.random.default_rng((seed, height, width))
     smooth = np.add.outer(np.arange(height) * 7, np.arange(width) * 3)[..., None] + np.array([0, 60, 170])
     return ((smooth + rng.integers(0, 256, (height, width, 3))) % 256).astype(np.uint8)

@@ -1,11 +1,13 @@
-"""Tests run on the CPU in float32. Compiling is most of their time: programs are kept between runs, and LLVM, which
-changes no result but by rounding, optimises little."""
+"""JAX settings for tests: CPU, float32, compiled programs cached, few LLVM optimizations.
+
+Compilation takes most of the tests' time; the optimizations change results only by rounding.
+"""
 
 import os
 from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")  # before the first import of jax
-os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # also in the programs that a test starts
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # inherited by subprocesses of tests
 
 import jax
 

@@ -1,13 +1,13 @@
 """`python tests/support/evaluate_run.py OUT OPTIONS [COORDINATOR COUNT INDEX [DIE]]`: one process of an evaluation.
 
-While it writes its batch number DIE it dies as by `kill -9`, in the middle of a line.
+It is killed as by `kill -9` in the middle of a line while writing batch number DIE.
 """
 
 import json
 import sys
 from pathlib import Path
 
-sys.path.append(str(Path(__file__).resolve().parents[2]))  # as a program
+sys.path.append(str(Path(__file__).resolve().parents[2]))  # for running as a script
 
 import environment  # noqa: F401  (before the first import of jax)
 import filter_run
@@ -20,12 +20,12 @@ SMALL = {"benchmark": "records", "max_new_tokens": 8, "dtype": "float32", "batch
 
 
 def run(out: Path, **options) -> dict:
-    """Evaluates a micro model; the content of results.json."""
+    """Evaluates a micro model; returns the content of results.json."""
     return evaluate.evaluate(evaluate.Options(**{**SMALL, **options, "out": str(out)}))
 
 
 def rows(folder: Path, name: str = "scores.jsonl") -> list[dict]:
-    """The lines of a file, without the settings."""
+    """The rows of a file, without its settings line."""
     lines = map(json.loads, (folder / name).read_text(encoding="utf-8").splitlines())
     return [line for line in lines if "settings" not in line]
 

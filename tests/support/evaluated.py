@@ -1,4 +1,4 @@
-"""Results of an evaluation, written as the command leaves them, of a small snapshot of BLINK with real pictures."""
+"""Evaluation results as the command writes them, for a small BLINK snapshot with real images."""
 
 import io
 import json
@@ -26,7 +26,7 @@ ORDERS = ([0, 1, 2], [1, 2, 0], [2, 0, 1])
 
 
 def picture(colour, number):
-    """A coloured picture with a number on it, so that a person can tell the order on a page."""
+    """A coloured image with a number, so that the order is visible on a page."""
     image = Image.new("RGB", (200, 120), colour)
     ImageDraw.Draw(image).text((90, 40), str(number), fill="white", font_size=40)
     buffer = io.BytesIO()
@@ -35,7 +35,7 @@ def picture(colour, number):
 
 
 def snapshot(directory, questions=20):
-    """BLINK's files with some questions on three pictures each; the answer of question q is picture q mod 3."""
+    """A BLINK snapshot of questions on three images each; the answer of question q is image q mod 3."""
     rows = []
     for q in range(questions):
         lines = "".join(f"\n({letter}) {choice}" for letter, choice in zip("ABC", CHOICES))
@@ -58,7 +58,7 @@ def snapshot(directory, questions=20):
 
 
 def row(q, order, role="own", right=True, say="so", again=1, samples=1):
-    """Question q asked in one order: right, or always the next picture than the answer's."""
+    """Question q in one order: correct, or always naming the image after the correct one."""
     answer = q % 3
     meant = "ABC"[answer if right else (answer + 1) % 3]
     place = order.index(answer)
@@ -88,7 +88,7 @@ def row(q, order, role="own", right=True, say="so", again=1, samples=1):
 
 
 def rows(right, questions=20, permuted=(), say="so", control=False, samples=1):
-    """Scores of a model that has `right` questions right in their own order, and of them `permuted[i]` in order i."""
+    """Scores of a model with `right` questions correct in original order, and `permuted[i]` of them in order i."""
     out = []
     for q in range(questions):
         out.append(row(q, ORDERS[0], right=q < right, say=say, samples=samples))
@@ -101,7 +101,7 @@ def rows(right, questions=20, permuted=(), say="so", control=False, samples=1):
 
 
 def write(directory, scored, data, benchmark="blink", protocol="boxed", samples=1, macro=False, **changes):
-    """The results in `directory/<benchmark>-<protocol>`, and `directory`."""
+    """Writes results to `directory/<benchmark>-<protocol>`; returns `directory`."""
     place = directory / f"{benchmark}-{protocol}"
     place.mkdir(parents=True)
     (place / "scores.jsonl").write_text("".join(json.dumps(each) + "\n" for each in scored))

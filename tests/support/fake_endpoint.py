@@ -1,4 +1,4 @@
-"""A chat endpoint in OpenAI's form that says what a test wants, in a thread of this process.
+"""A fake OpenAI-compatible chat endpoint with scripted replies, in a thread of this process.
 
 with FakeEndpoint(lambda request: "yes") as server: Endpoint(server.url, ...)
 """
@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 
 class Reply(NamedTuple):
-    """What the server sends in place of a good answer; tried again at once, unless `headers` say when."""
+    """A raw reply instead of a completion; retried at once, unless `headers` say otherwise."""
 
     status: int = 200
     body: bytes | str = b""
@@ -20,9 +20,9 @@ class Reply(NamedTuple):
 
 
 class FakeEndpoint:
-    """`answer(request)`, with the request's JSON, returns the model's text or a Reply; it may sleep, or raise.
+    """`answer(request)` gets the request's JSON and returns the model's text or a Reply; it may sleep or raise.
 
-    `requests` are those that came, in order; `headers` theirs; `busiest` is how many were answered at the same time.
+    `requests` and their `headers` are recorded in order; `busiest` is the maximum number of concurrent requests.
     """
 
     def __init__(self, answer: Callable[[dict], str | Reply]):
@@ -33,7 +33,7 @@ class FakeEndpoint:
         fake = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
-            disable_nagle_algorithm = True  # else 40 ms an answer
+            disable_nagle_algorithm = True  # else 40 ms per answer
 
             def do_POST(self):
                 request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -46,7 +46,7 @@ class FakeEndpoint:
             daemon_threads, request_queue_size = True, 64
 
             def handle_error(self, *_):
-                pass  # a client that gave up
+                pass  # the client disconnected
 
         self._server = Server(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self._server.server_port}/v1"
@@ -79,7 +79,7 @@ class FakeEndpoint:
 
 
 def completion(text: str | None, finish: str = "stop") -> str:
-    """A chat completion in OpenAI's form."""
+    """A chat completion in OpenAI's format."""
     message = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": finish}
     return json.dumps(
         {
@@ -93,14 +93,14 @@ def completion(text: str | None, finish: str = "stop") -> str:
 
 
 def asked(request: dict) -> str:
-    """The text of a request's last message, without its pictures."""
+    """The text of a request's last message, without its images."""
     content = request["messages"][-1]["content"]
     return content if isinstance(content, str) else "".join(part.get("text", "") for part in content)
 
 
 def annotator(request: dict) -> str:
-    """A good reply to `perl_jax.curation.annotator`: short answers can be checked, a question that names an image by
-    number is to be rewritten, and any other stays as it is."""
+    """A valid reply to `perl_jax.curation.annotator`: short answers are checkable, a question that names an image by
+    number is `rewrite`, any other is `fixed`."""
     row = json.loads(asked({"messages": request["messages"][:1]}).rpartition("\n")[2])
     named = re.search(r"image \d+", f"{row['question']}\n{row['answer']}", re.IGNORECASE)
     kind = "choice" if row["choices"] else "number" if row["answer"].isdigit() else "text"

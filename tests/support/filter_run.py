@@ -1,6 +1,6 @@
-"""One process of a filter: `filter_run.py WORKDIR CHANGES OPTIONS [COORDINATOR COUNT INDEX [DIE]]`.
+"""One process of a filter run: `filter_run.py WORKDIR CHANGES OPTIONS [COORDINATOR COUNT INDEX [DIE]]`.
 
-While it writes its batch number DIE it dies as by `kill -9`, in the middle of a line.
+It is killed as by `kill -9` in the middle of a line while writing batch number DIE.
 """
 
 import json
@@ -9,7 +9,7 @@ import signal
 import sys
 from pathlib import Path
 
-sys.path.append(str(Path(__file__).resolve().parents[2]))  # as a program
+sys.path.append(str(Path(__file__).resolve().parents[2]))  # for running as a script
 
 import environment  # noqa: F401  (before the first import of jax)
 import tiny_run
@@ -23,12 +23,12 @@ CHANGES = {"warmup.steps": 0, "data.source": "", "reward": "tiny_reward:score"}
 
 
 def run(workdir: Path, changes: dict, **options) -> str:
-    """Filters with a micro model: `changes` of its config, `options` of the filter."""
+    """Runs the filter with a micro model: `changes` to its config, `options` of the filter."""
     return filter.apply(tiny_run.config(**{**CHANGES, **changes}), Path(workdir), filter.Options(**options))
 
 
 def die_while_writing(number: int) -> None:
-    """Has this process die in the middle of a line of its batch `number`, counted from 1; 0: never."""
+    """Makes this process die in the middle of a line of its batch `number`, counted from 1; 0: never."""
     add, batches = batched_inference.Writer.add, []
 
     def add_and_die(writer, new):

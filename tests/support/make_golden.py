@@ -1,9 +1,9 @@
-"""Writes tests/support/golden: small random Hugging Face checkpoints and what transformers computes with them.
+"""Writes tests/support/golden: small random Hugging Face checkpoints and transformers' outputs for them.
 
     python tests/support/make_golden.py
 
 Needs torch and transformers (made with torch 2.13 and transformers 5.23, on a CPU); `test_model.py` compares with the
-files and needs neither. One checkpoint is stored in float32, the other in bfloat16; all is computed in float32.
+files and needs neither. One checkpoint is stored in float32, the other in bfloat16; all outputs are float32.
 """
 
 import shutil
@@ -22,7 +22,7 @@ import tiny  # noqa: E402
 GOLDEN = Path(__file__).with_name("golden")
 STORED_DTYPES = {"untied": torch.float32, "tied": torch.bfloat16}
 GREEDY_TOKENS = 24
-GRADIENT_SAMPLES = 128  # values kept of each gradient, besides its norm
+GRADIENT_SAMPLES = 128  # values kept of each gradient, in addition to its norm
 
 
 def main() -> None:
@@ -32,14 +32,14 @@ def main() -> None:
         randomise(theirs, np.random.default_rng(seed + 1))
         theirs.to(STORED_DTYPES[name]).save_pretrained(GOLDEN / name)
         (GOLDEN / name / "generation_config.json").unlink(missing_ok=True)
-        # Read again, because a model cast to bfloat16 and back keeps rounded rotary frequencies.
+        # Reloaded, because a model cast to bfloat16 and back keeps rounded rotary frequencies.
         theirs = type(theirs).from_pretrained(GOLDEN / name, dtype=torch.float32).eval()
         np.savez_compressed(GOLDEN / f"{name}.npz", **expected(theirs, config))
     print(f"{sum(file.stat().st_size for file in GOLDEN.rglob('*')):,} bytes in {GOLDEN}")
 
 
 def randomise(theirs, rng: np.random.Generator) -> None:
-    """Every weight random, norms and biases too, at a scale that keeps activations near 1."""
+    """Randomises all weights, norms and biases included, at a scale that keeps activations near 1."""
     with torch.no_grad():
         for name, parameter in theirs.named_parameters():
             noise = rng.normal(size=tuple(parameter.shape))
@@ -51,7 +51,7 @@ def randomise(theirs, rng: np.random.Generator) -> None:
 
 
 def expected(theirs, config) -> dict[str, np.ndarray]:
-    """What to store: the prompts (pictures as height, width, seed) and all that is compared."""
+    """What is stored: the prompts (images as height, width, seed) and all outputs to compare."""
     out = {"max_pixels": np.int32(tiny.MAX_PIXELS)}
     prompts = []
     for number, parts in enumerate(tiny.LAYOUTS.values()):

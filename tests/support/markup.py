@@ -1,4 +1,4 @@
-"""What stands in a page, as a browser would find it."""
+"""Parses the content of an HTML page for tests."""
 
 from html.parser import HTMLParser
 
@@ -6,7 +6,7 @@ from perl_jax.runtime import html
 
 
 class Tags(HTMLParser):
-    """The tags, attributes and text of a page; fails where tags do not close."""
+    """The tags, attributes and text of a page; fails on unclosed tags."""
 
     def __init__(self, page):
         super().__init__()

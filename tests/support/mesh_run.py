@@ -1,6 +1,6 @@
-"""What the tests compare between meshes: rollouts, log-probs and an update of a tiny model.
+"""Results that tests compare between meshes: rollouts, logprobs and an update of a tiny model.
 
-As a program, `python tests/support/mesh_run.py MODEL OUT DEVICES JSON`: the same on virtual CPU devices, one file
+As a program, `python tests/support/mesh_run.py MODEL OUT DEVICES JSON`: the same on virtual CPU devices, with a file
 OUT/NAME.npz for each {NAME: (mesh sizes, a case below)}, and OUT/NAME.json with what was compiled.
 """
 
@@ -11,16 +11,16 @@ import sys
 from pathlib import Path
 
 CONFIG = "untied"  # 6 query and 2 key heads, unrolled layers
-STREAMS = 8  # of the call whose program is read
+STREAMS = 8  # in the call whose program is inspected
 
 
 def whole(model, sharding=None):
-    """All weights train."""
+    """Trains all weights."""
     return model, None
 
 
 def adapters(model, sharding=None):
-    """Adapters train, in both towers."""
+    """Trains adapters in both towers."""
     import tiny
 
     from models import lora
@@ -29,22 +29,24 @@ def adapters(model, sharding=None):
 
 
 def text(model, sharding=None):
-    """The vision tower is frozen."""
+    """Freezes the vision tower."""
     return model, lambda path: not path.startswith("visual.")
 
 
-CASES = {"whole": whole, "adapters": adapters, "text": text}  # (the model, what of it trains)
+# name: function that returns (model, filter of trained weights)
+CASES = {"whole": whole, "adapters": adapters, "text": text}
 
 
 def results(model, trainable, optimizer) -> dict:
-    """{name: array} of all that is to be equal on any mesh."""
+    """{name: array} of all results that must be equal on any mesh."""
     import numpy as np
     import tiny
 
     from models import qwen2_5_vl as qwen
     from perl_jax import rollout, update
 
-    prompts = [*tiny.prompts(model.config), tiny.prompt(model.config, [5], seed=7)]  # 5: no mesh here divides it
+    # 5: divisible by none of the meshes
+    prompts = [*tiny.prompts(model.config), tiny.prompt(model.config, [5], seed=7)]
     pixels = {"max_pixels": tiny.MAX_PIXELS}
     out = rollout.generate(model, prompts, samples=3, max_new_tokens=80, eos_ids=range(10, 20), **pixels)
     rng = np.random.default_rng(0)
@@ -68,7 +70,7 @@ def results(model, trainable, optimizer) -> dict:
 
 
 def gathered(text: str) -> set[tuple[int, ...]]:
-    """The shapes of all that a compiled program gathers, in its loops and before them."""
+    """The shapes of all all-gathers in a compiled program, inside and outside loops."""
     shapes = re.findall(r"= \w+\[([\d,]*)\]\S* all-gather", text)
     return {tuple(map(int, filter(None, shape.split(",")))) for shape in shapes}
 
@@ -89,7 +91,7 @@ def main(model_path: str, out: str, devices: str, meshes: str) -> None:
 
     jax.config.update("jax_compilation_cache_dir", str(CACHE))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
-    weights.PIECE = 4096  # so that the larger ones are put together on each device
+    weights.PIECE = 4096  # so that the larger weights are assembled on each device
     descent = optax.sgd(0.01)
     decode, seen = rollout._decode, set()
 
@@ -100,7 +102,7 @@ def main(model_path: str, out: str, devices: str, meshes: str) -> None:
     spied.lower = decode.lower
     whole = embeddings.PATCHES
     for name, (sizes, case) in json.loads(meshes).items():
-        embeddings.PATCHES = 1 if name == "all" else whole  # a shard's pictures one by one
+        embeddings.PATCHES = 1 if name == "all" else whole  # a shard's images one by one
         with jax.set_mesh(mesh.make(**sizes)):
             model, trainable = CASES[case](qwen.load(model_path, sharding=mesh.sharding), mesh.sharding)
             np.savez(Path(out, f"{name}.npz"), **results(model, trainable, descent))
@@ -111,7 +113,7 @@ def main(model_path: str, out: str, devices: str, meshes: str) -> None:
             prompts = [([5, 6, 7], [])] * STREAMS
             rollout.generate(model, prompts, samples=1, max_new_tokens=4)
             kept, moved = sorted(seen), mesh.moved
-            mesh.moved = lambda state, layout: state  # as if decoding read the weights where training has them
+            mesh.moved = lambda state, layout: state  # decodes with the weights in the training layout
             seen.clear()
             rollout.generate(model, prompts, samples=1, max_new_tokens=4)
             mesh.moved, rollout._decode = moved, decode

@@ -1,4 +1,4 @@
-"""Small files in the formats of the hub's data sets, as the tests write them."""
+"""Writes small files in the formats of Hugging Face data sets."""
 
 import io
 import json
@@ -9,7 +9,7 @@ import pyarrow
 import pyarrow.parquet
 from PIL import Image
 
-STRUCT = pyarrow.struct([("bytes", pyarrow.binary()), ("path", pyarrow.string())])  # what `datasets` stores an image as
+STRUCT = pyarrow.struct([("bytes", pyarrow.binary()), ("path", pyarrow.string())])  # how `datasets` stores an image
 MANTIS = pyarrow.schema(
     [
         ("id", pyarrow.string()),
@@ -21,7 +21,7 @@ MANTIS = pyarrow.schema(
 
 
 def png(seed=0, size=(12, 10)):
-    """A picture of noise, a different one for each seed."""
+    """A noise image that depends on the seed."""
     noise = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), np.uint8)
     buffer = io.BytesIO()
     Image.fromarray(noise).save(buffer, "PNG")
@@ -35,7 +35,7 @@ def parquet(path, rows, schema=None):
 
 
 def jsonl(path, *rows):
-    """Rows as lines; a row that is bytes is the line itself."""
+    """Writes rows as lines; a bytes row is written unchanged."""
     lines = [row if isinstance(row, bytes) else json.dumps(row).encode() for row in rows]
     path.write_bytes(b"".join(line + b"\n" for line in lines))
     return path
@@ -50,5 +50,5 @@ def zipped(path, members):
 
 
 def turns(*texts):
-    """A conversation in which user and assistant take turns."""
+    """A conversation with alternating user and assistant turns."""
     return [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(texts)]

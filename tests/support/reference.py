@@ -1,4 +1,4 @@
-"""What transformers makes of the tiny models and prompts: the other side of every live comparison and golden file.
+"""transformers' outputs for the tiny models and prompts: the reference for live comparisons and golden files.
 
 Needs torch; tests import it through `pytest.importorskip`.
 """
@@ -13,7 +13,7 @@ MIN_PIXELS = 3136
 
 
 def build(config: qwen.Config):
-    """A model of transformers, its config written out by hand so that it does not rest on `Config.to_hf`."""
+    """A transformers model; its config is written out so as not to depend on `Config.to_hf`."""
     vision, text = config.vision, config.text
     tied = text.tie_word_embeddings
     hf_config = transformers.Qwen2_5_VLConfig(
@@ -53,12 +53,12 @@ def build(config: qwen.Config):
 
 
 def hub_name(name: str) -> str:
-    """The hub's name of a parameter in memory."""
+    """The checkpoint name of a parameter in memory."""
     return name.replace("model.visual.", "visual.", 1).replace("model.language_model.", "model.", 1)
 
 
 def with_weights(model: qwen.Qwen2_5_VL):
-    """A model of transformers with the weights of ours."""
+    """A transformers model with our model's weights."""
     theirs = build(model.config)
     ours = {name: np.array(value) for name, value in qwen.named(model).items()}
     with torch.no_grad():
@@ -69,7 +69,7 @@ def with_weights(model: qwen.Qwen2_5_VL):
 
 
 def inputs(theirs, prompt, max_pixels: int) -> dict:
-    """The keyword arguments of a forward of one prompt (ids, pictures)."""
+    """The keyword arguments of a forward pass for one prompt (ids, images)."""
     ids, pictures = prompt
     ids = torch.tensor([list(ids)])
     given = {
@@ -124,7 +124,7 @@ def greedy(theirs, prompt, count: int, max_pixels: int) -> np.ndarray:
 
 
 def next_token_gradient(theirs, prompts, max_pixels: int) -> dict[str, np.ndarray]:
-    """The gradient, by hub name, of `tiny.next_token_loss` over all prompts."""
+    """The gradient, by checkpoint name, of `tiny.next_token_loss` over all prompts."""
     theirs.zero_grad()
     for prompt in prompts:
         logp = torch.log_softmax(logits(theirs, prompt, max_pixels)[:-1], dim=-1)
@@ -134,5 +134,5 @@ def next_token_gradient(theirs, prompts, max_pixels: int) -> dict[str, np.ndarra
 
 
 def gradient(theirs) -> dict[str, np.ndarray]:
-    """The gradients that a backward left, by hub name."""
+    """The gradients of the last backward pass, by checkpoint name."""
     return {hub_name(name): parameter.grad.numpy().copy() for name, parameter in theirs.named_parameters()}

@@ -1,18 +1,18 @@
-"""Programs that a test has started: where they meet, and what they said in the end."""
+"""Helpers for subprocesses started by tests: a free port, and their exit codes and output."""
 
 import socket
 import subprocess
 
 
 def free_port() -> int:
-    """One that nothing listens at."""
+    """A port that nothing listens on."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         return free.getsockname()[1]
 
 
 def finish(started: list[subprocess.Popen], timeout=300) -> list[tuple[int, str]]:
-    """(exit code, what it said) of each process."""
+    """(exit code, output) of each process."""
     try:
         said = [process.communicate(timeout=timeout)[0] for process in started]
     finally:

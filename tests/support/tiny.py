@@ -1,7 +1,7 @@
 """Models of a few thousand weights and ragged prompts for them, shared by the tests and by make_golden.py.
 
-The two configs differ in all that the network's code branches on: a tied or a separate head, loops unrolled (up to four
-layers) or not, window sizes, full-attention blocks, heads per key/value head, and where the special tokens lie.
+The two configs differ in everything the network's code branches on: tied or separate head, loops unrolled (up to four
+layers) or not, window sizes, full-attention blocks, heads per key/value head, and the special token ids.
 """
 
 import jax
@@ -12,7 +12,7 @@ from flax import nnx
 from models import images, lora
 from models import qwen2_5_vl as qwen
 
-MAX_PIXELS = 28 * 28 * 30  # at most 30 tokens an image, so that the larger pictures below are made smaller
+MAX_PIXELS = 28 * 28 * 30  # at most 30 tokens per image, so that the larger images below are downscaled
 
 CONFIGS = {
     "untied": qwen.Config(
@@ -33,7 +33,7 @@ CONFIGS = {
     ),
 }
 
-# Prompts by their parts: a number is that many text tokens, a pair the (height, width) of a picture.
+# Prompts by their parts: a number is that many text tokens, a pair the (height, width) of an image.
 LAYOUTS = {
     "two adjacent, first": [(84, 84), (56, 140), 6],
     "none": [9],
@@ -43,14 +43,14 @@ LAYOUTS = {
 
 
 def random_model(config: qwen.Config, seed: int = 0, dtype=jnp.float32) -> qwen.Qwen2_5_VL:
-    """A model whose every weight is random, norms and biases too, at a scale that keeps activations near 1."""
+    """A model with all weights random, norms and biases included, at a scale that keeps activations near 1."""
     graph, state = nnx.split(nnx.eval_shape(lambda: qwen.Qwen2_5_VL(config, rngs=nnx.Rngs(0), dtype=dtype)))
     rng = np.random.default_rng(seed)
 
     def draw(path, leaf):
         leaf_name = [str(getattr(key, "key", "")) for key in path if getattr(key, "key", None)][-1]
         noise = rng.normal(size=leaf.shape)
-        if leaf_name == "kernel":  # the patch embedding's is [C, time, p, p, D], a layer's [layers, D, E]
+        if leaf_name == "kernel":  # shape [C, time, p, p, D] for the patch embedding, [layers, D, E] for a layer
             fan_in = leaf.shape[-2] if leaf.ndim < 5 else np.prod(leaf.shape[:-1])
             noise *= fan_in**-0.5
         elif leaf_name == "embedding":
@@ -62,11 +62,11 @@ def random_model(config: qwen.Config, seed: int = 0, dtype=jnp.float32) -> qwen.
     return nnx.merge(graph, jax.tree_util.tree_map_with_path(draw, state))
 
 
-EVERYWHERE = r"(model\.layers|visual)\..*"  # LoRA's targets: all linear maps but a head
+EVERYWHERE = r"(model\.layers|visual)\..*"  # LoRA targets: all linear layers except the head
 
 
 def with_adapters(model: qwen.Qwen2_5_VL, targets: str = EVERYWHERE, seed: int = 0, **options) -> qwen.Qwen2_5_VL:
-    """A copy of the model with adapters that are no longer zero."""
+    """A copy of the model with non-zero adapters."""
     adapted = lora.add(nnx.merge(*nnx.split(model)), rank=3, alpha=6, targets=targets, seed=seed, **options)
     rng = np.random.default_rng(seed)
     for path, weight in nnx.to_flat_state(nnx.state(adapted)):
@@ -77,7 +77,7 @@ def with_adapters(model: qwen.Qwen2_5_VL, targets: str = EVERYWHERE, seed: int =
 
 
 def picture(height: int, width: int, seed: int) -> np.ndarray:
-    """A noisy picture, uint8 [H, W, 3], from integer arithmetic alone: the same bytes with any version of anything."""
+    """A noisy image, uint8 [H, W, 3], from integer arithmetic only: the same bytes with any library version."""
     x = np.arange(height * width * 3, dtype=np.uint32) + np.uint32(seed * 7919)
     for factor in (2654435761, 0x2C1B3C6D):
         x = x * np.uint32(factor)
@@ -88,7 +88,7 @@ def picture(height: int, width: int, seed: int) -> np.ndarray:
 
 
 def image_tokens(config: qwen.Config, image: np.ndarray, max_pixels: int = MAX_PIXELS) -> list[int]:
-    """The tokens that show an image: a start, one token per merged patch, an end."""
+    """The tokens of an image: a start, one token per merged patch, an end."""
     height, width = images.grid(image.shape[:2], config.vision, None, max_pixels)
     merged = height * width // config.vision.spatial_merge_size**2
     return [config.vision_start_token_id, *[config.image_token_id] * merged, config.vision_end_token_id]
@@ -100,7 +100,7 @@ def text_tokens(config: qwen.Config, rng: np.random.Generator, count: int) -> li
 
 
 def prompt(config: qwen.Config, parts, seed: int = 0, max_pixels: int = MAX_PIXELS):
-    """(ids, pictures) of a prompt given by its parts, as in LAYOUTS."""
+    """(ids, images) of a prompt given by its parts, as in LAYOUTS."""
     rng = np.random.default_rng(seed)
     ids, pictures = [], []
     for place, part in enumerate(parts):
@@ -113,25 +113,25 @@ def prompt(config: qwen.Config, parts, seed: int = 0, max_pixels: int = MAX_PIXE
 
 
 def prompts(config: qwen.Config):
-    """One prompt of every layout."""
+    """One prompt for each layout."""
     return [prompt(config, parts, seed) for seed, parts in enumerate(LAYOUTS.values())]
 
 
 def features(model: qwen.Qwen2_5_VL, inputs: qwen.Inputs, row: int) -> np.ndarray:
-    """The merged image tokens [S, D] that one prompt of packed inputs shows, in its order."""
+    """The merged image tokens [S, D] of one prompt in packed inputs, in its order."""
     tokens = np.asarray(model.encode(inputs.vision))
     index = inputs.image_index[row][inputs.image_index[row, :, 0] >= 0]
     return tokens[index[:, 0], index[:, 1]]
 
 
 def next_token_loss(logits, ids, mask):
-    """Minus the summed log-probs of each prompt's own next tokens, over 100: reaches every weight."""
+    """The negative sum of each prompt's next-token logprobs, over 100; its gradient reaches every weight."""
     logp = jnp.take_along_axis(jax.nn.log_softmax(logits[:, :-1]), jnp.asarray(ids)[:, 1:, None], axis=-1)[..., 0]
     return -jnp.sum(jnp.where(mask[:, 1:], logp, 0.0)) / 100
 
 
 def array_shapes(jaxpr):
-    """The shapes of all that a program computes, its inner programs included."""
+    """The shapes of all values that a program computes, including nested programs."""
     for equation in jaxpr.eqns:
         yield from (tuple(v.aval.shape) for v in equation.outvars)
         for value in jax.tree.leaves(list(equation.params.values()), is_leaf=lambda x: hasattr(x, "eqns")):

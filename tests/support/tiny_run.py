@@ -1,4 +1,4 @@
-"""Training runs of a micro model on real digits, short enough for tests: one whole run is shared by many of them."""
+"""Short training runs of a micro model on real digits; one complete run is shared by many tests."""
 
 import atexit
 import functools
@@ -10,7 +10,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-sys.path.append(str(Path(__file__).resolve().parents[2]))  # as a program
+sys.path.append(str(Path(__file__).resolve().parents[2]))  # for running as a script
 
 import environment  # noqa: F401  (before the first import of jax)
 import tiny
@@ -27,7 +27,8 @@ ADAPTERS = {"lora.rank": 3, "lora.targets": tiny.EVERYWHERE, "warmup.steps": 0, 
 
 
 def config(**changes):
-    """A run of `WARMUP` supervised steps and `STEPS` of PeRL with a micro model; `changes` as {"loss.kl_coef": 0.1}."""
+    """The config of a run of `WARMUP` supervised and `STEPS` PeRL steps with a micro model; `changes` as
+    {"loss.kl_coef": 0.1}."""
     made = base.get_config()
     made.scratch = {
         "vision": {
@@ -99,7 +100,7 @@ def run(workdir: Path, **changes) -> Path:
 
 
 def run_until(workdir: str, step: int) -> None:
-    """As `run`, but the process dies as by `kill -9` when `step` is logged, its checkpoint perhaps half written."""
+    """As `run`, but the process is killed as by `kill -9` when `step` is logged, possibly with a partial checkpoint."""
     write = logs.RunLog.step
 
     def write_and_die(log, stage, number, values):
@@ -113,7 +114,7 @@ def run_until(workdir: str, step: int) -> None:
 
 @functools.cache
 def trained() -> Path:
-    """The workdir of one whole run, for reading only."""
+    """The workdir of one complete run, read-only."""
     directory = Path(tempfile.mkdtemp(prefix="perl_jax-tiny-run-"))
     atexit.register(shutil.rmtree, directory, ignore_errors=True)
     return run(directory / "run")
@@ -121,14 +122,14 @@ def trained() -> Path:
 
 @functools.cache
 def adapted() -> Path:
-    """The workdir of one whole run that trained adapters of both towers under KL, for reading only."""
+    """The workdir of one complete run that trained adapters of both towers with KL, read-only."""
     directory = Path(tempfile.mkdtemp(prefix="perl_jax-tiny-run-"))
     atexit.register(shutil.rmtree, directory, ignore_errors=True)
     return run(directory / "run", **ADAPTERS)
 
 
 def metrics(workdir: Path, stage: str | None = None) -> list[dict]:
-    """The lines of metrics.jsonl that are steps (not evaluations)."""
+    """The lines of metrics.jsonl for training steps (not evaluations)."""
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     return [line for line in lines if "update/loss" in line and stage in (None, line["stage"])]
 
@@ -144,8 +145,8 @@ def main(
 ) -> None:
     """One process of a run: `tiny_run.py WORKDIR CHANGES [COORDINATOR COUNT INDEX [DIE [BROKEN]]]`.
 
-    At step DIE it dies as by `kill -9`. The pictures of record BROKEN cannot be decoded; WORKDIR/decoded-INDEX.json
-    names those that it has decoded.
+    At step DIE it is killed as by `kill -9`. The images of record BROKEN cannot be decoded; WORKDIR/decoded-INDEX.json
+    lists the images that it decoded.
     """
     processes.TIMEOUT, processes.LOST = 20, 10
     write = logs.Silent.step

@@ -1,4 +1,4 @@
-"""What training runs leave in their directories, as tests write it: whole, half-written and hostile."""
+"""Workdirs of training runs written by tests: complete, truncated and with hostile content."""
 
 import json
 
@@ -11,7 +11,7 @@ def lines(file, rows, end=""):
 
 
 def predictions(right, text=ATTACK, questions=10):
-    """Two orders of each question; the first `right` questions are right in both, the next one in its own order."""
+    """Two orders of each question: the first `right` are correct in both, the next one in original order only."""
     return [
         {
             "id": f"q{q}",
@@ -31,7 +31,7 @@ def predictions(right, text=ATTACK, questions=10):
 
 
 def write_run(path, right=5, seconds=1.5, steps=4, evaluated=(0, 4)):
-    """A run of four steps, restarted after the second, which it does anew, and killed in its last line."""
+    """A run of four steps, restarted after the second, which it repeats, and killed in its last line."""
     metrics = [
         {
             "stage": "perl",
