@@ -1,4 +1,4 @@
-"""How often a policy answers records right: rollouts of each in its own order, by `batched_inference`."""
+"""Measures a policy's accuracy on records: rollouts in original order, by `batched_inference`."""
 
 import functools
 import io
@@ -28,39 +28,39 @@ NUMBER = operator.itemgetter("number")
 
 
 class Setup(NamedTuple):
-    """What records are asked with. The config's n_s is 0, its rollouts are those of a record."""
+    """Settings of a measurement. The config's n_s is 0, its `rollouts` are per record."""
 
     config: object
     split: Split
-    model: Callable[[], models.Model]  # loads it, when something is left to roll out
+    model: Callable[[], models.Model]  # loads it, if any rollouts are missing
     prompts: Prompts
     grader: Grader
-    batch: int  # records rolled out at a time, at most
+    batch: int  # most records per decoding batch
 
 
 class Asked(NamedTuple):
-    """A batch of records, as one process sees it."""
+    """A batch of records, as seen by one process."""
 
-    numbers: list[int]  # of the records in their split
+    numbers: list[int]  # indices of the records in their split
     questions: list[batches.Question]
-    faults: list[tuple[int, str]]  # (place, why its pictures cannot be shown): of those this process has looked at
+    faults: list[tuple[int, str]]  # (place, why its images are invalid): of the images of this process
 
 
 def measure(
     setup: Setup, file: Path, settings: Mapping, numbers: Sequence[int], blind: bool = False
 ) -> dict[int, dict]:
-    """The row of each of the records `numbers` by its number in the split, from `file` and from rollouts.
+    """The row of each record by its index in the split, from `file` and from new rollouts.
 
     A row has `number`, `id`, `source` and `prompt` (tokens); then `images` (how many), `guess` (`selection.guess`),
-    `scores` (1 for each right response), `lengths` (tokens), `truncated` (how many responses were cut) and `response`
-    (the first one), or, where the record cannot be shown, `skipped`: why. All processes get the same.
+    `scores` (1 for each correct response), `lengths` (tokens), `truncated` (number of truncated responses) and
+    `response` (the first one), or, for an invalid record, `skipped`: why. All processes get the same rows.
 
     Args:
-        setup: what to ask with.
+        setup: settings of the measurement.
         file: JSON lines; the first holds the settings, each other one a row.
-        settings: all that the scores depend on.
-        numbers: of the records in their split.
-        blind: shows grey pictures of the same size instead of the records' own.
+        settings: everything that the scores depend on.
+        numbers: indices of the records in their split.
+        blind: replaces images by grey ones of the same size.
 
     Raises:
         InputError: the file was made with other settings, or is not such a file.
@@ -97,9 +97,9 @@ def measure(
 
 
 def prompt_lengths(setup: Setup, numbers: Sequence[int], console: Console) -> list[dict]:
-    """The beginning of each record's row, up to `prompt`, or all of it where it is `skipped`. Processes share the work.
+    """The start of each record's row, up to `prompt`, or the whole row if `skipped`. Processes share the work.
 
-    Grey pictures are as large as a record's own, so its prompt is as long.
+    Grey images have the size of the original ones, and so prompts of the same length.
     """
     return batched_inference.prompts(numbers, functools.partial(_begun, setup), console)
 
@@ -118,7 +118,7 @@ def _named(number: int, record: Mapping) -> dict:
 
 
 def _asked(setup: Setup, blind: bool, numbers: list[int]) -> Asked:
-    """A batch of records, ready to be shown."""
+    """Loads and encodes a batch of records."""
     questions = []
     for number in numbers:
         record = opened(setup.split[number])
@@ -133,7 +133,7 @@ def _asked(setup: Setup, blind: bool, numbers: list[int]) -> Asked:
 
 
 def greyed(record):
-    """An opened record with a grey picture of the same size in place of each of its own."""
+    """An opened record with each image replaced by a grey one of the same size."""
     return {**record, "images": [Encoded(_grey(image.width, image.height), "grey") for image in record["images"]]}
 
 
@@ -148,7 +148,7 @@ def _grey(width: int, height: int) -> bytes:
 
 
 def _rows(setup: Setup, asked: Asked, size: int, console: Console) -> list[dict]:
-    """The rows of a batch; it is filled up to `size` records, so that all have the shapes of one program."""
+    """The rows of a batch, which is padded to `size` records so that all batches use one compiled program."""
     faults = dict(itertools.chain(*processes.exchange(asked.faults)))
     shown = [question for place, question in enumerate(asked.questions) if place not in faults]
     found = iter(_answers(setup, shown, size) if shown else ())
@@ -163,7 +163,7 @@ def _rows(setup: Setup, asked: Asked, size: int, console: Console) -> list[dict]
 
 
 def _answers(setup: Setup, questions: list[batches.Question], size: int) -> list[dict]:
-    """What a row says of each question's rollouts."""
+    """The rollout fields of each question's row."""
     config, prompts = setup.config, setup.prompts
     filled = questions + questions[-1:] * (size - len(questions))
     grading = batches.Grading(batches.Source(config, None, prompts, setup.grader), filled)
