@@ -2,7 +2,7 @@
 
 Command:   bash launch/demo.sh            (warm-up, then three arms from its checkpoint, and the table)
 One run:   python -m perl_jax.train --config=configs/demo.py --workdir=demo/run      (warm-up, then PeRL)
-One arm:   --config=configs/demo.py:ARM with ARM one of warm-up, grpo, grpo-shuffled, perl; an arm also needs
+One part:  --config=configs/demo.py:ARM with ARM one of warm-up, grpo, grpo-shuffled, perl; an arm also needs
            --config.model=(exported warm-up) --config.data.directory=(its data)
 Hardware:  2 CPU cores, 8 GiB
 Result:    the table in README.md

@@ -8,7 +8,7 @@ __version__ = "0.1.0"
 
 
 def _take_ours(name: str) -> None:
-    """Imports the package `name` that lies next to this one, so that no other of that name on the path shadows it.
+    """Imports the package `name` next to this one, so that no other package of that name on the path shadows it.
 
     Raises ImportError where another module of that name was already imported.
     """

@@ -129,7 +129,7 @@ def check(options: Options) -> None:
 
 
 def chosen(config, data: str, options: Options) -> range:
-    """The indices of the records to measure. Raises InputError where the config's split is a part of one."""
+    """The indices of the records to measure. Raises InputError where the config's split is only a part of a split."""
     if config.data.split not in (known := records.summary(data)["splits"]):
         raise InputError(
             f"config.data.split is {config.data.split!r}; a filter takes one of {', '.join(known)} as a "

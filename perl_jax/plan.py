@@ -267,7 +267,7 @@ def main(_) -> None:
 
 if __name__ == "__main__":
     os.environ["JAX_PLATFORMS"] = "cpu"  # the planned devices are not used
-    jax.config.update("jax_num_cpu_devices", 64)  # stand for GPUs
+    jax.config.update("jax_num_cpu_devices", 64)  # stand in for GPUs
     cli.define_config_flag()
     flags.DEFINE_string(
         "topology", None, "Such as v5e:4x4, v6e:16x16, v5p:4x4x4; v5e: the smallest; h100:8.", required=True

@@ -259,7 +259,7 @@ def joined(past, recent, start):
         return recent
 
     def join(cache, new, axis: int):
-        at = jnp.minimum(start, cache.shape[axis] - SEGMENT)  # a buffer past the end overlaps older tokens
+        at = jnp.minimum(start, cache.shape[axis] - SEGMENT)  # a buffer at the end overlaps older tokens
         there = jnp.arange(SEGMENT) >= start - at
         there = there.reshape(*[-1 if i == axis else 1 for i in range(cache.ndim)])
         old = jax.lax.dynamic_slice_in_dim(cache, at, SEGMENT, axis)

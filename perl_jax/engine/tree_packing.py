@@ -107,10 +107,10 @@ def pack(
 ) -> Forest:
     """Packs groups that share O and G into micro-batches of `rows` rows of `row_tokens` tokens for each shard.
 
-    Image patches are loaded only for the shards in `own` (default all), as in `pack_images`. Without `row_tokens` a row
-    has room for the longest tree, without `rows` there is one micro-batch. Raises ValueError for groups of different
-    shapes, InputError for ids and images that do not match, and for a prompt that does not fit in a row with its
-    longest response.
+    Image patches are computed only for the shards in `own` (default all), as in `pack_images`. Without `row_tokens` a
+    row has room for the longest tree, without `rows` there is one micro-batch. Raises ValueError for groups of
+    different shapes, InputError for ids and images that do not match, and for a prompt that does not fit in a row with
+    its longest response.
     """
     check(groups)
     prompts, responses = _checked_ids(config, groups)

@@ -132,8 +132,8 @@ def answered_blind(accuracy: float, blind: float, rollouts: int, chance: float) 
     """Whether a record is answered as well without its images: `blind` and `accuracy` are shares of `rollouts`.
 
     Two conditions: blind accuracy is above `chance` by an exact binomial test (lucky guesses are no knowledge, and such
-    a record can still teach); and it is within one standard error of the difference of the accuracy with images, which
-    holds for five in six records whose images do not matter.
+    a record can still teach); and it is at most one standard error of the difference below the accuracy with images,
+    which holds for five in six records whose images do not matter.
 
     >>> answered_blind(0.9, 0.8, 10, chance=0.1), answered_blind(0.9, 0.5, 10, chance=0.1)
     (True, False)

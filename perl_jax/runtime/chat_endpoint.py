@@ -167,7 +167,7 @@ class Endpoint:
     def _failed(self, failure: Failure) -> None:
         """Counts a failed request, and stops the run where further requests are pointless.
 
-        A restarted run may send only requests that failed before, for reasons of their own (too long, for example):
+        A restarted run may send only requests that failed before, for reasons specific to them (too long, for example):
         once an endpoint has answered, refusals of single requests do not stop the run.
         """
         self._count("failed")

@@ -46,7 +46,7 @@ class Batch:
 
     questions: list[Question]  # [Q]
     responses: list  # [Q][O][G] token ids
-    sampler_logprobs: list  # [Q][O][G] alike
+    sampler_logprobs: list  # [Q][O][G], of the same lengths
     texts: list  # [Q][O][G]
     rewards: np.ndarray  # float32 [Q, O, G]
     advantages: np.ndarray  # float32 [Q, O, G]
