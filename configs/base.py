@@ -42,7 +42,7 @@ def get_config() -> ConfigDict:
             "warmup": {
                 "steps": 0,
                 "questions": 64,
-                "learning_rate": 1e-3,  # reached linearly, then a cosine to a tenth of it
+                "learning_rate": 1e-3,  # peak after linear warm-up; cosine decay to a tenth
                 "response": "<think>{captions}</think>\\boxed{{answer}}",
                 "caption": "Image {place} shows {caption}. ",  # of each image, where records have captions
             },
@@ -82,8 +82,8 @@ def get_config() -> ConfigDict:
             "remat": True,
             # Held-out questions, answered greedily in original order and in `permute` uniformly drawn ones.
             "eval": {"sets": (), "every": 50, "limit": 500, "permute": 3, "batch": 256},
-            # Saved every `every` steps, after each evaluation and at the end. Kept: the newest `keep`, and the one
-            # whose evaluation (of the first of the sets; without sets there is none) has the highest `best`.
+            # Saved every `every` steps, after each evaluation and at the end. Kept: the newest `keep`, and the one with
+            # the highest metric `best` in its evaluation (on the first of the sets; none without sets).
             "checkpoint": {"every": 50, "keep": 2, "best": "eval/permuted_accuracy"},
             "log_groups": 2,  # groups written to rollouts.jsonl at each step
         }
