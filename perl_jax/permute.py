@@ -39,8 +39,8 @@ def movable_places(sample: Sample) -> list[int]:
     """Places whose image may move, ascending; [] where nothing can (`fixed`, or fewer than two such places).
 
     These are the record's `movable`, or all places if it names none. Where a letter names a choice by the image shown
-    in it, only the images of choices that show exactly one move: swapping an image of the question with one of a choice
-    would change the question.
+    in it, only images that are alone in a choice move: swapping an image of the question with one of a choice would
+    change the question.
     """
     total = len(_images(sample))
     movable = sample.get("movable")

@@ -1,4 +1,4 @@
-"""Prompts a model with images: `python -m perl_jax.sample --model=DIR --image=a.png --image=b.png --prompt="..."`.
+"""Asks a model about pictures: `python -m perl_jax.sample --model=DIR --image=a.png --image=b.png --prompt="..."`.
 
 The images come before the text, or in its `<image>` slots if it has some. An exported directory is prompted as in
 training: with its system text, instruction and image limits.

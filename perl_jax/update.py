@@ -27,7 +27,7 @@ from perl_jax.engine.tree_packing import Group, Rows
 __all__ = ["Group", "State", "init", "logprobs", "step"]
 
 CHUNK = 1 << 26  # logits in memory at a time in `chunked_logprobs`: 256 MiB in float32
-PIECES = 8  # minimum number of chunks of scored tokens: chunks of padding alone are skipped
+PIECES = 8  # least number of chunks of scored tokens, so that chunks of only padding can be skipped
 
 
 @flax.struct.dataclass
