@@ -1,1 +1,1 @@
-"""One file an experiment: `get_config()` gives the defaults of `base.py` with what differs."""
+"""Experiment configs: `get_config()` of each file returns the defaults of `base.py` with its changes."""

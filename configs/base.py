@@ -1,7 +1,7 @@
-"""The defaults of every experiment, once: the paper's (PeRL, section 4) wherever it states them.
+"""The default config of all experiments, as in the paper (PeRL, section 4) wherever it states a value.
 
-Another config calls this `get_config()` and changes what differs. Keys are locked, but for those of `scratch`,
-`data.options` and `reward_weights`: one that is not here is an error.
+Other configs call this `get_config()` and change values. Keys are locked, except those of `scratch`, `data.options` and
+`reward_weights`: an unknown key is an error.
 """
 
 from ml_collections import ConfigDict
@@ -10,39 +10,39 @@ from ml_collections import ConfigDict
 def get_config() -> ConfigDict:
     config = ConfigDict(
         {
-            # The policy: a Hugging Face directory, else a model from nothing with the sizes of `scratch`.
+            # The policy: a Hugging Face directory or hub id; if empty, a new model with the sizes of `scratch`.
             "model": "",
             "scratch": ConfigDict(),
-            "compute_dtype": "bfloat16",  # of activations and frozen weights; weights that train are float32
+            "compute_dtype": "bfloat16",  # of activations and frozen weights; trained weights are float32
             "train_vision": True,
-            # With a rank above 0 only adapters train, of the linear maps whose whole path matches `targets`: here those
-            # of the text tower's layers; "visual.blocks.attn.qkv" is one of the vision tower's.
+            # With a rank above 0 only LoRA adapters train, on linear layers whose whole path matches `targets`: here
+            # those of the text tower; "visual.blocks.attn.qkv" is one of the vision tower.
             "lora": {"rank": 0, "alpha": 32, "targets": r"model\.layers\.(self_attn|mlp)\..*"},
             # Questions: a directory of records or a mixture, "DIR=22,DIR2=36", whose ids become 1:ID and 2:ID; without
-            # one an embedded source written to WORKDIR/data with `options`.
+            # one a built-in source, written to WORKDIR/data with `options`.
             "data": {
                 "directory": "",
                 "source": "",
                 "options": ConfigDict(),
                 "split": "train",
-                "fixed_shuffle": False,  # each question in one random order of its own, rewritten, instead of its own
+                "fixed_shuffle": False,  # each question in one fixed random order, rewritten, instead of the original
             },
             "prompt": {
                 "system": "You are a helpful assistant.",
                 "instruction": "Reason inside <think> </think>, then give the final answer in \\boxed{}.",
                 "min_pixels": 3136,
                 "max_pixels": 262144,
-                "max_tokens": 8192,  # records with longer prompts are left out from the start, counted and named
+                "max_tokens": 8192,  # records with longer prompts are excluded at the start, and logged
             },
             "seed": 0,
-            # Devices by axis (perl_jax/mesh.py says what each is for); -1: what is left.
+            # Devices by mesh axis (see perl_jax/mesh.py); -1: all remaining devices.
             "mesh": {"slice": 1, "data": 1, "fsdp": -1, "tensor": 1},
-            "max_padding": 0.25,  # share of a rollout's rows that may be empty, since all shards have equally many
-            # Supervised stage before PeRL: the reference answer of each question, never permuted.
+            "max_padding": 0.25,  # largest share of empty rows in a rollout, since all shards have equally many
+            # Supervised stage before PeRL, on reference answers, never permuted.
             "warmup": {
                 "steps": 0,
                 "questions": 64,
-                "learning_rate": 1e-3,  # reached linearly, then a cosine to a tenth of it
+                "learning_rate": 1e-3,  # peak after linear warm-up; cosine decay to a tenth
                 "response": "<think>{captions}</think>\\boxed{{answer}}",
                 "caption": "Image {place} shows {caption}. ",  # of each image, where records have captions
             },
@@ -57,14 +57,14 @@ def get_config() -> ConfigDict:
                 "top_p": 1.0,
                 "top_k": 0,
                 "max_new_tokens": 2048,
-                "batch": 0,  # prompts decoded at a time at most: memory bounds their caches; 0: all of a step
+                "batch": 0,  # most prompts decoded at a time, to bound KV cache memory; 0: all of a step
             },
             "reward": "boxed",  # a file in perl_jax/rewards/, or package.module:function
-            "reward_weights": ConfigDict(),  # of its parts, as reward_weights.accuracy=1.0; empty: the reward's own sum
+            "reward_weights": ConfigDict(),  # by part, as reward_weights.accuracy=1.0; empty: the reward's own sum
             "grading": {"workers": 2, "timeout": 10.0},  # processes, and seconds for a response
             "advantage_scale": "std",
-            "online_filter": "off",  # groups of equal rewards: off (they count), drop, refill (draw others)
-            "refill_rounds": 4,  # batches of questions that `refill` draws at most for one step
+            "online_filter": "off",  # groups of equal rewards: off (keep), drop, refill (draw others)
+            "refill_rounds": 4,  # most batches of questions that `refill` draws for one step
             "loss": {"clip_low": 0.2, "clip_high": 0.2, "dual_clip": 3.0, "kl_coef": 0.01, "aggregate": "token-mean"},
             "optimizer": {
                 "learning_rate": 1e-6,
@@ -75,15 +75,15 @@ def get_config() -> ConfigDict:
                 "clip_norm": 1.0,
                 "steps_per_batch": 4,  # optimizer steps over disjoint questions of a batch
             },
-            # An optimizer step sums the gradients of as many micro-batches as it needs. The images of a micro-batch are
-            # encoded together, its rows computed one after the other: activations of one row are held. Short prompts
-            # share a row with their responses; what is longer than a row is split by responses.
+            # An optimizer step sums gradients over micro-batches. The images of a micro-batch are encoded together; its
+            # rows are computed in sequence, with the activations of one row in memory. Short prompts
+            # share a row with their responses; prompts whose responses exceed a row are split by responses.
             "micro_batch": {"rows": 1, "row_tokens": 16384},
             "remat": True,
-            # Held-out questions, answered greedily in their own order and in `permute` uniformly drawn ones.
+            # Held-out questions, answered greedily in original order and in `permute` uniformly drawn ones.
             "eval": {"sets": (), "every": 50, "limit": 500, "permute": 3, "batch": 256},
-            # Saved every `every` steps, after each evaluation and at the end. Kept: the newest `keep`, and the one
-            # whose evaluation (of the first of the sets; without sets there is none) has the highest `best`.
+            # Saved every `every` steps, after each evaluation and at the end. Kept: the newest `keep`, and the one with
+            # the highest metric `best` in its evaluation (on the first of the sets; none without sets).
             "checkpoint": {"every": 50, "keep": 2, "best": "eval/permuted_accuracy"},
             "log_groups": 2,  # groups written to rollouts.jsonl at each step
         }

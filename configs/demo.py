@@ -1,4 +1,4 @@
-"""The demo: a small Qwen2.5-VL learns to read handwritten digits in several images, from nothing, on two CPU cores.
+"""The demo: a small Qwen2.5-VL, trained from scratch on several images of handwritten digits, on two CPU cores.
 
 Command:   bash launch/demo.sh            (warm-up, then three arms from its checkpoint, and the table)
 One run:   python -m perl_jax.train --config=configs/demo.py --workdir=demo/run      (warm-up, then PeRL)
@@ -72,7 +72,7 @@ def get_config(arm: str = ""):
         config.warmup.steps = 0
     elif arm:
         raise ValueError(f"configs/demo.py has no arm {arm!r}; it has warm-up, grpo, grpo-shuffled and perl")
-    if arm.startswith("grpo"):  # as many rollouts a question as PeRL has, all in one order
+    if arm.startswith("grpo"):  # as many rollouts per question as PeRL, all in one order
         config.n_s, config.rollouts = 0, 2 * config.rollouts
         config.data.fixed_shuffle = arm == "grpo-shuffled"
     return config

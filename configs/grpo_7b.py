@@ -1,8 +1,8 @@
-"""GRPO, to compare PeRL with: images in their own order only, and as many rollouts of a question as PeRL takes in all.
+"""GRPO baseline for PeRL: images in original order only, and as many rollouts per question as PeRL takes in total.
 
 Command:   python -m perl_jax.train --config=configs/grpo_7b.py --workdir=runs/grpo_7b
 Data:      as configs/perl_7b.py
-Hardware:  as configs/perl_7b.py, with as many streams in a step; not planned by itself
+Hardware:  as configs/perl_7b.py, with as many streams in a step; not planned separately
 Result:    not run
 """
 

@@ -17,7 +17,7 @@ def get_config(machine: str = "v6e-4x4"):
     config = base.get_config()
     config.model = "Qwen/Qwen2.5-VL-3B-Instruct"
     config.data.directory = "runs/mantis=22,runs/k12=36"  # thousands of several-image and single-image records
-    config.micro_batch.row_tokens = 10240  # one prompt and one response as long as they may be
+    config.micro_batch.row_tokens = 10240  # fits the longest prompt and response
     if machine == "v5e-4x4":
         config.mesh.tensor = 2
         config.sampling.batch = 128

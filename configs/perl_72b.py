@@ -12,5 +12,5 @@ from configs import perl_7b
 def get_config():
     config = perl_7b.get_config()
     config.model = "Qwen/Qwen2.5-VL-72B-Instruct"
-    config.mesh.tensor = 8  # its key heads
+    config.mesh.tensor = 8  # its KV heads
     return config

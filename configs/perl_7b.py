@@ -14,7 +14,7 @@ from configs import base
 def get_config():
     config = base.get_config()
     config.model = "Qwen/Qwen2.5-VL-7B-Instruct"
-    config.mesh.tensor = 4  # its key heads
+    config.mesh.tensor = 4  # its KV heads
     config.data.directory = "runs/mantis=22,runs/k12=36"  # thousands of several-image and single-image records
-    config.micro_batch.row_tokens = 10240  # one prompt and one response as long as they may be
+    config.micro_batch.row_tokens = 10240  # fits the longest prompt and response
     return config

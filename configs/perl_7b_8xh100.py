@@ -1,4 +1,4 @@
-"""PeRL as in the paper (section 4): Qwen2.5-VL-7B on its machine, a node of eight H100; all weights, or adapters.
+"""PeRL as in the paper (section 4): Qwen2.5-VL-7B on the paper's machine, eight H100; all weights, or LoRA.
 
 Command:   python -m perl_jax.train --config=configs/perl_7b_8xh100.py --workdir=runs/7b
            or --config=configs/perl_7b_8xh100.py:lora; XLA_PYTHON_CLIENT_MEM_FRACTION=0.92

@@ -1,32 +1,32 @@
-"""Families of vision-language models in Flax, behind one door; knows nothing of RL.
+"""Vision-language model families in Flax, behind one interface; independent of RL.
 
-The door chooses the family by the `model_type` of config.json, or of a config that was read from one:
+The family is chosen by the `model_type` of config.json, or of a config read from one:
 
-    load(path, dtype="float32", compute_dtype=None, sharding=None) -> Model     weights of a Hugging Face directory
-    save(model, path, dtype=None)                                               and back
+    load(path, dtype="float32", compute_dtype=None, sharding=None) -> Model     reads a Hugging Face directory
+    save(model, path, dtype=None)                                               writes one
     pack(config, [(input_ids, images), ...], min_pixels=None, max_pixels=None)  prompts as padded arrays
     named(tree) -> {hub name: array}                                            of a model, an nnx.State or a dict
-    Processor.from_pretrained(path) -> Processor                                chat messages and pictures to token ids
+    Processor.from_pretrained(path) -> Processor                                chat messages and images to token ids
     read_config(path) -> Config, published() -> {hub id: Config}                sizes, without weights
     family(config) -> the package
 
-A family is a package in here that is called as its `model_type` and has its line in FAMILIES. All that is written
-once (attention, layers, pictures, packing, chat, weights, adapters) and all of perl_jax ask it for these names:
+A family is a package in this one, named by its `model_type`, with an entry in FAMILIES. The shared modules (attention,
+layers, images, packing, chat, weights, adapters) and perl_jax use these names of it:
 
-    Config                              as below, by Config.from_hf(config.json as a dict); to_hf() is the way back
+    Config                              as below, by Config.from_hf(config.json as a dict); to_hf() is the inverse
     Model                               as below, an nnx.Module
-    published() -> {hub id: Config}     sizes that are known without a file
+    published() -> {hub id: Config}     built-in sizes
     pack_images(config.vision, batches, shards=1, own=None) -> [(pack, index), ...]
-        Of each batch of images (`packing.Prepared`) the pack, or None where no batch has one: a pytree of arrays
-        [R, ...] in R rows, a multiple of `shards`, all packs of one shape, with `images`: int32 [R, C], which image of
-        the row a patch is of, -1 for none. And for each image the (row, place) of its merged tokens, int32 [n, 2].
-        Patches of rows in other shards than the `own` are left out.
+        For each batch of images (`packing.Prepared`) its pack, or None where no batch has an image: a pytree of arrays
+        [R, ...] in R rows, a multiple of `shards`, all packs of one shape, with `images`: int32 [R, C], the index in
+        the row of each patch's image, -1 for none. And for each image the (row, place) of its merged tokens, int32
+        [n, 2]. Patches are left zero in rows of shards that are not in `own`.
     pack_shapes(config.vision, patches, count, shards) -> such a pack of jax.ShapeDtypeStruct
         Of `count` images of so many patches each.
     from_scratch.make(path, sizes, texts, seed=0, vocab_size=1000)
     from_scratch.make_processor(path, sizes, texts, vocab_size=1000)
-        A directory with random weights and a tokenizer made of texts, and the same without weights; `sizes` is
-        {"vision": {...}, "text": {...}} in the words of its configs.
+        Writes a directory with random weights and a tokenizer trained on texts, and the same without weights; `sizes`
+        is {"vision": {...}, "text": {...}} with the field names of its configs.
 """
 
 import importlib
@@ -38,11 +38,11 @@ from typing import Any, Protocol
 from models.errors import InputError
 from models.source import read_json
 
-FAMILIES = {"qwen2_5_vl": "Qwen2_5_VLForConditionalGeneration"}  # model_type: what `architectures` says of it
+FAMILIES = {"qwen2_5_vl": "Qwen2_5_VLForConditionalGeneration"}  # model_type: its entry in `architectures`
 
 
 def family(config: Any) -> ModuleType:
-    """The package of a `Config`, or of a config.json as a dict; InputError for a model of no known family."""
+    """The package of a `Config`, or of a config.json as a dict; InputError for an unknown family."""
     if not isinstance(config, Mapping):
         return importlib.import_module(f"models.{config.model_type}")
     kind, architectures = config.get("model_type"), config.get("architectures")
@@ -54,17 +54,17 @@ def family(config: Any) -> ModuleType:
 
 
 def read_config(path: str | Path) -> "Config":
-    """The sizes that the config.json of a directory says. Raises InputError."""
+    """The sizes in the config.json of a directory. Raises InputError."""
     raw = read_json(Path(path) / "config.json")
     return family(raw).Config.from_hf(raw)
 
 
 def published() -> dict[str, "Config"]:
-    """The sizes of all published models, by their hub ids."""
+    """The sizes of all published models, by hub id."""
     return {name: config for kind in FAMILIES for name, config in family({"model_type": kind}).published().items()}
 
 
-# Found only when they are asked for, as families are: `models` is imported everywhere, also in workers without JAX.
+# Imported lazily, like families: `models` is imported everywhere, also in workers without JAX.
 _HOMES = {"load": "weights", "save": "weights", "named": "weights", "pack": "packing", "Processor": "processing"}
 
 
@@ -74,7 +74,7 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-# What both the shared modules and perl_jax read of a family's classes. R rows of C patches, T tokens, D is the hidden
+# The interface of a family's classes for shared modules and perl_jax. R rows of C patches, T tokens, D is the hidden
 # size, E the embedding size, V the vocabulary, H and J heads of queries and of keys, d their size.
 
 
@@ -92,23 +92,23 @@ class TextConfig(Protocol):
 
 
 class VisionConfig(Protocol):
-    """Sizes of the vision tower, and how pictures are made for it."""
+    """Sizes of the vision tower, and settings of image preprocessing."""
 
     depth: int
     hidden_size: int
     intermediate_size: int
     num_heads: int
-    patch_size: int  # pixels of a side
-    spatial_merge_size: int  # patches of a side that make one image token
-    temporal_patch_size: int  # how often a picture is repeated
+    patch_size: int  # pixels per side
+    spatial_merge_size: int  # patches per side of an image token
+    temporal_patch_size: int  # how many times an image is repeated in time
     in_channels: int
     image_mean: tuple[float, float, float]  # red, green, blue, of values from 0 to 1
     image_std: tuple[float, float, float]
-    min_pixels: int  # of a picture as resized, where neither caller nor processor says another
+    min_pixels: int  # of a resized image, unless set by caller or processor
     max_pixels: int
 
     def flops(self, patches: Sequence[int]) -> int:
-        """What a forward pass over images of so many patches each computes; a multiply-add is 2."""
+        """FLOPs of a forward pass over images with these numbers of patches; a multiply-add is 2."""
 
 
 class Config(Protocol):
@@ -117,22 +117,22 @@ class Config(Protocol):
     model_type: str
     text: TextConfig
     vision: VisionConfig
-    image_token_id: int  # one for each merged patch
+    image_token_id: int  # one per merged patch
     video_token_id: int
-    embedding_size: int  # E: the hidden size, and with it what is added to later layers at the same token
+    embedding_size: int  # E: the hidden size, plus the sizes of any features that later layers add at the same token
 
 
 class Model(Protocol):
     """A network, made by Model(config, rngs=, dtype=float32, compute_dtype=None, source=None).
 
-    Its weights have the metadata `axes`, logical names (perl_jax/mesh.py), and paths from which weights.py makes the
-    hub's names: all of the vision tower's in `visual`, stacked layers in `visual.blocks` and `model.layers`, the
-    embeddings [V, D] in `model.embed_tokens.embedding`, and a head that is not tied in `lm_head`. Linear maps are
-    `layers.Linear`, which may get adapters. `model.layers` may also be a list of single layers (`layers.unstacked`).
+    Its weights have the metadata `axes`, logical names (perl_jax/mesh.py), and paths from which weights.py derives the
+    hub's names: the vision tower is `visual`, stacked layers are `visual.blocks` and `model.layers`, the embeddings [V,
+    D] are `model.embed_tokens.embedding`, and an untied head is `lm_head`. Linear layers are `layers.Linear`, which may
+    get adapters. `model.layers` may also be a list of single layers (`layers.unstacked`).
     """
 
     config: Config
-    source: Any  # `source.Source` of the directory that it was loaded from, or None
+    source: Any  # `source.Source` of the loaded directory, or None
     compute_dtype: Any
     visual: Any
     model: Callable
@@ -145,11 +145,13 @@ class Model(Protocol):
         """Image tokens [R, C / merge^2, E] of a pack; `constrain` is called on the matrix of patches [R * C, ...]."""
 
     def embed(self, ids, image_index=None, image_tokens=None):
-        """Embeddings [..., E] of ids [...], the image token at (row, place) where image_index [..., 2] is not -1;
-        without `image_tokens` [..., D]."""
+        """Embeddings [..., E] of ids [...], with image tokens at (row, place) where image_index [..., 2] is not -1.
+
+        Embeddings are [..., D] without `image_tokens`.
+        """
 
     def head(self):
-        """The matrix [D, V] from hidden states to logits, in the compute dtype."""
+        """The output matrix [D, V] in the compute dtype."""
 
     def logits(self, h):
         """Logits, float32 [..., V], of hidden states [..., D]."""

@@ -1,11 +1,11 @@
 """Attention for one row of tokens: softmax in float32, grouped queries without repeated keys.
 
-`spanned` is what prefill and training use: blocks in plain XLA, or the kernels of the platform (kernels.py). Decoding
-and the vision tower are products of whole matrices on any platform.
+`spanned` is used in prefill and training: blocks in plain XLA, or the platform's kernels (kernels.py). Decode and the
+vision tower use dense attention on any platform.
 
 An `attend(q, k, v, cache) -> (out, cache)` is one layer's attention for the text tower: q [T, H, d] and k, v [T, J, d]
-of the tokens at hand, already rotated; out [T, H, d]. What a token may see is the caller's choice, so that prefill,
-decoding and training share one network. Batches come by `jax.vmap`.
+of the current tokens, with rotary positions applied; out [T, H, d]. The caller chooses the visible tokens, so that
+prefill, decode and training share one network. Batches are formed by `jax.vmap`.
 """
 
 from functools import reduce
@@ -18,40 +18,40 @@ import numpy as np
 from models import kernels
 from models.layers import precision
 
-LEAST_BLOCK = 128  # queries of a block of a packed row
-STORED = 2048  # tokens of the longest packed row whose attention weights are kept for the gradient; else computed again
+LEAST_BLOCK = 128  # least queries per block of a packed row
+STORED = 2048  # longer packed rows recompute attention weights in the backward pass instead of storing them
 
 
 def attention(q, k, v, mask):
     """Masked attention: q [T, H, d], k and v [S, J, d], mask broadcastable to [T, S] -> [T, H, d].
 
-    Each token must see at least one key. Heads go first, so that all products are of whole matrices.
+    Each token must see at least one key. Heads come first, so that all products are of whole matrices.
     """
     (T, H, d), J = q.shape, k.shape[1]
     rows = q.reshape(T, J, H // J, d).transpose(1, 2, 0, 3).reshape(J, -1, d)
     mask = jnp.broadcast_to(jnp.asarray(mask), (T, len(k)))
-    mask = jnp.tile(mask, (H // J, 1))  # of the rows of one key head
+    mask = jnp.tile(mask, (H // J, 1))  # for the rows of one KV head
     _, total, out = partial_attention(rows, k.transpose(1, 2, 0), v.swapaxes(0, 1), mask)
     return (out / total).astype(v.dtype).reshape(J, H // J, T, d).transpose(2, 0, 1, 3).reshape(T, H, d)
 
 
 def partial_attention(q, k, v, mask):
-    """One block's part of a softmax over several, to be `merged`: q [..., T, d], k [..., d, S], v [..., S, d].
+    """Softmax attention over one block of keys, for `merged`: q [..., T, d], k [..., d, S], v [..., S, d].
 
-    Returns float32 (largest score [..., T, 1], sum of exponentials [..., T, 1], weighted values [..., T, d]). `mask`
+    Returns float32 (maximum score [..., T, 1], sum of exponentials [..., T, 1], weighted values [..., T, d]). `mask`
     broadcasts to [..., T, S]; each token must see a key.
     """
     exact = precision(q.dtype)
     scores = jnp.matmul(q, k, precision=exact, preferred_element_type=jnp.float32) * q.shape[-1] ** -0.5
     scores = jnp.where(mask, scores, -jnp.inf)
-    largest = jax.lax.stop_gradient(jnp.max(scores, axis=-1, keepdims=True))  # any other would give the same
+    largest = jax.lax.stop_gradient(jnp.max(scores, axis=-1, keepdims=True))  # the result does not depend on it
     weights = jnp.exp(scores - largest)
     out = jnp.matmul(weights.astype(v.dtype), v, precision=exact, preferred_element_type=jnp.float32)
     return largest, jnp.sum(weights, axis=-1, keepdims=True), out
 
 
 def merged(*parts):
-    """Attention over all keys, float32 [..., T, d], from parts by `partial_attention`."""
+    """Attention over all keys, float32 [..., T, d], from results of `partial_attention`."""
     largest = reduce(jnp.maximum, [part[0] for part in parts])
     scales = [jnp.exp(part[0] - largest) for part in parts]
     total = sum(part[1] * scale for part, scale in zip(parts, scales))
@@ -59,38 +59,37 @@ def merged(*parts):
 
 
 class Spans(NamedTuple):
-    """What each token of a packed row [C] sees: its tree's prompt and its own response, up to itself.
+    """Visible tokens of each token in a packed row [C]: its tree's prompt and its response, up to itself.
 
     Trees are prompts with responses, `[prompt | r_1 | ... | r_G]` each; a row holds the prompts of all its trees first,
-    then the responses. A padding token is a tree of its own.
+    then the responses. A padding token is a separate tree.
     """
 
     start: jax.Array  # int32 [..., C]: where its tree's prompt starts
     fork: jax.Array  # int32 [..., C]: where its tree's prompt ends
-    branch: jax.Array  # int32 [..., C]: where its response starts, or of a prompt token its prompt
+    branch: jax.Array  # int32 [..., C]: where its response starts; for a prompt token, its prompt
 
     def visible(self, queries: slice, keys):
-        """Which of the places `keys` [S] the tokens `queries` see, bool [T, S]."""
+        """Whether the tokens `queries` see the places `keys` [S], bool [T, S]."""
         places = np.arange(queries.start, queries.stop)[:, None]
         return kernels.visible(places, keys, *(x[queries, None] for x in self))
 
 
 def platform() -> str:
-    """What is computed on: cpu, gpu or tpu. That of the current mesh, which may be one to compile for only."""
+    """The platform: cpu, gpu or tpu. That of the current mesh, whose devices may be for compilation only."""
     device = jax.sharding.get_abstract_mesh().abstract_device
     return device.platform if device else jax.default_backend()
 
 
 def kernel_platform(head_dim: int) -> str | None:
-    """The platform whose kernels `spanned` uses for heads of this size; None: blocks in XLA."""
+    """The platform whose kernels `spanned` uses for this head size; None: blocks in XLA."""
     return platform() if platform() in ("tpu", "gpu") and head_dim == kernels.HEAD else None
 
 
 def spanned(q, k, v, spans: Spans, prompts: int, window: int):
     """Attention of one packed row: q [T, H, d], k and v [T, J, d], spans of [T] each -> [T, H, d].
 
-    Prompts take up `prompts` places at most, from the first on, and a response at most `window`; kernels go by the
-    spans alone.
+    Prompts are in the first `prompts` places, and a response has at most `window` tokens; kernels use only the spans.
     """
     if platform := kernel_platform(q.shape[-1]):
         return kernels.attention(q, k, v, spans, platform)
@@ -106,8 +105,8 @@ def spanned(q, k, v, spans: Spans, prompts: int, window: int):
 
 
 def causal(q, k, v, cache):
-    """Each token sees itself and what stands before it; right padding is never seen. Takes no cache, returns (k, v)."""
+    """Causal attention over a right-padded row. Ignores the cache and returns (k, v)."""
     del cache
     T = len(q)
-    ends = jnp.zeros(T, jnp.int32), jnp.full(T, T, jnp.int32), jnp.zeros(T, jnp.int32)  # one prompt, no response
+    ends = jnp.zeros(T, jnp.int32), jnp.full(T, T, jnp.int32), jnp.zeros(T, jnp.int32)  # one prompt, no responses
     return spanned(q, k, v, Spans(*ends), T, T), (k, v)

@@ -1,5 +1,5 @@
-"""The one exception for bad input: what is wrong, where, and how to mend it, in one line."""
+"""The exception for invalid input: what is wrong, where, and how to fix it, in one line."""
 
 
 class InputError(ValueError):
-    """Raised for input that a person can mend; commands print its message as one line and exit with 1."""
+    """Raised for input that the user can fix; commands print its message as one line and exit with 1."""

@@ -1,4 +1,4 @@
-"""Encoded images and what Python holds of them, as RGB pictures: the same for every model family, and without JAX."""
+"""Decodes image files and Python image objects to RGB; shared by all model families, and without JAX."""
 
 import functools
 import hashlib
@@ -10,14 +10,14 @@ from PIL import ExifTags, Image, ImageOps
 from models.errors import InputError
 
 MAX_ASPECT = 200
-# Only formats that Pillow decodes itself: EPS, for one, would start another program. MPO comes under JPEG.
+# Only formats that Pillow decodes itself: EPS, for example, would start another program. JPEG includes MPO.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000")
 
 
 def open_image(data: bytes, where: str) -> Image.Image:
-    """Decodes a picture (first frame, turned as its EXIF says) to a loaded RGB image.
+    """Decodes an image (first frame, rotated as in its EXIF) to a loaded RGB image.
 
-    Raises InputError, with `where` in its line, for bytes that are no picture or only part of one.
+    Raises InputError, naming `where`, for bytes that are no image or only part of one.
     """
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
@@ -25,29 +25,28 @@ def open_image(data: bytes, where: str) -> Image.Image:
         return rgb(ImageOps.exif_transpose(image), where)
     except InputError:
         raise
-    except Exception as error:  # decoders of broken bytes raise whatever they stumble over
+    except Exception as error:  # decoders raise various exceptions for broken bytes
         raise InputError(_unreadable(where, error)) from error
 
 
 class Encoded:
-    """An encoded picture whose header alone is read, until its pixels are asked for; then only the resized are kept.
+    """An encoded image, of which only the header is read until pixels are needed; then only resized pixels are kept.
 
-    Raises InputError, with `where` in its line, for bytes that do not begin as a picture does.
+    Raises InputError, naming `where`, for bytes without a valid image header.
     """
 
     def __init__(self, data: bytes, where: str):
         self._data, self._where, self._resized = data, where, None
         try:
             with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-                orientation = Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1)  # PNG's own would decode
-                turned = orientation >= 5 and image.format != "TIFF"  # whose size Pillow has turned already
+                orientation = Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1)  # PNG's getexif would decode
+                turned = orientation >= 5 and image.format != "TIFF"  # for TIFF Pillow has already swapped the size
                 self.width, self.height = image.size[::-1] if turned else image.size
         except Exception as error:
             raise InputError(_unreadable(where, error)) from error
 
     def decoded(self) -> Image.Image:
-        """The picture, as `open_image` (also its errors), anew each time; InputError where its size is not the
-        header's."""
+        """The image, decoded at each call; errors as `open_image`, and InputError if its size is not the header's."""
         picture = open_image(self._data, self._where)
         if picture.size != (self.width, self.height):
             raise InputError(
@@ -57,7 +56,7 @@ class Encoded:
         return picture
 
     def resized(self, width: int, height: int) -> Image.Image:
-        """`decoded` in another size; asked for the same again, it is at hand."""
+        """`decoded` in another size; the last size is cached."""
         if self._resized is None or self._resized.size != (width, height):
             self._resized = self.decoded().resize((width, height), Image.Resampling.BICUBIC)
         return self._resized
@@ -69,21 +68,20 @@ class Encoded:
 
     @property
     def home(self) -> float:
-        """As `home` of the digest."""
+        """`home` of the digest."""
         return home(self.digest)
 
 
 def home(digest: bytes) -> float:
-    """Where in [0, 1) a picture with this hash is at home.
+    """The preferred relative position in [0, 1) of an image with this hash in a sharded pack.
 
-    In a pack that is shared out to devices it lies about there, whatever else is in the pack: so of several processes
-    mostly the same one prepares it.
+    An image is packed near it whatever else is in the pack, so that mostly the same process decodes it.
     """
     return int.from_bytes(digest[:4], "little") / 2**32
 
 
 def rgb(image: Image.Image | np.ndarray | Encoded, where: str = "image") -> Image.Image:
-    """An RGB picture of a PIL image of any mode (transparent parts on white) or of a uint8 array [H, W, 3]."""
+    """The RGB image of a PIL image of any mode (transparent parts on white) or of a uint8 array [H, W, 3]."""
     if isinstance(image, Encoded):
         return image.decoded()
     if isinstance(image, np.ndarray):
@@ -100,7 +98,7 @@ def rgb(image: Image.Image | np.ndarray | Encoded, where: str = "image") -> Imag
             image = image.convert("RGBA")
             image = Image.alpha_composite(Image.new("RGBA", image.size, (255, 255, 255, 255)), image)
         return image.convert("RGB")
-    except (OSError, SyntaxError, ValueError) as error:  # a lazily opened file is decoded only here
+    except (OSError, SyntaxError, ValueError) as error:  # a lazily opened file is decoded here
         raise InputError(f"{where}: the picture cannot be read as RGB ({_first_line(error)})") from error
 
 

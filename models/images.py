@@ -1,4 +1,4 @@
-"""Pictures to patches, with the same bits as transformers' Qwen2VLImageProcessorPil and without it."""
+"""Image preprocessing, bit-identical to transformers' Qwen2VLImageProcessorPil, without importing transformers."""
 
 import math
 
@@ -11,9 +11,9 @@ from models.image_files import MAX_ASPECT, Encoded, rgb
 
 
 def smart_resize(height: int, width: int, factor: int, min_pixels: int, max_pixels: int) -> tuple[int, int]:
-    """The (height, width) a picture is resized to: multiples of `factor`, about the same shape, area within limits.
+    """The (height, width) to resize an image to: multiples of `factor`, similar aspect ratio, area within limits.
 
-    Raises InputError for an empty picture, for one side more than 200 times the other and for limits that contradict.
+    Raises InputError for an empty image, for one side more than 200 times the other and for contradictory limits.
     """
     if not 1 <= min_pixels <= max_pixels:
         raise InputError(f"min_pixels {min_pixels} and max_pixels {max_pixels}: expected 1 <= min_pixels <= max_pixels")
@@ -36,7 +36,7 @@ def smart_resize(height: int, width: int, factor: int, min_pixels: int, max_pixe
 def grid(
     size: tuple[int, int], vision: VisionConfig, min_pixels: int | None = None, max_pixels: int | None = None
 ) -> tuple[int, int]:
-    """(grid_h, grid_w) in patches of a picture of `size` (height, width); InputError as `smart_resize`."""
+    """(grid_h, grid_w) in patches of an image of `size` (height, width); InputError as `smart_resize`."""
     height, width = _target(size, vision, min_pixels, max_pixels)
     return height // vision.patch_size, width // vision.patch_size
 
@@ -47,7 +47,7 @@ def resized(
     min_pixels: int | None = None,
     max_pixels: int | None = None,
 ) -> Image.Image:
-    """The RGB picture in the size that it is shown in; InputError as `rgb` and `smart_resize`."""
+    """The RGB image in the size that the model gets; InputError as `rgb` and `smart_resize`."""
     picture = image if isinstance(image, Encoded) else rgb(image)
     height, width = _target((picture.height, picture.width), vision, min_pixels, max_pixels)
     if isinstance(picture, Encoded):
@@ -61,7 +61,7 @@ def frame(
     min_pixels: int | None = None,
     max_pixels: int | None = None,
 ) -> tuple[np.ndarray, tuple[int, int, int]]:
-    """Resizes, normalises and cuts a picture.
+    """Resizes and normalises an image, and cuts it to patches.
 
     Returns float32 [grid_h * grid_w, channels, 1, patch * patch], the patches of one merge block next to each other,
     and (1, grid_h, grid_w). None means the `vision` config's limits. Raises InputError as `rgb` and `smart_resize`.
@@ -80,8 +80,7 @@ def patches(
     min_pixels: int | None = None,
     max_pixels: int | None = None,
 ) -> tuple[np.ndarray, tuple[int, int, int]]:
-    """As `frame`, but a film of `temporal_patch_size` equal frames: float32 [grid_h * grid_w, channels * temporal *
-    patch * patch]."""
+    """`frame`, repeated `temporal_patch_size` times: float32 [grid_h * grid_w, channels * temporal * patch * patch]."""
     values, shape = frame(image, vision, min_pixels, max_pixels)
     return values.repeat(vision.temporal_patch_size, axis=2).reshape(len(values), -1), shape
 
@@ -98,8 +97,11 @@ def _target(
 
 
 def _normalised(pixels: np.ndarray, vision: VisionConfig) -> np.ndarray:
-    """float32 [n, 3, 1, m] of uint8. The reference scales in float64; of each of the 256 values the quotient in float32
-    is the same to the bit, and faster than a look-up."""
+    """float32 [n, 3, 1, m] of uint8.
+
+    The reference scales in float64; for all 256 values the quotient in float32 is bit-identical, and faster than a
+    look-up.
+    """
     values = pixels.astype(np.float32)
     values /= np.float32(255)
     values -= np.array(vision.image_mean, np.float32).reshape(3, 1, 1)

@@ -1,12 +1,12 @@
-"""Attention along packed prompt trees as Pallas kernels: the same ones for TPUs (Mosaic) and NVIDIA GPUs (Triton).
+"""Block-sparse attention over packed prompt trees as Pallas kernels, for TPUs (Mosaic) and NVIDIA GPUs (Triton).
 
-What a token sees depends on the data, and a program that held it as a constant would be compiled anew for every batch.
-So the kernels go through lists of blocks: for each block of queries those of the keys that any of them sees, made from
-the spans on the device. No score leaves the chip, and what nobody sees costs nothing, forward or backward: it is
-FlashAttention-2 (arXiv 2307.08691) with a list in place of the causal loop.
+The mask depends on the data, and as a compile-time constant it would recompile for every batch. So the kernels take
+lists of blocks: for each block of queries the blocks of keys that any of them sees, computed from the spans on the
+device. Scores stay on the chip, and invisible blocks cost nothing, forward or backward: FlashAttention-2 (arXiv
+2307.08691) with a list instead of the causal loop.
 
-A row is n blocks of B tokens, all arrays are [heads, n, ., .]. A program has one query head and one block, of queries
-or of keys. Scores are held as [keys, queries]: what belongs to a query, its span and its softmax, is then a row.
+A row is n blocks of B tokens, all arrays are [heads, n, ., .]. A program handles one query head and one block, of
+queries or of keys. Scores are laid out as [keys, queries], so that per-query values (span, softmax) are rows.
 """
 
 from functools import partial
@@ -19,14 +19,14 @@ from jax.experimental.pallas import triton
 
 from models.layers import precision
 
-HEAD = 128  # the size of heads that the kernels are for: that of all published models
-BLOCK = {"tpu": 128, "gpu": 64, "cpu": 16}  # B by platform; a CPU interprets the kernels, for tests
-UNSEEN = -1e30  # a score; infinity would make NaN of a block in which a query sees nothing
-VMEM = 64 << 20  # bytes of a TPU core's memory that a program may use: a head's keys and values, twice
+HEAD = 128  # the head size of the kernels, and of all published models
+BLOCK = {"tpu": 128, "gpu": 64, "cpu": 16}  # B by platform; a CPU interprets the kernels, in tests
+UNSEEN = -1e30  # masked score; infinity would give NaN in a block where a query sees nothing
+VMEM = 64 << 20  # VMEM limit of a program in bytes: a head's keys and values, twice
 
 
 def visible(i, j, start, fork, branch):
-    """Whether the token at place i, of these spans (`attention.Spans`), sees the one at place j."""
+    """Whether the token at place i, with these spans (`attention.Spans`), sees the one at place j."""
     return (j <= i) & (j >= start) & ((j < fork) | (j >= branch))
 
 
@@ -90,7 +90,7 @@ def _tokens(x, T: int):
 
 
 def _blocks_of_spans(spans, B: int):
-    """[T] each -> int32 [1, n, 3, B]; a padding token is a tree of its own."""
+    """[T] each -> int32 [1, n, 3, B]; a padding token is a separate tree."""
     T = len(spans[0])
     places = jnp.arange(T, T + -T % B, dtype=jnp.int32)
     spans = jnp.stack([jnp.concatenate([x, places]) for x in spans])
@@ -98,7 +98,7 @@ def _blocks_of_spans(spans, B: int):
 
 
 def _seen_blocks(spans):
-    """Which blocks of keys (across) the blocks of queries (down) need, bool [n, n]: what lies within their spans."""
+    """Which blocks of keys (columns) the blocks of queries (rows) need, bool [n, n], from their spans."""
     _, n, _, B = spans.shape
     start, fork, branch = spans[0].swapaxes(0, 1)  # [n, B] each
     block = jnp.arange(n)
@@ -113,8 +113,8 @@ def _seen_blocks(spans):
 def _call(kernel, platform: str, visits, blocks, whole, out):
     """Runs `kernel(count, index, *blocks, *whole, *out)` for each query head and each block.
 
-    `visits` [n, n] says which others it needs: `count` of them, whose numbers stand first in `index`. Of `blocks` it
-    has its own, of `whole` all of its head's; those of fewer heads are shared. Outputs are a block each.
+    `visits` [n, n] are the other blocks that a block needs: the first `count` numbers in `index`. Of `blocks` a program
+    gets its own block, of `whole` all blocks of its head; arrays with fewer heads are shared. Each output is one block.
     """
     n, H = len(visits), out[0].shape[0]
     count = visits.sum(1, dtype=jnp.int32).reshape(n, 1, 1)
@@ -155,7 +155,7 @@ def _dot(a, b, over: tuple[int, int]):
 
 
 def _scores(k, q, spans, key_block, query_block):
-    """Scores [keys, queries] of k [B, d] and q [d, B], UNSEEN where a query's span leaves the key out."""
+    """Scores [keys, queries] of k [B, d] and q [d, B], UNSEEN where the query does not see the key."""
     B = q.shape[-1]
     i = query_block * B + jax.lax.broadcasted_iota(jnp.int32, (B, B), 1)
     j = key_block * B + jax.lax.broadcasted_iota(jnp.int32, (B, B), 0)
@@ -164,7 +164,7 @@ def _scores(k, q, spans, key_block, query_block):
 
 
 def _forward_kernel(count, index, q, spans, k, v, out, lse):
-    """Of a block of queries: its output [d, B] and the log-sum-exp of its scores [1, B]."""
+    """For a block of queries: its output [d, B] and the log-sum-exp of its scores [1, B]."""
     block, queries = pl.program_id(1), q[...]
 
     def visit(n, carry):
@@ -184,13 +184,13 @@ def _forward_kernel(count, index, q, spans, k, v, out, lse):
 
 
 def _weights_gradient(scores, lse, delta, v, g):
-    """Softmax weights and the gradient of their scores before the scale, both [keys, queries]."""
+    """Softmax weights and the gradient of their scores before scaling, both [keys, queries]."""
     weights = jnp.exp(scores - lse)
     return weights, weights * (_dot(v, g, (1, 0)) - delta)
 
 
 def _dq_kernel(count, index, q, g, lse, delta, spans, k, v, dq):
-    """Of a block of queries: the gradient of q [d, B], from that of its output g."""
+    """For a block of queries: the gradient of q [d, B], from the output gradient g."""
     block, queries, gradient, lse, delta = pl.program_id(1), q[...], g[...], lse[...], delta[...]
 
     def visit(n, total):
@@ -205,7 +205,7 @@ def _dq_kernel(count, index, q, g, lse, delta, spans, k, v, dq):
 
 
 def _dkv_kernel(count, index, k, v, spans, q, g, lse, delta, dk, dv):
-    """Of a block of keys: the gradients of k and v [B, d] through one query head."""
+    """For a block of keys: the gradients of k and v [B, d] through one query head."""
     block, keys, values = pl.program_id(1), k[...], v[...]
 
     def visit(n, carry):

@@ -1,9 +1,8 @@
-"""What towers share: weights with logical axes, linear maps, RMSNorm, SwiGLU, rotary position, logits.
+"""Shared layers of both towers: weights with logical axes, Linear, RMSNorm, SwiGLU, rotary embedding, logits.
 
-Weights carry the metadata `axes`, one logical name per dimension; who shards them maps those names to a device mesh.
-Every weight of a stack of layers has a leading `layers` dimension, over which the tower scans.
-Matrix products run in the dtype of their activations, in full precision where that is float32 (an accelerator's
-default would round its inputs to bfloat16 or TF32).
+Weights carry the metadata `axes`, one logical name per dimension, which callers map to a device mesh. Every weight of a
+stack of layers has a leading `layers` dimension, over which the tower scans. Matrix products run in the dtype of their
+activations, in full precision if that is float32 (an accelerator's default would round inputs to bfloat16 or TF32).
 """
 
 from functools import partial
@@ -18,19 +17,19 @@ ZEROS = nnx.initializers.zeros
 
 
 def precision(dtype):
-    """The matmul precision for activations of `dtype`: HIGHEST in float32, the device's own otherwise."""
+    """The matmul precision for activations of `dtype`: HIGHEST in float32, otherwise the device's default."""
     return jax.lax.Precision.HIGHEST if dtype == jnp.float32 else None
 
 
 def weight(rngs: nnx.Rngs, shape, axes, init, dtype) -> nnx.Param:
-    """One weight of `shape` with its logical `axes`, drawn by `init`."""
+    """One weight of `shape` with its logical `axes`, initialised by `init`; ValueError if their lengths differ."""
     if len(shape) != len(axes):
         raise ValueError(f"a weight of shape {shape} has axes {axes}")
     return nnx.Param(init(rngs.params(), shape, dtype), axes=axes)
 
 
 class Linear(nnx.Module):
-    """`x @ kernel (+ bias)` in x's dtype; kernel [..., inputs, outputs]. lora.py may put an adapter beside it."""
+    """`x @ kernel (+ bias)` in x's dtype; kernel [..., inputs, outputs]. lora.py may add an adapter."""
 
     def __init__(self, shape, axes, *, rngs, dtype, bias=False, init=NORMAL):
         self.kernel = weight(rngs, shape, axes, init, dtype)
@@ -58,7 +57,7 @@ class RMSNorm(nnx.Module):
 
 
 class SwiGLU(nnx.Module):
-    """The gated MLP of both towers; `stack` layers of width `width` and `hidden` hidden units."""
+    """The gated MLP of both towers: `stack` layers of width `width` with `hidden` hidden units."""
 
     def __init__(self, stack, width, hidden, axes, *, rngs, dtype, bias=False):
         embed, mlp = axes
@@ -87,15 +86,15 @@ def logits(h, head):
     return jnp.matmul(h, head, precision=precision(h.dtype), preferred_element_type=jnp.float32)
 
 
-UNROLLED = 4  # layers at most that run faster one after the other; more are a loop, which compiles in the time of one
+UNROLLED = 4  # most layers that are unrolled, which runs faster; more are scanned, which compiles faster
 
 
 def scan_layers(layers: nnx.Module | nnx.List, h, step, xs, *, remat=False):
     """Runs `step(layer, h, x) -> (h, y)` over stacked `layers`; returns (h, ys). `remat` recomputes a layer backward.
 
-    xs are stacked like the layers, and so are the ys; numpy arrays among them are constants to an unrolled layer.
-    Layers that are apart (`unstacked`) are always unrolled, with a list of xs and of ys: a decoding step then neither
-    cuts weights out of a stack for each token nor a cache that is updated in place.
+    xs and ys are stacked like the layers; numpy arrays among xs are constants in an unrolled layer. Unstacked layers
+    (`unstacked`) are always unrolled, with lists of xs and ys: a decode step then neither slices weights out of a stack
+    for each token nor copies a cache that is updated in place.
     """
     if isinstance(layers, nnx.List):
         ys = []
@@ -122,7 +121,7 @@ def scan_layers(layers: nnx.Module | nnx.List, h, step, xs, *, remat=False):
 
 
 def unstacked(layers: nnx.Module, dtype) -> nnx.List:
-    """Stacked layers as layers apart, copied in `dtype`."""
+    """Stacked layers as a list of single layers, copied in `dtype`."""
     graph, weights = nnx.split(layers)
     return nnx.List([nnx.merge(graph, layer) for layer in _unstacked(weights, dtype)])
 

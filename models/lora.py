@@ -1,8 +1,8 @@
-"""LoRA (Hu et al. 2021, https://arxiv.org/abs/2106.09685): what trains is a product of two thin matrices per kernel.
+"""LoRA adapters (Hu et al. 2021, https://arxiv.org/abs/2106.09685): trains a low-rank product for each kernel.
 
-A linear map with an adapter is `x @ kernel + (x @ A) @ B * (alpha / rank)` (`Linear.__call__`). A and B are linear maps
-themselves, `lora_A` [..., inputs, rank] and `lora_B` [..., rank, outputs], stacked by layer like the kernel, and with
-its logical axes; so their hub names are PEFT's. B starts at zero: a new adapter changes nothing.
+A linear layer with an adapter is `x @ kernel + (x @ A) @ B * (alpha / rank)` (`Linear.__call__`). A and B are linear
+layers themselves, `lora_A` [..., inputs, rank] and `lora_B` [..., rank, outputs], stacked like the kernel and with its
+logical axes; so their hub names are PEFT's. B starts at zero: a new adapter changes nothing.
 """
 
 import json
@@ -36,7 +36,7 @@ def add(
 ) -> models.Model:
     """Adds float32 adapters in place, and returns the model.
 
-    `targets` is a regular expression for the whole path of a linear map, such as "model.layers.self_attn.q_proj" or
+    `targets` is a regular expression for the whole path of a linear layer, such as "model.layers.self_attn.q_proj" or
     "visual.blocks.attn.qkv" (not of the head, which may be the embedding); `sharding` as for `load`. Raises InputError
     where nothing matches.
     """
@@ -47,7 +47,7 @@ def add(
     rngs = nnx.Rngs(seed)
 
     def adapter(shape, axes, init):
-        # Drawn where it lies: on a mesh no device holds all of it.
+        # Initialised sharded: on a mesh no device holds all of it.
         where = sharding and sharding(shape, axes)
         placed = jax.jit(init, static_argnums=(1, 2), out_shardings=where)
         return Linear(shape, axes, init=placed, rngs=rngs, dtype=jnp.float32)
@@ -62,18 +62,18 @@ def add(
 
 
 def _uniform(key, shape, dtype):
-    """What PEFT starts A from: Kaiming's uniform with a = sqrt(5)."""
+    """PEFT's initialisation of A: Kaiming uniform with a = sqrt(5)."""
     bound = shape[-2] ** -0.5
     return jax.random.uniform(key, shape, dtype, -bound, bound)
 
 
 def is_adapter(path: str) -> bool:
-    """Whether the parameter at `path` is an adapter's: which train, for `update.init`."""
+    """Whether the parameter at `path` belongs to an adapter: a `trainable` of `update.init`."""
     return ".lora_" in path
 
 
 def without(model: models.Model) -> models.Model:
-    """The model as it was before its adapters; it shares its arrays."""
+    """The model without its adapters, sharing its arrays."""
     base = nnx.merge(*nnx.split(model))
     for _, linear in _adapted(base):
         del linear.lora_A, linear.lora_B, linear.lora_scale
@@ -81,10 +81,10 @@ def without(model: models.Model) -> models.Model:
 
 
 def merge(model: nnx.Module) -> nnx.Module:
-    """Adds the adapters to their kernels in place, in float32 and then in the kernel's dtype; returns the model."""
+    """Merges the adapters into their kernels in place, in float32, cast to the kernel's dtype; returns the model."""
     for _, linear in _adapted(model):
         merged = _merged(*(w.kernel[...] for w in (linear, linear.lora_A, linear.lora_B)), linear.lora_scale)
-        linear.kernel = linear.kernel.replace(merged)  # a new variable: other models may share the old one
+        linear.kernel = linear.kernel.replace(merged)  # a new variable, since other models may share the old one
         del linear.lora_A, linear.lora_B, linear.lora_scale
     return model
 
@@ -96,10 +96,10 @@ def _merged(kernel, a, b, scale: float):
 
 
 def save(model: models.Model, path: Path, base: dict[str, Any]) -> None:
-    """Writes the adapters to the directory `path` as PEFT reads them, for transformers 5's names of modules.
+    """Writes the adapters to the directory `path` in PEFT's format, with transformers 5's module names.
 
-    `base` says what they belong to: PEFT's `base_model_name_or_path`, and `revision`. Raises InputError where the model
-    has no adapters.
+    `base` names the base model: PEFT's `base_model_name_or_path`, and `revision`. Raises InputError where the model has
+    no adapters.
     """
     adapted = list(_adapted(model))
     if not adapted:

@@ -1,6 +1,6 @@
-"""From prompts and pictures to padded arrays (host side, numpy): each distinct picture once, few shapes.
+"""Packs prompts and images to padded arrays (host side, numpy): each distinct image once, few shapes.
 
-How pictures lie in a pack is the family's (its `pack_images`); the rest is the same for all.
+The layout of a vision pack is the model family's (its `pack_images`); the rest is shared.
 """
 
 import hashlib
@@ -18,13 +18,13 @@ from models.errors import InputError
 
 @flax.struct.dataclass
 class Inputs:
-    """B prompts, padded on the right to T tokens, and the distinct images that they show."""
+    """B prompts, right-padded to T tokens, and their distinct images."""
 
     ids: np.ndarray  # int32 [B, T]
     mask: np.ndarray  # bool [B, T]
     position_ids: np.ndarray  # int32 [3, B, T]: M-RoPE (time, height, width)
-    image_index: np.ndarray  # int32 [B, T, 2]: (row, merged token) of the vision pack; -1 where text
-    vision: Any  # the family's pack of them, or None
+    image_index: np.ndarray  # int32 [B, T, 2]: (row, merged token) in the vision pack; -1 for text
+    vision: Any  # the model family's pack of the images, or None
 
     @property
     def lengths(self):
@@ -33,12 +33,12 @@ class Inputs:
 
     @property
     def starts(self):
-        """The M-RoPE position of what follows each prompt, the same on all axes, int32 [B]."""
+        """The M-RoPE position after each prompt, the same on all axes, int32 [B]."""
         return self.position_ids.max(axis=(0, 2)) + 1
 
 
 def bucket(size: int, least: int = 16, between: int = 4) -> int:
-    """`size` rounded up to one of few sizes, so that little compiles anew: `between` to a doubling, steps >= least."""
+    """`size` rounded up to one of few sizes, to limit recompilation: `between` per doubling, steps >= least."""
     size = max(size, 1)
     step = max(least, (1 << (size - 1).bit_length()) // (2 * between))
     return -(-size // step) * step
@@ -54,9 +54,9 @@ def pack(
 ) -> Inputs:
     """Packs prompts [(input_ids, images), ...], one list of PIL images or uint8 [H, W, 3] arrays per prompt.
 
-    ids hold one image token per merged patch; an image that occurs again (same bytes) is packed once. The rows of
-    images are a multiple of `shards`; those of other shards than the `own` (by default all) are left without patches.
-    Raises InputError where ids and images do not fit each other.
+    ids hold one image token per merged patch; repeated images (same bytes) are packed once. The rows of images are a
+    multiple of `shards`; patches are left zero in rows of shards that are not in `own` (default all). Raises InputError
+    where ids and images do not match.
     """
     images = Images(config.vision, min_pixels, max_pixels)
     shown = [[images.add(image) for image in pictures] for _, pictures in prompts]
@@ -66,15 +66,15 @@ def pack(
 
 
 class Prepared(NamedTuple):
-    """An image of which only the patches are still to be made."""
+    """An image whose patches are not computed yet."""
 
     grid: tuple[int, int, int]  # (1, height, width) in patches
-    home: float  # as `images.home`
-    frame: Callable[[], np.ndarray]  # float32 [height * width, channels, 1, patch^2]: all of its frames are equal
+    home: float  # as `image_files.home`
+    frame: Callable[[], np.ndarray]  # float32 [height * width, channels, 1, patch^2]: one frame, repeated in time
 
 
 class Images:
-    """Distinct images in the order of their first appearance; none is decoded or resized here."""
+    """Distinct images in order of first appearance; none is decoded or resized here."""
 
     def __init__(self, config: models.VisionConfig, min_pixels: int | None = None, max_pixels: int | None = None):
         self.config, self.limits = config, (min_pixels or config.min_pixels, max_pixels or config.max_pixels)
@@ -82,7 +82,7 @@ class Images:
         self._of_object, self._of_content = {}, {}
 
     def add(self, image) -> int:
-        """The image's number in `found`."""
+        """The image's index in `found`."""
         number = self._of_object.get(id(image))
         if number is None:
             content = self._content(image)
@@ -94,7 +94,7 @@ class Images:
         return number
 
     def _content(self, image) -> tuple:
-        """What equal images have in common; the last of it is a hash."""
+        """A key that equal images share; its last element is a hash."""
         if isinstance(image, image_files.Encoded):
             return (image.digest,)
         array = np.asarray(image)
@@ -127,7 +127,7 @@ def _pack_text(config: models.Config, prompts, shown, images: Images, layout, le
 
 
 def check_ids(config: models.Config, ids, where: str) -> np.ndarray:
-    """Token ids as int32 [T]; raises InputError for none, one outside the vocabulary, or a video."""
+    """Token ids as int32 [T]; raises InputError for an empty list, an id outside the vocabulary, or a video."""
     ids = np.asarray(ids)
     if ids.ndim != 1 or not len(ids) or not np.issubdtype(ids.dtype, np.integer):
         raise InputError(f"{where}: expected a non-empty list of token ids, got shape {ids.shape} of {ids.dtype}")
@@ -142,7 +142,7 @@ def check_ids(config: models.Config, ids, where: str) -> np.ndarray:
 
 
 def image_runs(config: models.Config, ids) -> tuple[np.ndarray, np.ndarray]:
-    """(starts, ends) of the runs of image tokens in ids [T], one for each image."""
+    """(starts, ends) of the runs of image tokens in ids [T], one run per image."""
     image = np.concatenate([[False], np.asarray(ids) == config.image_token_id, [False]])
     return tuple(np.flatnonzero(np.diff(image.astype(np.int8))).reshape(-1, 2).T)
 
@@ -150,8 +150,9 @@ def image_runs(config: models.Config, ids) -> tuple[np.ndarray, np.ndarray]:
 def mrope_positions(config: models.Config, ids: np.ndarray, grids, where: str) -> np.ndarray:
     """M-RoPE positions, int32 [3, T], of ids [T] whose runs of image tokens show images of `grids` (1, h, w), in order.
 
-    Text counts on all axes; an image keeps the time of its start and counts rows and columns from it; what follows
-    starts after its longer side (Qwen2-VL, section 2.1). Raises InputError where a run's length is not its image's.
+    Text advances on all axes; an image keeps the time of its start and counts rows and columns from it; the next token
+    starts after its longer side (Qwen2-VL, section 2.1). Raises InputError where a run's length does not match its
+    image.
     """
     starts, ends = image_runs(config, ids)
     if len(starts) != len(grids):

@@ -1,4 +1,4 @@
-"""Chat messages with pictures anywhere to token ids; transformers serves for the tokenizer alone (no torch)."""
+"""Converts chat messages with images to token ids; uses only the tokenizer of transformers (no torch)."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -14,17 +14,17 @@ from models import images as image_processing
 from models.errors import InputError
 from models.source import read_json
 
-SLOT = "<image>"  # in a message's text: the next picture of `images` goes here
+SLOT = "<image>"  # in a message's text: place of the next of `images`
 IMAGE_TOKEN = "<|image_pad|>"
-IMAGE_ITEM = {"type": "image"}  # what the chat template gets to see of a picture
+IMAGE_ITEM = {"type": "image"}  # an image in the chat template's input
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Processor:
-    """A tokenizer, its chat template and the limits of its pictures.
+    """A tokenizer, its chat template and its image size limits.
 
-    `min_pixels` and `max_pixels` are those of the picture settings, else of the model's config; give the ones that were
-    used to `pack` too. `eos_ids` come from generation_config.json, else from the tokenizer.
+    `min_pixels` and `max_pixels` are those of the image processor settings, else of the model's config; pass the same
+    limits to `pack`. `eos_ids` come from generation_config.json, else from the tokenizer.
     """
 
     tokenizer: Any
@@ -38,7 +38,7 @@ class Processor:
 
     @classmethod
     def from_pretrained(cls, path: str | Path) -> "Processor":
-        """Reads the tokenizer and processor files of a local directory; InputError names what is missing or unlike."""
+        """Reads the tokenizer and processor files of a local directory; InputError for missing or inconsistent ones."""
         path = Path(path)
         tokenizer = _tokenizer(path)
         vision, limits = _picture_settings(path)
@@ -62,12 +62,12 @@ class Processor:
         max_pixels: int | None = None,
         add_generation_prompt: bool = True,
     ) -> tuple[list[int], list[Image.Image | image_files.Encoded]]:
-        """Token ids, with one image token per merged patch, and the pictures in their order: RGB, or still `Encoded`.
+        """Token ids, with one image token per merged patch, and the images in order: RGB, or still `Encoded`.
 
         A message is {"role", "content"}; content is text or a list of {"type": "text", "text"} and {"type": "image",
         "image": PIL, `Encoded`, encoded bytes, path or uint8 [H, W, 3]}. Each `<image>` in a text, and each image item
-        without a picture, is a slot for the next of `images`. Raises InputError where slots and `images` differ in
-        number, for special tokens written out in a text, for videos and for pictures that cannot be read.
+        without an image, is a slot for the next of `images`. Raises InputError where the numbers of slots and `images`
+        differ, for special tokens written out in a text, for videos and for unreadable images.
         """
         if not messages:
             raise InputError("there are no messages: give at least one")
@@ -79,7 +79,7 @@ class Processor:
         if (shown := text.count(IMAGE_TOKEN)) != len(pictures):
             raise InputError(f"the chat template shows {shown} of {len(pictures)} images: check the template")
         ids = self.encode(text)
-        if ids.count(self.image_token_id) != len(pictures):  # a normaliser could make a special token of other text
+        if ids.count(self.image_token_id) != len(pictures):  # a normaliser could turn other text into a special token
             raise InputError(f"the text holds a hidden {IMAGE_TOKEN!r}: remove it")
         at = [place for place, token in enumerate(ids) if token == self.image_token_id]
         for place, count in zip(reversed(at), reversed(counts)):
@@ -93,13 +93,13 @@ class Processor:
             return self.tokenizer.apply_chat_template(
                 chat, chat_template=self.template, tokenize=False, add_generation_prompt=add_generation_prompt
             )
-        except TemplateError as error:  # a template may refuse, as of roles that do not alternate
+        except TemplateError as error:  # a template may raise, for example on roles that do not alternate
             raise InputError(f"the chat template refuses the messages: {error}") from error
 
     def image_tokens(
         self, image: Image.Image | image_files.Encoded, min_pixels: int | None = None, max_pixels: int | None = None
     ) -> int:
-        """How many tokens a picture takes: its merged patches."""
+        """The number of tokens of an image: its merged patches."""
         limits = (
             self.min_pixels if min_pixels is None else min_pixels,
             self.max_pixels if max_pixels is None else max_pixels,
@@ -108,23 +108,23 @@ class Processor:
         return grid_h * grid_w // self.vision.spatial_merge_size**2
 
     def encode(self, text: str) -> list[int]:
-        """The ids of a text as it is: no template, and special tokens written out in it count as such."""
-        backend = self.tokenizer.backend_tokenizer  # the wrapper asks for offsets too, which take as long as the ids
+        """The token ids of a text: no template; special tokens written out in it are encoded as such."""
+        backend = self.tokenizer.backend_tokenizer  # the wrapper also computes offsets, which take as long as the ids
         return backend.encode_batch_fast([text], add_special_tokens=False)[0].ids
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of ids, without special tokens."""
+        """The text of token ids, without special tokens."""
         ids = [int(token) for token in ids]
         return self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
 
 class _Content:
-    """Turns messages into what the template sees, and collects their pictures in order."""
+    """Converts messages to the template's input, and collects their images in order."""
 
     def __init__(self, images: Sequence[Any], tokenizer: Any):
         self._given = list(images)
         self._reserved = sorted(token.content for token in tokenizer.added_tokens_decoder.values() if token.special)
-        self._found: list[tuple[str, Any]] = []  # (where, picture), _OPEN for a slot
+        self._found: list[tuple[str, Any]] = []  # (where, image), _OPEN for a slot
 
     def message(self, number: int, message: dict[str, Any]) -> dict[str, Any]:
         where = f"messages[{number}]"
@@ -138,7 +138,7 @@ class _Content:
             items = [item for part in parts for item in part]
         else:
             raise InputError(f"{where}: content must be a text or a list, not {type(content).__name__}")
-        # Neighbouring texts are checked as one: the template joins them.
+        # Adjacent texts are checked as one, since the template joins them.
         for text in (message["role"], "".join(item.get("text", SLOT) for item in items)):
             self._check_text(text, where)
         return {
@@ -147,7 +147,7 @@ class _Content:
         }
 
     def pictures(self) -> list[Image.Image]:
-        """All pictures, in the order in which the messages show them."""
+        """All images, in the order in which the messages show them."""
         slots = sum(picture is _OPEN for _, picture in self._found)
         if slots != len(self._given):
             raise InputError(f"the messages have {slots} slots for images, but {len(self._given)} images were given")
@@ -198,7 +198,7 @@ def _short(value: Any) -> str:
 
 
 def _tokenizer(path: Path) -> Any:
-    from transformers import AutoTokenizer  # slow to import, and only a processor needs it
+    from transformers import AutoTokenizer  # slow to import, and needed only here
 
     if not path.is_dir():
         raise InputError(f"{path}: no such directory: give a local Hugging Face directory")
@@ -209,7 +209,7 @@ def _tokenizer(path: Path) -> Any:
         tokenizer.backend_tokenizer.no_truncation()
         tokenizer.backend_tokenizer.no_padding()
         return tokenizer
-    except Exception as error:  # broken files surface as whatever the parser of the day raises
+    except Exception as error:  # parsers raise various exceptions for broken files
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(f"{path}: the tokenizer cannot be read ({reason}): download its files again") from error
 
@@ -229,11 +229,11 @@ def _template(path: Path, tokenizer: Any) -> str:
 
 
 def _picture_settings(path: Path) -> tuple[models.VisionConfig, tuple[int, int]]:
-    """The vision config and (min_pixels, max_pixels); InputError where pictures would be prepared in another way."""
+    """The vision config and (min_pixels, max_pixels); InputError for unsupported image processor settings."""
     file, raw = _image_processor(path)
     if (path / "config.json").exists():
         vision = models.read_config(path).vision
-    else:  # a directory with only a tokenizer: its pictures are cut as by the first of the published models
+    else:  # only a tokenizer: preprocess images as for the first published model
         vision = next(iter(models.published().values())).vision
     fixed = {
         "patch_size": vision.patch_size,
@@ -261,7 +261,7 @@ def _picture_settings(path: Path) -> tuple[models.VisionConfig, tuple[int, int]]
 
 
 def _image_processor(path: Path) -> tuple[Path, dict]:
-    """The settings of pictures and the file that holds them; transformers 5 nests them, and looks there first."""
+    """The image processor settings and their file; transformers 5 nests them, and prefers the nested ones."""
     for file, key in ((path / "processor_config.json", "image_processor"), (path / "preprocessor_config.json", None)):
         raw = read_json(file) if file.exists() else None
         raw = raw.get(key) if raw and key else raw

@@ -1,4 +1,4 @@
-"""A Hugging Face directory on disk: its config.json, its tensors (read lazily, never unpickled), its side files."""
+"""Reads a Hugging Face directory: config.json, tensors (lazily, never unpickled) and side files."""
 
 import dataclasses
 import fnmatch
@@ -31,20 +31,20 @@ SIDE_FILES = (
     "perl_jax.json",
     "LICENSE*",
 )
-DTYPES = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16}  # safetensors' names
+DTYPES = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16}  # names in safetensors
 DTYPES = {name: np.dtype(dtype) for name, dtype in DTYPES.items()}
 MAX_HEADER = 100_000_000  # bytes, as the safetensors library allows
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Source:
-    """What came with loaded weights, so that a save writes a complete directory.
+    """Metadata of loaded weights, with which `save` writes a complete directory.
 
     Compared and hashed by one digest: a model carries it as a static attribute, which keys compilation caches.
     """
 
     config: bytes = dataclasses.field(repr=False)  # of config.json
-    dtypes: tuple[tuple[str, str], ...] = dataclasses.field(repr=False)  # (hub name, dtype on disk) in the order there
+    dtypes: tuple[tuple[str, str], ...] = dataclasses.field(repr=False)  # (hub name, dtype), both as on disk, in order
     files: tuple[tuple[str, bytes], ...] = dataclasses.field(repr=False)  # (name, bytes) of side files
     digest: str = dataclasses.field(init=False)
 
@@ -62,12 +62,12 @@ class Source:
 
     @functools.cached_property
     def dtype_of(self) -> dict[str, str]:
-        """{hub name: dtype on disk}; also says which tensors there were."""
+        """{hub name: dtype on disk} of all tensors on disk."""
         return dict(self.dtypes)
 
     @functools.cached_property
     def pad_id(self) -> int:
-        """The padding token that generation_config.json or config.json names, else 0."""
+        """The padding token in generation_config.json or config.json, else 0."""
         named = [json.loads(dict(self.files).get("generation_config.json", b"{}")), json.loads(self.config)]
         return next((c["pad_token_id"] for c in named if isinstance(c.get("pad_token_id"), int)), 0)
 
@@ -82,15 +82,14 @@ class Tensor:
     offset: int
 
     def __getitem__(self, index: Any) -> np.ndarray:
-        # A map is a view of the file: only the indexed part comes into memory.
+        # memmap reads only the indexed part into memory.
         return np.memmap(self.file, DTYPES[self.dtype], "r", self.offset, self.shape or (1,)).reshape(self.shape)[index]
 
 
 def open_directory(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor], Source]:
     """The config.json as a dict, {hub name: Tensor} and the Source of a Hugging Face directory.
 
-    Raises InputError, naming the file, for what is missing, truncated or malformed, and for weights that only a pickle
-    holds.
+    Raises InputError, naming the file, for missing, truncated or malformed files, and for weights only in pickle files.
     """
     path = Path(path)
     if not path.is_dir():
@@ -118,7 +117,7 @@ def read_json(file: Path) -> dict[str, Any]:
 
 
 def hub_name(name: str) -> str:
-    """The hub's name of a tensor that may have its in-memory name (`model.language_model.*`, `model.visual.*`)."""
+    """The hub name of a tensor that may have its in-memory name (`model.language_model.*`, `model.visual.*`)."""
     for prefix, hub in (("model.language_model.", "model."), ("model.visual.", "visual.")):
         if name.startswith(prefix):
             return hub + name.removeprefix(prefix)
@@ -126,7 +125,7 @@ def hub_name(name: str) -> str:
 
 
 def memory_name(name: str) -> str:
-    """What transformers calls, in memory, a tensor or module of the hub's name: `hub_name` turned back."""
+    """The in-memory name in transformers of a tensor or module with this hub name: the inverse of `hub_name`."""
     for prefix, memory in (("model.", "model.language_model."), ("visual.", "model.visual.")):
         if name.startswith(prefix):
             return memory + name.removeprefix(prefix)
@@ -147,7 +146,7 @@ def _tensors(path: Path) -> dict[str, Tensor]:
 
 
 def _files(path: Path) -> dict[str, set[str]]:
-    """{safetensors file: names that must be in it}."""
+    """{safetensors file: names of tensors that must be in it}."""
     if (path / WEIGHTS).exists():
         return {WEIGHTS: set()}
     if (path / INDEX).exists():
@@ -166,7 +165,7 @@ def _files(path: Path) -> dict[str, set[str]]:
 
 
 def _header(file: Path) -> dict[str, Tensor]:
-    """The tensors that a safetensors file (8 bytes of length, a JSON header, raw bytes) holds; checks its size."""
+    """The tensors in a safetensors file (8 bytes of length, a JSON header, raw bytes); checks the file's size."""
     if not file.is_file():
         raise InputError(f"{file}: this shard is missing: download it again")
     size = file.stat().st_size

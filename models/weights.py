@@ -1,8 +1,8 @@
-"""Hugging Face weights in and out. A tensor's hub name is its attribute path here, so the mapping is a rule:
+"""Loads and saves Hugging Face weights; hub names follow from attribute paths by three rules:
 
 - `visual.blocks` and `model.layers` hold all their layers stacked on a leading axis; the hub names each layer;
-- the leaf `kernel` is stored input first: the hub has our last axis in front; `scale`, `bias`, `embedding` are alike;
-- `kernel`, `scale` and `embedding` are called `weight` there, and `mlp_0` is `mlp.0`.
+- a `kernel` is stored input first: the hub has our last axis in front; `scale`, `bias`, `embedding` are the same;
+- `kernel`, `scale` and `embedding` are called `weight` in the hub, and `mlp_0` is `mlp.0`.
 """
 
 import contextlib
@@ -31,7 +31,7 @@ STACKS = (("visual", "blocks"), ("model", "layers"))
 LEAVES = {"kernel": "weight", "scale": "weight", "embedding": "weight", "bias": "bias"}
 HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
 SHARD_BYTES = 5_000_000_000
-PIECE = 1 << 26  # bytes of a parameter that are read at a time
+PIECE = 1 << 26  # bytes of a parameter read at a time
 Keys = tuple[str, ...]
 
 
@@ -43,11 +43,11 @@ def load(
 ) -> models.Model:
     """A model with the weights of a Hugging Face directory, its parameters in `dtype`.
 
-    `dtype` may be a function of a parameter's path ("visual.blocks.attn.qkv.kernel"), and is then given along with
-    `compute_dtype`. `sharding` maps (shape, logical axes) of a parameter to where it goes, and each device's part alone
-    is read; None is one device. A large part is put together on its device from pieces of `PIECE` bytes, or of a layer
-    where that is more: the host never holds a whole stack. Raises InputError, naming the file or tensor, for anything
-    missing, unexpected, misshapen or truncated.
+    `dtype` may be a function of a parameter's path ("visual.blocks.attn.qkv.kernel"); it then needs `compute_dtype`.
+    `sharding` maps (shape, logical axes) of a parameter to its sharding, of which only the local shards are read; None
+    is one device. Large shards are assembled on the device from pieces of `PIECE` bytes, or of a layer if that is more:
+    the host never holds a whole stack. Raises InputError, naming the file or tensor, for anything missing, unexpected,
+    misshapen or truncated.
     """
     raw, tensors, source = open_directory(path)
     family = models.family(raw)
@@ -78,10 +78,10 @@ def load(
 
 
 def save(model: models.Model, path: str | Path, dtype: Any = None) -> None:
-    """Writes a Hugging Face directory that transformers loads: config, weights in the hub's names, side files.
+    """Writes a Hugging Face directory that transformers loads: config, weights with hub names, side files.
 
-    Each tensor has the dtype it had on disk, or `dtype` where given. The directory appears whole or not at all.
-    Raises InputError where `path` holds something already, and ValueError for a model with adapters (`lora.merge`).
+    Each tensor has the dtype it had on disk, or `dtype` if given. The directory is written atomically. Raises
+    InputError where `path` is not empty, and ValueError for a model with adapters (`lora.merge`).
     """
     with new_directory(path) as partial:
         plan = _plan(model, dtype)
@@ -93,9 +93,9 @@ def save(model: models.Model, path: str | Path, dtype: Any = None) -> None:
 
 @contextlib.contextmanager
 def new_directory(path: str | Path) -> Iterator[Path]:
-    """A directory to write in that becomes `path` at the end, or is removed where something goes wrong.
+    """A temporary directory that becomes `path` at the end, or is removed on an error.
 
-    Raises InputError where `path` holds something already.
+    Raises InputError where `path` is not empty.
     """
     path = Path(path)
     if path.is_file() or (path.is_dir() and any(path.iterdir())):
@@ -107,7 +107,7 @@ def new_directory(path: str | Path) -> Iterator[Path]:
 def named(tree: Any) -> dict[str, jax.Array]:
     """{hub name: array in the hub's shape} of a model, an nnx.State (of weights or gradients) or a nested dict.
 
-    Layers are unstacked and kernels turned back; a tied model has no `lm_head.weight`. Works under tracing.
+    Layers are unstacked and kernels transposed; a tied model has no `lm_head.weight`. Works under tracing.
     """
     return {
         name: _to_hub(keys, value if layer is None else value[layer])
@@ -133,7 +133,7 @@ def _stacked(keys: Keys) -> bool:
 
 
 def _names(keys: Keys, layers: int) -> list[tuple[str, int | None]]:
-    """(hub name, layer or None) of each hub tensor that the parameter at `keys` holds."""
+    """(hub name, layer or None) of each hub tensor in the parameter at `keys`."""
     *parents, leaf = keys
     if leaf not in LEAVES:
         raise InputError(f"{'.'.join(map(str, keys))}: no weight of a model, so it has no Hugging Face name")
@@ -144,7 +144,7 @@ def _names(keys: Keys, layers: int) -> list[tuple[str, int | None]]:
 
 
 def _to_hub(keys: Keys, value: Any) -> Any:
-    """One layer's weight in the hub's shape, of a numpy or jax array (or of a shape, as a tuple)."""
+    """One layer's weight in the hub's shape, from a numpy or jax array (or a shape, as a tuple)."""
     if keys[-1] != "kernel":
         return value
     if isinstance(value, tuple):
@@ -180,7 +180,7 @@ def _check(
 
 
 def _equal(a: Tensor, b: Tensor, rows: int = 4096) -> bool:
-    parts = (slice(start, start + rows) for start in range(0, a.shape[0], rows))  # few rows in memory at a time
+    parts = (slice(start, start + rows) for start in range(0, a.shape[0], rows))  # limits the rows in memory
     return all(np.array_equal(a[part], b[part]) for part in parts)
 
 
@@ -192,7 +192,7 @@ def _first(names: set[str], most: int = 3) -> str:
 def _read(
     tensors: dict[str, Tensor], keys: Keys, shape: tuple[int, ...], index: tuple[slice, ...], dtype: np.dtype
 ) -> np.ndarray:
-    """The part `index` of our parameter at `keys`, read from the layers and slices that hold it, and no more."""
+    """The part `index` of the parameter at `keys`, reading only the layers and slices that it needs."""
     names = _names(keys, shape[0])
     names, inner = (names[index[0]], index[1:]) if _stacked(keys) else (names, index)
     part = [len(range(*s.indices(size))) for s, size in zip(inner, shape[len(shape) - len(inner) :])]
@@ -206,20 +206,19 @@ def _read(
 def _on_device(
     read: Callable, shape: tuple[int, ...], index: tuple[slice, ...], dtype: np.dtype, device: jax.Device | None
 ) -> jax.Array:
-    """The part `index` of a parameter of `shape` on a device, put there a piece after the other, cut along its first
-    axis."""
+    """The part `index` of a parameter of `shape` on a device, transferred in pieces along its first axis."""
     starts, stops, _ = zip(*(part.indices(size) for part, size in zip(index, shape)))
     size = tuple(stop - start for start, stop in zip(starts, stops))
     at_once = max(1, PIECE // (dtype.itemsize * math.prod(size[1:])))
     if size[0] <= at_once:
         return jax.device_put(read(index), device)
-    # What is on one device cannot be computed with in the context of a mesh of several.
+    # An array on one device cannot be used under a mesh of several.
     with jax.set_mesh(jax.sharding.Mesh(np.array(device), ())) if device else contextlib.nullcontext():
         whole = jnp.zeros(size, dtype, device=device)
         for start in range(0, size[0], at_once):
             here = slice(starts[0] + start, min(starts[0] + start + at_once, stops[0]))
             piece = jax.device_put(read((here, *index[1:])), device)
-            whole = _put(whole, piece, np.int32(start)).block_until_ready()  # or pieces would wait in line
+            whole = _put(whole, piece, np.int32(start)).block_until_ready()  # otherwise pieces would accumulate
     return whole
 
 
@@ -230,7 +229,7 @@ def _put(whole, piece, start):
 
 @dataclasses.dataclass(frozen=True)
 class _Write:
-    """One tensor to be written: `value` is fetched only then."""
+    """One tensor to be written, whose `value` is fetched when it is."""
 
     name: str
     dtype: str
@@ -243,7 +242,7 @@ class _Write:
 
 
 def _plan(model: models.Model, dtype: Any) -> list[_Write]:
-    """What to write, in the order of the source."""
+    """The tensors to write, in the order of the source."""
     on_disk = model.source.dtype_of if model.source else {}
     plan = {}
     for keys, value in _leaves(model):
@@ -261,7 +260,7 @@ def _plan(model: models.Model, dtype: Any) -> list[_Write]:
 
 
 def _fetch(keys: Keys, value: jax.Array, layer: int | None) -> np.ndarray:
-    # The index is an argument of one compiled slice, so that a stack is neither fetched whole nor compiled per layer.
+    # A dynamic index: the stack is neither fetched whole nor the slice compiled for each layer.
     part = value if layer is None else jax.lax.dynamic_index_in_dim(value, np.int32(layer), keepdims=False)
     return _to_hub(keys, np.asarray(part))
 
@@ -275,7 +274,7 @@ def _dtype_name(dtype: Any) -> str:
 
 def _write_config(file: Path, model: models.Model, plan: list[_Write], dtype: Any) -> None:
     if model.source and dtype is None:
-        file.write_bytes(model.source.config)  # as it was
+        file.write_bytes(model.source.config)  # unchanged
         return
     raw = json.loads(model.source.config) if model.source else model.config.to_hf()
     stored = {"torch_dtype": str(DTYPES[plan[0].dtype])}
@@ -305,7 +304,7 @@ def _write_weights(path: Path, plan: list[_Write]) -> None:
 
 
 def write_tensors(file: Path, tensors: Mapping[str, jax.Array]) -> None:
-    """One safetensors file of named arrays."""
+    """Writes named arrays to one safetensors file."""
     _write_file(
         file,
         [
@@ -316,9 +315,9 @@ def write_tensors(file: Path, tensors: Mapping[str, jax.Array]) -> None:
 
 
 def _write_file(file: Path, writes: list[_Write]) -> None:
-    """One safetensors file, tensor by tensor, so that no second copy of the weights is in memory."""
+    """Writes one safetensors file, tensor by tensor, to avoid a second copy of the weights in memory."""
     ends = list(itertools.accumulate(write.size for write in writes))
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}  # transformers asks for it
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}  # required by transformers
     for write, end in zip(writes, ends):
         header[write.name] = {"dtype": write.dtype, "shape": list(write.shape), "data_offsets": [end - write.size, end]}
     encoded = json.dumps(header, separators=(",", ":")).encode()

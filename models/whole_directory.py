@@ -1,4 +1,4 @@
-"""A directory that is written whole or not at all."""
+"""Atomic directory writes."""
 
 import contextlib
 import fcntl
@@ -11,9 +11,9 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def whole_directory(directory: str | os.PathLike) -> Iterator[str]:
-    """A hidden directory to fill, which becomes `directory` (absent or empty) when all went well, and else goes.
+    """A hidden directory to fill, renamed to `directory` (absent or empty) on success, and removed on failure.
 
-    What a killed run has left of such a one is removed; another that still writes is left alone.
+    Leftovers of killed runs are removed; a directory that another process still writes is left alone.
     """
     directory = os.path.abspath(directory)
     parent, prefix = os.path.dirname(directory), f".{os.path.basename(directory)}.partial-"
@@ -24,7 +24,7 @@ def whole_directory(directory: str | os.PathLike) -> Iterator[str]:
                 shutil.rmtree(left, ignore_errors=True)
     partial = tempfile.mkdtemp(prefix=prefix, dir=parent)
     try:
-        os.chmod(partial, 0o755)  # mkdtemp's 0700 would keep others from reading it
+        os.chmod(partial, 0o755)  # mkdtemp's 0700 would not be readable by others
         with _held(partial):
             yield partial
         os.rename(partial, directory)
@@ -34,7 +34,7 @@ def whole_directory(directory: str | os.PathLike) -> Iterator[str]:
 
 @contextlib.contextmanager
 def _held(directory: str) -> Iterator[bool]:
-    """Holds a directory as long as its process lives; False where another process holds it."""
+    """Locks a directory as long as its process lives; False where another process holds the lock."""
     handle = os.open(directory, os.O_RDONLY)
     try:
         try:

@@ -1,4 +1,4 @@
-"""Permutation-enhanced reinforcement learning for vision-language models, in JAX; light: grading workers import it."""
+"""Permutation-enhanced RL for vision-language models, in JAX; imports little, since grading workers import it."""
 
 import importlib.util
 import sys
@@ -8,9 +8,9 @@ __version__ = "0.1.0"
 
 
 def _take_ours(name: str) -> None:
-    """Imports the package `name` from beside this one, so that a folder of that name on the path is not taken for it.
+    """Imports the package `name` next to this one, so that no other package of that name on the path shadows it.
 
-    Raises ImportError where another module of that name was imported before.
+    Raises ImportError where another module of that name was already imported.
     """
     ours = (Path(__file__).parent.resolve().parent / name).resolve()
     if name in sys.modules:

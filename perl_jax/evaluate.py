@@ -1,15 +1,16 @@
-"""A model on a benchmark: `python -m perl_jax.evaluate --model=DIR --benchmark=blink --data=DIR --out=DIR`.
+"""Evaluates a model on a benchmark: `python -m perl_jax.evaluate --model=DIR --benchmark=blink --data=DIR --out=DIR`.
 
-MODEL is a Hugging Face directory or hub id, an exported one included; the benchmarks are in `perl_jax/benchmarks/`,
-each with the hub's files in --data; `records` is a record set of one's own. Written to OUT/<benchmark>-<protocol>/:
+MODEL is a Hugging Face directory, such as an exported one, or a hub id. The benchmarks are in `perl_jax/benchmarks/`,
+each with the hub's files in --data; `records` evaluates a record set of your own. Written to
+OUT/<benchmark>-<protocol>/:
 
-    predictions.jsonl   the settings, then a line a prompt with its responses; run again, the command goes on there
-    scores.jsonl        what each response is worth, and the answer found in it
-    results.json, .md   accuracies with intervals, by category; with --permute how consistent the answers are when the
-                        pictures change places; with --against a test against another result
-    judge.jsonl         with --judge: what it answered
+    predictions.jsonl   the settings, then one line per prompt with its responses; a restarted command resumes there
+    scores.jsonl        the scores of each response, and the answer extracted from it
+    results.json, .md   accuracies with confidence intervals, by category; with --permute the consistency of answers
+                        over image orders; with --against a significance test against another result
+    judge.jsonl         with --judge: its replies
 
-`python -m perl_jax.report --results NAME=OUT ...` puts several results side by side.
+`python -m perl_jax.report --results NAME=OUT ...` compares several results.
 """
 
 import dataclasses
@@ -36,12 +37,12 @@ from perl_jax.runtime import cli, files, processes
 from perl_jax.runtime.chat_endpoint import Endpoint
 
 FLAGS = flags.FLAGS
-SYSTEM = "You are a helpful assistant."  # of the `boxed` protocol, for a model that was not trained here: as in
+SYSTEM = "You are a helpful assistant."  # for `boxed`, if the model was not trained here: as in
 INSTRUCTION = "Reason inside <think> </think>, then give the final answer in \\boxed{}."  # configs/base.py
 
 
 class Options(NamedTuple):
-    """What to evaluate; the command's flags."""
+    """The command's flags."""
 
     model: str
     benchmark: str
@@ -67,17 +68,17 @@ class Options(NamedTuple):
 
 
 class Questions(NamedTuple):
-    """What a snapshot holds."""
+    """The questions of a benchmark snapshot."""
 
     items: list[benchmarks.Item]
-    rows: int  # also those that cannot be asked
+    rows: int  # including rejected ones
     rejected: dict[str, int]  # by reason
 
 
 def evaluate(options: Options) -> dict:
-    """Asks, scores and writes what the module says; returns the content of results.json.
+    """Generates, scores and writes the files listed in the module docstring; returns the content of results.json.
 
-    All processes of a run make the same call. Raises InputError for what a person can mend.
+    All processes of a run make the same call. Raises InputError for invalid flags and data.
     """
     benchmark = benchmarks.find(options.benchmark)
     check(options, benchmark)
@@ -101,7 +102,7 @@ def evaluate(options: Options) -> dict:
 
 
 def check(options: Options, benchmark: ModuleType) -> None:
-    """Raises InputError for flags that do not go together."""
+    """Raises InputError for invalid combinations of flags."""
     if options.protocol not in benchmark.PROTOCOLS:
         raise InputError(f"--protocol={options.protocol}: {options.benchmark} knows {', '.join(benchmark.PROTOCOLS)}")
     if options.permute and options.protocol != "boxed":
@@ -124,7 +125,7 @@ def check(options: Options, benchmark: ModuleType) -> None:
 
 
 def scores_of_another(options: Options) -> Path:
-    """The scores.jsonl that --against means: the file, its folder, or the OUT that has it. InputError without one."""
+    """The scores.jsonl named by --against: the file, its folder, or its OUT. InputError without one."""
     place = Path(options.against)
     names = (place, place / "scores.jsonl", place / f"{options.benchmark}-{options.protocol}" / "scores.jsonl")
     file = next((name for name in names if name.is_file()), None)
@@ -142,9 +143,9 @@ def download(options: Options, benchmark: ModuleType) -> None:
 
 
 def read(options: Options, benchmark: ModuleType) -> Questions:
-    """The questions of the snapshot, the first `limit` rows of it if there is a limit.
+    """The questions of the snapshot, of its first `limit` rows if there is a limit.
 
-    Raises InputError where there are none, or not as many as are published.
+    Raises InputError where there are none, or fewer than published.
     """
     loaded = benchmark.load(options.data, allow_partial=options.allow_partial)
     rows = list(itertools.islice(loaded, options.limit or None))
@@ -156,7 +157,7 @@ def read(options: Options, benchmark: ModuleType) -> Questions:
 
 
 def prepared(options: Options, benchmark: ModuleType, path: Path) -> responses.Setup:
-    """What the questions are asked with; the model is loaded when it is needed."""
+    """Prompt, sampling and model settings; the model is loaded on first use."""
     prompts = Prompts.of_directory(path)
     if options.protocol == "boxed" and not (path / FILE).exists():
         prompts = dataclasses.replace(prompts, system=SYSTEM, instruction=INSTRUCTION)
@@ -170,7 +171,7 @@ def prepared(options: Options, benchmark: ModuleType, path: Path) -> responses.S
 
 
 def settings(options: Options, setup: responses.Setup, fingerprint: str) -> dict:
-    """All that a response depends on, beside the question."""
+    """All settings that a response depends on, besides the question."""
     prompt = json.loads(setup.prompts.to_json())
     if options.protocol != "boxed":
         prompt |= {"system": "", "instruction": ""}
@@ -195,7 +196,7 @@ def written(
     found: list[list[scoring.Found]],
     folder: Path,
 ) -> dict:
-    """Asks the judge, if there is one, and writes scores.jsonl, results.json and results.md; returns the results."""
+    """Runs the judge, if any, and writes scores.jsonl, results.json and results.md; returns the results."""
     judge = None
     if options.judge:
         with Endpoint(options.judge, options.judge_model, str(folder / "judge.jsonl")) as endpoint:
@@ -225,7 +226,7 @@ def written(
 
 
 def row(setup: responses.Setup, answered: responses.Answered, found: list[scoring.Found]) -> dict:
-    """A line of scores.jsonl: a question in one order and role, its responses, and what they are worth."""
+    """A line of scores.jsonl: a question in one order and role, its responses, and their scores."""
     asked = answered.asked
     question = asked.item.row
     return {
@@ -251,7 +252,7 @@ def row(setup: responses.Setup, answered: responses.Answered, found: list[scorin
 
 
 def compared(options: Options, rows: list[dict]) -> dict:
-    """These rows against those of another result."""
+    """Compares these rows with those of another result."""
     other = list(files.json_lines(scores_of_another(options)))
     return {"name": options.against, **figures.against(rows, other)}
 

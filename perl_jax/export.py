@@ -1,10 +1,10 @@
-"""A checkpoint as a Hugging Face directory: `python -m perl_jax.export --workdir=DIR --out=DIR [--step=N|best]`.
+"""Exports a checkpoint to Hugging Face format: `python -m perl_jax.export --workdir=DIR --out=DIR [--step=N|best]`.
 
-The directory is complete: weights in the hub's names and the base model's dtypes, tokenizer and chat template as they
-were, settings with which other software sees and answers as training did, and `perl_jax.json` with what they cannot
-say: the texts around a question, the base model and the run. README.md is its model card, with the results in
-`--results=OUT` of `python -m perl_jax.evaluate`. It appears when all of it is written. Adapters are merged into the
-weights; with `--adapter` they are written alone instead, as PEFT loads them onto the base model, and without results.
+The directory is complete: weights with the hub's names and the base model's dtypes, the unchanged tokenizer and chat
+template, settings with which other software processes images and decodes as training did, and `perl_jax.json` with what
+they cannot hold: prompt texts, base model and run. README.md is its model card, with the results in `--results=OUT` of
+`python -m perl_jax.evaluate`. The directory appears only when complete. LoRA adapters are merged into the weights; with
+`--adapter` they are written alone, in PEFT's format, and without results.
 """
 
 import dataclasses
@@ -34,10 +34,10 @@ TEMPLATE = "chat_template.jinja"
 def export(workdir: Path, out: Path, step: str = "latest", adapter: bool = False, results: Sequence[Path] = ()) -> int:
     """Writes checkpoint `step` (its number, `latest` or `best`) of the run in `workdir` to `out`; returns its number.
 
-    `results` are directories that `perl_jax.evaluate` wrote about an export of the same step. Raises InputError for a
-    step that is not there, for base weights that are gone or not those that the run started from, for an `out` that
-    holds something, for `adapter` where a run has none, and for results that are none, of other weights, or given with
-    `adapter`: they are of merged weights, and these are not made then.
+    `results` are directories that `perl_jax.evaluate` wrote for an export of the same step. Raises InputError for a
+    missing step, for base weights that are missing or not those that the run started from, for an `out` that is not
+    empty, for `adapter` where a run has none, and for results that are invalid, of other weights, or given with
+    `adapter` (they are of merged weights, which are not made then).
     """
     if adapter and results:
         raise InputError("--results are of merged weights, and --adapter writes none to check them by; leave out one")
@@ -88,13 +88,13 @@ def export(workdir: Path, out: Path, step: str = "latest", adapter: bool = False
 
 
 def side_files(model: models.Model, asked: prompts.Prompts, about: Mapping) -> dict[str, bytes]:
-    """{name: content} of all that lies beside config and weights, but for the card."""
+    """{name: content} of all files besides config, weights and model card."""
     written = {
         name: json.dumps(content, indent=2, ensure_ascii=False) for name, content in settings(model, asked).items()
     }
     written[prompts.FILE] = asked.to_json(**about)
     files = dict(model.source.files) | {name: f"{text}\n".encode() for name, text in written.items()}
-    return {TEMPLATE: asked.processor.template.encode()} | files  # processors of transformers look for it nowhere else
+    return {TEMPLATE: asked.processor.template.encode()} | files  # transformers' processors look for it only here
 
 
 def numbered(checkpoints: checkpoint.Checkpoints, step: str, workdir: Path) -> int:
@@ -107,7 +107,7 @@ def numbered(checkpoints: checkpoint.Checkpoints, step: str, workdir: Path) -> i
 
 
 def base_directory(workdir: Path, saved: Mapping) -> Path:
-    """Where the base model of a run lies; the run's own new model also after its workdir was moved."""
+    """The directory of a run's base model; finds a model made by the run itself even after its workdir was moved."""
     for path in (Path(saved["model"]), workdir / "init"):
         if path.is_dir() and policy.fingerprint(path) == saved["base"]:
             return path
@@ -118,7 +118,7 @@ def base_directory(workdir: Path, saved: Mapping) -> Path:
 
 
 def base_name(workdir: Path, base: Path) -> dict[str, str | None]:
-    """What PEFT calls the base model: its hub id and revision where the run's config has one, else its directory."""
+    """PEFT's name of the base model: hub id and revision if the run's config has one, else its directory."""
     said = last_start(workdir).get("config", {}).get("model", "")
     if not Path(said).exists() and (hub_id := policy.HUB_ID.fullmatch(said)):
         return {"base_model_name_or_path": hub_id[1], "revision": hub_id[2]}
@@ -126,21 +126,21 @@ def base_name(workdir: Path, base: Path) -> dict[str, str | None]:
 
 
 def is_new(workdir: Path, base: Path, run: Mapping) -> bool:
-    """Whether the run made its base itself, from random weights."""
+    """Whether the run made its base model itself, from random weights."""
     return base.resolve() == (workdir / "init").resolve() or (run.get("config") or {}).get("model") == ""
 
 
 def last_start(workdir: Path) -> dict:
-    """The last start in a run's run.json (config, command, commit, versions); empty without that file."""
+    """The last start in a run's run.json (config, command, commit, versions); {} without that file."""
     file = workdir / "run.json"
     return json.loads(file.read_text(encoding="utf-8"))[-1] if file.exists() else {}
 
 
 def settings(model: models.Model, asked: prompts.Prompts) -> dict[str, dict]:
-    """{file: content} of what tells other software the limits of pictures, and to answer as training did."""
+    """{file: content} of image processor limits and generation settings, as in training."""
     source = {name: json.loads(data) for name, data in model.source.files if name in (PICTURES, PROCESSOR)}
     processor = source.get(PROCESSOR, {})
-    nested = processor.get("image_processor")  # transformers 5 keeps it here, and reads it before the other file
+    nested = processor.get("image_processor")  # transformers 5 keeps it here, and prefers it to the other file
     vision = model.config.vision
     plain = {
         "image_processor_type": "Qwen2VLImageProcessor",
@@ -151,7 +151,7 @@ def settings(model: models.Model, asked: prompts.Prompts) -> dict[str, dict]:
     files = {PICTURES: limited(source.get(PICTURES) or nested or plain, asked)}
     if nested:
         files[PROCESSOR] = processor | {"image_processor": limited(nested, asked)}
-    files[GENERATION] = {  # nothing else: a repetition penalty, say, would change even greedy answers
+    files[GENERATION] = {  # nothing else: a repetition penalty, for example, would change even greedy responses
         "do_sample": False,
         "eos_token_id": list(asked.processor.eos_ids),
         "pad_token_id": asked.processor.pad_id,
@@ -162,7 +162,7 @@ def settings(model: models.Model, asked: prompts.Prompts) -> dict[str, dict]:
 
 
 def limited(pictures: Mapping, asked: prompts.Prompts) -> dict:
-    """Settings of an image processor with the limits of training, in both forms that transformers has known."""
+    """Image processor settings with the limits of training, in both formats of transformers."""
     size = {"size": {"shortest_edge": asked.min_pixels, "longest_edge": asked.max_pixels}} if "size" in pictures else {}
     return {**pictures, **asked.limits, **size}
 

@@ -1,12 +1,12 @@
-"""Keeps the records that teach: `python -m perl_jax.filter --config=configs/perl_7b.py --workdir=DIR`.
+"""Filters records by rollout accuracy: `python -m perl_jax.filter --config=configs/perl_7b.py --workdir=DIR`.
 
-The model that the config would train from answers every record of `config.data.split` some times. Kept is what it gets
-right neither always nor never, thinned until each source's mean accuracy is near the target. Written to the workdir:
+The model that the config would train answers every record of `config.data.split` several times. Records with an
+accuracy in the band are kept, and thinned until each source's mean accuracy is near the target. Written to the workdir:
 
-    rollouts.jsonl   a line a record: what came of each of its rollouts; started again, the filter goes on from there
-    blind.jsonl      with --blind: the same with grey pictures, of the records that lie in the band
+    rollouts.jsonl   one line per record with the scores of its rollouts; a restarted filter resumes there
+    blind.jsonl      with --blind: the same with grey images, for the records in the band
     records/         the set to train on (--config.data.directory=DIR/records), each record with its `accuracy`; other
-                     splits are as they were
+                     splits are unchanged
     filter.md, accuracy.png   what was kept, dropped and why, by source; accuracies before and after
 
 Other bands and targets need no new rollouts.
@@ -35,8 +35,8 @@ from perl_jax.runtime import cli, files, processes
 from perl_jax.training import check_config, run_data
 
 FLAGS = flags.FLAGS
-MADE = "filter.json"  # in the records that are written: what they were made from
-NAMED = 20  # records that could not be shown, by name in filter.md
+MADE = "filter.json"  # in the written records: what they were made from
+NAMED = 20  # skipped records listed by name in filter.md
 
 
 class Options(NamedTuple):
@@ -46,19 +46,19 @@ class Options(NamedTuple):
     low: float = 0.1
     high: float = 0.9
     target: float = 0.38
-    batch: int = 0  # records rolled out at a time; 0: as many as training decodes at a time
+    batch: int = 0  # records per decoding batch; 0: as in training
     limit: int = 0  # the first records of the split; 0: all
     blind: bool = False
 
 
 class Measured(NamedTuple):
-    """The rows of `difficulty.measure` by a record's number in its split."""
+    """The rows of `difficulty.measure`, by record index in the split."""
 
     rows: dict[int, dict]
-    blind: dict[int, dict]  # of the records that were also asked with grey pictures
+    blind: dict[int, dict]  # of the records that were also measured with grey images
 
     def accuracy(self, number: int) -> float | None:
-        """The share of a record's rollouts that are right; None where it could not be shown."""
+        """The share of a record's rollouts that are correct; None if it was skipped."""
         return _share(self.rows[number])
 
     def candidate(self, number: int) -> Candidate:
@@ -70,10 +70,10 @@ class Measured(NamedTuple):
 
 
 def apply(config, workdir: Path, options: Options) -> str:
-    """Filters the records of `config` into `workdir`, or goes on doing so; returns filter.md.
+    """Filters the records of `config` into `workdir`, resuming if started before; returns filter.md.
 
-    All processes of a run make the same call. Raises InputError for what a person can mend, also where no record lies
-    in the band (filter.md and accuracy.png then say how hard they are).
+    All processes of a run make the same call. Raises InputError for invalid configs, flags and data, and where no
+    record lies in the band (filter.md and accuracy.png then show the accuracies).
     """
     check_config.check(config)
     check(options)
@@ -121,7 +121,7 @@ def apply(config, workdir: Path, options: Options) -> str:
 
 
 def check(options: Options) -> None:
-    """Raises InputError for flags with which nothing could be kept."""
+    """Raises InputError unless 0 <= low <= target <= high <= 1."""
     if not 0 <= options.low <= options.target <= options.high <= 1:
         raise InputError(
             f"--low={options.low:g} --target={options.target:g} --high={options.high:g}: expected "
@@ -130,7 +130,7 @@ def check(options: Options) -> None:
 
 
 def chosen(config, data: str, options: Options) -> range:
-    """The numbers of the records to look at. Raises InputError where the config's split is a part of one."""
+    """The indices of the records to measure. Raises InputError where the config's split is only a part of a split."""
     if config.data.split not in (known := records.summary(data)["splits"]):
         raise InputError(
             f"config.data.split is {config.data.split!r}; a filter takes one of {', '.join(known)} as a "
@@ -141,7 +141,7 @@ def chosen(config, data: str, options: Options) -> range:
 
 
 def basis(config, data: str, base: policy.Base, options: Options) -> dict:
-    """All that the scores of rollouts depend on."""
+    """Everything that the scores of rollouts depend on."""
     sampling = {key: value for key, value in config.sampling.items() if key != "batch"}
     return {
         "records": records.fingerprint(data),
@@ -159,7 +159,7 @@ def basis(config, data: str, base: policy.Base, options: Options) -> dict:
 def measure(
     config, workdir: Path, options: Options, data: str, base: policy.Base, made: Mapping, numbers: Sequence[int]
 ) -> Measured:
-    """Rolls out what is not rolled out yet; with grey pictures only what lies in the band, for the rest is dropped."""
+    """Runs the missing rollouts; with grey images only for records in the band, since the rest is dropped."""
     batch, load = options.batch or roofline.at_once(config), functools.cache(lambda: policy.frozen(config, base))
     config = config.copy_and_resolve_references()
     config.n_s, config.rollouts = 0, options.rollouts
@@ -182,7 +182,7 @@ def measure(
 def report(
     measured: Measured, candidates: Sequence[Candidate], fates: Mapping[str, str], options: Options, count: int
 ) -> str:
-    """filter.md: the table by source, and what is to be known of it."""
+    """filter.md: the table by source, and notes on it."""
     scored = [row for row in measured.rows.values() if "scores" in row]
     cut = sum(row["truncated"] for row in scored) / max(1, options.rollouts * len(scored))
     lines = [
@@ -217,7 +217,7 @@ def report(
 
 
 def write_records(split: str, data: str, out: Path, measured: Measured, kept: Sequence[int], made: Mapping) -> None:
-    """Writes the kept records with their accuracy, and all other splits as they are; leaves what is so already."""
+    """Writes the kept records with their accuracy, and all other splits unchanged; no-op if already written."""
     said = json.dumps(made, indent=1, sort_keys=True)
     if (out / MADE).is_file() and (out / MADE).read_text(encoding="utf-8") == said:
         return
@@ -226,7 +226,7 @@ def write_records(split: str, data: str, out: Path, measured: Measured, kept: Se
     whole = records.open_split(data, split)
     splits[split] = ({**whole[number], "accuracy": measured.accuracy(number)} for number in kept)
     old = out.with_name(f".{out.name}.old")
-    shutil.rmtree(old, ignore_errors=True)  # by a run that was killed
+    shutil.rmtree(old, ignore_errors=True)  # left by a killed run
     if out.exists():
         out.rename(old)
     records.write(

@@ -1,11 +1,11 @@
-"""Grades many responses at once in worker processes, each of which can be killed; each process of a run its share.
+"""Computes rewards in killable worker processes, sharded over the processes of a run.
 
-A reward may hang (a tower of powers) or take its process down with it, and no signal stops either; so the responses go
-to `pebble`'s pool in chunks, a chunk that exceeds the wall-clock limit or loses its worker is graded again one
-response at a time, and the guilty one gets zero. The parent has JAX's threads, so workers are spawned, never forked.
+A reward may hang (a tower of powers) or crash its process, and no signal stops either. So responses go to `pebble`'s
+pool in chunks; a chunk that exceeds the wall-clock limit or loses its worker is graded again one response at a time,
+and the failing response gets zero. The parent has JAX's threads, so workers are spawned, never forked.
 
-A worker imports this module and the reward, and nothing of the program that started it: no JAX, no second look at the
-accelerator, and no need of a main guard. A user's own reward must therefore live in an importable module.
+A worker imports this module and the reward, and nothing of the program that started it: no JAX, no second claim on the
+accelerator, no need of a main guard. A custom reward must therefore live in an importable module.
 """
 
 import collections
@@ -27,7 +27,7 @@ from perl_jax import rewards
 log = logging.getLogger(__name__)
 
 MAX_CHUNK = 64
-# What any reward takes: `weights` are tried on an empty response to it before there is a record.
+# A record for any reward: `weights` are checked on an empty response to it.
 _TRIAL = {
     "id": "trial",
     "question": "1 + 1 = ?",
@@ -41,22 +41,22 @@ _TRIAL = {
     "truncated": False,
 }
 _Pair = tuple[Mapping[str, object], str]
-_Scored = dict[str, float] | str  # the parts of a reward, or what went wrong
+_Scored = dict[str, float] | str  # the parts of a reward, or an error message
 
 
 class Grader:
     """Scores (record, response text) pairs with one reward.
 
     Args:
-        reward_name: as for `rewards.find`; raises InputError here, not in a worker, if there is no such reward.
+        reward_name: as for `rewards.find`; an unknown one raises InputError here, not in a worker.
         workers: processes.
         timeout: seconds of wall-clock time for a chunk, and then for a single response.
         memory_gib: data memory of a worker; a reward that needs more fails with MemoryError.
-        weights: by part; "reward" is then the sum of weight * part, and not what the reward itself says. Raises
-            InputError, here or in the first `grade`, for one that is no finite number or of a part that there is not.
+        weights: by part; "reward" is then the sum of weight * part, instead of the reward's own value. Raises
+            InputError, here or in the first `grade`, for a weight that is not finite or an unknown part.
 
-    `timeouts`, `crashes` and `errors` count the responses that were given zero because the reward hung, took its
-    worker down, or raised an exception or returned something other than finite numbers. Each is logged with its id.
+    `timeouts`, `crashes` and `errors` count the responses that were given zero because the reward hung, crashed its
+    worker, or raised an exception or returned something other than finite numbers. Each is logged with its id.
     """
 
     def __init__(
@@ -73,9 +73,9 @@ class Grader:
         self.timeouts = self.crashes = self.errors = self._elsewhere = 0
         self._reward_name, self._workers, self._timeout = reward_name, workers, timeout
         self._memory = int(memory_gib * 2**30)
-        self._parts = set()  # names seen so far, so that a failed response has them all, as zeros
+        self._parts = set()  # names seen so far: a failed response has zeros for all of them
         self._warned = self._closed = False
-        self._started = {}  # pair: (the future of its chunk, its place there)
+        self._started = {}  # pair: (the future of its chunk, its index in the chunk)
         self._pool = self._start()
         if self._weights:
             self._try_weights()
@@ -88,24 +88,24 @@ class Grader:
 
     @property
     def failed(self) -> int:
-        """The responses that got zero because their reward failed, so far, in all processes of the run."""
+        """Responses that got zero because their reward failed, so far, in all processes of the run."""
         return self.timeouts + self.crashes + self.errors + self._elsewhere
 
     def close(self) -> None:
-        """Stops the workers, also in the middle of a response."""
+        """Stops the workers, even during a response."""
         self._stop()
         self._closed = True
 
     def start(self, pairs: Iterable[_Pair]) -> None:
-        """Begins to score pairs that a later `grade` will ask for; returns at once."""
-        with contextlib.suppress(RuntimeError):  # a broken pool: `grade` starts it again
+        """Begins scoring pairs for a later `grade`; returns immediately."""
+        with contextlib.suppress(RuntimeError):  # a broken pool: `grade` restarts it
             self._schedule(_own(self._distinct(pairs)[1]))
 
     def grade(self, pairs: Iterable[_Pair]) -> list[dict[str, float]]:
         """One dict for each pair, in order: "reward" and its named parts. Equal pairs are scored once.
 
-        The reward gets the record without its images, which stay in this process. All processes of a run must ask for
-        the same pairs; each scores its share.
+        The reward gets the record without its images, which stay in this process. All processes of a run must pass the
+        same pairs; each scores its share.
         """
         keys, every = self._distinct(pairs)
         distinct, failed = _own(every), self.failed
@@ -117,7 +117,7 @@ class Grader:
             if isinstance(score, Exception) and together[id(self._started[key][0])] > 1
         ]
         self._started = {}
-        found |= self._outcomes({key: distinct[key] for key in lost}, size=1)  # alone, the guilty one shows
+        found |= self._outcomes({key: distinct[key] for key in lost}, size=1)  # one by one, to find the failing one
         self._started = {}
         own = {key: self._settle(distinct[key][0], score) for key, score in found.items()}
         scored = self._exchanged(every, [own[key] for key in distinct], self.failed - failed)
@@ -137,9 +137,9 @@ class Grader:
             )
 
     def _try_weights(self) -> None:
-        """What an empty response earns names the parts, before the first rollouts cost time."""
+        """Checks the weights' parts on an empty response, before time is spent on rollouts."""
         found = outcome(self._pool.schedule(_score, (self._reward_name, [(_TRIAL, "")]), timeout=self._timeout))
-        if isinstance(found, list) and isinstance(found[0], dict):  # else the first `grade` says
+        if isinstance(found, list) and isinstance(found[0], dict):  # otherwise checked in the first `grade`
             self._parts |= found[0].keys()
         try:
             self._check_weights()
@@ -148,7 +148,7 @@ class Grader:
             raise
 
     def _exchanged(self, every: Mapping[tuple, _Pair], scores: Sequence[_Scored], failed: int) -> dict:
-        """The scores of all processes' shares, from this one's."""
+        """The scores of all processes, given those of this one."""
         from perl_jax.runtime import processes
 
         scored = {}
@@ -161,19 +161,19 @@ class Grader:
         return scored
 
     def _distinct(self, pairs: Iterable[_Pair]) -> tuple[list[tuple], dict[tuple, _Pair]]:
-        """The key of each pair, and one slim pair of each key."""
+        """The key of each pair, and one pair without images for each key."""
         slim, keys, distinct = {}, [], {}
         for record, text in pairs:
             if id(record) not in slim:
                 light = {key: value for key, value in record.items() if key != "images"}
-                slim[id(record)] = record, light, repr(light)  # holds the record, so that no other takes its id
+                slim[id(record)] = record, light, repr(light)  # keeps the record alive, so that its id is not reused
             _, light, printed = slim[id(record)]
             keys.append((printed, text))
             distinct.setdefault(keys[-1], (light, text))
         return keys, distinct
 
     def _schedule(self, distinct: Mapping[tuple, _Pair], size: int | None = None) -> None:
-        """Sends what is not yet under way to the workers, `size` pairs at a time."""
+        """Sends pairs that are not yet scheduled to the workers, `size` pairs at a time."""
         fresh = [key for key in distinct if key not in self._started]
         size = size or min(MAX_CHUNK, max(1, math.ceil(len(fresh) / (2 * self._workers))))
         for start in range(0, len(fresh), size):
@@ -184,7 +184,7 @@ class Grader:
             self._started |= {key: (future, place) for place, key in enumerate(chunk)}
 
     def _outcomes(self, distinct: Mapping[tuple, _Pair], size: int | None = None, fresh: bool = False) -> dict:
-        """The score of each pair, or the exception that says its chunk's worker was stopped or lost."""
+        """The score of each pair, or the exception with which its chunk's worker was stopped or lost."""
         try:
             self._schedule(distinct, size)
             futures = [self._started[key] for key in distinct]
@@ -195,7 +195,7 @@ class Grader:
                 for key, (found, place) in zip(distinct, outcomes)
             }
         except RuntimeError as error:
-            # pebble's pool breaks when a worker dies between two tasks, as under a lack of memory: once may be chance.
+            # pebble's pool breaks when a worker dies between two tasks, as when out of memory: retry once.
             if fresh or self._closed:
                 why = "the grader is closed" if self._closed else "its workers die while they start"
                 raise RuntimeError(f"reward {self._reward_name!r}: {why}") from error
@@ -204,7 +204,7 @@ class Grader:
             return self._outcomes(distinct, size, fresh=True)
 
     def _settle(self, record: Mapping[str, object], score: _Scored | Exception) -> dict[str, float]:
-        """Counts and names a failure, which is zero; passes a score on."""
+        """Passes a score on; counts and logs a failure, which scores zero."""
         if isinstance(score, dict):
             self._parts |= score.keys()
             return score
@@ -232,23 +232,23 @@ class Grader:
 
 def _own(distinct: Mapping[tuple, _Pair]) -> dict[tuple, _Pair]:
     """This process's share of the pairs."""
-    from perl_jax.runtime import processes  # not above, where workers would import JAX with it
+    from perl_jax.runtime import processes  # not at module level: workers would import JAX
 
     return {key: pair for key, pair in distinct.items() if processes.owns(_number(key))}
 
 
 def _number(key: tuple) -> int:
-    """A pair's number, the same in every process."""
+    """A hash of a pair's key, the same in every process."""
     return zlib.crc32("\0".join(key).encode(errors="surrogatepass"))
 
 
 def pool(workers: int, initializer, *arguments: object) -> ProcessPool:
-    """Worker processes that can be killed, and do not import the program that started them."""
+    """Killable worker processes that do not import the main module."""
     return ProcessPool(workers, context=_Context(), initializer=initializer, initargs=arguments)
 
 
 def outcome(future):
-    """A task's result, or the exception that says its worker was stopped or lost."""
+    """A task's result, or the exception with which its worker was stopped or lost."""
     try:
         return future.result()
     except (TimeoutError, ProcessExpired) as error:
@@ -259,8 +259,8 @@ def outcome(future):
 
 
 def limit(memory: int) -> None:
-    """Bounds the data memory of this process, in bytes."""
-    if sys.platform != "darwin":  # macOS does not take this limit; the clock holds there alone
+    """Limits the data memory of this process, in bytes."""
+    if sys.platform != "darwin":  # macOS does not support this limit; only the time limit applies
         _, hard = resource.getrlimit(resource.RLIMIT_DATA)
         least = memory if hard == resource.RLIM_INFINITY else min(memory, hard)
         resource.setrlimit(resource.RLIMIT_DATA, (least, hard))
@@ -268,7 +268,7 @@ def limit(memory: int) -> None:
 
 def _prepare(reward_name: str, memory: int) -> None:
     limit(memory)
-    rewards.find(reward_name)  # imported before the clock of the first chunk runs
+    rewards.find(reward_name)  # imported before the first chunk's time limit starts
 
 
 def _score(reward_name: str, pairs: Sequence[_Pair]) -> list[_Scored]:
@@ -281,7 +281,7 @@ def _checked(reward: rewards.Score, record: Mapping[str, object], text: str) -> 
         score = reward(record, text)
         parts = score if isinstance(score, Mapping) else {"reward": score}
         parts = {str(name): float(value) for name, value in parts.items()}
-    except (Exception, SystemExit) as error:  # a person's own code: whatever it raises costs one response, not the run
+    except (Exception, SystemExit) as error:  # user code: an exception costs one response, not the run
         return " ".join(f"{type(error).__name__}: {error}".split())
     if "reward" not in parts:
         return f"it returned {sorted(parts)}, without 'reward'"
@@ -290,7 +290,7 @@ def _checked(reward: rewards.Score, record: Mapping[str, object], text: str) -> 
     return parts
 
 
-# Starting a worker without the parent's main module, which `spawn` would import again: for a trainer that is JAX,
+# Starts workers without the parent's main module, which `spawn` would import again: for a trainer with JAX,
 # several seconds and a gigabyte each.
 
 _lock = Lock()

@@ -1,10 +1,9 @@
 """Group-relative advantages and the clipped policy loss: pure functions of arrays (PeRL, section 3.2).
 
-The method is stated for one permutation group: a question in O orders of its images, G rollouts of each order, up to R
-tokens a rollout. `group_loss` is its share of an optimizer step's loss, and `jax.vmap` lifts it to a batch of Q groups
-in `loss`. What a token counts (`response_weights`) follows from the lengths of all responses, before any forward pass;
-so the loss is a plain sum over tokens, and any packing of them gives the same: `update.step` computes `token_losses`
-over rows in which prompts and responses of several groups stand side by side.
+A permutation group is one question in O orders of its images, with G rollouts per order and up to R tokens per rollout.
+`group_loss` is one group's share of an optimizer step's loss; `loss` lifts it to Q groups by `jax.vmap`. Token weights
+(`response_weights`) depend only on the response lengths, so the loss is a plain sum over tokens, whatever their
+packing: `update.step` computes `token_losses` over packed rows that hold several groups.
 """
 
 from functools import partial
@@ -14,15 +13,16 @@ import jax.numpy as jnp
 import numpy as np
 
 AGGREGATES = ("token-mean", "seq-mean-token-mean", "seq-mean-token-sum-norm")
-LOG_RATIO_LIMIT = 20.0  # exp() beyond it says nothing and overflows
+LOG_RATIO_LIMIT = 20.0  # avoids overflow in exp()
 KL_LIMIT = 10.0
 
 
 def group_advantages(rewards_OG, scale: str = "std", eps: float = 1e-6) -> np.ndarray:
-    """Advantages of one group, float64 [O, G]: rewards normalised over all of its orders and rollouts together.
+    """Advantages of one group, float64 [O, G]: rewards normalised over all its orders and rollouts.
 
     (r - mean) / (std + eps) with the unbiased std (ddof 1); `scale="none"` only subtracts the mean (Dr. GRPO). A group
-    of equal rewards has advantages of exactly 0, and so has a group of one. In float64, which JAX has not by default.
+    of equal rewards, or of a single one, has advantages of exactly 0. Computed in numpy, since JAX has no float64 by
+    default.
     """
     if scale not in ("std", "none"):
         raise ValueError(f"scale is 'std' or 'none', not {scale!r}")
@@ -42,9 +42,9 @@ def advantages(rewards_QOG, scale: str = "std", eps: float = 1e-6) -> np.ndarray
 
 
 def group_loss(logp_OGR, old_logp_OGR, advantages_OG, weights_OG, mask_OGR, ref_logp_OGR=None, **clipping):
-    """One group's share of a step's loss, float32 [], and the totals of its tokens' statistics, as `totals`.
+    """One group's share of a step's loss, float32 [], and the `totals` of its token statistics.
 
-    `weights_OG` say what each token of a response counts (`response_weights`), `clipping` is as in `token_losses`.
+    `weights_OG` are the token weights of each response (`response_weights`); `clipping` is as in `token_losses`.
     """
     losses, stats = token_losses(logp_OGR, old_logp_OGR, advantages_OG, mask_OGR, ref_logp_OGR, **clipping)
     return jnp.sum(losses * weights_OG[..., None]), totals(stats)
@@ -64,9 +64,9 @@ def loss(
 ):
     """The loss of one optimizer step and its metrics: (float32 [], {name: float32 []}).
 
-    logp, old_logp, ref_logp, mask [Q, O, G, R], advantages [Q, O, G]; or fewer axes in front of R, for one group or for
-    responses alone. Tokens under mask 0 reach neither loss nor gradient, whatever their values; with no token at all
-    the loss is 0. `kl_coef` > 0 needs `ref_logp`.
+    logp, old_logp, ref_logp, mask [Q, O, G, R], advantages [Q, O, G]; leading axes may be omitted, for one group or for
+    responses alone. Tokens with mask 0 affect neither loss nor gradient, whatever their values; without any token the
+    loss is 0. `kl_coef` > 0 needs `ref_logp`.
     """
 
     def grouped(x, axes: int):
@@ -84,10 +84,10 @@ def loss(
 
 
 def response_weights(lengths, aggregate: str = "token-mean", norm_length: int | None = None):
-    """What each token of a response counts in an optimizer step, float [...], for the lengths [...] of all responses.
+    """The weight of each token of a response in an optimizer step, float [...], from all response lengths [...].
 
-    `token-mean`: all tokens alike; `seq-mean-token-mean`: responses alike, tokens alike within one;
-    `seq-mean-token-sum-norm` (Dr. GRPO): a response's sum over a constant length. Works on numpy and on JAX arrays.
+    `token-mean`: equal for all tokens; `seq-mean-token-mean`: equal for all responses, and for all tokens within one;
+    `seq-mean-token-sum-norm` (Dr. GRPO): a response's sum divided by a constant length. Accepts numpy and JAX arrays.
     """
     given = (lengths > 0).astype("float32")
     responses = given.sum().clip(1)
@@ -103,7 +103,7 @@ def response_weights(lengths, aggregate: str = "token-mean", norm_length: int | 
 def token_losses(
     logp, old_logp, advantages, mask, ref_logp=None, *, clip_low=0.2, clip_high=0.2, dual_clip=3.0, kl_coef=0.0
 ):
-    """Each token's loss, float32 [..., R], and statistics of each token {name: [..., R]}, 0 under mask 0.
+    """The loss of each token, float32 [..., R], and per-token statistics {name: [..., R]}, 0 where mask is 0.
 
     PPO's clipped objective with a dual clip for negative advantages, plus `kl_coef` times the k3 estimate of the KL
     divergence to the reference policy (veRL's `compute_policy_loss` and `low_var_kl`).
@@ -131,10 +131,10 @@ def token_losses(
 
 
 def totals(stats):
-    """Token statistics {name: [..., R]} as (sums {name: []}, maxima {name: []}): what micro-batches add up."""
+    """Reduces token statistics {name: [..., R]} to (sums {name: []}, maxima {name: []}), which micro-batches add up."""
     return {name: x.sum() for name, x in stats.items()}, {"ratio_max": stats["ratio"].max()}
 
 
 def metrics(sums, maxima, tokens):
-    """The metrics of an optimizer step from the totals of its `tokens` tokens: means over tokens, and the maxima."""
+    """The metrics of an optimizer step from the totals over `tokens` tokens: means, and maxima."""
     return {**{name: x / jnp.maximum(tokens, 1) for name, x in sums.items()}, **maxima}

@@ -1,14 +1,14 @@
-"""Where arrays lie on many devices: the only module that names mesh axes.
+"""Device mesh and array sharding: the only module that names mesh axes.
 
-    slice   slices of a TPU pod, over the data-centre network: copies of the weights, rows apart
+    slice   slices of a TPU pod, over the data-centre network: replicated weights, sharded rows
     data    the same within a slice
-    fsdp    rows apart, and a part of each weight on each device, gathered layer by layer
-    tensor  parts of each layer's computation: heads, hidden units of an MLP, vocabulary
+    fsdp    sharded rows, and sharded weights that are gathered layer by layer
+    tensor  tensor parallelism: heads, hidden units of an MLP, vocabulary
 
-The mesh is JAX's current one (`with jax.set_mesh(mesh.make())`); without one everything here does nothing, and all
-is on one device. Weights say by logical names what their dimensions are (`models`), and the tables below say which
-mesh axis each name goes to; a dimension that the axis does not divide stays whole. What comes in rows (an update's rows
-of tokens, a pack's rows of pictures, a sampler's prompts with their streams) is shared out over all axes but `tensor`.
+The mesh is JAX's current one (`with jax.set_mesh(mesh.make())`); without one, all functions here are no-ops and
+everything is on one device. Weights name their dimensions logically (`models`), and `LAYOUTS` maps these names to mesh
+axes; a dimension that the axis does not divide is replicated. Rows (an update's rows of tokens, a vision pack's rows of
+images, a sampler's prompts with their streams) are sharded over all axes but `tensor`.
 """
 
 from collections.abc import Callable
@@ -26,16 +26,16 @@ from models.errors import InputError
 ROWS = ("slice", "data", "fsdp")
 AXES = (*ROWS, "tensor")
 _TENSOR = {"heads": "tensor", "kv_heads": "tensor", "mlp": "tensor", "vision_mlp": "tensor", "vocab": "tensor"}
-LAYOUTS = {  # of weights: logical name -> mesh axis; a name that is not here is not cut
+LAYOUTS = {  # of weights: logical name -> mesh axis; other names are not sharded
     "train": {"embed": "fsdp", "vision_embed": "fsdp", "vision_merge": "fsdp", **_TENSOR},
-    "decode": _TENSOR,  # a weight is read once a token: gathering it each time would take longer than to read it
+    "decode": _TENSOR,  # weights are read for every token: gathering takes longer than reading
 }
 
 
 def make(devices=None, *, slice: int = 1, data: int = 1, fsdp: int = -1, tensor: int = 1) -> Mesh:
-    """The mesh of `devices` (by default all there are), with so many along each axis; one may be -1: what is left.
+    """The mesh of `devices` (default: all), with the given axis sizes; one may be -1, for all remaining devices.
 
-    Raises InputError for sizes that do not make up the number of devices.
+    Raises InputError for sizes that do not match the number of devices.
     """
     devices = jax.devices() if devices is None else devices
     sizes = dict(zip(AXES, (slice, data, fsdp, tensor)))
@@ -59,13 +59,13 @@ def make(devices=None, *, slice: int = 1, data: int = 1, fsdp: int = -1, tensor:
 
 
 def shards() -> int:
-    """How many parts rows are shared out in."""
+    """The number of shards of rows."""
     shape = jax.sharding.get_abstract_mesh().shape
     return int(np.prod([shape.get(axis, 1) for axis in ROWS]))
 
 
 def own() -> frozenset[int]:
-    """The shards that this process has devices of."""
+    """The shards that are on this process's devices."""
     mesh = jax.sharding.get_mesh()
     if mesh.empty:
         return frozenset([0])
@@ -74,9 +74,9 @@ def own() -> frozenset[int]:
 
 
 def spec(shape, axes, layout: str = "train") -> P:
-    """How a weight of `shape` with logical `axes`, one a dimension, is cut in the current mesh.
+    """The partition spec of a weight of `shape` with logical `axes`, one per dimension, in the current mesh.
 
-    Of a layer taken out of its stack, `axes` may still name the stack: it stands in front.
+    For a layer taken out of a stack, `axes` may still have the stack's leading axis.
     """
     sizes, rules = jax.sharding.get_abstract_mesh().shape, LAYOUTS[layout]
     names = [rules.get(axis) for axis in axes[len(axes) - len(shape) :]]
@@ -84,20 +84,20 @@ def spec(shape, axes, layout: str = "train") -> P:
 
 
 def head_axis(heads: int) -> str | None:
-    """The axis that so many heads are cut over; None where it does not divide them: then each device has them all."""
+    """The mesh axis for this many heads; None (replicated) where it does not divide them."""
     return "tensor" if heads % jax.sharding.get_abstract_mesh().shape["tensor"] == 0 else None
 
 
 def sharding(shape, axes) -> NamedSharding:
-    """Where a weight goes in training: what `models.load` asks for."""
+    """The sharding of a weight in training, as an argument of `models.load`."""
     return NamedSharding(jax.sharding.get_mesh(), spec(shape, axes))
 
 
-# Within compiled programs.
+# Inside compiled programs.
 
 
 def rows(tree, axis: int = 0, heads: int | None = None):
-    """The arrays with their dimension `axis` shared out as rows, and `heads` over `tensor` where that divides it."""
+    """Shards dimension `axis` of the arrays as rows, and dimension `heads` over `tensor` where it divides that."""
 
     def where(x):
         names = [None] * x.ndim
@@ -111,7 +111,7 @@ def rows(tree, axis: int = 0, heads: int | None = None):
 
 
 def by_width(x, axis: int = 0):
-    """Rows of embeddings [..., D] with their width over `fsdp`, as that of the table lies, where that divides it."""
+    """Shards the width of embeddings [..., D] over `fsdp`, like the embedding table, if divisible."""
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or x.shape[-1] % mesh.shape["fsdp"]:
         return x
@@ -120,23 +120,23 @@ def by_width(x, axis: int = 0):
 
 
 def from_width(x, axis: int = 0):
-    """`rows` of embeddings that were looked up `by_width`; in one step XLA would hold all rows on each device."""
+    """Reshards embeddings looked up `by_width` to `rows`; without this intermediate, XLA would replicate all rows."""
     return rows(by_width(x, axis), axis)
 
 
 def to_width(x, axis: int = 0):
-    """The other way, of `rows` of embeddings that others will look up; so too does the gradient go back."""
+    """The inverse of `from_width`, for embeddings to be looked up; its gradient is resharded likewise."""
     return by_width(rows(x, axis), axis)
 
 
 def whole(tree):
-    """The arrays with a copy on each device."""
+    """Replicates the arrays on all devices."""
     empty = jax.sharding.get_abstract_mesh().empty
     return tree if empty else jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, P()), tree)
 
 
 def weights(state: nnx.State, layout: str = "train") -> nnx.State:
-    """Weights, or what is like them (a gradient, the optimizer's moments), cut as `layout` says."""
+    """Shards weights, or a pytree like them (gradients, optimizer moments), as in `layout`."""
     if jax.sharding.get_abstract_mesh().empty:
         return state
 
@@ -150,12 +150,12 @@ def weights(state: nnx.State, layout: str = "train") -> nnx.State:
 
 
 def by_row(f: Callable, in_axes=0, out_axes=0) -> Callable:
-    """`jax.vmap` over rows."""
+    """`jax.vmap` over sharded rows."""
     return jax.vmap(f, in_axes, out_axes, spmd_axis_name=None if jax.sharding.get_abstract_mesh().empty else ROWS)
 
 
 def by_own_row(f: Callable) -> Callable:
-    """`by_row` of one row for each shard. A single one is no batch: XLA computes those of one slower on a CPU."""
+    """`by_row` with one row per shard. A single row is not batched: XLA is slower on batches of one on a CPU."""
 
     def alone(*args):
         return jax.tree.map(lambda x: x[None], f(*jax.tree.map(lambda x: x[0], args)))
@@ -164,9 +164,9 @@ def by_own_row(f: Callable) -> Callable:
 
 
 def by_shard(f: Callable, shared: int = 0) -> Callable:
-    """`f` of what each shard holds of its arguments' first dimensions; nothing moves between shards meanwhile.
+    """Applies `f` to each shard of the arguments' first dimensions, without communication between shards.
 
-    The first `shared` arguments are there whole.
+    The first `shared` arguments are replicated.
     """
     if shards() == 1:
         return f
@@ -179,9 +179,9 @@ def by_shard(f: Callable, shared: int = 0) -> Callable:
 
 
 def by_heads(attention: Callable) -> Callable:
-    """`attention(q [T, H, d], k [T, J, d], v [T, J, d], ...) -> [T, H, d]` of a row, with heads over `tensor`.
+    """Shards `attention(q [T, H, d], k [T, J, d], v [T, J, d], ...) -> [T, H, d]` of a row by heads over `tensor`.
 
-    Where the axis does not divide the key heads each device computes all of them. Within `by_row`.
+    Where the axis does not divide the KV heads, each device computes all of them. For use within `by_row`.
     """
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.size == 1:
@@ -195,11 +195,11 @@ def by_heads(attention: Callable) -> Callable:
     return sharded
 
 
-# Between programs.
+# Outside compiled programs.
 
 
 def place(tree, axis: int = 0):
-    """Host arrays on the devices, with their dimension `axis` shared out as rows."""
+    """Puts host arrays on the devices, with dimension `axis` sharded as rows."""
     mesh = jax.sharding.get_mesh()
     if mesh.empty:
         return tree
@@ -208,7 +208,7 @@ def place(tree, axis: int = 0):
 
 
 def shapes(tree, like):
-    """What arrays laid out as `like` would be to a program that is compiled ahead, with the shapes in `tree`."""
+    """ShapeDtypeStructs with the shapes of `tree` and the shardings of `like`, for ahead-of-time compilation."""
 
     def shape(x, like):
         where = like.sharding if getattr(like, "committed", False) else None
@@ -218,7 +218,7 @@ def shapes(tree, like):
 
 
 def moved(state: nnx.State, layout: str) -> nnx.State:
-    """Weights in the training layout in another one, by one compiled program; as they are where nothing differs."""
+    """Reshards weights from the training layout to another by one compiled program; no-op if the layouts agree."""
     if jax.sharding.get_abstract_mesh().empty or not any(
         spec(leaf.shape, leaf.get_metadata("axes"), layout) != spec(leaf.shape, leaf.get_metadata("axes"))
         for leaf in jax.tree.leaves(state, is_leaf=lambda leaf: isinstance(leaf, nnx.Variable))

@@ -1,10 +1,10 @@
-"""Orders of a question's images: what changes when they move, and which orders a training step shows.
+"""Image permutation with text rewriting, and the orders that a training step samples.
 
 A sample is a plain dict: `id`, `images`, `question`, `answer`, `order_effect`, and optionally `choices`, `kind`,
-`movable`, `captions`. References to images are symbols in its text (`perl_jax.symbols`), so moving the images is an
-exact rewriting, and words appear only in `render`. An answer that lists an order is stored as mentions too:
-"{image:1|number}→{image:0|number}", and one that names a set as a set. Method: PeRL, permutation of the image sequence
-with rephrasing (paper, section on permuted rollouts); the schedule is the paper's, linear.
+`movable`, `captions`. Its text refers to images by symbols (`perl_jax.symbols`), so permuting the images is an exact
+rewrite; symbols become words only in `render`. An answer that lists an order is stored as mentions
+("{image:1|number}→{image:0|number}"), and one that names a set of images as a set symbol. Method: PeRL, permutation of
+the image sequence with rephrasing (paper, section on permuted rollouts), with the paper's linear schedule.
 """
 
 import hashlib
@@ -27,7 +27,7 @@ _BARE_ITEM = re.compile(r"\d+|\b[A-Za-z]\b")
 
 
 def inverse(order: Sequence[int]) -> Order:
-    """The order that undoes `order`: `inverse(order)[i]` is the place that shows original image i.
+    """The inverse permutation: `inverse(order)[i]` is the place that shows original image i.
 
     >>> inverse((2, 0, 3, 1))
     (1, 3, 0, 2)
@@ -36,11 +36,11 @@ def inverse(order: Sequence[int]) -> Order:
 
 
 def movable_places(sample: Sample) -> list[int]:
-    """Places whose image may move, in rising order; [] where nothing can (`fixed`, or fewer than two such places).
+    """Places whose image may move, ascending; [] where nothing can (`fixed`, or fewer than two such places).
 
-    They are the record's `movable`, all places if it names none. Where a letter points at a choice through the picture
-    shown in it, only choices' pictures move, and only where a choice shows just one: a picture of the question that
-    went into a choice would change what is asked.
+    These are the record's `movable`, or all places if it names none. Where a letter names a choice by the image shown
+    in it, only images that are alone in a choice move: swapping an image of the question with one of a choice would
+    change the question.
     """
     total = len(_images(sample))
     movable = sample.get("movable")
@@ -57,10 +57,10 @@ def movable_places(sample: Sample) -> list[int]:
 def apply(sample: Sample, order: Iterable[int]) -> Sample:
     """A new sample whose place j shows original image `order[j]`; slots keep their places in the text.
 
-    `invariant`: only the images move. `rewrite`: every mention of image i, in question, choices and answer, points at
-    place `order.index(i)`, and so does an answer that is a bare letter or a bare list of places (see `_move_answer`).
-    Raises InputError, naming the sample, for an order that is no permutation of its images or moves a place that must
-    stay (any, if `fixed`), and for a symbol outside the images.
+    `invariant`: only the images move. `rewrite`: every mention of image i in question, choices and answer becomes a
+    mention of place `order.index(i)`, and so does an answer that is a bare letter or a bare list of places (see
+    `_move_answer`). Raises InputError, naming the sample, for an order that is not a permutation of its images or moves
+    a place that must stay (any, if `fixed`), and for a symbol outside the images.
 
     >>> apply({"id": "q", "images": ["a", "b"], "question": "What is in {image:0}?", "answer": "cat",
     ...        "order_effect": "rewrite"}, [1, 0])["question"]
@@ -83,7 +83,7 @@ def apply(sample: Sample, order: Iterable[int]) -> Sample:
 def probability(step: int, total_steps: int, start: float = 1.0, end: float = 0.0, warmup_steps: int = 0) -> float:
     """Probability that an order is permuted at `step` of `total_steps` (counted from 1): the paper's p(t).
 
-    `start` while step <= warmup_steps, then linear, `end` at total_steps and after it.
+    `start` while step <= warmup_steps, then linear down to `end` at total_steps, and `end` after it.
 
     >>> [probability(step, 4) for step in (1, 2, 3, 4)]
     [0.75, 0.5, 0.25, 0.0]
@@ -98,11 +98,11 @@ def probability(step: int, total_steps: int, start: float = 1.0, end: float = 0.
 
 
 def draw_orders(sample: Sample, n_s: int, p: float, *, seed: int, epoch: int, step: int) -> list[Order]:
-    """The n_s + 1 orders one step shows of a question: first the original, then each permuted with probability p.
+    """The n_s + 1 orders of a question at one step: the original, then n_s orders each permuted with probability p.
 
-    A permuted order is uniform over the permutations of the movable places other than the identity, and differs from
-    the step's earlier ones while there are any left. Every draw is a hash of (seed, epoch, step, id, order), so it
-    is the same on any mesh, in any process, and after any resume.
+    A permuted order is uniform over the permutations of the movable places other than the identity, and distinct from
+    the step's earlier ones until all are used. Every draw is a hash of (seed, epoch, step, id, index of the order), so
+    it is the same on any mesh, in any process, and after a resume.
     """
     identity, places = tuple(range(len(_images(sample)))), movable_places(sample)
     orders, taken = [identity], {identity}
@@ -119,9 +119,9 @@ def draw_orders(sample: Sample, n_s: int, p: float, *, seed: int, epoch: int, st
 
 
 def uniform_orders(sample: Sample, count: int, seed: int) -> list[Order]:
-    """`count` orders for evaluation, uniform over the permutations of the movable places (the identity is one).
+    """`count` orders for evaluation, uniform over the permutations of the movable places, identity included.
 
-    The same for the same (seed, id); distinct while there are any left.
+    Deterministic in (seed, id); distinct until all permutations are used.
     """
     identity, places = tuple(range(len(_images(sample)))), movable_places(sample)
     orders, taken = [], set()
@@ -134,11 +134,11 @@ def uniform_orders(sample: Sample, count: int, seed: int) -> list[Order]:
 
 
 def render(sample: Sample) -> Sample:
-    """The sample in plain words: mentions become words, slots become `<image>`, images stand as they are shown.
+    """The sample as plain text: mentions become words, slots become `<image>`, images are listed as shown.
 
     The k-th `<image>` of question and choices together shows the k-th image returned. Every image needs exactly one
-    slot; a text without any gets them all at its start. Raises InputError, naming the sample, for anything else, for a
-    symbol outside the images, an unknown style, and a literal `<image>` in the stored text.
+    slot; a text without slots gets all of them at its start. Raises InputError, naming the sample, for anything else,
+    for a symbol outside the images, an unknown style, and a literal `<image>` in the stored text.
 
     >>> render({"id": "q", "images": ["a", "b"], "question": "What is in {image:1|lower}?", "answer": "cat",
     ...         "order_effect": "rewrite"})["question"]
@@ -164,10 +164,11 @@ def render(sample: Sample) -> Sample:
 
 
 def canonical_answer(prediction: str, sample: Sample, order: Iterable[int]) -> str:
-    """A prediction made under `apply(sample, order)`, as it reads in the original frame, so that flips can be counted.
+    """Maps a prediction under `apply(sample, order)` back to the original order, so that answer flips can be counted.
 
-    `sample` is the original one. Where its answer points at an image (a mention in any style, a letter or a list of
-    places bound to images) the prediction is mapped back to the image it meant; any other text is returned stripped.
+    `sample` is in original order. Where its answer refers to an image (a mention in any style, a letter or a list of
+    places that name images) the prediction is rewritten to the original place of that image; any other text is returned
+    stripped.
 
     >>> sample = {"id": "q", "images": ["a", "b"], "question": "", "answer": "{image:0}", "order_effect": "rewrite"}
     >>> canonical_answer("image 2", sample, (1, 0))
@@ -189,7 +190,7 @@ def canonical_answer(prediction: str, sample: Sample, order: Iterable[int]) -> s
         return prediction
     try:
         return _move_answer(sample, prediction, order, bare=True)
-    except InputError:  # the model may name a place that is not there
+    except InputError:  # the model may name a place that does not exist
         return prediction
 
 
@@ -212,12 +213,12 @@ def _images(sample: Sample) -> list:
 
 
 def _shown_in(order: Sequence[int], sample: Sample) -> dict[str, list]:
-    """What belongs to the images, in a new order."""
+    """The per-image fields (`images`, `captions`) in a new order."""
     return {key: [sample[key][i] for i in order] for key in ("images", "captions") if sample.get(key)}
 
 
 def _kind(sample: Sample) -> str:
-    return sample.get("kind") or "choice"  # without a kind a bare letter is taken for a choice
+    return sample.get("kind") or "choice"  # without a kind, a bare letter is read as a choice
 
 
 def _effect(sample: Sample) -> str:
@@ -276,11 +277,11 @@ def _named(sample: Sample, function, *args) -> str:
 
 
 def _move_answer(sample: Sample, answer: str, place_of: Order, bare: bool = False) -> str:
-    """The answer after the move. Mentions first; without any (or if `bare`, for a rendered text) by kind:
+    """The answer after the permutation. Mentions are rewritten; without any (or if `bare`, a rendered text), by kind:
 
-    a choice's bare letter k is image k if there are no choices, the choice that now shows the same picture if choices
-    show pictures, and else stays, since the choices' texts were rewritten. A list of places ("2→1→3", "B, A, C") with
-    no choices that it could name is mapped item by item.
+    a choice's bare letter k is image k if there are no choices. If choices show images, it becomes the choice that now
+    shows the same image. Otherwise it stays, since the choices' texts were rewritten. A list of places ("2→1→3", "B, A,
+    C") is mapped item by item, unless there are choices that it could name.
     """
     if not bare and symbols.mentioned(answer):
         return _move_mentions(sample, answer, place_of)
@@ -295,7 +296,7 @@ def _move_answer(sample: Sample, answer: str, place_of: Order, bare: bool = Fals
 
 
 def _move_item(sample: Sample, item: str, place_of: Order) -> str:
-    """One bare reference, a number from 1 or a letter from A, in its own case."""
+    """Rewrites one bare reference, a number from 1 or a letter from A, keeping its case."""
     if item.isdigit():
         return str(place_of[_place(sample, int(item) - 1)] + 1)
     moved = symbols.letter(place_of[_place(sample, symbols.letter_place(item))])
@@ -305,7 +306,7 @@ def _move_item(sample: Sample, item: str, place_of: Order) -> str:
 def _move_letter(sample: Sample, letter: str, place_of: Order) -> str:
     if choices_are_images(sample):
         choices, movable = len(sample.get("choices") or ()), sorted(sample.get("movable") or ())
-        if choices == len(movable) < len(sample["images"]) and choices:  # a reference image, choices after it
+        if choices == len(movable) < len(sample["images"]) and choices:  # a fixed reference image, then the choices
             index = symbols.letter_place(letter)
             if index >= choices:
                 raise InputError(f"{_name(sample)}: answer {letter!r}, but it has {choices} choices")
@@ -333,7 +334,7 @@ def _move_letter(sample: Sample, letter: str, place_of: Order) -> str:
 
 
 def choices_are_images(sample: Sample) -> bool:
-    """Letter k names image k: there are no choices, or they say nothing but their own letters."""
+    """Whether letter k names image k: there are no choices, or each is just its letter."""
     choices = sample.get("choices") or ()
     return all(choice.strip(" ().:") in ("", symbols.letter(k)) for k, choice in enumerate(choices[:26]))
 
@@ -361,7 +362,7 @@ def _hash(*key: object) -> int:
 
 
 def _draw(identity: Order, places: list[int], taken: set[Order], key: tuple) -> Order:
-    """A uniform permutation of `places` that is not in `taken` (which must leave one)."""
+    """A uniform permutation of `places` that is not in `taken` (at least one must be left)."""
     for attempt in count_from():
         order = list(identity)
         for place, image in zip(places, sorted(places, key=lambda place: _hash(*key, attempt, place))):

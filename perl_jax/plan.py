@@ -1,9 +1,9 @@
-"""What a run would take on devices that are not at hand: `python -m perl_jax.plan --config=FILE --topology=v5e:4x4`.
+"""Estimates a run's memory and time without the devices: `python -m perl_jax.plan --config=FILE --topology=v5e:4x4`.
 
-For a TPU topology the run's own programs (pictures, update, optimizer, prefill, decoding) are compiled ahead of time
-with libtpu (requirements-tpu.txt): what memory each phase of a step needs on a device, what the devices send each
-other, and by roofline how long a step would take. A name without a size, such as v5e, finds the smallest that fits. For
-GPUs (h100:8) nothing is compiled: all is estimated. No weights are read; sizes of published models are known here.
+For a TPU topology the run's own programs (image encoding, update, optimizer, prefill, decode) are compiled ahead of
+time with libtpu (requirements-tpu.txt). Reported are the device memory of each phase of a step, the bytes sent between
+devices, and a roofline estimate of the step time. A name without a size, such as v5e, finds the smallest that fits. For
+GPUs (h100:8) nothing is compiled: all is estimated. No weights are read; the sizes of published models are built in.
 """
 
 import os
@@ -28,22 +28,22 @@ from perl_jax.training import check_config
 FLAGS = flags.FLAGS
 GIB = 2**30
 
-SIZES = {  # of a TPU's slices, by what its topology's name starts with
+SIZES = {  # TPU slice sizes, by the prefix of the topology's name
     **dict.fromkeys(("v5e", "v6e"), ("2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")),
     **dict.fromkeys(("v4", "v5p"), ("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8", "8x8x8")),
 }
 GPUS = {"a100": "NVIDIA A100-SXM4-80GB", "h100": "NVIDIA H100 80GB HBM3", "h200": "NVIDIA H200"}
-ROOM = 0.92  # of a GPU's memory that XLA can be given (XLA_PYTHON_CLIENT_MEM_FRACTION)
+ROOM = 0.92  # share of a GPU's memory for XLA (XLA_PYTHON_CLIENT_MEM_FRACTION)
 
 PHASES = ("prefill pictures", "prefill", "decode", "update pictures", "update", "optimizer")
-LIVES = {  # which phases each thing that stays on a device is there in
+LIVES = {  # phases during which each buffer is on a device
     **dict.fromkeys(("weights", "frozen weights", "reference", "optimizer state"), PHASES),
     "gradients": ("update pictures", "update", "optimizer"),
     "decoding copy": ("prefill pictures", "prefill", "decode"),
     "prompt caches": ("prefill", "decode"),
     "own caches": ("decode",),
 }
-ARGUMENTS = {  # of these, what each program itself takes or makes
+ARGUMENTS = {  # buffers that are inputs or outputs of each program
     "prefill pictures": ("weights", "frozen weights"),
     "prefill": ("weights", "frozen weights", "prompt caches"),
     "decode": ("decoding copy", "prompt caches", "own caches"),
@@ -54,18 +54,18 @@ ARGUMENTS = {  # of these, what each program itself takes or makes
 
 
 class Plan(NamedTuple):
-    """What a run would take on `count` devices."""
+    """Memory and time of a run on `count` devices."""
 
     device: str
     count: int
     shards: int
-    compiled: bool  # or estimated
-    resident: dict[str, float]  # bytes on one device of what stays there
-    needed: dict[str, float]  # share of a device's memory by phase
-    sent: dict[str, dict[str, float]]  # bytes by program and kind; of decoding, for one token
-    work: float  # FLOPs that a training step must compute
+    compiled: bool  # else estimated
+    resident: dict[str, float]  # bytes of each resident buffer on one device
+    needed: dict[str, float]  # share of a device's memory, by phase
+    sent: dict[str, dict[str, float]]  # bytes sent by program and kind of collective; for decode, per token
+    work: float  # FLOPs of a training step
     seconds: dict[str, float]  # of a training step, by part
-    network: float | None  # seconds of a training step, were nothing else done meanwhile
+    network: float | None  # seconds of communication in a training step, without overlap
     filtering: float  # seconds of the rollout filter
     evaluating: float  # seconds of one evaluation
 
@@ -86,7 +86,7 @@ def sizes_of(name: str) -> models.Config:
 
 
 def topologies(name: str) -> list[str]:
-    """The topologies that a name stands for: itself, or all of a TPU's, from the smallest. Raises InputError."""
+    """The topologies matching a name: itself, or all sizes of a TPU, smallest first. Raises InputError."""
     family, _, size = name.partition(":")
     if size and (family in SIZES or family in GPUS):
         return [name]
@@ -99,7 +99,7 @@ def topologies(name: str) -> list[str]:
 
 
 def plan(config, topology: str, assumed: Assumed) -> Plan:
-    """The plan of a run on a topology. Raises InputError for one that is not known."""
+    """The plan of a run on a topology. Raises InputError for an unknown one."""
     sizes = sizes_of(config.model)
     family, _, count = topology.partition(":")
     if family in GPUS:
@@ -110,7 +110,7 @@ def plan(config, topology: str, assumed: Assumed) -> Plan:
 
 
 def compile_for(config, sizes: models.Config, assumed: Assumed, devices) -> Plan:
-    """A plan whose memory is what the compiler says."""
+    """A plan with memory use reported by the compiler."""
     kind, found = devices[0].device_kind, {}
     with jax.set_mesh(mesh.make(devices, **config.mesh)):
         check_config.check_shards(config, mesh.shards())
@@ -129,7 +129,7 @@ def compile_for(config, sizes: models.Config, assumed: Assumed, devices) -> Plan
 
 
 def estimate(config, sizes: models.Config, assumed: Assumed, kind: str, devices) -> Plan:
-    """A plan for devices of this kind, as many as `devices`, whose memory is estimated."""
+    """A plan with estimated memory use, for as many devices of this kind as `devices`."""
     with jax.set_mesh(mesh.make(devices, **config.mesh)):
         check_config.check_shards(config, mesh.shards())
         _, resident = programs.programs(config, sizes, assumed)
@@ -142,7 +142,7 @@ def estimate(config, sizes: models.Config, assumed: Assumed, kind: str, devices)
 
 
 def times(config, sizes: models.Config, assumed: Assumed, kind: str, count: int, shards: int) -> dict:
-    """What a plan says that does not depend on memory."""
+    """The fields of a plan that do not depend on memory."""
     on = config, sizes, assumed, flops.DEVICES[kind], count, shards
     return {
         "device": kind,
@@ -156,12 +156,12 @@ def times(config, sizes: models.Config, assumed: Assumed, kind: str, count: int,
 
 
 def kept(resident: Mapping[str, float], phase: str, but: tuple[str, ...] = ()) -> float:
-    """The bytes on a device, in a phase, of all that stays there."""
+    """Bytes of all buffers resident on a device in a phase, except those in `but`."""
     return sum(size for part, size in resident.items() if phase in LIVES[part] and part not in but)
 
 
 def phases(found: Mapping[str, Compiled | float], resident: Mapping[str, float], memory: float) -> dict[str, float]:
-    """What each phase needs, as a share of a device's memory, from its compiled program."""
+    """The share of device memory that each phase needs, from its compiled program."""
     out = {}
     for name, program in found.items():
         if isinstance(program, float):
@@ -169,13 +169,13 @@ def phases(found: Mapping[str, Compiled | float], resident: Mapping[str, float],
             continue
         beside = kept(resident, name, ARGUMENTS[name])
         if name == "update" and isinstance(found["update pictures"], Compiled):
-            beside += found["update pictures"].results  # for the gradient of the pictures
+            beside += found["update pictures"].results  # kept for the images' gradient
         out[name] = (beside + program.total) / memory
     return out
 
 
 def largest_rows(config, topology: str, assumed: Assumed) -> int | None:
-    """The largest `micro_batch.row_tokens`, in steps of 2,048, with which an estimate fits; None where none does."""
+    """The largest `micro_batch.row_tokens`, in steps of 2,048, that fits by estimate; None where none does."""
     config, best = config.copy_and_resolve_references(), None
     for tokens in range(2048, 2**17, 2048):
         config.micro_batch.row_tokens = tokens
@@ -245,7 +245,7 @@ def report(config, found: Plan, assumed: Assumed, price: float) -> str:
 
 
 def main(_) -> None:
-    jax.config.update("jax_enable_compilation_cache", False)  # what has no device cannot be read back
+    jax.config.update("jax_enable_compilation_cache", False)  # entries without a device cannot be read back
     config = FLAGS.config
     check_config.check_parts(config)
     check_config.check(config)
@@ -266,8 +266,8 @@ def main(_) -> None:
 
 
 if __name__ == "__main__":
-    os.environ["JAX_PLATFORMS"] = "cpu"  # the devices are planned for, not used
-    jax.config.update("jax_num_cpu_devices", 64)  # stand for GPUs
+    os.environ["JAX_PLATFORMS"] = "cpu"  # the planned devices are not used
+    jax.config.update("jax_num_cpu_devices", 64)  # stand in for GPUs
     cli.define_config_flag()
     flags.DEFINE_string(
         "topology", None, "Such as v5e:4x4, v6e:16x16, v5p:4x4x4; v5e: the smallest; h100:8.", required=True

@@ -1,4 +1,4 @@
-"""Where a policy comes from: a Hugging Face directory, or a small model from nothing."""
+"""Loads the policy to train: from a Hugging Face directory or hub id, or a small randomly initialised model."""
 
 import hashlib
 import re
@@ -19,12 +19,12 @@ from perl_jax.records.prompts import Prompts
 from perl_jax.runtime import processes
 
 HUB_ID = re.compile(r"([\w.-]+/[\w.-]+)(?:@([\w./-]+))?")  # owner/name or owner/name@revision
-FILES = ("*.json", "*.jinja", "*.txt", "LICENSE*", "README.md")  # of a hub model; its card says the licence
-WEIGHTS = ("*.safetensors",)  # never a pickle
+FILES = ("*.json", "*.jinja", "*.txt", "LICENSE*", "README.md")  # of a hub model; its card has the licence
+WEIGHTS = ("*.safetensors",)  # no pickle files
 
 
 class Base(NamedTuple):
-    """What a run starts from, beside the model itself: the prompts that it is trained with, and which weights."""
+    """The base of a run, besides the model itself: its prompt settings, and which weights."""
 
     prompts: Prompts
     path: str
@@ -32,9 +32,9 @@ class Base(NamedTuple):
 
 
 def load(config, workdir: Path, texts: Iterable[str]) -> tuple[models.Model, Base]:
-    """The model to train, on the current mesh, each weight read in the dtype that it is held in, and its base.
+    """The model to train, on the current mesh, each weight loaded in its training dtype, and its base.
 
-    It has new adapters if `config.lora` asks for them. Otherwise as `base`.
+    Adds new adapters if `config.lora` has a rank. Otherwise as `base`.
     """
     found = base(config, workdir, texts)
     model = models.load(found.path, dtype=dtypes(config), compute_dtype=config.compute_dtype, sharding=mesh.sharding)
@@ -42,14 +42,14 @@ def load(config, workdir: Path, texts: Iterable[str]) -> tuple[models.Model, Bas
 
 
 def frozen(config, base: Base) -> models.Model:
-    """The model as training starts from it, on the current mesh, for use alone: held in the compute dtype."""
+    """The base model on the current mesh for inference alone, in the compute dtype."""
     return models.load(base.path, dtype=config.compute_dtype, sharding=mesh.sharding)
 
 
 def base(config, workdir: Path, texts: Iterable[str]) -> Base:
-    """What `config.model` names; without a name a model of `config.scratch`'s sizes, made once in the workdir.
+    """The base that `config.model` names, or without a name a new model of `config.scratch`'s sizes.
 
-    `texts` train a new model's tokenizer. Raises InputError where neither is given.
+    A new model is made once, in the workdir; `texts` train its tokenizer. Raises InputError where neither is given.
     """
     path = _place(config, workdir)
 
@@ -64,7 +64,7 @@ def base(config, workdir: Path, texts: Iterable[str]) -> Base:
 
 
 def without_weights(config, workdir: Path, texts: Iterable[str]) -> tuple[Prompts, models.Config]:
-    """The prompts that `load` would give, and the model's sizes; no weight is read, made or downloaded for it."""
+    """The prompts that `load` would give, and the model's config, without reading, making or downloading weights."""
     path = _place(config, workdir, weights=False)
     with tempfile.TemporaryDirectory() as made:
         if not config.model and not path.exists():
@@ -76,15 +76,17 @@ def without_weights(config, workdir: Path, texts: Iterable[str]) -> tuple[Prompt
 
 
 def _place(config, workdir: Path, weights: bool = True) -> Path:
-    """The model's directory: a new model's is in the workdir, once it is made."""
+    """The model's directory; that of a new model is in the workdir once it is made."""
     if not config.model and not config.scratch:
         raise InputError("config.model must name a Hugging Face directory, or config.scratch give sizes of a new model")
     return directory(config.model, weights) if config.model else workdir / "init"
 
 
 def _new(config) -> tuple[ModuleType, dict]:
-    """What makes a model from nothing, of the family that `config.scratch.model_type` names or the first, and its
-    sizes."""
+    """The `from_scratch` module and the sizes of a new model.
+
+    The family is that of `config.scratch.model_type`, or the first.
+    """
     sizes = config.scratch.to_dict()
     model_type = sizes.pop("model_type", next(iter(models.FAMILIES)))
     return models.family({"model_type": model_type}).from_scratch, sizes
@@ -96,23 +98,23 @@ def adapted(config, model: models.Model, sharding=None) -> models.Model:
 
 
 def trainable(config) -> Callable[[str], bool]:
-    """Which weights train, by attribute path."""
+    """A predicate for trainable weights, by attribute path."""
     if config.lora.rank:
         return lora.is_adapter
     return lambda path: config.train_vision or not path.startswith("visual.")
 
 
 def dtypes(config) -> Callable[[str], str]:
-    """What each weight is held in, by attribute path: float32 if it trains, else the dtype that it is computed in."""
+    """The dtype of each weight by attribute path: float32 if trainable, else the compute dtype."""
     trains = trainable(config)
     return lambda path: "float32" if trains(path) else config.compute_dtype
 
 
 def reference(config, model: models.Model) -> models.Model | None:
-    """What KL holds a policy to that starts as `model`; None without KL.
+    """The reference model of the KL penalty for a policy that starts as `model`; None without KL.
 
-    With adapters it is the model without them: the same arrays. Else it is a copy in the compute dtype, which weights
-    are cast to before they are used: it computes the same to the bit.
+    With adapters it is the model without them, sharing its arrays. Otherwise it is a copy in the compute dtype, to
+    which weights are cast before use anyway: results are bit-identical.
     """
     if not config.loss.kl_coef:
         return None
@@ -125,8 +127,8 @@ def reference(config, model: models.Model) -> models.Model | None:
 def directory(name: str, weights: bool = True) -> Path:
     """The local directory of a model: `name` itself, or a hub id such as `Qwen/Qwen2.5-VL-3B-Instruct@main`.
 
-    What is downloaded comes with its weights or without. Raises InputError for what is neither here nor in the hub's
-    cache and cannot be downloaded.
+    Downloads with or without weights. Raises InputError for a model that is neither here nor in the hub's cache and
+    cannot be downloaded.
     """
     if Path(name).exists():
         return Path(name)
@@ -135,7 +137,7 @@ def directory(name: str, weights: bool = True) -> Path:
         raise InputError(f"{name}: no such directory, and no hub id like owner/name or owner/name@revision")
     from huggingface_hub import snapshot_download
 
-    try:  # from its cache where the hub cannot be reached
+    try:  # uses the cache where the hub cannot be reached
         wanted = FILES + WEIGHTS if weights else FILES
         return Path(snapshot_download(hub_id[1], revision=hub_id[2], allow_patterns=wanted))
     except (OSError, ValueError) as error:

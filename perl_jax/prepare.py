@@ -1,10 +1,10 @@
-"""Brings a data source to records: `python -m perl_jax.prepare --source=jsonl --input=FILE --out=DIR`.
+"""Converts a data source to records: `python -m perl_jax.prepare --source=jsonl --input=FILE --out=DIR`.
 
-Each row goes through the rule filter, is brought to a question that can be checked, and gets symbols and a label
-(`perl_jax.curation`); the reward must accept its own answer. Beside the records lie rejected.jsonl (one line a row left
-out: split, id, reason, detail) and decisions.jsonl (one line a record: its label, by whom, evidence and confidence, and
-what was rephrased). Prints what was kept and why the rest was not. The directory appears only when all of it is
-written; run again after a stop, it gives the same, and a language model that was asked is not asked twice.
+Each row passes the rule filter, is rewritten to a verifiable question, and gets symbols and a label
+(`perl_jax.curation`); the reward must accept its own answer. Besides the records it writes rejected.jsonl (one line per
+rejected row: split, id, reason, detail) and decisions.jsonl (one line per record: its label, by whom, evidence and
+confidence, and what was rephrased). Prints what was kept and why the rest was not. The directory appears only when
+complete; a restarted command gives the same result, without repeating requests to a language model.
 """
 
 import ast
@@ -29,7 +29,7 @@ FLAGS = flags.FLAGS
 
 
 def table(summary: dict) -> str:
-    """What `build` wrote, for a person: a line for each split and each value of source, kind and order_effect."""
+    """The summary of `build` as text: a line for each split and each value of source, kind and order_effect."""
     rows = []
     for split, counts in summary["splits"].items():
         rows.append((split, "records", "", counts["records"]))
@@ -42,7 +42,7 @@ def table(summary: dict) -> str:
 
 
 def agreement_table(directory: str) -> str:
-    """How far rules and a language model agree, of a set that was prepared with one; "" without."""
+    """The agreement of rules and a language model, for a set that was prepared with one; "" without."""
     with open(os.path.join(directory, DECISIONS), encoding="utf-8") as file:
         decisions = [decision for decision in map(json.loads, file) if decision["model"]]
     labels = [
@@ -52,7 +52,7 @@ def agreement_table(directory: str) -> str:
 
 
 class Progress:
-    """Says every ten seconds how many rows went by, and how fast."""
+    """Logs the number of rows and the rate every ten seconds."""
 
     def __init__(self):
         self._start = self._said = time.monotonic()
@@ -66,7 +66,7 @@ class Progress:
 
 
 def parse_options(pairs: list[str]) -> dict:
-    """`["bias=0.9", "questions=which,what"]` as keyword arguments; a value is a Python literal or else a text.
+    """`["bias=0.9", "questions=which,what"]` as keyword arguments; a value is a Python literal or else a string.
 
     Raises:
         InputError: a pair without `=`, a key twice.

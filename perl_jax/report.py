@@ -1,9 +1,8 @@
-"""Models side by side: `python -m perl_jax.report --results base=OUT --results PeRL=OUT --out report.html`, and the
-training runs that they come from: `--workdir GRPO=DIR --workdir PeRL=DIR`; one of them, or both on one page.
+"""Compares models and runs: `python -m perl_jax.report --results base=OUT --results PeRL=OUT --out report.html`.
 
-Prints Markdown tables and writes them as report.md beside one self-contained HTML page. Of results on benchmarks
-(`perl_jax.evaluate`) it has what `evaluation.comparison` makes of them, of training runs what
-`evaluation.training_runs` does. The last named is judged against the others.
+Training runs are given as `--workdir GRPO=DIR --workdir PeRL=DIR`, alone or along with results. Prints Markdown tables
+and writes them to report.md next to one self-contained HTML page. `evaluation.comparison` reports on benchmark results
+(`perl_jax.evaluate`), `evaluation.training_runs` on training runs. The last one named is tested against the others.
 """
 
 import os
@@ -39,7 +38,7 @@ def parse_directories(flag: str, items: Sequence[str]) -> dict[str, Path]:
 
 
 def write(workdirs: Mapping[str, Path], evaluated: Mapping[str, Path], out: Path) -> str:
-    """Writes the page `out` and its Markdown beside it, and returns the Markdown.
+    """Writes the page `out` and its Markdown next to it, and returns the Markdown.
 
     Args:
         workdirs: training runs by name.
@@ -66,7 +65,7 @@ def write(workdirs: Mapping[str, Path], evaluated: Mapping[str, Path], out: Path
 
 
 def _page(models: Sequence[results.Model], trained: Sequence[training_runs.Run]) -> str:
-    """The whole report as one HTML file that needs no other and runs no script."""
+    """The whole report as one self-contained HTML file without scripts."""
     names = dict.fromkeys(each.name for each in (*models, *trained))
     body = [element("h1", "PeRL report: " + ", ".join(names))]
     body += (comparison.body(models) if models else []) + (training_runs.body(trained) if trained else [])

@@ -1,13 +1,13 @@
-"""Group sampling: each distinct image encoded once, each prompt prefilled once, G streams decoded against its cache.
+"""Batched group sampling: images encoded once, prompts prefilled once, G streams decoded per prompt KV cache.
 
-A stream draws token t with the key fold_in(seed, id, rollout, t), so its tokens do not depend on what else is in the
-batch. Log-probs of the raw distribution come with each token, from the logits at hand.
+A stream draws token t with the key fold_in(seed, id, rollout, t), so its tokens do not depend on the rest of the batch.
+Each token comes with its log-prob under the raw distribution.
 
-The device decodes in segments, between which the host sees what was drawn. A batch's time is not set by its longest
-answer: own caches start small and double when they are full, and the streams still alive move to a smaller batch as
-soon as they fit. The shapes that this can come to are few (`capacities` x `batch_sizes`) and compiled ahead.
+The device decodes in segments, between which the host checks which streams have ended. So that the longest response
+does not set the cost of the whole batch, per-stream KV caches start small and double when full, and live streams move
+to a smaller batch as soon as they fit. The possible shapes (`capacities` x `batch_sizes`) are few and compiled ahead.
 
-On a mesh each shard decodes its share of the prompts, all of their streams, and no stream moves to another shard.
+On a mesh each shard decodes all streams of its share of the prompts; streams never move between shards.
 """
 
 from collections.abc import Callable, Sequence
@@ -30,21 +30,21 @@ from perl_jax.engine.decode_batch import Decoded, Rollouts, Segment, batch_sizes
 from perl_jax.engine.embeddings import embeddings
 from perl_jax.engine.sampling import Sampling, sample
 
-SEGMENT = 64  # tokens between two looks of the host
+SEGMENT = 64  # tokens decoded between two host checks
 
-_compiled = set()  # signatures that `compile_ahead` has seen
+_compiled = set()  # signatures that `compile_ahead` has compiled
 
 
 @flax.struct.dataclass
 class Streams:
-    """G streams of each of N prompts in the middle of decoding. Prompts are padded to P tokens, own caches hold C."""
+    """Decoding state of N prompts with G streams each. Prompts are padded to P tokens, per-stream KV caches hold C."""
 
-    prompt: list  # a layer: keys [N, J, d, P] and values [N, J, P, d], shared by a prompt's streams
-    own: list  # a layer: keys [N * G, J, d, C] and values [N * G, J, C, d]
-    lengths: jax.Array  # int32 [N]: of the prompts
+    prompt: list  # prompt KV cache by layer: keys [N, J, d, P], values [N, J, P, d]
+    own: list  # per-stream KV cache by layer: keys [N * G, J, d, C], values [N * G, J, C, d]
+    lengths: jax.Array  # int32 [N]: prompt lengths
     starts: jax.Array  # int32 [N]: the position of the first token after each prompt
     keys: jax.Array  # [N, G]
-    last: jax.Array  # int32 [N, G]: the newest token, whose keys and values are still to come
+    last: jax.Array  # int32 [N, G]: the newest token, not yet in the KV cache
     done: jax.Array  # bool [N, G]
 
 
@@ -66,11 +66,13 @@ def generate(
 ) -> Rollouts:
     """Samples `samples` responses to each prompt [(input_ids, images), ...] (as `models.pack` takes them).
 
-    `temperature=0.0` is greedy; `top_k=0` and `top_p=1.0` are off; `eos_ids=()` never stops early. `ids` [N] (by
-    default 0..N-1) key the draws: the same id and prompt give the same tokens in any batch (in float32, up to
-    rounding). Image and video tokens are never sampled. `finished(n, g, tokens)` is called once for each response, as
-    soon as the host sees its end; others may still be decoding. Caches bound how many prompts memory holds: no more
-    than `batch` are decoded at a time, 0 is all.
+    `temperature=0.0` is greedy; `top_k=0` and `top_p=1.0` are off; `eos_ids=()` never stops early. `ids` [N] (default
+    0..N-1) seed the draws: the same id and prompt give the same tokens in any batch (in float32, up to rounding). Image
+    and video tokens are never sampled. `finished(n, g, tokens)` is called once per response as soon as the host sees
+    its end; others may still be decoding. `batch` limits the prompts decoded at a time, and so the KV caches in memory;
+    0 is all.
+
+    Raises ValueError for options out of range, no prompts, or ids that are not one per prompt.
     """
     if temperature < 0 or not 0 < top_p <= 1 or min(top_k, batch) < 0 or samples < 1 or max_new_tokens < 1:
         raise ValueError(
@@ -88,12 +90,12 @@ def generate(
         tuple(sorted({int(e) for e in eos_ids})),
     )
     batch, shards = min(batch or len(prompts), len(prompts)), mesh.shards()
-    N = -(-batch // shards) * shards  # in equal shares
+    N = -(-batch // shards) * shards  # equal shares for all shards
     parts = nnx.split(model), nnx.split(for_decoding(model))
     found = []
     for first in range(0, len(prompts), batch):
         count = min(batch, len(prompts) - first)
-        chosen = first + np.arange(N).clip(max=count - 1)  # filled up: all batches have the same shapes
+        chosen = first + np.arange(N).clip(max=count - 1)  # padded, so that all batches have the same shapes
         inputs = models.pack(model.config, [prompts[n] for n in chosen], min_pixels, max_pixels, shards, mesh.own())
         told = finished and (lambda n, g, tokens, first=first: finished(first + n, g, tokens))
         found.append(Decoded(count, N, samples, max_new_tokens, shards, told))
@@ -102,7 +104,7 @@ def generate(
 
 
 def _generate(parts, decoder, options: Sampling, inputs: Inputs, ids, seed: int, decoded: Decoded) -> None:
-    """Decodes one batch, into `decoded`; the model and what decodes by `nnx.split`."""
+    """Decodes one batch into `decoded`. `parts` is the split model, `decoder` the split `for_decoding(model)`."""
     (count, G, R), shards = decoded.shape, mesh.shards()
     rooms, sizes = capacities(R), batch_sizes(len(ids), G, R, shards)
     h = embeddings(*parts, *mesh.place((inputs.ids, inputs.image_index, inputs.vision)))
@@ -137,7 +139,7 @@ def _generate(parts, decoder, options: Sampling, inputs: Inputs, ids, seed: int,
 
 
 def compile_ahead(graph, weights, options: Sampling, streams: Streams, rooms, sizes) -> None:
-    """Compiles all programs that a call may come to, once, so that no later step waits for one."""
+    """Compiles all programs that a call may need, once, so that no later step waits for compilation."""
     signature = (graph, options, *rooms, *sizes, streams.prompt[0][0].shape)
     if signature in _compiled:
         return
@@ -167,7 +169,7 @@ def compile_ahead(graph, weights, options: Sampling, streams: Streams, rooms, si
 def _start(
     graph, weights, options: Sampling, G: int, capacity: int, h, position_ids, lengths, starts, ids, seed, prompts
 ):
-    """Prefills the prompts, of which `prompts` count, and draws the first tokens: (streams, a segment of one token)."""
+    """Prefills the prompts, of which the first `prompts` are real, and draws a token each: (streams, segment)."""
     model = nnx.merge(graph, weights)
     hidden, prompt = prefill(model, h, position_ids, lengths)
     of_prompt = jax.vmap(partial(jax.random.fold_in, jax.random.key(seed)))(ids)
@@ -186,13 +188,13 @@ def _start(
 
 
 def placed(streams: Streams) -> Streams:
-    """Each shard's streams, with their key heads over the mesh's `tensor`."""
+    """Shards the streams over the mesh, and KV heads over its `tensor` axis."""
     rest = mesh.rows(streams.replace(prompt=None, own=None))
     return rest.replace(prompt=mesh.rows(streams.prompt, heads=1), own=mesh.rows(streams.own, heads=1))
 
 
 def prefill(model, h, position_ids, lengths):
-    """Hidden states [N, D] of each prompt's last token, and a list of each layer's (keys, values) of all of them."""
+    """Hidden states [N, D] of each prompt's last token, and the prompt KV caches: a list of (keys, values) by layer."""
 
     def attend(q, k, v, cache):
         return mesh.by_heads(lambda *qkv: causal(*qkv, cache)[0])(q, k, v), (k, v)
@@ -206,7 +208,7 @@ def prefill(model, h, position_ids, lengths):
 
 @partial(jax.jit, static_argnums=(0, 2, 3), donate_argnums=4)
 def _decode(graph, weights, options: Sampling, smaller: tuple[int, int], streams: Streams, t, stop):
-    """Draws tokens t, t + 1, ... below `stop`, until what is alive fits `smaller`: (streams, end, segment)."""
+    """Draws tokens t, t + 1, ... below `stop`, until the live streams fit `smaller`: (streams, end, segment)."""
     model = nnx.merge(graph, weights)
     rows, width = smaller
     past, recent, start = apart(streams.own, t - 1)
@@ -239,10 +241,11 @@ def _decode(graph, weights, options: Sampling, smaller: tuple[int, int], streams
 
 
 def apart(own, used):
-    """(own caches that are read, those that a segment writes, the token that these start at), `used` tokens in all.
+    """Splits the per-stream KV cache into a read-only past, a write buffer and the token offset of the buffer.
 
-    On a TPU caches longer than a segment are not written for every token: its loop would hold them once more, laid out
-    in another way. The segment writes to short ones, and `joined` adds these.
+    `used` is the number of tokens in the cache. On a TPU, a cache longer than a segment is read-only during the loop,
+    which would otherwise hold a second copy in another layout. The segment writes to a short buffer, which `joined`
+    copies back.
     """
     if own[0][0].shape[-1] <= SEGMENT or platform() != "tpu":
         return [None] * len(own), own, 0
@@ -251,12 +254,12 @@ def apart(own, used):
 
 
 def joined(past, recent, start):
-    """Own caches [..., C] with what a segment wrote from the token `start` on."""
+    """Copies a segment's write buffer, from token `start` on, into the per-stream KV caches [..., C]."""
     if past[0] is None:
         return recent
 
     def join(cache, new, axis: int):
-        at = jnp.minimum(start, cache.shape[axis] - SEGMENT)  # where the last segment is cut short, over what was there
+        at = jnp.minimum(start, cache.shape[axis] - SEGMENT)  # a buffer at the end overlaps older tokens
         there = jnp.arange(SEGMENT) >= start - at
         there = there.reshape(*[-1 if i == axis else 1 for i in range(cache.ndim)])
         old = jax.lax.dynamic_slice_in_dim(cache, at, SEGMENT, axis)
@@ -267,7 +270,7 @@ def joined(past, recent, start):
 
 
 def for_decoding(model: models.Model) -> models.Model:
-    """What a decoding step reads: the text tower in its compute dtype, layers apart, adapters merged into them."""
+    """The text tower for decoding: in its compute dtype, layers unstacked, adapters merged."""
     decoder = nnx.merge(*nnx.split(model))  # the same arrays
     del decoder.visual, decoder.model.layers
     graph, others = nnx.split(decoder)
@@ -278,10 +281,10 @@ def for_decoding(model: models.Model) -> models.Model:
 
 
 def decode(model, streams: Streams, past, used, start):
-    """Feeds the streams' newest tokens: hidden states [N, G, D] that predict the next ones, and the own caches.
+    """One decode step: hidden states [N, G, D] that predict the next tokens, and the updated per-stream KV caches.
 
-    The own caches hold the tokens from `start` up to `used`, which is added; `past` those before `start` (`apart`). A
-    prompt's keys and values are read once for all of its streams, and the parts of the softmax merged.
+    `streams.own` holds tokens `start` to `used`, to which the newest is added; `past` those before `start` (`apart`). A
+    prompt's keys and values are read once for all of its streams; the partial softmaxes are merged.
     """
     N, G = streams.last.shape
     P, C = streams.prompt[0][0].shape[-1], streams.own[0][0].shape[-1]
@@ -290,7 +293,7 @@ def decode(model, streams: Streams, past, used, start):
 
     def attend(q, k, v, cache):
         (prompt_k, prompt_v), (own_k, own_v), past = cache
-        k, v = mesh.rows((k, v), heads=1)  # as the caches lie, which would else be moved
+        k, v = mesh.rows((k, v), heads=1)  # sharded like the caches, which would otherwise be moved
         own_k, own_v = own_k.at[..., used - start].set(k), own_v.at[..., used - start, :].set(v)
         J, heads, d = k.shape[1], q.shape[1] // k.shape[1], k.shape[2]
         rows = q.reshape(N, G, J, heads, d).swapaxes(1, 2).reshape(N, J, G * heads, d)
@@ -309,20 +312,20 @@ def decode(model, streams: Streams, past, used, start):
 
 
 def draw(model, options: Sampling, keys, hidden, t):
-    """Token t of each stream and its two log-probs, each [N, G], from the hidden states [N, G, D] that predict it."""
+    """Token t of each stream and its two log-probs, each [N, G], from hidden states [N, G, D]."""
     keys = jax.vmap(jax.vmap(lambda key: jax.random.fold_in(key, t)))(keys)
     suppress = jnp.array([model.config.image_token_id, model.config.video_token_id])
     return sample(keys, mesh.rows(mesh.rows(model.logits(hidden), heads=2)), suppress, options)
 
 
 def ended(token, options: Sampling):
-    """Which tokens end their streams."""
+    """Whether each token is an EOS, bool of the same shape."""
     return jnp.isin(token, jnp.array(options.eos_ids, jnp.int32)) if options.eos_ids else jnp.zeros(token.shape, bool)
 
 
 @jax.jit
 def _shrink(streams: Streams, prompts, slots) -> Streams:
-    """The batch that `regroup` made up."""
+    """The streams of the smaller batch that `regroup` chose."""
 
     def of_shard(streams, prompts, slots):
         own = jax.tree.map(lambda x: x[slots.ravel()], streams.own)
@@ -335,7 +338,7 @@ def _shrink(streams: Streams, prompts, slots) -> Streams:
 
 @partial(jax.jit, static_argnames="capacity")
 def _grow(own, capacity: int):
-    """One layer's own cache with room for `capacity` tokens."""
+    """One layer's per-stream KV cache, padded to `capacity` tokens."""
     k, v = own
     more = capacity - k.shape[-1]
     k, v = jnp.pad(k, [(0, 0)] * 3 + [(0, more)]), jnp.pad(v, [(0, 0)] * 2 + [(0, more), (0, 0)])

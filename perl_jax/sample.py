@@ -1,7 +1,7 @@
 """Asks a model about pictures: `python -m perl_jax.sample --model=DIR --image=a.png --image=b.png --prompt="..."`.
 
-The pictures come before the text, or in its `<image>` slots where it has some. An exported directory is asked as it was
-trained: with its system text, its instruction and its limits of pictures.
+The images come before the text, or in its `<image>` slots if it has some. An exported directory is prompted as in
+training: with its system text, instruction and image limits.
 """
 
 from collections.abc import Sequence
@@ -31,10 +31,9 @@ def answers(
     seed: int = 0,
     dtype: str = "float32",
 ) -> list[str]:
-    """`samples` responses of the model in `path` to a question about pictures (encoded bytes, PIL or arrays).
+    """`samples` responses of the model in `path` to a question about images (encoded bytes, PIL or arrays).
 
-    Raises InputError where the question's slots and the pictures differ in number, and for a picture that cannot be
-    read.
+    Raises InputError where the numbers of slots and images differ, and for an image that cannot be read.
     """
     if SLOT not in question:
         question = SLOT * len(pictures) + question
@@ -70,7 +69,7 @@ def main(_) -> None:
 
 
 def picture(file: str):
-    """The RGB picture in a file."""
+    """The RGB image in a file."""
     try:
         data = Path(file).read_bytes()
     except OSError as error:

@@ -1,10 +1,10 @@
-"""Symbols: what points at images in a record's text, and the words that they become. i is a place counted from 0:
+"""Symbols for image references in a record's text, and their rendering as words. i is a place counted from 0:
 
     <image:i>       the slot where image i is shown
     {image:i}       a mention, "Image 2"; with a style of STYLES after `|`, {image:i|ordinal}, "second"
-    {images:i,j}    a set of images, "1-3", a list wherever its places are not next to each other; see SET_STYLES
+    {images:i,j}    a set of images, "1-3", or a list if its places are not consecutive; see SET_STYLES
 
-Words count places, not occurrences: a text should number its slots in the order in which they stand.
+Words count places, not occurrences: a text should number its slots in the order in which they appear.
 """
 
 import re
@@ -16,9 +16,9 @@ from models.errors import InputError
 SLOT = re.compile(r"<image:(\d+)>")
 MENTION = re.compile(r"\{image:(\d+)(?:\|(\w+))?\}")
 SET = re.compile(r"\{images:(\d+(?:,\d+)+)(?:\|(\w+))?\}")
-MARKER = "<image>"  # what a slot becomes in a rendered text
+MARKER = "<image>"  # a slot in rendered text
 
-LETTERS = tuple(string.ascii_uppercase)  # of places and of choices: "AB" is none of them
+LETTERS = tuple(string.ascii_uppercase)  # of places and of choices; "AB" is not one
 ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth")
 NUMERALS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 
@@ -31,7 +31,7 @@ def letter(place: int, total: int = 26) -> str:
 
 
 def letter_place(letter: str) -> int:
-    """The place that a Latin letter of either case stands for: 0 for A and for a."""
+    """The place of a Latin letter of either case: 0 for A and for a."""
     return LETTERS.index(letter.upper())
 
 
@@ -63,7 +63,7 @@ def _capital(style: Callable[[int, int], str]) -> Callable[[int, int], str]:
     return lambda place, total: style(place, total).capitalize()
 
 
-# style: the words for a place among so many
+# style: the words for a place among `total` images
 STYLES: dict[str | None, Callable[[int, int], str]] = {
     None: lambda place, total: f"Image {place + 1}",
     "lower": lambda place, total: f"image {place + 1}",
@@ -78,7 +78,7 @@ STYLES: dict[str | None, Callable[[int, int], str]] = {
     "side": _side,
     "Side": _capital(_side),
 }
-# style: what stands between the first and the last of a range; None: always a list
+# style: separator of the first and last of a range; None: always a list
 SET_STYLES = {None: "-", "dash": "–", "to": " to ", "through": " through ", "and": None}
 
 
@@ -88,12 +88,12 @@ def mention(place: int, style: str | None = None) -> str:
 
 
 def mention_set(places: Iterable[int], style: str | None = None) -> str:
-    """The symbol that mentions a set of images, two at least."""
+    """The symbol that mentions a set of images, at least two."""
     return f"{{images:{','.join(map(str, sorted(places)))}{_after(style)}}}"
 
 
 def mentioned(text: str) -> list[int]:
-    """The images that a text mentions, one by one or in sets, in the order of their places there.
+    """The images that a text mentions, singly or in sets, in order of appearance.
 
     >>> mentioned("{image:2} or {images:0,1|to}")
     [2, 0, 1]
@@ -103,7 +103,7 @@ def mentioned(text: str) -> list[int]:
 
 
 def move(text: str, place_of: Sequence[int]) -> str:
-    """The text with each mention of image i pointing at place `place_of[i]`. InputError for an image that is not there.
+    """The text with each mention of image i changed to place `place_of[i]`. InputError for a missing image.
 
     >>> move("{image:0} and {images:1,2}", (2, 0, 1))
     '{image:2} and {images:0,1}'
@@ -117,7 +117,7 @@ def move(text: str, place_of: Sequence[int]) -> str:
 
 
 def words(text: str, total: int) -> str:
-    """The text with its mentions, of `total` images, in words. InputError for an image or a style that is not there.
+    """The text with its mentions, of `total` images, as words. InputError for an unknown image or style.
 
     >>> words("Is the {image:1|side} one like {image:0|lower}? See {images:0,1|to}.", 2)
     'Is the right one like image 1? See 1 to 2.'

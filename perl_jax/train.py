@@ -1,7 +1,7 @@
 """Permutation-enhanced GRPO (PeRL): `python -m perl_jax.train --config=configs/demo.py --workdir=DIR`.
 
-A run is one sequence of steps: a supervised warm-up where the config asks for one, then PeRL (GRPO with `n_s = 0`).
-Started again it goes on from its last checkpoint, exactly: draws depend on (seed, step, question), not on what ran.
+A run is an optional supervised warm-up, then PeRL steps (plain GRPO with `n_s = 0`). A restarted run continues exactly
+from its last checkpoint: all random draws depend on (seed, step, question) alone.
 """
 
 import json
@@ -26,12 +26,12 @@ logger = logging.getLogger("perl_jax.train")  # not __name__, which is __main__ 
 
 
 def train(config, workdir: Path, profile: tuple[int, int] = (0, 0)) -> None:
-    """Runs, or resumes, the experiment `config` in `workdir`. Raises InputError for what a person can mend.
+    """Runs, or resumes, the experiment `config` in `workdir`. Raises InputError for invalid configs and data.
 
     Steps `profile[0]` to `profile[1]` are traced to WORKDIR/profile, for TensorBoard or Perfetto.
     """
     check_config.check(config)
-    Grader(config.reward, weights=config.reward_weights).close()  # what it refuses is told before anything is made
+    Grader(config.reward, weights=config.reward_weights).close()  # validates the reward before any file is written
     processes.agree(json.loads(config.to_json_best_effort()), "a config")
     with jax.set_mesh(mesh.make(**config.mesh)):
         check_config.check_shards(config, mesh.shards())
@@ -67,7 +67,7 @@ def run(config, workdir: Path, profile: tuple[int, int]) -> None:
         done = checkpoints.latest() or 0
         state = update.init(model, schedule.optimizer(config, max(done, 1)), policy.trainable(config))
         reference = policy.reference(config, model)
-        del model  # what trains was copied: not to be held twice
+        del model  # `init` copied the trained weights; free the originals
         if done:
             state = resume(checkpoints, done, state, source, facts)
 
@@ -80,7 +80,7 @@ def run(config, workdir: Path, profile: tuple[int, int]) -> None:
                     rows = held_out.ask(
                         state.model, asked, source.prompts, grader, config.sampling.max_new_tokens, config.eval.batch
                     )
-                    place = "eval/" + f"{name}/" * bool(found)  # the first set, which says what is best, by plain names
+                    place = "eval/" + f"{name}/" * bool(found)  # the first set, used for `best`, has plain names
                     values = {place + key: value for key, value in held_out.summary(rows).items()}
                     log.evaluation(name, schedule.stage(config, step), step, values, rows)
                     found = found or values
@@ -120,13 +120,13 @@ def run(config, workdir: Path, profile: tuple[int, int]) -> None:
 
 
 def perl(config, step, state, source, reference, clock):
-    """One step of PeRL: questions in permuted orders, rollouts, rewards, pooled advantages, update.
+    """One PeRL step: permuted orders, rollouts, rewards, pooled advantages, update.
 
-    Returns (state, metrics, some groups to read).
+    Returns (state, metrics, sample groups for the log).
     """
     batch = gather(config, step, state.model, source, clock)
     prepare_next(config, step, source)
-    if not batch.questions:  # the online filter left nothing: no gradient, no step
+    if not batch.questions:  # the online filter dropped every group: skip the update
         logger.warning("step %d: no group had unequal rewards; the policy stays as it is", step)
         return state, batch.log | {"update/loss": 0.0, "update/grad_norm": 0.0}, []
 
@@ -149,7 +149,7 @@ def perl(config, step, state, source, reference, clock):
         forward = {"temperature": config.sampling.temperature, **config.micro_batch, **source.prompts.limits}
         if reference:
             parts = [with_logprobs("ref_logprobs", reference, part, forward) for part in parts]
-        if len(parts) > 1:  # all of them against the policy that sampled
+        if len(parts) > 1:  # several steps a batch: ratios are against the sampling policy
             parts = [with_logprobs("old_logprobs", state.model, part, forward) for part in parts]
         steps = []
         for part in parts:
@@ -163,14 +163,14 @@ def perl(config, step, state, source, reference, clock):
 
 
 def gather(config, step, model, source, clock) -> batches.Batch:
-    """Q questions in O orders, G responses to each, and the advantages [Q, O, G] of their rewards.
+    """Samples Q questions x O orders x G responses and computes their advantages [Q, O, G].
 
-    An online filter keeps the groups that teach; `refill` goes on with further questions until there are Q of them,
-    `config.refill_rounds` times at most.
+    The online filter keeps groups with unequal rewards; `refill` samples further questions until there are Q of them,
+    at most `config.refill_rounds` times.
     """
     rounds, (count, n_s, p, _) = [], schedule.draw(config, step)
     for _ in range(config.refill_rounds if config.online_filter == "refill" else 1):
-        with clock("data"):  # permute.draw_orders: the original order, and n_s that are permuted with probability p
+        with clock("data"):  # the original order, then n_s orders, each permuted with probability p
             questions = source.questions.take(count, n_s, p, step)
         grading = batches.Grading(source, questions)
         with clock("rollout"):
@@ -185,7 +185,7 @@ def gather(config, step, model, source, clock) -> batches.Batch:
                 **config.sampling,
                 **source.prompts.limits,
             )
-        with clock("reward"):  # each response against its own order's answer; advantages over all orders of a question
+        with clock("reward"):  # graded against the answer of its order; advantages pooled over a question's orders
             scores = grading.scores()
             advantages = grpo.advantages(scores.rewards, scale=config.advantage_scale)
             rounds.append(batches.of_rollouts(config, p, questions, out, scores, advantages))
@@ -197,12 +197,12 @@ def gather(config, step, model, source, clock) -> batches.Batch:
 
 
 def with_logprobs(field: str, model, groups, forward) -> list[update.Group]:
-    """The groups with `field` filled by their log-probs under `model`."""
+    """The groups with `field` set to their log-probs under `model`."""
     return [group._replace(**{field: logp}) for group, logp in zip(groups, update.logprobs(model, groups, **forward))]
 
 
 def warm_up(config, step, state, source, reference, clock):
-    """One supervised step: GRPO with the reference answer as the only rollout, advantage 1, is maximum likelihood."""
+    """One supervised step: GRPO with the reference answer as the only rollout and advantage 1 is maximum likelihood."""
     del reference
     with clock("data"):
         questions = source.questions.take(*schedule.draw(config, step))
@@ -227,13 +227,13 @@ def warm_up(config, step, state, source, reference, clock):
 
 
 def prepare_next(config, step: int, source) -> None:
-    """Has the next step's questions prepared from here on, while the device updates on this one's."""
+    """Starts preparing the next step's questions in the background, during this step's update."""
     if step < config.warmup.steps + config.total_steps:
         source.questions.prepare(*schedule.draw(config, step + 1))
 
 
 def resume(checkpoints, done: int, state: update.State, source: batches.Source, facts) -> update.State:
-    """The state of a checkpoint, with the data stream at its place; refuses another base model or other adapters."""
+    """Restores the state and the data stream of a checkpoint; InputError if base model or adapters differ."""
     saved = checkpoints.run(done)
     if saved["base"] != facts["base"]:
         raise InputError(
@@ -263,7 +263,7 @@ def main(_) -> None:
 
 
 def steps_of(text: str) -> tuple[int, int]:
-    """`"10:12"` as (10, 12); nothing as (0, 0). Raises InputError for anything else."""
+    """Parses `"10:12"` to (10, 12) and an empty text to (0, 0). Raises InputError for anything else."""
     first, _, last = (text or "0:0").partition(":")
     if not (first.isdigit() and last.isdigit() and int(first) <= int(last)):
         raise InputError(f"--profile_steps={text}: expected FIRST:LAST, such as 10:12")

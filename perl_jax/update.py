@@ -1,8 +1,8 @@
-"""The policy update on shared prompts: a prompt is computed once for its G rollouts, an image once for all orders.
+"""The policy update on packed rows: each prompt is computed once for its G rollouts, each image once for all orders.
 
-Each response sees the prompt and itself, and takes up the M-RoPE position after its own order's prompt (see
-`engine.tree_packing`). The host adds up the gradients of micro-batches, the same programs over and over, and then takes
-one optimizer step; each token's weight in the loss is known beforehand, so the split changes nothing.
+Each response attends to its prompt and itself, and its M-RoPE positions continue those of its prompt (see
+`engine.tree_packing`). Gradients are accumulated over micro-batches of one compiled shape before one optimizer step.
+Token weights are known beforehand, so the split into micro-batches does not change the loss.
 """
 
 from collections.abc import Callable, Sequence
@@ -26,13 +26,13 @@ from perl_jax.engine.tree_packing import Group, Rows
 
 __all__ = ["Group", "State", "init", "logprobs", "step"]
 
-CHUNK = 1 << 26  # logits held at a time by `chunked_logprobs`: 256 MiB in float32
-PIECES = 8  # that scored tokens are cut into at least, so that padding among them costs little
+CHUNK = 1 << 26  # logits in memory at a time in `chunked_logprobs`: 256 MiB in float32
+PIECES = 8  # least number of chunks of scored tokens, so that chunks of only padding can be skipped
 
 
 @flax.struct.dataclass
 class State:
-    """What training carries from step to step; weights that train are float32 masters."""
+    """Training state carried from step to step; trained weights are float32 masters."""
 
     trainable: nnx.State
     frozen: nnx.State
@@ -42,16 +42,16 @@ class State:
 
     @property
     def model(self) -> models.Model:
-        """The current model; it shares the state's arrays, of which the next `step` donates those that train."""
+        """The current model; it shares the state's arrays, of which the next `step` donates the trained ones."""
         return nnx.merge(self.graph, self.trainable, self.frozen)
 
 
 def init(
     model: models.Model, optimizer: optax.GradientTransformation, trainable: Callable[[str], bool] | None = None
 ) -> State:
-    """A state of the model. `trainable("visual.blocks.attn.qkv.kernel")` says what trains: that is copied.
+    """The initial training state. `trainable("visual.blocks.attn.qkv.kernel")` selects the weights to train and copy.
 
-    What is frozen is shared with the model, in the dtype that it has there.
+    Frozen weights are shared with the model and keep their dtype.
     """
     graph, trained, frozen = nnx.split(model, lambda path, _: not trainable or trainable(".".join(map(str, path))), ...)
     trained = jax.tree.map(lambda w: jnp.array(w, jnp.float32, copy=True), trained)
@@ -65,7 +65,7 @@ def _first(optimizer, trained):
 
 
 class Options(NamedTuple):
-    """The static part of an optimizer step: those of `grpo.token_losses`, and how to run."""
+    """Static options of a compiled optimizer step; `losses` are those of `grpo.token_losses`."""
 
     losses: tuple[tuple[str, float | None], ...]
     temperature: float
@@ -74,17 +74,17 @@ class Options(NamedTuple):
 
 @flax.struct.dataclass
 class Tokens:
-    """What the loss needs of a micro-batch's scored tokens, float32 [B, S, C] each."""
+    """Loss inputs of a micro-batch's scored tokens, float32 [B, S, C] each."""
 
-    weights: np.ndarray  # 0 where there is none
+    weights: np.ndarray  # 0 where there is no token
     advantages: np.ndarray
-    old_logprobs: np.ndarray | None  # None: this forward's own
+    old_logprobs: np.ndarray | None  # None: those of this forward pass
     ref_logprobs: np.ndarray | None
     sampler_logprobs: np.ndarray | None
 
     @classmethod
     def of(cls, groups: Sequence[Group], weights: np.ndarray, lengths: np.ndarray) -> "Tokens":
-        """Those of groups whose responses, one after the other, have these weights and lengths (each [Q, O * G])."""
+        """Flattens groups whose responses, in order, have these weights and lengths (each [Q, O * G])."""
         return cls(
             weights=np.repeat(weights.ravel(), lengths).astype(np.float32),
             advantages=np.repeat(np.concatenate([np.ravel(group.advantages) for group in groups]), lengths),
@@ -113,12 +113,12 @@ def step(
 ):
     """One optimizer step over groups that share O and G: (state, metrics {name: float}). Donates `state`.
 
-    The loss is `grpo.loss` of all groups together, whatever `rows` and `row_tokens` say of a micro-batch (see
+    The loss is `grpo.loss` over all groups, independent of the micro-batch size given by `rows` and `row_tokens` (see
     `tree_packing.pack`, also for errors). Without KL, a group whose advantages are all 0 has no gradient: its tokens
     count in the mean, but it is not computed. Metrics are means over the computed tokens (`ratio`, `kl`, `clip_*`,
-    `entropy`, `logprob`, `sampler_gap`), `loss`, `grad_norm` (global, before clipping), `update_norm` (of what is added
-    to the weights: not finite if any of it is not), `ratio_max`, `tokens`, `computed_share`, `padding`, `split_trees`.
-    Raises ValueError for `kl_coef` > 0 without `ref_logprobs`.
+    `entropy`, `logprob`, `sampler_gap`), `loss`, `grad_norm` (global, before clipping), `update_norm` (of the weights'
+    change: not finite if any part is not), `ratio_max`, `tokens`, `computed_share`, `padding`, `split_trees`. Raises
+    ValueError for `kl_coef` > 0 without `ref_logprobs`.
     """
     tree_packing.check(groups)
     if kl_coef and any(group.ref_logprobs is None for group in groups):
@@ -128,7 +128,7 @@ def step(
     lengths = np.array([[len(r) for order in group.responses for r in order] for group in groups])  # [Q, O * G]
     weights = grpo.response_weights(lengths, aggregate, norm_length or max(lengths.max(initial=1), 1))
 
-    # Without a signal anywhere the first group is computed all the same: its gradient is 0, its metrics are true.
+    # If no group has a gradient the first one is computed nevertheless, for its metrics.
     taught = [q for q, group in enumerate(groups) if kl_coef or np.any(group.advantages)] or [0]
     groups, scored = [groups[q] for q in taught], lengths[taught].ravel()
     forest = tree_packing.pack(
@@ -156,7 +156,7 @@ def step(
 
 
 def _metrics(stats: Sequence, computed: int) -> dict[str, float]:
-    """What the micro-batches of a step said, as one: (losses, sums over tokens, maxima) each, of `computed` tokens."""
+    """Merges the statistics of a step's micro-batches, (losses, sums, maxima) each, over `computed` tokens."""
     losses, sums, maxima = (jax.tree.map(lambda *values: np.concatenate(values), *part) for part in zip(*stats))
     return {
         **{name: values.sum() / max(computed, 1) for name, values in sums.items()},
@@ -166,7 +166,7 @@ def _metrics(stats: Sequence, computed: int) -> dict[str, float]:
 
 
 def placed(batch: Rows) -> Rows:
-    """The micro-batch on the devices: each shard's rows and its part of the pictures."""
+    """The micro-batch on the devices: each shard gets its rows and its part of the images."""
     return mesh.place(batch.replace(vision=None), axis=1).replace(vision=mesh.place(batch.vision))
 
 
@@ -175,12 +175,12 @@ def _zeros(tree):
     return mesh.weights(jax.tree.map(jnp.zeros_like, tree))
 
 
-# A micro-batch is three programs, so that one compiled for the sizes of pictures fits any lengths of text.
+# A micro-batch runs three programs, so that new image sizes recompile only `_embed`.
 
 
 @partial(jax.jit, static_argnums=4)
 def _embed(state: State, ids, image_index, vision, remat: bool):
-    """Input embeddings [B, S, C, D], each image encoded once for all, and the function to their weights' gradient."""
+    """Input embeddings [B, S, C, D], each image encoded once, and the VJP to the weights."""
 
     def of_weights(trainable):
         return embedded(nnx.merge(state.graph, trainable, state.frozen), ids, image_index, vision, 1, remat)
@@ -190,7 +190,7 @@ def _embed(state: State, ids, image_index, vision, remat: bool):
 
 @partial(jax.jit, static_argnums=5, donate_argnums=(0, 2))
 def _add_rows(grads, state: State, h, rows: Rows, tokens: Tokens, options: Options):
-    """Adds the gradient of rows, on each shard one after the other: (grads, that of h, (loss, sums, maxima) [B])."""
+    """Accumulates the gradient over each shard's rows in turn: (grads, gradient of h, (loss, sums, maxima) [B])."""
 
     def objective(trainable, h, row: Rows, tokens: Tokens):
         model = nnx.merge(state.graph, trainable, state.frozen)
@@ -243,8 +243,8 @@ def logprobs(
 ) -> np.ndarray:
     """Log-probs of the groups' responses, teacher-forced on the shared prompts: float32 [Q, O, G, R].
 
-    R is the longest response; past a response's length they are 0. Advantages and given log-probs are not read; the
-    other options as in `step`.
+    R is the longest response; past a response's length they are 0. Advantages and log-probs in the groups are ignored;
+    the other options are as in `step`.
     """
     forest = tree_packing.pack(
         model.config, groups, rows, row_tokens, min_pixels, max_pixels, mesh.shards(), mesh.own()
@@ -273,12 +273,12 @@ def _logprobs(graph, weights, h, rows: Rows, temperature: float):
 
 
 def rows_logprobs(model: models.Model, h, rows: Rows, temperature: float = 1.0):
-    """`token_logprobs` of all rows of a micro-batch, on each shard one after the other, float32 [B, S, C]."""
+    """`token_logprobs` of all rows of a micro-batch, on each shard in sequence, float32 [B, S, C]."""
     return jax.lax.map(lambda row: token_logprobs(model, *row, temperature)[0], (h, rows))
 
 
 def token_logprobs(model: models.Model, h, row: Rows, temperature: float = 1.0, remat: bool = False):
-    """Log-probs of the scored tokens of one row of each shard, and entropies of their distributions, float32 [S, C].
+    """Log-probs of the scored tokens of one row per shard, and entropies of their distributions, float32 [S, C].
 
     h [S, C, D] are the rows' input embeddings. Where `row.index` is -1 both are 0. The entropy carries no gradient.
     """
@@ -297,8 +297,8 @@ def token_logprobs(model: models.Model, h, row: Rows, temperature: float = 1.0, 
 def chunked_logprobs(model: models.Model, hidden, targets, scored, temperature: float):
     """Log-probs of targets [S, C] under hidden [S, C, D], and entropies, both float32 [S, C]; 0 where not `scored`.
 
-    No more than `CHUNK` logits of a shard exist at a time, forward or backward, and none for a chunk without a scored
-    token. On a mesh the head is gathered once, not once a chunk, and so are the parts of its gradient added up.
+    At most `CHUNK` logits of a shard are in memory at a time, forward or backward; chunks without a scored token are
+    skipped. On a mesh the output head is gathered, and its gradient reduced, once instead of once a chunk.
     """
     return mesh.by_shard(partial(_of_shard, temperature), shared=1)(model.head(), hidden, targets, scored)
 
@@ -313,7 +313,7 @@ def _of_shard(temperature: float, head, hidden, targets, scored):
         entropy = -jnp.sum(jnp.exp(logp) * logp, axis=-1)
         return jnp.take_along_axis(logp, target[..., None], axis=-1)[..., 0], jax.lax.stop_gradient(entropy)
 
-    @jax.checkpoint  # around the condition, whose own residuals would hold the head's weights once a chunk
+    @jax.checkpoint  # outside `cond`, whose residuals would keep the head's weights for every chunk
     def chunk(inputs):
         h, target, scored = inputs
         none = jnp.zeros(target.shape), jnp.zeros(target.shape)

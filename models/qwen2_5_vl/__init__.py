@@ -1,4 +1,4 @@
-"""Qwen2.5-VL in Flax: the network, its config, pictures and chat to tokens, Hugging Face weights in and out."""
+"""Qwen2.5-VL in Flax: network, config, image packing and new small models; the rest is shared."""
 
 from models.packing import Inputs, pack
 from models.processing import Processor
@@ -9,7 +9,7 @@ from models.qwen2_5_vl.packing import pack_images, pack_shapes
 from models.source import Source
 from models.weights import load, named, save
 
-Model = Qwen2_5_VL  # by the name that every family has
+Model = Qwen2_5_VL  # the common name in all families
 
 __all__ = [
     "Config",

@@ -1,4 +1,4 @@
-"""Sizes of a Qwen2.5-VL, read from and written to Hugging Face's config.json."""
+"""Config of Qwen2.5-VL, read from and written to Hugging Face's config.json."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -7,10 +7,10 @@ from typing import Any, ClassVar
 from models.errors import InputError
 
 ARCHITECTURE = "Qwen2_5_VLForConditionalGeneration"
-VISION_ROPE_THETA = 10000.0  # the published models have no other, so the network takes it as a constant
+VISION_ROPE_THETA = 10000.0  # the same in all published models, so a constant in the network
 
 
-PUBLISHED = {  # layers, width, MLP, heads, key heads, vocabulary, tied head; hidden units of the vision tower's MLP
+PUBLISHED = {  # layers, width, MLP, heads, KV heads, vocabulary, tied head; hidden units of the vision tower's MLP
     "3B": (36, 2048, 11008, 16, 2, 151936, True, 3420),
     "7B": (28, 3584, 18944, 28, 4, 152064, False, 3420),
     "32B": (64, 5120, 27648, 40, 8, 152064, False, 3456),
@@ -20,11 +20,11 @@ PUBLISHED = {  # layers, width, MLP, heads, key heads, vocabulary, tied head; hi
 
 @dataclasses.dataclass(frozen=True)
 class VisionConfig:
-    """The vision tower; windows and patches are in pixels, `fullatt_block_indexes` are the blocks without windows."""
+    """The vision tower; windows and patches are in pixels, `fullatt_block_indexes` are the full-attention blocks."""
 
-    image_mean: ClassVar = (0.48145466, 0.4578275, 0.40821073)  # CLIP's, red, green, blue
+    image_mean: ClassVar = (0.48145466, 0.4578275, 0.40821073)  # CLIP's red, green, blue
     image_std: ClassVar = (0.26862954, 0.26130258, 0.27577711)
-    min_pixels: ClassVar[int] = 56 * 56  # of a picture, where its processor says no other
+    min_pixels: ClassVar[int] = 56 * 56  # of an image, unless its processor sets another
     max_pixels: ClassVar[int] = 28 * 28 * 1280
 
     depth: int
@@ -40,7 +40,7 @@ class VisionConfig:
     in_channels: int = 3
 
     def flops(self, patches: Sequence[int]) -> int:
-        """The tower's forward pass over images of so many patches each, a multiply-add being 2.
+        """FLOPs of a forward pass over images with these numbers of patches; a multiply-add is 2.
 
         2 n (X D + L (4 D^2 + 3 D F)) + 4 D (full layers n^2 + window layers n w) + the merger's 2 n (m D^2 + D E), for
         n patches of X values, windows of w patches and m of them merged to one token of width E.
@@ -92,12 +92,12 @@ class Config:
 
     @property
     def embedding_size(self) -> int:
-        """Numbers of an input embedding; nothing is added to later layers."""
+        """The width of an input embedding; no features are added to later layers."""
         return self.text.hidden_size
 
     @classmethod
     def published(cls, size: str) -> "Config":
-        """The sizes of Qwen/Qwen2.5-VL-<size>-Instruct, for what needs no weights."""
+        """The sizes of Qwen/Qwen2.5-VL-<size>-Instruct, for uses without weights."""
         L, D, F, H, J, V, tied, vision = PUBLISHED[size]
         text = TextConfig(V, D, F, L, H, J, 1e6, (16, 24, 24), 1e-6, tie_word_embeddings=tied)
         return cls(VisionConfig(32, 1280, vision, 16, D), text)
@@ -106,12 +106,12 @@ class Config:
     def from_hf(cls, raw: dict[str, Any]) -> "Config":
         """Reads a config.json, nested (`text_config`, `rope_parameters`) or flat (`rope_scaling`, `rope_theta` on top).
 
-        Missing keys take transformers' defaults. Raises InputError for another architecture, for what is not done here
-        (sliding windows, other activations or rotary types) and for sizes that contradict each other.
+        Missing keys take transformers' defaults. Raises InputError for another architecture, for unsupported features
+        (sliding windows, other activations or rotary types) and for inconsistent sizes.
         """
         _check_architecture(raw)
         text = raw if raw.get("text_config") is None else _section(raw, "text_config")
-        # Versions differ in where this flag is; the default is False in both places, so a True anywhere was meant.
+        # Versions keep this flag in either place; the default is False in both, so a True in one counts.
         tied = _flag(raw, "tie_word_embeddings") or _flag(text, "tie_word_embeddings")
         config = cls(
             vision=_vision({} if raw.get("vision_config") is None else _section(raw, "vision_config")),
@@ -127,7 +127,8 @@ class Config:
     def to_hf(self) -> dict[str, Any]:
         """A config.json in the published (flat) layout, which every version of transformers and vLLM reads.
 
-        End-of-text ids are null: they belong to the tokenizer and to generation_config.json, which this class has not.
+        End-of-text ids are null: they belong to the tokenizer and generation_config.json, which this class does not
+        have.
         """
         text, vision = dataclasses.asdict(self.text), dataclasses.asdict(self.vision)
         mrope = list(text.pop("mrope_section"))
@@ -158,7 +159,7 @@ class Config:
 
 
 def published() -> dict[str, Config]:
-    """The sizes of all published models, by their hub ids."""
+    """The sizes of all published models, by hub id."""
     return {f"Qwen/Qwen2.5-VL-{size}-Instruct": Config.published(size) for size in PUBLISHED}
 
 
@@ -185,7 +186,7 @@ def _vision(raw: dict[str, Any]) -> VisionConfig:
         spatial_merge_size=_integer(raw, "spatial_merge_size", 2, where),
         temporal_patch_size=_integer(raw, "temporal_patch_size", 2, where),
         window_size=_integer(raw, "window_size", 112, where),
-        # transformers ignores numbers past the last block, and small models with the default list have some.
+        # transformers ignores indexes past the last block, as in small models with the default list.
         fullatt_block_indexes=tuple(sorted({block for block in blocks if 0 <= block < depth})),
         in_channels=_integer(raw, "in_channels", _integer(raw, "in_chans", 3, where), where),
     )
@@ -197,7 +198,7 @@ def _text(raw: dict[str, Any], tied: bool) -> TextConfig:
         not raw.get("use_sliding_window") and "sliding_attention" not in (raw.get("layer_types") or ()),
         "use_sliding_window is true, and sliding windows are not supported: use a model without them",
     )
-    # The older key wins where both are there, as in transformers.
+    # The older key takes precedence, as in transformers.
     rope = raw.get("rope_scaling") or raw.get("rope_parameters") or {}
     _require(isinstance(rope, dict), f"rope_scaling / rope_parameters must be an object, not {rope!r}")
     kind = rope.get("rope_type", rope.get("type", "default"))

@@ -1,5 +1,7 @@
-"""A small Qwen2.5-VL from nothing: a tokenizer trained on a few texts and random weights, in a complete Hugging Face
-directory that transformers loads. For demos and tests, where a published model is too large."""
+"""Creates a small Qwen2.5-VL: random weights and a newly trained tokenizer, in a complete Hugging Face directory.
+
+For demos and tests, where a published model is too large; transformers loads it.
+"""
 
 import dataclasses
 import json
@@ -24,21 +26,21 @@ SPECIAL_TOKENS = tuple(
 )  # in the published order, after the learnt tokens
 END_OF_TEXT, END_OF_TURN = "<|endoftext|>", "<|im_end|>"
 
-# How Qwen2 cuts text before the BPE: no token crosses these pieces. One digit is one piece.
+# Qwen2's pre-tokenisation: no token crosses these pieces. Each digit is one piece.
 _PIECES = "|".join(
     (
         r"(?i:'(?:s|t|re|ve|m|ll|d))",  # English contractions
-        r"[^\r\n\p{L}\p{N}]?\p{L}+",  # letters, with one sign or space in front
+        r"[^\r\n\p{L}\p{N}]?\p{L}+",  # letters, with one symbol or space in front
         r"\p{N}",
-        r" ?[^\s\p{L}\p{N}]+[\r\n]*",  # signs, with the line breaks after them
+        r" ?[^\s\p{L}\p{N}]+[\r\n]*",  # symbols, with the line breaks after them
         r"\s*[\r\n]+",
-        r"\s+(?!\S)",  # white space but for its last character, which belongs to what follows
+        r"\s+(?!\S)",  # white space except its last character, which belongs to the next piece
         r"\s+",
     )
 )
 _BYTES, _VOCAB_MULTIPLE = 256, 64
 
-# Says what the published template says: a default system text, pictures numbered only with `add_vision_id`.
+# Same output as the published template: a default system text, images numbered only with `add_vision_id`.
 CHAT_TEMPLATE = """\
 {%- set seen = namespace(image=0, video=0) -%}
 {%- if messages and messages[0]['role'] != 'system' -%}
@@ -70,19 +72,19 @@ CHAT_TEMPLATE = """\
 
 
 def make(path: str | os.PathLike, config: Mapping, texts: Iterable[str], seed: int = 0, vocab_size: int = 1000) -> None:
-    """Writes a whole model directory at `path`, or nothing.
+    """Writes a complete model directory at `path`, atomically.
 
     Args:
         path: must not exist yet, or be an empty directory.
         config: `{"vision": {...}, "text": {...}}`, the fields of `VisionConfig` and `TextConfig` without
             `vocab_size` and `out_hidden_size`, which follow from the tokenizer and from `text.hidden_size`.
-        texts: what the tokenizer learns its tokens from.
+        texts: training texts of the tokenizer.
         seed: of the random weights; equal arguments give equal bytes.
-        vocab_size: most tokens of the tokenizer, with the 256 bytes and the special ones; the network's vocabulary is
-            the next multiple of 64.
+        vocab_size: most tokens of the tokenizer, including the 256 bytes and the special ones; the network's vocabulary
+            is the next multiple of 64.
 
     Raises:
-        InputError: a size that is missing, unknown or fits no other, or a `path` that is in use.
+        InputError: a missing, unknown or inconsistent size, or a `path` that is in use.
     """
     path = Path(path)
     if path.is_file() or (path.is_dir() and any(path.iterdir())):
@@ -95,7 +97,7 @@ def make(path: str | os.PathLike, config: Mapping, texts: Iterable[str], seed: i
 
 
 def make_processor(path: str | os.PathLike, config: Mapping, texts: Iterable[str], vocab_size: int = 1000) -> None:
-    """Writes what `make` would to an existing directory, all but the weights: enough for prompts."""
+    """Writes the files of `make` except the weights to an existing directory: enough for prompts."""
     tokenizer = train_tokenizer(texts, vocab_size)
     model_config = _network_config(config, tokenizer)
     _write_json(Path(path, "config.json"), model_config.to_hf())
@@ -103,10 +105,10 @@ def make_processor(path: str | os.PathLike, config: Mapping, texts: Iterable[str
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int = 1000):
-    """A `tokenizers.Tokenizer`: byte-level BPE as Qwen2's, with Qwen2.5-VL's special tokens at the end.
+    """A `tokenizers.Tokenizer`: byte-level BPE like Qwen2's, with Qwen2.5-VL's special tokens at the end.
 
     Raises:
-        InputError: `vocab_size` has no room for the bytes and the special tokens.
+        InputError: `vocab_size` is too small for the bytes and the special tokens.
     """
     from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
@@ -160,7 +162,7 @@ def _network_config(config, tokenizer) -> Config:
             ("vision_end_token_id", "vision_end"),
         )
     }
-    # Through from_hf, which checks that the sizes fit each other.
+    # from_hf checks that the sizes are consistent.
     return Config.from_hf(Config(**parts, **ids).to_hf())
 
 

@@ -1,4 +1,4 @@
-"""Qwen2.5-VL: pictures and text in, next-token logits out."""
+"""The Qwen2.5-VL network: images and text to next-token logits."""
 
 from functools import partial
 
@@ -17,9 +17,9 @@ from models.source import Source
 
 
 class Qwen2_5_VL(nnx.Module):
-    """The network. Weights are held in `dtype`, activations in `compute_dtype` (by default the same).
+    """The network. Weights are stored in `dtype`, activations in `compute_dtype` (default the same).
 
-    Attribute paths are the Hugging Face hub's tensor names (weights.py); `source` is what came with loaded weights.
+    Attribute paths are the Hugging Face hub's tensor names (weights.py); `source` is the metadata of loaded weights.
     """
 
     def __init__(
@@ -39,19 +39,19 @@ class Qwen2_5_VL(nnx.Module):
         return _forward(*nnx.split(self), inputs)
 
     def encode(self, pack: Vision | None, **options):
-        """Merged image tokens [rows, C / merge^2, D] of a pack, or None where there are no images; as VisionTower."""
+        """Merged image tokens [rows, C / merge^2, D] of a pack, or None without images; options as in VisionTower."""
         return None if pack is None else self.visual(pack, self.compute_dtype, **options)
 
     def embed(self, ids, image_index=None, image_tokens=None):
-        """Input embeddings [..., D] of ids [...]; where image_index [..., 2] >= 0 the image token at (row, place)."""
+        """Input embeddings [..., D] of ids [...], with image tokens at (row, place) where image_index [..., 2] >= 0."""
         h = self.model.embed_tokens.embedding[...].astype(self.compute_dtype)[ids]
         if image_tokens is None:
             return h
-        images = image_tokens[image_index[..., 0], image_index[..., 1]]  # -1 reads the last token, dropped here:
+        images = image_tokens[image_index[..., 0], image_index[..., 1]]  # -1 reads the last token, masked below
         return jnp.where(image_index[..., :1] >= 0, images.astype(h.dtype), h)
 
     def head(self):
-        """The matrix [D, V] from hidden states to logits."""
+        """The output matrix [D, V]."""
         tied = self.config.text.tie_word_embeddings
         kernel = self.model.embed_tokens.embedding[...].T if tied else self.lm_head.kernel[...]
         return kernel.astype(self.compute_dtype)

@@ -1,8 +1,8 @@
-"""Pictures in packs (host side, numpy), laid out so that windows are dense.
+"""Vision packs (host side, numpy), laid out for dense window attention.
 
-A *block* holds one window's worth of patches (64 as published), a *row* some blocks. Each window lies whole in one
-block, each image whole in one row; small windows share blocks and small images share rows, kept apart by segment ids.
-So window attention is dense over blocks and full attention dense over rows, whatever the images' sizes.
+A *block* holds one window's worth of patches (64 as published), a *row* several blocks. Each window is in one block,
+each image in one row; small windows share blocks and small images share rows, separated by segment ids. So window
+attention is dense over blocks and full attention dense over rows, for any image sizes.
 """
 
 import functools
@@ -21,8 +21,8 @@ class Vision:
     """A pack of images: R rows of C patches of X values; segment id -1 is padding."""
 
     patches: np.ndarray  # float32 [R, C, X]
-    images: np.ndarray  # int32 [R, C]: which image of the row
-    windows: np.ndarray  # int32 [R, C]: which window of the row
+    images: np.ndarray  # int32 [R, C]: index of the image in the row
+    windows: np.ndarray  # int32 [R, C]: index of the window in the row
     positions: np.ndarray  # int32 [R, C, 2]: the patch's (height, width) in its image
 
 
@@ -38,8 +38,8 @@ def pack_images(
 
     Returns for each the pack and, per image, the (row, merged token) int32 [n / merge^2, 2] of its merged tokens in
     raster order. All packs have the same shape, with a multiple of `shards` rows; None where no batch has an image.
-    Each of `shards` parts of the rows has about the images that are at home there. The patches of images in other parts
-    than the `own` ones (by default all) are not made: memory of zeros that nobody touches is not even there.
+    Images are placed near the shard of their `home`. Only patches of images on the shards in `own` (default all) are
+    computed: untouched zeros take no memory.
     """
     if not any(batches):
         return [(None, []) for _ in batches]
@@ -56,7 +56,7 @@ def pack_images(
         patches = np.zeros((*shape, *_patch_shape(config)), np.float32)
         images, window_ids = np.full(shape, -1, np.int32), np.full(shape, -1, np.int32)
         positions = np.zeros((*shape, 2), np.int32)
-        places = [(row * rows // count, slots, window) for row, slots, window in places]  # empty rows among the others
+        places = [(row * rows // count, slots, window) for row, slots, window in places]  # spreads empty rows evenly
         for number, (image, (row, slots, window)) in enumerate(zip(batch, places)):
             if own is None or row // share in own:
                 frame = image.frame()
@@ -72,7 +72,7 @@ def pack_images(
 
 
 def pack_shapes(config: VisionConfig, patches: int, count: int, shards: int) -> Vision:
-    """The shapes of a pack of `count` images of so many patches, a row each, which may be longer than the image."""
+    """Shapes of a pack of `count` images of `patches` patches, one per row, which may be longer than the image."""
     block = block_size(config)
     room = block * bucket(-(-patches // block) + 1, least=1, between=2)
     shape = shards * bucket(-(-count // shards), least=1, between=2), room
@@ -87,7 +87,7 @@ def _patch_shape(config: VisionConfig) -> tuple[int, int, int]:
 
 @functools.lru_cache(1024)
 def _windows(grid, config: VisionConfig) -> list[np.ndarray]:
-    """An image's windows, each as the raster numbers of its merged tokens."""
+    """An image's windows, each as the raster indices of its merged tokens."""
     side = config.window_size // config.patch_size // config.spatial_merge_size
     height, width = (size // config.spatial_merge_size for size in grid[1:])
     numbers = np.arange(height * width).reshape(height, width)
@@ -104,15 +104,14 @@ def _patch_positions(grid, config: VisionConfig) -> np.ndarray:
 
 
 class _Row:
-    """A row being filled: what is free in each of its blocks, in merged tokens. It is at home where its first image
-    is."""
+    """A row being filled: free merged tokens in each of its blocks. Its home is that of its first image."""
 
     def __init__(self, block: int, capacity: int | None, home: float = 0.0):
         self.block, self.capacity, self.home, self.free = block, capacity, home, []
-        self.room = (capacity or 0) * block  # what is free in all, in merged tokens
+        self.room = (capacity or 0) * block  # free merged tokens in total
 
     def place(self, windows) -> int | None:
-        """Places one image's windows, first fit; the number of blocks then in use, or None (unchanged) if too many."""
+        """Places one image's windows by first fit; returns the blocks in use, or None (unchanged) if too many."""
         free, starts = list(self.free), []
         for window in windows:
             at = next((i for i, room in enumerate(free) if room >= len(window)), None)
@@ -129,10 +128,10 @@ class _Row:
 
 
 def _assign(batch: Sequence[Prepared], windows_of, block: int, capacity: int):
-    """Rows for a batch of images with windows, large ones first, each in the row with room that is nearest to its home.
+    """Assigns a batch of images to rows, large ones first, each to the row with room that is nearest to its home.
 
-    Sizes count in steps: images of about one size come in the order of their homes, and so share rows.
-    Returns (rows used, per image (row, slots, window ids)); rows are in the order of their homes.
+    Sizes are bucketed, so that images of similar size are sorted by home and share rows. Returns (rows used, per image
+    (row, slots, window ids)); rows are sorted by home.
     """
     rows: list[_Row] = []
     places = [None] * len(batch)

@@ -58,10 +58,10 @@ class TextTower(nnx.Module):
         self.norm = RMSNorm((D,), ("norm",), config.rms_norm_eps, rngs=rngs, dtype=dtype)
 
     def __call__(self, h, positions, attend, caches=None, *, remat=False):
-        """Embeddings h [T, D] at positions [3, T] -> (hidden [T, D] after the last norm, caches).
+        """Embeddings h [T, D] at positions [3, T] -> (hidden [T, D] after the final norm, caches).
 
         `attend` is each layer's attention (see attention.py); `caches` is a pytree with a leading layer axis that it
-        reads, and the caches that it returns come back stacked the same way (lists where the layers are apart).
+        reads, and the returned caches are stacked likewise (lists if the layers are unstacked).
         """
         rope = mrope(positions, self.config)
         h, caches = scan_layers(

@@ -1,4 +1,4 @@
-"""The vision tower: packed ragged images, through window and full-attention blocks, to merged tokens."""
+"""The vision tower: packed images of any size, through window and full-attention blocks, to merged tokens."""
 
 import jax
 import jax.numpy as jnp
@@ -10,12 +10,12 @@ from models.layers import NORMAL, Linear, RMSNorm, SwiGLU, inverse_frequencies, 
 from models.qwen2_5_vl.config import VisionConfig
 from models.qwen2_5_vl.packing import Vision, block_size
 
-EPS = 1e-6  # of every vision norm, whatever the text tower's
+EPS = 1e-6  # of all vision norms, independent of the text tower's
 ROPE_THETA = 10000.0
 
 
 class PatchEmbed(nnx.Module):
-    """A linear map of each patch's pixels, stored as the convolution [C, time, p, p, D] that it is."""
+    """A linear layer on each patch's pixels, stored as a convolution kernel [C, time, p, p, D]."""
 
     def __init__(self, config: VisionConfig, *, rngs, dtype):
         c, t, p = config.in_channels, config.temporal_patch_size, config.patch_size
@@ -42,7 +42,7 @@ class VisionAttention(nnx.Module):
         self.num_heads = config.num_heads
 
     def __call__(self, x, rope, segments, block: int):
-        """x [N, D]; a patch sees its own segment [N] within its block of `block` patches."""
+        """x [N, D]; a patch attends to its own segment [N] within its block of `block` patches."""
         q, k, v = jnp.moveaxis(self.qkv(x).reshape(len(x), 3, self.num_heads, -1), 1, 0)
         blocks = [a.reshape(-1, block, *a.shape[1:]) for a in (rotate(q, rope), rotate(k, rope), v, segments)]
         out = jax.vmap(lambda q, k, v, s: attention(q, k, v, s[:, None] == s))(*blocks)
@@ -88,8 +88,9 @@ class VisionTower(nnx.Module):
     def __call__(self, pack: Vision, dtype, *, remat=False, constrain=lambda h: h):
         """Merged tokens [R, C / merge^2, text width] of a pack of R rows of images, computed in `dtype`.
 
-        Windows are dense blocks of the rows, full attention is a row whole; segments keep images apart. All else is
-        one matrix of R * C patches, on which `constrain` is called before each block: where it lies on a mesh.
+        Window attention is dense over blocks, full attention over whole rows; segments separate images. All other
+        layers work on one matrix of R * C patches; `constrain` is called on it before each block, to shard it on a
+        mesh.
         """
         (R, C), head_dim = pack.images.shape, self.config.hidden_size // self.config.num_heads
         angles = pack.positions.reshape(R * C, 2, 1) * inverse_frequencies(ROPE_THETA, head_dim // 2)
@@ -106,7 +107,7 @@ class VisionTower(nnx.Module):
             def windows(h):
                 return block(h, rope, pack.windows.ravel(), block_size(self.config))
 
-            if isinstance(is_full, np.bool_):  # known for each layer where layers are unrolled
+            if isinstance(is_full, np.bool_):  # static where layers are unrolled
                 return (whole if is_full else windows)(h), None
             return jax.lax.cond(is_full, whole, windows, h), None
 

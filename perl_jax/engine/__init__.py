@@ -1,1 +1,1 @@
-"""What sampler, update and planner compute with: packed rows, image embeddings, the draw of a token, FLOPs."""
+"""Shared by sampler, update and planner: row packing, image embeddings, token sampling, FLOP counts."""

@@ -1,4 +1,4 @@
-"""The host's side of a decoding batch: its shapes, which stream each slot decodes, and what has come from them."""
+"""Host side of a decoding batch: its possible shapes, the stream in each slot, and the tokens decoded so far."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -6,8 +6,8 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-CAPACITY = 64  # tokens of the first own cache; a call that needs no more keeps one batch
-FEWEST = 8  # prompts of the smallest batch that streams move to
+CAPACITY = 64  # tokens of the smallest per-stream KV cache; calls that need no more keep one batch size
+FEWEST = 8  # prompts of the smallest batch
 
 
 class Rollouts(NamedTuple):
@@ -15,12 +15,12 @@ class Rollouts(NamedTuple):
 
     tokens: np.ndarray  # int32 [N, G, R], the EOS included
     logprobs: np.ndarray  # float32 [N, G, R]: log-softmax of the raw logits
-    sample_logprobs: np.ndarray  # float32 [N, G, R]: of the distribution sampled from
+    sample_logprobs: np.ndarray  # float32 [N, G, R]: under the sampling distribution
     lengths: np.ndarray  # int32 [N, G]
 
 
 class Segment(NamedTuple):
-    """What a batch drew, S tokens a stream; arbitrary after a stream's end."""
+    """The tokens drawn in a segment, S per stream; arbitrary after a stream's end."""
 
     tokens: jax.Array  # int32 [N, G, S]
     logprobs: jax.Array  # float32 [N, G, S]
@@ -30,18 +30,18 @@ class Segment(NamedTuple):
 
 
 class Decoded:
-    """The host's side of a batch: which stream each slot decodes, and what has come from them."""
+    """Host-side state of a batch: the stream in each slot, and the tokens decoded so far."""
 
     def __init__(self, prompts: int, N: int, G: int, R: int, shards: int, finished):
-        self._streams = np.arange(N * G).reshape(N, G)  # by slot; -1: none
+        self._streams = np.arange(N * G).reshape(N, G)  # stream of each slot; -1: none
         self._streams[prompts:] = -1
-        self.alive = self._streams >= 0  # by slot
+        self.alive = self._streams >= 0  # of each slot
         self.shape, self._shards, self._finished = (prompts, G, R), shards, finished
         self._drawn = [np.zeros((prompts * G, R), dtype) for dtype in (np.int32, np.float32, np.float32)]
         self._lengths = np.zeros(prompts * G, np.int32)
 
     def add(self, segment: Segment, t: int, end: int) -> None:
-        """Takes the tokens t, ..., end - 1 of all slots (a segment may have room for more)."""
+        """Stores tokens t, ..., end - 1 of all slots; the segment may have room for more."""
         *drawn, lengths, done = jax.device_get(segment)
         streams = self._streams[self.alive]
         for values, new in zip(self._drawn, drawn):
@@ -54,20 +54,20 @@ class Decoded:
             self._finished(n, g, self._drawn[0][stream, : self._lengths[stream]])
 
     def move(self, moves) -> None:
-        """Follows `_shrink`."""
+        """Follows the streams to the slots that `rollout._shrink` moves them to."""
         _, slots = moves
         parts = zip(*(np.split(x, self._shards) for x in (self._streams, slots)))
         self._streams = np.concatenate([np.where(to >= 0, streams.ravel()[to], -1) for streams, to in parts])
         self.alive = slots >= 0
 
     def result(self) -> tuple[np.ndarray, ...]:
-        """(tokens, log-probs, those of the distribution sampled from, lengths), as in Rollouts with R the limit."""
+        """(tokens, raw log-probs, sampling log-probs, lengths), as in Rollouts with R the limit."""
         G, R = self.shape[1:]
         return *(values.reshape(-1, G, R) for values in self._drawn), self._lengths.reshape(-1, G)
 
 
 def rollouts(batches: Sequence[Decoded], pad_id: int) -> Rollouts:
-    """What batches have decoded, as one."""
+    """Concatenates the results of batches."""
     *drawn, lengths = map(np.concatenate, zip(*(batch.result() for batch in batches)))
     longest = max(int(lengths.max()), 1)
     past = np.arange(longest) >= lengths[..., None]
@@ -78,7 +78,7 @@ def rollouts(batches: Sequence[Decoded], pad_id: int) -> Rollouts:
 
 
 def capacities(R: int) -> list[int]:
-    """The own caches, in tokens, that a call of at most R new tokens comes to; none is uneven, which TPUs would pad."""
+    """Per-stream KV cache sizes, in tokens, for at most R new tokens; odd sizes, which TPUs would pad, are avoided."""
     rooms, most = [min(CAPACITY, max(R - 1, 1))], -(-(R - 1) // CAPACITY) * CAPACITY
     while rooms[-1] < R - 1:
         rooms.append(min(2 * rooms[-1], most))
@@ -86,7 +86,7 @@ def capacities(R: int) -> list[int]:
 
 
 def batch_sizes(N: int, G: int, R: int, shards: int = 1) -> list[tuple[int, int]]:
-    """The batches, in prompts x streams, that a call comes to as its streams end: each a quarter of the one before."""
+    """Batch sizes (prompts, streams) as streams end: each a quarter of the one before."""
     sizes, share, fewest = [(N, G)], N // shards, -(-FEWEST // shards)
     while R - 1 > CAPACITY and (G > 1 or share > fewest):
         share, G = (share, -(-G // 4)) if G > 1 else (max(-(-share // 4), fewest), 1)
@@ -95,10 +95,10 @@ def batch_sizes(N: int, G: int, R: int, shards: int = 1) -> list[tuple[int, int]
 
 
 def regroup(alive, rows: int, width: int, shards: int = 1):
-    """Which slots alive [N, G] make up a batch of rows x width, or None where they do not fit.
+    """Fits the live slots of `alive` [N, G] into a batch of rows x width; None where they do not fit.
 
-    (old prompt of each row [rows], old slot [rows, width], -1 where none), each counted within its shard: a stream
-    stays where its cache is. A prompt may need several rows.
+    Returns (old prompt of each row [rows], old slot [rows, width], -1 where none), indexed within a shard: a stream
+    stays on its shard, where its cache is. A prompt may need several rows.
     """
     if shards > 1:
         parts = [regroup(part, rows // shards, width) for part in np.split(alive, shards)]

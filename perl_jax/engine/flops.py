@@ -1,8 +1,8 @@
-"""Counts what a step must compute, in floating-point operations, and says what share of a device's peak that is (MFU).
+"""FLOP counts of a step, and model FLOPs utilisation (MFU).
 
-A multiply-add is 2. Counted is what the method needs with everything shared: an image once, a prompt once, matrix
-products and attention over visible pairs; not norms, softmaxes, padding or what is computed again to save memory. A
-backward pass is twice its forward pass. So a number is comparable whatever the implementation does.
+A multiply-add counts as 2, a backward pass as twice its forward pass. Counted is what the method needs with full
+sharing: each image once, each prompt once, matrix products and attention over visible pairs. Norms, softmaxes, padding
+and recomputation (remat) are not counted, so that numbers are comparable between implementations.
 """
 
 from collections.abc import Iterable, Sequence
@@ -15,12 +15,12 @@ from models.packing import image_runs
 
 
 class Device(NamedTuple):
-    """What a vendor's data sheet says of one device."""
+    """A device's data sheet values."""
 
     peak: float  # dense bfloat16 FLOPs a second
-    bandwidth: float  # bytes a second from its own memory
+    bandwidth: float  # bytes a second from device memory
     memory: float  # bytes
-    network: float  # bytes a second from the devices of its slice or node, one way
+    network: float  # bytes a second between devices of a slice or node, one way
 
 
 DEVICES = {  # by JAX's `device_kind`
@@ -36,7 +36,7 @@ DEVICES = {  # by JAX's `device_kind`
 
 
 def text(config: models.TextConfig, tokens: int, pairs: int, scored: int) -> int:
-    """The text tower's forward pass over `tokens` tokens that see `pairs` tokens in all, and `scored` rows of logits.
+    """FLOPs of a text tower forward pass: `tokens` tokens, `pairs` visible pairs in attention, `scored` rows of logits.
 
     2 tokens L (2 D H d + 2 D J d + 3 D F) + 4 pairs L H d + 2 scored D V.
     """
@@ -49,9 +49,9 @@ def text(config: models.TextConfig, tokens: int, pairs: int, scored: int) -> int
 def group(
     config: models.Config, patches: Sequence[int], prompts: Iterable[int], responses: Iterable[Iterable[int]]
 ) -> int:
-    """A forward pass over one question: its images, and each order's prompt and responses, by their lengths.
+    """FLOPs of a forward pass over one question: its images, and the prompt and response lengths of each order.
 
-    Sampling computes this once (the prompt as prefill, the responses token by token), an update three times.
+    Sampling computes this once (prompts in prefill, responses in decode), an update three times.
     """
     total = config.vision.flops(patches)
     for prompt, lengths in zip(prompts, responses):
@@ -62,9 +62,9 @@ def group(
 
 
 def decoded_bytes(config: models.TextConfig, streams: int, prompts: int, prompt: float, own: float, size: int) -> float:
-    """What a decoding step reads at least: the weights, the caches of `prompts` prompts and what `streams` wrote since.
+    """Bytes that a decode step must read: the weights, the KV caches of `prompts` prompts and of `streams` streams.
 
-    `prompt` and `own` are tokens, mean over prompts and streams; numbers have `size` bytes.
+    `prompt` and `own` are the mean tokens in a prompt and a per-stream KV cache; `size` is bytes per number.
     """
     D, d, L, J = config.hidden_size, config.head_dim, config.num_hidden_layers, config.num_key_value_heads
     layer = 2 * D * d * (config.num_attention_heads + J) + 3 * D * config.intermediate_size
@@ -73,12 +73,12 @@ def decoded_bytes(config: models.TextConfig, streams: int, prompts: int, prompt:
 
 
 def image_patches(config: models.Config, ids: Sequence[int]) -> list[int]:
-    """The patches of each image of a prompt, read off its runs of image tokens."""
+    """Patches of each image of a prompt, from its runs of image tokens."""
     starts, ends = image_runs(config, ids)
     return ((ends - starts) * config.vision.spatial_merge_size**2).tolist()
 
 
 def utilisation(flops: float, seconds: float) -> dict[str, float]:
-    """{"mfu": share of all devices' peak}, or nothing where the peak of the device is not known (as on a CPU)."""
+    """{"mfu": share of the peak of all devices}, or {} where the device's peak is unknown (as on a CPU)."""
     device = DEVICES.get(jax.devices()[0].device_kind)
     return {"mfu": flops / seconds / (device.peak * jax.device_count())} if device and seconds > 0 else {}

@@ -1,4 +1,4 @@
-"""Drawing a token from logits: filters, the draw itself, and the log-probs of what was drawn."""
+"""Token sampling from logits: top-k and top-p filters, the draw, and log-probs."""
 
 from typing import NamedTuple
 
@@ -6,22 +6,22 @@ import jax
 import jax.numpy as jnp
 
 BLOCK = 512  # entries per block of the two-level draw: 152k logits are 297 blocks
-NUCLEUS = 256  # tokens that top-p looks at before it sorts a whole vocabulary
+NUCLEUS = 256  # tokens that top-p examines before it sorts the whole vocabulary
 
 
 class Sampling(NamedTuple):
-    """How to draw; the static part of a compiled program."""
+    """Sampling options; the static part of a compiled program."""
 
     temperature: float  # 0.0: greedy
     top_p: float  # 1.0: off
     top_k: int  # 0: off
-    eos_ids: tuple[int, ...]  # what ends a stream
+    eos_ids: tuple[int, ...]  # tokens that end a stream
 
 
 def sample(keys, logits, suppress, options: Sampling):
-    """Draws from logits [..., V] with keys [...]: (token int32, raw log-prob, log-prob as sampled), each [...].
+    """Draws from logits [..., V] with keys [...]: (token int32, raw log-prob, sampling log-prob), each [...].
 
-    The ids `suppress` are never drawn. The raw log-prob is of softmax(logits), whatever is suppressed or filtered.
+    The ids `suppress` are never drawn. The raw log-prob is of softmax(logits), before suppression and filters.
     """
     allowed = jnp.where(jnp.isin(jnp.arange(logits.shape[-1]), suppress), -jnp.inf, logits)
     if options.temperature == 0.0:
@@ -39,7 +39,7 @@ def sample(keys, logits, suppress, options: Sampling):
 
 
 def log_softmax_at(logits, index):
-    """log-softmax(logits)[index] for logits [..., V] and index [...], with no second array of size V."""
+    """log-softmax(logits)[index] for logits [..., V] and index [...], without a second array of size V."""
     return _at(logits, index) - jax.nn.logsumexp(logits, axis=-1)
 
 
@@ -50,8 +50,8 @@ def _at(values, index):
 def keep_top(logits, top_k: int, top_p: float):
     """Logits [..., V] with all but the `top_k` largest, then all but the `top_p` nucleus, at -inf (ties are kept).
 
-    The nucleus is the smallest set of most probable tokens whose probability reaches `top_p`. It is looked for among
-    the `NUCLEUS` most probable tokens, and only where it is larger than that in the whole vocabulary.
+    The nucleus is the smallest set of most probable tokens whose probability reaches `top_p`. It is searched among the
+    `NUCLEUS` most probable tokens, and in the whole vocabulary only if it is larger.
     """
     if top_k == 0 and top_p == 1.0:
         return logits
@@ -70,7 +70,7 @@ def keep_top(logits, top_k: int, top_p: float):
 
 
 def _nucleus(largest, total, top_p: float):
-    """The least logit [..., 1] of the nucleus, from descending logits [..., k]; and whether it ends among them."""
+    """The smallest logit [..., 1] of the nucleus, from descending logits [..., k]; and whether it ends among them."""
     probs = jnp.exp(largest - total[..., None])
     reached = jnp.cumsum(probs, axis=-1)
     kept = jnp.maximum(jnp.sum(reached - probs < top_p, axis=-1, keepdims=True), 1)
@@ -80,8 +80,8 @@ def _nucleus(largest, total, top_p: float):
 def draw_categorical(key, logits):
     """One index from softmax(logits [V]), int32 [], and logsumexp(logits), float32 [].
 
-    First its block by the blocks' sums, then its place in the block: one cumulative sum over 152k float32
-    probabilities loses most of the tail to rounding; two short ones do not.
+    Draws a block by the blocks' sums, then an index in the block: one cumulative sum over 152k float32 probabilities
+    loses most of the tail to rounding, two short ones do not.
     """
     largest = jnp.max(logits)
     probs = jnp.exp(logits - largest)
@@ -93,6 +93,6 @@ def draw_categorical(key, logits):
 
 
 def _invert(cumulative, u):
-    """The first index whose cumulative sum exceeds u of the total; never one of no mass."""
+    """The first index whose cumulative sum exceeds u of the total; never one of zero mass."""
     target = jnp.minimum(u * cumulative[-1], jnp.nextafter(cumulative[-1], 0.0))
     return jnp.sum(cumulative <= target)

@@ -1,9 +1,9 @@
-"""Packs groups for the update (host side): a prompt and its responses are a tree, and trees share rows of equal length.
+"""Packs prompts with their responses into rows of equal length for the update (host side).
 
-In a tree `[prompt | r_1 | ... | r_G]` each response sees the prompt and itself. Rows hold C tokens, so short trees
-share one and a long one is split by its responses, its prompt once in each part; B rows on each of S shards of the
-mesh are a micro-batch. Whatever the lengths, one shape fits all micro-batches and little of it is padding. The trees of
-a question stay together where they can, so that its images are encoded once for all of its orders.
+A prompt and its responses are a tree `[prompt | r_1 | ... | r_G]`, in which each response attends to the prompt and
+itself. Rows hold C tokens: short trees share a row, and a long one is split by its responses, with its prompt repeated
+in each part. A micro-batch is B rows on each of S shards; all micro-batches have one shape. Trees of a question stay in
+one micro-batch where possible, so that its images are encoded once for all orders.
 """
 
 from collections.abc import Container, Mapping, Sequence
@@ -28,32 +28,34 @@ class Group(NamedTuple):
     advantages: np.ndarray  # [O, G]
     old_logprobs: Sequence | None = None
     ref_logprobs: Sequence | None = None
-    sampler_logprobs: Sequence | None = None  # only to measure their gap to the update's
+    sampler_logprobs: Sequence | None = None  # only for the `sampler_gap` metric
 
 
 @flax.struct.dataclass
 class Rows:
-    """One micro-batch: B rows of C tokens on each of S shards, and up to C response tokens of each row to be scored,
-    these in front."""
+    """One micro-batch: B rows of C tokens on each of S shards.
+
+    Fields of scored response tokens hold up to C of them per row, in front.
+    """
 
     ids: np.ndarray  # int32 [B, S, C]
     position_ids: np.ndarray  # int32 [B, S, 3, C]: M-RoPE
-    image_index: np.ndarray  # int32 [B, S, C, 2]: (row, merged token) of the vision pack; -1 where text
-    spans: Spans  # of int32 [B, S, C]: what each token sees
-    vision: Any  # the family's pack of images, or None
-    sources: np.ndarray  # int32 [B, S, C]: the place that predicts the token
+    image_index: np.ndarray  # int32 [B, S, C, 2]: (row, merged token) in the vision pack; -1 for text
+    spans: Spans  # of int32 [B, S, C]: what each token attends to
+    vision: Any  # the model family's pack of images, or None
+    sources: np.ndarray  # int32 [B, S, C]: index in the row whose hidden state predicts the token
     targets: np.ndarray  # int32 [B, S, C]: the token
-    index: np.ndarray  # int32 [B, S, C]: its number among all response tokens of the groups; -1: none
-    prompts: int = flax.struct.field(pytree_node=False)  # places that the prompts of a row take up at most
-    window: int = flax.struct.field(pytree_node=False)  # tokens of a response at most
+    index: np.ndarray  # int32 [B, S, C]: index among all response tokens of the groups; -1: none
+    prompts: int = flax.struct.field(pytree_node=False)  # most prompt tokens in a row
+    window: int = flax.struct.field(pytree_node=False)  # most tokens of a response
 
     @property
     def content(self):
-        """(ids, image_index, vision): what the input embeddings are made of."""
+        """(ids, image_index, vision): the inputs of the embeddings."""
         return self.ids, self.image_index, self.vision
 
     def without_content(self) -> "Rows":
-        """What goes with input embeddings."""
+        """The fields that are used along with input embeddings."""
         return self.replace(ids=None, image_index=None, vision=None)
 
 
@@ -70,14 +72,14 @@ class Forest(NamedTuple):
     """All micro-batches of some groups, in one shape."""
 
     batches: list[Rows]
-    padding: float  # the share of their tokens that is none
-    split: int  # trees that did not fit in a row and are there in parts
+    padding: float  # share of padding among their tokens
+    split: int  # trees that were split to fit in rows
 
 
 def flat(groups: Sequence[Group], name: str) -> np.ndarray | None:
-    """A ragged field of all response tokens as one array [T], in the order of groups, orders, rollouts and tokens.
+    """Flattens a ragged field of all response tokens to one array [T], by groups, orders, rollouts and tokens.
 
-    Raises ValueError where some groups have it and some have not.
+    Raises ValueError where only some groups have the field.
     """
     given = [getattr(group, name) for group in groups]
     if len({x is None for x in given}) > 1:
@@ -105,15 +107,15 @@ def pack(
 ) -> Forest:
     """Packs groups that share O and G into micro-batches of `rows` rows of `row_tokens` tokens for each shard.
 
-    Of images only the patches on `own` shards are made (by default all), as `pack_images` does.
-    Without `row_tokens` a row has room for the longest tree, without `rows` there is one micro-batch. Raises ValueError
-    for groups of different shapes, InputError for ids and images that do not fit each other, and for a prompt that does
-    not fit in a row with its longest response.
+    Image patches are computed only for the shards in `own` (default all), as in `pack_images`. Without `row_tokens` a
+    row has room for the longest tree, without `rows` there is one micro-batch. Raises ValueError for groups of
+    different shapes, InputError for ids and images that do not match, and for a prompt that does not fit in a row with
+    its longest response.
     """
     check(groups)
     prompts, responses = _checked_ids(config, groups)
     lengths = np.array([[[len(r) for r in order] for order in group] for group in responses])
-    first = np.cumsum(lengths.ravel()).reshape(lengths.shape) - lengths  # each response's place among all tokens
+    first = np.cumsum(lengths.ravel()).reshape(lengths.shape) - lengths  # offset of each response among all tokens
 
     trees = [
         [_parts(q, o, len(prompt), lengths[q, o], row_tokens) for o, prompt in enumerate(prompts[q])]
@@ -148,7 +150,7 @@ def pack(
 
 
 def _checked_ids(config: models.Config, groups: Sequence[Group]) -> tuple[list, list]:
-    """Token ids of all prompts [Q][O] and responses [Q][O][G] as arrays; InputError for ids that there are not."""
+    """Token ids of all prompts [Q][O] and responses [Q][O][G] as arrays; InputError for invalid ids."""
     prompts = [
         [check_ids(config, ids, f"group {q}, prompt {o}") for o, ids in enumerate(group.prompts)]
         for q, group in enumerate(groups)
@@ -167,27 +169,27 @@ def _checked_ids(config: models.Config, groups: Sequence[Group]) -> tuple[list, 
 
 
 class _Call(NamedTuple):
-    """What all micro-batches of a call share."""
+    """Values shared by all micro-batches of a call."""
 
     config: models.Config
-    capacity: int  # tokens of a row
+    capacity: int  # tokens per row
     shards: int
     prompts: list  # [Q][O] token ids
     responses: list  # [Q][O][G] token ids
-    first: np.ndarray  # [Q, O, G] each response's place among all scored tokens
-    shown: list  # [Q][O] the numbers of the images that each prompt shows
-    grids: list  # of the images, by number
-    reach: tuple[int, int]  # what `_reach` says
+    first: np.ndarray  # [Q, O, G] offset of each response among all scored tokens
+    shown: list  # [Q][O] indices of the images that each prompt shows
+    grids: list  # by image index
+    reach: tuple[int, int]  # result of `_reach`
 
 
 def _filled(call: _Call, batch: Sequence[Sequence[Tree]], place: Mapping[int, np.ndarray], vision) -> Rows:
-    """The micro-batch of these rows of trees; `place` has where in `vision` each image's merged patches are."""
+    """Fills the micro-batch from rows of trees; `place` maps an image to its merged patches in `vision`."""
     config, capacity = call.config, call.capacity
     shape = (len(batch), capacity)
     ids, sources, targets = np.zeros((3, *shape), np.int32)
     positions, index = np.zeros((len(batch), 3, capacity), np.int32), np.full(shape, -1, np.int32)
     image_index = np.full((*shape, 2), -1, np.int32)
-    spans = np.broadcast_to(np.arange(capacity, dtype=np.int32), (3, *shape)).copy()  # padding sees itself
+    spans = np.broadcast_to(np.arange(capacity, dtype=np.int32), (3, *shape)).copy()  # padding attends to itself
     for b, row in enumerate(batch):
         at, scored, forks = 0, 0, []
         for tree in row:
@@ -212,7 +214,7 @@ def _filled(call: _Call, batch: Sequence[Sequence[Tree]], place: Mapping[int, np
                 sources[b, there] = [fork - 1, *range(at, here.stop - 1)][: len(tokens)]
                 index[b, there] = call.first[tree.group, tree.order, g] + np.arange(len(tokens))
                 at, scored = here.stop, there.stop
-    # The first S rows are each shard's first, and so on: what is empty is the last row everywhere.
+    # Deals rows to the shards in turn, so that empty rows are the last ones of every shard.
     apart = [
         x.reshape(-1, call.shards, *x.shape[1:]) for x in (ids, positions, image_index, *spans, sources, targets, index)
     ]
@@ -222,7 +224,7 @@ def _filled(call: _Call, batch: Sequence[Sequence[Tree]], place: Mapping[int, np
 
 
 def check(groups: Sequence[Group]) -> None:
-    """Raises ValueError where there are no groups, or groups of different O or G."""
+    """Raises ValueError for no groups, or groups of different O or G."""
     if not groups:
         raise ValueError("an update needs at least one group")
     O, G = len(groups[0].responses), len(groups[0].responses[0])
@@ -237,9 +239,9 @@ def check(groups: Sequence[Group]) -> None:
 
 
 def _reach(config: models.Config, batches, prompts, lengths, capacity: int) -> tuple[int, int]:
-    """`prompts` and `window` of the rows, in few steps: a finer one would be one more program to compile."""
+    """`prompts` and `window` of the rows, rounded to few values, since each one is a program to compile."""
     if kernel_platform(config.text.head_dim):
-        return capacity, capacity  # kernels do not ask
+        return capacity, capacity  # kernels do not use them
     most = max(sum(len(prompts[tree.group][tree.order]) for tree in row) for batch in batches for row in batch)
     longest = max(
         lengths[tree.group, tree.order, g] for batch in batches for row in batch for tree in row for g in tree.responses
@@ -249,12 +251,12 @@ def _reach(config: models.Config, batches, prompts, lengths, capacity: int) -> t
 
 
 def _parts(group: int, order: int, prompt: int, lengths, limit: int | None) -> list[Tree]:
-    """A prompt with all of its responses, or where that has more than `limit` tokens, with some of them in each part.
+    """The tree of a prompt with all its responses, split into several where it has more than `limit` tokens.
 
     Raises InputError where the prompt and its longest response do not fit.
     """
     parts: list[list[int]] = []
-    for g in sorted(range(len(lengths)), key=lambda g: -lengths[g]):  # the longest first, where it still has room
+    for g in sorted(range(len(lengths)), key=lambda g: -lengths[g]):  # longest first, first fit
         used = [prompt + sum(lengths[i] for i in part) for part in parts]
         at = next((i for i, tokens in enumerate(used) if not limit or tokens + lengths[g] <= limit), None)
         if at is not None:
@@ -272,10 +274,10 @@ def _parts(group: int, order: int, prompt: int, lengths, limit: int | None) -> l
 def _assign(
     questions: Sequence[Sequence[Tree]], rows: int | None, capacity: int, shards: int
 ) -> list[list[list[Tree]]]:
-    """Micro-batches of `rows` rows of trees for each shard: as few as first fit comes to, all about as full.
+    """Micro-batches of `rows` rows of trees for each shard: as few as first fit needs, filled evenly.
 
-    All packs of images have the shape of the largest: one micro-batch of the longest questions would cost padding in
-    the others. Without `rows` there is one micro-batch.
+    All vision packs have the shape of the largest, so one micro-batch of only long questions would cost padding in the
+    others. Without `rows` there is one micro-batch.
     """
     size = shards * (rows or sum(map(len, questions)))
     few = _fill(questions, size, capacity)
@@ -286,16 +288,16 @@ def _assign(
 
 
 def _fill(questions: Sequence[Sequence[Tree]], rows: int, capacity: int, count: int | None = None):
-    """Micro-batches, the longest questions first, each as a whole where one has room for it; else it goes to several.
+    """Assigns questions, longest first, to micro-batches; a question that fits in no single one is spread over several.
 
-    Into the first that has room, and a new one where none has; or with `count` of them into the emptiest, and None
-    where that does not work out.
+    Each goes to the first micro-batch with room, or to a new one; with `count` given, to the emptiest of them, and the
+    result is None where they do not suffice.
     """
     batches = [[[] for _ in range(rows)] for _ in range(count or 0)]
     free = [[capacity] * rows for _ in batches]
 
     def fits(room, trees):
-        """The row that each tree would take, first fit, or None."""
+        """The row for each tree by first fit, or None."""
         room, taken = list(room), []
         for tree in trees:
             row = next((i for i, tokens in enumerate(room) if tokens >= tree.length), None)

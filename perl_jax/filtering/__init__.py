@@ -1,1 +1,1 @@
-"""The rollout filter: how often the base model is right on a record, and which records that keeps."""
+"""The rollout filter: measures the base model's accuracy on each record, and selects records by it."""

@@ -1,4 +1,4 @@
-"""How often a policy answers records right: rollouts of each in its own order, by `batched_inference`."""
+"""Measures a policy's accuracy on records: rollouts in original order, by `batched_inference`."""
 
 import functools
 import io
@@ -26,11 +26,11 @@ NUMBER = operator.itemgetter("number")
 
 
 class Setup(NamedTuple):
-    """What records are asked with. The config's n_s is 0, its rollouts are those of a record."""
+    """Settings of a measurement. The config's n_s is 0, its `rollouts` are per record."""
 
     config: object
     split: Split
-    model: Callable[[], models.Model]  # loads it, when something is left to roll out
+    model: Callable[[], models.Model]  # loads it, if any rollouts are missing
     prompts: Prompts
     grader: Grader
     batch: int  # records rolled out at a time, at most
@@ -40,7 +40,7 @@ class Setup(NamedTuple):
 def measure(
     setup: Setup, file: Path, settings: Mapping, numbers: Sequence[int], blind: bool = False
 ) -> dict[int, dict]:
-    """The row of each of the records `numbers` by its number in the split, from `file` and from rollouts.
+    """The row of each record by its index in the split, from `file` and from new rollouts.
 
     A row has `number`, `id`, `source` and `prompt` (tokens, in the order where it is longest); then `images` (how
     many), `guess` (`selection.guess`), `scores` (1 for each right response), `lengths` (tokens), `truncated` (how many
@@ -48,11 +48,11 @@ def measure(
     processes get the same.
 
     Args:
-        setup: what to ask with.
+        setup: settings of the measurement.
         file: JSON lines; the first holds the settings, each other one a row.
-        settings: all that the scores depend on.
-        numbers: of the records in their split.
-        blind: shows grey pictures of the same size instead of the records' own.
+        settings: everything that the scores depend on.
+        numbers: indices of the records in their split.
+        blind: replaces images by grey ones of the same size.
 
     Raises:
         InputError: the file was made with other settings, or is not such a file.
@@ -90,7 +90,7 @@ def measure(
 def _row(setup: Setup, number: int) -> dict:
     """The beginning of a record's row, or all of it where training would leave the record out, too.
 
-    Grey pictures are as large as a record's own, so its prompt is as long.
+    Grey images have the size of the original ones, and so prompts of the same length.
     """
     record, line = setup.split[number], setup.lengths[number]
     row = {"number": number, "id": record["id"], "source": record["source"], "prompt": line.get("tokens")}
@@ -149,7 +149,7 @@ class _Questions:
 
 
 def greyed(record):
-    """An opened record with a grey picture of the same size in place of each of its own."""
+    """An opened record with each image replaced by a grey one of the same size."""
     return {**record, "images": [Encoded(_grey(image.width, image.height), "grey") for image in record["images"]]}
 
 

@@ -1,4 +1,4 @@
-"""What the rollout filter did, for people: a table by source, what could not be reached and why, and a picture."""
+"""Report of the rollout filter: a table by source, missed targets with reasons, and a histogram."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -8,14 +8,14 @@ import numpy as np
 from perl_jax.evaluation.statistics import Table
 from perl_jax.filtering.selection import FATES, LEAST, Candidate, shares
 
-NEAR = 0.02  # how far from the target a kept mean may lie without a word
-PANELS = 9  # of the picture: all records, the largest sources, and the others together
-BINS = 20  # most bars of a panel
+NEAR = 0.02  # largest distance of a kept mean from the target that is not reported
+PANELS = 9  # of the histogram: all records, the largest sources, and all others together
+BINS = 20  # most bars per panel
 BEFORE, AFTER, BAND, TARGET = "#b6bec8", "#0b5fb3", "#e3f4e8", "#d55e00"
 
 
 def by_source(candidates: Sequence[Candidate]) -> dict[str, list[Candidate]]:
-    """The records of each source, the largest first."""
+    """The records of each source, largest first."""
     groups: dict[str, list[Candidate]] = {}
     for candidate in candidates:
         groups.setdefault(candidate.source, []).append(candidate)
@@ -23,18 +23,18 @@ def by_source(candidates: Sequence[Candidate]) -> dict[str, list[Candidate]]:
 
 
 def mean(candidates: Sequence[Candidate]) -> float | None:
-    """The mean accuracy of those that were measured; None where none was."""
+    """The mean accuracy of the measured records; None if there are none."""
     found = [candidate.accuracy for candidate in candidates if candidate.accuracy is not None]
     return float(np.mean(found)) if found else None
 
 
 def kept(candidates: Sequence[Candidate], fates: Mapping[str, str]) -> list[Candidate]:
-    """Those whose fate it is."""
+    """The records with fate "kept"."""
     return [candidate for candidate in candidates if fates[candidate.id] == "kept"]
 
 
 def table(candidates: Sequence[Candidate], fates: Mapping[str, str]) -> Table:
-    """A line a source, and one for all: how many records met which fate, and the mean accuracy before and after."""
+    """A row per source, and one for all: records by fate, and the mean accuracy before and after."""
     groups = by_source(candidates)
     rows = []
     for name, group in [*groups.items(), *([("all", candidates)] if len(groups) != 1 else [])]:
@@ -45,7 +45,7 @@ def table(candidates: Sequence[Candidate], fates: Mapping[str, str]) -> Table:
 
 
 def shortfalls(candidates: Sequence[Candidate], fates: Mapping[str, str], target: float) -> list[str]:
-    """A line for each source whose kept mean is not near the target, and why; one for those that keep nothing."""
+    """A line for each source whose kept mean misses the target, with the reason, and one for empty sources."""
     lines, empty = [], []
     for name, group in by_source(candidates).items():
         left = kept(group, fates)
@@ -78,7 +78,7 @@ def histogram(
     target: float,
     rollouts: int,
 ) -> None:
-    """Draws how many records have which mean accuracy, before and after, of all and of each source, as a PNG."""
+    """Plots histograms of accuracy before and after, for all records and by source, to a PNG."""
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch

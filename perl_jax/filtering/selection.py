@@ -1,8 +1,9 @@
-"""Which records teach: those of medium difficulty, thinned source by source until their mean accuracy is a target.
+"""Selects records of medium difficulty, thinned by source until their mean accuracy meets a target.
 
-A record that is always or never answered right gives groups of equal rewards, and so no gradient; one that is answered
-without its pictures teaches nothing about them. Pure functions; the draws are hashes of (seed, id), so that a choice is
-the same on any machine and in any order. Method: PeRL, rollout filter (which gives the mean, and no thresholds).
+A record that is always or never answered correctly gives groups of equal rewards, and so no gradient; one that is
+answered without its images teaches nothing about them. Pure functions; draws are hashes of (seed, id), so that a
+selection does not depend on machine or order. Method: PeRL, rollout filter (the paper states the mean, but no
+thresholds).
 """
 
 import hashlib
@@ -16,26 +17,26 @@ import numpy as np
 from perl_jax import permute
 
 FATES = ("skipped", "below", "above", "blind", "thinned", "kept")  # the first that applies
-LEAST = 0.02  # the share of a difficulty's records that thinning leaves at least: all difficulties stay
-OPEN = 0.1  # a guesser's chance at an answer without choices: a digit, a small count
-CONFIDENCE = 0.95  # with which a record is more often right without its pictures than by guessing
-_UNIT = 10**9  # shares are added up as integers, which do not depend on the order or the machine
+LEAST = 0.02  # least share of records kept at each accuracy, so that no accuracy disappears
+OPEN = 0.1  # chance of guessing an answer without choices: a digit, a small count
+CONFIDENCE = 0.95  # of the test that blind accuracy is above chance
+_UNIT = 10**9  # shares are summed as integers, which does not depend on order or machine
 
 
 class Candidate(NamedTuple):
-    """What is known of a record."""
+    """A record with its measured accuracy."""
 
     id: str
     source: str
-    accuracy: float | None  # the share of its rollouts that are right; None: it could not be shown
-    blind: bool = False  # whether it is answered without its pictures
+    accuracy: float | None  # the share of correct rollouts; None: skipped
+    blind: bool = False  # whether it is answered without its images
 
 
 def select(candidates: Sequence[Candidate], low: float, high: float, target: float, seed: int = 0) -> dict[str, str]:
-    """What becomes of each record, one of FATES by its id.
+    """The fate of each record, one of FATES by id.
 
-    Kept is what lies in the band `low` to `high`, both included, and is not answered blind, but thinned so that each
-    source's mean accuracy comes as near `target` as `shares` allows.
+    Kept are records in the band `low` to `high`, both included, that are not answered blind, thinned so that each
+    source's mean accuracy is as near `target` as `shares` allows.
 
     >>> records = [Candidate(f"{a}-{i}", "mine", a / 10) for a in range(11) for i in range(10)]
     >>> fates = select(records, 0.1, 0.9, 0.4)
@@ -61,17 +62,17 @@ def select(candidates: Sequence[Candidate], low: float, high: float, target: flo
 
 
 def shares(accuracies: Sequence[float], target: float) -> np.ndarray:
-    """The share [N] of records of each accuracy [N] to keep, so that the mean of what is kept is `target`.
+    """The share [N] of records of each accuracy [N] to keep, so that the mean of the kept records is `target`.
 
-    Only the side of the target that has too many is thinned, and the more the further it is away:
-    min(1, exp(-l * distance)), l found by bisection. No share is below LEAST; where that is not enough, or nothing lies
-    on the other side, the mean stays off the target.
+    Only the side of the target with too many records is thinned, by min(1, exp(-l * distance)), with l found by
+    bisection. No share is below LEAST; where that does not suffice, or no record is on the other side, the mean stays
+    off the target.
 
     >>> shares([0.2, 0.4, 0.8], 0.4).round(3).tolist(), shares([0.8, 0.9], 0.4).round(3).tolist()
     ([1.0, 1.0, 0.5], [0.044, 0.02])
     """
     away = np.asarray(accuracies, np.float64) - target
-    away *= np.sign(away.sum())  # above 0: on the side that has too many
+    away *= np.sign(away.sum())  # above 0: on the side with too many
     far = away.max(initial=0.0)
     if far <= 0:
         return np.ones(len(away))
@@ -89,8 +90,10 @@ def shares(accuracies: Sequence[float], target: float) -> np.ndarray:
 
 
 def _thinned(group: Sequence[Candidate], target: float, seed: int) -> Iterable[str]:
-    """The ids of one source's records that stay, by systematic sampling along their accuracies: the mean is met to
-    within about half a record, which independent draws would miss by the root of their number."""
+    """The ids of one source's kept records, by systematic sampling along their accuracies.
+
+    This meets the mean to within about half a record; independent draws would miss it by the root of their number.
+    """
     ordered = sorted(group, key=lambda candidate: (candidate.accuracy, _draw(seed, candidate.id)))
     wanted = shares([candidate.accuracy for candidate in ordered], target)
     so_far = _UNIT // 2
@@ -104,11 +107,11 @@ def _draw(seed: int, name: str) -> bytes:
     return hashlib.blake2b(f"{seed}\0{name}".encode()).digest()
 
 
-# Without pictures
+# Without images
 
 
 def guess(record: Mapping[str, object]) -> float:
-    """The chance of one who guesses a record's answer: of its choices, its images, yes and no; OPEN where none is set.
+    """The chance of guessing a record's answer: among its choices, its images, or yes and no; else OPEN.
 
     >>> guess({"choices": ["a cat", "a dog", "a cow", "none"], "answer": "A", "images": []})
     0.25
@@ -126,11 +129,11 @@ def guess(record: Mapping[str, object]) -> float:
 
 
 def answered_blind(accuracy: float, blind: float, rollouts: int, chance: float) -> bool:
-    """Whether a record is answered as well without its pictures: `blind` and `accuracy` are shares of `rollouts`.
+    """Whether a record is answered as well without its images: `blind` and `accuracy` are shares of `rollouts`.
 
-    Two things must hold. It is right more often than by guessing at `chance` (an exact binomial test): a coin's luck
-    is no knowledge, and such a record can still teach to look. And it is right about as often as with its pictures,
-    to within one standard error of the difference: of records for which pictures do nothing five in six go so.
+    Two conditions: blind accuracy is above `chance` by an exact binomial test (lucky guesses are no knowledge, and such
+    a record can still teach); and it is at most one standard error of the difference below the accuracy with images,
+    which holds for five in six records whose images do not matter.
 
     >>> answered_blind(0.9, 0.8, 10, chance=0.1), answered_blind(0.9, 0.5, 10, chance=0.1)
     (True, False)

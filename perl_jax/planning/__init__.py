@@ -1,1 +1,1 @@
-"""A run's programs compiled for devices that are not at hand, and its time by roofline."""
+"""Ahead-of-time compilation of a run's programs for other devices, and roofline estimates."""

@@ -1,6 +1,6 @@
-"""A run's own programs, compiled ahead of time for devices that are not at hand, with the shapes of one step.
+"""Compiles a run's programs ahead of time for devices that are not available.
 
-Shapes are those of the largest step that a config may come to; no weights are read.
+Shapes are those of the largest step that a config allows; no weights are read.
 """
 
 import os
@@ -29,23 +29,23 @@ from perl_jax.training import schedule
 
 
 class Compiled(NamedTuple):
-    """What one program needs on one device, in bytes, and what it sends {kind: bytes}, as `sent`."""
+    """Memory of one program on one device, in bytes, and the bytes it communicates {kind: bytes}, as in `sent`."""
 
     arguments: float
-    total: float  # with temporary memory and results, less what is donated
+    total: float  # with temporary memory and results, less donated arguments
     results: float
     sent: dict[str, float]
 
 
 def devices_of(topology: str, slices: int = 1) -> list:
-    """The devices of a TPU topology such as v5e:4x4, for compiling only. Raises InputError for an unknown one."""
+    """The devices of a TPU topology such as v5e:4x4, for compilation only. Raises InputError for an unknown one."""
     os.environ.update(TPU_SKIP_MDS_QUERY="1", ALLOW_MULTIPLE_LIBTPU_LOAD="1")
     from jax.experimental import topologies
 
     more = {"num_slices": slices} if slices > 1 else {}
     try:
         return topologies.get_topology_desc(platform="tpu", topology_name=topology, **more).devices
-    except Exception as error:  # libtpu raises what it likes
+    except Exception as error:  # libtpu raises various exceptions
         line = str(error).splitlines()[0]
         raise InputError(
             f"--topology={topology}: {line}; it needs libtpu (pip install -r requirements-tpu.txt) and a "
@@ -54,7 +54,7 @@ def devices_of(topology: str, slices: int = 1) -> list:
 
 
 def programs(config, sizes: models.Config, assumed: Assumed) -> tuple[dict[str, Callable], dict[str, float]]:
-    """({name: what compiles it}, {what stays on a device: bytes}) on the current mesh, with the shapes of one step."""
+    """({name: function that lowers it}, {resident buffer: bytes on a device}) on the current mesh, for one step."""
     model = model_of(config, sizes)
     optimizer = schedule.optimizer(config, config.warmup.steps + 1)
     state = jax.eval_shape(lambda model: update.init(model, optimizer, policy.trainable(config)), model)
@@ -80,7 +80,7 @@ def programs(config, sizes: models.Config, assumed: Assumed) -> tuple[dict[str, 
 
 
 def model_of(config, sizes: models.Config) -> models.Model:
-    """The shapes of the model that the config trains, each weight in the dtype that `policy.load` holds it in."""
+    """The abstract model that the config trains, each weight in the dtype of `policy.load`."""
     network = models.family(sizes).Model
     model = nnx.eval_shape(
         lambda: policy.adapted(config, network(sizes, rngs=nnx.Rngs(0), compute_dtype=config.compute_dtype))
@@ -95,19 +95,19 @@ def model_of(config, sizes: models.Config) -> models.Model:
 
 
 def of_reference(config, model: models.Model) -> float:
-    """The bytes on one device of a reference policy that shares no weights."""
+    """Bytes on one device of a reference policy that shares no weights."""
     if not config.loss.kl_coef or config.lora.rank:
         return 0.0
     return share(laid_out(nnx.state(jax.eval_shape(partial(policy.reference, config), model))))
 
 
 def array(shape, dtype=jnp.int32, *where) -> jax.ShapeDtypeStruct:
-    """An array cut along its dimensions as `where` says."""
+    """An abstract array sharded by the partition spec `where`."""
     return jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(jax.sharding.get_mesh(), P(*where)))
 
 
 def laid_out(tree, layout: str = "train"):
-    """The shapes of weights, or of what is like them, with where they lie."""
+    """Abstract weights, or a pytree like them, with their shardings."""
 
     def place(leaf):
         if not isinstance(leaf, nnx.Variable):
@@ -119,14 +119,14 @@ def laid_out(tree, layout: str = "train"):
 
 
 def pictures(config, sizes: models.Config, assumed: Assumed, count: int):
-    """A pack of so many pictures, a row each, which may be longer than the picture."""
+    """An abstract vision pack of `count` images, one per row, which may be longer than the image."""
     patches, _ = lengths(config, sizes, assumed)
     pack = models.family(sizes).pack_shapes(sizes.vision, patches, count, mesh.shards())
     return jax.tree.map(lambda x: array(x.shape, x.dtype, mesh.ROWS), pack)
 
 
 def streams(config, sizes: models.Config, assumed: Assumed) -> rollout.Streams:
-    """All streams of a step with the largest own caches that they may come to."""
+    """The decoding state of a step with the largest per-stream KV caches."""
     text, dtype, shards = sizes.text, jnp.dtype(config.compute_dtype), mesh.shards()
     N = -(-at_once(config) // shards) * shards
     G, T = config.rollouts, bucket(lengths(config, sizes, assumed)[1])
@@ -201,7 +201,7 @@ def updating(config, sizes: models.Config, assumed: Assumed, state: update.State
 
 
 def share(tree) -> float:
-    """The bytes of a tree's arrays on one device."""
+    """Bytes of a tree's arrays on one device."""
     return sum(
         int(np.prod(x.sharding.shard_shape(x.shape))) * x.dtype.itemsize
         for x in jax.tree.leaves(tree)
@@ -210,7 +210,7 @@ def share(tree) -> float:
 
 
 def compiled(lower: Callable) -> Compiled | float:
-    """What a program needs; or where it does not fit, what it needs over what there is."""
+    """Memory of a program; if it does not fit, the ratio of needed to available memory."""
     try:
         program = lower().compile()
     except jax.errors.JaxRuntimeError as error:
@@ -223,7 +223,7 @@ def compiled(lower: Callable) -> Compiled | float:
 
 
 def overflow(message: str) -> float:
-    """How many times a device's memory a program needs, from what the compiler says. Raises RuntimeError otherwise."""
+    """The ratio of needed to available memory, from the compiler's message. Raises RuntimeError for other messages."""
     found = re.search(r"\(([\d.]+)([MG])\) exceeds available HBM \(([\d.]+)([MG])\)", message)
     found = found or re.search(r"Used ([\d.]+)([MG]) of ([\d.]+)([MG]) hbm", message)
     if not found:
@@ -239,18 +239,18 @@ COLLECTIVE = re.compile(r"= (.+?) (all-gather|all-reduce|reduce-scatter|all-to-a
 def sent(text: str) -> dict[str, float]:
     """Bytes of the results of a compiled program's collectives, by kind.
 
-    What stands in a loop counts as often as the loop's condition says; where it does not say, as in decoding, once.
+    Collectives in a loop are multiplied by its trip count; where that is unknown, as in decode, they count once.
     """
     bodies, times = computations(text), {}
     for name in bodies:
         times[name] = 1
-    for name in reversed(list(bodies)):  # callers stand after what they call
+    for name in reversed(list(bodies)):  # callers come after their callees
         for condition, body in re.findall(r" while\(.*?condition=%?([\w.-]+), body=%?([\w.-]+)", bodies[name]):
             times[body] = times[name] * trips(bodies[condition])
         for callees in re.findall(r"(?:calls|\w+_computations?)=(\{[^}]*\}|[%\w.-]+)", bodies[name]):
             for callee in re.findall(r"[\w.-]+", callees):
                 times[callee] = max(times[callee], times[name])
-    found = {}  # by channel: what runs asynchronously is one operation in several places
+    found = {}  # by channel: an asynchronous operation appears several times
     for name, body in bodies.items():
         for number, (shapes, kind, start, rest) in enumerate(COLLECTIVE.findall(body)):
             sizes = [
@@ -268,12 +268,12 @@ def sent(text: str) -> dict[str, float]:
 
 
 def computations(text: str) -> dict[str, str]:
-    """{name: body} of a compiled program's computations, in the order that they stand in."""
+    """{name: body} of a compiled program's computations, in order of appearance."""
     parts = re.split(r"^(?:ENTRY )?%?([\w.-]+) \([^\n]*\{\n", text, flags=re.MULTILINE)
     return dict(zip(parts[1::2], parts[2::2]))
 
 
 def trips(condition: str) -> int:
-    """How often a loop runs that counts from 0 to the one constant of its condition; 1 where there is none such."""
+    """The trip count of a loop from 0 to the only constant of its condition; 1 if there is no such constant."""
     constants = [int(n) for n in re.findall(r"[su]32\[\]\S* constant\((\d+)\)", condition)]
     return constants[0] if len(constants) == 1 and constants[0] else 1

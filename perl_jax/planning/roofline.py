@@ -1,6 +1,6 @@
-"""How long a run would take by roofline, and, where its programs cannot be compiled, about what memory they need.
+"""Roofline estimates of a run's time, and of its memory where programs cannot be compiled.
 
-FLOPs at a share of a device's peak, bytes at the same share of its memory's rate and of its network's.
+FLOPs at a share of a device's peak, bytes at the same share of its memory and network bandwidths.
 """
 
 from collections.abc import Mapping
@@ -27,16 +27,16 @@ EVALUATED = {
 
 
 class Assumed(NamedTuple):
-    """What a config does not say, and no data tells."""
+    """Assumptions about data and devices."""
 
-    images: int  # of a mean question, each with as many pixels as the config allows
+    images: int  # of a mean question, each with the most pixels that the config allows
     words: int  # tokens of its text
     response: int  # tokens of a response
-    efficiency: float = 0.4  # share of a device's rates that is reached
+    efficiency: float = 0.4  # share of a device's rates that is achieved
 
 
 def lengths(config, sizes: models.Config, assumed: Assumed) -> tuple[int, int]:
-    """(patches of a picture, tokens of a prompt)."""
+    """(patches of an image, tokens of a prompt)."""
     side = sizes.vision.patch_size * sizes.vision.spatial_merge_size
     patches = int(config.prompt.max_pixels**0.5 // side) ** 2 * sizes.vision.spatial_merge_size**2
     tokens = patches // sizes.vision.spatial_merge_size**2 + 2
@@ -44,18 +44,18 @@ def lengths(config, sizes: models.Config, assumed: Assumed) -> tuple[int, int]:
 
 
 def question_tokens(config, sizes: models.Config, assumed: Assumed) -> int:
-    """The tokens that an update computes of a question: each order's prompt and responses."""
+    """Tokens of a question in an update: each order's prompt and responses."""
     _, prompt = lengths(config, sizes, assumed)
     return (config.n_s + 1) * (prompt + config.rollouts * assumed.response)
 
 
 def step(config, sizes: models.Config, assumed: Assumed, device: flops.Device, count: int, shards: int) -> dict:
-    """The seconds of a training step by part, on `count` devices that rows are shared out over in `shards`."""
+    """Seconds of a training step by part, on `count` devices with rows in `shards` shards."""
     patches, prompt = lengths(config, sizes, assumed)
     Q, O, C = config.questions, config.n_s + 1, config.micro_batch.row_tokens
     rate = device.peak * assumed.efficiency * count
     row = flops.text(sizes.text, C, C * (prompt + assumed.response // 2), C)
-    rows = micro_batches(config, sizes, assumed, shards) * config.micro_batch.rows * shards  # filled or not
+    rows = micro_batches(config, sizes, assumed, shards) * config.micro_batch.rows * shards  # including empty rows
     pictures = sizes.vision.flops([patches] * assumed.images * Q)
     return {
         **sampling(config, sizes, assumed, device, count, shards, Q * O, config.rollouts, Q),
@@ -64,13 +64,13 @@ def step(config, sizes: models.Config, assumed: Assumed, device: flops.Device, c
 
 
 def at_once(config) -> int:
-    """The prompts that are decoded at a time."""
+    """The number of prompts decoded at a time."""
     prompts = config.questions * (config.n_s + 1)
     return min(config.sampling.batch or prompts, prompts)
 
 
 def work(config, sizes: models.Config, assumed: Assumed) -> int:
-    """The FLOPs that a training step must compute: all of its groups once to sample, three times to update."""
+    """FLOPs of a training step: all groups once for sampling, three times for the update."""
     patches, prompt = lengths(config, sizes, assumed)
     responses = [[assumed.response] * config.rollouts] * (config.n_s + 1)
     prompts = [prompt] * (config.n_s + 1)
@@ -78,12 +78,12 @@ def work(config, sizes: models.Config, assumed: Assumed) -> int:
 
 
 def passes(config) -> int:
-    """Forward passes that an update takes the time of."""
+    """The cost of an update, in forward passes."""
     return 3 + bool(config.remat) + (config.optimizer.steps_per_batch > 1) + (config.loss.kl_coef > 0)
 
 
 def micro_batches(config, sizes: models.Config, assumed: Assumed, shards: int) -> int:
-    """The micro-batches of a training step."""
+    """The number of micro-batches of a training step."""
     steps = config.optimizer.steps_per_batch
     tokens = config.questions * question_tokens(config, sizes, assumed) / steps
     return steps * int(np.ceil(tokens / (config.micro_batch.row_tokens * config.micro_batch.rows * shards)))
@@ -100,7 +100,7 @@ def sampling(
     samples: int,
     questions: int,
 ) -> dict[str, float]:
-    """The seconds of `samples` responses to each of `prompts` prompts, which are of so many questions."""
+    """Seconds for `samples` responses to each of `prompts` prompts, of `questions` questions."""
     patches, prompt = lengths(config, sizes, assumed)
     work = sizes.vision.flops([patches] * assumed.images * questions)
     work += prompts * flops.text(sizes.text, prompt, prompt * prompt // 2, samples)
@@ -124,14 +124,14 @@ def inference(
     questions: int,
     samples: int,
 ) -> float:
-    """The seconds of `samples` responses to each question, in its own order, as many prompts at once as in training."""
+    """Seconds for `samples` responses to each question, in original order, with the batch size of training."""
     return sum(sampling(config, sizes, assumed, device, count, shards, questions, samples, questions).values())
 
 
 def network(
     sent: Mapping[str, float], config, sizes: models.Config, assumed: Assumed, device: flops.Device, shards: int
 ) -> float:
-    """The seconds of a training step that the network takes, for the bytes that each compiled program sends."""
+    """Seconds of communication in a training step, from the bytes that each compiled program sends."""
     batches = micro_batches(config, sizes, assumed, shards)
     times = {
         "decode": assumed.response,
@@ -145,16 +145,16 @@ def network(
 def temporary(
     config, sizes: models.Config, assumed: Assumed, resident: Mapping[str, float], count: int, shards: int
 ) -> dict[str, float]:
-    """The bytes on one device that each phase needs beside what `resident` says of it: estimated, not compiled.
+    """Estimated bytes on one device that each phase needs in addition to `resident`, without compilation.
 
-    Counted are a row's layer inputs and all of one layer's activations, forward and backward; logits at hand; the head
-    gathered; and a second copy of the gradients, before a row's are added.
+    Included are a row's layer inputs and all activations of one layer, forward and backward; the logits in memory; the
+    gathered head; and a second copy of the gradients, before a row's are added.
     """
     text, vision, T = sizes.text, sizes.vision, count // shards
     patches, prompt = lengths(config, sizes, assumed)
     D, C, size = text.hidden_size, config.micro_batch.row_tokens, np.dtype(np.float16).itemsize
     heads = 2 * (text.num_attention_heads + text.num_key_value_heads) * text.head_dim
-    layer = size * (4 * D + (heads + 4 * text.intermediate_size) // T)  # a token's activations
+    layer = size * (4 * D + (heads + 4 * text.intermediate_size) // T)  # activations per token
     N = -(-at_once(config) // shards)
     encoded = min(N * assumed.images * patches, max(embeddings.PATCHES, patches))
     tower = encoded * size * (4 * vision.hidden_size + 4 * vision.intermediate_size)

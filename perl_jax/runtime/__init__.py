@@ -1,1 +1,1 @@
-"""Around every program: flags, processes, files, logs, compilations, HTML, language models at an endpoint."""
+"""Utilities of all commands: flags, processes, files, logs, compilation counts, HTML, chat endpoints."""

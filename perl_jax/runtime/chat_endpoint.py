@@ -1,7 +1,7 @@
-"""Many questions at a time to an OpenAI-compatible chat endpoint (vLLM, SGLang, OpenAI), each paid for once.
+"""Concurrent, cached requests to an OpenAI-compatible chat endpoint (vLLM, SGLang, OpenAI).
 
-The `openai` package sends, waits and tries again. Answers are kept in a file, keyed by the whole request, so that a
-stopped run goes on where it was. The URL is no part of the key: the same model may be served elsewhere tomorrow.
+The `openai` package sends and retries. Answers are cached in a file, keyed by the whole request, so that a stopped run
+resumes without repeating requests. The URL is not part of the key, since the same model may be served elsewhere later.
 """
 
 import collections
@@ -20,12 +20,12 @@ from models.errors import InputError
 Item, Result = TypeVar("Item"), TypeVar("Result")
 Message = Mapping[str, object]  # {"role": ..., "content": ...} as in OpenAI's API
 
-_HOPELESS = ("HTTP 401", "HTTP 402", "HTTP 404")  # key, credit, model: every other request would fail, too
-_OF_ITS_OWN = re.compile(r"empty answer|HTTP 4(?!29)")  # where only this request may be at fault
+_HOPELESS = ("HTTP 401", "HTTP 402", "HTTP 404")  # key, credit, model: all other requests would fail, too
+_OF_ITS_OWN = re.compile(r"empty answer|HTTP 4(?!29)")  # errors that may concern this request alone
 
 
 class Failure(Exception):
-    """A request without a usable answer: `reason`, one of few, to be counted, and `detail`, one line for a person."""
+    """A request without a usable answer: `reason`, one of a few, for counting, and `detail`, one line of text."""
 
     def __init__(self, reason: str, detail: str):
         super().__init__(f"{reason}: {line(detail)}")
@@ -33,13 +33,13 @@ class Failure(Exception):
 
 
 class Endpoint:
-    """One model behind one URL, for many threads; its key is the environment variable OPENAI_API_KEY, if any.
+    """One model at one URL, thread-safe; its key is the environment variable OPENAI_API_KEY, if set.
 
     Args:
-        url: as an OpenAI client takes it, "http://localhost:8000/v1".
+        url: as in an OpenAI client, "http://localhost:8000/v1".
         model: the name under which the endpoint serves it.
-        cache: a file of answers, one JSON line each, written as they come; made where there is none.
-        concurrency: most requests at a time.
+        cache: a file of answers, one JSON line each, appended as they arrive; created if missing.
+        concurrency: most simultaneous requests.
         timeout: seconds to wait for an answer.
         retries: further tries of a request that may yet succeed (no connection, timeout, 408, 409, 429, 5xx), with
             back-off; a Retry-After of up to two minutes is honoured.
@@ -47,7 +47,7 @@ class Endpoint:
     `counts` has the requests "answered", "failed", and "cached" (answered without a call); "sent" counts each try.
 
     Raises:
-        InputError: a URL or key that is none, a cache that another process uses or that holds something else.
+        InputError: an invalid URL or key, a cache that another process uses or that is not a cache.
     """
 
     def __init__(
@@ -64,12 +64,12 @@ class Endpoint:
             max_retries=retries,
             timeout=openai.Timeout(timeout, connect=min(timeout, 5.0)),
         )
-        self._completions = client.chat.completions  # imports more, which is better done before there are threads
+        self._completions = client.chat.completions  # imports more modules, before any threads start
         self.url, self.model, self.concurrency = url, model, concurrency
         self.counts, self._lock = collections.Counter(), threading.Lock()
         self._cache = _Cache(cache)
-        self._proven = bool(self._cache)  # whether it has ever given an answer
-        self._in_a_row, self._gone, self._closed = 0, "", False  # failures since an answer; why no more are sent
+        self._proven = bool(self._cache)  # whether it has ever answered
+        self._in_a_row, self._gone, self._closed = 0, "", False  # failures since the last answer; why no more are sent
         self._pool = concurrent.futures.ThreadPoolExecutor(concurrency, thread_name_prefix="endpoint")
 
     def __enter__(self) -> "Endpoint":
@@ -79,19 +79,20 @@ class Endpoint:
         self.close()
 
     def close(self) -> None:
-        """Asks nothing more; waits for what is on its way, which is paid for, and keeps it."""
+        """Sends no more requests; waits for pending ones and caches their answers."""
         self._closed = True
         self._pool.shutdown(cancel_futures=True)
         self._cache.file.close()
 
     def ask(self, messages: Sequence[Message], **sampling: object) -> str:
-        """The model's answer to a conversation, a kept one where there is one.
+        """The model's answer to a conversation, from the cache if possible.
 
-        Text that is no Unicode (a lone surrogate) is sent as "?". `sampling` is part of the request: temperature, ...
+        Text that is not valid Unicode (a lone surrogate) is sent as "?". `sampling` is part of the request:
+        temperature, ...
 
         Raises:
-            Failure: this request failed; it is not kept, and asked again the next time.
-            InputError: the endpoint is not there, refuses every request, or failed too many in a row.
+            Failure: this request failed; it is not cached, and sent again the next time.
+            InputError: the endpoint is unreachable, refuses every request, or failed too many in a row.
         """
         request = {"model": self.model, "messages": messages, **sampling}
         body = json.dumps(request, ensure_ascii=False, sort_keys=True).encode("utf-8", "replace")
@@ -112,10 +113,10 @@ class Endpoint:
         return self._cache.add(key, text)
 
     def each(self, items: Iterable[Item], work: Callable[[Item], Result]) -> Iterator[tuple[Item, Result | Failure]]:
-        """`(item, work(item))` in the items' order, `concurrency` at a time; `work` calls `ask`, maybe more than once.
+        """Yields `(item, work(item))` in order, `concurrency` at a time; `work` calls `ask`, maybe repeatedly.
 
-        A Failure that `work` raises stands in its result's place; any other exception comes out of here. At most
-        twice as many items are read as are asked at a time, so that they may hold much.
+        A Failure raised by `work` takes the place of its result; other exceptions propagate. At most twice
+        `concurrency` items are read ahead, since they may be large.
         """
 
         def caught(item: Item) -> Result | Failure:
@@ -164,10 +165,10 @@ class Endpoint:
                 self._proven, self._in_a_row = True, 0
 
     def _failed(self, failure: Failure) -> None:
-        """Counts a request as failed, and stops the run where there is no use in going on.
+        """Counts a failed request, and stops the run where further requests are pointless.
 
-        A run that is started again may ask only what failed before, for good reasons of its own (too long, say): from
-        an endpoint that has given answers, refusals of a single request are no sign, however many.
+        A restarted run may send only requests that failed before, for reasons specific to them (too long, for example):
+        once an endpoint has answered, refusals of single requests do not stop the run.
         """
         self._count("failed")
         with self._lock:
@@ -183,7 +184,7 @@ class Endpoint:
 
 
 class _Cache(dict):
-    """Answers by key, and their file: appended to and flushed at each, safe for threads, one process at a time."""
+    """Answers by key, and their file: flushed after each answer, thread-safe, locked to one process."""
 
     def __init__(self, path: str):
         self.path, self._lock = path, threading.Lock()
@@ -199,7 +200,7 @@ class _Cache(dict):
         whole, start = 0, b'{"key": "'
         for number, row in enumerate(self.file, 1):
             if not row.endswith(b"\n") and row.startswith(start[: len(row)]):
-                break  # the last line of a run that was killed
+                break  # the last line of a killed run
             try:
                 self.setdefault(*(json.loads(row)[name] for name in ("key", "answer")))
             except (ValueError, KeyError, TypeError, RecursionError):
@@ -208,7 +209,7 @@ class _Cache(dict):
         self.file.truncate(whole)
 
     def add(self, key: str, answer: str) -> str:
-        """The first answer to a request is the one that stays, here and the next time."""
+        """Stores an answer, unless there is one; returns the stored one."""
         with self._lock:
             if key not in self:
                 self.file.write(json.dumps({"key": key, "answer": answer}).encode() + b"\n")
@@ -217,7 +218,7 @@ class _Cache(dict):
 
 
 def line(text: str) -> str:
-    """The start of a text from elsewhere, as one line that can be printed and stored.
+    """The start of an external text, as one line that can be printed and stored.
 
     >>> line("a\\n b \\ud800 \\x1b[2J")
     'a b [2J'

@@ -1,7 +1,7 @@
-"""How every command starts: absl flags, plain log lines, and bad input told in one line with exit code 1.
+"""Command-line entry point of all commands: absl flags, plain log lines, one-line input errors with exit code 1.
 
-Beyond what absl does: `-h` and `--help` exit with 0, `--max-new-tokens` is `--max_new_tokens`, a flag that is given
-twice adds up or is refused, and a config is found by its name from any folder.
+In addition to absl: `-h` and `--help` exit with 0, `--max-new-tokens` is `--max_new_tokens`, a repeated flag
+accumulates or is refused, and a config is found by its name from any folder.
 """
 
 import logging
@@ -19,25 +19,25 @@ from absl import logging as absl_logging
 
 from models.errors import InputError
 
-flags.disclaim_key_flags()  # what is defined here is a command's own, and shown by its --help
-os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # that there is no torch is how it should be
+flags.disclaim_key_flags()  # flags defined here count as the command's, and are shown by its --help
+os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # torch is not needed
 
-CONFIGS = Path(__file__).resolve().parents[2] / "configs"  # which an installed perl_jax brings along
-IN_CONFIG = {"model": "config.model", "data": "config.data.directory"}  # what other commands take as flags
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"  # part of an installed perl_jax
+IN_CONFIG = {"model": "config.model", "data": "config.data.directory"}  # flags of other commands
 
 
 def run(main: Callable[[Sequence[str]], None], elsewhere: Mapping[str, str] | None = None) -> None:
     """Runs `main(argv)` under absl's flags; an InputError is one line on stderr and exit code 1.
 
-    `elsewhere` has, for flags that the command once had or that people expect, what to give instead.
+    `elsewhere` maps flags that the command does not have to what to give instead.
     """
 
     def guarded(argv: Sequence[str]) -> None:
         if len(argv) > 1:
             refuse(InputError(f"unexpected argument {argv[1]!r}; flags look like --name=value"))
-        absl_logging.set_verbosity(absl_logging.ERROR)  # Orbax says much through it
+        absl_logging.set_verbosity(absl_logging.ERROR)  # Orbax logs much through it
         logging.getLogger("perl_jax").setLevel(logging.INFO)
-        if not jax.config.jax_compilation_cache_dir:  # what was compiled once is not compiled again tomorrow
+        if not jax.config.jax_compilation_cache_dir:  # keeps compiled programs between runs
             jax.config.update("jax_compilation_cache_dir", str(Path(os.path.expanduser("~/.cache/perl_jax/jit"))))
             jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
         try:
@@ -52,35 +52,35 @@ def run(main: Callable[[Sequence[str]], None], elsewhere: Mapping[str, str] | No
 
 
 def define_run_flags() -> None:
-    """The flags of a command that works on a run: its config, its workdir, its other processes."""
+    """Flags of commands that work on a run: config, workdir, processes."""
     define_config_flag()
     flags.DEFINE_string("workdir", None, "The run's folder; started again there, the command goes on.", required=True)
     define_process_flags()
 
 
 def define_config_flag() -> None:
-    """The flag of a command that reads an experiment."""
+    """The flag of commands that read a config."""
     from ml_collections import config_flags
 
     config_flags.DEFINE_config_file(
         "config",
         None,
         "The experiment: a file, or the name of one in configs/, such as perl_7b or demo:grpo.",
-        lock_config=False,  # base.py has locked what is not open
+        lock_config=False,  # base.py locks the keys itself
         accept_new_attributes=True,
     )
     flags.mark_flag_as_required("config")
 
 
 def define_process_flags() -> None:
-    """The flags that say where a command's other processes are."""
+    """Flags that locate the other processes of a command."""
     flags.DEFINE_string("coordinator", "", "HOST:PORT of process 0, where no cluster says it.")
     flags.DEFINE_integer("process_count", 0, "With --coordinator: how many processes.")
     flags.DEFINE_integer("process_index", -1, "With --coordinator: this one, from 0.")
 
 
 def parse(argv: Sequence[str], elsewhere: Mapping[str, str]) -> Sequence[str]:
-    """What the flags leave of `argv`; a flag or config key that is unknown or of another type is one line too."""
+    """The arguments of `argv` that are not flags; unknown or mistyped flags and config keys are one-line errors."""
     argv = spelled(argv)
     if any(name in ("h", "help") for _, name in given(argv)):
         app.usage(shorthelp=True, writeto_stdout=True)
@@ -89,20 +89,19 @@ def parse(argv: Sequence[str], elsewhere: Mapping[str, str]) -> Sequence[str]:
         check_names(argv, elsewhere)
         rest = flags.FLAGS(with_config_found(argv))
         if "config" in flags.FLAGS:
-            flags.FLAGS.config.keys()  # a config file that cannot be read says so only when it is used
+            flags.FLAGS.config.keys()  # raises now if the config file cannot be read
         return rest
     except InputError as error:
         refuse(error)
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
         text = message(error)
-        key = text.split("'")[1] if text.startswith("'") else ""  # ml_collections names the last part of a key only
+        key = text.split("'")[1] if text.startswith("'") else ""  # ml_collections reports only the last part of a key
         named = [a for a in argv if key and a.startswith("--config.") and key in a.partition("=")[0].split(".")]
         refuse(InputError(f"{named[0]}: no such key in the config: {text}" if named else text))
 
 
 def defined(name: str) -> tuple[str, str]:
-    """("", the defined flag) that a name on the command line means, ("no", the flag) where it turns a switch off, and
-    ("", name) for one that is not defined."""
+    """("", flag) for the name of a defined flag, ("no", flag) where it turns a boolean off, else ("", name)."""
     known, off = name.replace("-", "_"), re.sub("^no[-_]?", "", name).replace("-", "_")
     if known not in flags.FLAGS and off != known and off in flags.FLAGS and flags.FLAGS[off].boolean:
         return "no", off
@@ -110,7 +109,7 @@ def defined(name: str) -> tuple[str, str]:
 
 
 def given(argv: Sequence[str]) -> Iterator[tuple[int, str]]:
-    """(place, name) of each flag in `argv`: no values that stand apart, and nothing after a bare `--`."""
+    """(place, name) of each flag in `argv`, without separate values, up to a bare `--`."""
     is_value = False
     for place, text in enumerate(argv[1:], start=1):
         if text == "--":
@@ -124,7 +123,7 @@ def given(argv: Sequence[str]) -> Iterator[tuple[int, str]]:
 
 
 def spelled(argv: Sequence[str]) -> list[str]:
-    """`argv` with hyphens in the names of flags as the underscores that they are defined with."""
+    """`argv` with hyphens in flag names replaced by underscores."""
     out = list(argv)
     for place, name in given(argv):
         off, flag = defined(name)
@@ -134,7 +133,7 @@ def spelled(argv: Sequence[str]) -> list[str]:
 
 
 def check_names(argv: Sequence[str], elsewhere: Mapping[str, str]) -> None:
-    """Raises InputError for a flag that has another name, and for one given twice whose values do not add up."""
+    """Raises InputError for a flag in `elsewhere`, and for a repeated flag that does not accumulate."""
     seen = set()
     for _, name in given(argv):
         _, flag = defined(name)
@@ -146,7 +145,7 @@ def check_names(argv: Sequence[str], elsewhere: Mapping[str, str]) -> None:
 
 
 def with_config_found(argv: Sequence[str]) -> list[str]:
-    """`argv` with the file that `--config` means."""
+    """`argv` with `--config` replaced by the path of its file."""
     out = list(argv)
     for place, name in given(argv):
         if name == "config" and name in flags.FLAGS:
@@ -159,9 +158,9 @@ def with_config_found(argv: Sequence[str]) -> list[str]:
 
 
 def config_file(text: str) -> str:
-    """The file that `--config` means, with what follows its colon: a path, or the name of one of ours from any folder.
+    """The config file that `--config` names, with what follows its colon: a path, or a name in configs/.
 
-    Raises InputError, with the names that there are, for a file that is not there.
+    Raises InputError, with the known names, for a missing file.
     """
     path, *arm = text.split(":", 1)
     names = [path, f"{path}.py"]
@@ -175,7 +174,7 @@ def config_file(text: str) -> str:
 
 
 def message(error: Exception) -> str:
-    """What an exception says, in one line: no quotes around a message in a message, no traceback, no list of keys."""
+    """An exception's message in one line, without nested quotes, traceback or list of keys."""
     while error.args and isinstance(error.args[0], Exception):
         error = error.args[0]
     text = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
@@ -185,6 +184,6 @@ def message(error: Exception) -> str:
 
 
 def refuse(error: InputError) -> NoReturn:
-    """One line on stderr, and exit code 1."""
+    """Prints one line to stderr and exits with code 1."""
     print("error:", " ".join(str(error).split()), file=sys.stderr)
     sys.exit(1)

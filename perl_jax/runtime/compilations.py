@@ -1,4 +1,4 @@
-"""Counts compilations and says which shape caused one: in steady state there should be none."""
+"""Counts compilations and logs their causes; in steady state there should be none."""
 
 import logging
 import re
@@ -9,21 +9,21 @@ import jax
 
 logger = logging.getLogger(__name__)
 
-# Loggers by which JAX explains itself.
+# JAX's loggers of cache misses.
 MISSES = ("jax._src.interpreters.partial_eval", "jax._src.compiler", "jax._src.compilation_cache")
-LEAST = 0.1  # seconds of a compilation that is worth a line by itself
+LEAST = 0.1  # seconds from which a compilation is logged
 
 
 class Compilations:
-    """Programs compiled (or read from the persistent cache) while it is open: `with Compilations() as compiled:`.
+    """Counts programs compiled (or read from the persistent cache) in its context: `with Compilations() as compiled:`.
 
-    `count` and `seconds` add up until `take` resets them. Each one that took a while, or that JAX knows a like of, is
-    a line in the log, with what differs.
+    `count` and `seconds` accumulate until `take` resets them. Compilations that are slow, or that recompile a known
+    function, are logged with what differs.
     """
 
     def __enter__(self) -> "Compilations":
         self.count, self.seconds = 0, 0.0
-        self._reasons = {}  # function: what JAX says of its last miss
+        self._reasons = {}  # function: JAX's explanation of its last miss
         self._lock = threading.Lock()
         self._levels = []
         self._before = jax.config.jax_explain_cache_misses
@@ -62,7 +62,7 @@ class Compilations:
             logger.info("compiled %s in %.1f s%s", name, seconds, f": {reason}" if reason else "")
 
     def _explain(self, record: logging.LogRecord) -> bool:
-        """Keeps what JAX says of a cache miss, and lets the log have what it says of other things."""
+        """A log filter that stores JAX's cache miss explanations and passes other records."""
         text = record.getMessage()
         if not re.search("CACHE MISS|persistent (compilation )?cache", text):
             return True

@@ -1,4 +1,4 @@
-"""What commands leave on disk: whole or not at all, and lines that a restart goes on with."""
+"""Atomic file writes, and JSON-lines files that a restarted command appends to."""
 
 import json
 import logging
@@ -15,7 +15,7 @@ logger = logging.getLogger(__name__)
 
 
 def write(file: Path, text: str) -> None:
-    """Writes a file whole or not at all. Half a surrogate pair, which a model may say, becomes "?"."""
+    """Writes a file atomically. A lone surrogate, which a model may generate, becomes "?"."""
     file.parent.mkdir(parents=True, exist_ok=True)
     partial = file.with_name(file.name + ".partial")
     partial.write_text(text, encoding="utf-8", errors="replace")
@@ -23,13 +23,15 @@ def write(file: Path, text: str) -> None:
 
 
 def lines(rows: Iterable) -> str:
-    """Rows as JSON, a line each, as `json_lines` reads them."""
+    """Rows as JSON, one per line, as `json_lines` reads them."""
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 
 def json_lines(file: Path) -> Iterator[dict]:
-    """The objects of a JSON-lines file, none where there is no file; lines that a killed program left half-written are
-    skipped and counted."""
+    """The objects of a JSON-lines file; none if there is no file.
+
+    Lines that a killed program left half-written are skipped and counted.
+    """
     if not file.exists():
         return
     skipped = 0
@@ -59,7 +61,7 @@ def rows(file: Path, keys: Set[str], what: str) -> list[dict]:
 
 
 def appended(file: Path):
-    """The file, open for more lines; a last line that a killed run left unfinished is cut."""
+    """The file, opened for appending; an unfinished last line of a killed run is removed."""
     if file.exists() and not (content := file.read_bytes()).endswith(b"\n"):
         os.truncate(file, content.rfind(b"\n") + 1)
     return file.open("a", encoding="utf-8")

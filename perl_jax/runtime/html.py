@@ -1,7 +1,7 @@
-"""Pages for people: HTML files that need no other, open from anywhere, and trust nothing that they show.
+"""Self-contained HTML reports that escape everything they show.
 
-`element` escapes whatever is not `Html`, pictures and plots are data URLs, and a page's policy lets it load nothing and
-run no script but its own.
+`element` escapes whatever is not `Html`, images and plots are data URLs, and a page's content security policy lets it
+load nothing and run no script but its own.
 """
 
 import base64
@@ -12,9 +12,9 @@ from html import escape
 
 from PIL import Image
 
-VOID = {"br", "img", "input", "meta"}  # elements without an inside
+VOID = {"br", "img", "input", "meta"}  # elements without content
 SIDE = 256  # pixels of a thumbnail's longer side
-WORDS_SHOWN = 500  # characters of what a model said
+WORDS_SHOWN = 500  # most characters shown of a response
 COLOURS = ("#0b5fb3", "#d55e00", "#009e73", "#a4508b", "#8a6d00", "#4a4a4a", "#56b4e9")
 STYLE = """
 :root { color-scheme: light; }
@@ -51,14 +51,16 @@ mark { background: #fff1a8; } label { margin-right: .8rem; }
 
 
 class Html(str):
-    """Text that is HTML already; any other text is escaped by `element`."""
+    """Text that is already HTML; `element` escapes any other text."""
 
     __slots__ = ()
 
 
 def element(tag: str, *inside: object, **attributes: object) -> Html:
-    """`<tag attributes>inside</tag>` with all that is not `Html` escaped: what data and models say is not to be
-    trusted. `class_` stands for class, `data_id` for data-id."""
+    """`<tag attributes>inside</tag>` with everything that is not `Html` escaped.
+
+    `class_` stands for class, `data_id` for data-id.
+    """
     names = {name.rstrip("_").replace("_", "-"): value for name, value in attributes.items()}
     opening = "".join(f' {name}="{escape(str(value))}"' for name, value in names.items())
     closing = "" if tag in VOID else f"</{tag}>"
@@ -66,7 +68,7 @@ def element(tag: str, *inside: object, **attributes: object) -> Html:
 
 
 def joined(*parts: object) -> Html:
-    """The parts one after the other, all that is not `Html` escaped."""
+    """Concatenates the parts, escaping everything that is not `Html`."""
     return Html("".join(part if isinstance(part, Html) else escape(str(part)) for part in parts))
 
 
@@ -88,7 +90,7 @@ def page(title: str, body: Sequence[Html], style: str = "", script: str = "") ->
 
 
 def table(header: Sequence[object], rows: Sequence[Sequence[object]], class_: str) -> Html:
-    """A table that scrolls where it is wide; a cell may be a `td` of its own. Nothing without rows."""
+    """A table that scrolls where it is wide; a cell may be a `td` element. Empty without rows."""
     if not rows:
         return Html("")
     top = element("tr", *(element("th", cell) for cell in header))
@@ -110,31 +112,31 @@ def tag(text: object, alarm: bool = False) -> Html:
 
 
 def clipped(text: object) -> str:
-    """The text, or its beginning, its end, where answers stand, and how long it is."""
+    """The text, or if it is long its beginning and end (where answers are) and its length."""
     text, half = str(text), WORDS_SHOWN // 2
     return text if len(text) <= WORDS_SHOWN else f"{text[:half]} … {text[-half:]} ({len(text)} characters)"
 
 
 def said(text: object, correct: float | None = None, tag: str = "td") -> Html:
-    """A model's words, clipped, and whether they are right: in full (1), not at all (0), or in part."""
+    """A response, clipped, marked correct (1), wrong (0), or with its score in between."""
     marks = {None: ("", ""), 1: ("✓ ", " right"), 0: ("✗ ", " wrong")}
     mark, colour = marks.get(correct, (f"({correct}) ", ""))
     return element(tag, mark, clipped(text), class_="said" + colour)
 
 
 def legend(names: Sequence[str]) -> Html:
-    """Which colour is whose, beside plots: whatever a name is, the plots then hold only numbers."""
+    """The colours of names, next to plots: since names may hold anything, plots show only numbers."""
     marks = [element("i", style=f"background:{COLOURS[i % len(COLOURS)]}") for i in range(len(names))]
     return element("p", *(element("span", mark, name) for mark, name in zip(marks, names)), class_="legend")
 
 
 def folded(title: object, *inside: object) -> Html:
-    """What a person opens if they want to see it."""
+    """A collapsible section."""
     return element("details", element("summary", title), *inside)
 
 
 def thumbnail(picture: Image.Image, alt: str = "", side: int = SIDE) -> Html:
-    """An RGB picture made to fit `side` x `side` pixels, if it is larger, as a JPEG in a data URL."""
+    """An RGB image, shrunk to fit `side` x `side` pixels, as a JPEG in a data URL."""
     small = picture.copy()
     small.thumbnail((side, side))
     file = io.BytesIO()

@@ -1,4 +1,4 @@
-"""What a run leaves for people: a line a step, a progress bar, TensorBoard, and files that a restart appends to."""
+"""Logs of a run: a line per step, a progress bar, TensorBoard, and files that a restart appends to."""
 
 import contextlib
 import importlib.metadata
@@ -18,7 +18,7 @@ from perl_jax import __version__
 from perl_jax.runtime import files
 
 LIBRARIES = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-datasets", "transformers")
-IN_LINE = {  # metric: its short name in a step's line
+IN_LINE = {  # metric: short name in a step's line
     "reward/mean": "reward",
     "reward/accuracy": "accuracy",
     "permute/probability": "p",
@@ -35,7 +35,7 @@ IN_LINE = {  # metric: its short name in a step's line
 
 
 class Clock:
-    """Where a step's time goes: `with clock("rollout"): ...`; the rest is `other`."""
+    """Times the parts of a step: `with clock("rollout"): ...`; the rest is `other`."""
 
     def __init__(self):
         self._start = time.perf_counter()
@@ -50,7 +50,7 @@ class Clock:
             self._parts[part] = self._parts.get(part, 0.0) + time.perf_counter() - start
 
     def seconds(self, part: str) -> float:
-        """What a part took so far."""
+        """Seconds of a part so far."""
         return self._parts.get(part, 0.0)
 
     def metrics(self) -> dict[str, float]:
@@ -61,8 +61,10 @@ class Clock:
 
 
 class RunLog:
-    """The log of a run of `last` steps in its workdir: run.json, metrics.jsonl, rollouts.jsonl, evaluations/ and
-    tensorboard/."""
+    """The log of a run of `last` steps in its workdir.
+
+    Writes run.json, metrics.jsonl, rollouts.jsonl, evaluations/ and tensorboard/.
+    """
 
     def __init__(self, workdir: Path, config: Mapping, last: int, **facts):
         from tensorboardX import SummaryWriter
@@ -90,7 +92,7 @@ class RunLog:
                 _, self._left = add(1)
 
     def step(self, stage: str, step: int, values: Mapping[str, float]) -> None:
-        """One step's metrics: to TensorBoard and metrics.jsonl, and the main ones as a line."""
+        """Logs a step's metrics to TensorBoard and metrics.jsonl, and prints the main ones."""
         self._write(stage, step, values)
         parts = [f"{short} {values[name]:.3g}" for name, short in IN_LINE.items() if name in values]
         if values.get("compile/count"):
@@ -101,7 +103,7 @@ class RunLog:
         self._console.print(f"{stage} {step}/{self._last}  " + "  ".join(parts), soft_wrap=True)
 
     def evaluation(self, name: str, stage: str, step: int, values: Mapping, rows: Iterable[Mapping]) -> None:
-        """An evaluation's metrics, and its predictions as evaluations/<name>-<step>.jsonl, whole or not at all."""
+        """Logs an evaluation's metrics, and writes its predictions atomically to evaluations/<name>-<step>.jsonl."""
         file = self._workdir / "evaluations" / f"{name}-{step:08d}.jsonl"
         files.write(file, files.lines(rows))
         self._write(stage, step, values)
@@ -109,7 +111,7 @@ class RunLog:
         self._console.print(f"{stage} {step}/{self._last}  {name}: {text}", soft_wrap=True)
 
     def groups(self, rows: Iterable[Mapping]) -> None:
-        """Some of a step's groups, for people to read: rollouts.jsonl."""
+        """Appends sample groups of a step to rollouts.jsonl."""
         for row in rows:
             self._rollouts.write(json.dumps(row, ensure_ascii=False, default=_plain) + "\n")
         self._rollouts.flush()
@@ -123,7 +125,7 @@ class RunLog:
 
 
 class Silent:
-    """The log of a process that leaves writing to another."""
+    """The log of a process that does not write."""
 
     def __init__(self, workdir: Path, config: Mapping, last: int, **facts):
         del workdir, config, facts
@@ -140,16 +142,16 @@ class Silent:
         return iter(range(first, self._last + 1))
 
     def step(self, *_) -> None:
-        """Nothing, and so the others."""
+        """No-op."""
 
     evaluation = groups = step
 
 
 @contextlib.contextmanager
 def progress(console: Console, unit: str, total: int, done: int = 0) -> Iterator[Callable[[int], tuple[str, float]]]:
-    """A bar on a terminal: what is done of `total`, rate and remaining time.
+    """A progress bar on a terminal: done of `total`, rate and remaining time.
 
-    The function that it gives adds to what is done, and returns the rate in words and the seconds that are left.
+    Yields a function that advances it, and returns the rate as text and the remaining seconds.
     """
     columns = (
         TextColumn("{task.description}"),
@@ -195,11 +197,11 @@ def environment() -> dict:
 
 
 def _commit() -> tuple[str | None, bool | None]:
-    """This code's commit and whether its tree is clean; None where it is installed, even inside another repository."""
+    """This code's commit and whether its tree is clean; None if installed, even inside another repository."""
     here = Path(__file__)
 
     def git(*args):
-        with contextlib.suppress(OSError):  # there is no git here
+        with contextlib.suppress(OSError):  # git is not installed
             done = subprocess.run(["git", *args], cwd=here.parent, capture_output=True, text=True)
             return done.stdout.strip() if done.returncode == 0 else None
 
@@ -215,7 +217,7 @@ def _append_run(file: Path, entry: Mapping) -> None:
 
 
 def _plain(value):
-    """Numpy values and the like, for JSON."""
+    """Converts numpy and other values for JSON."""
     return value.tolist() if isinstance(value, np.ndarray | np.generic) else str(value)
 
 

@@ -1,10 +1,8 @@
-"""Several processes as one program: all run the same steps on the same questions, each with a part of the devices.
+"""Multi-process (multi-host) runs: all processes run the same steps, each with a part of the devices.
 
-What the devices compute is one program over all of them (mesh.py). On the host each process draws and tokenises the
-whole batch, which needs no more of a picture than its size, but decodes, resizes and patches only the pictures of its
-own rows; it grades its own share of the responses, and process 0 alone writes what a run leaves; checkpoints are
-written by all.
-Everything here is without effect for one process.
+Devices run one program together (mesh.py). On the host each process draws and tokenises the whole batch, for which it
+reads only image sizes, but decodes, resizes and patches only the images of its own rows. It grades its share of the
+responses. Process 0 alone writes a run's files; all write checkpoints. With one process all functions are no-ops.
 """
 
 import json
@@ -22,16 +20,16 @@ from models.errors import InputError
 
 logger = logging.getLogger(__name__)
 
-TIMEOUT = 120  # seconds to wait for the other processes at the start
-LOST = 60  # seconds of silence after which a process counts as dead, and the others end
+TIMEOUT = 120  # seconds to wait for the other processes at start-up
+LOST = 60  # seconds without a heartbeat after which a process counts as dead, and the others exit
 
 
 def join(coordinator: str = "", count: int = 0, index: int = -1) -> None:
-    """Joins the run's other processes, before anything else asks for a device.
+    """Joins the run's other processes; must precede any use of devices.
 
-    By the address HOST:PORT of process 0, the number of processes and the own index; without an address as the cluster
-    says (SLURM, TPU VMs, GKE, Open MPI: what `jax.distributed` knows), and alone where there is none. Raises InputError
-    where the others cannot be reached.
+    Uses the address HOST:PORT of process 0, the number of processes and this one's index; without an address, the
+    cluster environment (SLURM, TPU VMs, GKE, Open MPI: as detected by `jax.distributed`); without a cluster, runs
+    alone. Raises InputError where the others cannot be reached.
     """
     given = {}
     if coordinator:
@@ -55,7 +53,7 @@ def join(coordinator: str = "", count: int = 0, index: int = -1) -> None:
 
 
 def _reach(address: str) -> None:
-    """Waits until process 0 listens: XLA itself would abort without a word that a person can use."""
+    """Waits until process 0 listens: XLA itself would abort without a helpful message."""
     host, _, port = address.rpartition(":")
     end = time.monotonic() + TIMEOUT
     while True:
@@ -77,17 +75,17 @@ def first() -> bool:
 
 
 def cores() -> int:
-    """How many cores this process may use: what a cluster has bound it to, where that can be told."""
+    """The number of CPU cores that this process may use, respecting CPU affinity where available."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def owns(number: int) -> bool:
-    """Whether a piece of work is this process's share, by a number of it that all processes agree on."""
+    """Whether this process does the work item with this number, on which all processes agree."""
     return number % jax.process_count() == jax.process_index()
 
 
 def after_first(make: Callable[[], object]) -> None:
-    """Runs `make` in process 0 while the others wait, then in them: it finds what process 0 has written."""
+    """Runs `make` in process 0, then in the others, which find what process 0 has written."""
     if first():
         make()
     if jax.process_count() > 1:
@@ -97,7 +95,7 @@ def after_first(make: Callable[[], object]) -> None:
 
 
 def exchange(value) -> list:
-    """The JSON-able `value` of each process, in their order."""
+    """Gathers the JSON-able `value` of each process, by process index."""
     if jax.process_count() == 1:
         return [value]
     data = np.frombuffer(json.dumps(value).encode(), np.uint8)
@@ -107,7 +105,7 @@ def exchange(value) -> list:
 
 
 def agree(value, what: str) -> None:
-    """Raises InputError in every process where they do not all have the same JSON-able `value`."""
+    """Raises InputError in every process unless all have the same JSON-able `value`."""
     values = exchange(value)
     for index, other in enumerate(values):
         if other != values[0]:

@@ -1,1 +1,1 @@
-"""What a training run is made of: its data, batches, schedule, metrics, checkpoints, held-out questions."""
+"""Parts of a training run: data, batches, schedule, metrics, checkpoints, held-out evaluation."""

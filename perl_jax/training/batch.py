@@ -1,4 +1,4 @@
-"""One step's batch: questions in their orders, graded while others are decoded, as arrays [Q, O, G]."""
+"""One step's batch: questions in permuted orders, graded during decoding, as arrays [Q, O, G]."""
 
 import dataclasses
 import itertools
@@ -19,11 +19,11 @@ from perl_jax.training import metrics
 
 logger = logging.getLogger(__name__)
 
-EARLY = 32  # responses that are graded while others are decoded go to the grader so many at a time
+EARLY = 32  # ended responses are sent to the grader in chunks of this size
 
 
 class Source(NamedTuple):
-    """What batches are made with."""
+    """The inputs of batch construction."""
 
     config: object
     questions: "Questions"
@@ -36,30 +36,30 @@ class Question(NamedTuple):
 
     record: dict
     orders: list[tuple[int, ...]]  # [O]
-    samples: list[dict]  # [O] rendered records, each with its own order's answer
-    prompts: list[tuple]  # [O] (ids, pictures)
+    samples: list[dict]  # [O] rendered records, each with the answer for its order
+    prompts: list[tuple]  # [O] (ids, images)
 
 
 @dataclasses.dataclass(frozen=True)
 class Batch:
-    """Q questions with their rollouts and what these are worth."""
+    """Q questions with their rollouts, rewards and advantages."""
 
     questions: list[Question]  # [Q]
     responses: list  # [Q][O][G] token ids
-    sampler_logprobs: list  # [Q][O][G] alike
+    sampler_logprobs: list  # [Q][O][G], of the same lengths
     texts: list  # [Q][O][G]
     rewards: np.ndarray  # float32 [Q, O, G]
     advantages: np.ndarray  # float32 [Q, O, G]
     log: dict[str, float]
 
     def select(self, chosen: Sequence[int]) -> "Batch":
-        """These of its questions, with the log of all."""
+        """The batch of the chosen questions, with the log of all."""
         lists = [[values[q] for q in chosen] for values in self._lists()]
         return Batch(*lists, self.rewards[chosen], self.advantages[chosen], self.log)
 
     @classmethod
     def concat(cls, batches: Sequence["Batch"]) -> "Batch":
-        """Batches one after the other, with the log of the first."""
+        """Concatenates batches, with the log of the first."""
         lists = [list(itertools.chain(*values)) for values in zip(*(batch._lists() for batch in batches))]
         rewards, advantages = (
             np.concatenate([getattr(batch, name) for batch in batches]) for name in ("rewards", "advantages")
@@ -71,30 +71,30 @@ class Batch:
 
 
 class Drawn(NamedTuple):
-    """Questions as one process sees them."""
+    """Questions as seen by one process."""
 
     questions: list[Question]
-    faults: list[tuple[int, str]]  # (which question, why its pictures cannot be shown): of those it has looked at
-    skipped: int  # in this step
+    faults: list[tuple[int, str]]  # (index of the question, why its images are invalid): of the images of this process
+    skipped: int  # skipped in this step
 
 
 class Questions:
-    """The questions of each step, in their orders; those of the next step are prepared while the device is at work.
+    """Draws the questions of each step in permuted orders; those of the next step are prepared in the background.
 
-    All processes draw the same ones, but each decodes a share of their pictures, and they tell each other what is
-    broken: in `take`, since a thread beside it would mix up what processes send each other.
+    All processes draw the same questions, but each decodes only its share of the images. They exchange faults in
+    `take`, since collectives from a background thread would interleave with others.
     """
 
     def __init__(self, config, stream: Stream, prompts: Prompts):
         self._config, self._stream, self._prompts = config, stream, prompts
         self._share = mesh.shards(), mesh.own()
         self._thread = ThreadPoolExecutor(1)
-        self._ahead: tuple | None = None  # (what is being drawn, its future, the stream's state before)
+        self._ahead: tuple | None = None  # (arguments of the draw, its future, the stream's state before)
 
     def take(self, count: int, n_s: int, p: float, step: int) -> list[Question]:
-        """The next `count` questions, each in its own order and n_s more, these permuted with probability p.
+        """The next `count` questions, each in its original order and n_s others, permuted with probability p.
 
-        What cannot be shown is skipped and named. Raises InputError where nothing can.
+        Invalid records are skipped and logged. Raises InputError where none is valid.
         """
         if self._ahead is None:
             drawn = self._draw(count, n_s, p, step)
@@ -111,12 +111,12 @@ class Questions:
         return drawn.questions
 
     def prepare(self, *draw) -> None:
-        """Starts on what the next `take` will ask for. It must be the next."""
+        """Starts preparing the questions of the next `take`, which must have the same arguments."""
         before = self._stream.state()
         self._ahead = draw, self._thread.submit(self._draw, *draw), before
 
     def state(self) -> dict:
-        """The data position, as if nothing were prepared: what a checkpoint saves."""
+        """The stream position excluding prepared questions, for a checkpoint."""
         return self._ahead[2] if self._ahead else self._stream.state()
 
     def restore(self, state) -> None:
@@ -146,7 +146,7 @@ class Questions:
         if config.data.fixed_shuffle:
             record = permute.apply(record, permute.uniform_orders(record, 1, config.seed)[0])
         orders = permute.draw_orders(record, n_s, p, seed=config.seed, epoch=record["epoch"], step=step)
-        shown = {}  # order: (sample, prompt); often all orders are the record's own
+        shown = {}  # order: (sample, prompt); often all orders are the original one
         for order in dict.fromkeys(orders):
             sample = permute.render(permute.apply(record, order))
             shown[order] = sample, self._prompts.encode(sample)
@@ -155,7 +155,7 @@ class Questions:
 
 
 def stream_ids(questions: Sequence[Question]) -> np.ndarray:
-    """The ids [Q * O] by which the sampler draws: unique in the run, whatever its mesh and processes."""
+    """The ids [Q * O] that seed the sampler: unique in the run, independent of mesh and processes."""
     ids = [
         question.record["position"] * len(question.orders) + o
         for question in questions
@@ -165,20 +165,20 @@ def stream_ids(questions: Sequence[Question]) -> np.ndarray:
 
 
 class Grading:
-    """The grading of a call's responses, which begins with those that end first, while others are decoded.
+    """Grades the responses of one `rollout.generate` call, starting while others are decoded.
 
-    `rollout.generate` calls it with each response as it ends: `finished=grading`.
+    Pass it as `finished=grading`: it is called with each response that ends.
     """
 
     def __init__(self, source: Source, questions: Sequence[Question]):
         self._source, self._questions, self._waiting = source, questions, []
-        self._ended = {}  # (prompt, rollout): ((record, text) as the grader takes it, whether it ended by itself)
+        self._ended = {}  # (prompt, rollout): ((record, text) for the grader, whether it ended with an EOS)
 
     def __call__(self, n: int, g: int, tokens: np.ndarray) -> None:
         q, o = divmod(n, self._source.config.n_s + 1)
         processor = self._source.prompts.processor
         ended = tokens[-1] in processor.eos_ids
-        record = {**self._questions[q].samples[o], "truncated": not ended}  # its own order's answer
+        record = {**self._questions[q].samples[o], "truncated": not ended}  # with the answer for its order
         self._ended[n, g] = (record, processor.decode(tokens)), ended
         self._waiting.append(self._ended[n, g][0])
         if len(self._waiting) >= EARLY:
@@ -186,7 +186,7 @@ class Grading:
             self._waiting = []
 
     def scores(self) -> "Scores":
-        """What all of them earn, in the order of prompts and rollouts."""
+        """The scores of all responses, ordered by prompt and rollout."""
         config, grader = self._source.config, self._source.grader
         shape = (len(self._questions), config.n_s + 1, config.rollouts)
         pairs, ended = zip(*(self._ended[place] for place in np.ndindex(shape[0] * shape[1], shape[2])))
@@ -199,18 +199,18 @@ class Grading:
 
 
 class Scores(NamedTuple):
-    """What the responses of a call earn."""
+    """Rewards of the responses of one call."""
 
     rewards: np.ndarray  # float32 [Q, O, G]
     correct: np.ndarray  # bool [Q, O, G]
-    ended: np.ndarray  # bool [Q, O, G]: by themselves, and not by the limit
+    ended: np.ndarray  # bool [Q, O, G]: with an EOS, not cut at the limit
     texts: list  # [Q][O][G]
     parts: list[dict[str, float]]  # [Q * O * G] by name
-    failed: int  # that the reward could not grade
+    failed: int  # responses whose reward failed
 
 
 def nested(values: Sequence, shape: tuple[int, int, int]) -> list:
-    """[Q * O * G] values as lists [Q][O][G]."""
+    """Reshapes [Q * O * G] values to lists [Q][O][G]."""
     rest = iter(values)
     return [[[next(rest) for _ in range(shape[2])] for _ in range(shape[1])] for _ in range(shape[0])]
 
@@ -218,7 +218,7 @@ def nested(values: Sequence, shape: tuple[int, int, int]) -> list:
 def of_rollouts(
     config, p: float, questions: list[Question], out: rollout.Rollouts, scores: Scores, advantages
 ) -> Batch:
-    """A batch of what one call of the sampler gave, and what its log says."""
+    """The batch of one sampler call, with its metrics in `log`."""
     shape = scores.rewards.shape
     lengths = out.lengths.ravel()
 
@@ -233,18 +233,18 @@ def of_rollouts(
         **metrics.of_responses(lengths.reshape(shape), ~scores.ended, out.logprobs),
         **metrics.of_orders([question.orders for question in questions], p),
     }
-    # The update's are of the distribution at the sampling temperature, so its gap to the sampler is taken there.
+    # The update's log-probs are at the sampling temperature: compare with the sampler's at the same one.
     sampled_from = out.logprobs if config.sampling.temperature == 1 else out.sample_logprobs
     return Batch(questions, ragged(out.tokens), ragged(sampled_from), scores.texts, scores.rewards, advantages, log)
 
 
 def teaching(batch: Batch) -> Batch:
-    """The part of a batch whose groups have unequal rewards."""
+    """The groups of a batch with unequal rewards."""
     return batch.select(np.flatnonzero((batch.advantages != 0).any(axis=(1, 2))))
 
 
 def joined(rounds: Sequence[Batch], count: int) -> Batch:
-    """The rounds of an online filter as one batch of `count` questions at most; its log says how many were kept."""
+    """Concatenates the rounds of an online filter to at most `count` questions; the log has the number kept."""
     whole = Batch.concat(rounds)
     kept = min(len(whole.questions), count)
     log = {"group/kept": kept, "group/rounds": len(rounds)}
@@ -252,7 +252,7 @@ def joined(rounds: Sequence[Batch], count: int) -> Batch:
 
 
 def readable(batch: Batch, count: int) -> list[dict]:
-    """The first `count` groups for rollouts.jsonl: what was asked in which order, answered, and earned."""
+    """The first `count` groups as rows of rollouts.jsonl: orders, questions, answers, responses and rewards."""
     return [
         {
             "id": question.record["id"],

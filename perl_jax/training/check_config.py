@@ -1,4 +1,4 @@
-"""What a config must say for a run to start: told in one line before anything is computed or written."""
+"""Validates a config before anything is computed or written."""
 
 import math
 import re
@@ -40,7 +40,7 @@ AT_LEAST = {
 
 
 def check(config) -> None:
-    """Raises InputError, with the key, for a value with which no run could be right."""
+    """Raises InputError, naming the key, for an invalid value."""
     said = dict(_flat(config))
     for key, known in ONE_OF.items():
         if said[key] not in known:
@@ -78,7 +78,7 @@ def check(config) -> None:
 
 
 def check_shards(config, shards: int) -> None:
-    """Raises InputError where a step's prompts divide the mesh so badly that too many rows of a rollout are padding."""
+    """Raises InputError where more than `config.max_padding` of a rollout's rows on the mesh would be empty."""
     orders = config.n_s + 1
     prompts = config.questions * orders
     rows = -(-prompts // shards) * shards
@@ -92,7 +92,7 @@ def check_shards(config, shards: int) -> None:
 
 
 def check_parts(config) -> None:
-    """Raises InputError for a part that was assigned as a whole: that goes past ml_collections' lock."""
+    """Raises InputError for a sub-config that was replaced as a whole, which bypasses ml_collections' lock."""
     for name, part in config.items():
         if hasattr(part, "is_locked") and not part.is_locked and name not in ("scratch", "reward_weights"):
             raise InputError(f"config.{name} is replaced as a whole; set config.{name}.{', '.join(part)} one by one")

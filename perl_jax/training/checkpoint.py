@@ -1,4 +1,4 @@
-"""Checkpoints of a run with Orbax: written in the background, the newest and the best kept, exact to resume from."""
+"""Checkpoints of a run with Orbax: asynchronous; keeps the newest and the best; resumes exactly."""
 
 import contextlib
 import os
@@ -18,10 +18,10 @@ FOLDER = "checkpoints"
 
 
 class Checkpoints:
-    """The checkpoints of one run, numbered by its steps done.
+    """The checkpoints of one run, numbered by completed steps.
 
-    Each holds `weights` (those that train, by attribute path), `optimizer`, and `run`: what belongs to the weights, as
-    JSON (data position, fingerprints of records and base weights, prompt texts).
+    Each holds `weights` (trained ones, by attribute path), `optimizer`, and `run`: their metadata as JSON (stream
+    position, fingerprints of records and base weights, prompt texts).
     """
 
     def __init__(self, workdir: Path, keep: int = 1, best: str | None = None, read_only: bool = False):
@@ -50,23 +50,23 @@ class Checkpoints:
         return self
 
     def __exit__(self, *_):
-        self._manager.close()  # waits for what is being written
+        self._manager.close()  # waits for pending writes
 
     def latest(self) -> int | None:
-        """The newest complete checkpoint's step, or None."""
+        """The step of the newest complete checkpoint, or None."""
         return self._manager.latest_step()
 
     def steps(self) -> list[int]:
         return sorted(self._manager.all_steps())
 
     def best(self) -> int | None:
-        """The step of the checkpoint with the highest metric that it was saved with, or None where none has one."""
+        """The step of the checkpoint saved with the highest metric, or None where none has one."""
         scores = {step: self._manager.metrics(step) for step in self.steps()}
         scores = {step: next(iter(found.values())) for step, found in scores.items() if found}
         return max(scores, key=scores.get, default=None)
 
     def save(self, step: int, state: State, run: Mapping, metrics: Mapping[str, float]) -> None:
-        """Starts writing; the arrays are copied before this returns, so the state may be donated."""
+        """Starts an asynchronous write; the arrays are copied before this returns, so the state may be donated."""
         args = ocp.args.Composite(
             weights=ocp.args.StandardSave(_named(state.trainable)),
             optimizer=ocp.args.StandardSave(_named(state.opt_state)),
@@ -76,17 +76,17 @@ class Checkpoints:
         self._manager.save(step, args=args, metrics=known, force=True)
 
     def run(self, step: int) -> dict:
-        """What `save` was given as `run`."""
+        """The metadata that `save` got as `run`."""
         with _readable(step):
             return self._manager.restore(step, args=ocp.args.Composite(run=ocp.args.JsonRestore())).run
 
     def restore(self, step: int, state: State) -> State:
-        """`state` with the arrays of a checkpoint; its structure must be the one that was saved."""
+        """`state` with the arrays of a checkpoint; its structure must be that of the saved one."""
         weights, optimizer = self._restore(step, weights=state.trainable, optimizer=state.opt_state)
         return state.replace(trainable=weights, opt_state=optimizer)
 
     def restore_weights(self, step: int, model: nnx.Module) -> None:
-        """Puts the weights of a checkpoint into `model` (those that did not train stay as they are)."""
+        """Loads the trained weights of a checkpoint into `model`; frozen weights are unchanged."""
         state = nnx.state(model, nnx.Param)
         saved = self._shapes(step, "weights")
         trained = nnx.filter_state(state, lambda path, _: ".".join(map(str, path)) in saved)
@@ -94,7 +94,7 @@ class Checkpoints:
         nnx.update(model, weights)
 
     def _restore(self, step: int, **trees):
-        for item, tree in trees.items():  # Orbax itself would cut or pad an array of another shape
+        for item, tree in trees.items():  # Orbax would cut or pad an array of another shape
             saved, wanted = self._shapes(step, item), {name: x.shape for name, x in _named(tree).items()}
             if differ := sorted(name for name in saved | wanted if saved.get(name) != wanted.get(name)):
                 raise InputError(
@@ -112,7 +112,7 @@ class Checkpoints:
         ]
 
     def _shapes(self, step: int, item: str) -> dict[str, tuple[int, ...]]:
-        """{name: shape} of the arrays that a checkpoint holds."""
+        """{name: shape} of the arrays in a checkpoint."""
         self._manager.wait_until_finished()
         with _readable(step):
             return {name: tuple(array.shape) for name, array in dict(self._manager.item_metadata(step)[item]).items()}
@@ -120,7 +120,7 @@ class Checkpoints:
 
 @contextlib.contextmanager
 def _readable(step: int):
-    """Tells in one line that a checkpoint is damaged, whatever Orbax finds first."""
+    """Turns Orbax's errors about a damaged checkpoint into a one-line InputError."""
     try:
         yield
     except (AttributeError, KeyError, OSError, TypeError, ValueError) as error:
@@ -129,7 +129,7 @@ def _readable(step: int):
 
 
 def _placed(restored: jax.Array, like: jax.Array) -> jax.Array:
-    """The restored array, free to move where `like` is: jit would compile all anew for one tied to its device."""
+    """The restored array, uncommitted if `like` is: jit would recompile for an array committed to a device."""
     return restored if like.committed else jax.numpy.array(np.asarray(restored))
 
 

@@ -1,4 +1,7 @@
-"""Held-out questions inside a run: answered greedily in their own order and in others, so that a flip is no noise."""
+"""Held-out evaluation during training: greedy responses in original and permuted orders.
+
+Greedy, so that a flipped answer is not sampling noise.
+"""
 
 import itertools
 from collections.abc import Sequence
@@ -24,18 +27,18 @@ NAMES = {
 
 
 class Question(NamedTuple):
-    """One held-out question: the orders it is asked in (the first is its own) and what is asked in each."""
+    """One held-out question in several orders, of which the first is the original."""
 
     record: dict
     orders: list[tuple[int, ...]]
     samples: list[dict]  # rendered
-    prompts: list[tuple]  # (ids, pictures)
+    prompts: list[tuple]  # (ids, images)
 
 
 def questions(records, prompts: Prompts, count: int, seed: int) -> list[Question]:
-    """Each record in its own order and, where its images can move, in `count` uniformly drawn ones.
+    """Each record in its original order and, where its images can move, in `count` uniformly drawn ones.
 
-    Raises InputError, in every process of a run, for a record that cannot be shown.
+    Raises InputError, in every process of a run, for an invalid record.
     """
     out = []
     for record in map(opened, records):
@@ -50,7 +53,7 @@ def questions(records, prompts: Prompts, count: int, seed: int) -> list[Question
 
 
 def ask(model, asked: Sequence[Question], prompts: Prompts, grader, max_new_tokens: int, batch: int) -> list[dict]:
-    """Asks all questions greedily, `batch` prompts at a time: prediction rows, as `predictions` gives them."""
+    """Evaluates all questions greedily, `batch` prompts at a time; returns the rows of `predictions`."""
     return predictions(asked, answer(model, asked, prompts, max_new_tokens, batch), grader)
 
 
@@ -72,7 +75,7 @@ def answer(model, asked: Sequence[Question], prompts: Prompts, max_new_tokens: i
 
 
 def predictions(asked: Sequence[Question], texts: Sequence[Sequence[str]], grader) -> list[dict]:
-    """One row a question and order: what was answered, whether it is right, and what it means in the original frame."""
+    """One row per question and order: response, correctness, and the answer in original order."""
     pairs = [(sample, text) for question, row in zip(asked, texts) for sample, text in zip(question.samples, row)]
     scores = iter(grader.grade(pairs))
     rows = []
@@ -101,10 +104,10 @@ def predictions(asked: Sequence[Question], texts: Sequence[Sequence[str]], grade
 def summary(rows: Sequence[dict]) -> dict[str, float]:
     """Accuracies and consistency of prediction rows, as means over questions of `statistics.measures`.
 
-    `accuracy`: multi-image questions in their own order, and `accuracy/<source>` all questions of a source so;
-    `permuted_accuracy`: in the drawn orders; `worst_order`: right in every order that was asked; `flip_rate`: the
-    answer (in the original frame) is not the same in all of them; `single_image_accuracy`. A name stands only where
-    there are such questions.
+    `accuracy`: multi-image questions in original order; `accuracy/<source>`: all questions of a source in original
+    order; `permuted_accuracy`: in the drawn orders; `worst_order`: correct in all orders; `flip_rate`: the answer,
+    mapped to the original order, differs between orders; `single_image_accuracy`. Measures without questions are
+    omitted.
     """
     values = {NAMES[measure]: list(found.values()) for measure, found in statistics.measures(rows).items()}
     for source in sorted({row["source"] for row in rows}):

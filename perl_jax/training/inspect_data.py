@@ -1,5 +1,4 @@
-"""What a run would train on, told before it trains and without its weights: the questions that its steps would draw,
-what its reward says of right and wrong answers, how long its prompts are, how full its padded shapes."""
+"""Dry run of a config's data, without weights: first questions, reward checks, prompt lengths, padding."""
 
 import collections
 import contextlib
@@ -21,25 +20,25 @@ from perl_jax.records.prompts import Prompts, opened
 from perl_jax.training import batch as batches
 from perl_jax.training import schedule
 
-SAMPLED = 1000  # records of the set whose lengths are measured, at most
-WRONG = 4  # wrong answers beside an empty one and one that names two
+SAMPLED = 1000  # most records whose lengths are measured
+WRONG = 4  # wrong answers, besides the empty one and one that names two
 
 _ITEM = re.compile(r"\d+|\b[A-Za-z]\b")
 
 
 class Asked(NamedTuple):
-    """A question in one order of its images, with what its reward says of the true answer and of wrong ones."""
+    """A question in one order, with the rewards of the true answer and of wrong ones."""
 
     order: permute.Order
-    drawn: int  # how many of the step's orders are this one; 0: shown here alone
+    drawn: int  # how many of the step's orders are this one; 0: not drawn by the step
     sample: dict  # rendered
-    prompt: tuple  # (ids, pictures)
-    answers: list[str]  # the true one first
-    scores: list[dict[str, float]]  # of each
+    prompt: tuple  # (ids, images)
+    answers: list[str]  # the true answer first
+    scores: list[dict[str, float]]  # rewards of each answer
 
     @property
     def best(self) -> bool:
-        """Whether the true answer earns more than each wrong one."""
+        """Whether the true answer has a higher reward than each wrong one."""
         true, *wrong = (score["reward"] for score in self.scores)
         return true > max(wrong)
 
@@ -55,27 +54,27 @@ class Shown(NamedTuple):
 
 
 class Survey(NamedTuple):
-    """Of a sample of the records: what can be told without their pixels."""
+    """Statistics of a sample of the records, computed without decoding images."""
 
     size: int  # records of the split
-    tokens: np.ndarray  # [N] of the prompt of each that can be shown
-    patches: np.ndarray  # of each picture
-    faults: list[str]  # why the others cannot be shown
-    prompts: list[tuple]  # (ids, pictures) of the first that are not too long, as many as a step takes
-    unrewarded: list[str]  # ids of records whose true answer does not count as right
+    tokens: np.ndarray  # [N] prompt tokens of each valid record
+    patches: np.ndarray  # of each image
+    faults: list[str]  # why the others are invalid
+    prompts: list[tuple]  # (ids, images) of the first that are not too long, as many as a step takes
+    unrewarded: list[str]  # ids of records whose true answer is graded wrong
 
 
 class Fill(NamedTuple):
-    """How much of a padded shape is real."""
+    """The shares of a padded shape that are not padding."""
 
     what: str
     shape: str
-    text: float  # share of its tokens
-    pictures: float | None  # share of its patches; None without pictures
+    text: float  # share of real tokens
+    pictures: float | None  # share of real patches; None without images
 
 
 def questions(config, source: batches.Questions, prompts: Prompts, grader: Grader, count: int) -> list[Shown]:
-    """The first `count` questions that steps 1, 2, ... take, in the orders that they draw and one permuted order."""
+    """The first `count` questions of steps 1, 2, ..., in the orders drawn, or in a permuted order if none is drawn."""
     found, step = [], 1
     while len(found) < count and step <= config.warmup.steps + config.total_steps:
         most, n_s, p, _ = schedule.draw(config, step)
@@ -92,13 +91,13 @@ def questions(config, source: batches.Questions, prompts: Prompts, grader: Grade
 
 
 def in_orders(config, prompts: Prompts, question: batches.Question, step: int) -> list[Asked]:
-    """A question in each distinct order that its step draws, and where none of them is permuted in one more."""
+    """A question in each distinct order that its step draws, plus a permuted one if none of these is permuted."""
     record, drawn = question.record, collections.Counter(question.orders)
     of_order = dict(zip(question.orders, zip(question.samples, question.prompts)))
     if len(drawn) == 1:
         order = permute.draw_orders(record, 1, 1.0, seed=config.seed, epoch=record["epoch"], step=step)[1]
         sample = permute.render(permute.apply(record, order))
-        with contextlib.suppress(InputError):  # other words may make it too long
+        with contextlib.suppress(InputError):  # the rewritten prompt may be too long
             of_order.setdefault(order, (sample, prompts.encode(sample)))
     out = []
     for order, (sample, prompt) in of_order.items():
@@ -108,16 +107,15 @@ def in_orders(config, prompts: Prompts, question: batches.Question, step: int) -
 
 
 def graded(config, prompts: Prompts, grader: Grader, pairs: Sequence[tuple[dict, str]]) -> list[dict[str, float]]:
-    """The scores of whole responses with these answers, in the form that `config.warmup.response` gives them."""
+    """The rewards of responses with these answers, formatted by `config.warmup.response`."""
     processor = prompts.processor
     texts = (schedule.taught_response(config, {**sample, "answer": answer}) for sample, answer in pairs)
-    said = [processor.decode(processor.encode(text)) for text in texts]  # as a rollout's tokens come back
+    said = [processor.decode(processor.encode(text)) for text in texts]  # encoded and decoded like a rollout
     return grader.grade([({**sample, "truncated": False}, text) for (sample, _), text in zip(pairs, said)])
 
 
 def wrong_answers(sample: permute.Sample) -> list[str]:
-    """Answers that must earn less than the true one of a sample (with symbols): other choices, images or numbers, one
-    that names two, and the empty one."""
+    """Wrong answers to a sample (with symbols): other choices, images or numbers, one naming two, and an empty one."""
     true = permute.render(sample)["answer"]
     others = [other for other in dict.fromkeys(_others(sample)) if other and other.casefold() != true.casefold()]
     return [*others[:WRONG], f"{true} or {others[0]}", ""] if others else [""]
@@ -150,7 +148,7 @@ def _with_items(text: str, items: Sequence[str]) -> str:
 
 
 def survey(config, directories: Sequence[str], prompts: Prompts, grader: Grader) -> Survey:
-    """Looks at a sample of the records in all sets that the run draws from, the same for the same seed."""
+    """Statistics of a sample of all record sets of the run, deterministic in the seed."""
     parts = stream.open_parts(directories, config.data.split)
     places = [(part, i) for part in parts for i in range(len(part))]
     unit = prompts.processor.vision.spatial_merge_size**2
@@ -177,7 +175,7 @@ def survey(config, directories: Sequence[str], prompts: Prompts, grader: Grader)
 
 
 def too_long(config, seen: Survey) -> float:
-    """The share of the records that can be shown whose prompts are longer than the run takes."""
+    """The share of valid records whose prompts are longer than the run allows."""
     return float(np.mean(seen.tokens > config.prompt.max_tokens)) if len(seen.tokens) else 0.0
 
 
@@ -185,9 +183,9 @@ def too_long(config, seen: Survey) -> float:
 
 
 def fills(config, sizes: models.Config, prompts: Prompts, asked: Sequence[tuple]) -> list[Fill]:
-    """How full the shapes are that a step's questions, (ids, pictures) each, come to on one device.
+    """The padding of a step's shapes on one device, for questions (ids, images).
 
-    How long responses are is not known: an update is shown with the shortest, a bare answer, and the longest.
+    Response lengths are unknown: an update is shown with the shortest, a bare answer, and the longest.
     """
     if not asked:
         return []
@@ -208,7 +206,7 @@ def fills(config, sizes: models.Config, prompts: Prompts, asked: Sequence[tuple]
 
 
 def of_rollout(sizes: models.Config, asked: Sequence[tuple], batch: int, limits: dict) -> Fill:
-    """The prompts of a step, prefilled `batch` at a time, as `rollout.generate` packs them."""
+    """The padding of a step's prompts, prefilled `batch` at a time, as `rollout.generate` packs them."""
     rows = min(batch or len(asked), len(asked))
     parts = [asked[first : first + rows] for first in range(0, len(asked), rows)]
     packs = [models.pack(sizes, [*part, *[part[-1]] * (rows - len(part))], **limits, own=()) for part in parts]
@@ -220,7 +218,7 @@ def of_rollout(sizes: models.Config, asked: Sequence[tuple], batch: int, limits:
 def of_update(
     config, sizes: models.Config, asked: Sequence[tuple], shape: tuple[int, int, int], limits: dict, stage: str
 ) -> Fill:
-    """The rows of one optimizer step with `shape` (orders, rollouts, tokens) of responses to each question."""
+    """The padding of one optimizer step with `shape` (orders, rollouts, tokens) of responses to each question."""
     O, G, R = shape
     groups = [
         tree_packing.Group(images, [range(len(images))] * O, [ids] * O, [[ids[:1] * R] * G] * O, np.ones((O, G)))
@@ -233,6 +231,6 @@ def of_update(
 
 
 def _pictures(packs) -> float | None:
-    """The share of patches that some picture has, of packs with `vision`."""
+    """The share of real patches in packs with `vision`; None without any."""
     found = [pack.vision.images >= 0 for pack in packs if pack.vision is not None]
     return sum(map(np.sum, found)) / sum(map(np.size, found)) if found else None

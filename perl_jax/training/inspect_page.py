@@ -1,8 +1,8 @@
-"""A page about what a run would train on: `python -m perl_jax.train --config=FILE --workdir=DIR --inspect=8`.
+"""An HTML page on a run's training data: `python -m perl_jax.train --config=FILE --workdir=DIR --inspect=8`.
 
-It shows the first questions of the run as its steps would draw them: exact prompts, pictures as resized, answers in
-each order, and whether the config's reward gives the true answer more than wrong ones; and of a sample of the set
-lengths, what is left out, and how much of the padded shapes is real. No weights are read or made: it takes seconds.
+Shows the first questions as the run's steps draw them: exact prompts, resized images, answers in each order, and
+whether the config's reward ranks the true answer above wrong ones. For a sample of the set it shows lengths, excluded
+records and padding. No weights are read or made: it takes seconds.
 """
 
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ from perl_jax.training import check_config, inspect_data, run_data
 from perl_jax.training.inspect_data import Asked, Fill, Shown, Survey
 
 FILE = "inspect.html"
-NAMED = 20  # records with a fault, of which more are only counted
+NAMED = 20  # most invalid records listed by name
 
 STYLE = """
 .thumbs figure img { min-height: 5rem; } .thumbs figure { max-width: 14rem; }
@@ -35,9 +35,9 @@ STYLE = """
 
 
 def write(config, workdir: Path, count: int) -> str:
-    """Writes WORKDIR/inspect.html with the first `count` questions of the run, and returns a summary of it.
+    """Writes WORKDIR/inspect.html with the first `count` questions of the run; returns a summary.
 
-    Raises InputError for a config, data or reward that the run could not start with.
+    Raises InputError for a config, data or reward with which the run could not start.
     """
     check_config.check(config)
     workdir.mkdir(parents=True, exist_ok=True)
@@ -96,7 +96,7 @@ def _named(title: str, names: Sequence[str]) -> list[Html]:
 
 
 def _shapes(config, seen: Survey, filled: Sequence[Fill]) -> list[Html]:
-    """Lengths, and what padding makes of them."""
+    """Prompt and image lengths, and padding."""
     plots = [
         ("records by tokens of their prompt", seen.tokens, config.prompt.max_tokens),
         ("pictures by patches", seen.patches, None),
@@ -171,7 +171,7 @@ def _drawn(shown: Shown, asked: Asked, orders: int) -> list[Html]:
 
 
 def _pictures(prompts: Prompts, record, asked: Asked) -> Html:
-    """The pictures as the model gets them, in its order."""
+    """The images as the model gets them, in this order."""
     vision, figures = prompts.processor.vision, []
     for picture in asked.prompt[1]:
         resized = images.resized(picture, vision, **prompts.limits)
@@ -192,7 +192,7 @@ def _pictures(prompts: Prompts, record, asked: Asked) -> Html:
 
 
 def _rewards(asked: Asked) -> Html:
-    """The true answer and wrong ones with what they earn; red where a wrong one earns as much."""
+    """The rewards of the true answer and wrong ones; red where a wrong one is not below the true one."""
     true = asked.scores[0]["reward"]
     parts = sorted({part for score in asked.scores for part in score} - {"reward"})
     rows = []
@@ -206,8 +206,10 @@ def _rewards(asked: Asked) -> Html:
 
 
 def _tokens(processor: models.Processor, ids: Sequence[int]) -> Html:
-    """The prompt token by token, with special tokens; a picture's own are counted. A character that takes several
-    tokens is shown as a whole."""
+    """The prompt token by token, with special tokens; runs of image tokens are counted.
+
+    A character of several tokens is shown as a whole.
+    """
     special, parts, pending = processor.tokenizer.added_tokens_decoder, [], []
     runs = 0
     for place, token in enumerate(ids):

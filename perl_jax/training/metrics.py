@@ -1,4 +1,4 @@
-"""What each step says, by fixed names: pure functions of a batch's arrays [Q, O, G]."""
+"""Metrics of a step, by fixed names: pure functions of a batch's arrays [Q, O, G]."""
 
 from collections.abc import Sequence
 
@@ -8,7 +8,7 @@ from perl_jax.engine import flops
 
 
 def of_rewards(scores: Sequence[dict], records: Sequence[dict], shape: tuple[int, int, int]) -> dict[str, float]:
-    """Means of each part of the reward, whole, by source and by kind; scores [Q * O * G], records [Q]."""
+    """Means of each part of the reward: overall, by source and by kind; scores [Q * O * G], records [Q]."""
     out = {}
     for name in scores[0]:
         values = np.array([score[name] for score in scores]).reshape(shape)
@@ -22,7 +22,7 @@ def of_rewards(scores: Sequence[dict], records: Sequence[dict], shape: tuple[int
 
 
 def of_groups(rewards: np.ndarray, correct: np.ndarray, advantages: np.ndarray) -> dict[str, float]:
-    """How much the groups can teach; rewards, correct (bool) and advantages [Q, O, G]."""
+    """Statistics of the groups' learning signal; rewards, correct (bool) and advantages [Q, O, G]."""
     flat = correct.reshape(len(correct), -1)
     return {
         "group/all_right": flat.all(1).mean(),
@@ -35,7 +35,7 @@ def of_groups(rewards: np.ndarray, correct: np.ndarray, advantages: np.ndarray) 
 
 
 def of_responses(lengths: np.ndarray, truncated: np.ndarray, logprobs: np.ndarray) -> dict[str, float]:
-    """Lengths in tokens and the share that hit the limit, both [Q, O, G]; the entropy as the mean of -logprobs."""
+    """Lengths in tokens and the share cut at the limit, both [Q, O, G]; entropy as the mean of -logprobs."""
     return {
         "response/length_mean": lengths.mean(),
         "response/length_max": lengths.max(),
@@ -45,7 +45,7 @@ def of_responses(lengths: np.ndarray, truncated: np.ndarray, logprobs: np.ndarra
 
 
 def of_orders(orders: Sequence[Sequence[Sequence[int]]], p: float) -> dict[str, float]:
-    """The permutation's schedule and what was drawn; orders [Q][O] tuples."""
+    """The permutation probability and the share of permuted orders; orders [Q][O] tuples."""
     drawn = [list(order) != sorted(order) for question in orders for order in question[1:]]
     return {"permute/probability": p, "permute/share": float(np.mean(drawn)) if drawn else 0.0}
 
@@ -59,8 +59,11 @@ def of_update(steps: Sequence[dict]) -> dict[str, float]:
 
 
 def of_speed(config, batch, clock, all_computed: bool) -> dict[str, float]:
-    """Tokens a second of rollout (response tokens) and update (those and the prompts', where a group has a signal or
-    `all_computed`), and what share of the device's peak that is (`flops`; nothing where the peak is not known)."""
+    """Tokens per second of rollout and update, and MFU (`flops`; omitted where the device's peak is unknown).
+
+    A rollout counts response tokens, an update also prompt tokens, of groups with a gradient or, if `all_computed`, of
+    all.
+    """
     tokens, work = {"rollout": 0, "update": 0}, {"rollout": 0, "update": 0}
     for question, responses, advantages in zip(batch.questions, batch.responses, batch.advantages):
         prompts = [len(ids) for ids, _ in question.prompts]

@@ -1,4 +1,4 @@
-"""The records of a run: the sets that its config names, the texts of a new tokenizer, the held-out questions."""
+"""The records of a run: training sets, texts for a new tokenizer, held-out questions."""
 
 import json
 from pathlib import Path
@@ -13,7 +13,7 @@ from perl_jax.training.schedule import taught_response
 
 
 def data_sources(config, workdir: Path) -> dict[str, float]:
-    """{directory of records: weight} that the config names; an embedded source is written to the workdir first."""
+    """{records directory: weight} of the config; a built-in source is first written to the workdir."""
     c = config.data
     if not c.directory and not c.source:
         raise InputError("config.data.directory must name a set of records, or config.data.source an embedded source")
@@ -23,7 +23,7 @@ def data_sources(config, workdir: Path) -> dict[str, float]:
 
     def make():
         made = {"source": c.source, "seed": config.seed, "options": c.options.to_dict()}
-        said = workdir / "data.json"  # written first: records that are there are what it says
+        said = workdir / "data.json"  # written first, so that it describes any existing records
         if directory.exists() and not said.exists():
             raise InputError(
                 f"{directory} is there without {said}, which would say what it was made from; move {directory} away, "
@@ -43,7 +43,7 @@ def data_sources(config, workdir: Path) -> dict[str, float]:
 
 
 def texts(config, directories):
-    """What a new model's tokenizer learns from: whole conversations, as they are shown and taught."""
+    """Training texts for a new model's tokenizer: whole conversations, as used in training."""
     for record in first_of(open_parts(directories, config.data.split), 2000):
         sample = permute.render(record)
         question = sample["question"].replace(symbols.MARKER, "")
@@ -52,6 +52,6 @@ def texts(config, directories):
 
 
 def held_out_questions(config, parts, prompts) -> list[held_out.Question]:
-    """The first `config.eval.limit` records of some parts, from each in turn, in the orders that they are asked in."""
+    """The first `config.eval.limit` records, taken from the parts in turn, in their evaluation orders."""
     chosen = first_of(parts, config.eval.limit)
     return held_out.questions(chosen, prompts, config.eval.permute, config.seed)

@@ -1,6 +1,6 @@
-"""What each step of a run does: its stage, the questions and orders it draws, what it teaches, its optimizer.
+"""The schedule of a run: stage, questions and orders, warm-up targets and optimizer of each step.
 
-Pure functions of the config and the step's number, so that a run that is resumed does the same.
+Pure functions of the config and the step number, so that a resumed run is identical.
 """
 
 import optax
@@ -14,7 +14,7 @@ def stage(config, step: int) -> str:
 
 
 def draw(config, step: int) -> tuple[int, int, float, int]:
-    """What a step takes from `batch.Questions`: how many, in how many more orders, permuted with which probability."""
+    """Arguments of `batch.Questions.take`: number of questions, further orders, permutation probability, step."""
     if step <= config.warmup.steps:
         return config.warmup.questions, 0, 0.0, step
     p = permute.probability(step - config.warmup.steps, config.total_steps, **config.permute)
@@ -22,7 +22,7 @@ def draw(config, step: int) -> tuple[int, int, float, int]:
 
 
 def taught_response(config, sample) -> str:
-    """What the warm-up teaches to say to a rendered sample: `config.warmup.response`, filled in."""
+    """The warm-up's target response to a rendered sample: `config.warmup.response`, filled in."""
     captions = "".join(
         config.warmup.caption.format(place=i + 1, caption=caption)
         for i, caption in enumerate(sample.get("captions", ()))
@@ -31,7 +31,7 @@ def taught_response(config, sample) -> str:
 
 
 def taught_tokens(config, sample, processor) -> list[int]:
-    """`taught_response` as token ids with an EOS; InputError where a rollout would have no room for it."""
+    """`taught_response` as token ids with an EOS; InputError if longer than a rollout may be."""
     ids = [*processor.encode(taught_response(config, sample)), processor.eos_ids[0]]
     if len(ids) > config.sampling.max_new_tokens:
         raise InputError(
@@ -42,7 +42,7 @@ def taught_tokens(config, sample, processor) -> list[int]:
 
 
 def optimizer(config, step: int) -> optax.GradientTransformation:
-    """AdamW with global clipping, at the stage's learning rate."""
+    """AdamW with global norm clipping, at the stage's learning rate."""
     c = config.optimizer
     if stage(config, step) == "warmup":
         steps, peak = max(2, config.warmup.steps), config.warmup.learning_rate
