@@ -23,14 +23,14 @@ def machine() -> str:
 
 SHOWN = (
     "",
-    "own order",
-    "mean over orders",
-    "right in all orders",
+    "accuracy",
+    "permuted accuracy",
+    "consistent accuracy",
     "flip rate",
-    "flip rate, own order again",
+    "flip rate, original order again",
     "flips by the order, points",
 )  # columns of the consistency table in report.md
-COMPARED = ("", "questions of both", "mean accuracy, points", "right every time, points", "flip rate, points")
+COMPARED = ("", "questions of both", "permuted accuracy, points", "consistent accuracy, points", "flip rate, points")
 
 
 def demo(file: Path) -> str:
@@ -44,9 +44,9 @@ def demo(file: Path) -> str:
     )
     return "\n\n".join(
         [
-            f"`bash launch/demo.sh` on {machine()}, {written}. Greedy answers, in the own order and in two drawn ones:",
+            f"`bash launch/demo.sh` on {machine()}, {written}. Greedy answers, in the original and two drawn orders:",
             figures,
-            "The exported models, answers drawn at temperature 1, in all orders and as often in the own order alone:",
+            "The exported models, answers drawn at temperature 1, in all orders and as often in the original alone:",
             columns(consistency, SHOWN),
             columns(differences, COMPARED),
         ]

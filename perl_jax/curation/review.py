@@ -237,10 +237,10 @@ def _sides(record: records.Record, decision: Mapping) -> list[Html]:
     columns = _columns(own, other)
     if others:
         order = " ".join(str(i + 1) for i in others[0][0])
-        heads = ["its own order", f"order {order}"]
+        heads = ["the original order", f"order {order}"]
         same = own[2:] == other[2:] and record["order_effect"] == "rewrite"
     else:
-        heads, same = ["its own order; nothing may move"], False
+        heads, same = ["the original order; nothing may move"], False
     sides = [
         element("div", dim(head), _pictures(view, images), column)
         for head, view, column in zip(heads, (own, other), columns)

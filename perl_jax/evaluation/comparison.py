@@ -204,19 +204,19 @@ def _consistency(models: Sequence[Model]) -> Section:
         "",
         "benchmark",
         "questions",
-        "own order",
-        "mean over orders",
-        "right in all orders",
+        "accuracy",
+        "permuted accuracy",
+        "consistent accuracy",
         "flip rate",
-        "flip rate, own order again",
+        "flip rate, original order again",
         "flips by the order, points",
         "best place, points",
         "worst place, points",
     ]
     notes = [
         "Questions asked in several orders of their images. Flip rate: the answers, brought back to the "
-        "question's own order, are not all the same (lower is better); own order again: as often as there are "
-        "orders, but without moving anything, so that the difference is what the order does.",
+        "question's original order, are not all the same (lower is better); original order again: as often as there "
+        "are orders, but without moving anything, so that the difference is what the order does.",
         "Place: of the one picture on which the answer hangs; accuracy there minus the same questions' mean over "
         "their orders. The best of several places lies above 0 by chance alone: see the interval.",
     ]
@@ -226,7 +226,7 @@ def _consistency(models: Sequence[Model]) -> Section:
 
 
 def _orders(found: Mapping) -> list[str]:
-    measures = [found[name] for name in ("canonical", "mean", "all", "flip")] + [found["control"]["flip"]]
+    measures = [found[name] for name in ("accuracy", "permuted", "consistent", "flip")] + [found["control"]["flip"]]
     return [
         f"{found['questions']:,}",
         *(percent(Estimate.read(measure)) for measure in measures),
@@ -266,7 +266,7 @@ def _differences(models: Sequence[Model]) -> list[Section]:
         "difference, points",
     ]
     notes = [
-        "Questions that both were asked in their own order. McNemar's exact two-sided test on the first response "
+        "Questions that both were asked in their original order. McNemar's exact two-sided test on the first response "
         "of each, each comparison for itself. The difference in accuracy is over questions, also where the "
         "accuracy above is a mean over categories, with a 95% paired bootstrap interval; not separated: it holds "
         "0."

@@ -18,7 +18,12 @@ from perl_jax.evaluation.statistics import Estimate, Table, bootstrapped, counte
 Row = Mapping[str, object]
 Name = TypeVar("Name")
 
-COMPARED = {"mean": "mean accuracy", "all": "right every time", "worst": "worst order", "flip": "flip rate"}
+COMPARED = {
+    "permuted": "permuted accuracy",
+    "consistent": "consistent accuracy",
+    "worst": "worst order",
+    "flip": "flip rate",
+}
 
 
 class Question(NamedTuple):
@@ -35,10 +40,10 @@ def consistency(rows: Sequence[Row], samples: int) -> dict | None:
 
     Each is an `Estimate` over questions with its 95% bootstrap interval:
 
-    - `canonical`: accuracy in the original order; `mean`: accuracy over all orders; `all`: correct in every order;
-      `worst`: the accuracy over replicates in the order where it is lowest; `flip`: the answers to the orders do not
-      all mean the same, where a missing answer is one more answer.
-    - `control`: the same measures except `canonical`, for the original order asked once per order. `drawn` is whether
+    - `accuracy`: in the original order; `permuted`: the mean over the other orders; `consistent`: correct in every
+      order; `worst`: the accuracy over replicates in the order where it is lowest; `flip`: the answers to the orders
+      do not all mean the same, where a missing answer is one more answer.
+    - `control`: the same measures except `accuracy`, for the original order asked once per order. `drawn` is whether
       that was done; if not (greedy answers), the one answer is repeated, so `flip` is 0 by construction.
     - `difference`: permuted minus control, per question.
     - `places`: accuracy by the position, from 0, at which the decisive image was shown. `difference` is relative to the
@@ -57,7 +62,7 @@ def consistency(rows: Sequence[Row], samples: int) -> dict | None:
         for name, question in asked.items()
         if question.control or not drawn
     }
-    values = {key: _column(permuted, key) for key in ("canonical", *COMPARED)}
+    values = {key: _column(permuted, key) for key in ("accuracy", *COMPARED)}
     alike = {key: _column(control, key) for key in COMPARED}
     return {
         "questions": len(asked),
@@ -72,15 +77,15 @@ def consistency(rows: Sequence[Row], samples: int) -> dict | None:
 
 
 def by_question(rows: Sequence[Row], samples: int) -> dict[str, dict[tuple, float]]:
-    """Value of each question asked in several orders, by measure (`canonical`, `mean`, `all`, `worst`, `flip`) and by
-    (id, reference answers in its orders). Keys of two results are equal exactly if both were asked the same."""
+    """Value of each question asked in several orders, by measure (as in `consistency`) and by (id, reference answers in
+    its orders). Keys of two results are equal exactly if both were asked the same."""
     asked, _ = _questions(rows, samples)
     answers: dict[str, list] = defaultdict(list)
     for row in rows:
         if row["role"] != "control":
             answers[row["id"]].append((tuple(row["order"]), row["answer"]))
     found = {(name, *sorted(answers[name])): _measures(question) for name, question in asked.items()}
-    return {key: _column(found, key) for key in ("canonical", *COMPARED)}
+    return {key: _column(found, key) for key in ("accuracy", *COMPARED)}
 
 
 def right(row: Row) -> list[bool]:
@@ -106,31 +111,33 @@ def _why_not(group: Sequence[Row]) -> str | None:
 
 
 def _question(group: Sequence[Row], samples: int) -> Question:
-    own = next(row for row in group if row["role"] == "own")
-    rows = [own, *sorted((row for row in group if row["role"] == "permuted"), key=lambda row: row["order"])]
+    first = next(row for row in group if row["role"] == "original")
+    rows = [first, *sorted((row for row in group if row["role"] == "permuted"), key=lambda row: row["order"])]
     again = next((row for row in group if row["role"] == "control"), None)
     matrix, meanings = np.array([right(row) for row in rows]), [row["meaning"] for row in rows]
     control = None
     if again is not None:
         drawn = np.array(right(again)).reshape(samples, len(rows) - 1).T
         said = [again["meaning"][i :: len(rows) - 1] for i in range(len(rows) - 1)]
-        control = Question(np.vstack([matrix[:1], drawn]), [own["meaning"], *said], [own["place"]] * len(rows), None)
+        control = Question(
+            np.vstack([matrix[:1], drawn]), [first["meaning"], *said], [first["place"]] * len(rows), None
+        )
     return Question(matrix, meanings, [row["place"] for row in rows], control)
 
 
 def _repeated(question: Question) -> Question:
     """Repeats the answers to the original order in place of those to other orders."""
     count = len(question.right)
-    own = np.repeat(question.right[:1], count, axis=0)
-    return Question(own, question.meanings[:1] * count, question.places[:1] * count, None)
+    first = np.repeat(question.right[:1], count, axis=0)
+    return Question(first, question.meanings[:1] * count, question.places[:1] * count, None)
 
 
 def _measures(question: Question) -> dict[str, float]:
     by_order = question.right.mean(1)
     return {
-        "canonical": float(by_order[0]),
-        "mean": float(question.right.mean()),
-        "all": float(question.right.all(0).mean()),
+        "accuracy": float(by_order[0]),
+        "permuted": float(by_order[1:].mean()),
+        "consistent": float(question.right.all(0).mean()),
         "worst": float(by_order.min()),
         "flip": float(np.mean([len(set(replicate)) > 1 for replicate in zip(*question.meanings)])),
     }
@@ -166,7 +173,7 @@ def markdown(found: Mapping[str, object] | None) -> list[str]:
     left = f" Not moved: {counted(found['not_permuted'])}." if found["not_permuted"] else ""
     parts = [
         "## Consistency under permutation",
-        f"{found['questions']:,} questions were asked in {found['orders']:,} orders, their own included, with "
+        f"{found['questions']:,} questions were asked in {found['orders']:,} orders, the original included, with "
         f"{found['samples']:,} response{'s' * (found['samples'] > 1)} to each.{left}",
         measures_table(found).markdown(),
         *_notes(found),
@@ -183,7 +190,7 @@ def markdown(found: Mapping[str, object] | None) -> list[str]:
 
 def measures_table(found: Mapping) -> Table:
     """Each measure in several orders, in the control, and their difference."""
-    again = "own order, drawn again" if found["control"]["drawn"] else "own order, repeated"
+    again = "original order, drawn again" if found["control"]["drawn"] else "original order, repeated"
     rows = [
         [
             words,
@@ -192,8 +199,9 @@ def measures_table(found: Mapping) -> Table:
             points(Estimate.read(found["difference"][key])),
         ]
         for key, words in COMPARED.items()
+        if key != "worst" or found["samples"] > 1  # else it is consistent accuracy
     ]
-    first = ["canonical accuracy", percent(Estimate.read(found["canonical"])), "–", "–"]
+    first = ["accuracy", percent(Estimate.read(found["accuracy"])), "–", "–"]
     return Table(["", "several orders", again, "difference, points"], [first, *rows])
 
 
@@ -217,20 +225,19 @@ def places_table(found: Mapping) -> Table:
 
 
 def _notes(found: Mapping) -> list[str]:
-    worst = "the share of the responses to it that are right, in the order where that is lowest"
-    worst += "; with one response to each order, the same as right every time" * (found["samples"] == 1)
+    worst = "Worst order: the share of right responses in the order where it is lowest. " * (found["samples"] > 1)
     notes = [
         "Means over questions, with 95% bootstrap intervals by question (10,000 resamples; values that are all the "
-        "same leave no width, which does not make them certain). Right every time: in every order of the question. "
-        f"Worst order: {worst}. Flip rate: the answers, brought back to the question's own order, are not all the "
-        "same, where no answer is one more answer (lower is better).",
-        "Own order, drawn again: each question in its own order only, as often as it has orders; a model that minds no "
-        "order differs from that by chance alone, so the difference is what permuting does. Not separated: its "
-        "interval holds 0.",
+        "same leave no width, which does not make them certain). Permuted accuracy: the mean over a question's other "
+        f"orders. Consistent accuracy: right in every order. {worst}Flip rate: the answers, brought back to the "
+        "question's original order, are not all the same, where no answer is one more answer (lower is better).",
+        "Original order, drawn again: each question in its original order only, as often as it has orders; a model "
+        "that minds no order differs from that by chance alone, so the difference is what permuting does. Not "
+        "separated: its interval holds 0.",
     ]
     if not found["control"]["drawn"]:
         notes[1] = (
-            "Own order, repeated: the answers are greedy, so asking again would not change them; the flip "
+            "Original order, repeated: the answers are greedy, so asking again would not change them; the flip "
             "rate there is 0 by construction, and the difference is what permuting does. Not separated: its "
             "interval holds 0."
         )

@@ -45,9 +45,9 @@ def kinds(models: Sequence[Model], key: Key) -> list[Kind]:
     """
     first, last = (_asked(model, key) for model in (models[0], models[-1]))
     steps = {
-        id_: _share(question.own) - _share(first[id_].own)
+        id_: _share(question.original) - _share(first[id_].original)
         for id_, question in last.items()
-        if id_ in first and _same(question.own, first[id_].own)
+        if id_ in first and _same(question.original, first[id_].original)
     }
     names = f"by {models[-1].name} than by {models[0].name}"
     flips = {id_: flipped_when_asked_again(question) for id_, question in last.items() if flip(question) is not None}
@@ -73,10 +73,12 @@ def flip(question: Question) -> int | None:
 
 def flipped_when_asked_again(question: Question) -> bool:
     """Whether the control answers of some sample differ from its answer in the original order or from each other."""
-    samples = len(question.own["meaning"])
+    samples = len(question.original["meaning"])
     drawn = question.control["meaning"] if question.control else []
     again = len(drawn) // samples if samples else 0
-    return any(len({own, *drawn[i * again : (i + 1) * again]}) > 1 for i, own in enumerate(question.own["meaning"]))
+    return any(
+        len({first, *drawn[i * again : (i + 1) * again]}) > 1 for i, first in enumerate(question.original["meaning"])
+    )
 
 
 def cards(models: Sequence[Model], key: Key) -> list[Html]:
@@ -116,20 +118,20 @@ def _card(id_: str, asked: Mapping[str, Mapping[str, Question]], last: str, item
     tags = []
     if flip(question) is not None and question.control:
         again = "another answer" if flipped_when_asked_again(question) else "the same answer"
-        tags = [tag(f"asked again in its own order: {again}")]
+        tags = [tag(f"asked again in its original order: {again}")]
     views = []
     for row in _orders(question, sample):
         said = {name: _find(questions.get(id_), row) for name, questions in asked.items()}
         views.append(_view(row, said, sample, item))
-    heading = element("h3", f"{id_} ", dim(f"{question.own.get('category', '')} "), *tags)
+    heading = element("h3", f"{id_} ", dim(f"{question.original.get('category', '')} "), *tags)
     return element("div", heading, *views, class_="card")
 
 
 def _orders(question: Question, sample: int) -> list[Row]:
     """The question's original order and some others, those with a different answer first."""
-    own, *others = question.orders
-    same = {id(row): row["meaning"][sample] == own["meaning"][sample] for row in others}
-    return [own, *sorted(others, key=lambda row: same[id(row)])][:ORDERS_SHOWN]
+    original, *others = question.orders
+    same = {id(row): row["meaning"][sample] == original["meaning"][sample] for row in others}
+    return [original, *sorted(others, key=lambda row: same[id(row)])][:ORDERS_SHOWN]
 
 
 def _find(question: Question | None, row: Row) -> Row | None:
@@ -143,7 +145,7 @@ def _same(row: Row, other: Row) -> bool:
 def _view(row: Row, said: Mapping[str, Row | None], sample: int, item: Item | None) -> Html:
     """A question in one order: its images, its text, and each model's response."""
     moved = row["order"] != sorted(row["order"])
-    order = f"order {' '.join(str(place + 1) for place in row['order'])}" if moved else "its own order"
+    order = f"order {' '.join(str(place + 1) for place in row['order'])}" if moved else "the original order"
     words = [_words(name, each, sample) for name, each in said.items()]
     return element(
         "div",

@@ -114,7 +114,7 @@ def majority(row: Row) -> bool:
 
 def _own(rows: Sequence[Row]) -> list[Row]:
     """Each question in its original order, sorted by id, so that sums do not depend on the order of the rows."""
-    return sorted((row for row in rows if row["role"] == "own"), key=lambda row: row["id"])
+    return sorted((row for row in rows if row["role"] == "original"), key=lambda row: row["id"])
 
 
 def _macro(groups: Sequence[Sequence[float]]) -> Estimate:

@@ -33,7 +33,7 @@ class Asked(NamedTuple):
     fixed: str | None  # why it is asked in no other order; None: it is, or no other was requested
 
     @property
-    def own(self) -> bool:
+    def is_original(self) -> bool:
         return self.order == tuple(range(len(self.order)))
 
 

@@ -53,7 +53,7 @@ class Answered(NamedTuple):
     """The responses to a question in one order."""
 
     asked: Asked
-    role: str  # own: original order; permuted; control: original order, sampled again
+    role: str  # original: in the original order; permuted; control: in the original order, sampled again
     texts: Sequence[str]
     lengths: Sequence[int]  # tokens, including the end token
     truncated: Sequence[bool]
@@ -100,7 +100,7 @@ def parted(asked: Asked, row: Mapping, samples: int) -> list[Answered]:
     """A row's responses by role."""
     if "fault" in row:
         row = {"texts": [""] * samples, "lengths": [0] * samples, "truncated": [False] * samples, **row}
-    roles = {"own" if asked.own else "permuted": slice(samples), "control": slice(samples, None)}
+    roles = {"original" if asked.is_original else "permuted": slice(samples), "control": slice(samples, None)}
     return [
         Answered(asked, role, row["texts"][part], row["lengths"][part], row["truncated"][part], row.get("fault"))
         for role, part in roles.items()
@@ -118,7 +118,7 @@ def responses_of(sampling: Sampling, asked: Sequence[Asked]) -> list[int]:
     for each in asked:
         orders[each.item.row.id] = orders.get(each.item.row.id, 0) + 1
     drawn = sampling.temperature > 0
-    return [sampling.samples * (orders[each.item.row.id] if each.own and drawn else 1) for each in asked]
+    return [sampling.samples * (orders[each.item.row.id] if each.is_original and drawn else 1) for each in asked]
 
 
 def grouped(draws: Sequence[int], numbers: Iterable[int]) -> dict[int, list[int]]:

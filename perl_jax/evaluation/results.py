@@ -22,7 +22,7 @@ class Question(NamedTuple):
     control: Row | None  # original order, sampled again
 
     @property
-    def own(self) -> Row:
+    def original(self) -> Row:
         return self.orders[0]
 
 
@@ -54,11 +54,11 @@ class Result(NamedTuple):
             groups.setdefault(str(row["id"]), {}).setdefault(str(row["role"]), []).append(row)
         return {
             id_: Question(
-                [found["own"][0], *sorted(found.get("permuted", ()), key=lambda row: row["order"])],
+                [found["original"][0], *sorted(found.get("permuted", ()), key=lambda row: row["order"])],
                 found.get("control", [None])[0],
             )
             for id_, found in groups.items()
-            if "own" in found
+            if "original" in found
         }
 
 

@@ -17,13 +17,13 @@ Question = tuple  # (id, ((order, reference answer), ...)): equal in two runs ex
 
 Z_95 = 1.959963984540054  # standard normal quantile at 0.975
 COLUMNS = {
-    "canonical": "canonical accuracy",
+    "accuracy": "accuracy",
     "permuted": "permuted accuracy",
-    "worst": "worst order",
+    "consistent": "consistent accuracy",
     "flip": "flip rate",
     "single": "single-image accuracy",
 }
-COMPARED = ("canonical", "permuted", "flip")
+COMPARED = ("accuracy", "permuted", "flip")
 
 
 class Estimate(NamedTuple):
@@ -64,7 +64,7 @@ def by_question(rows: Sequence[Row]) -> dict[Question, list[Row]]:
         groups.setdefault(row["id"], []).append(row)
 
     def place(row: Row) -> tuple:
-        return not row["canonical"], row["order"], row["answer"]
+        return not row["original"], row["order"], row["answer"]
 
     ordered = [sorted(group, key=place) for group in groups.values()]
     return {(group[0]["id"], tuple((tuple(row["order"]), row["answer"]) for row in group)): group for group in ordered}
@@ -73,25 +73,27 @@ def by_question(rows: Sequence[Row]) -> dict[Question, list[Row]]:
 def measures(rows: Sequence[Row], right: Sequence[float] | None = None) -> dict[str, dict[Question, float]]:
     """The value of each question in each measure; a question is only in the measures that apply to it.
 
-    `canonical`: correct in its original order; `permuted`: share of its drawn orders that are correct; `worst`: correct
-    in all orders; `flip`: the answers, mapped to the original order, are not all the same; `single`: correct, for a
-    question with at most one image. `held_out.summary` has their means.
+    `accuracy`: correct in its original order; `permuted`: share of its drawn orders that are correct; `consistent`:
+    correct in all orders; `flip`: the answers, mapped to the original order, are not all the same; `single`: correct,
+    for a question with at most one image. `held_out.summary` has their means.
 
     Args:
         rows: prediction rows.
         right: probability that each row is correct, independently, in place of the predictions; then there is no
             `flip`.
     """
-    out: dict[str, dict[Question, float]] = {name: {} for name in ("canonical", "permuted", "worst", "flip", "single")}
+    out: dict[str, dict[Question, float]] = {
+        name: {} for name in ("accuracy", "permuted", "consistent", "flip", "single")
+    }
     score = {id(row): float(p) for row, p in zip(rows, [row["correct"] for row in rows] if right is None else right)}
     for question, group in by_question(rows).items():
-        drawn = [score[id(row)] for row in group if not row["canonical"]]
-        if group[0]["canonical"]:
-            out["canonical" if group[0]["images"] > 1 else "single"][question] = score[id(group[0])]
+        drawn = [score[id(row)] for row in group if not row["original"]]
+        if group[0]["original"]:
+            out["accuracy" if group[0]["images"] > 1 else "single"][question] = score[id(group[0])]
         if drawn:
             out["permuted"][question] = sum(drawn) / len(drawn)
         if len(group) > 1:
-            out["worst"][question] = math.prod(score[id(row)] for row in group)
+            out["consistent"][question] = math.prod(score[id(row)] for row in group)
             if right is None:
                 out["flip"][question] = float(len({row["meaning"] for row in group}) > 1)
     return out
@@ -103,7 +105,7 @@ def chance(rows: Sequence[Row]) -> dict[str, dict[Question, float]]:
     It draws each answer, independently, from the reference answers of the rows with the same source, number of images
     and kind of order (original or drawn): what the format and the bias of the questions give away.
     """
-    strata = [(row["source"], row["images"], row["canonical"]) for row in rows]
+    strata = [(row["source"], row["images"], row["original"]) for row in rows]
     size = Counter(strata)
     same = Counter((stratum, row["answer"]) for stratum, row in zip(strata, rows))
     right = [same[stratum, row["answer"]] / size[stratum] for stratum, row in zip(strata, rows)]
@@ -251,7 +253,8 @@ def section(title: str, results: Sequence[Result]) -> Section:
         f"Set {title}, each run's last evaluation (step: {steps}); seconds are those of its training steps.",
         "Permuted accuracy: mean over questions of the share of drawn orders answered right, with Wilson's 95% "
         "interval on the number of questions, not of answers, since the orders of a question are not independent. "
-        "Worst order: right in all orders asked. Flip rate: the answer changes with the order (lower is better).",
+        "Consistent accuracy: right in all orders asked. Flip rate: the answer changes with the order (lower is "
+        "better).",
         "Chance: a guesser that draws from the true answers of the same source, number of images and kind of order.",
     ]
     if differences:

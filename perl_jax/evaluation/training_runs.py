@@ -19,7 +19,7 @@ from perl_jax.runtime import files, html
 from perl_jax.runtime.html import COLOURS, Html, clipped, dim, element, folded, joined, note, said, table
 
 EVALUATION = re.compile(r"(.+)-(\d{8,})\.jsonl")
-ROW_KEYS = {"id", "source", "order", "canonical", "images", "text", "answer", "meaning", "correct"}
+ROW_KEYS = {"id", "source", "order", "original", "images", "text", "answer", "meaning", "correct"}
 GROUP_KEYS = ("orders", "questions", "responses", "rewards", "advantages")
 CURVES = (  # (title, stage, metric)
     ("reward in training", "perl", "reward/mean"),
@@ -137,7 +137,7 @@ def _curves(runs: Sequence[Run]) -> list[Html]:
             {step: statistics.measures(rows) for step, rows in sorted(run.evaluations.get(name, {}).items())}
             for run in runs
         ]
-        for key in ("permuted", "canonical", "flip"):
+        for key in ("permuted", "accuracy", "flip"):
             lines = [
                 {step: statistics.proportion(found[key]).mean for step, found in mine.items() if found[key]}
                 for mine in at

@@ -172,8 +172,8 @@ def _results(card: Card) -> list[str]:
             "benchmark",
             "protocol",
             "questions",
-            "mean over orders",
-            "right in every order",
+            "permuted accuracy",
+            "consistent accuracy",
             "flip rate",
             "flip rate, same order",
         ]
@@ -205,9 +205,10 @@ def _held_out(evaluations: Sequence[Evaluation]) -> list[str]:
     return [
         "Held-out questions of the run, answered greedily:",
         Table(["set", "step", "questions", *statistics.COLUMNS.values()], rows).markdown(),
-        "Canonical: questions with several images in their own order. Permuted: mean over questions of the share of "
-        "drawn orders answered right. Worst order: right in every order asked. Flip rate: the answer changes with the "
-        "order (lower is better). In brackets Wilson's 95% intervals on the number of questions.",
+        "Accuracy: questions with several images in their original order. Permuted accuracy: mean over questions of "
+        "the share of drawn orders answered right. Consistent accuracy: right in every order asked. Flip rate: the "
+        "answer changes with the order (lower is better). In brackets Wilson's 95% intervals on the number of "
+        "questions.",
     ]
 
 

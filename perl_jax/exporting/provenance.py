@@ -163,7 +163,7 @@ def _result(found: evaluated.Result) -> Result:
     consistency = (
         Consistency(
             moved["questions"],
-            *(Estimate.read(moved[key]) for key in ("mean", "all", "flip")),
+            *(Estimate.read(moved[key]) for key in ("permuted", "consistent", "flip")),
             Estimate.read(moved["control"]["flip"]),
         )
         if moved

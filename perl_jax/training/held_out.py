@@ -18,9 +18,9 @@ from perl_jax.rewards.boxed import extract_boxed
 from perl_jax.runtime import processes
 
 NAMES = {
-    "canonical": "accuracy",
+    "accuracy": "accuracy",
     "permuted": "permuted_accuracy",
-    "worst": "worst_order",
+    "consistent": "consistent_accuracy",
     "flip": "flip_rate",
     "single": "single_image_accuracy",
 }
@@ -90,7 +90,7 @@ def predictions(asked: Sequence[Question], texts: Sequence[Sequence[str]], grade
                     "id": question.record["id"],
                     "source": question.record["source"],
                     "order": list(order),
-                    "canonical": number == 0,
+                    "original": number == 0,
                     "images": len(order),
                     "text": text,
                     "answer": sample["answer"],
@@ -105,11 +105,11 @@ def summary(rows: Sequence[dict]) -> dict[str, float]:
     """Accuracies and consistency of prediction rows, as means over questions of `statistics.measures`.
 
     `accuracy`: multi-image questions in original order; `accuracy/<source>`: all questions of a source in original
-    order; `permuted_accuracy`: in the drawn orders; `worst_order`: correct in all orders; `flip_rate`: the answer,
-    mapped to the original order, differs between orders; `single_image_accuracy`. Measures without questions are
-    omitted.
+    order; `permuted_accuracy`: in the drawn orders; `consistent_accuracy`: correct in all orders; `flip_rate`: the
+    answer, mapped to the original order, differs between orders; `single_image_accuracy`. Measures without questions
+    are omitted.
     """
     values = {NAMES[measure]: list(found.values()) for measure, found in statistics.measures(rows).items()}
     for source in sorted({row["source"] for row in rows}):
-        values[f"accuracy/{source}"] = [row["correct"] for row in rows if row["source"] == source and row["canonical"]]
+        values[f"accuracy/{source}"] = [row["correct"] for row in rows if row["source"] == source and row["original"]]
     return {name: float(np.mean(value)) for name, value in values.items() if value}

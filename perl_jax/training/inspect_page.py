@@ -164,7 +164,7 @@ def _card(prompts: Prompts, shown: Shown) -> Html:
 def _drawn(shown: Shown, asked: Asked, orders: int) -> list[Html]:
     """Which order this is, and whether the step draws it."""
     own = list(asked.order) == sorted(asked.order)
-    name = "its own order" if own else "order " + " ".join(str(image + 1) for image in asked.order)
+    name = "the original order" if own else "order " + " ".join(str(image + 1) for image in asked.order)
     if not asked.drawn:
         return [tag(name), dim("not drawn by this step: only to be seen here")]
     return [tag(name), dim(f"{asked.drawn} of the step's {orders} orders, p = {shown.probability:.2f}")]

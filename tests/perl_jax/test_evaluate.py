@@ -74,7 +74,7 @@ def test_what_it_leaves(whole):
     said = rows(whole / FOLDER, "predictions.jsonl")
     assert len(said) == 16 * 2 and len({(row["id"], tuple(row["order"])) for row in said}) == len(said)
     scored = rows(whole / FOLDER)
-    for role, count, draws in (("own", 16, 2), ("permuted", 16, 2), ("control", 16, 2)):
+    for role, count, draws in (("original", 16, 2), ("permuted", 16, 2), ("control", 16, 2)):
         mine = [row for row in scored if row["role"] == role]
         assert len(mine) == count, role
         assert all(
@@ -90,7 +90,7 @@ def test_what_it_leaves(whole):
     assert found["rows"] == 16 and found["figures"]["questions"] == 16 and not found["partial"]
     assert found["consistency"]["questions"] == 16 and found["figures"]["pass_at"].keys() == {"1", "2"}
     page = (whole / FOLDER / "results.md").read_text()
-    assert "# records, protocol boxed" in page and "flip rate" in page and "own order, drawn again" in page
+    assert "# records, protocol boxed" in page and "flip rate" in page and "original order, drawn again" in page
 
 
 def test_started_again_it_asks_nothing(whole, options, monkeypatch):
@@ -210,7 +210,7 @@ def test_one_that_knows(options, tmp_path, monkeypatch):
     found = evaluate_run.run(tmp_path, **options, permute=1)
     assert found["figures"]["micro"]["mean"] == 1 and found["figures"]["failures"] == 0
     same = found["consistency"]
-    assert same["all"]["mean"] == same["worst"]["mean"] == 1 and same["flip"]["mean"] == 0
+    assert same["consistent"]["mean"] == same["worst"]["mean"] == 1 and same["flip"]["mean"] == 0
     assert not same["control"]["drawn"], "greedy answers do not change when they are asked for again"
 
 
@@ -219,7 +219,7 @@ def test_one_that_points_at_a_place(options, tmp_path, monkeypatch):
     told(monkeypatch, lambda asked, draw: r"\boxed{1}" if "Which" in asked.item.row.question else r"\boxed{x}")
     found = evaluate_run.run(tmp_path, **options, permute=1, temperature=1.0)["consistency"]
     which = [row for row in rows(tmp_path / FOLDER) if "Which" in row["question"]]
-    assert len(which) > 6 and found["all"]["mean"] == 0
+    assert len(which) > 6 and found["consistent"]["mean"] == 0
     assert found["flip"]["mean"] == pytest.approx(len({row["id"] for row in which}) / 16)
     assert found["control"]["flip"]["mean"] == 0 and found["difference"]["flip"]["low"] > 0
     by_place = {row["place"]: row["correct"] for row in which}

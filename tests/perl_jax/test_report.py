@@ -30,9 +30,9 @@ def test_the_table_has_the_figures(two, tmp_path):
     assert chance == ["chance", "100.0%", "100.0%", "100.0%", "–", "–", "–"]  # one answer each in its kind of order
     assert grpo == ["GRPO", "30.0%", "20.0% [5.7, 51.0] of 10", "20.0%", "10.0%", "–", "4"]
     assert perl[1:] == ["90.0%", "80.0% [49.0, 94.3] of 10", "80.0%", "10.0%", "–", "6"]
-    name, questions, canonical, permuted, flips = table[7]
+    name, questions, accuracy, permuted, flips = table[7]
     assert name.endswith("minus GRPO") and questions == "10"
-    assert canonical == permuted == "+60.0 [+30.0, +90.0]"
+    assert accuracy == permuted == "+60.0 [+30.0, +90.0]"
     assert flips.startswith("+0.0 [") and flips.endswith(", not separated")
 
 

@@ -101,9 +101,9 @@ def test_held_out_questions_are_asked_before_step_1_then_regularly_and_at_the_en
     files = sorted((workdir / "evaluations").iterdir())
     assert [file.name for file in files] == [f"eval-{step:08d}.jsonl" for step in (0, 3, 6)]
     rows = lines(files[-1])
-    assert len(rows) == 2 * 6 and {row["canonical"] for row in rows} == {True, False}
-    canonical = [row["correct"] for row in rows if row["canonical"]]
-    assert found[-1]["eval/accuracy"] == pytest.approx(np.mean(canonical))
+    assert len(rows) == 2 * 6 and {row["original"] for row in rows} == {True, False}
+    original = [row["correct"] for row in rows if row["original"]]
+    assert found[-1]["eval/accuracy"] == pytest.approx(np.mean(original))
 
 
 def test_run_json_says_what_was_run():

@@ -57,7 +57,7 @@ def snapshot(directory, questions=20):
     return directory
 
 
-def row(q, order, role="own", right=True, say="so", again=1, samples=1):
+def row(q, order, role="original", right=True, say="so", again=1, samples=1):
     """Question q in one order: correct, or always naming the image after the correct one."""
     answer = q % 3
     meant = "ABC"[answer if right else (answer + 1) % 3]

@@ -17,7 +17,7 @@ def predictions(right, text=ATTACK, questions=10):
             "id": f"q{q}",
             "source": "which",
             "order": order,
-            "canonical": order == [0, 1],
+            "original": order == [0, 1],
             "images": 2,
             "text": f"{text} of {q}",
             "answer": str(order.index(0) + 1),

@@ -141,7 +141,7 @@ def test_both_orders_and_what_they_rest_on(few, tmp_path):
         "model: invariant",
         "confidence 0.60: I think",
         "by given, confidence 1.00: frames of a film",
-        "its own order; nothing may move",
+        "the original order; nothing may move",
         "evidence unknown",
         "Wording as in the source.",
         "labelled rewrite, but no word changes",

@@ -18,7 +18,7 @@ def asked(name, policy, samples=1, images=3, orders=None, control=True, target=0
     Image `target` shows it, and an answer means the image that is at that place.
     """
     own, *others = orders or list(itertools.permutations(range(images)))
-    rows = [_row(name, "own", own, samples, policy, target)]
+    rows = [_row(name, "original", own, samples, policy, target)]
     rows += [_row(name, "permuted", order, samples, policy, target) for order in others]
     return rows + ([_row(name, "control", own, samples * len(others), policy, target)] if control else [])
 
@@ -39,8 +39,8 @@ def _row(name, role, order, count, policy, target):
 
 
 def alone(name, fixed, **changes):
-    """A question that was asked in its own order only."""
-    row = _row(name, "own", (0,), 1, lambda place: place, 0)
+    """A question that was asked in its original order only."""
+    row = _row(name, "original", (0,), 1, lambda place: place, 0)
     return {**row, "fixed": fixed, **changes}
 
 
@@ -68,9 +68,9 @@ def test_a_perfect_policy(samples, control):
     rows = [row for i in range(5) for row in asked(f"{i}", lambda place: place, samples, control=control, target=i % 3)]
     found = consistency(rows, samples)
     assert (found["questions"], found["orders"], found["samples"]) == (5, 30, samples)
-    assert [mean(found, key) for key in ("canonical", "mean", "all", "worst", "flip")] == [1, 1, 1, 1, 0]
-    assert [mean(found, "control", key) for key in ("mean", "all", "flip")] == [1, 1, 0]
-    assert [mean(found, "difference", key) for key in ("mean", "all", "flip")] == [0, 0, 0]
+    assert [mean(found, key) for key in ("accuracy", "permuted", "consistent", "worst", "flip")] == [1, 1, 1, 1, 0]
+    assert [mean(found, "control", key) for key in ("permuted", "consistent", "flip")] == [1, 1, 0]
+    assert [mean(found, "difference", key) for key in ("permuted", "consistent", "flip")] == [0, 0, 0]
     assert found["control"]["drawn"] is control
     assert [mean(each, "accuracy") for each in found["places"]] == [1, 1, 1]
 
@@ -79,10 +79,10 @@ def test_a_perfect_policy(samples, control):
 def test_a_policy_that_answers_by_position_only(control):
     rows = [row for i in range(6) for row in asked(f"{i}", lambda place: 0, 2, control=control)]
     found = consistency(rows, 2)
-    assert [mean(found, key) for key in ("canonical", "all", "worst", "flip")] == [1, 0, 0, 1]
-    assert mean(found, "mean") == pytest.approx(1 / 3)
-    assert [mean(found, "control", key) for key in ("mean", "all", "flip")] == [1, 1, 0]
-    assert mean(found, "difference", "flip") == 1 and mean(found, "difference", "mean") == pytest.approx(-2 / 3)
+    assert [mean(found, key) for key in ("accuracy", "consistent", "worst", "flip")] == [1, 0, 0, 1]
+    assert mean(found, "permuted") == pytest.approx(1 / 5), "one of the five other orders keeps the place"
+    assert [mean(found, "control", key) for key in ("permuted", "consistent", "flip")] == [1, 1, 0]
+    assert mean(found, "difference", "flip") == 1 and mean(found, "difference", "permuted") == pytest.approx(-4 / 5)
     assert [mean(each, "accuracy") for each in found["places"]] == [1, 0, 0]
     assert [mean(each, "difference") for each in found["places"]] == pytest.approx([2 / 3, -1 / 3, -1 / 3])
 
@@ -92,7 +92,7 @@ def test_a_noisy_policy_that_minds_no_order_does_not_differ_from_its_control():
     rows = [row for i in range(300) for row in asked(f"{i}", policy, 2, target=i % 3)]
     found = consistency(rows, 2)
     assert mean(found, "flip") > 0.9 and mean(found, "control", "flip") > 0.9
-    for key in ("mean", "all", "worst", "flip"):
+    for key in ("permuted", "consistent", "worst", "flip"):
         assert found["difference"][key]["low"] <= 0 <= found["difference"][key]["high"]
         assert abs(mean(found, "difference", key)) < 0.05
     for place in found["places"]:
@@ -103,7 +103,7 @@ def test_a_noisy_policy_that_minds_no_order_does_not_differ_from_its_control():
 def test_by_hand_with_two_replicates():
     own = {
         "id": "q",
-        "role": "own",
+        "role": "original",
         "order": [0, 1, 2],
         "correct": [1.0, 0.0],
         "meaning": ["a", None],
@@ -116,19 +116,19 @@ def test_by_hand_with_two_replicates():
     again = {**own, "role": "control", "correct": [1.0, 1.0, 0.0, 0.0], "meaning": ["a", "a", None, None]}
     found = consistency([own, first, last, again], 2)
     # replicate 0 says a, a, b and replicate 1 nothing, a, nothing; the control a, a, a and nothing thrice
-    assert [mean(found, key) for key in ("canonical", "all", "worst", "flip")] == [0.5, 0, 0, 1]
-    assert mean(found, "mean") == pytest.approx(3 / 6)
-    assert [mean(found, "control", key) for key in ("mean", "all", "worst", "flip")] == [0.5, 0.5, 0.5, 0]
-    assert [mean(found, "difference", key) for key in ("mean", "all", "worst", "flip")] == [0, -0.5, -0.5, 1]
+    assert [mean(found, key) for key in ("accuracy", "consistent", "worst", "flip")] == [0.5, 0, 0, 1]
+    assert mean(found, "permuted") == pytest.approx(3 / 6)
+    assert [mean(found, "control", key) for key in ("permuted", "consistent", "worst", "flip")] == [0.5, 0.5, 0.5, 0]
+    assert [mean(found, "difference", key) for key in ("permuted", "consistent", "worst", "flip")] == [0, -0.5, -0.5, 1]
     assert [(each["place"], mean(each, "accuracy")) for each in found["places"]] == [(0, 0.5), (1, 0.5)]
 
 
 def test_worst_order_is_no_more_than_accuracy_and_with_one_sample_right_every_time():
     policy = guesser(1, 0.8)
     one = consistency([row for i in range(50) for row in asked(f"{i}", policy)], 1)
-    assert one["worst"] == one["all"]
+    assert one["worst"] == one["consistent"]
     four = consistency([row for i in range(50) for row in asked(f"{i}", policy, 4)], 4)
-    assert mean(four, "all") < mean(four, "worst") < mean(four, "mean")
+    assert mean(four, "consistent") < mean(four, "worst") < mean(four, "permuted")
 
 
 def test_no_answer_is_one_more_answer():
@@ -177,9 +177,9 @@ def test_what_was_not_permuted_is_counted_by_reason():
         "not said": 1,
         "picture missing": 1,
     }
-    assert found["questions"] == 1 and mean(found, "mean") == 1
+    assert found["questions"] == 1 and mean(found, "permuted") == 1
     nothing = consistency(lost, 1)
-    assert nothing["questions"] == 0 and nothing["mean"]["mean"] is None and nothing["places"] == []
+    assert nothing["questions"] == 0 and nothing["permuted"]["mean"] is None and nothing["places"] == []
     json.dumps(nothing, allow_nan=False)
     assert "nan" not in "\n".join(markdown(nothing)).lower()
 
@@ -203,7 +203,7 @@ def test_the_order_of_rows_is_nothing(seed, samples, control, rng: random.Random
         for row in asked(f"{images} {i}", policy, samples, images, control=control)
     ]
     expected = consistency(rows, samples)
-    assert 0 <= mean(expected, "all") <= mean(expected, "worst") <= mean(expected, "mean") <= 1
+    assert 0 <= mean(expected, "consistent") <= mean(expected, "worst") <= mean(expected, "permuted") <= 1
     rng.shuffle(rows)
     assert consistency(rows, samples) == expected
 
@@ -211,11 +211,11 @@ def test_the_order_of_rows_is_nothing(seed, samples, control, rng: random.Random
 def test_in_words():
     rows = [row for i in range(6) for row in asked(f"{i}", lambda place: 0, 2, control=i < 0)]
     text = "\n".join(markdown(json.loads(json.dumps(consistency([*rows, alone("alone", "one image")], 2)))))
-    assert "6 questions were asked in 36 orders, their own included, with 2 responses to each." in text
+    assert "6 questions were asked in 36 orders, the original included, with 2 responses to each." in text
     assert "Not moved: one image (1)." in text and "0 by construction" in text and "drawn again" not in text
     assert "| flip rate | 100.0% [100.0, 100.0] | 0.0% [0.0, 0.0] | +100.0 [+100.0, +100.0] |" in text
     assert "| 2 | 6 | 0.0% [0.0, 0.0] | 6 | -33.3 [-33.3, -33.3] |" in text
-    assert "one response to each order" not in text
+    assert "| worst order |" in text and "Worst order: " in text
     drawn = "\n".join(markdown(consistency(asked("q", lambda place: place), 1)))
-    assert "drawn again" in drawn and "by construction" not in drawn and "one response to each order" in drawn
+    assert "drawn again" in drawn and "by construction" not in drawn and "orst order" not in drawn
     assert "| flip rate | 0.0% [0.0, 0.0] | 0.0% [0.0, 0.0] | +0.0 [+0.0, +0.0], not separated |" in drawn

@@ -77,13 +77,13 @@ def test_cards_show_pictures_in_the_orders_asked(two):
     seen = Tags("".join(cards))
     assert "script" not in seen.tags and f"{ATTACK} of last" in seen.words
     assert f"answered better by last {ATTACK} than by first: 5" in seen.words
-    assert "asked again in its own order: the same answer" in seen.words and "answer found: B" in seen.words
+    assert "asked again in its original order: the same answer" in seen.words and "answer found: B" in seen.words
     [flips] = [card for card in cards if "changes its answer" in card]
     colours = [colour(value) for name, value in Tags(flips).attributes if name == "src"]
     own = [[170, 51, 51], [51, 170, 51], [51, 51, 170]]
     shown = [own[i] for order in ORDERS for i in order]  # q6, the order with another answer first
     assert np.abs(np.array(colours) - shown).max() < 12
-    order = [flips.index(words) for words in ("its own order", "order 2 3 1", "order 3 1 2")]
+    order = [flips.index(words) for words in ("the original order", "order 2 3 1", "order 3 1 2")]
     assert order == sorted(order) and flips.count("decisive") == 2 * 3
 
 

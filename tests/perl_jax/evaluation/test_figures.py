@@ -25,7 +25,7 @@ def scored(name, correct, category="a", **changes):
         "category": category,
         "source": "s",
         "images": 2,
-        "role": "own",
+        "role": "original",
         "order": [0, 1],
         "shown": [0, 1],
         "question": "Which?",

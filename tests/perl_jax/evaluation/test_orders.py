@@ -48,7 +48,7 @@ def test_each_order_shows_what_its_words_mean(case, asked):
     item, all_of_them = asked
     own, *others = all_of_them
     names = "abcde"[: case.count]
-    assert own.own and own.fixed is None and own.item == item and not any(each.own for each in others)
+    assert own.is_original and own.fixed is None and own.item == item and not any(each.is_original for each in others)
     assert len(all_of_them) == math.factorial(case.count - len(case.kept)) == len({each.order for each in all_of_them})
     for each in all_of_them:
         shown = pictures(each.item)
@@ -189,7 +189,7 @@ def test_records_keep_what_must_not_move_and_count_places_as_shown(monkeypatch):
 def test_why_a_question_is_asked_in_its_own_order_alone(item, why):
     (alone,) = orders.in_orders(item, 9, 0)
     assert (alone.fixed, alone.item, alone.place, alone.record) == (why, item, None, None)
-    assert alone.own and alone.shown == list(range(len(item.row.images)))
+    assert alone.is_original and alone.shown == list(range(len(item.row.images)))
     assert orders.meaning(alone, "B", False) is None
 
 

@@ -24,7 +24,7 @@ def test_what_was_written_is_read(out):
     questions = boxed.questions()
     assert list(questions) == [f"q{q}" for q in range(8)]
     assert [row["order"] for row in questions["q0"].orders] == [[0, 1, 2], [1, 2, 0], [2, 0, 1]]
-    assert questions["q0"].own["role"] == "own" and len(questions["q0"].control["texts"]) == 4
+    assert questions["q0"].original["role"] == "original" and len(questions["q0"].control["texts"]) == 4
     assert model.results["blink", "official"].consistency is None
 
 

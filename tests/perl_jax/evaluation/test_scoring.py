@@ -65,9 +65,8 @@ def question(name="q", answer="B", choices=("a cat", "a dog"), kind="choice", co
 def answered(*texts: str, item: Item | None = None) -> list[Answered]:
     """One response to each of as many questions."""
     items = [item or question(f"q{n}") for n in range(len(texts))]
-    return [
-        Answered(orders.in_orders(item, 0, 0)[0], "own", [text], [1], [False], None) for item, text in zip(items, texts)
-    ]
+    asked = [orders.in_orders(item, 0, 0)[0] for item in items]
+    return [Answered(each, "original", [text], [1], [False], None) for each, text in zip(asked, texts)]
 
 
 def several(*texts: str) -> Answered:

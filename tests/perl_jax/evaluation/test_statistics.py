@@ -13,12 +13,12 @@ from scipy.stats import binomtest
 from perl_jax.evaluation import statistics
 
 
-def row(name="q", order=(0, 1), canonical=True, correct=True, **changes):
+def row(name="q", order=(0, 1), original=True, correct=True, **changes):
     return {
         "id": name,
         "source": "digits",
         "order": list(order),
-        "canonical": canonical,
+        "original": original,
         "images": len(order),
         "text": "",
         "answer": "1",
@@ -63,7 +63,7 @@ def test_no_questions_no_interval():
 
 
 def test_orders_of_one_question_count_as_one_question():
-    rows = [row(), *(row(order=(1, 0), canonical=False) for _ in range(9))]
+    rows = [row(), *(row(order=(1, 0), original=False) for _ in range(9))]
     assert statistics.proportion(statistics.measures(rows)["permuted"]).questions == 1
 
 
@@ -75,27 +75,27 @@ def test_chance_is_what_the_answer_key_gives_away():
     found = statistics.chance([*own, *drawn, *alone, elsewhere])
     means = {name: np.mean(list(values.values())) for name, values in found.items() if values}
     at = [0.75, 0.75, 0.75, 0.25]
-    expected = {"canonical": (sum(at) + 1) / 5, "permuted": 0.5, "worst": sum(at) / 4 * 0.5, "single": 0.5}
+    expected = {"accuracy": (sum(at) + 1) / 5, "permuted": 0.5, "consistent": sum(at) / 4 * 0.5, "single": 0.5}
     assert means == pytest.approx(expected)
 
 
 def test_chance_draws_each_order_anew():
     rows = [
-        row(f"{i}", order, canonical, answer=answer)
+        row(f"{i}", order, original, answer=answer)
         for i, answer in enumerate("12")
-        for order, canonical in [((0, 1), True), ((1, 0), False), ((1, 0), False)]
+        for order, original in [((0, 1), True), ((1, 0), False), ((1, 0), False)]
     ]
-    assert list(statistics.chance(rows)["worst"].values()) == pytest.approx([1 / 8, 1 / 8])
+    assert list(statistics.chance(rows)["consistent"].values()) == pytest.approx([1 / 8, 1 / 8])
 
 
 def test_chance_is_what_a_guesser_reaches():
     rows, rng = random_rows(questions=400), np.random.default_rng(5)
     alike = {}
     for each in rows:
-        alike.setdefault((each["source"], each["images"], each["canonical"]), []).append(each["answer"])
+        alike.setdefault((each["source"], each["images"], each["original"]), []).append(each["answer"])
     guessed = []
     for each in rows:
-        guess = rng.choice(alike[each["source"], each["images"], each["canonical"]])
+        guess = rng.choice(alike[each["source"], each["images"], each["original"]])
         guessed.append({**each, "correct": guess == each["answer"]})
     for name, values in statistics.measures(guessed).items():
         if name != "flip":
@@ -173,7 +173,7 @@ def test_difference_pairs_by_question_whatever_the_order_of_rows():
 def test_a_question_asked_otherwise_is_not_paired():
     rows = [row("a"), row("b"), row("c")]
     other = [row("a", correct=False), row("b", answer="2"), row("c", order=(1, 0))]
-    found = statistics.difference(statistics.measures(rows)["canonical"], statistics.measures(other)["canonical"])
+    found = statistics.difference(statistics.measures(rows)["accuracy"], statistics.measures(other)["accuracy"])
     assert found == (1, 1, 1, 1)
 
 
@@ -217,8 +217,8 @@ def test_tables_say_what_is_not_separated():
     assert section.figures.rows[1][:3] == ["a|b", "50.0%", "16.7% [9.3, 28.0] of 60"]
     assert [line[0] for line in section.figures.rows] == ["chance", "a|b", "c"]
     assert section.figures.rows[0][4] == section.figures.rows[0][6] == section.figures.rows[2][6] == "–"
-    name, questions, canonical, permuted, _ = section.differences.rows[0]
-    assert (name, questions) == ("c minus a|b", "60") and canonical.endswith(", not separated")
+    name, questions, accuracy, permuted, _ = section.differences.rows[0]
+    assert (name, questions) == ("c minus a|b", "60") and accuracy.endswith(", not separated")
     assert permuted.startswith("+66.7 [+") and "not separated" not in permuted
     assert "| a\\|b |" in text and "a|b 5, c 9" in text and "not all asked" not in text
 

@@ -29,7 +29,7 @@ ROWS = [
         "id": name,
         "source": "s",
         "order": order,
-        "canonical": order == [0, 1],
+        "original": order == [0, 1],
         "images": 2,
         "text": "",
         "answer": "1",

@@ -108,8 +108,8 @@ RESULT = {
     "figures": {"questions": 4, "headline": "macro", "micro": share(0.25), "macro": share(0.5)},
     "consistency": {
         "questions": 2,
-        "mean": share(0.3),
-        "all": share(0.2),
+        "permuted": share(0.3),
+        "consistent": share(0.2),
         "flip": share(0.4),
         "control": {"drawn": False, "flip": share(0.0)},
     },

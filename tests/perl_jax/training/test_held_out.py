@@ -87,7 +87,7 @@ def test_an_answer_is_told_as_it_reads_in_the_original_order(asked):
     right = [[f"\\boxed{{{sample['answer']}}}" for sample in question.samples] for question in asked]
     rows = held_out.predictions(asked, right, Grader())
     assert [row["id"] for row in rows] == ["a"] * 3 + ["fixed", "alone"]
-    assert [row["canonical"] for row in rows] == [True, False, False, True, True]
+    assert [row["original"] for row in rows] == [True, False, False, True, True]
     assert [row["meaning"] for row in rows] == ["1", "1", "1", "7", "1"] and all(row["correct"] for row in rows)
     assert held_out.summary(rows)["flip_rate"] == 0
 
@@ -109,13 +109,13 @@ def test_a_box_of_nothing_is_no_answer(asked, nothing):
     assert all(row["meaning"] is None and not row["correct"] for row in rows)
 
 
-def row(name: str, canonical: bool, correct: bool, meaning: str, images: int = 2, source: str = "s") -> dict:
-    order = list(range(images)) if canonical else [1, 0]
+def row(name: str, original: bool, correct: bool, meaning: str, images: int = 2, source: str = "s") -> dict:
+    order = list(range(images)) if original else [1, 0]
     return {
         "id": name,
         "source": source,
         "order": order,
-        "canonical": canonical,
+        "original": original,
         "images": images,
         "text": "",
         "answer": "1",
@@ -142,7 +142,7 @@ def test_summary():
         {
             "accuracy": 3 / 4,
             "permuted_accuracy": 3 / 6,
-            "worst_order": 1 / 3,
+            "consistent_accuracy": 1 / 3,
             "flip_rate": 1 / 3,
             "single_image_accuracy": 0.0,
             "accuracy/s": 2 / 3,

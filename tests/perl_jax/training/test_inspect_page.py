@@ -67,7 +67,7 @@ def test_the_page_shows_what_the_steps_draw(data, tmp_path):
     several = [question for question in drawn if len(question.record["images"]) > 1]
     permuted = page.count('<span class="tag">order 2 1</span>')
     assert several and permuted == len(several), "each that may move is seen in another order"
-    assert page.count('<span class="tag">its own order</span>') == 6
+    assert page.count('<span class="tag">the original order</span>') == 6
     orders = 6 + permuted
     assert f"6 questions in {orders} orders; a wrong answer earns as much as the true one in 0" in text
     assert text.splitlines()[1] == "40 of 40 records sampled: 0 cannot be shown" in seen.words
