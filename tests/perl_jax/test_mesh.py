@@ -20,9 +20,9 @@ from models.errors import InputError
 from perl_jax import mesh, rollout
 
 MESHES = {  # (sizes, a case of mesh_run)
-    "fsdp": ({"fsdp": -1}, "whole"),
-    "all": ({"data": 2, "fsdp": 2, "tensor": 2}, "whole"),
-    "slices": ({"slice": 2, "fsdp": 1, "tensor": 4}, "whole"),  # more than there are key heads
+    "fsdp": ({"fsdp": -1}, "short"),
+    "all": ({"data": 2, "fsdp": 2, "tensor": 2}, "long"),
+    "slices": ({"slice": 2, "fsdp": 1, "tensor": 4}, "short"),  # more than there are key heads
     "adapters": ({"data": 2, "fsdp": 2, "tensor": 2}, "adapters"),
     "a frozen tower": ({"data": 2, "fsdp": 2, "tensor": 2}, "text"),
 }
@@ -41,8 +41,8 @@ def results(models, tmp_path_factory):
     found = {name: dict(np.load(folder / f"{name}.npz")) for name in MESHES}
     said = {name: json.loads((folder / f"{name}.json").read_text()) for name in MESHES}
     alone = {
-        name: mesh_run.results(*case(qwen.load(folder / "model")), optax.sgd(0.01))
-        for name, case in mesh_run.CASES.items()
+        name: mesh_run.results(*case(qwen.load(folder / "model")), optax.sgd(0.01), tokens)
+        for name, (case, tokens) in mesh_run.CASES.items()
     }
     return alone, found, said
 
