@@ -7,7 +7,7 @@ import io
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
-from models.errors import InputError
+from models.errors import InputError, one_line
 
 MAX_ASPECT = 200
 # Only formats that Pillow decodes itself: EPS, for example, would start another program. JPEG includes MPO.
@@ -99,12 +99,8 @@ def rgb(image: Image.Image | np.ndarray | Encoded, where: str = "image") -> Imag
             image = Image.alpha_composite(Image.new("RGBA", image.size, (255, 255, 255, 255)), image)
         return image.convert("RGB")
     except (OSError, SyntaxError, ValueError) as error:  # a lazily opened file is decoded here
-        raise InputError(f"{where}: the picture cannot be read as RGB ({_first_line(error)})") from error
+        raise InputError(f"{where}: the picture cannot be read as RGB ({one_line(error)})") from error
 
 
 def _unreadable(where: str, error: Exception) -> str:
-    return f"{where}: not a picture that can be read ({_first_line(error)}): replace the file"
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+    return f"{where}: not a picture that can be read ({one_line(error)}): replace the file"

@@ -21,7 +21,7 @@ from threading import Lock
 
 from pebble import ProcessExpired, ProcessPool
 
-from models.errors import InputError
+from models.errors import InputError, one_line
 from perl_jax import rewards
 
 log = logging.getLogger(__name__)
@@ -282,7 +282,7 @@ def _checked(reward: rewards.Score, record: Mapping[str, object], text: str) -> 
         parts = score if isinstance(score, Mapping) else {"reward": score}
         parts = {str(name): float(value) for name, value in parts.items()}
     except (Exception, SystemExit) as error:  # user code: an exception costs one response, not the run
-        return " ".join(f"{type(error).__name__}: {error}".split())
+        return one_line(error, kind=True)
     if "reward" not in parts:
         return f"it returned {sorted(parts)}, without 'reward'"
     if not all(map(math.isfinite, parts.values())):

@@ -211,7 +211,7 @@ def _decode(graph, weights, options: Sampling, smaller: tuple[int, int], streams
     """Draws tokens t, t + 1, ... below `stop`, until the live streams fit `smaller`: (streams, end, segment)."""
     model = nnx.merge(graph, weights)
     rows, width = smaller
-    past, recent, start = apart(streams.own, t - 1)
+    past, recent, start = split_cache(streams.own, t - 1)
 
     def goes_on(carry):
         t, streams, _ = carry
@@ -237,15 +237,15 @@ def _decode(graph, weights, options: Sampling, smaller: tuple[int, int], streams
     )
     carry = t, streams.replace(own=recent), mesh.rows(empty)
     end, streams, segment = jax.lax.while_loop(goes_on, body, carry)
-    return placed(streams.replace(own=joined(past, streams.own, start))), *mesh.whole((end, segment))
+    return placed(streams.replace(own=merge_cache(past, streams.own, start))), *mesh.whole((end, segment))
 
 
-def apart(own, used):
+def split_cache(own, used):
     """Splits the per-stream KV cache into a read-only past, a write buffer and the token offset of the buffer.
 
     `used` is the number of tokens in the cache. On a TPU, a cache longer than a segment is read-only during the loop,
-    which would otherwise hold a second copy in another layout. The segment writes to a short buffer, which `joined`
-    copies back.
+    which would otherwise hold a second copy in another layout. The segment writes to a short buffer, which
+    `merge_cache` copies back.
     """
     if own[0][0].shape[-1] <= SEGMENT or platform() != "tpu":
         return [None] * len(own), own, 0
@@ -253,7 +253,7 @@ def apart(own, used):
     return own, mesh.rows(recent, heads=1), used
 
 
-def joined(past, recent, start):
+def merge_cache(past, recent, start):
     """Copies a segment's write buffer, from token `start` on, into the per-stream KV caches [..., C]."""
     if past[0] is None:
         return recent
@@ -283,8 +283,8 @@ def for_decoding(model: models.Model) -> models.Model:
 def decode(model, streams: Streams, past, used, start):
     """One decode step: hidden states [N, G, D] that predict the next tokens, and the updated per-stream KV caches.
 
-    `streams.own` holds tokens `start` to `used`, to which the newest is added; `past` those before `start` (`apart`). A
-    prompt's keys and values are read once for all of its streams; the partial softmaxes are merged.
+    `streams.own` holds tokens `start` to `used`, to which the newest is added; `past` those before `start`
+    (`split_cache`). A prompt's keys and values are read once for all of its streams; the partial softmaxes are merged.
     """
     N, G = streams.last.shape
     P, C = streams.prompt[0][0].shape[-1], streams.own[0][0].shape[-1]

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from models.errors import InputError
+from models.errors import InputError, one_line
 from perl_jax.evaluation.consistency import Row
 from perl_jax.evaluation.statistics import Estimate
 from perl_jax.runtime import files
@@ -98,7 +98,7 @@ def _result(file: Path) -> Result:
         if isinstance(error, InputError):
             raise
         raise InputError(
-            f"{file}: not the results of an evaluation ({type(error).__name__}: {error}); "
+            f"{file}: not the results of an evaluation ({one_line(error, kind=True)}); "
             "evaluate again, answers already given are kept"
         ) from error
     return result

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from rich.console import Console
 
+from models.errors import one_line
 from perl_jax import benchmarks, grading
 from perl_jax.benchmarks import Score
 from perl_jax.evaluation import orders
@@ -116,7 +117,7 @@ def _checked(benchmark: ModuleType, protocol: str, ask, asked: Asked, text: str)
         found = benchmark.score(asked.item, text, protocol)
         return _found(asked, found, ask(asked.item, text) if ask and found.extracted is None else None)
     except Exception as error:  # any exception of rules or formula parser costs one response, not the run
-        return " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        return one_line(error, kind=True)
 
 
 def _found(asked: Asked, score: Score, judge: list[dict] | None = None) -> Found:

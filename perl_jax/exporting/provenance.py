@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from models.errors import InputError
+from models.errors import InputError, one_line
 from perl_jax import policy, records
 from perl_jax.evaluation import results as evaluated
 from perl_jax.evaluation import training_runs
@@ -142,7 +142,7 @@ def results(directories: Sequence[Path]) -> list[Result]:
         except (KeyError, TypeError, AttributeError) as error:
             raise InputError(
                 f"--results: {' '.join(each.key)} is not as perl_jax.evaluate writes it "
-                f"({type(error).__name__}: {error}); evaluate again"
+                f"({one_line(error, kind=True)}); evaluate again"
             ) from error
     return out
 

@@ -18,7 +18,7 @@ import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from models.errors import InputError
+from models.errors import InputError, one_line
 from perl_jax.records.rows import Picture
 
 FORMATS = (".jsonl", ".json", ".parquet")
@@ -48,7 +48,7 @@ def rows(path: str | Path) -> Iterator[tuple[int, dict | InputError]]:
     except (OSError, ValueError, RecursionError) as error:  # pyarrow's exceptions derive from these
         if isinstance(error, InputError):
             raise
-        raise InputError(f"{path} cannot be read ({_line(error)}): download or write it again") from error
+        raise InputError(f"{path} cannot be read ({one_line(error)}): download or write it again") from error
 
 
 def text(value: object, name: str) -> str:
@@ -80,7 +80,7 @@ def download(repo: str, folder: str | Path, patterns: Sequence[str] | None = Non
         options = f" --revision {revision}" if revision else ""
         options += "".join(f" --include '{pattern}'" for pattern in patterns or ())
         raise InputError(
-            f"{repo} cannot be downloaded ({_line(error)}): run, where there is a network, `hf download "
+            f"{repo} cannot be downloaded ({one_line(error)}): run, where there is a network, `hf download "
             f"{repo} --repo-type dataset --local-dir {folder}{options}`"
         ) from error
 
@@ -139,7 +139,7 @@ class Pictures:
         except (OSError, ValueError) as error:  # an invalid path, or one without read permission
             if isinstance(error, InputError):
                 raise
-            raise InputError(f"picture {_short(value)} cannot be read ({_line(error)})") from error
+            raise InputError(f"picture {_short(value)} cannot be read ({one_line(error)})") from error
 
     def _read_inside(self, path: str, value: str) -> bytes:
         real = os.path.realpath(path)
@@ -161,7 +161,7 @@ class Pictures:
         try:
             return archive.read(name)
         except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as error:
-            raise InputError(f"{name} of {archive.filename} cannot be unpacked ({_line(error)})") from error
+            raise InputError(f"{name} of {archive.filename} cannot be unpacked ({one_line(error)})") from error
 
     def _members(self, tails: list[str]) -> list[tuple[zipfile.ZipFile, str]]:
         """The zip members that match the longest tail: the whole path, or the end of it."""
@@ -206,7 +206,7 @@ def _lines(path: Path) -> Iterator[tuple[int, object]]:
                 try:
                     yield number, json.loads(line.decode("utf-8-sig"))
                 except (ValueError, RecursionError) as error:
-                    yield number, InputError(f"line {number} is not JSON ({_line(error)})")
+                    yield number, InputError(f"line {number} is not JSON ({one_line(error)})")
 
 
 def _list(path: Path) -> Iterator[tuple[int, object]]:
@@ -233,14 +233,14 @@ def _table(path: Path) -> Iterator[tuple[int, object]]:
                         number += 1
                         yield number, row
             except (OSError, ValueError, pyarrow.ArrowException) as error:
-                yield number + 1, InputError(f"rows {number + 1} to {end} cannot be read ({_line(error)})")
+                yield number + 1, InputError(f"rows {number + 1} to {end} cannot be read ({one_line(error)})")
 
 
 def _opened(path: str | Path) -> zipfile.ZipFile:
     try:
         return zipfile.ZipFile(path)
     except (OSError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path} cannot be opened as a zip ({_line(error)}): download it again") from error
+        raise InputError(f"{path} cannot be opened as a zip ({one_line(error)}): download it again") from error
 
 
 def _tails(path: str, parts: list[str]) -> list[str]:
@@ -257,7 +257,7 @@ def _data_url(value: str) -> bytes:
     try:
         return base64.b64decode("".join(body.split()), validate=True)
     except (binascii.Error, ValueError) as error:
-        raise InputError(f"picture {_short(value)} is no base64 ({_line(error)})") from error
+        raise InputError(f"picture {_short(value)} is no base64 ({one_line(error)})") from error
 
 
 def _plain_base64(value: str) -> bytes | None:
@@ -278,7 +278,3 @@ def _check_bytes(count: int, value: str) -> None:
 
 def _short(value: object) -> str:
     return shown if len(shown := ascii(value)) <= 100 else f"{shown[:97]}..."
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__

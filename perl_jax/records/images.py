@@ -8,7 +8,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from models import image_files
-from models.errors import InputError
+from models.errors import InputError, one_line
 
 
 def stored(data: bytes, where: str) -> bytes:
@@ -40,7 +40,7 @@ def _stored(data: bytes) -> bytes:
     except InputError:
         raise
     except Exception as error:  # decoders raise arbitrary exceptions on broken bytes
-        reason = "no known format" if isinstance(error, UnidentifiedImageError) else _line(error)
+        reason = "no known format" if isinstance(error, UnidentifiedImageError) else one_line(error)
         raise InputError(f"cannot decode the picture ({reason}); replace or drop it") from error
     buffer = io.BytesIO()
     picture.save(buffer, "PNG")
@@ -76,7 +76,3 @@ def _to_8_bits(picture: Image.Image) -> Image.Image:
             f"a picture of 32 bits a pixel (mode {picture.mode}) does not say what is white; save it with 8 or 16 bits"
         )
     return picture
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 
-from models.errors import InputError
+from models.errors import InputError, one_line
 from perl_jax.records.record import Record, checked
 from perl_jax.runtime import files
 
@@ -121,7 +121,7 @@ def summary(directory: str) -> dict:
         with open(os.path.join(directory, _SUMMARY), encoding="utf-8") as file:
             return json.load(file)
     except (OSError, ValueError) as error:
-        raise InputError(f"{directory}: {_SUMMARY} cannot be read ({_line(error)}); prepare it again") from error
+        raise InputError(f"{directory}: {_SUMMARY} cannot be read ({one_line(error)}); prepare it again") from error
 
 
 class Split:
@@ -138,13 +138,17 @@ class Split:
         try:
             builder = tfds.builder_from_directory(self.directory)
         except (ValueError, KeyError, OSError) as error:
-            raise InputError(f"{self.directory} holds no readable records: {_line(error)}; prepare it again") from error
+            raise InputError(
+                f"{self.directory} holds no readable records: {one_line(error)}; prepare it again"
+            ) from error
         try:
             raw = tfds.decode.DeserializeMethod.RAW_BYTES
             self._source = builder.as_data_source(split=self.split, deserialize_method=raw)
         except (ValueError, KeyError, OSError) as error:
             known = ", ".join(builder.info.splits) or "none"
-            raise InputError(f"{self.directory} has no split {self.split!r}, it has {known}: {_line(error)}") from error
+            raise InputError(
+                f"{self.directory} has no split {self.split!r}, it has {known}: {one_line(error)}"
+            ) from error
         if not len(self._source):
             raise InputError(f"split {self.split!r} of {self.directory} holds no records")
 
@@ -272,7 +276,3 @@ class _Tally:
 def _require_set(directory: str):
     if not os.path.isfile(os.path.join(directory, "dataset_info.json")):
         raise InputError(f"{directory} holds no records (no dataset_info.json); write some with perl_jax.prepare")
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__

@@ -11,7 +11,7 @@ import math
 import pkgutil
 from collections.abc import Callable, Mapping
 
-from models.errors import InputError
+from models.errors import InputError, one_line
 
 Score = Callable[[Mapping[str, object], str], float | dict[str, float]]
 
@@ -38,7 +38,7 @@ def find(name: str) -> Score:
     try:
         score = getattr(importlib.import_module(module), function)
     except Exception as error:  # a user's module may raise anything on import
-        why = " ".join(f"{type(error).__name__}: {error}".split())
+        why = one_line(error, kind=True)
         raise InputError(f"reward {name!r} cannot be imported: {why}") from error
     if not callable(score):
         raise InputError(f"reward {name!r} is a {type(score).__name__}, not a function")

@@ -3,7 +3,7 @@
 import math
 import re
 
-from models.errors import InputError
+from models.errors import InputError, one_line
 from perl_jax import grpo, rewards
 
 ONE_OF = {
@@ -68,7 +68,7 @@ def check(config) -> None:
     except (KeyError, IndexError, ValueError) as error:
         raise InputError(
             f"config.warmup.caption is {said['warmup.caption']!r}; it may hold {{place}} and {{caption}} "
-            f"({type(error).__name__}: {error})"
+            f"({one_line(error, kind=True)})"
         ) from error
     if said["loss.kl_coef"] and said["warmup.steps"]:
         raise InputError(
