@@ -13,12 +13,13 @@ from rich.console import Console
 
 import models
 from models.image_files import Encoded
-from perl_jax import permute, rollout
+from perl_jax import rollout
 from perl_jax.evaluation import batched_inference
 from perl_jax.filtering import selection
 from perl_jax.grading import Grader
 from perl_jax.records import Split, prompt_lengths
 from perl_jax.records.prompts import Prompts, opened
+from perl_jax.records.question import in_orders
 from perl_jax.runtime import processes
 from perl_jax.training import batch as batches
 
@@ -111,10 +112,9 @@ class _Questions:
     def encode(self, number: int) -> tuple[list[int], list]:
         record = opened(self._setup.split[number])
         record = greyed(record) if self._blind else record
-        sample, original = permute.render(record), tuple(range(len(record["images"])))
-        prompt = self._setup.prompts.encode(sample)
-        self._encoded[number] = batches.Question(record, [original], [sample], [prompt])
-        return prompt
+        question = in_orders(record, [tuple(range(len(record["images"])))], self._setup.prompts)
+        self._encoded[number] = question
+        return question.prompts[0]
 
     def key(self, number: int) -> int:
         return batched_inference.draw_key(self._encoded[number].record["id"])

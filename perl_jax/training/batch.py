@@ -13,6 +13,7 @@ from models.errors import InputError
 from perl_jax import mesh, permute, rewards, rollout
 from perl_jax.grading import Grader
 from perl_jax.records.prompts import Prompts, opened
+from perl_jax.records.question import Question, in_orders
 from perl_jax.records.stream import Stream
 from perl_jax.runtime import processes
 from perl_jax.training import metrics
@@ -29,15 +30,6 @@ class Source(NamedTuple):
     questions: "Questions"
     prompts: Prompts
     grader: Grader
-
-
-class Question(NamedTuple):
-    """One question of a batch, in O orders of its images."""
-
-    record: dict
-    orders: list[tuple[int, ...]]  # [O]
-    samples: list[dict]  # [O] rendered records, each with the answer for its order
-    prompts: list[tuple]  # [O] (ids, images)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,12 +138,7 @@ class Questions:
         if config.data.fixed_shuffle:
             record = permute.apply(record, permute.uniform_orders(record, 1, config.seed)[0])
         orders = permute.draw_orders(record, n_s, p, seed=config.seed, epoch=record["epoch"], step=step)
-        shown = {}  # order: (sample, prompt); often all orders are the original one
-        for order in dict.fromkeys(orders):
-            sample = permute.render(permute.apply(record, order))
-            shown[order] = sample, self._prompts.encode(sample)
-        samples, prompts = zip(*(shown[order] for order in orders))
-        return Question(record, orders, list(samples), list(prompts))
+        return in_orders(record, orders, self._prompts)
 
 
 def stream_ids(questions: Sequence[Question]) -> np.ndarray:

@@ -5,7 +5,6 @@ Greedy, so that a flipped answer is not sampling noise.
 
 import itertools
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 
@@ -14,6 +13,7 @@ from perl_jax import mesh, permute, rewards, rollout
 from perl_jax.evaluation import statistics
 from perl_jax.evaluation.meaning import meaning
 from perl_jax.records.prompts import Prompts, opened
+from perl_jax.records.question import Question, in_orders
 from perl_jax.rewards.boxed import extract_boxed
 from perl_jax.runtime import processes
 
@@ -26,15 +26,6 @@ NAMES = {
 }
 
 
-class Question(NamedTuple):
-    """One held-out question in several orders, of which the first is the original."""
-
-    record: dict
-    orders: list[tuple[int, ...]]
-    samples: list[dict]  # rendered
-    prompts: list[tuple]  # (ids, images)
-
-
 def questions(records, prompts: Prompts, count: int, seed: int) -> list[Question]:
     """Each record in its original order and, where its images can move, in `count` uniformly drawn ones.
 
@@ -44,8 +35,7 @@ def questions(records, prompts: Prompts, count: int, seed: int) -> list[Question
     for record in map(opened, records):
         drawn = permute.uniform_orders(record, count, seed) if permute.movable_places(record) else []
         orders = [tuple(range(len(record["images"]))), *drawn]
-        samples = [permute.render(permute.apply(record, order)) for order in orders]
-        out.append(Question(record, orders, samples, [prompts.encode(sample) for sample in samples]))
+        out.append(in_orders(record, orders, prompts))
     found = prompts.prepare([question.record["images"] for question in out], mesh.shards(), mesh.own())
     for line in itertools.chain(*processes.exchange([line for line in found if line])):
         raise InputError(line)

@@ -17,6 +17,7 @@ from perl_jax.engine import tree_packing
 from perl_jax.grading import Grader
 from perl_jax.records import prompt_lengths, stream
 from perl_jax.records.prompts import Prompts, opened
+from perl_jax.records.question import Question
 from perl_jax.training import batch as batches
 from perl_jax.training import schedule
 
@@ -90,7 +91,7 @@ def questions(config, source: batches.Questions, prompts: Prompts, grader: Grade
     ]
 
 
-def in_orders(config, prompts: Prompts, question: batches.Question, step: int) -> list[Asked]:
+def in_orders(config, prompts: Prompts, question: Question, step: int) -> list[Asked]:
     """A question in each distinct order that its step draws, plus a permuted one if none of these is permuted."""
     record, drawn = question.record, collections.Counter(question.orders)
     of_order = dict(zip(question.orders, zip(question.samples, question.prompts)))

@@ -6,6 +6,7 @@ from pathlib import Path
 from models.errors import InputError
 from perl_jax import permute, symbols
 from perl_jax.curation.build import build
+from perl_jax.records.question import Question
 from perl_jax.records.stream import first_of, open_parts, sources
 from perl_jax.runtime import processes
 from perl_jax.training import held_out
@@ -51,7 +52,7 @@ def texts(config, directories):
         yield taught_response(config, sample)
 
 
-def held_out_questions(config, parts, prompts) -> list[held_out.Question]:
+def held_out_questions(config, parts, prompts) -> list[Question]:
     """The first `config.eval.limit` records, taken from the parts in turn, in their evaluation orders."""
     chosen = first_of(parts, config.eval.limit)
     return held_out.questions(chosen, prompts, config.eval.permute, config.seed)
