@@ -31,6 +31,7 @@ from models.errors import InputError
 from perl_jax import benchmarks, mesh, policy
 from perl_jax.data import Rejected
 from perl_jax.evaluation import consistency, figures, orders, responses, scoring
+from perl_jax.evaluation.results import JUDGE, PAGE, PREDICTIONS, RESULTS, SCORES, folder_name
 from perl_jax.records import hub_files
 from perl_jax.records.prompts import FILE, Prompts
 from perl_jax.runtime import cli, files, processes
@@ -83,7 +84,7 @@ def evaluate(options: Options) -> dict:
     benchmark = benchmarks.find(options.benchmark)
     check(options, benchmark)
     processes.agree([*options], "flags")
-    folder = Path(options.out) / f"{options.benchmark}-{options.protocol}"
+    folder = Path(options.out) / folder_name(options.benchmark, options.protocol)
     if options.download:
         processes.after_first(functools.partial(download, options, benchmark))
     questions = read(options, benchmark)
@@ -93,7 +94,7 @@ def evaluate(options: Options) -> dict:
         asked = [each for item in questions.items for each in orders.in_orders(item, options.permute, options.seed)]
         about = settings(options, setup, policy.fingerprint(path))
         folder.mkdir(parents=True, exist_ok=True)
-        answered = responses.collect(setup, asked, folder / "predictions.jsonl", about)
+        answered = responses.collect(setup, asked, folder / PREDICTIONS, about)
     found = scoring.scored(options.benchmark, options.protocol, answered, processes.cores())
     results = {}
     if processes.first():
@@ -127,12 +128,12 @@ def check(options: Options, benchmark: ModuleType) -> None:
 def scores_of_another(options: Options) -> Path:
     """The scores.jsonl named by --against: the file, its folder, or its OUT. InputError without one."""
     place = Path(options.against)
-    names = (place, place / "scores.jsonl", place / f"{options.benchmark}-{options.protocol}" / "scores.jsonl")
+    names = (place, place / SCORES, place / folder_name(options.benchmark, options.protocol) / SCORES)
     file = next((name for name in names if name.is_file()), None)
     if file is None:
         raise InputError(
             f"--against={options.against}: no scores.jsonl there, and none in a folder "
-            f"{options.benchmark}-{options.protocol}"
+            f"{folder_name(options.benchmark, options.protocol)}"
         )
     return file
 
@@ -199,7 +200,7 @@ def written(
     """Runs the judge, if any, and writes scores.jsonl, results.json and results.md; returns the results."""
     judge = None
     if options.judge:
-        with Endpoint(options.judge, options.judge_model, str(folder / "judge.jsonl")) as endpoint:
+        with Endpoint(options.judge, options.judge_model, str(folder / JUDGE)) as endpoint:
             found, asked = scoring.judge(benchmark, endpoint, answered, found)
         judge = {"model": options.judge_model, "url": options.judge, **asked._asdict()}
     rows = [row(setup, each, marks) for each, marks in zip(answered, found)]
@@ -219,9 +220,9 @@ def written(
         "consistency": consistency.consistency(rows, options.samples),
         "against": compared(options, rows) if options.against else None,
     }
-    files.write(folder / "scores.jsonl", files.lines(rows))
-    files.write(folder / "results.json", json.dumps(results, indent=2, ensure_ascii=False))
-    files.write(folder / "results.md", figures.markdown(results))
+    files.write(folder / SCORES, files.lines(rows))
+    files.write(folder / RESULTS, json.dumps(results, indent=2, ensure_ascii=False))
+    files.write(folder / PAGE, figures.markdown(results))
     return results
 
 
@@ -262,8 +263,8 @@ def main(_) -> None:
     options = Options(*(FLAGS[name].value for name in Options._fields))
     evaluate(options)
     if processes.first():
-        folder = Path(options.out) / f"{options.benchmark}-{options.protocol}"
-        print((folder / "results.md").read_text(encoding="utf-8").rstrip())
+        folder = Path(options.out) / folder_name(options.benchmark, options.protocol)
+        print((folder / PAGE).read_text(encoding="utf-8").rstrip())
         print(f"\nwrote {folder}")
 
 

@@ -1,4 +1,4 @@
-"""Reads the output of `perl_jax.evaluate`: a model's results on any number of benchmarks."""
+"""The files that `perl_jax.evaluate` writes, and how they are read: a model's results on any number of benchmarks."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -10,9 +10,16 @@ from perl_jax.evaluation.consistency import Row
 from perl_jax.evaluation.statistics import Estimate
 from perl_jax.runtime import files
 
+PREDICTIONS, SCORES, JUDGE = "predictions.jsonl", "scores.jsonl", "judge.jsonl"
+RESULTS, PAGE = "results.json", "results.md"
 ROW_KEYS = {"id", "role", "order", "shown", "question", "answer", "texts", "correct", "extracted", "meaning"}
 
 Key = tuple[str, str]  # benchmark and protocol
+
+
+def folder_name(benchmark: str, protocol: str) -> str:
+    """The folder of a benchmark's files in OUT."""
+    return f"{benchmark}-{protocol}"
 
 
 class Question(NamedTuple):
@@ -76,7 +83,7 @@ def read(name: str, directory: Path) -> Model:
         InputError: no results there, files of another format, or the same benchmark and protocol twice.
     """
     found: dict[Key, Result] = {}
-    for file in sorted(directory.glob("*/results.json")):
+    for file in sorted(directory.glob(f"*/{RESULTS}")):
         result = _result(file)
         if result.key in found:
             raise InputError(f"{file}: {' '.join(result.key)} is in {directory} twice; move one of them away")
@@ -92,7 +99,7 @@ def read(name: str, directory: Path) -> Model:
 def _result(file: Path) -> Result:
     try:
         facts = json.loads(file.read_text(encoding="utf-8"))
-        result = Result(facts, files.rows(file.with_name("scores.jsonl"), ROW_KEYS, "the scores of an evaluation"))
+        result = Result(facts, files.rows(file.with_name(SCORES), ROW_KEYS, "the scores of an evaluation"))
         _ = result.key, result.headline
     except (KeyError, TypeError, ValueError) as error:
         if isinstance(error, InputError):
