@@ -15,6 +15,7 @@ from collections.abc import Callable
 from functools import partial
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.experimental import mesh_utils
@@ -230,3 +231,8 @@ def moved(state: nnx.State, layout: str) -> nnx.State:
 @partial(jax.jit, static_argnums=1)
 def _moved(state, layout: str):
     return weights(state, layout)
+
+
+def abstract(shape, dtype=jnp.int32, *where) -> jax.ShapeDtypeStruct:
+    """An abstract array on the current mesh, sharded along its dimensions as `where` says."""
+    return jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(jax.sharding.get_mesh(), P(*where)))

@@ -162,6 +162,55 @@ def compile_ahead(graph, weights, options: Sampling, streams: Streams, rooms, si
     _compiled.add(signature)
 
 
+def abstract_programs(
+    sizes: models.Config,
+    model,
+    decoder,
+    options: Sampling,
+    pack,
+    *,
+    prompts: int,
+    samples: int,
+    prompt_tokens: int,
+    max_new_tokens: int,
+    dtype,
+) -> tuple[dict[str, Callable], Streams]:
+    """({name: what lowers it} of the programs of one call, its largest decoding state), without an array.
+
+    Args:
+        sizes: of the model.
+        model, decoder: the abstract model, and what `for_decoding` makes of it, by `nnx.split`.
+        options: of the draw.
+        pack: an abstract vision pack of all images.
+        prompts, samples: N and G; N is a multiple of the mesh's shards.
+        prompt_tokens: P, of every prompt.
+        max_new_tokens: R, whose last capacity the per-stream KV caches have.
+        dtype: of activations and caches.
+    """
+    N, G, P, rooms = prompts, samples, prompt_tokens, capacities(max_new_tokens)
+    J, d, heads = sizes.text.num_key_value_heads, sizes.text.head_dim, mesh.head_axis(sizes.text.num_key_value_heads)
+
+    def rows(*shape, dtype=jnp.int32):
+        return mesh.abstract(shape, dtype, mesh.ROWS)
+
+    def cache(n, tokens):
+        shapes = (n, J, d, tokens), (n, J, tokens, d)
+        return tuple(mesh.abstract(shape, dtype, mesh.ROWS, heads) for shape in shapes)
+
+    key = jax.eval_shape(lambda: jax.random.key(0)).dtype
+    caches = ([cache(n, tokens)] * sizes.text.num_hidden_layers for n, tokens in ((N, P), (N * G, rooms[-1])))
+    streams = Streams(*caches, rows(N), rows(N), rows(N, G, dtype=key), rows(N, G), rows(N, G, dtype=bool))
+    h = rows(N, P, sizes.embedding_size, dtype=dtype)
+    positions = mesh.abstract((3, N, P), jnp.int32, None, mesh.ROWS)
+    ids = rows(N, dtype=jnp.uint32)
+    prefilled = h, positions, rows(N), rows(N), ids, np.uint32(0), np.int32(N)
+    return {
+        "prefill pictures": partial(embeddings.lower, *model, rows(N, P), rows(N, P, 2), pack),
+        "prefill": partial(_start.lower, *model, options, G, rooms[0], *prefilled),
+        "decode": partial(_decode.lower, *decoder, options, (0, 1), streams, np.int32(1), np.int32(2)),
+    }, streams
+
+
 # On the device.
 
 

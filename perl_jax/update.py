@@ -17,7 +17,7 @@ import optax
 from flax import nnx
 
 import models
-from models.attention import spanned
+from models.attention import Spans, spanned
 from models.layers import logits as logits_of
 from perl_jax import grpo, mesh
 from perl_jax.engine import tree_packing
@@ -229,6 +229,38 @@ def _apply(optimizer, trained, opt_state, grads):
     norms = {"grad_norm": optax.tree.norm(grads), "update_norm": optax.tree.norm(updates)}
     trained = mesh.weights(optax.apply_updates(trained, updates))
     return trained, mesh.weights(opt_state), mesh.whole(norms)
+
+
+def abstract_programs(
+    sizes: models.Config, state: State, options: Options, pack, *, rows: int, row_tokens: int, old_logprobs: bool, dtype
+) -> dict[str, Callable]:
+    """{name: what lowers it} of the programs of an optimizer step, without an array.
+
+    Args:
+        sizes: of the model.
+        state: abstract.
+        options: of the step.
+        pack: an abstract vision pack of a micro-batch's images.
+        rows, row_tokens: of a micro-batch, as in `step`.
+        old_logprobs: whether they are given, as where a batch has several steps.
+        dtype: of activations.
+    """
+    B, S, C = rows, mesh.shards(), row_tokens
+
+    def row(*more, dtype=jnp.int32):
+        return mesh.abstract((B, S, C, *more), dtype, None, mesh.ROWS)
+
+    positions, spans = mesh.abstract((B, S, 3, C), jnp.int32, None, mesh.ROWS), Spans(row(), row(), row())
+    packed = Rows(None, positions, None, spans, None, row(), row(), row(), prompts=C, window=C)
+    reals = row(dtype=jnp.float32)
+    of_reference = reals if dict(options.losses)["kl_coef"] else None
+    tokens = Tokens(reals, reals, reals if old_logprobs else None, of_reference, reals)
+    h = row(sizes.embedding_size, dtype=dtype)
+    return {
+        "update pictures": partial(_embed.lower, state, row(), row(2), pack, options.remat),
+        "update": partial(_add_rows.lower, state.trainable, state, h, packed, tokens, options),
+        "optimizer": partial(_apply.lower, state.optimizer, state.trainable, state.opt_state, state.trainable),
+    }
 
 
 def logprobs(

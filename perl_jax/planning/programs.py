@@ -13,16 +13,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.sharding import NamedSharding
-from jax.sharding import PartitionSpec as P
 
 import models
-from models.attention import Spans
 from models.errors import InputError
 from models.packing import bucket
 from perl_jax import mesh, policy, rollout, update
-from perl_jax.engine import embeddings, tree_packing
-from perl_jax.engine.decode_batch import capacities
 from perl_jax.engine.sampling import Sampling
 from perl_jax.planning.roofline import Assumed, at_once, lengths, question_tokens
 from perl_jax.training import schedule
@@ -62,12 +57,8 @@ def programs(config, sizes: models.Config, assumed: Assumed) -> tuple[dict[str, 
     decoder_graph, decoder_weights = nnx.split(jax.eval_shape(rollout.for_decoding, model))
     decoder = decoder_graph, laid_out(decoder_weights, "decode")
     graph, weights = nnx.split(model)
-    caches = streams(config, sizes, assumed)
-    lowered = {
-        **sampling(config, sizes, assumed, (graph, laid_out(weights)), decoder, caches),
-        **updating(config, sizes, assumed, state),
-    }
-    return lowered, {
+    of_rollouts, caches = sampling(config, sizes, assumed, (graph, laid_out(weights)), decoder)
+    return of_rollouts | updating(config, sizes, assumed, state), {
         "weights": share(state.trainable),
         "frozen weights": share(state.frozen),
         "reference": of_reference(config, model),
@@ -101,19 +92,14 @@ def of_reference(config, model: models.Model) -> float:
     return share(laid_out(nnx.state(jax.eval_shape(partial(policy.reference, config), model))))
 
 
-def array(shape, dtype=jnp.int32, *where) -> jax.ShapeDtypeStruct:
-    """An abstract array sharded by the partition spec `where`."""
-    return jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(jax.sharding.get_mesh(), P(*where)))
-
-
 def laid_out(tree, layout: str = "train"):
     """Abstract weights, or a pytree like them, with their shardings."""
 
     def place(leaf):
         if not isinstance(leaf, nnx.Variable):
-            return array(leaf.shape, leaf.dtype)
+            return mesh.abstract(leaf.shape, leaf.dtype)
         where = mesh.spec(leaf.shape, leaf.get_metadata("axes"), layout)
-        return leaf.replace(array(leaf.shape, leaf.dtype, *where))
+        return leaf.replace(mesh.abstract(leaf.shape, leaf.dtype, *where))
 
     return jax.tree.map(place, tree, is_leaf=lambda leaf: isinstance(leaf, nnx.Variable))
 
@@ -122,82 +108,41 @@ def pictures(config, sizes: models.Config, assumed: Assumed, count: int):
     """An abstract vision pack of `count` images, one per row, which may be longer than the image."""
     patches, _ = lengths(config, sizes, assumed)
     pack = models.family(sizes).pack_shapes(sizes.vision, patches, count, mesh.shards())
-    return jax.tree.map(lambda x: array(x.shape, x.dtype, mesh.ROWS), pack)
+    return jax.tree.map(lambda x: mesh.abstract(x.shape, x.dtype, mesh.ROWS), pack)
 
 
-def streams(config, sizes: models.Config, assumed: Assumed) -> rollout.Streams:
-    """The decoding state of a step with the largest per-stream KV caches."""
-    text, dtype, shards = sizes.text, jnp.dtype(config.compute_dtype), mesh.shards()
-    N = -(-at_once(config) // shards) * shards
-    G, T = config.rollouts, bucket(lengths(config, sizes, assumed)[1])
-    C = capacities(config.sampling.max_new_tokens)[-1]
-    J, d, L = text.num_key_value_heads, text.head_dim, text.num_hidden_layers
-    heads = mesh.head_axis(J)
-
-    def cache(n, size):
-        return array((n, J, d, size), dtype, mesh.ROWS, heads), array((n, J, size, d), dtype, mesh.ROWS, heads)
-
-    key = jax.eval_shape(lambda: jax.random.key(0)).dtype
-    one, each = array((N,), jnp.int32, mesh.ROWS), array((N, G), jnp.int32, mesh.ROWS)
-    keys, done = (array((N, G), kind, mesh.ROWS) for kind in (key, bool))
-    return rollout.Streams([cache(N, T)] * L, [cache(N * G, C)] * L, one, one, keys, each, done)
-
-
-def sampling(config, sizes: models.Config, assumed: Assumed, model, decoder, caches) -> dict[str, Callable]:
-    """The programs of rollouts; `model` and `decoder` by `nnx.split`."""
-    N, G = caches.last.shape
-    T, dtype = caches.prompt[0][0].shape[-1], jnp.dtype(config.compute_dtype)
-    c = config.sampling
-    options = Sampling(c.temperature, c.top_p, c.top_k, (0,))
-    ids, index = (array((N, T, *more), jnp.int32, mesh.ROWS) for more in ((), (2,)))
-    h, positions = array((N, T, sizes.embedding_size), dtype, mesh.ROWS), array((3, N, T), jnp.int32, None, mesh.ROWS)
-    one, keys = (array((N,), kind, mesh.ROWS) for kind in (jnp.int32, jnp.uint32))
+def sampling(config, sizes: models.Config, assumed: Assumed, model, decoder) -> tuple[dict, rollout.Streams]:
+    """The programs of rollouts with the largest per-stream KV caches, and their decoding state."""
+    c, shards = config.sampling, mesh.shards()
     in_prompts = -(-at_once(config) // (config.n_s + 1)) * assumed.images
-    return {
-        "prefill pictures": partial(
-            embeddings.embeddings.lower, *model, ids, index, pictures(config, sizes, assumed, in_prompts)
-        ),
-        "prefill": partial(
-            rollout._start.lower,
-            *model,
-            options,
-            G,
-            capacities(c.max_new_tokens)[0],
-            h,
-            positions,
-            one,
-            one,
-            keys,
-            np.uint32(0),
-            np.int32(N),
-        ),
-        "decode": partial(rollout._decode.lower, *decoder, options, (0, 1), caches, np.int32(1), np.int32(2)),
-    }
+    return rollout.abstract_programs(
+        sizes,
+        model,
+        decoder,
+        Sampling(c.temperature, c.top_p, c.top_k, (0,)),
+        pictures(config, sizes, assumed, in_prompts),
+        prompts=-(-at_once(config) // shards) * shards,
+        samples=config.rollouts,
+        prompt_tokens=bucket(lengths(config, sizes, assumed)[1]),
+        max_new_tokens=c.max_new_tokens,
+        dtype=jnp.dtype(config.compute_dtype),
+    )
 
 
 def updating(config, sizes: models.Config, assumed: Assumed, state: update.State) -> dict[str, Callable]:
     """The programs of an update."""
-    B, S, C = config.micro_batch.rows, mesh.shards(), config.micro_batch.row_tokens
-
-    def row(*more, dtype=jnp.int32):
-        return array((B, S, C, *more), dtype, None, mesh.ROWS)
-
-    spans = Spans(row(), row(), row())
-    positions = array((B, S, 3, C), jnp.int32, None, mesh.ROWS)
-    rows = tree_packing.Rows(None, positions, None, spans, None, row(), row(), row(), prompts=C, window=C)
-    reals = row(dtype=jnp.float32)
-    old = reals if config.optimizer.steps_per_batch > 1 else None
-    tokens = update.Tokens(reals, reals, old, reals if config.loss.kl_coef else None, reals)
+    tokens = config.micro_batch.rows * mesh.shards() * config.micro_batch.row_tokens
+    questions = max(1, tokens // question_tokens(config, sizes, assumed))
     losses = tuple((name, config.loss[name]) for name in ("clip_low", "clip_high", "dual_clip", "kl_coef"))
-    options = update.Options(losses, config.sampling.temperature, config.remat)
-    h = row(sizes.embedding_size, dtype=jnp.dtype(config.compute_dtype))
-    questions = max(1, B * S * C // question_tokens(config, sizes, assumed))
-    pack = pictures(config, sizes, assumed, questions * assumed.images)
-    return {
-        "update pictures": partial(update._embed.lower, state, row(), row(2), pack, config.remat),
-        "update": partial(update._add_rows.lower, state.trainable, state, h, rows, tokens, options),
-        "optimizer": partial(update._apply.lower, state.optimizer, state.trainable, state.opt_state, state.trainable),
-    }
+    return update.abstract_programs(
+        sizes,
+        state,
+        update.Options(losses, config.sampling.temperature, config.remat),
+        pictures(config, sizes, assumed, questions * assumed.images),
+        **config.micro_batch,
+        old_logprobs=config.optimizer.steps_per_batch > 1,
+        dtype=jnp.dtype(config.compute_dtype),
+    )
 
 
 def share(tree) -> float:

@@ -234,7 +234,6 @@ def test_gpus_are_estimated(tmp_path):
     assert "PFLOP must be computed: MFU is at most" in said
     assert "money" in said and "58,000 samples" in said and "26,405 questions" in said
     assert "The largest micro_batch.row_tokens would be" in said
-    run = subprocess.run(
-        [*command, "--topology=h100:100"], capture_output=True, text=True, cwd=Path(plan.__file__).parents[1]
-    )
+    command[4] = "--topology=h100:100"
+    run = subprocess.run(command, capture_output=True, text=True, cwd=Path(plan.__file__).parents[1])
     assert run.returncode == 1 and run.stderr.count("\n") == 1 and "h100:100" in run.stderr
