@@ -36,7 +36,6 @@ from types import ModuleType
 from typing import Any, Protocol
 
 from models.errors import InputError
-from models.source import read_json
 
 FAMILIES = {"qwen2_5_vl": "Qwen2_5_VLForConditionalGeneration"}  # model_type: its entry in `architectures`
 
@@ -55,6 +54,8 @@ def family(config: Any) -> ModuleType:
 
 def read_config(path: str | Path) -> "Config":
     """The sizes in the config.json of a directory. Raises InputError."""
+    from models.source import read_json  # numpy comes with it, which a list of commands can do without
+
     raw = read_json(Path(path) / "config.json")
     return family(raw).Config.from_hf(raw)
 

@@ -56,7 +56,7 @@ def training_flags(page: Path) -> list[list[str]]:
 @pytest.mark.parametrize("page", ["README.md", "slurm.sh", "slurm_local.sh", "tpu_vm.sh"])
 def test_the_commands_shown_have_flags_that_there_are(page, monkeypatch):
     monkeypatch.chdir(REPOSITORY)
-    monkeypatch.setattr(cli, "run", lambda main: cli.parse(sys.argv))
+    monkeypatch.setattr(cli, "run", lambda main, elsewhere: cli.parse(sys.argv, elsewhere))
     trainings = training_flags(LAUNCH / page)
     assert trainings
     for flags in trainings:
