@@ -24,9 +24,8 @@ _ARROW_OR_SPACE = re.compile(r"(?:\\(?:[Ll]ong)?[Rr]ightarrow|\\to(?![a-z])|\\[,
 _RANGE = re.compile(r"[0-9]\s*[-–—]\s*[0-9]")
 
 _NOUN = r"(?:image|picture|photo|photograph|figure|panel)"
-_ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth")
 _IMAGE = re.compile(
-    rf"(?:the )?(?:(?P<word>{'|'.join(_ORDINALS)})|(?P<digits>[0-9]{{1,3}})(?:st|nd|rd|th))(?: (?:{_NOUN}|one))?"
+    rf"(?:the )?(?:(?P<word>{'|'.join(symbols.ORDINALS)})|(?P<digits>[0-9]{{1,3}})(?:st|nd|rd|th))(?: (?:{_NOUN}|one))?"
     rf"|(?:{_NOUN} ?)?(?:number |no\. ?|#)?\(?(?P<number>[0-9]{{1,3}})\)?"
 )
 _SIDE = re.compile(rf"(?:the )?(left|right|middle|top|bottom|last|both|neither|all)(?: (?:{_NOUN}s?|one))?")
@@ -119,7 +118,7 @@ def image_number(text: str) -> int | None:
     match = _IMAGE.fullmatch(text)
     if not match:
         return None
-    return _ORDINALS.index(match["word"]) + 1 if match["word"] else int(match["digits"] or match["number"])
+    return symbols.ORDINALS.index(match["word"]) + 1 if match["word"] else int(match["digits"] or match["number"])
 
 
 def _guess_kind(answer: str, choices: list[str]) -> str:

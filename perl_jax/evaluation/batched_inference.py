@@ -116,9 +116,14 @@ def lengths(numbers: Sequence[int], begun: Callable[[int], Row], console: Consol
                 found.append(begun(number))
             add(1)
     rows = sorted(itertools.chain(*processes.exchange(found)), key=lambda row: row["number"])
-    for count, row in enumerate((row for row in rows if "skipped" in row), start=1):
-        console.print(f"skipped ({count}): {row['skipped']}", soft_wrap=True, markup=False)
+    name_skipped([row for row in rows if "skipped" in row], console)
     return rows
+
+
+def name_skipped(rows: Iterable[Row], console: Console) -> None:
+    """Prints why each of these rows is skipped, counted from 1."""
+    for count, row in enumerate(rows, start=1):
+        console.print(f"skipped ({count}): {row['skipped']}", soft_wrap=True, markup=False)
 
 
 def ahead(make: Callable, parts: Iterable) -> Iterator:

@@ -61,15 +61,16 @@ def measure(
     rows = batched_inference.begin(file, settings, NUMBER)
     console = Console(stderr=True, highlight=False, quiet=not processes.first())
     with batched_inference.Writer(file, rows, NUMBER) as writer:
-        begun = [_row(setup, number) for number in numbers if number not in rows]
-        skipped = [row for row in begun if "skipped" in row]
-        for count, row in enumerate(skipped, start=1):
-            console.print(f"skipped ({count}): {row['skipped']}", soft_wrap=True, markup=False)
+        excluded = {number: why for number in numbers if (why := _excluded(setup, number))}
+        skipped = [
+            {**_row(setup, number, setup.split[number]), "prompt": None, "skipped": why}
+            for number, why in excluded.items()
+            if number not in rows
+        ]
+        batched_inference.name_skipped(skipped, console)
         writer.add(skipped)
-        lengths = {row["number"]: row["prompt"] for row in [*begun, *rows.values()]}
-        parts = batched_inference.in_batches(
-            [number for number in numbers if lengths[number]], lengths, setup.batch, done=rows
-        )
+        lengths = {number: setup.lengths[number]["tokens"] for number in numbers if number not in excluded}
+        parts = batched_inference.in_batches(list(lengths), lengths, setup.batch, done=rows)
         questions = _Questions(setup, blind)
         batched_inference.answer(
             parts,
@@ -88,17 +89,19 @@ def measure(
 # Questions
 
 
-def _row(setup: Setup, number: int) -> dict:
-    """The beginning of a record's row, or all of it where training would leave the record out, too.
+def _excluded(setup: Setup, number: int) -> str:
+    """Why training would leave a record out, too; "" if it would not. Reads no record."""
+    line = setup.lengths[number]
+    if not (reason := prompt_lengths.left_out(line, setup.prompts.max_tokens)):
+        return ""
+    why = line.get("detail") or f"its prompt may have {line['tokens']} tokens, {reason}"
+    return why if line["id"] in why else f"record {line['id']!r}: {why}"
 
-    Grey images have the size of the original ones, and so prompts of the same length.
-    """
-    record, line = setup.split[number], setup.lengths[number]
-    row = {"number": number, "id": record["id"], "source": record["source"], "prompt": line.get("tokens")}
-    if reason := prompt_lengths.left_out(line, setup.prompts.max_tokens):
-        why = line.get("detail") or f"its prompt may have {line['tokens']} tokens, {reason}"
-        row |= {"prompt": None, "skipped": why if record["id"] in why else f"record {record['id']!r}: {why}"}
-    return row
+
+def _row(setup: Setup, number: int, record: Mapping) -> dict:
+    """The start of a record's row. Grey images are as large as the original ones, so their prompts are as long."""
+    tokens = setup.lengths[number].get("tokens")
+    return {"number": number, "id": record["id"], "source": record["source"], "prompt": tokens}
 
 
 class _Questions:
@@ -125,8 +128,9 @@ class _Questions:
         return self._grading
 
     def skipped(self, number: int, why: str) -> dict:
-        self._encoded.pop(number, None)
-        return {**_row(self._setup, number), "skipped": why}
+        question = self._encoded.pop(number, None)
+        record = question.record if question else self._setup.split[number]
+        return {**_row(self._setup, number, record), "skipped": why}
 
     def rows(self, numbers: list[int], prompts: list[tuple], out: rollout.Rollouts) -> list[dict]:
         scores, rows = self._grading.scores(), []
@@ -136,7 +140,7 @@ class _Questions:
             self.right += right
             rows.append(
                 {
-                    **_row(self._setup, number),
+                    **_row(self._setup, number, record),
                     "images": len(record["images"]),
                     "guess": selection.guess(record),
                     "scores": right,

@@ -6,6 +6,7 @@ import dataclasses
 import re
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -148,22 +149,29 @@ def _with_items(text: str, items: Sequence[str]) -> str:
     return _ITEM.sub(lambda _: next(rest), text)
 
 
-def survey(config, directories: Sequence[str], prompts: Prompts, grader: Grader) -> Survey:
-    """Statistics of a sample of all record sets of the run, deterministic in the seed."""
-    parts = stream.open_parts(directories, config.data.split)
-    places = [(part, i) for part in parts for i in range(len(part))]
+def survey(config, directories: Sequence[str], prompts: Prompts, grader: Grader, workdir: Path) -> Survey:
+    """Statistics of a sample of all record sets of the run, deterministic in the seed.
+
+    Prompt lengths are those that the run goes by (`prompt_lengths.measured`).
+    """
+    split = config.data.split
+    lengths = [prompt_lengths.measured(directory, split, prompts, workdir) for directory in directories]
+    parts = stream.open_parts(directories, split)
+    places = [(part, i, length) for part, lines in zip(parts, lengths) for i, length in enumerate(lines)]
     unit = prompts.processor.vision.spatial_merge_size**2
     of_any_length = dataclasses.replace(prompts, max_tokens=sys.maxsize)  # what the run leaves out is shown, too
     tokens, patches, faults, kept, samples = [], [], [], [], []
     for place in np.random.default_rng(config.seed).permutation(len(places))[:SAMPLED]:
-        part, i = places[place]
-        record = part[i]
-        length = prompt_lengths.measure(record, prompts)
+        part, i, length = places[place]
         if "tokens" not in length:
             faults.append(length["detail"])
             continue
-        sample = permute.render(opened(record))
-        ids, pictures = of_any_length.encode(sample)
+        try:
+            sample = permute.render(opened(part[i]))
+            ids, pictures = of_any_length.encode(sample)
+        except InputError as error:  # invalid since the lengths were measured
+            faults.append(str(error))
+            continue
         tokens.append(length["tokens"])
         patches += [unit * prompts.processor.image_tokens(picture, **prompts.limits) for picture in pictures]
         shown = not prompt_lengths.left_out(length, prompts.max_tokens)

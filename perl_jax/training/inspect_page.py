@@ -48,7 +48,7 @@ def write(config, workdir: Path, count: int) -> str:
         stream = Stream(data, split=config.data.split, seed=config.seed, kept=kept[config.data.split])
         source = batches.Questions(config, stream, prompts)
         shown = inspect_data.questions(config, source, prompts, grader, count)
-        seen = inspect_data.survey(config, list(data), prompts, grader)
+        seen = inspect_data.survey(config, list(data), prompts, grader, workdir)
     said, filled = facts(config, shown, seen), inspect_data.fills(config, sizes, prompts, seen.prompts)
     body = [
         element("h1", f"Before the run {workdir.name}"),
