@@ -82,7 +82,8 @@ class Endpoint:
         """Sends no more requests; waits for pending ones and caches their answers."""
         self._closed = True
         self._pool.shutdown(cancel_futures=True)
-        self._cache.file.close()
+        with self._lock:  # two threads may close it, and a file that another thread is closing raises
+            self._cache.file.close()
 
     def ask(self, messages: Sequence[Message], **sampling: object) -> str:
         """The model's answer to a conversation, from the cache if possible.
