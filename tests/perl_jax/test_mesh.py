@@ -29,35 +29,42 @@ MESHES = {  # (sizes, a case of mesh_run)
 
 
 @pytest.fixture(scope="module")
-def results(models, tmp_path_factory):
-    """({case: results on one device}, {mesh: results}, {mesh: what was said of it})."""
+def results(tmp_path_factory):
+    """({case: results on one device}, {mesh: results}, {mesh: what was compiled for it})."""
     folder = tmp_path_factory.mktemp("meshes")
-    model = models[mesh_run.CONFIG]
-    qwen.save(model, folder / "model")
+    qwen.save(tiny.random_model(mesh_run.config()), folder / "model")
     command = [sys.executable, mesh_run.__file__, folder / "model", folder, "8", json.dumps(MESHES)]
     run = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"XLA_FLAGS": ""})
     assert run.returncode == 0, run.stderr
     assert "rematerialization" not in run.stderr, "XLA holds an array whole in between"
-    found = {name: dict(np.load(folder / f"{name}.npz")) for name in MESHES}
-    said = {name: json.loads((folder / f"{name}.json").read_text()) for name in MESHES}
-    alone = {
-        name: mesh_run.results(*case(qwen.load(folder / "model")), optax.sgd(0.01), tokens)
-        for name, (case, tokens) in mesh_run.CASES.items()
-    }
-    return alone, found, said
+    on_meshes = {name: dict(np.load(folder / f"{name}.npz")) for name in MESHES}
+    programs = {name: json.loads((folder / f"{name}.json").read_text()) for name in MESHES}
+    alone = {}
+    for name in ("long", "adapters", "text"):
+        case, tokens = mesh_run.CASES[name]
+        alone[name] = mesh_run.results(*case(qwen.load(folder / "model")), optax.sgd(0.01), tokens)
+    alone["short"] = shortened(alone["long"], mesh_run.CASES["short"][1])
+    return alone, on_meshes, programs
+
+
+def shortened(results: dict, most: int) -> dict:
+    """The same results where no response may be longer than `most` tokens."""
+    ends = np.arange(most) < results["lengths"][..., None]
+    cut = {name: np.where(ends, results[name][..., :most], 0) for name in ("tokens", "sampled")}
+    return {**results, **cut, "lengths": results["lengths"].clip(max=most)}
 
 
 @pytest.mark.parametrize("name", MESHES)
 def test_a_mesh_computes_what_one_device_does(results, name):
     """Float32: tokens equal; log-probs, metrics and updated weights (a step of SGD: the gradient) within 2e-5."""
-    expected, found = results[0][MESHES[name][1]], results[1]
-    assert expected.keys() == found[name].keys()
+    expected, on_mesh = results[0][MESHES[name][1]], results[1][name]
+    assert expected.keys() == on_mesh.keys()
     for key, value in expected.items():
         if key in ("tokens", "lengths"):
-            np.testing.assert_array_equal(found[name][key], value, err_msg=key)
+            np.testing.assert_array_equal(on_mesh[key], value, err_msg=key)
         else:
-            np.testing.assert_allclose(found[name][key], value, rtol=2e-5, atol=2e-5, err_msg=key)
-    assert len(set(expected["lengths"].ravel())) > 3
+            np.testing.assert_allclose(on_mesh[key], value, rtol=2e-5, atol=2e-5, err_msg=key)
+    assert "lengths" not in expected or len(set(expected["lengths"].ravel())) > 3
 
 
 @pytest.mark.parametrize("name", MESHES)
@@ -66,21 +73,22 @@ def test_nothing_is_compiled_again(results, name):
 
 
 def test_decoding_gathers_no_weights(results):
-    """Read off the compiled program, its loop and what stands before it."""
-    config = tiny.CONFIGS[mesh_run.CONFIG].text
+    """Read off the compiled programs, their loops and what stands before them."""
+    config = mesh_run.config().text
     D, F, kv = config.hidden_size, config.intermediate_size, config.num_key_value_heads * config.head_dim
-    for name, (sizes, _) in MESHES.items():
+    for name, (sizes, case) in MESHES.items():
         parts = [out // n for n in (1, sizes.get("tensor", 1)) for out in (D, F, kv, config.vocab_size)]
         weights = {shape for part in parts for shape in ((D, part), (part, D))}
-        assert not {tuple(shape) for shape in results[2][name]["gathered"]} & weights, name
+        gathered = {tuple(shape) for shape in results[2][name]["gathered"]}
+        assert bool(gathered) == bool(mesh_run.CASES[case][1]) and not gathered & weights, name
 
 
 def test_decoding_moves_nothing_but_what_is_drawn(results):
     """Where no layer is parted; in the training layout each token's activations would go around."""
-    said = results[2]["fsdp"]
-    drawn = [[mesh_run.STREAMS, 1], [mesh_run.STREAMS, 1, rollout.SEGMENT]]
-    assert all(shape in drawn for shape in said["gathered"])
-    assert not all(shape in drawn for shape in said["gathered in the training layout"])
+    programs, streams = results[2]["fsdp"], [8, mesh_run.SAMPLES]  # a prompt for each device
+    drawn = [streams, [*streams, rollout.SEGMENT]]
+    assert all(shape in drawn for shape in programs["gathered"])
+    assert not all(shape in drawn for shape in programs["gathered in the training layout"])
 
 
 def at(**sizes):
@@ -116,7 +124,7 @@ def test_every_name_of_a_weight_is_known():
 
 
 def test_adapters_lie_as_their_kernels_with_their_rank_whole(models):
-    linear = tiny.with_adapters(models[mesh_run.CONFIG]).model.layers.mlp.up_proj
+    linear = tiny.with_adapters(models["untied"]).model.layers.mlp.up_proj
     with at(fsdp=4, tensor=2):
         a, b = (mesh.spec(w.kernel.shape, w.kernel.get_metadata("axes")) for w in (linear.lora_A, linear.lora_B))
         assert a == P(None, "fsdp", None) and b == P(None, None, "tensor")

@@ -4,14 +4,23 @@ As a program, `python tests/support/mesh_run.py MODEL OUT DEVICES JSON`: the sam
 OUT/NAME.npz for each {NAME: (mesh sizes, a case below)}, and OUT/NAME.json with what was compiled.
 """
 
+import dataclasses
 import json
 import os
 import re
 import sys
 from pathlib import Path
 
-CONFIG = "untied"  # 6 query and 2 key heads, unrolled layers
-STREAMS = 8  # in the call whose program is inspected
+PROMPTS, SAMPLES = 5, 3  # 5 prompts: divisible by no mesh
+
+
+def config():
+    """6 query and 2 key heads, few layers, unrolled: each one more is compiled for each mesh."""
+    import tiny
+
+    untied = tiny.CONFIGS["untied"]
+    vision = dataclasses.replace(untied.vision, depth=2, fullatt_block_indexes=(1,))
+    return dataclasses.replace(untied, vision=vision, text=dataclasses.replace(untied.text, num_hidden_layers=2))
 
 
 def whole(model, sharding=None):
@@ -33,38 +42,50 @@ def text(model, sharding=None):
     return model, lambda path: not path.startswith("visual.")
 
 
-# name: function that returns (model, filter of trained weights)
-# (the model and which of its weights train, new tokens): only "long" outgrows its KV caches and moves streams, which
-# takes eight decoding programs instead of one.
-CASES = {"long": (whole, 80), "short": (whole, 40), "adapters": (adapters, 40), "text": (text, 40)}
+# name: (the model and which of its weights train, new tokens). Only "long" outgrows its KV caches and moves streams,
+# which takes four decoding programs instead of one. "text" samples nothing.
+CASES = {"long": (whole, 80), "short": (whole, 40), "adapters": (adapters, 40), "text": (text, 0)}
+
+
+def sampled(model, max_new_tokens: int) -> dict:
+    """{name: array} of rollouts."""
+    import tiny
+
+    from perl_jax import rollout
+
+    prompts = [*tiny.prompts(model.config), tiny.prompt(model.config, [5], seed=7)]
+    assert len(prompts) == PROMPTS
+    out = rollout.generate(
+        model,
+        prompts,
+        samples=SAMPLES,
+        max_new_tokens=max_new_tokens,
+        eos_ids=range(10, 20),
+        max_pixels=tiny.MAX_PIXELS,
+    )
+    return {"tokens": out.tokens, "lengths": out.lengths, "sampled": out.logprobs}
 
 
 def results(model, trainable, optimizer, max_new_tokens: int) -> dict:
-    """{name: array} of all results that must be equal on any mesh."""
+    """{name: array} of all results that must be equal on any mesh; without rollouts for 0 new tokens."""
     import numpy as np
     import tiny
 
     from models import qwen2_5_vl as qwen
-    from perl_jax import rollout, update
+    from perl_jax import update
 
-    # 5: divisible by none of the meshes
-    prompts = [*tiny.prompts(model.config), tiny.prompt(model.config, [5], seed=7)]
-    pixels = {"max_pixels": tiny.MAX_PIXELS}
-    out = rollout.generate(model, prompts, samples=3, max_new_tokens=max_new_tokens, eos_ids=range(10, 20), **pixels)
     rng = np.random.default_rng(0)
     groups = []
     for q in range(5):
         ids, pictures = tiny.prompt(model.config, [(84, 84), 3, (84, 84), 6], seed=q)
         responses = [[tiny.text_tokens(model.config, rng, rng.integers(1, 9)) for _ in range(3)] for _ in range(2)]
         groups.append(update.Group(pictures, [(0, 1), (1, 0)], [ids, ids], responses, rng.normal(size=(2, 3))))
-    rows = {"rows": 1, "row_tokens": 96, **pixels}
+    rows = {"rows": 1, "row_tokens": 96, "max_pixels": tiny.MAX_PIXELS}
     logprobs = update.logprobs(model, groups, **rows)
     state, metrics = update.step(update.init(model, optimizer, trainable), groups, remat=True, **rows)
     names = ("loss", "grad_norm", "entropy", "logprob", "ratio_max", "update_norm")
     return {
-        "tokens": out.tokens,
-        "lengths": out.lengths,
-        "sampled": out.logprobs,
+        **(sampled(model, max_new_tokens) if max_new_tokens else {}),
         "logprobs": logprobs,
         **{f"metric {name}": metrics[name] for name in names},
         **{f"weight {name}": np.asarray(value) for name, value in qwen.named(state.model).items()},
@@ -103,25 +124,23 @@ def main(model_path: str, out: str, devices: str, meshes: str) -> None:
 
     spied.lower = decode.lower
     whole = embeddings.PATCHES
+    rollout._decode = spied
     for name, (sizes, case) in json.loads(meshes).items():
         embeddings.PATCHES = 1 if name == "all" else whole  # a shard's images one by one
         with jax.set_mesh(mesh.make(**sizes)):
             made, tokens = CASES[case]
             model, trainable = made(qwen.load(model_path, sharding=mesh.sharding), mesh.sharding)
             np.savez(Path(out, f"{name}.npz"), **results(model, trainable, descent, tokens))
+            kept = sorted(seen)
             with Compilations() as compilations:
                 results(model, trainable, descent, tokens)
-            rollout._decode = spied
-            seen.clear()
-            prompts = [([5, 6, 7], [])] * STREAMS
-            rollout.generate(model, prompts, samples=1, max_new_tokens=4)
-            kept, moved = sorted(seen), mesh.moved
             seen.clear()
             if name == "fsdp":
-                mesh.moved = lambda state, layout: state  # decodes with the weights in the training layout
-                rollout.generate(model, prompts, samples=1, max_new_tokens=4)
-            mesh.moved, rollout._decode = moved, decode
+                moved, mesh.moved = mesh.moved, lambda state, layout: state  # decodes in the training layout
+                sampled(model, tokens)
+                mesh.moved = moved
         said = {"compiled": compilations.count, "gathered": kept, "gathered in the training layout": sorted(seen)}
+        seen.clear()
         Path(out, f"{name}.json").write_text(json.dumps(said))
 
 

@@ -5,7 +5,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -146,12 +145,10 @@ def test_a_process_that_dies_ends_the_others(tmp_path):
 
 def test_a_coordinator_that_cannot_be_reached(monkeypatch):
     monkeypatch.setattr(processes, "TIMEOUT", 1)
-    started = time.monotonic()
     with pytest.raises(InputError, match="--coordinator=localhost:9 cannot be reached"):
         processes.join("localhost:9", 2, 1)
     with pytest.raises(InputError, match="cannot be reached"):
         processes.join("localhost", 2, 1)
-    assert time.monotonic() - started < 10
 
 
 @pytest.mark.parametrize("count, index", [(0, 0), (2, 2), (2, -1)])
