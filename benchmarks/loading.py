@@ -117,7 +117,7 @@ def load(path: Path, dtype: str, coordinator: str, index: int) -> dict[str, floa
     """One process's part: weights held, peak memory and time, in bytes and seconds."""
     processes.join(coordinator, PROCESSES, index)
     with jax.set_mesh(mesh.make(fsdp=DEVICES)):
-        mesh.whole(jnp.zeros(1)).block_until_ready()  # excludes memory used by startup
+        mesh.replicated(jnp.zeros(1)).block_until_ready()  # excludes memory used by startup
         started = time.monotonic()
         with Memory() as memory:
             model = qwen.load(path, dtype=dtype, sharding=mesh.sharding)

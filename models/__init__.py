@@ -37,6 +37,7 @@ from typing import Any, Protocol
 
 from models.errors import InputError
 
+MARKER = "<image>"  # in the text of a chat message: the place of the next of its images
 FAMILIES = {"qwen2_5_vl": "Qwen2_5_VLForConditionalGeneration"}  # model_type: its entry in `architectures`
 
 

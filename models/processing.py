@@ -14,7 +14,6 @@ from models import images as image_processing
 from models.errors import InputError
 from models.source import read_json
 
-SLOT = "<image>"  # in a message's text: place of the next of `images`
 IMAGE_TOKEN = "<|image_pad|>"
 IMAGE_ITEM = {"type": "image"}  # an image in the chat template's input
 
@@ -139,11 +138,11 @@ class _Content:
         else:
             raise InputError(f"{where}: content must be a text or a list, not {type(content).__name__}")
         # Adjacent texts are checked as one, since the template joins them.
-        for text in (message["role"], "".join(item.get("text", SLOT) for item in items)):
+        for text in (message["role"], "".join(item.get("text", models.MARKER) for item in items)):
             self._check_text(text, where)
         return {
             "role": message["role"],
-            "content": content if isinstance(content, str) and SLOT not in content else items,
+            "content": content if isinstance(content, str) and models.MARKER not in content else items,
         }
 
     def pictures(self) -> list[Image.Image]:
@@ -166,7 +165,7 @@ class _Content:
         raise InputError(f"{where}: expected an item of type 'text' or 'image', not {_short(item)}")
 
     def _text(self, text: str, where: str) -> list[dict[str, str]]:
-        parts = text.split(SLOT)
+        parts = text.split(models.MARKER)
         self._found += [(where, _OPEN)] * (len(parts) - 1)
         items = [item for part in parts for item in ({"type": "text", "text": part}, IMAGE_ITEM)][:-1]
         return [item for item in items if item is IMAGE_ITEM or item["text"]]

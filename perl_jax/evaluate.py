@@ -83,7 +83,7 @@ def evaluate(options: Options) -> dict:
     """
     benchmark = benchmarks.find(options.benchmark)
     check(options, benchmark)
-    processes.agree([*options], "flags")
+    processes.check_equal([*options], "flags")
     folder = Path(options.out) / folder_name(options.benchmark, options.protocol)
     if options.download:
         processes.after_first(functools.partial(download, options, benchmark))

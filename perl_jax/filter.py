@@ -77,7 +77,7 @@ def apply(config, workdir: Path, options: Options) -> str:
     """
     check_config.check(config)
     check(options)
-    processes.agree([json.loads(config.to_json_best_effort()), options], "a config or flags")
+    processes.check_equal([json.loads(config.to_json_best_effort()), options], "a config or flags")
     with jax.set_mesh(mesh.make(**config.mesh)):
         workdir.mkdir(parents=True, exist_ok=True)
         data, *others = run_data.data_sources(config, workdir)

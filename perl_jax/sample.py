@@ -12,7 +12,6 @@ from absl import flags
 import models
 from models.errors import InputError
 from models.image_files import open_image
-from models.processing import SLOT
 from perl_jax import policy, rollout
 from perl_jax.records.prompts import Prompts
 from perl_jax.runtime import cli
@@ -35,8 +34,8 @@ def answers(
 
     Raises InputError where the numbers of slots and images differ, and for an image that cannot be read.
     """
-    if SLOT not in question:
-        question = SLOT * len(pictures) + question
+    if models.MARKER not in question:
+        question = models.MARKER * len(pictures) + question
     prompts = Prompts.of_directory(path)
     prompt = prompts.encode({"id": "--prompt", "question": question, "images": pictures})
     out = rollout.generate(
@@ -81,8 +80,10 @@ if __name__ == "__main__":
     flags.DEFINE_string(
         "model", None, "A model's directory, or its hub id (owner/name or owner/name@revision).", required=True
     )
-    flags.DEFINE_multi_string("image", [], "A picture file; may be given several times.")
-    flags.DEFINE_string("prompt", None, f"The question, with a {SLOT} for each picture or without any.", required=True)
+    flags.DEFINE_multi_string("image", [], "An image file; may be given several times.")
+    flags.DEFINE_string(
+        "prompt", None, f"The question, with {models.MARKER} where each image goes, or without any.", required=True
+    )
     flags.DEFINE_integer("samples", 1, "How many responses; all alike at temperature 0.", lower_bound=1)
     flags.DEFINE_float("temperature", 0.0, "0 takes the most probable token each time.", lower_bound=0.0)
     flags.DEFINE_integer("max_new_tokens", 256, "Longest response.", lower_bound=1)

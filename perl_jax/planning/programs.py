@@ -65,8 +65,8 @@ def programs(config, sizes: models.Config, assumed: Assumed) -> tuple[dict[str, 
         "optimizer state": share(state.opt_state),
         "gradients": share(state.trainable),
         "decoding copy": share(decoder[1]),
-        "prompt caches": share(caches.prompt),
-        "own caches": share(caches.own),
+        "prompt caches": share(caches.prompt_kv_cache),
+        "own caches": share(caches.kv_cache),
     }
 
 
@@ -98,7 +98,7 @@ def laid_out(tree, layout: str = "train"):
     def place(leaf):
         if not isinstance(leaf, nnx.Variable):
             return mesh.abstract(leaf.shape, leaf.dtype)
-        where = mesh.spec(leaf.shape, leaf.get_metadata("axes"), layout)
+        where = mesh.partition_spec(leaf.shape, leaf.get_metadata("axes"), layout)
         return leaf.replace(mesh.abstract(leaf.shape, leaf.dtype, *where))
 
     return jax.tree.map(place, tree, is_leaf=lambda leaf: isinstance(leaf, nnx.Variable))

@@ -79,7 +79,7 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def owns(number: int) -> bool:
+def is_mine(number: int) -> bool:
     """Whether this process does the work item with this number, on which all processes agree."""
     return number % jax.process_count() == jax.process_index()
 
@@ -104,7 +104,7 @@ def exchange(value) -> list:
     return [json.loads(row[:size].tobytes()) for row, size in zip(padded, sizes)]
 
 
-def agree(value, what: str) -> None:
+def check_equal(value, what: str) -> None:
     """Raises InputError in every process unless all have the same JSON-able `value`."""
     values = exchange(value)
     for index, other in enumerate(values):

@@ -92,12 +92,16 @@ def at(**sizes):
 
 def test_where_weights_lie():
     with at(fsdp=4, tensor=2):
-        assert mesh.spec((36, 2048, 11008), ("layers", "embed", "mlp")) == P(None, "fsdp", "tensor")
-        assert mesh.spec((2048, 11008), ("layers", "embed", "mlp")) == P("fsdp", "tensor"), "a layer of the stack"
-        assert mesh.spec((36, 2048, 11008), ("layers", "embed", "mlp"), "decode") == P(None, None, "tensor")
-        assert mesh.spec((151936, 2048), ("vocab", "embed")) == P("tensor", "fsdp")
-        assert mesh.spec((36, 2048), ("layers", "norm")) == P(None, None)
-        assert mesh.spec((36, 2050, 11008), ("layers", "embed", "mlp")) == P(None, None, "tensor"), "4 divides no 2050"
+        assert mesh.partition_spec((36, 2048, 11008), ("layers", "embed", "mlp")) == P(None, "fsdp", "tensor")
+        assert mesh.partition_spec((2048, 11008), ("layers", "embed", "mlp")) == P("fsdp", "tensor"), (
+            "a layer of the stack"
+        )
+        assert mesh.partition_spec((36, 2048, 11008), ("layers", "embed", "mlp"), "decode") == P(None, None, "tensor")
+        assert mesh.partition_spec((151936, 2048), ("vocab", "embed")) == P("tensor", "fsdp")
+        assert mesh.partition_spec((36, 2048), ("layers", "norm")) == P(None, None)
+        assert mesh.partition_spec((36, 2050, 11008), ("layers", "embed", "mlp")) == P(None, None, "tensor"), (
+            "4 divides no 2050"
+        )
 
 
 def test_shards_and_layouts():
@@ -118,7 +122,9 @@ def test_every_name_of_a_weight_is_known():
 def test_adapters_lie_as_their_kernels_with_their_rank_whole(models):
     linear = tiny.with_adapters(models[mesh_run.CONFIG]).model.layers.mlp.up_proj
     with at(fsdp=4, tensor=2):
-        a, b = (mesh.spec(w.kernel.shape, w.kernel.get_metadata("axes")) for w in (linear.lora_A, linear.lora_B))
+        a, b = (
+            mesh.partition_spec(w.kernel.shape, w.kernel.get_metadata("axes")) for w in (linear.lora_A, linear.lora_B)
+        )
         assert a == P(None, "fsdp", None) and b == P(None, None, "tensor")
 
 

@@ -79,7 +79,7 @@ def test_many_changed_questions_are_bounded(tmp_path):
     report.write({name: tmp_path / name for name in "ab"}, {}, tmp_path / "report.html")
     page = (tmp_path / "report.html").read_text()
     assert "right in more orders: 50, the first 8" in page and page.count("<h3>") == 8
-    assert "w" * (html.WORDS_SHOWN + 1) not in page and "(9005 characters)" in page
+    assert "w" * (html.MAX_CHARACTERS + 1) not in page and "(9005 characters)" in page
 
 
 def test_results_and_runs_on_one_page(two, tmp_path):

@@ -361,7 +361,7 @@ def test_a_prompts_cache_is_not_repeated_for_its_streams(model):
         for shape in shapes[1]
     )
     assert not [shape for shape in shapes[0] | shapes[1] if {streams, tokens, text.head_dim} <= set(shape)]
-    size = sum(leaf.nbytes for leaf in jax.tree.leaves(state.prompt))
+    size = sum(leaf.nbytes for leaf in jax.tree.leaves(state.prompt_kv_cache))
     assert size == text.num_hidden_layers * 2 * 2 * tokens * heads[0] * heads[1] * 4
 
 

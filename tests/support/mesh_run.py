@@ -115,12 +115,12 @@ def main(model_path: str, out: str, devices: str, meshes: str) -> None:
             seen.clear()
             prompts = [([5, 6, 7], [])] * STREAMS
             rollout.generate(model, prompts, samples=1, max_new_tokens=4)
-            kept, moved = sorted(seen), mesh.moved
+            kept, moved = sorted(seen), mesh.reshard
             seen.clear()
             if name == "fsdp":
-                mesh.moved = lambda state, layout: state  # decodes with the weights in the training layout
+                mesh.reshard = lambda state, layout: state  # decodes with the weights in the training layout
                 rollout.generate(model, prompts, samples=1, max_new_tokens=4)
-            mesh.moved, rollout._decode = moved, decode
+            mesh.reshard, rollout._decode = moved, decode
         said = {"compiled": compilations.count, "gathered": kept, "gathered in the training layout": sorted(seen)}
         Path(out, f"{name}.json").write_text(json.dumps(said))
 

@@ -97,7 +97,7 @@ def test_a_bounded_number_of_bounded_words(two):
     long = [{**each, "texts": ["w" * 9000 + r"\boxed{A}"]} for each in two[1].results[KEY].rows]
     seen = Tags("".join(examples.cards([two[0], model("last", long, two[1].results[KEY].facts["data"])], KEY)))
     assert seen.words.count("(9009 characters)") and r"\boxed{A} (9009" in seen.words
-    assert "w" * (html.WORDS_SHOWN + 1) not in seen.words
+    assert "w" * (html.MAX_CHARACTERS + 1) not in seen.words
     many = [model("a", evaluated.rows(0)), model("b", evaluated.rows(20))]
     [card] = [card for card in examples.cards(many, KEY) if "<details>" in card]
     assert card.count("<h3>") == examples.SHOWN and f"by a: 20, {examples.SHOWN} shown" in card

@@ -23,7 +23,7 @@ def test_all_that_is_not_html_is_escaped():
     assert seen.attributes == [("class", HOSTILE), ("data-id", HOSTILE)]
     assert seen.words == HOSTILE + HOSTILE + "3"
     assert element("img", alt='"onerror=') == '<img alt="&quot;onerror=">'
-    assert isinstance(html.joined(made, "<"), Html) and html.joined(made, "<").endswith("&lt;")
+    assert isinstance(html.concat(made, "<"), Html) and html.concat(made, "<").endswith("&lt;")
 
 
 def test_a_page_allows_its_own_script_alone():

@@ -162,9 +162,9 @@ def test_a_coordinator_needs_the_rest(count, index):
 
 def test_one_process_is_alone():
     processes.join()  # no cluster
-    assert processes.first() and all(processes.owns(number) for number in range(5))
+    assert processes.first() and all(processes.is_mine(number) for number in range(5))
     assert processes.exchange({"a": [1, 2.5, "x"]}) == [{"a": [1, 2.5, "x"]}]
-    processes.agree([1], "anything")
+    processes.check_equal([1], "anything")
     made = []
     processes.after_first(lambda: made.append(1))
     assert made == [1]

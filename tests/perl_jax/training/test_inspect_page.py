@@ -70,8 +70,8 @@ def test_the_page_shows_what_the_steps_draw(data, tmp_path):
     assert page.count('<span class="tag">the original order</span>') == 6
     orders = 6 + permuted
     assert f"6 questions in {orders} orders; a wrong answer earns as much as the true one in 0" in text
-    assert text.splitlines()[1] == "40 of 40 records sampled: 0 cannot be shown" in seen.words
-    assert "2.5% are left out, being longer than config.prompt.max_tokens = 128" in text
+    assert text.splitlines()[1] == "40 of 40 records sampled: 0 are invalid" in seen.words
+    assert "2.5% are left out: longer than config.prompt.max_tokens = 128" in text
     assert "not count as right in 0 of 40" in text and text.endswith(str(tmp_path / "run" / "inspect.html"))
     for words in (
         "<|im_start|>",
@@ -110,7 +110,7 @@ def test_a_reward_that_does_not_know_is_flagged(data, tmp_path):
     assert "not count as right in 40 of 40" in text
     assert "Records whose true answer does not count as right: 40" in Tags(page).words
     assert page.count('<li class="alarm">') == 2
-    assert page.count('class="said alarm"') > 2 * orders, "the true answer's row, and those that earn as much"
+    assert page.count('class="text alarm"') > 2 * orders, "the true answer's row, and those that earn as much"
 
 
 def test_records_that_cannot_be_shown_are_named(data, tmp_path, monkeypatch):
@@ -122,7 +122,7 @@ def test_records_that_cannot_be_shown_are_named(data, tmp_path, monkeypatch):
 
     monkeypatch.setattr(records.Split, "__getitem__", broken)
     text, page = inspect(tmp_path, 1, data=data)
-    assert "40 of 40 records sampled: 1 cannot be shown" in text
+    assert "40 of 40 records sampled: 1 are invalid" in text
     assert "digits-train-0-7&#x27;, image 1: not a picture that can be read" in page
 
 
