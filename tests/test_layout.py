@@ -41,7 +41,7 @@ FILES = sorted(
 )
 MODULES = [file for file in FILES if file.name not in ("__init__.py", "__main__.py")]
 TESTED_ELSEWHERE = {  # module: the test that covers it, and why it has none of its own
-    "models/whole_directory.py": ("perl_jax/runtime/test_files.py", "which gives it to all of perl_jax"),
+    "models/atomic_directory.py": ("perl_jax/runtime/test_files.py", "which gives it to all of perl_jax"),
     "models/attention.py": ("models/qwen2_5_vl/test_model.py", "part of the network, compared as a whole"),
     "models/layers.py": ("models/qwen2_5_vl/test_model.py", "part of the network"),
     "models/source.py": ("models/test_weights.py", "reads what weights.py loads"),

@@ -31,21 +31,24 @@ def join(coordinator: str = "", count: int = 0, index: int = -1) -> None:
     cluster environment (SLURM, TPU VMs, GKE, Open MPI: as detected by `jax.distributed`); without a cluster, runs
     alone. Raises InputError where the others cannot be reached.
     """
-    given = {}
+    options = {}
     if coordinator:
         if not 0 <= index < count:
             raise InputError(f"--coordinator={coordinator} also needs --process_count, and --process_index below it")
-        given = {"coordinator_address": coordinator, "num_processes": count, "process_id": index}
+        options = {"coordinator_address": coordinator, "num_processes": count, "process_id": index}
         logger.info("process %d of %d joins at %s; it waits %d s at most", index, count, coordinator, TIMEOUT)
         if index:
             _reach(coordinator)
     try:
         jax.distributed.initialize(
-            **given, initialization_timeout=TIMEOUT, heartbeat_timeout_seconds=LOST, shutdown_timeout_seconds=LOST
+            **options, initialization_timeout=TIMEOUT, heartbeat_timeout_seconds=LOST, shutdown_timeout_seconds=LOST
         )
     except (ValueError, RuntimeError) as error:
-        alone = "coordinator_address should be defined", "must be called before"  # no cluster; within a program
-        if given or not any(text in str(error) for text in alone):
+        single_process = (
+            "coordinator_address should be defined",
+            "must be called before",
+        )  # no cluster; within a program
+        if options or not any(text in str(error) for text in single_process):
             where, line = coordinator or "what the cluster says", str(error).splitlines()[0]
             raise InputError(f"cannot join the other processes at {where}: {line}") from error
     if not first():

@@ -220,7 +220,7 @@ def of_rollout(sizes: models.Config, questions: Sequence[tuple], batch: int, lim
     """The padding of a step's prompts, prefilled `batch` at a time, as `rollout.generate` packs them."""
     rows = min(batch or len(questions), len(questions))
     parts = [questions[first : first + rows] for first in range(0, len(questions), rows)]
-    packs = [models.pack(sizes, [*part, *[part[-1]] * (rows - len(part))], **limits, own=()) for part in parts]
+    packs = [models.pack(sizes, [*part, *[part[-1]] * (rows - len(part))], **limits, local_shards=()) for part in parts]
     shape = " and ".join(dict.fromkeys("{} x {}".format(*pack.ids.shape) for pack in packs))
     real = sum(len(ids) for ids, _ in questions)
     return Fill("rollout, prompts", shape, real / sum(pack.ids.size for pack in packs), _real_patches(packs))
@@ -235,7 +235,7 @@ def of_update(
         tree_packing.Group(images, [range(len(images))] * O, [ids] * O, [[ids[:1] * R] * G] * O, np.ones((O, G)))
         for ids, images in questions
     ]
-    forest = tree_packing.pack(sizes, groups, **config.micro_batch, **limits, own=())
+    forest = tree_packing.pack(sizes, groups, **config.micro_batch, **limits, local_shards=())
     rows, _, capacity = forest.batches[0].ids.shape
     packed = f"{len(forest.batches)} x {rows} x {capacity}"
     return Fill(f"{stage}, responses of {R} tokens", packed, 1 - forest.padding, _real_patches(forest.batches))

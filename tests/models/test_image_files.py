@@ -39,7 +39,7 @@ def test_the_header_says_the_size(kind, orientation, monkeypatch):
     expected = image_files.open_image(data, "x")
     assert (image.width, image.height) == expected.size
     assert image.decoded().tobytes() == expected.tobytes()
-    assert image.digest == image_files.Encoded(data, "y").digest and 0 <= image.home < 1
+    assert image.digest == image_files.Encoded(data, "y").digest and 0 <= image.preferred_position < 1
 
 
 def test_a_header_with_another_size_than_the_picture(monkeypatch):

@@ -192,7 +192,7 @@ def test_special_tokens_cannot_be_put_together_around_a_slot(processor):
         (["text"], "'text' or 'image'"),
         (7, "content must be"),
         ([{"type": "image", "image": None}], "NoneType"),
-        ([{"type": "image", "image": b"\x89PNG broken"}], r"messages\[0\]\.content\[0\].*not a picture"),
+        ([{"type": "image", "image": b"\x89PNG broken"}], r"messages\[0\]\.content\[0\].*not a readable image"),
         ([{"type": "image", "image": "/no/such.png"}], "/no/such.png"),
         ([{"type": "image", "image": "https://x.org/a.png"}], "on this machine"),
         ([{"type": "image", "image": np.zeros((2, 1000, 3), np.uint8)}], "200 times"),

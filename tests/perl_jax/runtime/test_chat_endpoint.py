@@ -203,17 +203,17 @@ def test_what_may_pass_is_tried_again(cache, bad):
         (Reply(422, '{"detail": "x"}'), "HTTP 422: {'detail': 'x'}", 1),
         (Reply(500, '{"error": "broken \\ud800"}'), "HTTP 500: broken", 3),
         (Reply(503, "<html>busy</html>"), "HTTP 503: <html>busy", 3),
-        (Reply(200, b"\xff\xfe\0rubbish"), "rubbish: no JSON", 1),
-        (Reply(200, "[" * 5000), "rubbish: no JSON", 1),
+        (Reply(200, b"\xff\xfe\0rubbish"), "malformed response: no JSON", 1),
+        (Reply(200, "[" * 5000), "malformed response: no JSON", 1),
         (
             Reply(200, "<html>welcome</html>", {"Content-Type": "text/html"}),
-            "rubbish: no chat completion but <html>wel",
+            "malformed response: no chat completion but <html>wel",
             1,
         ),
-        (Reply(200, '{"error": {"message": "overloaded"}}'), "rubbish: no chat completion but", 1),
-        (Reply(200, '{"choices": []}'), "rubbish: no chat completion", 1),
-        (Reply(200, '{"choices": [null]}'), "rubbish: no chat completion", 1),
-        (Reply(200, "[1]"), "rubbish: no chat completion", 1),
+        (Reply(200, '{"error": {"message": "overloaded"}}'), "malformed response: no chat completion but", 1),
+        (Reply(200, '{"choices": []}'), "malformed response: no chat completion", 1),
+        (Reply(200, '{"choices": [null]}'), "malformed response: no chat completion", 1),
+        (Reply(200, "[1]"), "malformed response: no chat completion", 1),
         (Reply(200, '{"choices": [{"message": {"content": 5}}]}'), "empty answer", 1),
         (Reply(200, completion(" \n")), "empty answer: finish_reason stop", 1),
         (Reply(200, completion(None, "length")), "empty answer: finish_reason length", 1),
@@ -309,7 +309,7 @@ def test_an_endpoint_that_answers_nothing_stops_the_run(cache, bad):
     with (
         FakeEndpoint(lambda request: bad) as server,
         client(server, cache) as endpoint,
-        pytest.raises(InputError, match=r"(HTTP|rubbish).* requests failed"),
+        pytest.raises(InputError, match=r"(HTTP|malformed response).* requests failed"),
     ):
         ask_all(endpoint, [str(i) for i in range(1000)])
     assert endpoint.counts["failed"] <= 3 * 8

@@ -37,7 +37,7 @@ def defined():
     ],
 )
 def test_hyphens_are_underscores_in_names_alone(defined, typed, read):
-    assert cli.spelled(["command", *typed]) == ["command", *read]
+    assert cli.normalised(["command", *typed]) == ["command", *read]
 
 
 @pytest.mark.parametrize(

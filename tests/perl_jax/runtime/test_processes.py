@@ -60,7 +60,10 @@ def runs(tmp_path_factory):
         for code, text in finish(start(found[count], count)):
             assert code == 0, text
             said = [line for line in text.splitlines() if "skipped" in line]
-            assert len(said) == 1 and f"skipped (1 in this step): record '{BROKEN}', image 1: not a picture" in said[0]
+            assert (
+                len(said) == 1
+                and f"skipped (1 in this step): record '{BROKEN}', image 1: not a readable image" in said[0]
+            )
     return found
 
 

@@ -123,7 +123,7 @@ def test_records_that_cannot_be_shown_are_named(data, tmp_path, monkeypatch):
     monkeypatch.setattr(records.Split, "__getitem__", broken)
     text, page = inspect(tmp_path, 1, data=data)
     assert "40 of 40 records sampled: 1 are invalid" in text
-    assert "digits-train-0-7&#x27;, image 1: not a picture that can be read" in page
+    assert "digits-train-0-7&#x27;, image 1: not a readable image" in page
 
 
 def test_a_model_is_asked_for_its_processor_alone(data, tmp_path, monkeypatch):
