@@ -15,6 +15,7 @@ layers, images, packing, chat, weights, adapters) and perl_jax use these names o
 
     Config                              as below, by Config.from_hf(config.json as a dict); to_hf() is the inverse
     Model                               as below, an nnx.Module
+    NAME                                the family's name in texts, such as Qwen2.5-VL
     published() -> {hub id: Config}     built-in sizes
     pack_images(config.vision, batches, shards=1, local_shards=None) -> [(pack, index), ...]
         For each batch of images (`packing.Prepared`) its pack, or None where no batch has an image: a pytree of arrays

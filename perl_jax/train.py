@@ -276,8 +276,8 @@ if __name__ == "__main__":
     flags.DEFINE_integer(
         "inspect",
         0,
-        "Train nothing: write WORKDIR/inspect.html, with the run's first so many questions.",
+        "Do not train: write WORKDIR/inspect.html with this many of the run's first questions.",
         lower_bound=0,
     )
-    flags.DEFINE_string("profile_steps", "", "FIRST:LAST: steps to trace to WORKDIR/profile.")
+    flags.DEFINE_string("profile_steps", "", "Steps to trace to WORKDIR/profile, as FIRST:LAST.")
     cli.run(main, elsewhere=cli.IN_CONFIG)

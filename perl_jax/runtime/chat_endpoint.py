@@ -177,9 +177,9 @@ class Endpoint:
             absent = not self._proven and failure.reason == "no connection"
             if absent or failure.reason in _FATAL or self._in_a_row >= max(8, self.concurrency):
                 self._gone = (
-                    f"no use of the endpoint {self.url} (model {line(self.model)}): {failure} ({self.counts['failed']} "
-                    "requests failed); check the URL (it ends in /v1 mostly), the model's name and the environment "
-                    f"variable OPENAI_API_KEY; answers so far are in {self._cache.path}, the same command goes on"
+                    f"stopped using the endpoint {self.url} (model {line(self.model)}): {failure} "
+                    f"({self.counts['failed']} requests failed); check the URL (it mostly ends in /v1), the model's name and the environment "
+                    f"variable OPENAI_API_KEY; answers so far are in {self._cache.path}; the same command resumes"
                 )
                 raise InputError(self._gone)
 

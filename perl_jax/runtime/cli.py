@@ -45,7 +45,7 @@ def run(main: Callable[[Sequence[str]], None], elsewhere: Mapping[str, str] | No
         except InputError as error:
             refuse(error)
         except KeyboardInterrupt:
-            print("stopped; the same command goes on", file=sys.stderr)
+            print("stopped; the same command resumes", file=sys.stderr)
             sys.exit(130)
 
     app.run(guarded, flags_parser=partial(parse, elsewhere=elsewhere or {}))
@@ -54,7 +54,7 @@ def run(main: Callable[[Sequence[str]], None], elsewhere: Mapping[str, str] | No
 def define_run_flags() -> None:
     """Flags of commands that work on a run: config, workdir, processes."""
     define_config_flag()
-    flags.DEFINE_string("workdir", None, "The run's folder; started again there, the command goes on.", required=True)
+    flags.DEFINE_string("workdir", None, "Folder of the run; a restarted command resumes there.", required=True)
     define_process_flags()
 
 
@@ -65,7 +65,7 @@ def define_config_flag() -> None:
     config_flags.DEFINE_config_file(
         "config",
         None,
-        "The experiment: a file, or the name of one in configs/, such as perl_7b or demo:grpo.",
+        "Config of the run: a file, or a name in configs/, such as perl_7b or demo:grpo.",
         lock_config=False,  # base.py locks the keys itself
         accept_new_attributes=True,
     )
@@ -74,9 +74,9 @@ def define_config_flag() -> None:
 
 def define_process_flags() -> None:
     """Flags that locate the other processes of a command."""
-    flags.DEFINE_string("coordinator", "", "HOST:PORT of process 0, where no cluster says it.")
-    flags.DEFINE_integer("process_count", 0, "With --coordinator: how many processes.")
-    flags.DEFINE_integer("process_index", -1, "With --coordinator: this one, from 0.")
+    flags.DEFINE_string("coordinator", "", "HOST:PORT of process 0, if no cluster provides it.")
+    flags.DEFINE_integer("process_count", 0, "With --coordinator: the number of processes.")
+    flags.DEFINE_integer("process_index", -1, "With --coordinator: the index of this process, from 0.")
 
 
 def parse(argv: Sequence[str], elsewhere: Mapping[str, str]) -> Sequence[str]:
@@ -138,7 +138,7 @@ def check_names(argv: Sequence[str], elsewhere: Mapping[str, str]) -> None:
     for _, name in flags_in(argv):
         _, flag = defined(name)
         if flag not in flags.FLAGS and flag in elsewhere:
-            raise InputError(f"there is no flag --{flag} here: give --{elsewhere[flag]}")
+            raise InputError(f"there is no flag --{flag}: give --{elsewhere[flag]}")
         if flag in seen and not (flag in flags.FLAGS and isinstance(flags.FLAGS[flag], flags.MultiFlag)):
             raise InputError(f"--{flag} is given twice: give it once")
         seen.add(flag)
@@ -170,7 +170,7 @@ def config_file(text: str) -> str:
         if Path(name).is_file():
             return ":".join([name, *arm])
     known = ", ".join(sorted(file.stem for file in CONFIGS.glob("[!_]*.py")))
-    raise InputError(f"--config={text}: no such file; by name there are {known}")
+    raise InputError(f"--config={text}: no such file; the names in configs/ are {known}")
 
 
 def message(error: Exception) -> str:

@@ -49,7 +49,7 @@ def join(coordinator: str = "", count: int = 0, index: int = -1) -> None:
             "must be called before",
         )  # no cluster; within a program
         if options or not any(text in str(error) for text in single_process):
-            where, line = coordinator or "what the cluster says", str(error).splitlines()[0]
+            where, line = coordinator or "the address that the cluster gives", str(error).splitlines()[0]
             raise InputError(f"cannot join the other processes at {where}: {line}") from error
     if not first():
         logging.getLogger("perl_jax").setLevel(logging.WARNING)
@@ -66,7 +66,7 @@ def _reach(address: str) -> None:
         except (OSError, ValueError) as error:
             if isinstance(error, ValueError) or time.monotonic() > end:
                 raise InputError(
-                    f"--coordinator={address} cannot be reached ({error}); it is HOST:PORT of process 0, "
+                    f"--coordinator={address} cannot be reached ({error}); give HOST:PORT of process 0, "
                     "which must run and be reachable from here"
                 ) from error
             time.sleep(0.5)
@@ -112,4 +112,4 @@ def check_equal(value, what: str) -> None:
     values = exchange(value)
     for index, other in enumerate(values):
         if other != values[0]:
-            raise InputError(f"process {index} has {what} other than process 0; start all with the same")
+            raise InputError(f"process {index} has {what} that differs from process 0; start all with the same")

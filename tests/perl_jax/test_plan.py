@@ -90,14 +90,14 @@ def test_phases_add_what_stays():
     program = programs.Compiled(arguments=1.0, total=30.0, results=5.0, sent={})
     needed = plan.phases(dict.fromkeys(plan.ARGUMENTS, program) | {"decode": 1.25}, resident, memory=100.0)
     assert needed == {
-        "prefill pictures": 0.5,
+        "prefill images": 0.5,
         "prefill": 0.5,
         "decode": 1.25,
-        "update pictures": 0.6,
+        "update images": 0.6,
         "update": 0.55,
         "optimizer": 0.3,
     }
-    assert plan.kept(resident, "decode") == 33
+    assert plan.resident_bytes(resident, "decode") == 33
 
 
 def test_frozen_weights_and_the_reference_are_counted_in_the_compute_dtype():

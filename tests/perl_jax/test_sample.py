@@ -66,8 +66,8 @@ def test_slots_and_pictures_must_agree(exported, pictures, question):
 
 def test_a_picture_file_that_is_missing_or_broken_is_named(tmp_path, pictures):
     pictures[0].save(tmp_path / "whole.png")
-    assert np.array_equal(np.asarray(sample.picture(str(tmp_path / "whole.png"))), np.asarray(pictures[0]))
+    assert np.array_equal(np.asarray(sample.read_image(str(tmp_path / "whole.png"))), np.asarray(pictures[0]))
     (tmp_path / "broken.png").write_bytes((tmp_path / "whole.png").read_bytes()[:99])
     for name in ("broken.png", "missing.png", ""):
         with pytest.raises(InputError, match=f"--image={tmp_path / name}"):
-            sample.picture(str(tmp_path / name))
+            sample.read_image(str(tmp_path / name))

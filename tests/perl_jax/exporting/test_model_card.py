@@ -66,7 +66,8 @@ def card(processor):
     """What is told of a run of which only the least is known."""
     asked = Prompts(processor, "Look.", "Think, then \\boxed{}.", min_pixels=3136, max_pixels=262144, max_tokens=8192)
     return model_card.Card(
-        asked=asked,
+        family="qwen2_5_vl",
+        prompts=asked,
         base=HUB,
         step=6,
         lora=None,
@@ -181,7 +182,9 @@ def test_results_stand_in_tables(card):
         "temperature `0.0` |"
     ) in text
     assert "| `blink` | `boxed` | 40 | 61.0% [10.0, 90.0] | 52.0% [10.0, 90.0] | 33.0% [10.0, 90.0] | 4.0%" in text
-    assert "it changed in 50.0% [9.5, 90.5] of the 2 questions of `eval` that were asked so, 33.0%" in text
+    assert (
+        "it changed in 50.0% [9.5, 90.5] of the 2 questions of `eval` that were asked in several orders, 33.0%" in text
+    )
 
 
 def test_parts_and_judges_are_told(card):
@@ -223,7 +226,7 @@ def test_names_are_no_markup(card, processor):
     asked = Prompts(processor, "```\n# system", "````\n---\n# x", 3136, 262144, 8192)
     full = everything(card)
     weird = full._replace(
-        asked=asked,
+        prompts=asked,
         base=HUB._replace(name=WEIRD, hub=False),
         data=[full.data[0]._replace(name=WEIRD)],
         evaluations=[full.evaluations[0]._replace(name=WEIRD)],
@@ -244,7 +247,7 @@ def test_the_prompt_is_shown_as_it_is(card):
     text = str(card)
     assert "```\nLook.\n```" in text and "```\nThink, then \\boxed{}.\n```" in text
     assert "<|im_start|>system\nLook.<|im_end|>" in text
-    assert "3,136 to 262,144 pixels" in text and "up to 8,192 tokens, room for 24 of the largest" in text
+    assert "3,136 to 262,144 pixels" in text and "up to 8,192 tokens, enough for 24 of the largest" in text
     assert "max_new_tokens=2048" in text  # where the run does not say it
-    bare = card._replace(asked=Prompts(card.asked.processor, "", "", 3136, 262144, 8192))
+    bare = card._replace(prompts=Prompts(card.prompts.processor, "", "", 3136, 262144, 8192))
     assert "its default" in str(bare) and "no instruction follows" in str(bare)

@@ -18,6 +18,7 @@ from perl_jax.exporting import usage_snippets
 from perl_jax.records.prompts import Prompts
 
 SYSTEM, INSTRUCTION = 'It\'s "you", who\nlooks.', "Think in `<think>`, then\n\\boxed{} $(it)."
+NETWORK = "Qwen2_5_VLForConditionalGeneration"
 SIZES = tiny_run.config().scratch.to_dict()
 
 
@@ -48,10 +49,10 @@ def words_of(command: str) -> list[str]:
 
 @pytest.mark.parametrize("adapter", [False, True])
 def test_code_for_transformers_holds_the_texts(asked, plain, adapter):
-    code = usage_snippets.transformers(asked, 77, adapter)
+    code = usage_snippets.transformers(asked, 77, NETWORK, adapter)
     assert {SYSTEM, "\n" + INSTRUCTION, 77} <= constants(code)
     assert ("peft" in code) == adapter
-    assert "system" not in constants(usage_snippets.transformers(plain, 77, adapter))
+    assert "system" not in constants(usage_snippets.transformers(plain, 77, NETWORK, adapter))
 
 
 def test_the_example_is_the_prompt_of_training(asked, plain):
@@ -67,9 +68,9 @@ def test_the_example_is_the_prompt_of_training(asked, plain):
 
 
 def test_a_prompt_holds_as_many_pictures_as_it_has_tokens_for(asked):
-    assert usage_snippets.most_pictures(asked) == 300 // 4
-    assert usage_snippets.most_pictures(Prompts(asked.processor, "", "", 784, 10**9, 300)) == 1
-    assert usage_snippets.most_pictures(Prompts(asked.processor, "", "", 1, 27 * 28, 300)) == 300
+    assert usage_snippets.max_images(asked) == 300 // 4
+    assert usage_snippets.max_images(Prompts(asked.processor, "", "", 784, 10**9, 300)) == 1
+    assert usage_snippets.max_images(Prompts(asked.processor, "", "", 1, 27 * 28, 300)) == 300
 
 
 def test_the_vllm_server_gets_the_limits(asked):

@@ -265,7 +265,7 @@ def unused_port():
 def test_an_endpoint_that_is_not_there_stops_the_run_in_one_line(cache):
     with (
         client(f"http://127.0.0.1:{unused_port()}/v1", cache, retries=1) as endpoint,
-        pytest.raises(InputError, match=r"no connection.*refused.*the same command goes on") as caught,
+        pytest.raises(InputError, match=r"no connection.*refused.*the same command resumes") as caught,
     ):
         ask_all(endpoint, [str(i) for i in range(100)])
     assert "\n" not in str(caught.value)
