@@ -40,7 +40,8 @@ def main() -> None:
     rng = np.random.default_rng(0)
     model = workload.model()
     prompts = [
-        workload.prompt(workload.pictures(2, 84, rng), length, rng) for length in rng.integers(83, 98, PROMPTS).tolist()
+        workload.prompt(workload.random_images(2, 84, rng), length, rng)
+        for length in rng.integers(83, 98, PROMPTS).tolist()
     ]
     keys = [
         jax.random.fold_in(jax.random.fold_in(jax.random.key(0), n), g) for n in range(PROMPTS) for g in range(SAMPLES)

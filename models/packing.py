@@ -59,7 +59,7 @@ def pack(
     InputError where ids and images do not match.
     """
     images = Images(config.vision, min_pixels, max_pixels)
-    numbers = [[images.add(image) for image in pictures] for _, pictures in prompts]
+    numbers = [[images.add(image) for image in prompt_images] for _, prompt_images in prompts]
     [layout] = models.family(config).pack_images(config.vision, [images.images], shards, local_shards)
     length = bucket(max((len(ids) for ids, _ in prompts), default=1))
     return _pack_text(config, prompts, numbers, images, layout, length)

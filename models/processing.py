@@ -76,7 +76,7 @@ class Processor:
         chat = [content.message(number, message) for number, message in enumerate(messages)]
         all_images = content.all_images()
         text = self._render(chat, add_generation_prompt)
-        counts = [self.image_tokens(picture, min_pixels, max_pixels) for picture in all_images]
+        counts = [self.image_tokens(image, min_pixels, max_pixels) for image in all_images]
         if (marks := text.count(IMAGE_TOKEN)) != len(all_images):
             raise InputError(f"the chat template shows {marks} of {len(all_images)} images: check the template")
         ids = self.encode(text)

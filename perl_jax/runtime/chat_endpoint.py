@@ -178,8 +178,9 @@ class Endpoint:
             if absent or failure.reason in _FATAL or self._in_a_row >= max(8, self.concurrency):
                 self._gone = (
                     f"stopped using the endpoint {self.url} (model {line(self.model)}): {failure} "
-                    f"({self.counts['failed']} requests failed); check the URL (it mostly ends in /v1), the model's name and the environment "
-                    f"variable OPENAI_API_KEY; answers so far are in {self._cache.path}; the same command resumes"
+                    f"({self.counts['failed']} requests failed); check the URL (it mostly ends in /v1), the model's "
+                    "name and the environment variable OPENAI_API_KEY; answers so far are in "
+                    f"{self._cache.path}; the same command resumes"
                 )
                 raise InputError(self._gone)
 

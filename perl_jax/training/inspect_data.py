@@ -175,7 +175,7 @@ def data_stats(config, directories: Sequence[str], prompts: Prompts, grader: Gra
             faults.append(str(error))
             continue
         tokens.append(length["tokens"])
-        patches += [unit * prompts.processor.image_tokens(picture, **prompts.limits) for picture in images]
+        patches += [unit * prompts.processor.image_tokens(image, **prompts.limits) for image in images]
         fits = not prompt_lengths.left_out(length, prompts.max_tokens)
         if fits and len(examples) < max(config.questions, config.warmup.questions):
             examples.append((ids, images))
