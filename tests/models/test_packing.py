@@ -59,7 +59,7 @@ def distinct_images(inputs) -> int:
 
 def test_an_image_shown_twice_is_packed_once():
     config = tiny.CONFIGS["untied"]
-    one, other = (tiny.picture(84, 84, seed) for seed in (1, 2))
+    one, other = (tiny.noise_image(84, 84, seed) for seed in (1, 2))
 
     def pack(*pictures_of_prompts):
         return qwen.pack(
@@ -79,7 +79,7 @@ def test_an_image_shown_twice_is_packed_once():
 
 def test_equal_bytes_of_another_shape_are_another_image():
     config = tiny.CONFIGS["untied"]
-    wide = tiny.picture(56, 84, seed=1)
+    wide = tiny.noise_image(56, 84, seed=1)
     tall = wide.reshape(84, 56, 3)
     ids = tiny.image_tokens(config, wide) + tiny.image_tokens(config, tall)
     assert distinct_images(qwen.pack(config, [(ids, [wide, tall])])) == 2
@@ -99,7 +99,7 @@ def test_zero_prompts_is_not_a_crash_in_numpy():
 @pytest.mark.parametrize("limit", ["min_pixels", "max_pixels"])
 def test_limits_reach_the_images(limit):
     """The number of tokens that a picture takes follows the limits given to `pack`."""
-    config, picture = tiny.CONFIGS["untied"], tiny.picture(84, 84, seed=1)
+    config, picture = tiny.CONFIGS["untied"], tiny.noise_image(84, 84, seed=1)
     value = {"min_pixels": 28 * 28 * 16, "max_pixels": 28 * 28 * 4}[limit]
     tokens = {"min_pixels": 16, "max_pixels": 4}[limit]
     ids = [config.vision_start_token_id, *[config.image_token_id] * tokens, config.vision_end_token_id]

@@ -83,7 +83,7 @@ def processor(tmp_path_factory):
     return qwen.Processor.from_pretrained(path)
 
 
-def picture(height=56, width=84, seed=0):
+def image_array(height=56, width=84, seed=0):
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
@@ -110,7 +110,13 @@ def text(text):
 
 
 def test_pictures_anywhere_and_in_every_form(processor, tmp_path):
-    arrays = [picture(56, 84), picture(84, 84, 1), picture(28, 112, 2), picture(140, 56, 3), picture(56, 56, 4)]
+    arrays = [
+        image_array(56, 84),
+        image_array(84, 84, 1),
+        image_array(28, 112, 2),
+        image_array(140, 56, 3),
+        image_array(56, 56, 4),
+    ]
     (tmp_path / "a.png").write_bytes(png(arrays[3]))
     forms = [arrays[0], Image.fromarray(arrays[1]), png(arrays[2]), tmp_path / "a.png", Image.fromarray(arrays[4])]
     items = [{"type": "image", "image": form} for form in forms]
@@ -137,7 +143,7 @@ def test_no_picture_own_system_text_no_generation_prompt(processor):
 
 
 def test_slots_take_the_images_in_order(processor):
-    first, second, third = (picture(seed=seed) for seed in range(3))
+    first, second, third = (image_array(seed=seed) for seed in range(3))
     written = processor(
         user(
             {"type": "image", "image": first},
@@ -161,7 +167,7 @@ def test_slots_take_the_images_in_order(processor):
 @pytest.mark.parametrize("slots, given", [(0, 1), (1, 0), (2, 1), (1, 3)])
 def test_slots_and_images_differ(processor, slots, given):
     with pytest.raises(InputError, match=rf"{slots} slots.* {given} images"):
-        processor([{"role": "user", "content": "<image>" * slots + "?"}], images=[picture()] * given)
+        processor([{"role": "user", "content": "<image>" * slots + "?"}], images=[image_array()] * given)
 
 
 @pytest.mark.parametrize("token", SPECIAL)
@@ -179,7 +185,7 @@ def test_special_tokens_in_a_text(processor, token):
 
 
 def test_special_tokens_cannot_be_put_together_around_a_slot(processor):
-    ids, _ = processor([{"role": "user", "content": "<|image<image>_pad|>"}], images=[picture(56, 56)])
+    ids, _ = processor([{"role": "user", "content": "<|image<image>_pad|>"}], images=[image_array(56, 56)])
     assert ids.count(processor.image_token_id) == 4
 
 
@@ -222,7 +228,7 @@ def test_refused_messages(processor, message):
 
 
 def test_pixel_limits(path):
-    array = picture(280, 280)
+    array = image_array(280, 280)
     processor = qwen.Processor.from_pretrained(path)
     assert (processor.min_pixels, processor.max_pixels) == (3136, 1003520)
     messages = user({"type": "image", "image": array})
@@ -316,7 +322,7 @@ def test_chat_template_places(path):
 def test_a_template_that_drops_pictures(path):
     (path / "chat_template.jinja").write_text("{{ messages[0].role }}")
     with pytest.raises(InputError, match="0 of 1 images"):
-        qwen.Processor.from_pretrained(path)(user({"type": "image", "image": picture()}))
+        qwen.Processor.from_pretrained(path)(user({"type": "image", "image": image_array()}))
 
 
 def test_eos_and_pad(path):
@@ -344,7 +350,7 @@ def test_config_json_must_agree(path, processor):
     config = qwen.Config(vision, text_config, image_token_id=processor.image_token_id)
     (path / "config.json").write_text(json.dumps(config.to_hf()))
     other = qwen.Processor.from_pretrained(path)
-    assert other(user({"type": "image", "image": picture(64, 64)}))[0].count(other.image_token_id) == 16
+    assert other(user({"type": "image", "image": image_array(64, 64)}))[0].count(other.image_token_id) == 16
     (path / "config.json").write_text(json.dumps({**config.to_hf(), "image_token_id": 3}))
     with pytest.raises(InputError, match=r"image_pad.* 3 in config.json"):
         qwen.Processor.from_pretrained(path)
@@ -397,6 +403,8 @@ def test_pack_takes_what_it_gives(processor):
         ]
     }
     config = qwen.Config(vision, text_config, **tokens)
-    prompt = processor([{"role": "user", "content": "<image> and <image>"}], images=[picture(), picture(30, 400)])
+    prompt = processor(
+        [{"role": "user", "content": "<image> and <image>"}], images=[image_array(), image_array(30, 400)]
+    )
     inputs = qwen.pack(config, [prompt])
     np.testing.assert_array_equal(inputs.ids[0, : len(prompt[0])], prompt[0])

@@ -207,7 +207,7 @@ def test_a_directory_without_records(base, tmp_path):
 
 
 def test_pictures_that_cannot_be_read(base, tmp_path):
-    Image.fromarray(tiny.picture(40, 30, 1)).save(tmp_path / "whole.png")
+    Image.fromarray(tiny.noise_image(40, 30, 1)).save(tmp_path / "whole.png")
     whole = (tmp_path / "whole.png").read_bytes()
     for name, content in {"cut.png": whole[:200], "text.png": b"hello", "empty.png": b""}.items():
         (tmp_path / name).write_bytes(content)

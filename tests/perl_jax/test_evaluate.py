@@ -17,7 +17,7 @@ import tiny_run
 from evaluate_run import rows
 from fake_endpoint import FakeEndpoint
 from public_files import jsonl, parquet, png
-from started import finish, free_port
+from subprocesses import finish, free_port
 
 from configs import base
 from models.errors import InputError

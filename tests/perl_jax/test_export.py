@@ -36,7 +36,7 @@ def asked(path):
     record = {
         "id": "x",
         "question": "<image><image>Which image shows 3?",
-        "images": [tiny.picture(40, 30, seed=1), tiny.picture(200, 120, seed=2)],
+        "images": [tiny.noise_image(40, 30, seed=1), tiny.noise_image(200, 120, seed=2)],
     }
     return qwen.load(path), shown, shown.encode(record)
 
@@ -221,7 +221,9 @@ def test_bfloat16_weights_stay_bfloat16(moved, tmp_path):
 def run_card(directory, place, monkeypatch) -> dict:
     """What the card's code for transformers leaves, run as a person would: in (a copy of) the directory."""
     shutil.copytree(directory, place)
-    for name, picture in zip(("a.png", "b.png"), (tiny.picture(40, 30, seed=1), tiny.picture(200, 120, seed=2))):
+    for name, picture in zip(
+        ("a.png", "b.png"), (tiny.noise_image(40, 30, seed=1), tiny.noise_image(200, 120, seed=2))
+    ):
         Image.fromarray(picture).save(place / name)
     monkeypatch.chdir(place)
     [code, *_] = re.findall(r"^```python\n(.*?)^```$", (place / provenance.CARD).read_text(), re.DOTALL | re.MULTILINE)

@@ -10,7 +10,7 @@ import command_line
 import filter_run
 import pytest
 import tiny_run
-from started import finish, free_port
+from subprocesses import finish, free_port
 
 from models import image_files
 from models.errors import InputError

@@ -5,10 +5,10 @@ import sys
 from html import escape
 from pathlib import Path
 
-import evaluated
+import evaluation_results
 import pytest
 from markup import Tags
-from trained import ATTACK, lines, predictions, write_run
+from run_workdirs import ATTACK, lines, predictions, write_run
 
 from models.errors import InputError
 from perl_jax import report
@@ -83,7 +83,7 @@ def test_many_changed_questions_are_bounded(tmp_path):
 
 
 def test_results_and_runs_on_one_page(two, tmp_path):
-    out = evaluated.write(tmp_path / "out", evaluated.rows(10), "gone")
+    out = evaluation_results.write(tmp_path / "out", evaluation_results.rows(10), "gone")
     text = report.write(two, {"base": out}, tmp_path / "report.html")
     assert text.index("## Accuracy") < text.index("## Training runs") < text.index("| GRPO | 30.0%")
     words = Tags((tmp_path / "report.html").read_text()).words
@@ -131,7 +131,7 @@ def test_the_command(two, tmp_path):
         program = [sys.executable, "-m", "perl_jax.report", *args]
         return subprocess.run(program, capture_output=True, text=True, check=False)
 
-    out = evaluated.write(tmp_path / "c", evaluated.rows(10), "gone")
+    out = evaluation_results.write(tmp_path / "c", evaluation_results.rows(10), "gone")
     given = [*(f"--workdir={name}={path}" for name, path in two.items()), f"--results=base={out}", f"--results={out}"]
     done = command(*given, f"--out={tmp_path}/report.html")
     assert done.returncode == 0 and "| GRPO | 30.0% |" in done.stdout, done.stderr

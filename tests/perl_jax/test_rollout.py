@@ -370,7 +370,7 @@ def test_an_image_given_twice_is_encoded_once(model, monkeypatch):
     packed = []
     pack = qwen.pack
     monkeypatch.setattr("models.pack", lambda *args, **kwargs: packed.append(pack(*args, **kwargs)) or packed[-1])
-    pictures = [tiny.picture(84, 84, seed) for seed in (1, 2)]
+    pictures = [tiny.noise_image(84, 84, seed) for seed in (1, 2)]
     both = [
         (sum((tiny.image_tokens(model.config, pictures[i]) for i in order), [20]), [pictures[i].copy() for i in order])
         for order in ([0, 1], [1, 0])

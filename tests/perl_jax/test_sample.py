@@ -23,7 +23,7 @@ def exported(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def pictures():
-    return [Image.fromarray(tiny.picture(40, 30, seed)) for seed in (1, 2)]
+    return [Image.fromarray(tiny.noise_image(40, 30, seed)) for seed in (1, 2)]
 
 
 def test_pictures_come_first_unless_the_prompt_has_slots(exported, pictures):

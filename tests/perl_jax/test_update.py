@@ -37,7 +37,7 @@ def make_groups(config, orders=ORDERS, lengths=LENGTHS, seed=0, **more):
     rng = np.random.default_rng(seed)
     groups = []
     for q, sizes in enumerate(SIZES):
-        images = [tiny.picture(*size, seed=10 * seed + q + i) for i, size in enumerate(sizes)]
+        images = [tiny.noise_image(*size, seed=10 * seed + q + i) for i, size in enumerate(sizes)]
         prompts = []
         for o, order in enumerate(orders[q]):
             shown = [[*tiny.text_tokens(config, rng, 1), *tiny.image_tokens(config, images[i])] for i in order]

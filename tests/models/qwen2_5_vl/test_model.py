@@ -43,7 +43,7 @@ def golden(request):
         expected = dict(file)
     model = qwen.load(GOLDEN / request.param)
     prompts = [
-        (expected[f"ids/{b}"].tolist(), [tiny.picture(*picture) for picture in expected[f"pictures/{b}"].tolist()])
+        (expected[f"ids/{b}"].tolist(), [tiny.noise_image(*picture) for picture in expected[f"pictures/{b}"].tolist()])
         for b in range(len(tiny.LAYOUTS))
     ]
     return model, qwen.pack(model.config, prompts, max_pixels=int(expected["max_pixels"])), prompts, expected
@@ -180,7 +180,7 @@ def test_no_logit_depends_on_later_embeddings(models):
 def test_an_image_changes_no_other_images_features(models, name):
     """Small pictures share rows and windows' blocks of the pack, and still see only themselves."""
     model = models[name]
-    pictures = [tiny.picture(*size, seed=i) for i, size in enumerate([(84, 84), (140, 84), (56, 56), (84, 56)])]
+    pictures = [tiny.noise_image(*size, seed=i) for i, size in enumerate([(84, 84), (140, 84), (56, 56), (84, 56)])]
     other = [*pictures]
     other[1] = 255 - other[1]
 

@@ -16,7 +16,7 @@ CONFIG = tiny.CONFIGS["tied"]
 def group(prompts, lengths, images=0, seed=0):
     """Orders with prompts of given lengths (text and `images` pictures of four tokens each) and random responses."""
     rng = np.random.default_rng(seed)
-    pictures = [tiny.picture(56, 56, seed + i) for i in range(images)]
+    pictures = [tiny.noise_image(56, 56, seed + i) for i in range(images)]
     shown = [token for picture in pictures for token in tiny.image_tokens(CONFIG, picture)]
     ids = [[*shown, *tiny.text_tokens(CONFIG, rng, length - len(shown))] for length in prompts]
     responses = [[tiny.text_tokens(CONFIG, rng, n) for n in row] for row in lengths]

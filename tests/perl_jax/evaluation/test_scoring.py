@@ -6,8 +6,7 @@ import sys
 import time
 
 import pytest
-from fake_endpoint import FakeEndpoint, Reply
-from fake_endpoint import asked as said
+from fake_endpoint import FakeEndpoint, Reply, last_text
 from public_files import jsonl, png
 
 from perl_jax import grading
@@ -212,7 +211,9 @@ def test_a_judge_is_asked_what_rules_leave_and_never_twice(tmp_path, benchmark, 
     found = [scoring.score(name, "official", row.asked, row.texts) for row in rows]
     assert [bool(one.judge) for (one,) in found] == [False, True, True, True, False]
 
-    with FakeEndpoint(lambda request: next(replies[fruit] for fruit in replies if fruit in said(request))) as server:
+    with FakeEndpoint(
+        lambda request: next(replies[fruit] for fruit in replies if fruit in last_text(request))
+    ) as server:
         with client(server, tmp_path) as endpoint:
             scored, judged = scoring.judge(benchmark, endpoint, rows, found)
         assert [one.correct for (one,) in scored] == [1, 1, 0, 0, 0] and judged == Judged(3, 0)
@@ -224,7 +225,7 @@ def test_a_judge_is_asked_what_rules_leave_and_never_twice(tmp_path, benchmark, 
 
 def test_a_judge_that_fails_counts_and_leaves_the_others(tmp_path):
     def reply(request):
-        text = said(request)
+        text = last_text(request)
         if "slow" in text:
             time.sleep(1.5)
         return Reply(500) if "broken" in text else Reply(body="rubbish") if "rubbish" in text else "true"

@@ -61,7 +61,7 @@ def test_the_example_is_the_prompt_of_training(asked, plain):
         record = {
             "id": "x",
             "question": "<image><image>" + usage_snippets.QUESTION,
-            "images": [tiny.picture(28, 28, 0)] * 2,
+            "images": [tiny.noise_image(28, 28, 0)] * 2,
         }
         ids, _ = shown.encode(record)
         assert shown.processor.encode(usage_snippets.example(shown)) == ids  # these pictures have one token each
@@ -85,7 +85,7 @@ def test_the_vllm_server_gets_the_limits(asked):
 def test_the_vllm_client_asks_greedily_with_the_texts(asked, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("a.png", "b.png"):
-        Image.fromarray(tiny.picture(28, 28, 0)).save(name)
+        Image.fromarray(tiny.noise_image(28, 28, 0)).save(name)
     with FakeEndpoint(lambda request: "2") as server:
         names = {}
         exec(usage_snippets.vllm_client(asked, 50).replace("http://localhost:8000/v1", server.url), names)

@@ -9,7 +9,7 @@ import threading
 import time
 
 import pytest
-from fake_endpoint import FakeEndpoint, Reply, asked, completion
+from fake_endpoint import FakeEndpoint, Reply, completion, last_text
 
 from models.errors import InputError
 from perl_jax.runtime.chat_endpoint import Endpoint, Failure
@@ -30,7 +30,7 @@ def say(text):
 
 
 def echo(request):
-    return "said " + asked(request)
+    return "said " + last_text(request)
 
 
 def ask_all(endpoint, texts, **sampling):
@@ -60,7 +60,7 @@ def test_without_a_key_a_placeholder_is_sent(cache, monkeypatch):
 
 def test_many_at_a_time_and_in_order(cache):
     def answer(request):
-        time.sleep(0.1 if asked(request).endswith("0") else 0.02)
+        time.sleep(0.1 if last_text(request).endswith("0") else 0.02)
         return echo(request)
 
     texts, read = [str(i) for i in range(30)], []
@@ -177,7 +177,7 @@ def test_lone_surrogates_are_sent_as_question_marks_and_kept_where_the_model_mak
         for _ in range(2):
             with client(server, cache) as endpoint:
                 assert endpoint.ask(say("a\udc80b")) == "\ud800"
-        assert [asked(request) for request in server.requests] == ["a?b"]
+        assert [last_text(request) for request in server.requests] == ["a?b"]
 
 
 @pytest.mark.parametrize(
@@ -221,7 +221,7 @@ def test_what_may_pass_is_tried_again(cache, bad):
 )
 def test_a_failure_is_a_value_that_names_its_reason_and_is_not_kept(cache, bad, reason, tries):
     def answer(request):
-        return bad if asked(request) == "bad" else "good"
+        return bad if last_text(request) == "bad" else "good"
 
     with FakeEndpoint(answer) as server:
         with client(server, cache) as endpoint:
@@ -245,7 +245,7 @@ def test_retry_after_is_honoured(cache):
 
 def test_a_hang_ends_in_time_and_the_others_go_on(cache):
     def answer(request):
-        if asked(request) == "hang":
+        if last_text(request) == "hang":
             time.sleep(60)
         return "good"
 
@@ -318,7 +318,7 @@ def test_an_endpoint_that_answers_nothing_stops_the_run(cache, bad):
 @pytest.mark.parametrize("bad", ["refused", "hang up"])
 def test_what_fails_each_time_does_not_keep_a_run_from_its_end(cache, bad):
     def answer(request):
-        if int(asked(request)) % 10 != 9:
+        if int(last_text(request)) % 10 != 9:
             return echo(request)
         if bad == "hang up":
             raise ConnectionError

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tiny_run
-from started import finish, free_port
+from subprocesses import finish, free_port
 
 from models import qwen2_5_vl as qwen
 from models.errors import InputError
