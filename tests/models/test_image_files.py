@@ -41,7 +41,7 @@ def test_the_header_says_the_size(kind, orientation, monkeypatch):
     assert image.digest == image_files.Encoded(data, "y").digest and 0 <= image.preferred_position < 1
 
 
-def test_a_header_with_another_size_than_the_picture(monkeypatch):
+def test_a_header_with_another_size_than_the_image(monkeypatch):
     image = image_files.Encoded(encoded(Image.fromarray(image_array(60, 80)), format="PNG"), "row 7, image 1")
     monkeypatch.setattr(image_files, "open_image", lambda *_: Image.new("RGB", (80, 61)))
     with pytest.raises(InputError, match="row 7, image 1: its header says 80 x 60 pixels, but it has 80 x 61"):

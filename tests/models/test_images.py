@@ -1,4 +1,4 @@
-"""Our pictures are transformers' pictures, bit for bit, and broken ones give one line."""
+"""Our images are transformers' images, bit for bit, and broken ones give one line."""
 
 import warnings
 
@@ -97,7 +97,7 @@ def test_array_equals_pil():
         np.testing.assert_array_equal(a, b)
 
 
-def test_an_encoded_picture_is_decoded_once_for_all_its_patches(monkeypatch):
+def test_an_encoded_image_is_decoded_once_for_all_its_patches(monkeypatch):
     data, opened = encoded(Image.fromarray(image_array(300, 220)), format="PNG"), []
     open_image = image_files.open_image
     monkeypatch.setattr(image_files, "open_image", lambda *a: opened.append(1) or open_image(*a))

@@ -1,4 +1,4 @@
-"""Chat messages to token ids: pictures anywhere, the reference's tokens, and one line for what does not fit."""
+"""Chat messages to token ids: images anywhere, the reference's tokens, and one line for what does not fit."""
 
 import io
 import json
@@ -109,7 +109,7 @@ def text(text):
     return {"type": "text", "text": text}
 
 
-def test_pictures_anywhere_and_in_every_form(processor, tmp_path):
+def test_images_anywhere_and_in_every_form(processor, tmp_path):
     arrays = [
         image_array(56, 84),
         image_array(84, 84, 1),
@@ -120,7 +120,7 @@ def test_pictures_anywhere_and_in_every_form(processor, tmp_path):
     (tmp_path / "a.png").write_bytes(png(arrays[3]))
     forms = [arrays[0], Image.fromarray(arrays[1]), png(arrays[2]), tmp_path / "a.png", Image.fromarray(arrays[4])]
     items = [{"type": "image", "image": form} for form in forms]
-    ids, pictures = processor(
+    ids, images = processor(
         user(items[0], text("first "), items[1], items[2], text("adjacent"), items[3])
         + [{"role": "assistant", "content": "yes"}, {"role": "user", "content": [text("last "), items[4]]}]
     )
@@ -129,15 +129,15 @@ def test_pictures_anywhere_and_in_every_form(processor, tmp_path):
         "<|im_start|>assistant\nyes<|im_end|>\n<|im_start|>user\nlast " + shown(4) + TAIL
     )
     assert plain(processor, ids) == expected
-    for ours, array in zip(pictures, arrays, strict=True):
+    for ours, array in zip(images, arrays, strict=True):
         assert ours.mode == "RGB"
         np.testing.assert_array_equal(np.asarray(ours), array)
 
 
-def test_no_picture_own_system_text_no_generation_prompt(processor):
+def test_no_image_own_system_text_no_generation_prompt(processor):
     messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi é 中"}]
-    ids, pictures = processor(messages, add_generation_prompt=False)
-    assert pictures == []
+    ids, images = processor(messages, add_generation_prompt=False)
+    assert images == []
     assert plain(processor, ids) == "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHi é 中<|im_end|>\n"
     assert processor(messages)[0] == ids + processor.encode("<|im_start|>assistant\n")
 
@@ -158,16 +158,16 @@ def test_slots_take_the_images_in_order(processor):
         user({"type": "image"}, text("or "), {"type": "image", "image": second}, text("?<image>")),
         images=[first, third],
     )
-    for ids, pictures in (by_slot, mixed):
+    for ids, decoded in (by_slot, mixed):
         assert ids == written[0]
-        for a, b in zip(pictures, written[1], strict=True):
+        for a, b in zip(decoded, written[1], strict=True):
             np.testing.assert_array_equal(np.asarray(a), np.asarray(b))
 
 
-@pytest.mark.parametrize("slots, given", [(0, 1), (1, 0), (2, 1), (1, 3)])
-def test_slots_and_images_differ(processor, slots, given):
-    with pytest.raises(InputError, match=rf"{slots} slots.* {given} images"):
-        processor([{"role": "user", "content": "<image>" * slots + "?"}], images=[image_array()] * given)
+@pytest.mark.parametrize("slots, count", [(0, 1), (1, 0), (2, 1), (1, 3)])
+def test_slots_and_images_differ(processor, slots, count):
+    with pytest.raises(InputError, match=rf"{slots} slots.* {count} images"):
+        processor([{"role": "user", "content": "<image>" * slots + "?"}], images=[image_array()] * count)
 
 
 @pytest.mark.parametrize("token", SPECIAL)
@@ -261,7 +261,7 @@ def test_pixel_limits(path):
         {"max_pixels": "many"},
     ],
 )
-def test_pictures_prepared_otherwise(path, settings):
+def test_images_prepared_otherwise(path, settings):
     file = path / "preprocessor_config.json"
     for name, content in ((file.name, settings), ("processor_config.json", {"image_processor": settings})):
         (path / name).write_text(json.dumps(content))
@@ -319,7 +319,7 @@ def test_chat_template_places(path):
         qwen.Processor.from_pretrained(path)
 
 
-def test_a_template_that_drops_pictures(path):
+def test_a_template_that_drops_images(path):
     (path / "chat_template.jinja").write_text("{{ messages[0].role }}")
     with pytest.raises(InputError, match="0 of 1 images"):
         qwen.Processor.from_pretrained(path)(user({"type": "image", "image": image_array()}))
@@ -367,7 +367,7 @@ def test_broken_tokenizers(path, tmp_path_factory):
     assert "\n" not in str(error.value)
 
 
-def test_a_tokenizer_without_pictures(path):
+def test_a_tokenizer_without_images(path):
     content = json.loads((path / "tokenizer.json").read_text())
     content["added_tokens"] = [token for token in content["added_tokens"] if token["content"] != "<|image_pad|>"]
     (path / "tokenizer.json").write_text(json.dumps(content))

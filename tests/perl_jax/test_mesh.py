@@ -38,25 +38,25 @@ def results(models, tmp_path_factory):
     run = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"XLA_FLAGS": ""})
     assert run.returncode == 0, run.stderr
     assert "rematerialization" not in run.stderr, "XLA holds an array whole in between"
-    found = {name: dict(np.load(folder / f"{name}.npz")) for name in MESHES}
-    said = {name: json.loads((folder / f"{name}.json").read_text()) for name in MESHES}
+    arrays = {name: dict(np.load(folder / f"{name}.npz")) for name in MESHES}
+    facts = {name: json.loads((folder / f"{name}.json").read_text()) for name in MESHES}
     alone = {
         name: mesh_run.results(*case(qwen.load(folder / "model")), optax.sgd(0.01), tokens)
         for name, (case, tokens) in mesh_run.CASES.items()
     }
-    return alone, found, said
+    return alone, arrays, facts
 
 
 @pytest.mark.parametrize("name", MESHES)
 def test_a_mesh_computes_what_one_device_does(results, name):
     """Float32: tokens equal; log-probs, metrics and updated weights (a step of SGD: the gradient) within 2e-5."""
-    expected, found = results[0][MESHES[name][1]], results[1]
-    assert expected.keys() == found[name].keys()
+    expected, arrays = results[0][MESHES[name][1]], results[1]
+    assert expected.keys() == arrays[name].keys()
     for key, value in expected.items():
         if key in ("tokens", "lengths"):
-            np.testing.assert_array_equal(found[name][key], value, err_msg=key)
+            np.testing.assert_array_equal(arrays[name][key], value, err_msg=key)
         else:
-            np.testing.assert_allclose(found[name][key], value, rtol=2e-5, atol=2e-5, err_msg=key)
+            np.testing.assert_allclose(arrays[name][key], value, rtol=2e-5, atol=2e-5, err_msg=key)
     assert len(set(expected["lengths"].ravel())) > 3
 
 
@@ -77,10 +77,10 @@ def test_decoding_gathers_no_weights(results):
 
 def test_decoding_moves_nothing_but_what_is_drawn(results):
     """Where no layer is parted; in the training layout each token's activations would go around."""
-    said = results[2]["fsdp"]
+    facts = results[2]["fsdp"]
     drawn = [[mesh_run.STREAMS, 1], [mesh_run.STREAMS, 1, rollout.SEGMENT]]
-    assert all(shape in drawn for shape in said["gathered"])
-    assert not all(shape in drawn for shape in said["gathered in the training layout"])
+    assert all(shape in drawn for shape in facts["gathered"])
+    assert not all(shape in drawn for shape in facts["gathered in the training layout"])
 
 
 def at(**sizes):
@@ -114,9 +114,9 @@ def test_shards_and_layouts():
 
 def test_every_name_of_a_weight_is_known():
     """What is cut is cut on purpose: a new logical name must be listed here."""
-    whole = {"layers", "norm", "channels", "time", "height", "width", "vision_heads"}
+    unsharded = {"layers", "norm", "channels", "time", "height", "width", "vision_heads"}
     names = {axis for config in tiny.CONFIGS.values() for axes in axes_of(config) for axis in axes}
-    assert names == whole | mesh.LAYOUTS["train"].keys()
+    assert names == unsharded | mesh.LAYOUTS["train"].keys()
 
 
 def test_adapters_lie_as_their_kernels_with_their_rank_whole(models):
@@ -144,8 +144,8 @@ def axes_of(config):
         ({"tensor": 2, "fsdp": -1}, "does not make up 1 devices"),
     ],
 )
-def test_meshes_that_cannot_be(sizes, said):
-    with pytest.raises(InputError, match=said):
+def test_meshes_that_cannot_be(sizes, message):
+    with pytest.raises(InputError, match=message):
         mesh.make(**sizes)
 
 

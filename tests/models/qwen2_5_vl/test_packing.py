@@ -101,9 +101,9 @@ def test_packs_of_several_batches_agree_in_shape(batches):
 def test_only_own_shards_get_patches(sizes, shards, data):
     """The rest of a pack does not depend on what a process owns, and each image's patches are made in one shard."""
     config, batch = vision_config(112), preprocessed(sizes, 2, np.random.default_rng(0))
-    own = data.draw(st.sets(st.integers(0, shards - 1)))
+    local = data.draw(st.sets(st.integers(0, shards - 1)))
     parts, made = [], []
-    for part in (None, own, set(range(shards)) - own):
+    for part in (None, local, set(range(shards)) - local):
         noted = [
             image._replace(frame=lambda image=image: made.append(image.preferred_position) or image.frame())
             for image in batch
@@ -113,10 +113,10 @@ def test_only_own_shards_get_patches(sizes, shards, data):
         filled = pack.patches.reshape(shards, -1).any(axis=1)
         assert part is None or set(np.flatnonzero(filled)) <= part
     assert sorted(made) == sorted([image.preferred_position for image in batch] * 2)
-    whole, mine, others = parts
-    np.testing.assert_array_equal(mine.patches + others.patches, whole.patches)
+    full, mine, others = parts
+    np.testing.assert_array_equal(mine.patches + others.patches, full.patches)
     for name in ("images", "windows", "positions"):
-        np.testing.assert_array_equal(getattr(mine, name), getattr(whole, name))
+        np.testing.assert_array_equal(getattr(mine, name), getattr(full, name))
 
 
 def test_images_lie_about_where_they_are_at_home():

@@ -71,8 +71,8 @@ def test_many_at_a_time_and_in_order(cache):
             yield text
 
     with FakeEndpoint(answer) as server, client(server, cache, concurrency=4) as endpoint:
-        for count, (text, said) in enumerate(endpoint.each(reading(), lambda text: endpoint.ask(say(text))), 1):
-            assert said == "said " + text and text == texts[count - 1]
+        for count, (text, reply) in enumerate(endpoint.each(reading(), lambda text: endpoint.ask(say(text))), 1):
+            assert reply == "said " + text and text == texts[count - 1]
             assert len(read) <= count + 2 * 4, "items hold pictures"
         assert count == 30 and len(server.requests) == 30
         assert 2 <= server.busiest <= 4
@@ -86,8 +86,8 @@ def test_an_equal_request_is_answered_from_the_file(cache):
             assert ask_all(endpoint, ["b", "a"], temperature=0) == [("b", "said b"), ("a", "said a")]
             assert len(server.requests) == 2 and endpoint.counts == {"cached": 2}
             assert endpoint.ask(say("a"), temperature=1) == "said a"
-            picture = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
-            endpoint.ask([{"role": "user", "content": [{"type": "text", "text": "a"}, picture]}], temperature=0)
+            image_part = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
+            endpoint.ask([{"role": "user", "content": [{"type": "text", "text": "a"}, image_part]}], temperature=0)
             assert len(server.requests) == 4, "sampling and pictures are part of the request"
     with Endpoint("http://localhost:1/v1", "fake", cache) as elsewhere:
         assert elsewhere.ask(say("a"), temperature=0) == "said a", "where it is served is not"
@@ -112,13 +112,13 @@ def test_a_killed_run_goes_on_and_repeats_no_answered_request(cache):
         child.join()
         time.sleep(0.1)
         with open(cache, "rb") as file:
-            kept = sum(row.endswith(b"\n") for row in file)
+            cached = sum(row.endswith(b"\n") for row in file)
         before = len(server.requests)
-        assert kept >= before - 2 * 3, "what was answered was kept at once"
+        assert cached >= before - 2 * 3, "what was answered was kept at once"
         with client(server, cache) as endpoint:
-            found = ask_all(endpoint, [str(i) for i in range(40)])
-        assert [said for _, said in found] == [f"said {i}" for i in range(40)]
-        assert len(server.requests) - before == 40 - kept and endpoint.counts["cached"] == kept
+            answers = ask_all(endpoint, [str(i) for i in range(40)])
+        assert [reply for _, reply in answers] == [f"said {i}" for i in range(40)]
+        assert len(server.requests) - before == 40 - cached and endpoint.counts["cached"] == cached
 
 
 def test_an_abandoned_iterator_sends_little_more(cache):
@@ -232,7 +232,7 @@ def test_a_failure_is_a_value_that_names_its_reason_and_is_not_kept(cache, bad, 
             assert len(server.requests) == 2 + tries and endpoint.counts["failed"] == 1
         server.answer = lambda request: "mended"
         with client(server, cache) as endpoint:
-            assert [said for _, said in ask_all(endpoint, ["good", "bad", "fine"])] == ["good", "mended", "good"]
+            assert [reply for _, reply in ask_all(endpoint, ["good", "bad", "fine"])] == ["good", "mended", "good"]
 
 
 def test_retry_after_is_honoured(cache):
@@ -326,8 +326,8 @@ def test_what_fails_each_time_does_not_keep_a_run_from_its_end(cache, bad):
 
     for _ in range(2):
         with FakeEndpoint(answer) as server, client(server, cache, retries=0) as endpoint:
-            found = ask_all(endpoint, [str(i) for i in range(100)])
-        assert sum(isinstance(said, Failure) for _, said in found) == 10 == endpoint.counts["failed"]
+            answers = ask_all(endpoint, [str(i) for i in range(100)])
+        assert sum(isinstance(reply, Failure) for _, reply in answers) == 10 == endpoint.counts["failed"]
 
 
 def test_closing_keeps_what_is_on_its_way_and_asks_nothing_more(cache):

@@ -47,11 +47,11 @@ def made(names: str, advantages: list[float]) -> batch.Batch:
 
 def test_rounds_of_an_online_filter_become_one_batch():
     rounds = [batch.with_signal(made("abc", [1, 0, 2])), batch.with_signal(made("de", [0, 3]))]
-    whole = batch.concat_rounds(rounds, 9)
-    assert whole.questions == ["qa", "qc", "qe"] and whole.texts == ["ta", "tc", "te"]
-    np.testing.assert_array_equal(whole.advantages[:, 0, 0], [1, 2, 3])
-    np.testing.assert_array_equal(whole.rewards[:, 0, 1], [0, -1, -2])
-    assert whole.log == {"of": "abc", "group/kept": 3, "group/rounds": 2}
+    joined = batch.concat_rounds(rounds, 9)
+    assert joined.questions == ["qa", "qc", "qe"] and joined.texts == ["ta", "tc", "te"]
+    np.testing.assert_array_equal(joined.advantages[:, 0, 0], [1, 2, 3])
+    np.testing.assert_array_equal(joined.rewards[:, 0, 1], [0, -1, -2])
+    assert joined.log == {"of": "abc", "group/kept": 3, "group/rounds": 2}
     assert (
         batch.concat_rounds(rounds, 2).questions == ["qa", "qc"]
         and batch.concat_rounds(rounds, 2).log["group/kept"] == 2
