@@ -24,7 +24,7 @@ def test_records_that_do_not_say_what_they_were_made_from_are_not_taken(tmp_path
     (tmp_path / "new").mkdir()
     made = run_data.data_sources(tiny_run.config(), tmp_path / "new")
     (tmp_path / "new" / "data.json").unlink()
-    with pytest.raises(InputError, match="without"):
+    with pytest.raises(InputError, match="exists, but not"):
         run_data.data_sources(tiny_run.config(), tmp_path / "new")
     (tmp_path / "new" / "data").rename(tmp_path / "old")
     assert run_data.data_sources(tiny_run.config(), tmp_path / "new") == made
