@@ -112,4 +112,4 @@ def check_equal(value, what: str) -> None:
     values = exchange(value)
     for index, other in enumerate(values):
         if other != values[0]:
-            raise InputError(f"process {index} has {what} that differs from process 0; start all with the same")
+            raise InputError(f"process {index} has {what} different from process 0; start all with the same")

@@ -136,7 +136,7 @@ def test_a_checkpoint_is_restored_by_another_number_of_processes(runs, tmp_path,
 
 def test_different_configs_end_everywhere(tmp_path):
     for code, text in finish(start(tmp_path / "run", 2, changes=({}, {"seed": 1}))):
-        assert code == 1 and "error: process 1 has a config that differs from process 0" in text, text
+        assert code == 1 and "error: process 1 has a config different from process 0" in text, text
 
 
 def test_a_process_that_dies_ends_the_others(tmp_path):
