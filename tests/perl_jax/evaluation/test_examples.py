@@ -6,7 +6,7 @@ import io
 import evaluation_results
 import numpy as np
 import pytest
-from evaluated import ORDERS, row
+from evaluation_results import ORDERS, row
 from markup import Tags
 from PIL import Image
 
