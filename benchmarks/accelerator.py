@@ -1,6 +1,6 @@
 """How well a GPU or TPU is used: `python -m benchmarks.accelerator [--peer=vllm]` (80 GB; peers need torch with CUDA).
 
-A model of Qwen2.5-VL-3B's shape with random weights. The update: a question with four pictures of 448x448 in two
+A model of Qwen2.5-VL-3B's shape with random weights. The update: a question with four images of 448x448 in two
 orders, eight responses of 256 tokens to each order's prompt, as a share of the device's bfloat16 peak (MFU: the work
 that the method needs, see `engine.flops`, so that a peer's is comparable). Decoding: 16 such prompts x 8 samples,
 what each of the last 128 of 256 tokens takes, as a share of the rate at which the memory delivers what a step has to
@@ -31,18 +31,18 @@ from models import qwen2_5_vl as qwen
 from perl_jax import rollout, update
 from perl_jax.engine import flops
 
-PICTURES, ORDERS, ROLLOUTS, PROMPTS, ROUNDS = 4, 2, 8, 16, 3
+IMAGES, ORDERS, ROLLOUTS, PROMPTS, ROUNDS = 4, 2, 8, 16, 3
 
 
 def question(config: qwen.Config, side: int, words: int, tokens: int) -> update.Group:
     """The update's question, with random images, text and responses; its first prompt is also used for decoding."""
     rng = np.random.default_rng(0)
-    pictures = workload.pictures(PICTURES, side, rng)
-    ids = [token for picture in pictures for token in workload.image_tokens(config, picture)]
+    images = workload.random_images(IMAGES, side, rng)
+    ids = [token for image in images for token in workload.image_tokens(config, image)]
     ids += rng.integers(0, workload.WORDS, words).tolist()
-    orders = [np.roll(range(PICTURES), o).tolist() for o in range(ORDERS)]
+    orders = [np.roll(range(IMAGES), o).tolist() for o in range(ORDERS)]
     responses = rng.integers(0, workload.WORDS, (ORDERS, ROLLOUTS, tokens)).tolist()
-    return update.Group(pictures, orders, [ids] * ORDERS, responses, rng.normal(size=(ORDERS, ROLLOUTS)))
+    return update.Group(images, orders, [ids] * ORDERS, responses, rng.normal(size=(ORDERS, ROLLOUTS)))
 
 
 def fastest(run: Callable) -> float:
@@ -86,17 +86,17 @@ def transformers(config: qwen.Config, group: update.Group, tokens: int, dtype: s
     torch.set_default_dtype(getattr(torch, dtype))
     with torch.device(device):
         model = Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig.from_dict(config.to_hf()))
-    shown = dict(zip(("pixel_values", "image_grid_thw"), peer.pixels(group.images)))
+    pixels = dict(zip(("pixel_values", "image_grid_thw"), peer.pixels(group.images)))
 
     def inputs(rows):
         ids = torch.tensor(rows)
-        given = {
+        batch = {
             "input_ids": ids,
             "attention_mask": torch.ones_like(ids),
             "mm_token_type_ids": (ids == config.image_token_id).int(),
-            **{name: x.repeat(len(rows), 1) for name, x in shown.items()},
+            **{name: x.repeat(len(rows), 1) for name, x in pixels.items()},
         }
-        return {name: x.to(device) for name, x in given.items()}
+        return {name: x.to(device) for name, x in batch.items()}
 
     @torch.inference_mode()
     def generate(count):
@@ -117,9 +117,9 @@ def transformers(config: qwen.Config, group: update.Group, tokens: int, dtype: s
         rows = [[*ids, *response] for ids, order in zip(group.prompts, group.responses) for response in order]
         model.zero_grad()
         for start in range(0, len(rows), size):
-            given = inputs(rows[start : start + size])
-            logits = model(**given, use_cache=False, logits_to_keep=tokens + 1).logits[:, :-1]
-            picked = logits.float().log_softmax(-1).gather(2, given["input_ids"][:, -tokens:, None])
+            batch = inputs(rows[start : start + size])
+            logits = model(**batch, use_cache=False, logits_to_keep=tokens + 1).logits[:, :-1]
+            picked = logits.float().log_softmax(-1).gather(2, batch["input_ids"][:, -tokens:, None])
             (-picked.mean()).backward()
         if device == "cuda":
             torch.cuda.synchronize()
@@ -142,15 +142,15 @@ def vllm(config: qwen.Config, group: update.Group, tokens: int, dtype: str) -> t
         load_format="dummy",
         dtype=dtype,
         max_model_len=4096,
-        limit_mm_per_prompt={"image": PICTURES},
+        limit_mm_per_prompt={"image": IMAGES},
         enable_prefix_caching=True,
     )
     ids, expanded = [], group.prompts[0]
     for token in expanded:  # vLLM expects one placeholder per image
         if token != config.image_token_id or ids[-1] != config.image_token_id:
             ids.append(token)
-    shown = {"image": [Image.fromarray(picture) for picture in group.images]}
-    prompts = [{"prompt_token_ids": ids, "multi_modal_data": shown}] * PROMPTS
+    images = {"image": [Image.fromarray(image) for image in group.images]}
+    prompts = [{"prompt_token_ids": ids, "multi_modal_data": images}] * PROMPTS
 
     def generate(count):
         engine.generate(
@@ -208,20 +208,20 @@ def main() -> None:
         return
 
     runs = [("perl_jax", "float32"), ("perl_jax", "bfloat16"), ("transformers", "bfloat16")]
-    lines, found = [], {}
+    lines, results = [], {}
     for name, dtype in [*runs, ("vllm", "bfloat16")] if args.peer else runs:
         command = [sys.executable, "-m", "benchmarks.accelerator", "--row", name, dtype, *["--tiny"] * args.tiny]
         # else JAX would reserve the memory
-        room = {} if name == "perl_jax" else {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
-        run = subprocess.run(command, stdout=subprocess.PIPE, text=True, cwd=REPOSITORY, env=os.environ | room)
+        settings = {} if name == "perl_jax" else {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+        run = subprocess.run(command, stdout=subprocess.PIPE, text=True, cwd=REPOSITORY, env=os.environ | settings)
         if run.returncode and name == "perl_jax":
             raise SystemExit(f"{' '.join(command)} ended with exit code {run.returncode}")
         if run.returncode:
             lines.append((name, dtype, "not measured", *["-"] * 4))
         else:
-            found[name, dtype] = json.loads(run.stdout.splitlines()[-1])
-            lines.append(row(name, dtype, config, group, tokens, found[name, dtype]))
-    ours, theirs = found["perl_jax", "bfloat16"], found.get(("transformers", "bfloat16"))
+            results[name, dtype] = json.loads(run.stdout.splitlines()[-1])
+            lines.append(row(name, dtype, config, group, tokens, results[name, dtype]))
+    ours, theirs = results["perl_jax", "bfloat16"], results.get(("transformers", "bfloat16"))
     parameters = "4.3M" if args.tiny else "3B"
     print(f"{ours['kind']}, {parameters} parameters, prompts of {len(group.prompts[0]):,} tokens\n")
     workload.table(("", "dtype", "update s", "MFU", "decode ms", "tokens a second", "of the memory's rate"), lines)

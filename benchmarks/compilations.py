@@ -29,13 +29,13 @@ def question(config: qwen.Config, rng: np.random.Generator) -> update.Group:
         return rng.integers(config.text.vocab_size // 10, config.text.vocab_size * 9 // 10, count).tolist()
 
     sides = 28 * rng.integers(1, 4, (rng.integers(1, 4), 2))
-    pictures = [rng.integers(0, 256, (*side, 3), np.uint8) for side in sides]
-    orders = [rng.permutation(len(pictures)).tolist() for _ in range(ORDERS)]
-    asked = words(rng.integers(5, 61))
-    shown = [workload.image_tokens(config, picture) for picture in pictures]
-    prompts = [[token for i in order for token in shown[i]] + asked for order in orders]
+    images = [rng.integers(0, 256, (*side, 3), np.uint8) for side in sides]
+    orders = [rng.permutation(len(images)).tolist() for _ in range(ORDERS)]
+    question_text = words(rng.integers(5, 61))
+    tokens_of = [workload.image_tokens(config, image) for image in images]
+    prompts = [[token for i in order for token in tokens_of[i]] + question_text for order in orders]
     responses = [[words(rng.integers(1, TOKENS + 1)) for _ in range(ROLLOUTS)] for _ in orders]
-    return update.Group(pictures, orders, prompts, responses, rng.normal(size=(ORDERS, ROLLOUTS)))
+    return update.Group(images, orders, prompts, responses, rng.normal(size=(ORDERS, ROLLOUTS)))
 
 
 def steps(model: qwen.Qwen2_5_VL, count: int, questions: int = QUESTIONS) -> Iterator[dict[str, float]]:
@@ -52,10 +52,10 @@ def steps(model: qwen.Qwen2_5_VL, count: int, questions: int = QUESTIONS) -> Ite
             ]
             rollout.generate(state.model, prompts, samples=ROLLOUTS, max_new_tokens=TOKENS, seed=step, **LIMITS)
             state, metrics = update.step(state, groups, **MICRO_BATCH, **LIMITS)
-            taken = compilations.take()
+            compiled = compilations.take()
             yield {
-                "programs": taken["compile/count"],
-                "compiling": taken["compile/seconds"],
+                "programs": compiled["compile/count"],
+                "compiling": compiled["compile/seconds"],
                 "seconds": time.perf_counter() - start,
                 "padding": metrics["padding"],
             }

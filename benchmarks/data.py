@@ -32,10 +32,10 @@ from perl_jax.records.prompts import Prompts, opened
 from perl_jax.records.stream import Stream
 from perl_jax.training import batch
 
-RECORDS, PICTURES, SIDE, STEP = 4096, 512, 224, 32  # records of two square images; questions per step
+RECORDS, IMAGES, SIDE, STEP = 4096, 512, 224, 32  # records of two square images; questions per step
 ROUNDS = 15
 PACKING = ("normalise to patches", "pack")  # stages within the step; all others run ahead of it
-SHARED = "transformers, pictures shared"
+SHARED = "transformers, images shared"
 QUESTION = (
     "<image:0><image:1>In {image:0|lower} and {image:1|lower} there are two objects on a wooden table beside a "
     "window. Which of the two pictures shows the larger one, and how can you tell?"
@@ -57,7 +57,7 @@ SIZES = {
 }
 
 
-def picture(rng: np.random.Generator) -> bytes:
+def jpeg(rng: np.random.Generator) -> bytes:
     """A JPEG of coarse shapes with slight noise."""
     shapes = Image.fromarray(rng.integers(0, 256, (SIDE // 8, SIDE // 8, 3), np.uint8))
     smooth = np.asarray(shapes.resize((SIDE, SIDE), Image.Resampling.BICUBIC), np.int16)
@@ -70,11 +70,11 @@ def picture(rng: np.random.Generator) -> bytes:
 def make(directory: Path) -> None:
     """Writes records to `directory`/records and a small model's tokenizer and config to `directory`/model."""
     rng = np.random.default_rng(0)
-    pictures = [picture(rng) for _ in range(PICTURES)]
-    made = (
+    image_bytes = [jpeg(rng) for _ in range(IMAGES)]
+    rows = (
         {
             "id": str(i),
-            "images": [pictures[i % PICTURES], pictures[7 * i % PICTURES - 1]],
+            "images": [image_bytes[i % IMAGES], image_bytes[7 * i % IMAGES - 1]],
             "question": QUESTION,
             "choices": CHOICES,
             "answer": "AB"[i % 2],
@@ -86,7 +86,7 @@ def make(directory: Path) -> None:
         }
         for i in range(RECORDS)
     )
-    records.write({"train": made}, str(directory / "records"))
+    records.write({"train": rows}, str(directory / "records"))
     from_scratch.make(directory / "model", SIZES, [QUESTION, *CHOICES, base.get_config().prompt.instruction])
 
 
@@ -101,11 +101,11 @@ class Ours:
         stream = Stream(str(directory / "records"), seed=self.config.seed)
         self.questions = batch.Questions(self.config, stream, self.prompts)
 
-    def whole(self) -> None:
+    def prepare_step(self) -> None:
         """Prepares a step's questions, including packing."""
         self.step += 1
-        asked = self.questions.take(STEP, 1, 0.5, self.step)
-        self.pack([prompt for question in asked for prompt in question.prompts])
+        questions = self.questions.take(STEP, 1, 0.5, self.step)
+        self.pack([prompt for question in questions for prompt in question.prompts])
 
     def pack(self, prompts):
         """Packs the inputs of a rollout."""
@@ -121,20 +121,20 @@ class Ours:
 
         read = [self.split[i] for i in range(STEP)]
         done("read the record")
-        asked = [opened(record) for record in read]
-        done("open the pictures' headers")
-        orders = [permute.draw_orders(record, 1, 0.5, seed=0, epoch=0, step=1) for record in asked]
+        opened_records = [opened(record) for record in read]
+        done("open the image headers")
+        orders = [permute.draw_orders(record, 1, 0.5, seed=0, epoch=0, step=1) for record in opened_records]
         samples = [
             permute.render(permute.apply(record, order))
-            for record, found in zip(asked, orders)
-            for order in dict.fromkeys(found)
+            for record, drawn_orders in zip(opened_records, orders)
+            for order in dict.fromkeys(drawn_orders)
         ]
         done("draw and render its orders")
         prompts = [self.prompts.encode(sample) for sample in samples]
         done("tokenise (1.5 prompts)")
-        self.prompts.prepare([record["images"] for record in asked], 1, {0})
+        self.prompts.prepare([record["images"] for record in opened_records], 1, {0})
         done("hash, decode and resize")
-        for image in (image for record in asked for image in record["images"]):
+        for image in (image for record in opened_records for image in record["images"]):
             images.patches(image, self.model.vision, **self.prompts.limits)
         done("normalise to patches")
         self.pack(prompts)
@@ -163,8 +163,8 @@ class Peer:
             for number, order in enumerate(((0, 1), (1, 0))):
                 sample = permute.render(permute.apply(record, order))
                 if not (shared and number):
-                    found = self.pixels(sample["images"])
-                self.ids(sample, found["image_grid_thw"])
+                    pixels = self.pixels(sample["images"])
+                self.ids(sample, pixels["image_grid_thw"])
 
     def pixels(self, encoded):
         """Patches and grids of encoded images."""
@@ -179,18 +179,18 @@ class Peer:
         text = tokenizer.apply_chat_template(
             [*system, {"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
         )
-        first, *rest = text.split(token)
-        spelt = [token * (int(grid.prod()) // self.per_token) + part for grid, part in zip(grids, rest)]
-        return tokenizer(first + "".join(spelt), add_special_tokens=False)["input_ids"]
+        first, *others = text.split(token)
+        expanded = [token * (int(grid.prod()) // self.per_token) + part for grid, part in zip(grids, others)]
+        return tokenizer(first + "".join(expanded), add_special_tokens=False)["input_ids"]
 
 
 def check(ours: Ours, peer: Peer) -> None:
     """Raises ValueError unless both loaders give equal results for a record."""
     sample = permute.render(ours.split[0])
-    found = peer.pixels(sample["images"])
-    ids, pictures = ours.prompts.encode(opened(sample))
-    patches = np.concatenate([images.patches(each, ours.model.vision, **ours.prompts.limits)[0] for each in pictures])
-    if ids != peer.ids(sample, found["image_grid_thw"]) or not np.array_equal(patches, found["pixel_values"]):
+    theirs = peer.pixels(sample["images"])
+    ids, decoded = ours.prompts.encode(opened(sample))
+    patches = np.concatenate([images.patches(each, ours.model.vision, **ours.prompts.limits)[0] for each in decoded])
+    if ids != peer.ids(sample, theirs["image_grid_thw"]) or not np.array_equal(patches, theirs["pixel_values"]):
         raise ValueError("the peer prepares another prompt")
 
 
@@ -201,7 +201,7 @@ def measure(directory: Path, cores: list[int]) -> dict:
     peer = Peer(ours)
     check(ours, peer)
     loaders = {
-        "perl_jax": ours.whole,
+        "perl_jax": ours.prepare_step,
         SHARED: lambda: peer.step_of(True),
         "transformers, each prompt by itself": lambda: peer.step_of(False),
     }
@@ -209,11 +209,11 @@ def measure(directory: Path, cores: list[int]) -> dict:
     return {
         "loaders": workload.alternate(loaders, ROUNDS, time.process_time),
         "stages": {name: statistics.median(run[name] for run in stages) for name in stages[0]},
-        "clock": workload.alternate({"": ours.whole}, ROUNDS)[""],
+        "clock": workload.alternate({"": ours.prepare_step}, ROUNDS)[""],
     }
 
 
-def started(directory: str, cores: list[int]) -> dict:
+def measure_in_process(directory: str, cores: list[int]) -> dict:
     """Runs `measure` in a separate process."""
     command = [sys.executable, "-m", "benchmarks.data", directory, json.dumps(cores)]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
@@ -224,8 +224,8 @@ def main() -> None:
     cores = sorted(os.sched_getaffinity(0))[:2]
     with tempfile.TemporaryDirectory(prefix="perl_jax-data-") as directory:
         make(Path(directory))
-        one, two = started(directory, cores[:1]), started(directory, cores)
-    print(f"{RECORDS} records of two pictures, steps of {STEP}; median of {ROUNDS}; ids and patches equal\n")
+        one, two = measure_in_process(directory, cores[:1]), measure_in_process(directory, cores)
+    print(f"{RECORDS} records of two images, steps of {STEP}; median of {ROUNDS}; ids and patches equal\n")
     ours = one["loaders"]["perl_jax"]
     rows = [*one["stages"].items(), ("all of it, as the trainer does it", ours)]
     workload.table(
@@ -241,9 +241,9 @@ def main() -> None:
         f"\nBy the clock {STEP / one['clock']:.0f} a second on one core, "
         f"{one['clock'] / two['clock']:.1f} times that on {len(cores)}."
     )
-    ahead = sum(seconds for name, seconds in one["stages"].items() if name not in PACKING)
+    before_packing = sum(seconds for name, seconds in one["stages"].items() if name not in PACKING)
     workload.conclude(
-        f"a core makes {STEP / ahead:.0f} two-picture questions a second ready ahead of a step, in two "
+        f"a core makes {STEP / before_packing:.0f} two-image questions a second ready ahead of a step, in two "
         f"orders each; with their patches packed {STEP / ours:.0f}, {one['loaders'][SHARED] / ours:.1f} "
         "times transformers"
     )

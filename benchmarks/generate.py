@@ -21,7 +21,7 @@ def theirs_inputs(prompts) -> dict[str, torch.Tensor]:
     longest = max(len(ids) for ids, _ in prompts)
     rows = torch.tensor([[0] * (longest - len(ids)) + ids for ids, _ in prompts])
     mask = torch.tensor([[0] * (longest - len(ids)) + [1] * len(ids) for ids, _ in prompts])
-    values, grids = peer.pixels([image for _, shown in prompts for image in shown])
+    values, grids = peer.pixels([image for _, images in prompts for image in images])
     return {
         "input_ids": rows,
         "attention_mask": mask,
@@ -35,10 +35,11 @@ def main() -> None:
     rng = np.random.default_rng(0)
     model = workload.model()
     prompts = [
-        workload.prompt(workload.pictures(2, 84, rng), length, rng) for length in rng.integers(83, 98, PROMPTS).tolist()
+        workload.prompt(workload.random_images(2, 84, rng), length, rng)
+        for length in rng.integers(83, 98, PROMPTS).tolist()
     ]
     theirs = peer.model(model).eval()
-    given = theirs_inputs(prompts)
+    inputs = theirs_inputs(prompts)
     settings = {
         "max_new_tokens": TOKENS,
         "min_new_tokens": TOKENS,
@@ -52,7 +53,7 @@ def main() -> None:
 
     @torch.inference_mode()
     def sampled(**options):
-        return theirs.generate(**given, **{**settings, **options})[:, given["input_ids"].shape[1] :].numpy()
+        return theirs.generate(**inputs, **{**settings, **options})[:, inputs["input_ids"].shape[1] :].numpy()
 
     greedy, expected = ours(samples=1, temperature=0.0).tokens[:, 0], sampled(do_sample=False)
     if not np.array_equal(greedy, expected):

@@ -37,11 +37,11 @@ GB = 1e9
 
 def config() -> qwen.Config:
     """The 3B with 12 of its 36 layers, 1 of 32 in the vision tower, and a fifth of the vocabulary."""
-    whole = qwen.Config.published("3B")
+    full = qwen.Config.published("3B")
     return dataclasses.replace(
-        whole,
-        vision=dataclasses.replace(whole.vision, depth=1, fullatt_block_indexes=(0,)),
-        text=dataclasses.replace(whole.text, num_hidden_layers=12, vocab_size=32000),
+        full,
+        vision=dataclasses.replace(full.vision, depth=1, fullatt_block_indexes=(0,)),
+        text=dataclasses.replace(full.text, num_hidden_layers=12, vocab_size=32000),
         image_token_id=31999,
         video_token_id=31998,
         vision_start_token_id=31997,
@@ -54,13 +54,13 @@ def make(path: Path) -> int:
     sizes = config()
     (path / "config.json").write_text(json.dumps(sizes.to_hf()))
     tensors = jax.eval_shape(lambda: qwen.named(qwen.Qwen2_5_VL(sizes, rngs=nnx.Rngs(0))))
-    files, room = [], 0
+    files, free = [], 0
     for name, tensor in tensors.items():
-        if not files or tensor.size * 2 > room:
+        if not files or tensor.size * 2 > free:
             files.append({})
-            room = FILE_BYTES
+            free = FILE_BYTES
         files[-1][name] = tensor
-        room -= tensor.size * 2
+        free -= tensor.size * 2
     places = {}
     for number, content in enumerate(files, start=1):
         file = f"model-{number:05}-of-{len(files):05}.safetensors"
@@ -114,17 +114,17 @@ def resident() -> tuple[int, int]:
 
 
 def load(path: Path, dtype: str, coordinator: str, index: int) -> dict[str, float]:
-    """One process's part: weights held, peak memory and time, in bytes and seconds."""
+    """One process's part: weights, peak memory and time, in bytes and seconds."""
     processes.join(coordinator, PROCESSES, index)
     with jax.set_mesh(mesh.make(fsdp=DEVICES)):
-        mesh.whole(jnp.zeros(1)).block_until_ready()  # excludes memory used by startup
+        mesh.replicated(jnp.zeros(1)).block_until_ready()  # excludes memory used by startup
         started = time.monotonic()
         with Memory() as memory:
             model = qwen.load(path, dtype=dtype, sharding=mesh.sharding)
             weights = jax.block_until_ready(jax.tree.leaves(nnx.state(model)))
         seconds = time.monotonic() - started
-    held = sum(shard.data.nbytes for weight in weights for shard in weight.addressable_shards)
-    return {"held": held, "anon": memory.anon, "file": memory.file, "seconds": seconds}
+    weight_bytes = sum(shard.data.nbytes for weight in weights for shard in weight.addressable_shards)
+    return {"held": weight_bytes, "anon": memory.anon, "file": memory.file, "seconds": seconds}
 
 
 def measured(path: Path, dtype: str) -> list[dict[str, float]]:
@@ -134,7 +134,7 @@ def measured(path: Path, dtype: str) -> list[dict[str, float]]:
         coordinator = f"localhost:{free.getsockname()[1]}"
     flags = f"--xla_force_host_platform_device_count={DEVICES // PROCESSES}"
     command = [sys.executable, "-m", "benchmarks.loading", str(path), dtype, coordinator]
-    started = [
+    loading = [
         subprocess.Popen(
             [*command, str(index)],
             env=os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
@@ -144,13 +144,13 @@ def measured(path: Path, dtype: str) -> list[dict[str, float]]:
         for index in range(PROCESSES)
     ]
     try:
-        said = [process.communicate(timeout=600)[0] for process in started]
+        outputs = [process.communicate(timeout=600)[0] for process in loading]
     finally:
-        for process in started:
+        for process in loading:
             process.kill()
-    if any(process.returncode for process in started):
+    if any(process.returncode for process in loading):
         raise SystemExit("a process that loads has failed; it says why above")
-    return [json.loads(text.splitlines()[-1]) for text in said]
+    return [json.loads(text.splitlines()[-1]) for text in outputs]
 
 
 def main() -> None:
@@ -158,20 +158,20 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="perl_jax-loading-") as directory:
         size = make(Path(directory))
         for dtype in ("bfloat16", "float32"):
-            for index, found in enumerate(measured(Path(directory), dtype)):
-                share = found["anon"] / found["held"]
+            for index, result in enumerate(measured(Path(directory), dtype)):
+                share = result["anon"] / result["held"]
                 table.append(
                     (
                         dtype,
                         str(index),
-                        *(f"{found[name] / GB:.2f} GB" for name in ("held", "anon")),
+                        *(f"{result[name] / GB:.2f} GB" for name in ("held", "anon")),
                         f"{share:.2f}",
-                        f"{found['file'] / GB:.2f} GB",
-                        f"{found['seconds']:.0f}",
+                        f"{result['file'] / GB:.2f} GB",
+                        f"{result['seconds']:.0f}",
                     )
                 )
                 shares.append(share)
-    columns = ("dtype", "process", "weights held", "own memory at most", "ratio", "mapped of the files", "seconds")
+    columns = ("dtype", "process", "weights", "most process memory", "ratio", "mapped of the files", "seconds")
     workload.table(columns, table)
     workload.conclude(
         f"{size / GB:.1f} GB of weights on {PROCESSES} processes: loading takes at most "

@@ -25,27 +25,28 @@ def place(key):
 
 
 def with_lengths(longest: float):
-    """`rollout.draw` with prescribed lengths: LONG for streams whose `place` is at least `longest`, else SHORT."""
-    plain = rollout.draw
+    """`rollout.sample_token` with prescribed lengths: LONG where `place` is at least `longest`, else SHORT."""
+    original = rollout.sample_token
 
-    def draw(model, options, keys, hidden, t):
-        token, *logprobs = plain(model, options, keys, hidden, t)
+    def sample_token(model, options, keys, hidden, t):
+        token, *logprobs = original(model, options, keys, hidden, t)
         length = jnp.where(jax.vmap(jax.vmap(place))(keys) < longest, SHORT, LONG)
         return jnp.where(t + 1 == length, END, jnp.where(token == END, END + 1, token)), *logprobs
 
-    return draw
+    return sample_token
 
 
 def main() -> None:
     rng = np.random.default_rng(0)
     model = workload.model()
     prompts = [
-        workload.prompt(workload.pictures(2, 84, rng), length, rng) for length in rng.integers(83, 98, PROMPTS).tolist()
+        workload.prompt(workload.random_images(2, 84, rng), length, rng)
+        for length in rng.integers(83, 98, PROMPTS).tolist()
     ]
     keys = [
         jax.random.fold_in(jax.random.fold_in(jax.random.key(0), n), g) for n in range(PROMPTS) for g in range(SAMPLES)
     ]
-    rollout.draw = with_lengths(sorted(map(place, keys))[-round(SHARE * len(keys))])
+    rollout.sample_token = with_lengths(sorted(map(place, keys))[-round(SHARE * len(keys))])
 
     def tail():
         return rollout.generate(model, prompts, samples=SAMPLES, max_new_tokens=LONG, eos_ids=[END])
@@ -53,18 +54,18 @@ def main() -> None:
     def full():
         return rollout.generate(model, prompts, samples=SAMPLES, max_new_tokens=SHORT)
 
-    def alone():
+    def single():
         return rollout.generate(model, prompts[:1], samples=1, max_new_tokens=LONG)
 
     out = tail()
     tokens, longest = int(out.lengths.sum()), int(out.lengths.max())
-    seconds = workload.alternate({"tail": tail, "full": full, "alone": alone}, ROUNDS)
-    full_rate, alone_rate = PROMPTS * SAMPLES * SHORT / seconds["full"], LONG / seconds["alone"]
-    ideal = max(tokens / full_rate, longest / alone_rate)
+    seconds = workload.alternate({"tail": tail, "full": full, "single stream": single}, ROUNDS)
+    full_rate, single_rate = PROMPTS * SAMPLES * SHORT / seconds["full"], LONG / seconds["single stream"]
+    ideal = max(tokens / full_rate, longest / single_rate)
     share = np.mean(out.lengths == LONG)
     print(
         f"{PROMPTS * SAMPLES} responses, {share:.0%} of {LONG} tokens, others of {SHORT}; tokens a second: "
-        f"{full_rate:,.0f} in a full batch, {alone_rate:,.0f} alone; median of {ROUNDS}\n"
+        f"{full_rate:,.0f} in a full batch, {single_rate:,.0f} in a single stream; median of {ROUNDS}\n"
     )
     rows = {
         "ideal": ideal,

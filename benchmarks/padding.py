@@ -30,24 +30,24 @@ def main() -> None:
     table, shares = [], []
     for lengths in (ragged, skewed):
         rng, groups = np.random.default_rng(0), []
-        drawn = [lengths(rng) for _ in range(QUESTIONS)]
-        for prompts, responses in drawn:
+        lengths_drawn = [lengths(rng) for _ in range(QUESTIONS)]
+        for prompts, responses in lengths_drawn:
             ids = [rng.integers(0, workload.WORDS, n) for n in prompts]
             answers = [[rng.integers(0, workload.WORDS, n) for n in row] for row in responses]
             groups.append(tree_packing.Group([], [()] * ORDERS, ids, answers, np.zeros((ORDERS, ROLLOUTS))))
         forest = tree_packing.pack(workload.CONFIG, groups, ROWS, ROW_TOKENS, None, None)
-        prompt = np.array([prompts for prompts, _ in drawn])
-        response = np.array([responses for _, responses in drawn])
+        prompt = np.array([prompts for prompts, _ in lengths_drawn])
+        response = np.array([responses for _, responses in lengths_drawn])
         shared = prompt.sum() + response.sum()
         dense = prompt.size * (prompt.max() + ROLLOUTS * response.max())
-        alone = (prompt * ROLLOUTS).sum() + response.sum(), response.size * (prompt.max() + response.max())
+        single = (prompt * ROLLOUTS).sum() + response.sum(), response.size * (prompt.max() + response.max())
         table.append(
             (
                 lengths.__name__,
                 f"{shared:,}",
                 f"{forest.padding:.1%}",
                 f"{1 - shared / dense:.1%}",
-                f"{1 - alone[0] / alone[1]:.1%} of {alone[1] / shared:.1f} times as many",
+                f"{1 - single[0] / single[1]:.1%} of {single[1] / shared:.1f} times as many",
             )
         )
         shares.append(f"{forest.padding:.0%} of the {lengths.__name__} set")

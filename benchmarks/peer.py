@@ -18,7 +18,7 @@ def model(ours: qwen.Qwen2_5_VL):
         return transformers.Qwen2_5_VLForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
 
 
-def pixels(pictures) -> tuple[torch.Tensor, torch.Tensor]:
+def pixels(images) -> tuple[torch.Tensor, torch.Tensor]:
     """(patches of all images, their grids), in transformers' format."""
-    patches = [image_processing.patches(picture, workload.CONFIG.vision) for picture in pictures]
+    patches = [image_processing.patches(image, workload.CONFIG.vision) for image in images]
     return torch.tensor(np.concatenate([values for values, _ in patches])), torch.tensor([grid for _, grid in patches])

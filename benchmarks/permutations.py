@@ -17,7 +17,7 @@ from models import qwen2_5_vl as qwen
 from perl_jax import rollout, update
 from perl_jax.engine import flops, tree_packing
 
-QUESTIONS, PICTURES, SIDE, PROMPT, ROLLOUTS, TOKENS, ROUNDS = 2, 4, 224, 303, 12, 64, 3
+QUESTIONS, IMAGES, SIDE, PROMPT, ROLLOUTS, TOKENS, ROUNDS = 2, 4, 224, 303, 12, 64, 3
 
 
 def questions(orders: int) -> list[update.Group]:
@@ -25,27 +25,27 @@ def questions(orders: int) -> list[update.Group]:
     groups = []
     for q in range(QUESTIONS):
         rng = np.random.default_rng(q)
-        pictures = workload.pictures(PICTURES, SIDE, rng)
-        shown = [tuple(np.roll(range(PICTURES), o).tolist()) for o in range(orders)]
-        prompts = [workload.prompt([pictures[i] for i in order], PROMPT, rng)[0] for order in shown]
+        images = workload.random_images(IMAGES, SIDE, rng)
+        image_orders = [tuple(np.roll(range(IMAGES), o).tolist()) for o in range(orders)]
+        prompts = [workload.prompt([images[i] for i in order], PROMPT, rng)[0] for order in image_orders]
         responses = rng.integers(0, workload.WORDS, (orders, ROLLOUTS // orders, TOKENS)).tolist()
         advantages = rng.normal(size=(orders, ROLLOUTS // orders))
-        groups.append(update.Group(pictures, shown, prompts, responses, advantages))
+        groups.append(update.Group(images, image_orders, prompts, responses, advantages))
     return groups
 
 
 def peak(state: update.State, groups: list[update.Group]) -> int:
     """Peak bytes held by a micro-batch's programs, excluding weights, gradients and optimizer state."""
-    held, sizes = 0, []
+    kept_bytes, sizes = 0, []
     embed, add_rows, add_pulled = update._embed, update._add_rows, update._add_pulled
 
     def measured(program, *args):
-        nonlocal held
+        nonlocal kept_bytes
         compiled = program.lower(*args).compile().memory_analysis()
-        sizes.append(held + compiled.temp_size_in_bytes)
+        sizes.append(kept_bytes + compiled.temp_size_in_bytes)
         out = program(*args)
         if program is embed:
-            held = compiled.output_size_in_bytes  # embeddings, and the residuals of their gradient
+            kept_bytes = compiled.output_size_in_bytes  # embeddings, and the residuals of their gradient
         return out
 
     update._embed, update._add_rows, update._add_pulled = (partial(measured, f) for f in (embed, add_rows, add_pulled))
@@ -69,7 +69,7 @@ def main() -> None:
         "update s",
         "all s",
         "prompt cache MB",
-        "own caches MB",
+        "response caches MB",
         "update's peak MB",
     )
     times = {}
@@ -109,8 +109,10 @@ def main() -> None:
         )
 
     workload.table(columns, map(measured, range(4)))
-    vision, whole = (times[3][i] / times[0][i] for i in (0, 3))
-    workload.conclude(f"four orders for one: {vision:.1f} times the vision tower's time, {whole:.1f} times the step's")
+    vision, step_ratio = (times[3][i] / times[0][i] for i in (0, 3))
+    workload.conclude(
+        f"four orders for one: {vision:.1f} times the vision tower's time, {step_ratio:.1f} times the step's"
+    )
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ RUNS = [  # (config, topology)
     ("perl_72b.py", "v5p:4x4x4"),
     ("perl_72b.py", "v6e:16x16"),
 ]
-SAID = """\
+SUMMARY = """\
 By `python -m benchmarks.plans`, 900 steps with the paper's lengths: memory compiled ahead of time by libtpu, or
 estimated; times by roofline at 40% of a device's rates, the network's on top where not hidden. Nothing was run."""
 HEAD = """\
@@ -52,19 +52,19 @@ def config_of(name: str) -> ConfigDict:
 def planned(name: str, topology: str) -> tuple[str, str]:
     """(a run's line in the table, its report)."""
     config = config_of(name)
-    found = plan.plan(config, topology, ASSUMED)
-    second, worst = sum(found.seconds.values()), max(found.needed, key=found.needed.get)
+    estimate = plan.plan(config, topology, ASSUMED)
+    second, worst = sum(estimate.seconds.values()), max(estimate.needed, key=estimate.needed.get)
     hours = config.total_steps * second / 3600
     line = (
-        f"| `{name}` | {topology} | {found.worst:.0%} in {worst}{'' if found.worst <= 1 else ': does not fit'} | "
-        f"{second:.0f} | {'' if found.network is None else f'{found.network:.0f}'} | {hours:.0f} | "
-        f"{hours * found.count:,.0f} | {'compiled' if found.compiled else 'estimated'}, {date.today()} |"
+        f"| `{name}` | {topology} | {estimate.worst:.0%} in {worst}{'' if estimate.worst <= 1 else ': does not fit'} | "
+        f"{second:.0f} | {'' if estimate.network is None else f'{estimate.network:.0f}'} | {hours:.0f} | "
+        f"{hours * estimate.count:,.0f} | {'compiled' if estimate.compiled else 'estimated'}, {date.today()} |"
     )
-    _, _, body = plan.report(config, found, ASSUMED, 0.0).partition("\n")
-    return line, f"## `{name}` on {topology}\n\n{found.count} x {found.device}, {body.strip()}"
+    _, _, body = plan.report(config, estimate, ASSUMED, 0.0).partition("\n")
+    return line, f"## `{name}` on {topology}\n\n{estimate.count} x {estimate.device}, {body.strip()}"
 
 
-def written(file: Path) -> dict[tuple[str, str], tuple[str, str]]:
+def existing(file: Path) -> dict[tuple[str, str], tuple[str, str]]:
     """{(config, topology): (line, report)} of the existing file."""
     text = file.read_text(encoding="utf-8") if file.exists() else ""
     keys = r"^\| `(\S+)` \| (\S+) \|"
@@ -78,10 +78,10 @@ def main(names: list[str]) -> None:
         if not names or any(part.startswith(name) for part in run for name in names):
             line, report = planned(*run)
             print(line, flush=True)
-            runs = written(FILE) | {run: (line, report)}
+            runs = existing(FILE) | {run: (line, report)}
             lines, reports = zip(*(runs[run] for run in RUNS if run in runs))
             table = "\n".join([HEAD, *lines])
-            text = "\n\n".join(["# What the paper's runs would take", SAID, table, *reports]) + "\n"
+            text = "\n\n".join(["# What the paper's runs would take", SUMMARY, table, *reports]) + "\n"
             FILE.write_text(text, encoding="utf-8")
 
 

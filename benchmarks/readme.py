@@ -21,7 +21,7 @@ def machine() -> str:
     return f"{os.cpu_count()} cores of {names[0] if names else platform.processor() or platform.machine()}"
 
 
-SHOWN = (
+CONSISTENCY_COLUMNS = (
     "",
     "accuracy",
     "permuted accuracy",
@@ -30,7 +30,13 @@ SHOWN = (
     "flip rate, original order again",
     "flips by the order, points",
 )  # columns of the consistency table in report.md
-COMPARED = ("", "questions of both", "permuted accuracy, points", "consistent accuracy, points", "flip rate, points")
+DIFFERENCE_COLUMNS = (
+    "",
+    "questions of both",
+    "permuted accuracy, points",
+    "consistent accuracy, points",
+    "flip rate, points",
+)
 
 
 def demo(file: Path) -> str:
@@ -47,22 +53,22 @@ def demo(file: Path) -> str:
             f"`bash launch/demo.sh` on {machine()}, {written}. Greedy answers, in the original and two drawn orders:",
             figures,
             "The exported models, answers drawn at temperature 1, in all orders and as often in the original alone:",
-            columns(consistency, SHOWN),
-            columns(differences, COMPARED),
+            columns(consistency, CONSISTENCY_COLUMNS),
+            columns(differences, DIFFERENCE_COLUMNS),
         ]
     )
 
 
 def tables(text: str) -> list[str]:
     """The Markdown tables in a text."""
-    return [found.strip() for found in re.findall(r"(?:^\|.*\|\n?)+", text, re.MULTILINE)]
+    return [table.strip() for table in re.findall(r"(?:^\|.*\|\n?)+", text, re.MULTILINE)]
 
 
 def columns(table: str, names: Sequence[str]) -> str:
     """A Markdown table reduced to these columns."""
     rows = [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in table.strip().splitlines()]
-    chosen = [rows[0].index(name) for name in names]
-    return "\n".join("| " + " | ".join(row[place] for place in chosen) + " |" for row in rows)
+    indices = [rows[0].index(name) for name in names]
+    return "\n".join("| " + " | ".join(row[place] for place in indices) + " |" for row in rows)
 
 
 def speed(file: Path) -> str:
@@ -70,16 +76,16 @@ def speed(file: Path) -> str:
     text = file.read_text(encoding="utf-8")
     [where] = re.findall(r"^(`python -m benchmarks.results` on [^\n]*?)\. ", text, re.MULTILINE)
     sections = re.findall(r"^## `python -m (benchmarks\.\w+)`$(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL)
-    lines = [f"- `{name}`: {re.findall('[*][*](.+)[*][*]', said)[-1]}" for name, said in sections]
+    lines = [f"- `{name}`: {re.findall('[*][*](.+)[*][*]', text_of)[-1]}" for name, text_of in sections]
     return "\n".join([f"{where}:", "", *lines])
 
 
 def plan(file: Path) -> str:
     """How the plans were made, and the table's first row for each config."""
-    said, table = file.read_text(encoding="utf-8").split("\n\n")[1:3]
+    summary, table = file.read_text(encoding="utf-8").split("\n\n")[1:3]
     header, line, *rows = table.splitlines()
     first = {re.split("[`:]", row)[1]: row for row in reversed(rows)}
-    return "\n".join([f"{said} All: `benchmarks/PLANS.md`.", "", header, line, *reversed(first.values())])
+    return "\n".join([f"{summary} All: `benchmarks/PLANS.md`.", "", header, line, *reversed(first.values())])
 
 
 TABLES = {
@@ -100,10 +106,10 @@ def fill(readme: str, name: str, content: str) -> str:
 def main() -> None:
     page = REPOSITORY / "README.md"
     text = page.read_text(encoding="utf-8")
-    for name, (file, shown) in TABLES.items():
+    for name, (file, formatter) in TABLES.items():
         source = REPOSITORY / file
         if source.exists():
-            text = fill(text, name, shown(source))
+            text = fill(text, name, formatter(source))
             print(f"{name}: {file}")
         else:
             print(f"{name}: left as it is; there is no {file}")

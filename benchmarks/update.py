@@ -14,17 +14,17 @@ from benchmarks import peer, workload
 from models import qwen2_5_vl as qwen
 from perl_jax import update
 
-PROMPT, ORDERS, ROLLOUTS, TOKENS, PICTURES, SIDE, ROUNDS = 303, 2, 8, 64, 4, 224, 5
+PROMPT, ORDERS, ROLLOUTS, TOKENS, IMAGES, SIDE, ROUNDS = 303, 2, 8, 64, 4, 224, 5
 NEAR = 1e-4
 
 
 def question(rng: np.random.Generator) -> update.Group:
     """The benchmark's question."""
-    pictures = workload.pictures(PICTURES, SIDE, rng)
-    orders = [list(range(PICTURES)), list(range(PICTURES))[::-1]][:ORDERS]
-    prompts = [workload.prompt([pictures[i] for i in order], PROMPT, rng)[0] for order in orders]
+    images = workload.random_images(IMAGES, SIDE, rng)
+    orders = [list(range(IMAGES)), list(range(IMAGES))[::-1]][:ORDERS]
+    prompts = [workload.prompt([images[i] for i in order], PROMPT, rng)[0] for order in orders]
     responses = rng.integers(0, workload.WORDS, (ORDERS, ROLLOUTS, TOKENS)).tolist()
-    return update.Group(pictures, orders, prompts, responses, rng.normal(size=(ORDERS, ROLLOUTS)))
+    return update.Group(images, orders, prompts, responses, rng.normal(size=(ORDERS, ROLLOUTS)))
 
 
 def unshared(group: update.Group) -> list[update.Group]:
@@ -51,7 +51,7 @@ class Naive:
     def step(self, rows: int) -> tuple[np.ndarray, float]:
         """The logprobs and the gradient norm, `rows` rollouts at a time."""
         self.model.zero_grad()
-        found = []
+        logprobs = []
         for start in range(0, len(self.rows), rows):
             part = slice(start, start + rows)
             ids = self.rows[part]
@@ -66,9 +66,9 @@ class Naive:
             )
             logp = torch.log_softmax(out.logits[:, :-1], -1).gather(2, ids[:, PROMPT:, None])[..., 0]
             (-(self.advantages[part, None] * logp).sum() / (len(self.rows) * TOKENS)).backward()
-            found.append(logp.detach().numpy())
+            logprobs.append(logp.detach().numpy())
         norm = torch.nn.utils.get_total_norm([p.grad for p in self.model.parameters() if p.grad is not None])
-        return np.concatenate(found), float(norm)
+        return np.concatenate(logprobs), float(norm)
 
 
 def main() -> None:
@@ -101,9 +101,9 @@ def main() -> None:
         ("update", "seconds", "ratio"),
         ((name, f"{value:.2f}", f"{base / value:.1f}") for name, value in seconds.items()),
     )
-    ours, alone = seconds["perl_jax"], seconds["perl_jax, nothing shared"]
+    ours, unshared_seconds = seconds["perl_jax"], seconds["perl_jax, nothing shared"]
     workload.conclude(
-        f"an update: {base / ours:.1f} times as fast as transformers, {alone / ours:.1f} times our own "
+        f"an update: {base / ours:.1f} times as fast as transformers, {unshared_seconds / ours:.1f} times our own "
         "code with nothing shared"
     )
 

@@ -43,7 +43,7 @@ def model(seed: int = 0) -> qwen.Qwen2_5_VL:
     return qwen.Qwen2_5_VL(CONFIG, rngs=nnx.Rngs(seed))
 
 
-def pictures(count: int, side: int, rng: np.random.Generator) -> list[np.ndarray]:
+def random_images(count: int, side: int, rng: np.random.Generator) -> list[np.ndarray]:
     """Random images, uint8 [side, side, 3]."""
     return [rng.integers(0, 256, (side, side, 3), np.uint8) for _ in range(count)]
 

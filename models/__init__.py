@@ -15,12 +15,13 @@ layers, images, packing, chat, weights, adapters) and perl_jax use these names o
 
     Config                              as below, by Config.from_hf(config.json as a dict); to_hf() is the inverse
     Model                               as below, an nnx.Module
+    NAME                                the family's name in texts, such as Qwen2.5-VL
     published() -> {hub id: Config}     built-in sizes
-    pack_images(config.vision, batches, shards=1, own=None) -> [(pack, index), ...]
+    pack_images(config.vision, batches, shards=1, local_shards=None) -> [(pack, index), ...]
         For each batch of images (`packing.Prepared`) its pack, or None where no batch has an image: a pytree of arrays
         [R, ...] in R rows, a multiple of `shards`, all packs of one shape, with `images`: int32 [R, C], the index in
         the row of each patch's image, -1 for none. And for each image the (row, place) of its merged tokens, int32
-        [n, 2]. Patches are left zero in rows of shards that are not in `own`.
+        [n, 2]. Patches are left zero in rows of shards that are not in `local_shards`.
     pack_shapes(config.vision, patches, count, shards) -> such a pack of jax.ShapeDtypeStruct
         Of `count` images of so many patches each.
     from_scratch.make(path, sizes, texts, seed=0, vocab_size=1000)
@@ -37,6 +38,7 @@ from typing import Any, Protocol
 
 from models.errors import InputError
 
+MARKER = "<image>"  # in the text of a chat message: the place of the next of its images
 FAMILIES = {"qwen2_5_vl": "Qwen2_5_VLForConditionalGeneration"}  # model_type: its entry in `architectures`
 
 
@@ -45,11 +47,11 @@ def family(config: Any) -> ModuleType:
     if not isinstance(config, Mapping):
         return importlib.import_module(f"models.{config.model_type}")
     kind, architectures = config.get("model_type"), config.get("architectures")
-    found = [name for name, its in FAMILIES.items() if kind == name or (kind is None and architectures == [its])]
-    if not found:
+    names = [name for name, its in FAMILIES.items() if kind == name or (kind is None and architectures == [its])]
+    if not names:
         known = ", ".join(FAMILIES)
         raise InputError(f"config.json: model_type is {kind!r}, architectures {architectures!r}: known are {known}")
-    return importlib.import_module(f"models.{found[0]}")
+    return importlib.import_module(f"models.{names[0]}")
 
 
 def read_config(path: str | Path) -> "Config":
@@ -66,12 +68,12 @@ def published() -> dict[str, "Config"]:
 
 
 # Imported lazily, like families: `models` is imported everywhere, also in workers without JAX.
-_HOMES = {"load": "weights", "save": "weights", "named": "weights", "pack": "packing", "Processor": "processing"}
+_MODULES = {"load": "weights", "save": "weights", "named": "weights", "pack": "packing", "Processor": "processing"}
 
 
 def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(importlib.import_module(f"models.{_HOMES[name]}"), name)
+    if name in _MODULES:
+        return getattr(importlib.import_module(f"models.{_MODULES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -22,7 +22,7 @@ def open_image(data: bytes, where: str) -> Image.Image:
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
         image.load()
-        return rgb(ImageOps.exif_transpose(image), where)
+        return to_rgb(ImageOps.exif_transpose(image), where)
     except InputError:
         raise
     except Exception as error:  # decoders raise various exceptions for broken bytes
@@ -47,13 +47,13 @@ class Encoded:
 
     def decoded(self) -> Image.Image:
         """The image, decoded at each call; errors as `open_image`, and InputError if its size is not the header's."""
-        picture = open_image(self._data, self._where)
-        if picture.size != (self.width, self.height):
+        image = open_image(self._data, self._where)
+        if image.size != (self.width, self.height):
             raise InputError(
                 f"{self._where}: its header says {self.width} x {self.height} pixels, but it has "
-                f"{picture.width} x {picture.height}: save it anew"
+                f"{image.width} x {image.height}: save it anew"
             )
-        return picture
+        return image
 
     def resized(self, width: int, height: int) -> Image.Image:
         """`decoded` in another size; the last size is cached."""
@@ -67,12 +67,12 @@ class Encoded:
         return hashlib.blake2b(self._data).digest()
 
     @property
-    def home(self) -> float:
-        """`home` of the digest."""
-        return home(self.digest)
+    def preferred_position(self) -> float:
+        """`preferred_position` of the digest."""
+        return preferred_position(self.digest)
 
 
-def home(digest: bytes) -> float:
+def preferred_position(digest: bytes) -> float:
     """The preferred relative position in [0, 1) of an image with this hash in a sharded pack.
 
     An image is packed near it whatever else is in the pack, so that mostly the same process decodes it.
@@ -80,7 +80,7 @@ def home(digest: bytes) -> float:
     return int.from_bytes(digest[:4], "little") / 2**32
 
 
-def rgb(image: Image.Image | np.ndarray | Encoded, where: str = "image") -> Image.Image:
+def to_rgb(image: Image.Image | np.ndarray | Encoded, where: str = "image") -> Image.Image:
     """The RGB image of a PIL image of any mode (transparent parts on white) or of a uint8 array [H, W, 3]."""
     if isinstance(image, Encoded):
         return image.decoded()
@@ -99,8 +99,8 @@ def rgb(image: Image.Image | np.ndarray | Encoded, where: str = "image") -> Imag
             image = Image.alpha_composite(Image.new("RGBA", image.size, (255, 255, 255, 255)), image)
         return image.convert("RGB")
     except (OSError, SyntaxError, ValueError) as error:  # a lazily opened file is decoded here
-        raise InputError(f"{where}: the picture cannot be read as RGB ({one_line(error)})") from error
+        raise InputError(f"{where}: the image cannot be read as RGB ({one_line(error)})") from error
 
 
 def _unreadable(where: str, error: Exception) -> str:
-    return f"{where}: not a picture that can be read ({one_line(error)}): replace the file"
+    return f"{where}: not a readable image ({one_line(error)}): replace the file"

@@ -7,7 +7,7 @@ from PIL import Image
 
 from models import VisionConfig
 from models.errors import InputError
-from models.image_files import MAX_ASPECT, Encoded, rgb
+from models.image_files import MAX_ASPECT, Encoded, to_rgb
 
 
 def smart_resize(height: int, width: int, factor: int, min_pixels: int, max_pixels: int) -> tuple[int, int]:
@@ -18,10 +18,10 @@ def smart_resize(height: int, width: int, factor: int, min_pixels: int, max_pixe
     if not 1 <= min_pixels <= max_pixels:
         raise InputError(f"min_pixels {min_pixels} and max_pixels {max_pixels}: expected 1 <= min_pixels <= max_pixels")
     if min(height, width) < 1:
-        raise InputError(f"a picture of {width} x {height} pixels is empty")
+        raise InputError(f"an image of {width} x {height} pixels is empty")
     if max(height, width) / min(height, width) > MAX_ASPECT:
         raise InputError(
-            f"a picture of {width} x {height} pixels has one side over {MAX_ASPECT} times the other: crop it"
+            f"an image of {width} x {height} pixels has one side over {MAX_ASPECT} times the other: crop it"
         )
     rounded = tuple(round(side / factor) * factor for side in (height, width))
     if math.prod(rounded) > max_pixels:
@@ -47,12 +47,12 @@ def resized(
     min_pixels: int | None = None,
     max_pixels: int | None = None,
 ) -> Image.Image:
-    """The RGB image in the size that the model gets; InputError as `rgb` and `smart_resize`."""
-    picture = image if isinstance(image, Encoded) else rgb(image)
-    height, width = _target((picture.height, picture.width), vision, min_pixels, max_pixels)
-    if isinstance(picture, Encoded):
-        return picture.resized(width, height)
-    return picture.resize((width, height), Image.Resampling.BICUBIC)
+    """The RGB image in the size that the model gets; InputError as `to_rgb` and `smart_resize`."""
+    rgb_image = image if isinstance(image, Encoded) else to_rgb(image)
+    height, width = _target((rgb_image.height, rgb_image.width), vision, min_pixels, max_pixels)
+    if isinstance(rgb_image, Encoded):
+        return rgb_image.resized(width, height)
+    return rgb_image.resize((width, height), Image.Resampling.BICUBIC)
 
 
 def frame(
@@ -64,7 +64,7 @@ def frame(
     """Resizes and normalises an image, and cuts it to patches.
 
     Returns float32 [grid_h * grid_w, channels, 1, patch * patch], the patches of one merge block next to each other,
-    and (1, grid_h, grid_w). None means the `vision` config's limits. Raises InputError as `rgb` and `smart_resize`.
+    and (1, grid_h, grid_w). None means the `vision` config's limits. Raises InputError as `to_rgb` and `smart_resize`.
     """
     pixels = np.asarray(resized(image, vision, min_pixels, max_pixels))
     patch, merge = vision.patch_size, vision.spatial_merge_size

@@ -45,7 +45,7 @@ def _forward(q, k, v, spans, platform):
         platform,
         _seen_blocks(seen),
         blocks=[Q.mT],
-        whole=[seen, K, V.mT],
+        full=[seen, K, V.mT],
         out=[jax.ShapeDtypeStruct(Q.mT.shape, q.dtype), jax.ShapeDtypeStruct((*Q.shape[:2], 1, B), jnp.float32)],
     )
     out = _tokens(out.mT, len(q))
@@ -64,12 +64,12 @@ def _backward(platform, residuals, gradient):
         platform,
         visits,
         blocks=[Q.mT, G.mT, lse, delta],
-        whole=[seen, K, V],
+        full=[seen, K, V],
         out=[jax.ShapeDtypeStruct(Q.mT.shape, q.dtype)],
     )
     of_head = jax.ShapeDtypeStruct(Q.shape, jnp.float32)
     dk, dv = _call(
-        _dkv_kernel, platform, visits.T, blocks=[K, V], whole=[seen, Q.mT, G.mT, lse, delta], out=[of_head, of_head]
+        _dkv_kernel, platform, visits.T, blocks=[K, V], full=[seen, Q.mT, G.mT, lse, delta], out=[of_head, of_head]
     )
     dk, dv = (_tokens(x.reshape(len(K), -1, *x.shape[1:]).sum(1), len(k)) for x in (dk, dv))
     return _tokens(dq.mT, len(q)), dk.astype(k.dtype), dv.astype(v.dtype), None
@@ -110,11 +110,11 @@ def _seen_blocks(spans):
     return between(start.min(1), jnp.minimum(fork.max(1), end)) | between(branch.min(1), end)
 
 
-def _call(kernel, platform: str, visits, blocks, whole, out):
-    """Runs `kernel(count, index, *blocks, *whole, *out)` for each query head and each block.
+def _call(kernel, platform: str, visits, blocks, full, out):
+    """Runs `kernel(count, index, *blocks, *full, *out)` for each query head and each block.
 
     `visits` [n, n] are the other blocks that a block needs: the first `count` numbers in `index`. Of `blocks` a program
-    gets its own block, of `whole` all blocks of its head; arrays with fewer heads are shared. Each output is one block.
+    gets its own block, of `full` all blocks of its head; arrays with fewer heads are shared. Each output is one block.
     """
     n, H = len(visits), out[0].shape[0]
     count = visits.sum(1, dtype=jnp.int32).reshape(n, 1, 1)
@@ -123,10 +123,10 @@ def _call(kernel, platform: str, visits, blocks, whole, out):
     def head(h, x):
         return jax.lax.div(h * x.shape[0], H)  # `//` does not lower to a TPU
 
-    def own(x):
+    def block_spec(x):
         return pl.BlockSpec((None, None, *x.shape[2:]), lambda h, i: (head(h, x), i, 0, 0))
 
-    def all_of_head(x):
+    def head_spec(x):
         return pl.BlockSpec((None, *x.shape[1:]), lambda h, i: (head(h, x), 0, 0, 0))
 
     def scalars(x):
@@ -140,12 +140,12 @@ def _call(kernel, platform: str, visits, blocks, whole, out):
     return pl.pallas_call(
         kernel,
         grid=(H, n),
-        in_specs=[*map(scalars, (count, index)), *map(own, blocks), *map(all_of_head, whole)],
-        out_specs=list(map(own, out)),
+        in_specs=[*map(scalars, (count, index)), *map(block_spec, blocks), *map(head_spec, full)],
+        out_specs=list(map(block_spec, out)),
         out_shape=out,
         compiler_params=compiler.get(platform),
         interpret=platform == "cpu",
-    )(count, index, *blocks, *whole)
+    )(count, index, *blocks, *full)
 
 
 def _dot(a, b, over: tuple[int, int]):

@@ -41,8 +41,8 @@ def add(
     where nothing matches.
     """
     linears = {path: linear for path, linear in _linears(model) if path != "lm_head"}
-    chosen = {path: linear for path, linear in linears.items() if re.fullmatch(targets, path)}
-    if not chosen:
+    selected = {path: linear for path, linear in linears.items() if re.fullmatch(targets, path)}
+    if not selected:
         raise InputError(f"LoRA's targets {targets!r} match none of {', '.join(linears)}")
     rngs = nnx.Rngs(seed)
 
@@ -52,7 +52,7 @@ def add(
         placed = jax.jit(init, static_argnums=(1, 2), out_shardings=where)
         return Linear(shape, axes, init=placed, rngs=rngs, dtype=jnp.float32)
 
-    for linear in chosen.values():
+    for linear in selected.values():
         *stack, inputs, outputs = linear.kernel.shape
         *layers, of_inputs, of_outputs = linear.kernel.get_metadata("axes")
         linear.lora_A = adapter((*stack, inputs, rank), (*layers, of_inputs, "rank"), _uniform)

@@ -50,26 +50,26 @@ def pack(
     min_pixels: int | None = None,
     max_pixels: int | None = None,
     shards: int = 1,
-    own: Container[int] | None = None,
+    local_shards: Container[int] | None = None,
 ) -> Inputs:
     """Packs prompts [(input_ids, images), ...], one list of PIL images or uint8 [H, W, 3] arrays per prompt.
 
     ids hold one image token per merged patch; repeated images (same bytes) are packed once. The rows of images are a
-    multiple of `shards`; patches are left zero in rows of shards that are not in `own` (default all). Raises InputError
-    where ids and images do not match.
+    multiple of `shards`; patches are left zero in rows of shards that are not in `local_shards` (default all). Raises
+    InputError where ids and images do not match.
     """
     images = Images(config.vision, min_pixels, max_pixels)
-    shown = [[images.add(image) for image in pictures] for _, pictures in prompts]
-    [layout] = models.family(config).pack_images(config.vision, [images.found], shards, own)
+    numbers = [[images.add(image) for image in prompt_images] for _, prompt_images in prompts]
+    [layout] = models.family(config).pack_images(config.vision, [images.images], shards, local_shards)
     length = bucket(max((len(ids) for ids, _ in prompts), default=1))
-    return _pack_text(config, prompts, shown, images, layout, length)
+    return _pack_text(config, prompts, numbers, images, layout, length)
 
 
 class Prepared(NamedTuple):
     """An image whose patches are not computed yet."""
 
     grid: tuple[int, int, int]  # (1, height, width) in patches
-    home: float  # as `image_files.home`
+    preferred_position: float  # as `image_files.preferred_position`
     frame: Callable[[], np.ndarray]  # float32 [height * width, channels, 1, patch^2]: one frame, repeated in time
 
 
@@ -78,19 +78,19 @@ class Images:
 
     def __init__(self, config: models.VisionConfig, min_pixels: int | None = None, max_pixels: int | None = None):
         self.config, self.limits = config, (min_pixels or config.min_pixels, max_pixels or config.max_pixels)
-        self.found: list[Prepared] = []
-        self._of_object, self._of_content = {}, {}
+        self.images: list[Prepared] = []
+        self._by_object, self._by_content = {}, {}
 
     def add(self, image) -> int:
-        """The image's index in `found`."""
-        number = self._of_object.get(id(image))
+        """The image's index in `images`."""
+        number = self._by_object.get(id(image))
         if number is None:
             content = self._content(image)
-            number = self._of_content.get(content)
+            number = self._by_content.get(content)
             if number is None:
-                number = self._of_content[content] = len(self.found)
-                self.found.append(self._prepared(image, content[-1]))
-            self._of_object[id(image)] = number
+                number = self._by_content[content] = len(self.images)
+                self.images.append(self._prepared(image, content[-1]))
+            self._by_object[id(image)] = number
         return number
 
     def _content(self, image) -> tuple:
@@ -101,22 +101,24 @@ class Images:
         return getattr(image, "mode", None), array.shape, hashlib.blake2b(array.tobytes()).digest()
 
     def _prepared(self, image, digest: bytes) -> Prepared:
-        picture = image if isinstance(image, image_files.Encoded) else image_files.rgb(image)
-        grid = image_processing.grid((picture.height, picture.width), self.config, *self.limits)
+        decodable = image if isinstance(image, image_files.Encoded) else image_files.to_rgb(image)
+        grid = image_processing.grid((decodable.height, decodable.width), self.config, *self.limits)
         return Prepared(
-            (1, *grid), image_files.home(digest), lambda: image_processing.frame(picture, self.config, *self.limits)[0]
+            (1, *grid),
+            image_files.preferred_position(digest),
+            lambda: image_processing.frame(decodable, self.config, *self.limits)[0],
         )
 
 
-def _pack_text(config: models.Config, prompts, shown, images: Images, layout, length: int) -> Inputs:
+def _pack_text(config: models.Config, prompts, prompt_images, images: Images, layout, length: int) -> Inputs:
     vision, index = layout
     shape = (len(prompts), length)
     ids, mask = np.zeros(shape, np.int32), np.zeros(shape, bool)
     positions = np.zeros((3, *shape), np.int32)
     image_index = np.full((*shape, 2), -1, np.int32)
-    for row, ((prompt, _), numbers) in enumerate(zip(prompts, shown)):
+    for row, ((prompt, _), numbers) in enumerate(zip(prompts, prompt_images)):
         prompt = check_ids(config, prompt, f"prompt {row}")
-        grids = [images.found[number].grid for number in numbers]
+        grids = [images.images[number].grid for number in numbers]
         ids[row, : len(prompt)] = prompt
         mask[row, : len(prompt)] = True
         positions[:, row, : len(prompt)] = mrope_positions(config, prompt, grids, f"prompt {row}")

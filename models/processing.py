@@ -14,7 +14,6 @@ from models import images as image_processing
 from models.errors import InputError
 from models.source import read_json
 
-SLOT = "<image>"  # in a message's text: place of the next of `images`
 IMAGE_TOKEN = "<|image_pad|>"
 IMAGE_ITEM = {"type": "image"}  # an image in the chat template's input
 
@@ -41,14 +40,16 @@ class Processor:
         """Reads the tokenizer and processor files of a local directory; InputError for missing or inconsistent ones."""
         path = Path(path)
         tokenizer = _tokenizer(path)
-        vision, limits = _picture_settings(path)
+        vision, limits = _image_settings(path)
         image_token_id = tokenizer.get_vocab().get(IMAGE_TOKEN)
         if image_token_id is None:
             raise InputError(f"{path}: the tokenizer has no {IMAGE_TOKEN!r}: give the model's own")
         if (path / "config.json").exists():
-            wanted = models.read_config(path).image_token_id
-            if wanted != image_token_id:
-                raise InputError(f"{path}: {IMAGE_TOKEN} is {image_token_id} in the tokenizer, {wanted} in config.json")
+            expected = models.read_config(path).image_token_id
+            if expected != image_token_id:
+                raise InputError(
+                    f"{path}: {IMAGE_TOKEN} is {image_token_id} in the tokenizer, {expected} in config.json"
+                )
         eos_ids = _eos_ids(path, tokenizer)
         pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else (*eos_ids, 0)[0]
         return cls(tokenizer, _template(path, tokenizer), vision, *limits, eos_ids, pad_id, image_token_id)
@@ -73,18 +74,18 @@ class Processor:
             raise InputError("there are no messages: give at least one")
         content = _Content(() if images is None else images, self.tokenizer)
         chat = [content.message(number, message) for number, message in enumerate(messages)]
-        pictures = content.pictures()
+        all_images = content.all_images()
         text = self._render(chat, add_generation_prompt)
-        counts = [self.image_tokens(picture, min_pixels, max_pixels) for picture in pictures]
-        if (shown := text.count(IMAGE_TOKEN)) != len(pictures):
-            raise InputError(f"the chat template shows {shown} of {len(pictures)} images: check the template")
+        counts = [self.image_tokens(image, min_pixels, max_pixels) for image in all_images]
+        if (marks := text.count(IMAGE_TOKEN)) != len(all_images):
+            raise InputError(f"the chat template shows {marks} of {len(all_images)} images: check the template")
         ids = self.encode(text)
-        if ids.count(self.image_token_id) != len(pictures):  # a normaliser could turn other text into a special token
+        if ids.count(self.image_token_id) != len(all_images):  # a normaliser could turn other text into a special token
             raise InputError(f"the text holds a hidden {IMAGE_TOKEN!r}: remove it")
         at = [place for place, token in enumerate(ids) if token == self.image_token_id]
         for place, count in zip(reversed(at), reversed(counts)):
             ids[place : place + 1] = [self.image_token_id] * count
-        return ids, pictures
+        return ids, all_images
 
     def _render(self, chat: list[dict[str, Any]], add_generation_prompt: bool) -> str:
         from jinja2 import TemplateError
@@ -122,9 +123,9 @@ class _Content:
     """Converts messages to the template's input, and collects their images in order."""
 
     def __init__(self, images: Sequence[Any], tokenizer: Any):
-        self._given = list(images)
+        self._images = list(images)
         self._reserved = sorted(token.content for token in tokenizer.added_tokens_decoder.values() if token.special)
-        self._found: list[tuple[str, Any]] = []  # (where, image), _OPEN for a slot
+        self._collected: list[tuple[str, Any]] = []  # (where, image), _OPEN for a slot
 
     def message(self, number: int, message: dict[str, Any]) -> dict[str, Any]:
         where = f"messages[{number}]"
@@ -139,35 +140,35 @@ class _Content:
         else:
             raise InputError(f"{where}: content must be a text or a list, not {type(content).__name__}")
         # Adjacent texts are checked as one, since the template joins them.
-        for text in (message["role"], "".join(item.get("text", SLOT) for item in items)):
+        for text in (message["role"], "".join(item.get("text", models.MARKER) for item in items)):
             self._check_text(text, where)
         return {
             "role": message["role"],
-            "content": content if isinstance(content, str) and SLOT not in content else items,
+            "content": content if isinstance(content, str) and models.MARKER not in content else items,
         }
 
-    def pictures(self) -> list[Image.Image]:
+    def all_images(self) -> list[Image.Image]:
         """All images, in the order in which the messages show them."""
-        slots = sum(picture is _OPEN for _, picture in self._found)
-        if slots != len(self._given):
-            raise InputError(f"the messages have {slots} slots for images, but {len(self._given)} images were given")
-        given = iter(self._given)
-        return [_picture(next(given) if picture is _OPEN else picture, where) for where, picture in self._found]
+        slots = sum(image is _OPEN for _, image in self._collected)
+        if slots != len(self._images):
+            raise InputError(f"the messages have {slots} slots for images, but {len(self._images)} images were given")
+        remaining = iter(self._images)
+        return [_to_image(next(remaining) if image is _OPEN else image, where) for where, image in self._collected]
 
     def _item(self, item: Any, where: str) -> list[dict[str, str]]:
         kind = item.get("type") if isinstance(item, dict) else None
         if kind == "text" and isinstance(item.get("text"), str):
             return self._text(item["text"], where)
         if kind == "image":
-            self._found.append((where, item.get("image", _OPEN)))
+            self._collected.append((where, item.get("image", _OPEN)))
             return [IMAGE_ITEM]
         if kind == "video":
             raise InputError(f"{where}: videos are not supported: give single frames as images")
         raise InputError(f"{where}: expected an item of type 'text' or 'image', not {_short(item)}")
 
     def _text(self, text: str, where: str) -> list[dict[str, str]]:
-        parts = text.split(SLOT)
-        self._found += [(where, _OPEN)] * (len(parts) - 1)
+        parts = text.split(models.MARKER)
+        self._collected += [(where, _OPEN)] * (len(parts) - 1)
         items = [item for part in parts for item in ({"type": "text", "text": part}, IMAGE_ITEM)][:-1]
         return [item for item in items if item is IMAGE_ITEM or item["text"]]
 
@@ -180,17 +181,17 @@ class _Content:
 _OPEN = object()
 
 
-def _picture(picture: Any, where: str) -> Image.Image | image_files.Encoded:
-    if isinstance(picture, image_files.Encoded):
-        return picture
-    if isinstance(picture, str | Path):
+def _to_image(image: Any, where: str) -> Image.Image | image_files.Encoded:
+    if isinstance(image, image_files.Encoded):
+        return image
+    if isinstance(image, str | Path):
         try:
-            return image_files.open_image(Path(picture).read_bytes(), str(picture))
+            return image_files.open_image(Path(image).read_bytes(), str(image))
         except OSError as error:
-            raise InputError(f"{where}: {_short(picture)} is not a picture file on this machine") from error
-    if isinstance(picture, bytes | bytearray | memoryview):
-        return image_files.open_image(bytes(picture), where)
-    return image_files.rgb(picture, where)
+            raise InputError(f"{where}: {_short(image)} is not an image file on this machine") from error
+    if isinstance(image, bytes | bytearray | memoryview):
+        return image_files.open_image(bytes(image), where)
+    return image_files.to_rgb(image, where)
 
 
 def _short(value: Any) -> str:
@@ -228,7 +229,7 @@ def _template(path: Path, tokenizer: Any) -> str:
     return template
 
 
-def _picture_settings(path: Path) -> tuple[models.VisionConfig, tuple[int, int]]:
+def _image_settings(path: Path) -> tuple[models.VisionConfig, tuple[int, int]]:
     """The vision config and (min_pixels, max_pixels); InputError for unsupported image processor settings."""
     file, raw = _image_processor(path)
     if (path / "config.json").exists():

@@ -133,16 +133,18 @@ def memory_name(name: str) -> str:
 
 
 def _tensors(path: Path) -> dict[str, Tensor]:
-    found: dict[str, Tensor] = {}
+    tensors: dict[str, Tensor] = {}
     for file, expected in _files(path).items():
         content = _header(path / file)
         for name in expected - content.keys():
             raise InputError(f"{path / file}: tensor {name!r} is missing here, though {INDEX} lists it: download again")
         for name, tensor in content.items():
-            if hub_name(name) in found:
-                raise InputError(f"{path / file}: tensor {name!r} is there twice, also in {found[hub_name(name)].file}")
-            found[hub_name(name)] = tensor
-    return found
+            if hub_name(name) in tensors:
+                raise InputError(
+                    f"{path / file}: tensor {name!r} is there twice, also in {tensors[hub_name(name)].file}"
+                )
+            tensors[hub_name(name)] = tensor
+    return tensors
 
 
 def _files(path: Path) -> dict[str, set[str]]:
@@ -192,7 +194,7 @@ def _entry(file: Path, start: int, name: str, entry: dict[str, Any]) -> Tensor:
     dtype, shape, (begin, end) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
     if dtype not in DTYPES:
         raise InputError(f"{file}: tensor {name!r} is {dtype}, only {', '.join(DTYPES)} are read: convert the weights")
-    whole = all(isinstance(number, int) and number >= 0 for number in (*shape, begin, end))
-    if not whole or end - begin != math.prod(shape) * DTYPES[dtype].itemsize:
+    valid = all(isinstance(number, int) and number >= 0 for number in (*shape, begin, end))
+    if not valid or end - begin != math.prod(shape) * DTYPES[dtype].itemsize:
         raise InputError(f"{file}: tensor {name!r} has {end - begin} bytes, not those of {dtype} {list(shape)}")
     return Tensor(file, dtype, shape, start + begin)

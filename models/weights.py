@@ -23,9 +23,9 @@ import numpy as np
 from flax import nnx
 
 import models
+from models.atomic_directory import atomic_directory
 from models.errors import InputError
 from models.source import DTYPES, INDEX, WEIGHTS, Tensor, open_directory
-from models.whole_directory import whole_directory
 
 STACKS = (("visual", "blocks"), ("model", "layers"))
 LEAVES = {"kernel": "weight", "scale": "weight", "embedding": "weight", "bias": "bias"}
@@ -60,16 +60,16 @@ def load(
     _check(path, config, {tuple(keys): param.shape for keys, param in flat}, tensors)
 
     def fill(keys: Keys, param: nnx.Param) -> nnx.Param:
-        held = jnp.dtype(dtype_of(".".join(keys)))
+        stored_dtype = jnp.dtype(dtype_of(".".join(keys)))
 
         def read(index: tuple[slice, ...]) -> np.ndarray:
-            return _read(tensors, keys, param.shape, index, held)
+            return _read(tensors, keys, param.shape, index, stored_dtype)
 
         if sharding is None:
-            return param.replace(_on_device(read, param.shape, (slice(None),) * len(param.shape), held, None))
+            return param.replace(_on_device(read, param.shape, (slice(None),) * len(param.shape), stored_dtype, None))
         where = sharding(param.shape, param.get_metadata("axes"))
         parts = [
-            _on_device(read, param.shape, index, held, device)
+            _on_device(read, param.shape, index, stored_dtype, device)
             for device, index in where.addressable_devices_indices_map(param.shape).items()
         ]
         return param.replace(jax.make_array_from_single_device_arrays(param.shape, where, parts))
@@ -100,7 +100,7 @@ def new_directory(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     if path.is_file() or (path.is_dir() and any(path.iterdir())):
         raise InputError(f"{path}: exists and is not empty: give a new directory")
-    with whole_directory(path) as partial:
+    with atomic_directory(path) as partial:
         yield Path(partial)
 
 
@@ -214,17 +214,17 @@ def _on_device(
         return jax.device_put(read(index), device)
     # An array on one device cannot be used under a mesh of several.
     with jax.set_mesh(jax.sharding.Mesh(np.array(device), ())) if device else contextlib.nullcontext():
-        whole = jnp.zeros(size, dtype, device=device)
+        array = jnp.zeros(size, dtype, device=device)
         for start in range(0, size[0], at_once):
             here = slice(starts[0] + start, min(starts[0] + start + at_once, stops[0]))
             piece = jax.device_put(read((here, *index[1:])), device)
-            whole = _put(whole, piece, np.int32(start)).block_until_ready()  # otherwise pieces would accumulate
-    return whole
+            array = _put(array, piece, np.int32(start)).block_until_ready()  # otherwise pieces would accumulate
+    return array
 
 
 @partial(jax.jit, donate_argnums=0)
-def _put(whole, piece, start):
-    return jax.lax.dynamic_update_slice_in_dim(whole, piece, start, axis=0)
+def _put(array, piece, start):
+    return jax.lax.dynamic_update_slice_in_dim(array, piece, start, axis=0)
 
 
 @dataclasses.dataclass(frozen=True)

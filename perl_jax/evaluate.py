@@ -83,44 +83,46 @@ def evaluate(options: Options) -> dict:
     """
     benchmark = benchmarks.find(options.benchmark)
     check(options, benchmark)
-    processes.agree([*options], "flags")
+    processes.check_equal([*options], "flags")
     folder = Path(options.out) / folder_name(options.benchmark, options.protocol)
     if options.download:
         processes.after_first(functools.partial(download, options, benchmark))
     questions = read(options, benchmark)
     with jax.set_mesh(mesh.make(tensor=options.tensor_parallel)):
         path = policy.directory(options.model)
-        setup = prepared(options, benchmark, path)
-        asked = [each for item in questions.items for each in orders.in_orders(item, options.permute, options.seed)]
-        about = settings(options, setup, policy.fingerprint(path))
+        setup = make_setup(options, benchmark, path)
+        ordered = [each for item in questions.items for each in orders.in_orders(item, options.permute, options.seed)]
+        response_settings = settings(options, setup, policy.fingerprint(path))
         folder.mkdir(parents=True, exist_ok=True)
-        answered = responses.collect(setup, asked, folder / PREDICTIONS, about)
-    found = scoring.scored(options.benchmark, options.protocol, answered, processes.cores())
+        collected = responses.collect(setup, ordered, folder / PREDICTIONS, response_settings)
+    scores = scoring.scored(options.benchmark, options.protocol, collected, processes.cores())
     results = {}
     if processes.first():
-        results = written(options, benchmark, questions, setup, about, answered, found, folder)
+        results = write_results(options, benchmark, questions, setup, response_settings, collected, scores, folder)
     return processes.exchange(results)[0]
 
 
 def check(options: Options, benchmark: ModuleType) -> None:
     """Raises InputError for invalid combinations of flags."""
     if options.protocol not in benchmark.PROTOCOLS:
-        raise InputError(f"--protocol={options.protocol}: {options.benchmark} knows {', '.join(benchmark.PROTOCOLS)}")
+        raise InputError(
+            f"--protocol={options.protocol}: {options.benchmark} has the protocols {', '.join(benchmark.PROTOCOLS)}"
+        )
     if options.permute and options.protocol != "boxed":
         raise InputError(
-            "--permute rewrites the question, and a benchmark's own prompt must stay as it is: give --protocol=boxed"
+            "--permute rewrites the question, which the official prompt does not allow: give --protocol=boxed"
         )
     if options.samples > 1 and not options.temperature:
-        raise InputError("--samples above 1 are all alike at temperature 0: give --temperature, such as 0.7")
+        raise InputError("at temperature 0 all --samples are the same: give --temperature, such as 0.7")
     if bool(options.judge) != bool(options.judge_model):
-        raise InputError("--judge and --judge_model go together: where the judge is, and its name there")
+        raise InputError("--judge and --judge_model go together: the URL of the judge, and its model name there")
     if options.judge and (options.protocol != "official" or not hasattr(benchmark, "judged")):
         known = ", ".join(name for name in benchmarks.names() if hasattr(benchmarks.find(name), "judged"))
         raise InputError(
-            f"--judge: {options.benchmark} by {options.protocol} has none; it is for --protocol=official of {known}"
+            f"--judge: {options.benchmark} has no judge by {options.protocol}; it is for --protocol=official of {known}"
         )
     if options.download and not benchmark.REPOSITORY:
-        raise InputError(f"--download: {options.benchmark} is in no repository of the hub")
+        raise InputError(f"--download: {options.benchmark} is not on the hub")
     if options.against:
         scores_of_another(options)
 
@@ -132,7 +134,7 @@ def scores_of_another(options: Options) -> Path:
     file = next((name for name in names if name.is_file()), None)
     if file is None:
         raise InputError(
-            f"--against={options.against}: no scores.jsonl there, and none in a folder "
+            f"--against={options.against}: no scores.jsonl there or in its folder "
             f"{folder_name(options.benchmark, options.protocol)}"
         )
     return file
@@ -157,14 +159,14 @@ def read(options: Options, benchmark: ModuleType) -> Questions:
     return Questions(items, len(rows), dict(Counter(row.reason for row in rows if isinstance(row, Rejected))))
 
 
-def prepared(options: Options, benchmark: ModuleType, path: Path) -> responses.Setup:
+def make_setup(options: Options, benchmark: ModuleType, path: Path) -> responses.Setup:
     """Prompt, sampling and model settings; the model is loaded on first use."""
     prompts = Prompts.of_directory(path)
     if options.protocol == "boxed" and not (path / FILE).exists():
         prompts = dataclasses.replace(prompts, system=SYSTEM, instruction=INSTRUCTION)
     most = min(prompts.max_pixels, options.max_pixels or prompts.max_pixels)
     if most < prompts.min_pixels:
-        raise InputError(f"--max_pixels={options.max_pixels}: the model's pictures have {prompts.min_pixels} at least")
+        raise InputError(f"--max_pixels={options.max_pixels}: the model's images have at least {prompts.min_pixels}")
     prompts = dataclasses.replace(prompts, max_pixels=most, max_tokens=options.max_prompt_tokens)
     load = functools.cache(lambda: models.load(path, dtype=options.dtype, sharding=mesh.sharding))
     sampling = responses.Sampling(options.samples, options.temperature, options.max_new_tokens, options.seed)
@@ -187,30 +189,30 @@ def settings(options: Options, setup: responses.Setup, fingerprint: str) -> dict
     }
 
 
-def written(
+def write_results(
     options: Options,
     benchmark: ModuleType,
     questions: Questions,
     setup: responses.Setup,
-    about: dict,
-    answered: list[responses.Answered],
-    found: list[list[scoring.Found]],
+    response_settings: dict,
+    collected: list[responses.Answered],
+    scores: list[list[scoring.Found]],
     folder: Path,
 ) -> dict:
     """Runs the judge, if any, and writes scores.jsonl, results.json and results.md; returns the results."""
     judge = None
     if options.judge:
         with Endpoint(options.judge, options.judge_model, str(folder / JUDGE)) as endpoint:
-            found, asked = scoring.judge(benchmark, endpoint, answered, found)
-        judge = {"model": options.judge_model, "url": options.judge, **asked._asdict()}
-    rows = [row(setup, each, marks) for each, marks in zip(answered, found)]
+            scores, judge_counts = scoring.judge(benchmark, endpoint, collected, scores)
+        judge = {"model": options.judge_model, "url": options.judge, **judge_counts._asdict()}
+    rows = [row(setup, each, marks) for each, marks in zip(collected, scores)]
     results = {
         "benchmark": options.benchmark,
         "protocol": options.protocol,
         "judge": judge,
-        "model": {"name": options.model, "fingerprint": about["model"]},
+        "model": {"name": options.model, "fingerprint": response_settings["model"]},
         "data": options.data,
-        "settings": about,
+        "settings": response_settings,
         "rows": questions.rows,
         "rejected": questions.rejected,
         "partial": bool(options.limit or options.allow_partial),
@@ -218,7 +220,7 @@ def written(
         "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
         "figures": figures.figures(rows, options.samples, benchmark.MACRO),
         "consistency": consistency.consistency(rows, options.samples),
-        "against": compared(options, rows) if options.against else None,
+        "against": compare(options, rows) if options.against else None,
     }
     files.write(folder / SCORES, files.lines(rows))
     files.write(folder / RESULTS, json.dumps(results, indent=2, ensure_ascii=False))
@@ -226,33 +228,33 @@ def written(
     return results
 
 
-def row(setup: responses.Setup, answered: responses.Answered, found: list[scoring.Found]) -> dict:
+def row(setup: responses.Setup, collected: responses.Answered, scores: list[scoring.Found]) -> dict:
     """A line of scores.jsonl: a question in one order and role, its responses, and their scores."""
-    asked = answered.asked
-    question = asked.item.row
+    ordered = collected.asked
+    question = ordered.item.row
     return {
         "id": question.id,
-        "category": asked.item.category,
+        "category": ordered.item.category,
         "source": question.source,
-        "role": answered.role,
-        "images": len(asked.order),
-        "order": list(asked.order),
-        "shown": asked.shown,
-        "question": responses.messages(setup, asked)[-1]["content"],
+        "role": collected.role,
+        "images": len(ordered.order),
+        "order": list(ordered.order),
+        "shown": ordered.shown,
+        "question": responses.messages(setup, ordered)[-1]["content"],
         "answer": question.answer,
-        "texts": list(answered.texts),
-        "lengths": list(answered.lengths),
-        "truncated": list(answered.truncated),
-        "correct": [one.correct for one in found],
-        "extracted": [one.extracted for one in found],
-        "meaning": [one.meaning for one in found],
-        "place": asked.place,
-        "fixed": asked.fixed,
-        "fault": answered.fault,
+        "texts": list(collected.texts),
+        "lengths": list(collected.lengths),
+        "truncated": list(collected.truncated),
+        "correct": [one.correct for one in scores],
+        "extracted": [one.extracted for one in scores],
+        "meaning": [one.meaning for one in scores],
+        "place": ordered.place,
+        "fixed": ordered.fixed,
+        "fault": collected.fault,
     }
 
 
-def compared(options: Options, rows: list[dict]) -> dict:
+def compare(options: Options, rows: list[dict]) -> dict:
     """Compares these rows with those of another result."""
     other = list(files.json_lines(scores_of_another(options)))
     return {"name": options.against, **figures.against(rows, other)}
@@ -275,31 +277,49 @@ if __name__ == "__main__":
     )
     flags.DEFINE_string("benchmark", None, f"One of: {', '.join(benchmarks.names())}.", required=True)
     flags.DEFINE_string(
-        "data", None, "The benchmark's files, as the hub has them; of records DIR or DIR:SPLIT.", required=True
+        "data", None, "The folder of the benchmark's files, as on the hub; for records DIR or DIR:SPLIT.", required=True
     )
     flags.DEFINE_string(
-        "out", None, "Where the model's results go, a folder for each benchmark and protocol.", required=True
+        "out", None, "Folder for the results; each benchmark and protocol gets a folder in it.", required=True
     )
-    flags.DEFINE_string("protocol", default.protocol, "boxed: ours, reason then box; official: the benchmark's own.")
-    flags.DEFINE_integer("samples", default.samples, "Responses to each question: pass@k and majority.", lower_bound=1)
-    flags.DEFINE_float("temperature", default.temperature, "0 takes the most probable token.", lower_bound=0.0)
-    flags.DEFINE_integer("max_new_tokens", default.max_new_tokens, "Longest response.", lower_bound=1)
-    flags.DEFINE_integer("seed", default.seed, "Of the draws and the orders.", lower_bound=0)
-    flags.DEFINE_integer("permute", default.permute, "Ask also in so many other orders of the pictures.", lower_bound=0)
-    flags.DEFINE_integer("limit", default.limit, "The first rows alone; 0: all.", lower_bound=0)
-    flags.DEFINE_bool("allow_partial", False, "Take a snapshot that has not as many rows as are published.")
-    flags.DEFINE_bool("download", False, "Fetch the benchmark's files from the hub to --data first.")
-    flags.DEFINE_integer(
-        "max_pixels", default.max_pixels, "Show larger pictures smaller; 0: as the model's processor.", lower_bound=0
+    flags.DEFINE_string(
+        "protocol",
+        default.protocol,
+        "boxed: our prompt, reason, then \\boxed{}; official: the benchmark's prompt and rules.",
     )
     flags.DEFINE_integer(
-        "max_prompt_tokens", default.max_prompt_tokens, "A longer one is not asked: wrong.", lower_bound=1
+        "samples", default.samples, "Responses to each question, for pass@k and majority vote.", lower_bound=1
     )
-    flags.DEFINE_integer("batch", default.batch, "Prompts at a time: memory bounds it.", lower_bound=1)
-    flags.DEFINE_integer("tensor_parallel", default.tensor_parallel, "Devices that a layer is cut over.", lower_bound=1)
-    flags.DEFINE_enum("dtype", default.dtype, ("float32", "bfloat16"), "Of weights and activations.")
-    flags.DEFINE_string("judge", default.judge, "An OpenAI-compatible URL, asked where the rules cannot decide.")
-    flags.DEFINE_string("judge_model", default.judge_model, "The judge's name there.")
-    flags.DEFINE_string("against", default.against, "Another result of this benchmark (its --out): McNemar's test.")
+    flags.DEFINE_float("temperature", default.temperature, "0 always takes the most probable token.", lower_bound=0.0)
+    flags.DEFINE_integer("max_new_tokens", default.max_new_tokens, "Most tokens of a response.", lower_bound=1)
+    flags.DEFINE_integer("seed", default.seed, "Seed of sampling and of the orders.", lower_bound=0)
+    flags.DEFINE_integer(
+        "permute", default.permute, "Also ask each question in this many other orders of its images.", lower_bound=0
+    )
+    flags.DEFINE_integer("limit", default.limit, "Evaluate only the first rows; 0: all.", lower_bound=0)
+    flags.DEFINE_bool("allow_partial", False, "Accept a snapshot with fewer rows than published.")
+    flags.DEFINE_bool("download", False, "First download the benchmark's files from the hub to --data.")
+    flags.DEFINE_integer(
+        "max_pixels",
+        default.max_pixels,
+        "Resize larger images to this many pixels; 0: the limit of the model's processor.",
+        lower_bound=0,
+    )
+    flags.DEFINE_integer(
+        "max_prompt_tokens",
+        default.max_prompt_tokens,
+        "A question with a longer prompt is not asked and counts as wrong.",
+        lower_bound=1,
+    )
+    flags.DEFINE_integer("batch", default.batch, "Prompts decoded at a time; limited by memory.", lower_bound=1)
+    flags.DEFINE_integer("tensor_parallel", default.tensor_parallel, "Devices that share each layer.", lower_bound=1)
+    flags.DEFINE_enum("dtype", default.dtype, ("float32", "bfloat16"), "Dtype of weights and activations.")
+    flags.DEFINE_string(
+        "judge", default.judge, "OpenAI-compatible URL of a judge for answers that the rules cannot decide."
+    )
+    flags.DEFINE_string("judge_model", default.judge_model, "The judge's model name at that URL.")
+    flags.DEFINE_string(
+        "against", default.against, "Another result of this benchmark (its --out) to compare with by McNemar's test."
+    )
     cli.define_process_flags()
     cli.run(main)

@@ -27,7 +27,7 @@ from perl_jax.runtime import cli
 from perl_jax.training import checkpoint
 
 FLAGS = flags.FLAGS
-PICTURES, PROCESSOR, GENERATION = "preprocessor_config.json", "processor_config.json", "generation_config.json"
+IMAGE_SETTINGS, PROCESSOR, GENERATION = "preprocessor_config.json", "processor_config.json", "generation_config.json"
 TEMPLATE = "chat_template.jinja"
 
 
@@ -40,10 +40,10 @@ def export(workdir: Path, out: Path, step: str = "latest", adapter: bool = False
     `adapter` (they are of merged weights, which are not made then).
     """
     if adapter and results:
-        raise InputError("--results are of merged weights, and --adapter writes none to check them by; leave out one")
+        raise InputError("--results belong to merged weights, which --adapter does not write; leave out one of the two")
     if out.is_file() or (out.is_dir() and any(out.iterdir())):
         raise InputError(f"{out} exists and is not empty; give a new directory with --out")
-    found = provenance.results(results)
+    checked_results = provenance.results(results)
     with checkpoint.Checkpoints(workdir, read_only=True) as checkpoints:
         number = numbered(checkpoints, step, workdir)
         saved = checkpoints.run(number)
@@ -56,10 +56,10 @@ def export(workdir: Path, out: Path, step: str = "latest", adapter: bool = False
             raise InputError(f"{workdir} trained without adapters (config.lora.rank = 0); export without --adapter")
         checkpoints.restore_weights(number, model)
     processor = models.Processor.from_pretrained(base)
-    asked = prompts.Prompts.of_json(processor, saved["prompt"], f"{workdir}, step {number}")
+    run_prompts = prompts.Prompts.of_json(processor, saved["prompt"], f"{workdir}, step {number}")
     name, run = base_name(workdir, base), last_start(workdir)
-    about = {"base": {key: saved[key] for key in ("model", "base")}, "step": number, "run": run}
-    files = side_files(model, asked, about)
+    origin = {"base": {key: saved[key] for key in ("model", "base")}, "step": number, "run": run}
+    files = side_files(model, run_prompts, origin)
     with new_directory(out) as partial:
         if adapter:
             lora.save(model, partial, name)
@@ -69,9 +69,10 @@ def export(workdir: Path, out: Path, step: str = "latest", adapter: bool = False
             model.source = dataclasses.replace(model.source, files=tuple(files.items()))
             models.save(lora.merge(model), partial)
         fingerprint = policy.fingerprint(partial)
-        provenance.check(found, fingerprint)
+        provenance.check(checked_results, fingerprint)
         card = model_card.Card(
-            asked=asked,
+            family=model.config.model_type,
+            prompts=run_prompts,
             base=provenance.base(base, name, saved["base"], new=is_new(workdir, base, run)),
             step=number,
             lora=saved.get("lora"),
@@ -81,29 +82,30 @@ def export(workdir: Path, out: Path, step: str = "latest", adapter: bool = False
             adapter=adapter,
             data=provenance.data(saved["records"]),
             evaluations=provenance.evaluations(workdir, number),
-            results=found,
+            results=checked_results,
         )
         (partial / provenance.CARD).write_text(str(card), encoding="utf-8")
     return number
 
 
-def side_files(model: models.Model, asked: prompts.Prompts, about: Mapping) -> dict[str, bytes]:
+def side_files(model: models.Model, run_prompts: prompts.Prompts, origin: Mapping) -> dict[str, bytes]:
     """{name: content} of all files besides config, weights and model card."""
     written = {
-        name: json.dumps(content, indent=2, ensure_ascii=False) for name, content in settings(model, asked).items()
+        name: json.dumps(content, indent=2, ensure_ascii=False)
+        for name, content in settings(model, run_prompts).items()
     }
-    written[prompts.FILE] = asked.to_json(**about)
+    written[prompts.FILE] = run_prompts.to_json(**origin)
     files = dict(model.source.files) | {name: f"{text}\n".encode() for name, text in written.items()}
-    return {TEMPLATE: asked.processor.template.encode()} | files  # transformers' processors look for it only here
+    return {TEMPLATE: run_prompts.processor.template.encode()} | files  # transformers' processors look for it only here
 
 
 def numbered(checkpoints: checkpoint.Checkpoints, step: str, workdir: Path) -> int:
     """The number of the checkpoint that `step` names."""
     steps = {str(number): number for number in checkpoints.steps()}
-    found = {"latest": checkpoints.latest(), "best": checkpoints.best(), **steps}.get(step)
-    if found is None:
+    chosen = {"latest": checkpoints.latest(), "best": checkpoints.best(), **steps}.get(step)
+    if chosen is None:
         raise InputError(f"{workdir} has no checkpoint {step!r}; there are: {', '.join(steps) or 'none'}")
-    return found
+    return chosen
 
 
 def base_directory(workdir: Path, saved: Mapping) -> Path:
@@ -113,14 +115,14 @@ def base_directory(workdir: Path, saved: Mapping) -> Path:
             return path
     raise InputError(
         f"{saved['model']} does not hold the base weights ({saved['base']}) that {workdir} was trained "
-        "from; put them back"
+        "from; restore them"
     )
 
 
 def base_name(workdir: Path, base: Path) -> dict[str, str | None]:
     """PEFT's name of the base model: hub id and revision if the run's config has one, else its directory."""
-    said = last_start(workdir).get("config", {}).get("model", "")
-    if not Path(said).exists() and (hub_id := policy.HUB_ID.fullmatch(said)):
+    model = last_start(workdir).get("config", {}).get("model", "")
+    if not Path(model).exists() and (hub_id := policy.HUB_ID.fullmatch(model)):
         return {"base_model_name_or_path": hub_id[1], "revision": hub_id[2]}
     return {"base_model_name_or_path": str(base.resolve())}
 
@@ -136,35 +138,39 @@ def last_start(workdir: Path) -> dict:
     return json.loads(file.read_text(encoding="utf-8"))[-1] if file.exists() else {}
 
 
-def settings(model: models.Model, asked: prompts.Prompts) -> dict[str, dict]:
+def settings(model: models.Model, run_prompts: prompts.Prompts) -> dict[str, dict]:
     """{file: content} of image processor limits and generation settings, as in training."""
-    source = {name: json.loads(data) for name, data in model.source.files if name in (PICTURES, PROCESSOR)}
+    source = {name: json.loads(data) for name, data in model.source.files if name in (IMAGE_SETTINGS, PROCESSOR)}
     processor = source.get(PROCESSOR, {})
     nested = processor.get("image_processor")  # transformers 5 keeps it here, and prefers it to the other file
     vision = model.config.vision
-    plain = {
+    defaults = {
         "image_processor_type": "Qwen2VLImageProcessor",
         "patch_size": vision.patch_size,
         "temporal_patch_size": vision.temporal_patch_size,
         "merge_size": vision.spatial_merge_size,
     }
-    files = {PICTURES: limited(source.get(PICTURES) or nested or plain, asked)}
+    files = {IMAGE_SETTINGS: limited(source.get(IMAGE_SETTINGS) or nested or defaults, run_prompts)}
     if nested:
-        files[PROCESSOR] = processor | {"image_processor": limited(nested, asked)}
+        files[PROCESSOR] = processor | {"image_processor": limited(nested, run_prompts)}
     files[GENERATION] = {  # nothing else: a repetition penalty, for example, would change even greedy responses
         "do_sample": False,
-        "eos_token_id": list(asked.processor.eos_ids),
-        "pad_token_id": asked.processor.pad_id,
+        "eos_token_id": list(run_prompts.processor.eos_ids),
+        "pad_token_id": run_prompts.processor.pad_id,
         "repetition_penalty": 1.0,
         "suppress_tokens": [model.config.image_token_id, model.config.video_token_id],  # as rollouts do
     }
     return files
 
 
-def limited(pictures: Mapping, asked: prompts.Prompts) -> dict:
+def limited(image_settings: Mapping, run_prompts: prompts.Prompts) -> dict:
     """Image processor settings with the limits of training, in both formats of transformers."""
-    size = {"size": {"shortest_edge": asked.min_pixels, "longest_edge": asked.max_pixels}} if "size" in pictures else {}
-    return {**pictures, **asked.limits, **size}
+    size = (
+        {"size": {"shortest_edge": run_prompts.min_pixels, "longest_edge": run_prompts.max_pixels}}
+        if "size" in image_settings
+        else {}
+    )
+    return {**image_settings, **run_prompts.limits, **size}
 
 
 def main(_) -> None:
@@ -174,14 +180,13 @@ def main(_) -> None:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("workdir", None, "The training run.", required=True)
-    flags.DEFINE_string("out", None, "Directory to write; must not exist yet, or be empty.", required=True)
-    flags.DEFINE_string("step", "latest", "Which checkpoint: its number, latest or best.")
-    flags.DEFINE_bool("adapter", False, "The adapters alone, for PEFT, instead of merged weights.")
+    flags.DEFINE_string("workdir", None, "Folder of the training run.", required=True)
+    flags.DEFINE_string("out", None, "Directory to write; must be new or empty.", required=True)
+    flags.DEFINE_string("step", "latest", "Checkpoint to export: its number, latest or best.")
+    flags.DEFINE_bool("adapter", False, "Write only the adapters, for PEFT, instead of merged weights.")
     flags.DEFINE_multi_string(
         "results",
         [],
-        "What perl_jax.evaluate wrote (its --out) about an export of the same "
-        "step, for the model card; may be given several times.",
+        "Results of perl_jax.evaluate (its --out) for an export of the same step, for the model card; may be repeated.",
     )
     cli.run(main)

@@ -35,7 +35,7 @@ from perl_jax.runtime import cli, files, processes
 from perl_jax.training import check_config, run_data
 
 FLAGS = flags.FLAGS
-MADE = "filter.json"  # in the written records: what they were made from
+MARK_FILE = "filter.json"  # in the written records: what they were made from
 NAMED = 20  # skipped records listed by name in filter.md
 
 
@@ -77,44 +77,46 @@ def apply(config, workdir: Path, options: Options) -> str:
     """
     check_config.check(config)
     check(options)
-    processes.agree([json.loads(config.to_json_best_effort()), options], "a config or flags")
+    processes.check_equal([json.loads(config.to_json_best_effort()), options], "a config or flags")
     with jax.set_mesh(mesh.make(**config.mesh)):
         workdir.mkdir(parents=True, exist_ok=True)
         data, *others = run_data.data_sources(config, workdir)
         if others:
-            raise InputError(f"config.data.directory={config.data.directory}: a filter takes one set at a time")
-        numbers = chosen(config, data, options)
+            raise InputError(
+                f"config.data.directory={config.data.directory}: the filter takes one record set at a time"
+            )
+        numbers = record_indices(config, data, options)
         base = policy.base(config, workdir, run_data.texts(config, [data]))
-        made = basis(config, data, base, options)
-        measured = measure(config, workdir, options, data, base, made, numbers)
+        settings = cache_key(config, data, base, options)
+        measured = measure(config, workdir, options, data, base, settings, numbers)
     candidates = [measured.candidate(number) for number in numbers]
-    fates = selection.select(candidates, options.low, options.high, options.target, config.seed)
-    page = report(measured, candidates, fates, options, len(records.open_split(data, config.data.split)))
-    kept = [number for number, candidate in zip(numbers, candidates) if fates[candidate.id] == "kept"]
-    scores = repr([(number, measured.accuracy(number)) for number in kept])
-    made |= {key: value for key, value in options._asdict().items() if key != "batch"}
-    made |= {"kept": len(kept), "sha256": hashlib.sha256(scores.encode()).hexdigest()}
+    outcomes = selection.select(candidates, options.low, options.high, options.target, config.seed)
+    page = report(measured, candidates, outcomes, options, len(records.open_split(data, config.data.split)))
+    kept_indices = [number for number, candidate in zip(numbers, candidates) if outcomes[candidate.id] == "kept"]
+    scores = repr([(number, measured.accuracy(number)) for number in kept_indices])
+    settings |= {key: value for key, value in options._asdict().items() if key != "batch"}
+    settings |= {"kept": len(kept_indices), "sha256": hashlib.sha256(scores.encode()).hexdigest()}
 
     def write():
         if processes.first():
             files.write(workdir / "filter.md", page)
             filter_report.histogram(
                 candidates,
-                fates,
+                outcomes,
                 workdir / "accuracy.png",
                 low=options.low,
                 high=options.high,
                 target=options.target,
                 rollouts=options.rollouts,
             )
-            if kept:
-                write_records(config.data.split, data, workdir / "records", measured, kept, made)
+            if kept_indices:
+                write_records(config.data.split, data, workdir / "records", measured, kept_indices, settings)
 
     processes.after_first(write)
-    if not kept:
+    if not kept_indices:
         raise InputError(
-            f"no record lies in the band {options.low:g} to {options.high:g} and is kept: see "
-            f"{workdir}/filter.md and accuracy.png; choose another band, or a model for which they are "
+            f"no record has an accuracy between {options.low:g} and {options.high:g}: see "
+            f"{workdir}/filter.md and accuracy.png; choose another band, or a model for which the records are "
             "neither too hard nor too easy"
         )
     return page
@@ -129,18 +131,18 @@ def check(options: Options) -> None:
         )
 
 
-def chosen(config, data: str, options: Options) -> range:
+def record_indices(config, data: str, options: Options) -> range:
     """The indices of the records to measure. Raises InputError where the config's split is only a part of a split."""
     if config.data.split not in (known := records.summary(data)["splits"]):
         raise InputError(
-            f"config.data.split is {config.data.split!r}; a filter takes one of {', '.join(known)} as a "
-            "whole, or with --limit its first records"
+            f"config.data.split is {config.data.split!r}; the filter takes a full split, one of "
+            f"{', '.join(known)}; --limit takes its first records"
         )
     count = len(records.open_split(data, config.data.split))
     return range(min(count, options.limit or count))
 
 
-def basis(config, data: str, base: policy.Base, options: Options) -> dict:
+def cache_key(config, data: str, base: policy.Base, options: Options) -> dict:
     """Everything that the scores of rollouts depend on."""
     sampling = {key: value for key, value in config.sampling.items() if key != "batch"}
     return {
@@ -157,30 +159,30 @@ def basis(config, data: str, base: policy.Base, options: Options) -> dict:
 
 
 def measure(
-    config, workdir: Path, options: Options, data: str, base: policy.Base, made: Mapping, numbers: Sequence[int]
+    config, workdir: Path, options: Options, data: str, base: policy.Base, key: Mapping, numbers: Sequence[int]
 ) -> Measured:
     """Runs the missing rollouts; with grey images only for records in the band, since the rest is dropped."""
-    batch, load = options.batch or roofline.at_once(config), functools.cache(lambda: policy.frozen(config, base))
+    batch, load = options.batch or roofline.decode_batch(config), functools.cache(lambda: policy.frozen(config, base))
     config = config.copy_and_resolve_references()
     config.n_s, config.rollouts = 0, options.rollouts
     with Grader(config.reward, weights=config.reward_weights, **config.grading) as grader:
         split = records.open_split(data, config.data.split)
         lengths = prompt_lengths.measured(data, config.data.split, base.prompts, workdir)
         setup = difficulty.Setup(config, split, load, base.prompts, grader, batch, lengths)
-        measured = Measured(difficulty.measure(setup, workdir / "rollouts.jsonl", made, numbers), {})
+        measured = Measured(difficulty.measure(setup, workdir / "rollouts.jsonl", key, numbers), {})
         if not options.blind:
             return measured
-        asked = [
+        in_band = [
             number
             for number in numbers
             if measured.rows[number].get("images") and options.low <= measured.accuracy(number) <= options.high
         ]
-        grey = {**made, "pictures": "grey"}
-        return measured._replace(blind=difficulty.measure(setup, workdir / "blind.jsonl", grey, asked, blind=True))
+        grey = {**key, "pictures": "grey"}
+        return measured._replace(blind=difficulty.measure(setup, workdir / "blind.jsonl", grey, in_band, blind=True))
 
 
 def report(
-    measured: Measured, candidates: Sequence[Candidate], fates: Mapping[str, str], options: Options, count: int
+    measured: Measured, candidates: Sequence[Candidate], outcomes: Mapping[str, str], options: Options, count: int
 ) -> str:
     """filter.md: the table by source, and notes on it."""
     scored = [row for row in measured.rows.values() if "scores" in row]
@@ -191,24 +193,26 @@ def report(
         f"{options.rollouts} rollouts a record; kept are accuracies from {options.low:g} to {options.high:g}, "
         f"thinned to a mean of {options.target:g} in each source.",
         "",
-        filter_report.table(candidates, fates).markdown(),
+        filter_report.table(candidates, outcomes).markdown(),
         "",
     ]
     if len(candidates) < count:
-        lines.append(f"- looked at: the first {len(candidates):,} of {count:,} records (--limit)")
-    lines += [f"- target not reached by {line}" for line in filter_report.shortfalls(candidates, fates, options.target)]
+        lines.append(f"- limited to the first {len(candidates):,} of {count:,} records (--limit)")
+    lines += [
+        f"- target not reached by {line}" for line in filter_report.shortfalls(candidates, outcomes, options.target)
+    ]
     if cut:
         lines.append(f"- {cut:.1%} of the responses were cut at config.sampling.max_new_tokens")
     if options.blind:
         pairs = [
             (_share(measured.rows[number]), _share(row)) for number, row in measured.blind.items() if "scores" in row
         ]
-        said = (
-            "accuracy {:.3f} with their pictures, {:.3f} with grey ones".format(*np.mean(pairs, axis=0))
+        text = (
+            "accuracy {:.3f} with their images, {:.3f} with grey ones".format(*np.mean(pairs, axis=0))
             if pairs
-            else "none of them has pictures"
+            else "none of them has images"
         )
-        lines.append(f"- {len(pairs):,} records of the band were also asked blind: {said}")
+        lines.append(f"- {len(pairs):,} records of the band were also asked blind: {text}")
     skipped = [row["skipped"] for row in measured.rows.values() if "skipped" in row]
     lines += [f"- skipped: {line}" for line in skipped[:NAMED]]
     if len(skipped) > NAMED:
@@ -216,15 +220,17 @@ def report(
     return "\n".join([*lines, "", "![accuracies before and after](accuracy.png)", ""])
 
 
-def write_records(split: str, data: str, out: Path, measured: Measured, kept: Sequence[int], made: Mapping) -> None:
+def write_records(
+    split: str, data: str, out: Path, measured: Measured, kept_indices: Sequence[int], settings: Mapping
+) -> None:
     """Writes the kept records with their accuracy, and all other splits unchanged; no-op if already written."""
-    said = json.dumps(made, indent=1, sort_keys=True)
-    if (out / MADE).is_file() and (out / MADE).read_text(encoding="utf-8") == said:
+    mark = json.dumps(settings, indent=1, sort_keys=True)
+    if (out / MARK_FILE).is_file() and (out / MARK_FILE).read_text(encoding="utf-8") == mark:
         return
     summary = records.summary(data)
     splits = {name: records.open_split(data, name) for name in summary["splits"]}
-    whole = records.open_split(data, split)
-    splits[split] = ({**whole[number], "accuracy": measured.accuracy(number)} for number in kept)
+    all_records = records.open_split(data, split)
+    splits[split] = ({**all_records[number], "accuracy": measured.accuracy(number)} for number in kept_indices)
     old = out.with_name(f".{out.name}.old")
     shutil.rmtree(old, ignore_errors=True)  # left by a killed run
     if out.exists():
@@ -233,7 +239,7 @@ def write_records(split: str, data: str, out: Path, measured: Measured, kept: Se
         splits,
         str(out),
         name=summary["name"],
-        finish=lambda partial: Path(partial, MADE).write_text(said, encoding="utf-8"),
+        finish=lambda partial: Path(partial, MARK_FILE).write_text(mark, encoding="utf-8"),
     )
     shutil.rmtree(old, ignore_errors=True)
 
@@ -254,13 +260,11 @@ def main(_) -> None:
 
 if __name__ == "__main__":
     cli.define_run_flags()
-    flags.DEFINE_integer("rollouts", Options().rollouts, "Responses to each record.", lower_bound=1)
-    flags.DEFINE_float("low", Options().low, "Least accuracy of the band that is kept.")
-    flags.DEFINE_float("high", Options().high, "Greatest accuracy of the band.")
-    flags.DEFINE_float("target", Options().target, "Mean accuracy that each source is thinned to.")
-    flags.DEFINE_integer(
-        "batch", 0, "Records rolled out at a time; 0: as many as training decodes at a time.", lower_bound=0
-    )
-    flags.DEFINE_integer("limit", 0, "The first records of the split alone; 0: all.", lower_bound=0)
-    flags.DEFINE_bool("blind", False, "Drop what is answered as well with grey pictures, too.")
+    flags.DEFINE_integer("rollouts", Options().rollouts, "Responses sampled for each record.", lower_bound=1)
+    flags.DEFINE_float("low", Options().low, "Lowest accuracy to keep.")
+    flags.DEFINE_float("high", Options().high, "Highest accuracy to keep.")
+    flags.DEFINE_float("target", Options().target, "Thin each source to this mean accuracy.")
+    flags.DEFINE_integer("batch", 0, "Records decoded at a time; 0: as many as in training.", lower_bound=0)
+    flags.DEFINE_integer("limit", 0, "Use only the first records of the split; 0: all.", lower_bound=0)
+    flags.DEFINE_bool("blind", False, "Also drop records that are answered as well with grey images.")
     cli.run(main, elsewhere=cli.IN_CONFIG)

@@ -99,7 +99,7 @@ class Grader:
     def start(self, pairs: Iterable[_Pair]) -> None:
         """Begins scoring pairs for a later `grade`; returns immediately."""
         with contextlib.suppress(RuntimeError):  # a broken pool: `grade` restarts it
-            self._schedule(_own(self._distinct(pairs)[1]))
+            self._schedule(_local_share(self._distinct(pairs)[1]))
 
     def grade(self, pairs: Iterable[_Pair]) -> list[dict[str, float]]:
         """One dict for each pair, in order: "reward" and its named parts. Equal pairs are scored once.
@@ -108,19 +108,19 @@ class Grader:
         same pairs; each scores its share.
         """
         keys, every = self._distinct(pairs)
-        distinct, failed = _own(every), self.failed
-        found = self._outcomes(distinct)
+        distinct, failed = _local_share(every), self.failed
+        outcomes = self._outcomes(distinct)
         together = collections.Counter(id(future) for future, _ in self._started.values())
         lost = [
             key
-            for key, score in found.items()
+            for key, score in outcomes.items()
             if isinstance(score, Exception) and together[id(self._started[key][0])] > 1
         ]
         self._started = {}
-        found |= self._outcomes({key: distinct[key] for key in lost}, size=1)  # one by one, to find the failing one
+        outcomes |= self._outcomes({key: distinct[key] for key in lost}, size=1)  # one by one, to find the failing one
         self._started = {}
-        own = {key: self._settle(distinct[key][0], score) for key, score in found.items()}
-        scored = self._exchanged(every, [own[key] for key in distinct], self.failed - failed)
+        local = {key: self._settle(distinct[key][0], score) for key, score in outcomes.items()}
+        scored = self._exchanged(every, [local[key] for key in distinct], self.failed - failed)
         self._check_weights()
         return [self._weighed({"reward": 0.0} | dict.fromkeys(self._parts, 0.0) | scored[key]) for key in keys]
 
@@ -138,9 +138,9 @@ class Grader:
 
     def _try_weights(self) -> None:
         """Checks the weights' parts on an empty response, before time is spent on rollouts."""
-        found = outcome(self._pool.schedule(_score, (self._reward_name, [(_TRIAL, "")]), timeout=self._timeout))
-        if isinstance(found, list) and isinstance(found[0], dict):  # otherwise checked in the first `grade`
-            self._parts |= found[0].keys()
+        result = outcome(self._pool.schedule(_score, (self._reward_name, [(_TRIAL, "")]), timeout=self._timeout))
+        if isinstance(result, list) and isinstance(result[0], dict):  # otherwise checked in the first `grade`
+            self._parts |= result[0].keys()
         try:
             self._check_weights()
         except InputError:
@@ -189,10 +189,10 @@ class Grader:
             self._schedule(distinct, size)
             futures = [self._started[key] for key in distinct]
             done = {id(future): outcome(future) for future, _ in futures}
-            outcomes = [(done[id(future)], place) for future, place in futures]
+            results = [(done[id(future)], place) for future, place in futures]
             return {
-                key: found if isinstance(found, Exception) else found[place]
-                for key, (found, place) in zip(distinct, outcomes)
+                key: result if isinstance(result, Exception) else result[place]
+                for key, (result, place) in zip(distinct, results)
             }
         except RuntimeError as error:
             # pebble's pool breaks when a worker dies between two tasks, as when out of memory: retry once.
@@ -230,11 +230,11 @@ class Grader:
         self._pool.join()
 
 
-def _own(distinct: Mapping[tuple, _Pair]) -> dict[tuple, _Pair]:
+def _local_share(distinct: Mapping[tuple, _Pair]) -> dict[tuple, _Pair]:
     """This process's share of the pairs."""
     from perl_jax.runtime import processes  # not at module level: workers would import JAX
 
-    return {key: pair for key, pair in distinct.items() if processes.owns(_number(key))}
+    return {key: pair for key, pair in distinct.items() if processes.is_mine(_number(key))}
 
 
 def _number(key: tuple) -> int:

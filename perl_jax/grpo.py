@@ -37,8 +37,8 @@ def advantages(rewards_QOG, scale: str = "std", eps: float = 1e-6) -> np.ndarray
     """`group_advantages` of each group, float32 [..., O, G]."""
     rewards = np.asarray(rewards_QOG)
     groups = rewards.reshape(-1, *rewards.shape[-2:])
-    found = [group_advantages(group, scale, eps) for group in groups]
-    return np.array(found, np.float32).reshape(rewards.shape)
+    values = [group_advantages(group, scale, eps) for group in groups]
+    return np.array(values, np.float32).reshape(rewards.shape)
 
 
 def group_loss(logp_OGR, old_logp_OGR, advantages_OG, weights_OG, mask_OGR, ref_logp_OGR=None, **clipping):
@@ -89,14 +89,14 @@ def response_weights(lengths, aggregate: str = "token-mean", norm_length: int | 
     `token-mean`: equal for all tokens; `seq-mean-token-mean`: equal for all responses, and for all tokens within one;
     `seq-mean-token-sum-norm` (Dr. GRPO): a response's sum divided by a constant length. Accepts numpy and JAX arrays.
     """
-    given = (lengths > 0).astype("float32")
-    responses = given.sum().clip(1)
+    non_empty = (lengths > 0).astype("float32")
+    responses = non_empty.sum().clip(1)
     if aggregate == "token-mean":
-        return given / lengths.sum().clip(1)
+        return non_empty / lengths.sum().clip(1)
     if aggregate == "seq-mean-token-mean":
-        return given / lengths.clip(1) / responses
+        return non_empty / lengths.clip(1) / responses
     if aggregate == "seq-mean-token-sum-norm":
-        return given / norm_length / responses
+        return non_empty / norm_length / responses
     raise ValueError(f"aggregate is one of {', '.join(AGGREGATES)}, not {aggregate!r}")
 
 

@@ -40,14 +40,16 @@ def make(devices=None, *, slice: int = 1, data: int = 1, fsdp: int = -1, tensor:
     """
     devices = jax.devices() if devices is None else devices
     sizes = dict(zip(AXES, (slice, data, fsdp, tensor)))
-    said, count = ", ".join(f"{axis}={size}" for axis, size in sizes.items()), len(devices)
-    rest = [axis for axis, size in sizes.items() if size == -1]
-    if len(rest) > 1 or any(size < 1 for axis, size in sizes.items() if axis not in rest):
-        raise InputError(f"config.mesh: sizes are 1 or more, or -1 once for what is left, not {said}")
+    requested, count = ", ".join(f"{axis}={size}" for axis, size in sizes.items()), len(devices)
+    inferred = [axis for axis, size in sizes.items() if size == -1]
+    if len(inferred) > 1 or any(size < 1 for axis, size in sizes.items() if axis not in inferred):
+        raise InputError(f"config.mesh: sizes are 1 or more, or -1 once for what is left, not {requested}")
     known = int(np.prod([size for size in sizes.values() if size != -1]))
-    if count % known if rest else count != known:
-        raise InputError(f"config.mesh: {said} does not make up {count} devices; change one of them, or set one to -1")
-    sizes.update(dict.fromkeys(rest, count // known))
+    if count % known if inferred else count != known:
+        raise InputError(
+            f"config.mesh: {requested} does not make up {count} devices; change one of them, or set one to -1"
+        )
+    sizes.update(dict.fromkeys(inferred, count // known))
     slices = len({getattr(device, "slice_index", 0) for device in devices})
     if slices == 1:
         grid = mesh_utils.create_device_mesh(tuple(sizes.values()), devices, allow_split_physical_axes=True)
@@ -55,7 +57,7 @@ def make(devices=None, *, slice: int = 1, data: int = 1, fsdp: int = -1, tensor:
         within = 1, *(sizes[axis] for axis in AXES[1:])
         grid = mesh_utils.create_hybrid_device_mesh(within, (slices, 1, 1, 1), devices, allow_split_physical_axes=True)
     else:
-        raise InputError(f"config.mesh: {said}, but the devices are {slices} slices; set slice={slices}")
+        raise InputError(f"config.mesh: {requested}, but the devices are {slices} slices; set slice={slices}")
     return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
@@ -65,7 +67,7 @@ def shards() -> int:
     return int(np.prod([shape.get(axis, 1) for axis in ROWS]))
 
 
-def own() -> frozenset[int]:
+def local_shards() -> frozenset[int]:
     """The shards that are on this process's devices."""
     mesh = jax.sharding.get_mesh()
     if mesh.empty:
@@ -74,7 +76,7 @@ def own() -> frozenset[int]:
     return frozenset(part.start or 0 for (part,) in parts)
 
 
-def spec(shape, axes, layout: str = "train") -> P:
+def partition_spec(shape, axes, layout: str = "train") -> P:
     """The partition spec of a weight of `shape` with logical `axes`, one per dimension, in the current mesh.
 
     For a layer taken out of a stack, `axes` may still have the stack's leading axis.
@@ -91,7 +93,7 @@ def head_axis(heads: int) -> str | None:
 
 def sharding(shape, axes) -> NamedSharding:
     """The sharding of a weight in training, as an argument of `models.load`."""
-    return NamedSharding(jax.sharding.get_mesh(), spec(shape, axes))
+    return NamedSharding(jax.sharding.get_mesh(), partition_spec(shape, axes))
 
 
 # Inside compiled programs.
@@ -116,8 +118,8 @@ def by_width(x, axis: int = 0):
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or x.shape[-1] % mesh.shape["fsdp"]:
         return x
-    apart = P(*[None] * axis, ROWS[:-1], *[None] * (x.ndim - axis - 2), "fsdp")
-    return jax.lax.with_sharding_constraint(x, apart)
+    spec = P(*[None] * axis, ROWS[:-1], *[None] * (x.ndim - axis - 2), "fsdp")
+    return jax.lax.with_sharding_constraint(x, spec)
 
 
 def from_width(x, axis: int = 0):
@@ -130,7 +132,7 @@ def to_width(x, axis: int = 0):
     return by_width(rows(x, axis), axis)
 
 
-def whole(tree):
+def replicated(tree):
     """Replicates the arrays on all devices."""
     empty = jax.sharding.get_abstract_mesh().empty
     return tree if empty else jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, P()), tree)
@@ -144,7 +146,7 @@ def weights(state: nnx.State, layout: str = "train") -> nnx.State:
     def place(leaf):
         if not isinstance(leaf, nnx.Variable):
             return leaf
-        where = spec(leaf.shape, leaf.get_metadata("axes"), layout)
+        where = partition_spec(leaf.shape, leaf.get_metadata("axes"), layout)
         return leaf.replace(jax.lax.with_sharding_constraint(leaf[...], where))
 
     return jax.tree.map(place, state, is_leaf=lambda leaf: isinstance(leaf, nnx.Variable))
@@ -155,13 +157,13 @@ def by_row(f: Callable, in_axes=0, out_axes=0) -> Callable:
     return jax.vmap(f, in_axes, out_axes, spmd_axis_name=None if jax.sharding.get_abstract_mesh().empty else ROWS)
 
 
-def by_own_row(f: Callable) -> Callable:
+def vmap_one_row(f: Callable) -> Callable:
     """`by_row` with one row per shard. A single row is not batched: XLA is slower on batches of one on a CPU."""
 
-    def alone(*args):
+    def single(*args):
         return jax.tree.map(lambda x: x[None], f(*jax.tree.map(lambda x: x[0], args)))
 
-    return alone if shards() == 1 else by_row(f)
+    return single if shards() == 1 else by_row(f)
 
 
 def by_shard(f: Callable, shared: int = 0) -> Callable:
@@ -218,18 +220,19 @@ def shapes(tree, like):
     return jax.tree.map(shape, tree, like)
 
 
-def moved(state: nnx.State, layout: str) -> nnx.State:
+def reshard(state: nnx.State, layout: str) -> nnx.State:
     """Reshards weights from the training layout to another by one compiled program; no-op if the layouts agree."""
     if jax.sharding.get_abstract_mesh().empty or not any(
-        spec(leaf.shape, leaf.get_metadata("axes"), layout) != spec(leaf.shape, leaf.get_metadata("axes"))
+        partition_spec(leaf.shape, leaf.get_metadata("axes"), layout)
+        != partition_spec(leaf.shape, leaf.get_metadata("axes"))
         for leaf in jax.tree.leaves(state, is_leaf=lambda leaf: isinstance(leaf, nnx.Variable))
     ):
         return state
-    return _moved(state, layout)
+    return _reshard(state, layout)
 
 
 @partial(jax.jit, static_argnums=1)
-def _moved(state, layout: str):
+def _reshard(state, layout: str):
     return weights(state, layout)
 
 

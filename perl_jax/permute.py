@@ -26,6 +26,15 @@ _BARE_LETTER = re.compile(r"(\W*)([A-Za-z])(\W*)")
 _BARE_ITEM = re.compile(r"\d+|\b[A-Za-z]\b")
 
 
+def original_order(count: int) -> Order:
+    """The order in which `count` images are stored: place i shows image i.
+
+    >>> original_order(3)
+    (0, 1, 2)
+    """
+    return tuple(range(count))
+
+
 def inverse(order: Sequence[int]) -> Order:
     """The inverse permutation: `inverse(order)[i]` is the place that shows original image i.
 
@@ -66,11 +75,11 @@ def apply(sample: Sample, order: Iterable[int]) -> Sample:
     ...        "order_effect": "rewrite"}, [1, 0])["question"]
     'What is in {image:1}?'
     """
-    order = _checked(sample, order)
-    new = {**sample, **_shown_in(order, sample)}
+    order = _valid_order(sample, order)
+    new = {**sample, **_reordered(order, sample)}
     if "choices" in sample:
         new["choices"] = list(sample["choices"] or ())
-    if _effect(sample) != "rewrite" or order == tuple(range(len(order))):
+    if _effect(sample) != "rewrite" or order == original_order(len(order)):
         return new
     place_of = inverse(order)
     new["question"] = _move_mentions(sample, sample["question"], place_of)
@@ -104,17 +113,17 @@ def draw_orders(sample: Sample, n_s: int, p: float, *, seed: int, epoch: int, st
     the step's earlier ones until all are used. Every draw is a hash of (seed, epoch, step, id, index of the order), so
     it is the same on any mesh, in any process, and after a resume.
     """
-    identity, places = tuple(range(len(_images(sample)))), movable_places(sample)
-    orders, taken = [identity], {identity}
+    original, places = original_order(len(_images(sample))), movable_places(sample)
+    orders, used = [original], {original}
     for index in range(1, n_s + 1):
         key = ("train", int(seed), int(epoch), int(step), str(sample["id"]), index)
         if not places or _hash(*key) >= p * 2**64:
-            orders.append(identity)
+            orders.append(original)
             continue
-        if len(taken) == math.factorial(len(places)):
-            taken = {identity}
-        orders.append(_draw(identity, places, taken, key))
-        taken.add(orders[-1])
+        if len(used) == math.factorial(len(places)):
+            used = {original}
+        orders.append(_draw(original, places, used, key))
+        used.add(orders[-1])
     return orders
 
 
@@ -123,13 +132,13 @@ def uniform_orders(sample: Sample, count: int, seed: int) -> list[Order]:
 
     Deterministic in (seed, id); distinct until all permutations are used.
     """
-    identity, places = tuple(range(len(_images(sample)))), movable_places(sample)
-    orders, taken = [], set()
+    original, places = original_order(len(_images(sample))), movable_places(sample)
+    orders, used = [], set()
     for index in range(count):
-        if len(taken) == math.factorial(len(places)):
-            taken = set()
-        orders.append(_draw(identity, places, taken, ("evaluate", int(seed), str(sample["id"]), index)))
-        taken.add(orders[-1])
+        if len(used) == math.factorial(len(places)):
+            used = set()
+        orders.append(_draw(original, places, used, ("evaluate", int(seed), str(sample["id"]), index)))
+        used.add(orders[-1])
     return orders
 
 
@@ -145,19 +154,19 @@ def render(sample: Sample) -> Sample:
     '<image><image>\\nWhat is in image 2?'
     """
     images = _images(sample)
-    shown = [sample["question"], *(sample.get("choices") or ())]
-    if any(MARKER in text for text in shown):
+    texts = [sample["question"], *(sample.get("choices") or ())]
+    if any(MARKER in text for text in texts):
         raise InputError(f"{_name(sample)}: its text holds a plain {MARKER}; name the place, as in <image:0>")
     if SLOT.search(sample["answer"]):
         raise InputError(f"{_name(sample)}: its answer shows an image; mention it instead, as in {{image:0}}")
-    slots = [int(i) for text in shown for i in SLOT.findall(text)]
+    slots = [int(i) for text in texts for i in SLOT.findall(text)]
     if not slots and images:
         slots = list(range(len(images)))
-        shown[0] = "".join(f"<image:{i}>" for i in slots) + "\n" + shown[0]
+        texts[0] = "".join(f"<image:{i}>" for i in slots) + "\n" + texts[0]
     if sorted(slots) != list(range(len(images))):
         raise InputError(f"{_name(sample)}: slots {slots} do not show each of its {len(images)} images once")
-    question, *choices = [SLOT.sub(MARKER, _words(sample, text)) for text in shown]
-    new = {**sample, **_shown_in(slots, sample), "question": question}
+    question, *choices = [SLOT.sub(MARKER, _words(sample, text)) for text in texts]
+    new = {**sample, **_reordered(slots, sample), "question": question}
     if "choices" in sample:
         new["choices"] = choices
     return {**new, "answer": _words(sample, sample["answer"])}
@@ -174,13 +183,13 @@ def canonical_answer(prediction: str, sample: Sample, order: Iterable[int]) -> s
     >>> canonical_answer("image 2", sample, (1, 0))
     'Image 1'
     """
-    order = _checked(sample, order)
+    order = _valid_order(sample, order)
     prediction = prediction.strip()
     if _effect(sample) != "rewrite":
         return prediction
     answer = sample["answer"]
     if named := SET.fullmatch(answer):
-        return _canonical_set(sample, prediction, named[2], order)
+        return _set_in_original_order(sample, prediction, named[2], order)
     if len(symbols.mentioned(answer)) == 1:
         for place, image in enumerate(order):
             if _folded(_words(sample, _point_at(answer, place))) == _folded(prediction):
@@ -194,7 +203,7 @@ def canonical_answer(prediction: str, sample: Sample, order: Iterable[int]) -> s
         return prediction
 
 
-def _canonical_set(sample: Sample, prediction: str, style: str, order: Order) -> str:
+def _set_in_original_order(sample: Sample, prediction: str, style: str, order: Order) -> str:
     places = {int(number) - 1 for number in re.findall(r"[0-9]{1,4}", prediction)}
     if len(places) < 2 or not places <= set(range(len(order))):
         return prediction
@@ -212,7 +221,7 @@ def _images(sample: Sample) -> list:
     return list(sample.get("images") or ())
 
 
-def _shown_in(order: Sequence[int], sample: Sample) -> dict[str, list]:
+def _reordered(order: Sequence[int], sample: Sample) -> dict[str, list]:
     """The per-image fields (`images`, `captions`) in a new order."""
     return {key: [sample[key][i] for i in order] for key in ("images", "captions") if sample.get(key)}
 
@@ -232,7 +241,7 @@ def _folded(text: str) -> str:
     return " ".join(text.split()).strip(" ().").casefold()
 
 
-def _checked(sample: Sample, order: Iterable[int]) -> Order:
+def _valid_order(sample: Sample, order: Iterable[int]) -> Order:
     total = len(_images(sample))
     try:
         order = tuple(operator.index(i) for i in order)
@@ -320,16 +329,16 @@ def _move_letter(sample: Sample, letter: str, place_of: Order) -> str:
         return _move_item(sample, letter, place_of)
     if not _answers_by_shown_choice(sample):
         return letter
-    shown = _choice_slots(sample)
+    choice_slots = _choice_slots(sample)
     index = symbols.letter_place(letter)
-    if index >= len(shown):
-        raise InputError(f"{_name(sample)}: answer {letter!r}, but it has {len(shown)} choices")
-    if not shown[index]:  # "none of the above"
+    if index >= len(choice_slots):
+        raise InputError(f"{_name(sample)}: answer {letter!r}, but it has {len(choice_slots)} choices")
+    if not choice_slots[index]:  # "none of the above"
         return letter
-    wanted = [place_of[_place(sample, place)] for place in shown[index]]
-    if wanted not in shown:
+    target = [place_of[_place(sample, place)] for place in choice_slots[index]]
+    if target not in choice_slots:
         raise InputError(f"{_name(sample)}: no choice shows what answer {letter!r} shows, once its images have moved")
-    moved = symbols.letter(shown.index(wanted))
+    moved = symbols.letter(choice_slots.index(target))
     return moved if letter.isupper() else moved.lower()
 
 
@@ -361,11 +370,11 @@ def _hash(*key: object) -> int:
     return int.from_bytes(hashlib.blake2b(json.dumps(key).encode(), digest_size=8).digest(), "big")
 
 
-def _draw(identity: Order, places: list[int], taken: set[Order], key: tuple) -> Order:
-    """A uniform permutation of `places` that is not in `taken` (at least one must be left)."""
+def _draw(original: Order, places: list[int], used: set[Order], key: tuple) -> Order:
+    """A uniform permutation of `places` that is not in `used` (at least one must be left)."""
     for attempt in count_from():
-        order = list(identity)
+        order = list(original)
         for place, image in zip(places, sorted(places, key=lambda place: _hash(*key, attempt, place))):
             order[place] = image
-        if tuple(order) not in taken:
+        if tuple(order) not in used:
             return tuple(order)

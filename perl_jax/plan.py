@@ -33,21 +33,21 @@ SIZES = {  # TPU slice sizes, by the prefix of the topology's name
     **dict.fromkeys(("v4", "v5p"), ("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8", "8x8x8")),
 }
 GPUS = {"a100": "NVIDIA A100-SXM4-80GB", "h100": "NVIDIA H100 80GB HBM3", "h200": "NVIDIA H200"}
-ROOM = 0.92  # share of a GPU's memory for XLA (XLA_PYTHON_CLIENT_MEM_FRACTION)
+USABLE = 0.92  # share of a GPU's memory for XLA (XLA_PYTHON_CLIENT_MEM_FRACTION)
 
-PHASES = ("prefill pictures", "prefill", "decode", "update pictures", "update", "optimizer")
+PHASES = ("prefill images", "prefill", "decode", "update images", "update", "optimizer")
 LIVES = {  # phases during which each buffer is on a device
     **dict.fromkeys(("weights", "frozen weights", "reference", "optimizer state"), PHASES),
-    "gradients": ("update pictures", "update", "optimizer"),
-    "decoding copy": ("prefill pictures", "prefill", "decode"),
+    "gradients": ("update images", "update", "optimizer"),
+    "decoding copy": ("prefill images", "prefill", "decode"),
     "prompt caches": ("prefill", "decode"),
-    "own caches": ("decode",),
+    "response caches": ("decode",),
 }
 ARGUMENTS = {  # buffers that are inputs or outputs of each program
-    "prefill pictures": ("weights", "frozen weights"),
+    "prefill images": ("weights", "frozen weights"),
     "prefill": ("weights", "frozen weights", "prompt caches"),
-    "decode": ("decoding copy", "prompt caches", "own caches"),
-    "update pictures": ("weights", "frozen weights"),
+    "decode": ("decoding copy", "prompt caches", "response caches"),
+    "update images": ("weights", "frozen weights"),
     "update": ("weights", "frozen weights", "gradients"),
     "optimizer": ("weights", "optimizer state", "gradients"),
 }
@@ -111,21 +111,21 @@ def plan(config, topology: str, assumed: Assumed) -> Plan:
 
 def compile_for(config, sizes: models.Config, assumed: Assumed, devices) -> Plan:
     """A plan with memory use reported by the compiler."""
-    kind, found = devices[0].device_kind, {}
+    kind, compiled = devices[0].device_kind, {}
     with jax.set_mesh(mesh.make(devices, **config.mesh)):
         check_config.check_shards(config, mesh.shards())
         lowered, resident = programs.programs(config, sizes, assumed)
         for name, lower in lowered.items():
             started = time.monotonic()
-            found[name] = programs.compiled(lower)
+            compiled[name] = programs.compiled(lower)
             print(f"compiled {name} in {time.monotonic() - started:.0f} s", flush=True)
         shards = mesh.shards()
-    needed = phases(found, resident, flops.DEVICES[kind].memory)
-    sent = {name: program.sent for name, program in found.items() if isinstance(program, Compiled)}
+    needed = phases(compiled, resident, flops.DEVICES[kind].memory)
+    sent = {name: program.sent for name, program in compiled.items() if isinstance(program, Compiled)}
     totals = {name: sum(kinds.values()) for name, kinds in sent.items()}
     network = roofline.network(totals, config, sizes, assumed, flops.DEVICES[kind], shards)
-    said = times(config, sizes, assumed, kind, len(devices), shards)
-    return Plan(compiled=True, resident=resident, needed=needed, sent=sent, network=network, **said)
+    timing = times(config, sizes, assumed, kind, len(devices), shards)
+    return Plan(compiled=True, resident=resident, needed=needed, sent=sent, network=network, **timing)
 
 
 def estimate(config, sizes: models.Config, assumed: Assumed, kind: str, devices) -> Plan:
@@ -135,10 +135,10 @@ def estimate(config, sizes: models.Config, assumed: Assumed, kind: str, devices)
         _, resident = programs.programs(config, sizes, assumed)
         shards = mesh.shards()
     more = roofline.temporary(config, sizes, assumed, resident, len(devices), shards)
-    memory = flops.DEVICES[kind].memory * ROOM
-    needed = {phase: (kept(resident, phase) + size) / memory for phase, size in more.items()}
-    said = times(config, sizes, assumed, kind, len(devices), shards)
-    return Plan(compiled=False, resident=resident, needed=needed, sent={}, network=None, **said)
+    memory = flops.DEVICES[kind].memory * USABLE
+    needed = {phase: (resident_bytes(resident, phase) + size) / memory for phase, size in more.items()}
+    timing = times(config, sizes, assumed, kind, len(devices), shards)
+    return Plan(compiled=False, resident=resident, needed=needed, sent={}, network=None, **timing)
 
 
 def times(config, sizes: models.Config, assumed: Assumed, kind: str, count: int, shards: int) -> dict:
@@ -155,21 +155,21 @@ def times(config, sizes: models.Config, assumed: Assumed, kind: str, count: int,
     }
 
 
-def kept(resident: Mapping[str, float], phase: str, but: tuple[str, ...] = ()) -> float:
+def resident_bytes(resident: Mapping[str, float], phase: str, but: tuple[str, ...] = ()) -> float:
     """Bytes of all buffers resident on a device in a phase, except those in `but`."""
     return sum(size for part, size in resident.items() if phase in LIVES[part] and part not in but)
 
 
-def phases(found: Mapping[str, Compiled | float], resident: Mapping[str, float], memory: float) -> dict[str, float]:
+def phases(compiled: Mapping[str, Compiled | float], resident: Mapping[str, float], memory: float) -> dict[str, float]:
     """The share of device memory that each phase needs, from its compiled program."""
     out = {}
-    for name, program in found.items():
+    for name, program in compiled.items():
         if isinstance(program, float):
             out[name] = program
             continue
-        beside = kept(resident, name, ARGUMENTS[name])
-        if name == "update" and isinstance(found["update pictures"], Compiled):
-            beside += found["update pictures"].results  # kept for the images' gradient
+        beside = resident_bytes(resident, name, ARGUMENTS[name])
+        if name == "update" and isinstance(compiled["update images"], Compiled):
+            beside += compiled["update images"].results  # kept for the images' gradient
         out[name] = (beside + program.total) / memory
     return out
 
@@ -185,61 +185,62 @@ def largest_rows(config, topology: str, assumed: Assumed) -> int | None:
     return best
 
 
-def report(config, found: Plan, assumed: Assumed, price: float) -> str:
+def report(config, planned: Plan, assumed: Assumed, price: float) -> str:
     """A plan as Markdown."""
-    memory = flops.DEVICES[found.device].memory
-    how = "compiled ahead of time, not run" if found.compiled else "estimated, not compiled"
-    columns = list(found.needed)
+    memory = flops.DEVICES[planned.device].memory
+    method = "compiled ahead of time, not run" if planned.compiled else "estimated, not compiled"
+    columns = list(planned.needed)
     lines = [
-        f"# {config.model} on {found.count} x {found.device}: {how}",
-        f"mesh: {dict(config.mesh)}; {found.shards} shards of rows",
+        f"# {config.model} on {planned.count} x {planned.device}: {method}",
+        f"mesh: {dict(config.mesh)}; {planned.shards} shards of rows",
         "",
         f"| GiB on a device, in | {' | '.join(columns)} |",
         "|---|" + "---|" * len(columns),
     ]
-    for part, size in found.resident.items():
-        there = [f"{size / GIB:.2f}" if phase in LIVES[part] and size else "" for phase in columns]
-        lines.append(f"| {part} | {' | '.join(there)} |")
-    total = [f"{found.needed[phase] * memory / GIB:.2f}" for phase in columns]
+    for part, size in planned.resident.items():
+        cells = [f"{size / GIB:.2f}" if phase in LIVES[part] and size else "" for phase in columns]
+        lines.append(f"| {part} | {' | '.join(cells)} |")
+    total = [f"{planned.needed[phase] * memory / GIB:.2f}" for phase in columns]
     lines += [
         f"| all, with temporary memory | {' | '.join(total)} |",
-        f"| of the memory | {' | '.join(f'{found.needed[phase]:.0%}' for phase in columns)} |",
+        f"| of the memory | {' | '.join(f'{planned.needed[phase]:.0%}' for phase in columns)} |",
     ]
-    if any(found.sent.values()):
+    if any(planned.sent.values()):
         lines += ["", "| collectives | GiB by kind |", "|---|---|"]
         lines += [
             f"| {name} | {', '.join(f'{kind} {size / GIB:.2f}' for kind, size in kinds.items())} |"
-            for name, kinds in found.sent.items()
+            for name, kinds in planned.sent.items()
             if kinds
         ]
-    second, steps = sum(found.seconds.values()), config.total_steps
+    second, steps = sum(planned.seconds.values()), config.total_steps
     hours = {
         f"{steps} steps": steps * second / 3600,
-        "the rollout filter ({:,} samples, {} rollouts each)".format(*roofline.FILTERED): found.filtering / 3600,
-        f"one evaluation ({sum(roofline.EVALUATED.values()):,} questions)": found.evaluating / 3600,
+        "the rollout filter ({:,} samples, {} rollouts each)".format(*roofline.FILTERED): planned.filtering / 3600,
+        f"one evaluation ({sum(roofline.EVALUATED.values()):,} questions)": planned.evaluating / 3600,
     }
     money = f"; {price:g} an hour of one device" if price else ""
-    parts = ", ".join(f"{name} {value:.1f}" for name, value in found.seconds.items())
-    bound = found.work / (second * assumed.efficiency * flops.DEVICES[found.device].peak * found.count)
-    network = "" if found.network is None else f"; the network's {found.network:.1f} s are hidden or come on top"
+    parts = ", ".join(f"{name} {value:.1f}" for name, value in planned.seconds.items())
+    worst = planned.worst
+    bound = planned.work / (second * assumed.efficiency * flops.DEVICES[planned.device].peak * planned.count)
+    network = "" if planned.network is None else f"; the network takes {planned.network:.1f} s, hidden or on top"
     lines += [
         "",
-        f"**{'fits' if found.worst <= 1 else f'needs {found.worst:.2f}x'}** ({found.worst:.0%} of a device's "
+        f"**{'fits' if worst <= 1 else f'needs {worst:.2f}x'}** ({worst:.0%} of a device's "
         f"memory). A step by roofline: {second:.1f} s ({parts}{network}).",
-        f"Of that {found.work / 1e15:,.0f} PFLOP must be computed: MFU is at most {bound:.0%}, with all of the "
-        "device's rates reached and the network hidden.",
+        f"The work is {planned.work / 1e15:,.0f} PFLOP: MFU is at most {bound:.0%}, at the device's full rates and "
+        "with the network hidden.",
         "",
         f"| | hours | device-hours |{' money |' if price else ''}",
         "|---|---|---|" + "---|" * bool(price),
     ]
     for name, value in hours.items():
-        cost = f" {value * found.count * price:,.0f} |" if price else ""
-        lines.append(f"| {name} | {value:,.1f} | {value * found.count:,.0f} |{cost}")
+        cost = f" {value * planned.count * price:,.0f} |" if price else ""
+        lines.append(f"| {name} | {value:,.1f} | {value * planned.count:,.0f} |{cost}")
     lines += [
         "",
-        f"Assumed: {assumed.images} pictures of {config.prompt.max_pixels:,} pixels, {assumed.words} tokens "
+        f"Assumed: {assumed.images} images of {config.prompt.max_pixels:,} pixels, {assumed.words} tokens "
         f"of text a question and responses of {assumed.response} tokens; {assumed.efficiency:.0%} of a device's "
-        f"rates{money}; nothing for data, grading, and evaluation within the run.",
+        f"rates{money}; data, grading and evaluation within the run are not counted.",
     ]
     return "\n".join(lines)
 
@@ -251,15 +252,15 @@ def main(_) -> None:
     check_config.check(config)
     assumed = Assumed(FLAGS.images, FLAGS.words, FLAGS.response, FLAGS.efficiency)
     for topology in topologies(FLAGS.topology):
-        found = plan(config, topology, assumed)
-        if found.worst <= 1:
+        planned = plan(config, topology, assumed)
+        if planned.worst <= 1:
             break
-        print(f"{topology}: needs {found.worst:.2f}x", flush=True)
-    text = report(config, found, assumed, FLAGS.price_per_device_hour)
-    if not found.compiled:
+        print(f"{topology}: needs {planned.worst:.2f}x", flush=True)
+    text = report(config, planned, assumed, FLAGS.price_per_device_hour)
+    if not planned.compiled:
         rows = largest_rows(config, topology, assumed)
         text += f"\nThe largest micro_batch.row_tokens would be {rows:,}." if rows else ""
-        text += f"\n{ROOM:.0%} of the memory are taken for granted: set XLA_PYTHON_CLIENT_MEM_FRACTION={ROOM}."
+        text += f"\n{USABLE:.0%} of the memory are assumed to be usable: set XLA_PYTHON_CLIENT_MEM_FRACTION={USABLE}."
     print(text)
     if FLAGS.out:
         Path(FLAGS.out).write_text(text + "\n", encoding="utf-8")
@@ -270,12 +271,17 @@ if __name__ == "__main__":
     jax.config.update("jax_num_cpu_devices", 64)  # stand in for GPUs
     cli.define_config_flag()
     flags.DEFINE_string(
-        "topology", None, "Such as v5e:4x4, v6e:16x16, v5p:4x4x4; v5e: the smallest; h100:8.", required=True
+        "topology",
+        None,
+        "Devices, such as v5e:4x4, v6e:16x16, v5p:4x4x4 or h100:8; v5e finds the smallest that fits.",
+        required=True,
     )
-    flags.DEFINE_string("out", "", "A file to write what is printed to.")
-    flags.DEFINE_integer("images", 4, "Pictures of a mean question.", lower_bound=0)
-    flags.DEFINE_integer("words", 150, "Tokens of a mean question's text.", lower_bound=1)
-    flags.DEFINE_integer("response", 600, "Tokens of a mean response.", lower_bound=1)
-    flags.DEFINE_float("efficiency", 0.4, "Share of a device's rates that is reached.", lower_bound=0.01, upper_bound=1)
-    flags.DEFINE_float("price_per_device_hour", 0.0, "Of one device.", lower_bound=0.0)
+    flags.DEFINE_string("out", "", "Also write the plan to this file.")
+    flags.DEFINE_integer("images", 4, "Images of an average question.", lower_bound=0)
+    flags.DEFINE_integer("words", 150, "Text tokens of an average question.", lower_bound=1)
+    flags.DEFINE_integer("response", 600, "Tokens of an average response.", lower_bound=1)
+    flags.DEFINE_float(
+        "efficiency", 0.4, "Share of a device's peak rates that is reached.", lower_bound=0.01, upper_bound=1
+    )
+    flags.DEFINE_float("price_per_device_hour", 0.0, "Price of one device for an hour.", lower_bound=0.0)
     cli.run(main, elsewhere=cli.IN_CONFIG)

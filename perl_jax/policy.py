@@ -36,9 +36,11 @@ def load(config, workdir: Path, texts: Iterable[str]) -> tuple[models.Model, Bas
 
     Adds new adapters if `config.lora` has a rank. Otherwise as `base`.
     """
-    found = base(config, workdir, texts)
-    model = models.load(found.path, dtype=dtypes(config), compute_dtype=config.compute_dtype, sharding=mesh.sharding)
-    return adapted(config, model, mesh.sharding), found
+    base_model = base(config, workdir, texts)
+    model = models.load(
+        base_model.path, dtype=dtypes(config), compute_dtype=config.compute_dtype, sharding=mesh.sharding
+    )
+    return adapted(config, model, mesh.sharding), base_model
 
 
 def frozen(config, base: Base) -> models.Model:
@@ -66,9 +68,9 @@ def base(config, workdir: Path, texts: Iterable[str]) -> Base:
 def without_weights(config, workdir: Path, texts: Iterable[str]) -> tuple[Prompts, models.Config]:
     """The prompts that `load` would give, and the model's config, without reading, making or downloading weights."""
     path = _place(config, workdir, weights=False)
-    with tempfile.TemporaryDirectory() as made:
+    with tempfile.TemporaryDirectory() as folder:
         if not config.model and not path.exists():
-            path = Path(made)
+            path = Path(folder)
             from_scratch, sizes = _new(config)
             from_scratch.make_processor(path, sizes, texts)
         prompts = Prompts(models.Processor.from_pretrained(path), **config.prompt)
@@ -138,8 +140,8 @@ def directory(name: str, weights: bool = True) -> Path:
     from huggingface_hub import snapshot_download
 
     try:  # uses the cache where the hub cannot be reached
-        wanted = FILES + WEIGHTS if weights else FILES
-        return Path(snapshot_download(hub_id[1], revision=hub_id[2], allow_patterns=wanted))
+        patterns = FILES + WEIGHTS if weights else FILES
+        return Path(snapshot_download(hub_id[1], revision=hub_id[2], allow_patterns=patterns))
     except (OSError, ValueError) as error:
         raise InputError(
             f"{name}: no such directory, and the hub cannot be reached or has no such model: "

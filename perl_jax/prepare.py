@@ -55,12 +55,12 @@ class Progress:
     """Logs the number of rows and the rate every ten seconds."""
 
     def __init__(self):
-        self._start = self._said = time.monotonic()
+        self._start = self._logged = time.monotonic()
 
     def __call__(self, kept: int, left_out: int) -> None:
         now = time.monotonic()
-        if now - self._said >= 10:
-            self._said = now
+        if now - self._logged >= 10:
+            self._logged = now
             rate = (kept + left_out) / (now - self._start)
             logger.info("%s kept, %s left out, %.0f rows/s", f"{kept:,}", f"{left_out:,}", rate)
 
@@ -104,7 +104,9 @@ def main(argv: list[str]) -> None:
     if FLAGS.download:
         options["download"] = True
     if bool(FLAGS.annotator) != bool(FLAGS.annotator_model):
-        raise InputError("--annotator and --annotator_model go together: where the language model is, its name there")
+        raise InputError(
+            "--annotator and --annotator_model go together: the URL of the language model, and its name there"
+        )
     with contextlib.ExitStack() as stack:
         annotate = None
         if FLAGS.annotator:
@@ -124,8 +126,8 @@ def main(argv: list[str]) -> None:
             show=Progress(),
             **options,
         )
-        asked = ", ".join(f"{number:,} {what}" for what, number in model.counts.items()) if annotate else ""
-    print("\n\n".join(filter(None, (table(summary), agreement_table(FLAGS.out), asked and f"endpoint: {asked}"))))
+        requests = ", ".join(f"{number:,} {what}" for what, number in model.counts.items()) if annotate else ""
+    print("\n\n".join(filter(None, (table(summary), agreement_table(FLAGS.out), requests and f"endpoint: {requests}"))))
     print(f"wrote {FLAGS.out}")
     if FLAGS.review:
         page = os.path.join(FLAGS.out, "review.html")
@@ -135,17 +137,23 @@ def main(argv: list[str]) -> None:
 
 if __name__ == "__main__":
     flags.DEFINE_string("source", None, f"Data source, one of: {', '.join(data.names())}.", required=True)
-    flags.DEFINE_string("out", None, "Directory to write; must not exist yet, or be empty.", required=True)
-    flags.DEFINE_string("input", None, "Where the source's files are, for a source that has some.")
-    flags.DEFINE_multi_string("map", [], "Columns by other names, ours=theirs: question=problem,answer=solution.")
-    flags.DEFINE_bool("download", False, "Fetch the source's files from the hub to --input first.")
+    flags.DEFINE_string("out", None, "Directory to write; must be new or empty.", required=True)
+    flags.DEFINE_string("input", None, "The source's files, for a source that reads files.")
+    flags.DEFINE_multi_string("map", [], "Columns with other names, as ours=theirs: question=problem,answer=solution.")
+    flags.DEFINE_bool("download", False, "First download the source's files from the hub to --input.")
     flags.DEFINE_integer("limit", None, "Most records of a split.", lower_bound=1)
-    flags.DEFINE_integer("seed", 0, "Of whatever is drawn at random.", lower_bound=0)
-    flags.DEFINE_float("holdout", 0.0, "Share of the pictures whose records go to a split 'eval'.")
-    flags.DEFINE_multi_string("decontaminate", [], "An evaluation set, none of whose pictures or questions are kept.")
-    flags.DEFINE_string("annotator", "", "An OpenAI-compatible URL, asked to rephrase and to label.")
-    flags.DEFINE_string("annotator_model", "", "The annotator's name there; its answers are kept in OUT.answers.jsonl.")
+    flags.DEFINE_integer("seed", 0, "Seed of all random draws.", lower_bound=0)
+    flags.DEFINE_float("holdout", 0.0, "Share of the images whose records go to a split 'eval'.")
+    flags.DEFINE_multi_string(
+        "decontaminate", [], "An evaluation set; records with its images or questions are left out."
+    )
+    flags.DEFINE_string(
+        "annotator", "", "OpenAI-compatible URL of a language model that rephrases and labels questions."
+    )
+    flags.DEFINE_string(
+        "annotator_model", "", "The annotator's model name at that URL; its answers are cached in OUT.answers.jsonl."
+    )
     flags.DEFINE_integer("concurrency", 8, "Requests at a time.", lower_bound=1)
-    flags.DEFINE_integer("review", 0, "Write so many records to OUT/review.html, to check by eye.", lower_bound=0)
+    flags.DEFINE_integer("review", 0, "Write this many records to OUT/review.html, to check by eye.", lower_bound=0)
     flags.DEFINE_multi_string("option", [], "An option of the source, as key=value; may be given several times.")
     cli.run(main, elsewhere={"endpoint": "annotator", "model": "annotator_model"})

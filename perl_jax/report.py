@@ -32,12 +32,14 @@ def parse_directories(flag: str, items: Sequence[str]) -> dict[str, Path]:
         if not os.path.isdir(path):
             raise InputError(f"--{flag}={item}: {path} is not a directory")
         if name in out:
-            raise InputError(f"--{flag}={item}: the name {name!r} is taken, by {out[name]}; give another, NAME={path}")
+            raise InputError(
+                f"--{flag}={item}: the name {name!r} is taken, by {out[name]}; give another one, as NAME={path}"
+            )
         out[name] = Path(path)
     return out
 
 
-def write(workdirs: Mapping[str, Path], evaluated: Mapping[str, Path], out: Path) -> str:
+def write(workdirs: Mapping[str, Path], results_directories: Mapping[str, Path], out: Path) -> str:
     """Writes the page `out` and its Markdown next to it, and returns the Markdown.
 
     Args:
@@ -49,34 +51,36 @@ def write(workdirs: Mapping[str, Path], evaluated: Mapping[str, Path], out: Path
         InputError: `out` is not named *.html, there is nothing to report, or files of another form.
     """
     if out.suffix != ".html":
-        raise InputError(f"--out={out}: name it *.html; the table goes beside it as *.md")
-    models = [results.read(name, path) for name, path in evaluated.items()]
-    trained = [training_runs.read(name, path) for name, path in workdirs.items()]
-    if not models and not any(run.metrics or run.evaluations or run.groups for run in trained):
+        raise InputError(f"--out={out}: name it *.html; its tables are also written to *.md")
+    models = [results.read(name, path) for name, path in results_directories.items()]
+    runs = [training_runs.read(name, path) for name, path in workdirs.items()]
+    if not models and not any(run.metrics or run.evaluations or run.groups for run in runs):
         raise InputError(
             f"nothing to report yet in {', '.join(map(str, workdirs.values()))}: "
             "no evaluations/, metrics.jsonl or rollouts.jsonl"
         )
-    texts = ([comparison.markdown(models)] if models else []) + ([training_runs.markdown(trained)] if trained else [])
+    texts = ([comparison.markdown(models)] if models else []) + ([training_runs.markdown(runs)] if runs else [])
     text = "\n## Training runs\n\n".join(texts)
-    for file, content in ((out, _page(models, trained)), (out.with_suffix(".md"), text)):
+    for file, content in ((out, _page(models, runs)), (out.with_suffix(".md"), text)):
         files.write(file, content)
     return text
 
 
-def _page(models: Sequence[results.Model], trained: Sequence[training_runs.Run]) -> str:
+def _page(models: Sequence[results.Model], runs: Sequence[training_runs.Run]) -> str:
     """The whole report as one self-contained HTML file without scripts."""
-    names = dict.fromkeys(each.name for each in (*models, *trained))
+    names = dict.fromkeys(each.name for each in (*models, *runs))
     body = [element("h1", "PeRL report: " + ", ".join(names))]
-    body += (comparison.body(models) if models else []) + (training_runs.body(trained) if trained else [])
+    body += (comparison.body(models) if models else []) + (training_runs.body(runs) if runs else [])
     return html.page("PeRL report", body, comparison.STYLE + training_runs.STYLE)
 
 
 def main(_: Sequence[str]) -> None:
-    workdirs, evaluated = (parse_directories(flag, FLAGS[flag].value or ()) for flag in ("workdir", "results"))
-    if not workdirs and not evaluated:
+    workdirs, results_directories = (
+        parse_directories(flag, FLAGS[flag].value or ()) for flag in ("workdir", "results")
+    )
+    if not workdirs and not results_directories:
         raise InputError("nothing to report: give --results=NAME=DIRECTORY or --workdir=NAME=DIRECTORY")
-    print(write(workdirs, evaluated, Path(FLAGS.out)))
+    print(write(workdirs, results_directories, Path(FLAGS.out)))
     print(f"wrote {FLAGS.out}")
 
 
@@ -84,8 +88,10 @@ if __name__ == "__main__":
     flags.DEFINE_multi_string(
         "results",
         None,
-        "What evaluate wrote to its --out, as NAME=DIRECTORY or DIRECTORY; several, the one to judge last.",
+        "What evaluate wrote (its --out), as NAME=DIRECTORY or DIRECTORY; may be repeated, the one to judge last.",
     )
-    flags.DEFINE_multi_string("workdir", None, "A run, as NAME=DIRECTORY or DIRECTORY; several, the one to judge last.")
-    flags.DEFINE_string("out", "report.html", "The page to write; its table goes beside it as *.md.")
+    flags.DEFINE_multi_string(
+        "workdir", None, "A run, as NAME=DIRECTORY or DIRECTORY; may be repeated, the one to judge last."
+    )
+    flags.DEFINE_string("out", "report.html", "HTML page to write; its tables are also written to *.md.")
     cli.run(main)

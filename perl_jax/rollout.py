@@ -39,8 +39,8 @@ _compiled = set()  # signatures that `compile_ahead` has compiled
 class Streams:
     """Decoding state of N prompts with G streams each. Prompts are padded to P tokens, per-stream KV caches hold C."""
 
-    prompt: list  # prompt KV cache by layer: keys [N, J, d, P], values [N, J, P, d]
-    own: list  # per-stream KV cache by layer: keys [N * G, J, d, C], values [N * G, J, C, d]
+    prompt_kv_cache: list  # prompt KV cache by layer: keys [N, J, d, P], values [N, J, P, d]
+    kv_cache: list  # per-stream KV cache by layer: keys [N * G, J, d, C], values [N * G, J, C, d]
     lengths: jax.Array  # int32 [N]: prompt lengths
     starts: jax.Array  # int32 [N]: the position of the first token after each prompt
     keys: jax.Array  # [N, G]
@@ -92,69 +92,73 @@ def generate(
     batch, shards = min(batch or len(prompts), len(prompts)), mesh.shards()
     N = -(-batch // shards) * shards  # equal shares for all shards
     parts = nnx.split(model), nnx.split(for_decoding(model))
-    found = []
+    batches = []
     for first in range(0, len(prompts), batch):
         count = min(batch, len(prompts) - first)
-        chosen = first + np.arange(N).clip(max=count - 1)  # padded, so that all batches have the same shapes
-        inputs = models.pack(model.config, [prompts[n] for n in chosen], min_pixels, max_pixels, shards, mesh.own())
-        told = finished and (lambda n, g, tokens, first=first: finished(first + n, g, tokens))
-        found.append(Decoded(count, N, samples, max_new_tokens, shards, told))
-        _generate(*parts, options, inputs, ids[chosen], seed, found[-1])
-    return rollouts(found, model.source.pad_id if model.source else 0)
+        indices = first + np.arange(N).clip(max=count - 1)  # padded, so that all batches have the same shapes
+        inputs = models.pack(
+            model.config, [prompts[n] for n in indices], min_pixels, max_pixels, shards, mesh.local_shards()
+        )
+        on_end = finished and (lambda n, g, tokens, first=first: finished(first + n, g, tokens))
+        batches.append(Decoded(count, N, samples, max_new_tokens, shards, on_end))
+        _generate(*parts, options, inputs, ids[indices], seed, batches[-1])
+    return rollouts(batches, model.source.pad_id if model.source else 0)
 
 
 def _generate(parts, decoder, options: Sampling, inputs: Inputs, ids, seed: int, decoded: Decoded) -> None:
     """Decodes one batch into `decoded`. `parts` is the split model, `decoder` the split `for_decoding(model)`."""
     (count, G, R), shards = decoded.shape, mesh.shards()
-    rooms, sizes = capacities(R), batch_sizes(len(ids), G, R, shards)
+    cache_sizes, sizes = capacities(R), batch_sizes(len(ids), G, R, shards)
     h = embeddings(*parts, *mesh.place((inputs.ids, inputs.image_index, inputs.vision)))
     streams, segment = _start(
         *parts,
         options,
         G,
-        rooms[0],
+        cache_sizes[0],
         h,
         mesh.place(inputs.position_ids, axis=1),
         *mesh.place((inputs.lengths, inputs.starts, ids.astype(np.uint32))),
         np.uint32(seed % 2**32),
         np.int32(count),
     )
-    if len(rooms) > 1:
-        compile_ahead(*decoder, options, streams, rooms, sizes)
+    if len(cache_sizes) > 1:
+        compile_ahead(*decoder, options, streams, cache_sizes, sizes)
 
     decoded.add(segment, 0, 1)
-    t, room, size = 1, 0, 0
+    t, cache_index, size_index = 1, 0, 0
     while t < R and decoded.alive.any():
-        while size + 1 < len(sizes) and (moves := regroup(decoded.alive, *sizes[size + 1], shards)):
-            streams, size = _shrink(streams, *mesh.place(moves)), size + 1
+        while size_index + 1 < len(sizes) and (moves := regroup(decoded.alive, *sizes[size_index + 1], shards)):
+            streams, size_index = _shrink(streams, *mesh.place(moves)), size_index + 1
             decoded.move(moves)
-        if t > rooms[room]:
-            room += 1
-            streams = streams.replace(own=[_grow(streams.own.pop(0), rooms[room]) for _ in list(streams.own)])
-        stop = min(t + SEGMENT, rooms[room] + 1, R)
-        smaller = sizes[size + 1] if size + 1 < len(sizes) else (0, 1)
+        if t > cache_sizes[cache_index]:
+            cache_index += 1
+            streams = streams.replace(
+                kv_cache=[_grow(streams.kv_cache.pop(0), cache_sizes[cache_index]) for _ in list(streams.kv_cache)]
+            )
+        stop = min(t + SEGMENT, cache_sizes[cache_index] + 1, R)
+        smaller = sizes[size_index + 1] if size_index + 1 < len(sizes) else (0, 1)
         streams, end, segment = _decode(*decoder, options, smaller, streams, np.int32(t), np.int32(stop))
         decoded.add(segment, t, int(end))
         t = int(end)
 
 
-def compile_ahead(graph, weights, options: Sampling, streams: Streams, rooms, sizes) -> None:
+def compile_ahead(graph, weights, options: Sampling, streams: Streams, cache_sizes, sizes) -> None:
     """Compiles all programs that a call may need, once, so that no later step waits for compilation."""
-    signature = (graph, options, *rooms, *sizes, streams.prompt[0][0].shape)
+    signature = (graph, options, *cache_sizes, *sizes, streams.prompt_kv_cache[0][0].shape)
     if signature in _compiled:
         return
     programs, shapes = [], mesh.shapes(streams, streams)
     for smaller in [*sizes[1:], None]:
         moves = smaller and mesh.place((np.zeros(smaller[0], np.int32), np.zeros(smaller, np.int32)))
         grown = shapes
-        for larger in [*rooms[1:], None]:
+        for larger in [*cache_sizes[1:], None]:
             programs.append((_decode, graph, weights, options, smaller or (0, 1), grown, np.int32(0), np.int32(0)))
             if smaller:
                 programs.append((_shrink, grown, *moves))
             if larger:
-                programs.append((_grow, grown.own[0], larger))
-                own = [jax.eval_shape(partial(_grow, capacity=larger), layer) for layer in grown.own]
-                grown = grown.replace(own=mesh.shapes(own, streams.own))
+                programs.append((_grow, grown.kv_cache[0], larger))
+                kv_cache = [jax.eval_shape(partial(_grow, capacity=larger), layer) for layer in grown.kv_cache]
+                grown = grown.replace(kv_cache=mesh.shapes(kv_cache, streams.kv_cache))
         if smaller:
             shapes = mesh.shapes(jax.eval_shape(_shrink, shapes, *moves), streams)
     with ThreadPoolExecutor() as pool:
@@ -180,14 +184,14 @@ def abstract_programs(
     Args:
         sizes: of the model.
         model, decoder: the abstract model, and what `for_decoding` makes of it, by `nnx.split`.
-        options: of the draw.
+        options: of the sampler.
         pack: an abstract vision pack of all images.
         prompts, samples: N and G; N is a multiple of the mesh's shards.
         prompt_tokens: P, of every prompt.
         max_new_tokens: R, whose last capacity the per-stream KV caches have.
         dtype: of activations and caches.
     """
-    N, G, P, rooms = prompts, samples, prompt_tokens, capacities(max_new_tokens)
+    N, G, P, cache_sizes = prompts, samples, prompt_tokens, capacities(max_new_tokens)
     J, d, heads = sizes.text.num_key_value_heads, sizes.text.head_dim, mesh.head_axis(sizes.text.num_key_value_heads)
 
     def rows(*shape, dtype=jnp.int32):
@@ -198,15 +202,15 @@ def abstract_programs(
         return tuple(mesh.abstract(shape, dtype, mesh.ROWS, heads) for shape in shapes)
 
     key = jax.eval_shape(lambda: jax.random.key(0)).dtype
-    caches = ([cache(n, tokens)] * sizes.text.num_hidden_layers for n, tokens in ((N, P), (N * G, rooms[-1])))
+    caches = ([cache(n, tokens)] * sizes.text.num_hidden_layers for n, tokens in ((N, P), (N * G, cache_sizes[-1])))
     streams = Streams(*caches, rows(N), rows(N), rows(N, G, dtype=key), rows(N, G), rows(N, G, dtype=bool))
     h = rows(N, P, sizes.embedding_size, dtype=dtype)
     positions = mesh.abstract((3, N, P), jnp.int32, None, mesh.ROWS)
     ids = rows(N, dtype=jnp.uint32)
     prefilled = h, positions, rows(N), rows(N), ids, np.uint32(0), np.int32(N)
     return {
-        "prefill pictures": partial(embeddings.lower, *model, rows(N, P), rows(N, P, 2), pack),
-        "prefill": partial(_start.lower, *model, options, G, rooms[0], *prefilled),
+        "prefill images": partial(embeddings.lower, *model, rows(N, P), rows(N, P, 2), pack),
+        "prefill": partial(_start.lower, *model, options, G, cache_sizes[0], *prefilled),
         "decode": partial(_decode.lower, *decoder, options, (0, 1), streams, np.int32(1), np.int32(2)),
     }, streams
 
@@ -220,26 +224,28 @@ def _start(
 ):
     """Prefills the prompts, of which the first `prompts` are real, and draws a token each: (streams, segment)."""
     model = nnx.merge(graph, weights)
-    hidden, prompt = prefill(model, h, position_ids, lengths)
-    of_prompt = jax.vmap(partial(jax.random.fold_in, jax.random.key(seed)))(ids)
-    keys = jax.vmap(lambda key: jax.vmap(partial(jax.random.fold_in, key))(jnp.arange(G)))(of_prompt)
+    hidden, prompt_kv_cache = prefill(model, h, position_ids, lengths)
+    prompt_keys = jax.vmap(partial(jax.random.fold_in, jax.random.key(seed)))(ids)
+    keys = jax.vmap(lambda key: jax.vmap(partial(jax.random.fold_in, key))(jnp.arange(G)))(prompt_keys)
     hidden = jnp.broadcast_to(hidden[:, None], (*keys.shape, hidden.shape[-1]))
-    token, *logprobs = draw(model, options, keys, hidden, 0)
-    done = ended(token, options) | (jnp.arange(len(token)) >= prompts)[:, None]
-    J, d = prompt[0][0].shape[1:3]
-    own = [
+    token, *logprobs = sample_token(model, options, keys, hidden, 0)
+    done = is_eos(token, options) | (jnp.arange(len(token)) >= prompts)[:, None]
+    J, d = prompt_kv_cache[0][0].shape[1:3]
+    kv_cache = [
         (jnp.zeros((keys.size, J, d, capacity), k.dtype), jnp.zeros((keys.size, J, capacity, d), v.dtype))
-        for k, v in prompt
+        for k, v in prompt_kv_cache
     ]
-    streams = Streams(prompt, own, lengths, starts, keys, token, done)
-    drawn = (x[..., None] for x in (token, *logprobs))
-    return placed(streams), mesh.whole(Segment(*drawn, jnp.ones(keys.shape, jnp.int32), done))
+    streams = Streams(prompt_kv_cache, kv_cache, lengths, starts, keys, token, done)
+    first = (x[..., None] for x in (token, *logprobs))
+    return placed(streams), mesh.replicated(Segment(*first, jnp.ones(keys.shape, jnp.int32), done))
 
 
 def placed(streams: Streams) -> Streams:
     """Shards the streams over the mesh, and KV heads over its `tensor` axis."""
-    rest = mesh.rows(streams.replace(prompt=None, own=None))
-    return rest.replace(prompt=mesh.rows(streams.prompt, heads=1), own=mesh.rows(streams.own, heads=1))
+    sharded = mesh.rows(streams.replace(prompt_kv_cache=None, kv_cache=None))
+    return sharded.replace(
+        prompt_kv_cache=mesh.rows(streams.prompt_kv_cache, heads=1), kv_cache=mesh.rows(streams.kv_cache, heads=1)
+    )
 
 
 def prefill(model, h, position_ids, lengths):
@@ -260,9 +266,9 @@ def _decode(graph, weights, options: Sampling, smaller: tuple[int, int], streams
     """Draws tokens t, t + 1, ... below `stop`, until the live streams fit `smaller`: (streams, end, segment)."""
     model = nnx.merge(graph, weights)
     rows, width = smaller
-    past, recent, start = split_cache(streams.own, t - 1)
+    past, recent, start = split_cache(streams.kv_cache, t - 1)
 
-    def goes_on(carry):
+    def continues(carry):
         t, streams, _ = carry
         needed = -(-jnp.sum(~streams.done, axis=1) // width)
         shards = mesh.shards()
@@ -270,12 +276,12 @@ def _decode(graph, weights, options: Sampling, smaller: tuple[int, int], streams
 
     def body(carry):
         at, streams, segment = carry
-        hidden, own = decode(model, streams, past, at - 1, start)
-        drawn = draw(model, options, streams.keys, hidden, at)
-        written = (x.at[:, :, at - t].set(new) for x, new in zip(segment, drawn))
-        done = streams.done | ended(drawn[0], options)
+        hidden, kv_cache = decode(model, streams, past, at - 1, start)
+        sampled = sample_token(model, options, streams.keys, hidden, at)
+        written = (x.at[:, :, at - t].set(new) for x, new in zip(segment, sampled))
+        done = streams.done | is_eos(sampled[0], options)
         segment = Segment(*written, segment.lengths + ~streams.done, done)
-        return at + 1, placed(streams.replace(own=own, last=drawn[0], done=done)), segment
+        return at + 1, placed(streams.replace(kv_cache=kv_cache, last=sampled[0], done=done)), segment
 
     shape = streams.done.shape
     empty = Segment(
@@ -284,22 +290,23 @@ def _decode(graph, weights, options: Sampling, smaller: tuple[int, int], streams
         jnp.zeros(shape, jnp.int32),
         streams.done,
     )
-    carry = t, streams.replace(own=recent), mesh.rows(empty)
-    end, streams, segment = jax.lax.while_loop(goes_on, body, carry)
-    return placed(streams.replace(own=merge_cache(past, streams.own, start))), *mesh.whole((end, segment))
+    carry = t, streams.replace(kv_cache=recent), mesh.rows(empty)
+    end, streams, segment = jax.lax.while_loop(continues, body, carry)
+    streams = placed(streams.replace(kv_cache=merge_cache(past, streams.kv_cache, start)))
+    return streams, *mesh.replicated((end, segment))
 
 
-def split_cache(own, used):
+def split_cache(cache, used):
     """Splits the per-stream KV cache into a read-only past, a write buffer and the token offset of the buffer.
 
     `used` is the number of tokens in the cache. On a TPU, a cache longer than a segment is read-only during the loop,
     which would otherwise hold a second copy in another layout. The segment writes to a short buffer, which
     `merge_cache` copies back.
     """
-    if own[0][0].shape[-1] <= SEGMENT or platform() != "tpu":
-        return [None] * len(own), own, 0
-    recent = jax.tree.map(jnp.zeros_like, [(k[..., :SEGMENT], v[..., :SEGMENT, :]) for k, v in own])
-    return own, mesh.rows(recent, heads=1), used
+    if cache[0][0].shape[-1] <= SEGMENT or platform() != "tpu":
+        return [None] * len(cache), cache, 0
+    recent = jax.tree.map(jnp.zeros_like, [(k[..., :SEGMENT], v[..., :SEGMENT, :]) for k, v in cache])
+    return cache, mesh.rows(recent, heads=1), used
 
 
 def merge_cache(past, recent, start):
@@ -326,48 +333,48 @@ def for_decoding(model: models.Model) -> models.Model:
     decoder = nnx.merge(graph, jax.tree.map(lambda w: w.astype(model.compute_dtype), others))
     decoder.model.layers = lora.merge(unstacked(model.model.layers, model.compute_dtype))
     graph, weights = nnx.split(decoder)
-    return nnx.merge(graph, mesh.moved(weights, "decode"))
+    return nnx.merge(graph, mesh.reshard(weights, "decode"))
 
 
 def decode(model, streams: Streams, past, used, start):
     """One decode step: hidden states [N, G, D] that predict the next tokens, and the updated per-stream KV caches.
 
-    `streams.own` holds tokens `start` to `used`, to which the newest is added; `past` those before `start`
+    `streams.kv_cache` holds tokens `start` to `used`, to which the newest is added; `past` those before `start`
     (`split_cache`). A prompt's keys and values are read once for all of its streams; the partial softmaxes are merged.
     """
     N, G = streams.last.shape
-    P, C = streams.prompt[0][0].shape[-1], streams.own[0][0].shape[-1]
+    P, C = streams.prompt_kv_cache[0][0].shape[-1], streams.kv_cache[0][0].shape[-1]
     in_prompt = (jnp.arange(P) < streams.lengths[:, None])[:, None, None]  # [N, 1, 1, P]
-    in_own = jnp.arange(C) <= used - start
+    in_cache = jnp.arange(C) <= used - start
 
     def attend(q, k, v, cache):
-        (prompt_k, prompt_v), (own_k, own_v), past = cache
+        (prompt_k, prompt_v), (cache_k, cache_v), past = cache
         k, v = mesh.rows((k, v), heads=1)  # sharded like the caches, which would otherwise be moved
-        own_k, own_v = own_k.at[..., used - start].set(k), own_v.at[..., used - start, :].set(v)
+        cache_k, cache_v = cache_k.at[..., used - start].set(k), cache_v.at[..., used - start, :].set(v)
         J, heads, d = k.shape[1], q.shape[1] // k.shape[1], k.shape[2]
         rows = q.reshape(N, G, J, heads, d).swapaxes(1, 2).reshape(N, J, G * heads, d)
         of_prompt = partial_attention(rows, prompt_k, prompt_v, in_prompt)
         of_prompt = [x.reshape(N, J, G, heads, -1).swapaxes(1, 2).reshape(N * G, J, heads, -1) for x in of_prompt]
         q = q.reshape(N * G, J, heads, d)
-        parts = [of_prompt, partial_attention(q, own_k, own_v, in_own)]
+        parts = [of_prompt, partial_attention(q, cache_k, cache_v, in_cache)]
         if past is not None:
             parts.append(partial_attention(q, *past, jnp.arange(past[0].shape[-1]) < start))
-        return merged(*parts).reshape(N * G, -1, d).astype(q.dtype), (own_k, own_v)
+        return merged(*parts).reshape(N * G, -1, d).astype(q.dtype), (cache_k, cache_v)
 
     positions = jnp.broadcast_to((streams.starts + used)[:, None], (3, N, G)).reshape(3, N * G)
-    caches = list(zip(streams.prompt, streams.own, past))
-    h, own = model.model(model.embed(streams.last.ravel()), positions, attend, caches)
-    return h.reshape(N, G, -1), own
+    caches = list(zip(streams.prompt_kv_cache, streams.kv_cache, past))
+    h, kv_cache = model.model(model.embed(streams.last.ravel()), positions, attend, caches)
+    return h.reshape(N, G, -1), kv_cache
 
 
-def draw(model, options: Sampling, keys, hidden, t):
+def sample_token(model, options: Sampling, keys, hidden, t):
     """Token t of each stream and its two log-probs, each [N, G], from hidden states [N, G, D]."""
     keys = jax.vmap(jax.vmap(lambda key: jax.random.fold_in(key, t)))(keys)
     suppress = jnp.array([model.config.image_token_id, model.config.video_token_id])
     return sample(keys, mesh.rows(mesh.rows(model.logits(hidden), heads=2)), suppress, options)
 
 
-def ended(token, options: Sampling):
+def is_eos(token, options: Sampling):
     """Whether each token is an EOS, bool of the same shape."""
     return jnp.isin(token, jnp.array(options.eos_ids, jnp.int32)) if options.eos_ids else jnp.zeros(token.shape, bool)
 
@@ -377,18 +384,20 @@ def _shrink(streams: Streams, prompts, slots) -> Streams:
     """The streams of the smaller batch that `regroup` chose."""
 
     def of_shard(streams, prompts, slots):
-        own = jax.tree.map(lambda x: x[slots.ravel()], streams.own)
+        kv_cache = jax.tree.map(lambda x: x[slots.ravel()], streams.kv_cache)
         keys, last = streams.keys.ravel()[slots], streams.last.ravel()[slots]
-        prompt, lengths, starts = jax.tree.map(lambda x: x[prompts], (streams.prompt, streams.lengths, streams.starts))
-        return Streams(prompt, own, lengths, starts, keys, last, slots < 0)
+        prompt_kv_cache, lengths, starts = jax.tree.map(
+            lambda x: x[prompts], (streams.prompt_kv_cache, streams.lengths, streams.starts)
+        )
+        return Streams(prompt_kv_cache, kv_cache, lengths, starts, keys, last, slots < 0)
 
     return placed(mesh.by_shard(of_shard)(streams, prompts, slots))
 
 
 @partial(jax.jit, static_argnames="capacity")
-def _grow(own, capacity: int):
+def _grow(cache, capacity: int):
     """One layer's per-stream KV cache, padded to `capacity` tokens."""
-    k, v = own
+    k, v = cache
     more = capacity - k.shape[-1]
     k, v = jnp.pad(k, [(0, 0)] * 3 + [(0, more)]), jnp.pad(v, [(0, 0)] * 2 + [(0, more), (0, 0)])
     return mesh.rows((k, v), heads=1)

@@ -1,4 +1,4 @@
-"""Asks a model about pictures: `python -m perl_jax.sample --model=DIR --image=a.png --image=b.png --prompt="..."`.
+"""Asks a model about images: `python -m perl_jax.sample --model=DIR --image=a.png --image=b.png --prompt="..."`.
 
 The images come before the text, or in its `<image>` slots if it has some. An exported directory is prompted as in
 training: with its system text, instruction and image limits.
@@ -12,7 +12,6 @@ from absl import flags
 import models
 from models.errors import InputError
 from models.image_files import open_image
-from models.processing import SLOT
 from perl_jax import policy, rollout
 from perl_jax.records.prompts import Prompts
 from perl_jax.runtime import cli
@@ -23,7 +22,7 @@ FLAGS = flags.FLAGS
 def answers(
     path: Path,
     question: str,
-    pictures: Sequence,
+    images: Sequence,
     *,
     samples: int = 1,
     temperature: float = 0.0,
@@ -35,10 +34,10 @@ def answers(
 
     Raises InputError where the numbers of slots and images differ, and for an image that cannot be read.
     """
-    if SLOT not in question:
-        question = SLOT * len(pictures) + question
+    if models.MARKER not in question:
+        question = models.MARKER * len(images) + question
     prompts = Prompts.of_directory(path)
-    prompt = prompts.encode({"id": "--prompt", "question": question, "images": pictures})
+    prompt = prompts.encode({"id": "--prompt", "question": question, "images": images})
     out = rollout.generate(
         models.load(path, dtype=dtype),
         [prompt],
@@ -53,11 +52,11 @@ def answers(
 
 
 def main(_) -> None:
-    pictures = [picture(file) for file in FLAGS.image]
+    images = [read_image(file) for file in FLAGS.image]
     texts = answers(
         policy.directory(FLAGS.model),
         FLAGS.prompt,
-        pictures,
+        images,
         samples=FLAGS.samples,
         temperature=FLAGS.temperature,
         max_new_tokens=FLAGS.max_new_tokens,
@@ -68,7 +67,7 @@ def main(_) -> None:
         print(text if len(texts) == 1 else f"[{number}] {text}")
 
 
-def picture(file: str):
+def read_image(file: str):
     """The RGB image in a file."""
     try:
         data = Path(file).read_bytes()
@@ -81,11 +80,13 @@ if __name__ == "__main__":
     flags.DEFINE_string(
         "model", None, "A model's directory, or its hub id (owner/name or owner/name@revision).", required=True
     )
-    flags.DEFINE_multi_string("image", [], "A picture file; may be given several times.")
-    flags.DEFINE_string("prompt", None, f"The question, with a {SLOT} for each picture or without any.", required=True)
-    flags.DEFINE_integer("samples", 1, "How many responses; all alike at temperature 0.", lower_bound=1)
-    flags.DEFINE_float("temperature", 0.0, "0 takes the most probable token each time.", lower_bound=0.0)
-    flags.DEFINE_integer("max_new_tokens", 256, "Longest response.", lower_bound=1)
-    flags.DEFINE_integer("seed", 0, "Of the draws.", lower_bound=0)
-    flags.DEFINE_enum("dtype", "float32", ("float32", "bfloat16"), "Of weights and activations.")
+    flags.DEFINE_multi_string("image", [], "An image file; may be given several times.")
+    flags.DEFINE_string(
+        "prompt", None, f"The question, with {models.MARKER} where each image goes, or without any.", required=True
+    )
+    flags.DEFINE_integer("samples", 1, "Number of responses; at temperature 0 all are the same.", lower_bound=1)
+    flags.DEFINE_float("temperature", 0.0, "0 always takes the most probable token.", lower_bound=0.0)
+    flags.DEFINE_integer("max_new_tokens", 256, "Most tokens of a response.", lower_bound=1)
+    flags.DEFINE_integer("seed", 0, "Seed of sampling.", lower_bound=0)
+    flags.DEFINE_enum("dtype", "float32", ("float32", "bfloat16"), "Dtype of weights and activations.")
     cli.run(main)

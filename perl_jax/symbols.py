@@ -11,12 +11,12 @@ import re
 import string
 from collections.abc import Callable, Iterable, Sequence
 
+from models import MARKER as MARKER  # a slot in rendered text
 from models.errors import InputError
 
 SLOT = re.compile(r"<image:(\d+)>")
 MENTION = re.compile(r"\{image:(\d+)(?:\|(\w+))?\}")
 SET = re.compile(r"\{images:(\d+(?:,\d+)+)(?:\|(\w+))?\}")
-MARKER = "<image>"  # a slot in rendered text
 
 LETTERS = tuple(string.ascii_uppercase)  # of places and of choices; "AB" is not one
 ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth")
@@ -98,8 +98,8 @@ def mentioned(text: str) -> list[int]:
     >>> mentioned("{image:2} or {images:0,1|to}")
     [2, 0, 1]
     """
-    found = [*MENTION.finditer(text), *SET.finditer(text)]
-    return [place for match in sorted(found, key=re.Match.start) for place in _places(match)]
+    matches = [*MENTION.finditer(text), *SET.finditer(text)]
+    return [place for match in sorted(matches, key=re.Match.start) for place in _places(match)]
 
 
 def move(text: str, place_of: Sequence[int]) -> str:
@@ -139,10 +139,10 @@ def _range(numbers: Sequence[int], between: str | None) -> str:
     return f"{', '.join(map(str, numbers[:-1]))} and {numbers[-1]}"
 
 
-def _style(known: dict, match: re.Match):
-    if match[2] not in known:
-        raise InputError(f"unknown style in {match[0]} (known: {', '.join(style for style in known if style)})")
-    return known[match[2]]
+def _style(styles: dict, match: re.Match):
+    if match[2] not in styles:
+        raise InputError(f"unknown style in {match[0]} (known: {', '.join(style for style in styles if style)})")
+    return styles[match[2]]
 
 
 def _places(match: re.Match) -> list[int]:

@@ -32,7 +32,7 @@ def train(config, workdir: Path, profile: tuple[int, int] = (0, 0)) -> None:
     """
     check_config.check(config)
     Grader(config.reward, weights=config.reward_weights).close()  # validates the reward before any file is written
-    processes.agree(json.loads(config.to_json_best_effort()), "a config")
+    processes.check_equal(json.loads(config.to_json_best_effort()), "a config")
     with jax.set_mesh(mesh.make(**config.mesh)):
         check_config.check_shards(config, mesh.shards())
         run(config, workdir, profile)
@@ -71,25 +71,30 @@ def run(config, workdir: Path, profile: tuple[int, int]) -> None:
         if done:
             state = resume(checkpoints, done, state, source, facts)
 
-        writes = logs.RunLog if processes.first() else logs.Silent
+        writes = logs.RunLog if processes.first() else logs.NoLog
         with writes(workdir, config.to_dict(), last, **facts) as log, Compilations() as compilations:
 
             def evaluate(step: int) -> dict[str, float]:
-                found = {}
-                for name, asked in sets.items():
-                    rows = held_out.ask(
-                        state.model, asked, source.prompts, grader, config.sampling.max_new_tokens, config.eval.batch
+                first = {}  # the metrics of the first set, used for `best`
+                for name, questions in sets.items():
+                    rows = held_out.evaluate(
+                        state.model,
+                        questions,
+                        source.prompts,
+                        grader,
+                        config.sampling.max_new_tokens,
+                        config.eval.batch,
                     )
-                    place = "eval/" + f"{name}/" * bool(found)  # the first set, used for `best`, has plain names
-                    values = {place + key: value for key, value in held_out.summary(rows).items()}
+                    prefix = "eval/" + f"{name}/" * bool(first)  # the first set has plain names
+                    values = {prefix + key: value for key, value in held_out.summary(rows).items()}
                     log.evaluation(name, schedule.stage(config, step), step, values, rows)
-                    found = found or values
-                if found and config.checkpoint.best and config.checkpoint.best not in found:
+                    first = first or values
+                if first and config.checkpoint.best and config.checkpoint.best not in first:
                     raise InputError(
-                        f"config.checkpoint.best is {config.checkpoint.best!r}, but the evaluation says "
-                        f"only {', '.join(found)}"
+                        f"config.checkpoint.best is {config.checkpoint.best!r}, but the evaluation has "
+                        f"only {', '.join(first)}"
                     )
-                return found
+                return first
 
             if not done:
                 evaluate(0)
@@ -111,12 +116,8 @@ def run(config, workdir: Path, profile: tuple[int, int]) -> None:
                     raise InputError(f"step {step}: {', '.join(bad)}; see {workdir}/metrics.jsonl and rollouts.jsonl")
                 scores = evaluate(step) if step == last or step % config.eval.every == 0 else {}
                 if scores or step == last or step % config.checkpoint.every == 0:
-                    about = {
-                        **facts,
-                        "stream": source.questions.state(),
-                        "prompt": json.loads(source.prompts.to_json()),
-                    }
-                    checkpoints.save(step, state, about, scores)
+                    info = {**facts, "stream": source.questions.state(), "prompt": json.loads(source.prompts.to_json())}
+                    checkpoints.save(step, state, info, scores)
 
 
 def perl(config, step, state, source, reference, clock):
@@ -159,7 +160,7 @@ def perl(config, step, state, source, reference, clock):
             steps.append(values)
         values = batch.log | metrics.of_update(steps)
     values |= metrics.of_speed(state.model.config, batch, clock, all_computed=bool(config.loss.kl_coef))
-    return state, values, batches.readable(batch, config.log_groups)
+    return state, values, batches.log_rows(batch, config.log_groups)
 
 
 def gather(config, step, model, source, clock) -> batches.Batch:
@@ -188,12 +189,12 @@ def gather(config, step, model, source, clock) -> batches.Batch:
         with clock("reward"):  # graded against the answer of its order; advantages pooled over a question's orders
             scores = grading.scores()
             advantages = grpo.advantages(scores.rewards, scale=config.advantage_scale)
-            rounds.append(batches.of_rollouts(config, p, questions, out, scores, advantages))
-        if sum(len(batches.teaching(batch).questions) for batch in rounds) >= config.questions:
+            rounds.append(batches.batch_from_rollouts(config, p, questions, out, scores, advantages))
+        if sum(len(batches.with_signal(batch).questions) for batch in rounds) >= config.questions:
             break
     if config.online_filter == "off":
         return rounds[0]
-    return batches.joined([batches.teaching(batch) for batch in rounds], config.questions)
+    return batches.concat_rounds([batches.with_signal(batch) for batch in rounds], config.questions)
 
 
 def with_logprobs(field: str, model, groups, forward) -> list[update.Group]:
@@ -207,7 +208,7 @@ def warm_up(config, step, state, source, reference, clock):
     with clock("data"):
         questions = source.questions.take(*schedule.draw(config, step))
         answers = [
-            schedule.taught_tokens(config, question.samples[0], source.prompts.processor) for question in questions
+            schedule.target_tokens(config, question.samples[0], source.prompts.processor) for question in questions
         ]
         prepare_next(config, step, source)
     with clock("update"):
@@ -275,8 +276,8 @@ if __name__ == "__main__":
     flags.DEFINE_integer(
         "inspect",
         0,
-        "Train nothing: write WORKDIR/inspect.html, with the run's first so many questions.",
+        "Do not train: write WORKDIR/inspect.html with this many of the run's first questions.",
         lower_bound=0,
     )
-    flags.DEFINE_string("profile_steps", "", "FIRST:LAST: steps to trace to WORKDIR/profile.")
+    flags.DEFINE_string("profile_steps", "", "Steps to trace to WORKDIR/profile, as FIRST:LAST.")
     cli.run(main, elsewhere=cli.IN_CONFIG)

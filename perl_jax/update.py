@@ -129,21 +129,21 @@ def step(
     weights = grpo.response_weights(lengths, aggregate, norm_length or max(lengths.max(initial=1), 1))
 
     # If no group has a gradient the first one is computed nevertheless, for its metrics.
-    taught = [q for q, group in enumerate(groups) if kl_coef or np.any(group.advantages)] or [0]
-    groups, scored = [groups[q] for q in taught], lengths[taught].ravel()
+    with_signal = [q for q, group in enumerate(groups) if kl_coef or np.any(group.advantages)] or [0]
+    groups, scored = [groups[q] for q in with_signal], lengths[with_signal].ravel()
     forest = tree_packing.pack(
-        state.model.config, groups, rows, row_tokens, min_pixels, max_pixels, mesh.shards(), mesh.own()
+        state.model.config, groups, rows, row_tokens, min_pixels, max_pixels, mesh.shards(), mesh.local_shards()
     )
-    fields = Tokens.of(groups, weights[taught], scored)
+    fields = Tokens.of(groups, weights[with_signal], scored)
 
     grads, stats = _zeros(state.trainable), []
     for batch in forest.batches:
         tokens = jax.tree.map(lambda x, index=batch.index: np.where(index >= 0, x[index], 0).astype(np.float32), fields)
         batch, tokens = placed(batch), mesh.place(tokens, axis=1)
         h, pull = _embed(state, *batch.content, remat)
-        grads, of_h, found = _add_rows(grads, state, h, batch.without_content(), tokens, options)
-        grads = _add_pulled(grads, pull, of_h)
-        stats.append(found)
+        grads, h_grads, batch_stats = _add_rows(grads, state, h, batch.without_content(), tokens, options)
+        grads = _add_pulled(grads, pull, h_grads)
+        stats.append(batch_stats)
     trained, opt_state, norms = _apply(state.optimizer, state.trainable, state.opt_state, grads)
     state = state.replace(trainable=trained, opt_state=opt_state)
     stats, norms = jax.device_get((stats, norms))
@@ -211,16 +211,16 @@ def _add_rows(grads, state: State, h, rows: Rows, tokens: Tokens, options: Optio
         return jnp.sum(losses[..., 0] * tokens.weights), grpo.totals(jax.lax.stop_gradient(stats))
 
     def add(grads, inputs):
-        (loss, totals), (more, of_h) = jax.value_and_grad(objective, (0, 1), has_aux=True)(state.trainable, *inputs)
-        return mesh.weights(jax.tree.map(jnp.add, grads, more)), (mesh.rows(of_h), (loss, *totals))
+        (loss, totals), (more, h_grads) = jax.value_and_grad(objective, (0, 1), has_aux=True)(state.trainable, *inputs)
+        return mesh.weights(jax.tree.map(jnp.add, grads, more)), (mesh.rows(h_grads), (loss, *totals))
 
-    grads, (of_h, stats) = jax.lax.scan(add, grads, (h, rows, tokens))
-    return grads, of_h, mesh.whole(stats)
+    grads, (h_grads, stats) = jax.lax.scan(add, grads, (h, rows, tokens))
+    return grads, h_grads, mesh.replicated(stats)
 
 
 @partial(jax.jit, donate_argnums=0)
-def _add_pulled(grads, pull, of_h):
-    return mesh.weights(jax.tree.map(jnp.add, grads, *pull(of_h)))
+def _add_pulled(grads, pull, h_grads):
+    return mesh.weights(jax.tree.map(jnp.add, grads, *pull(h_grads)))
 
 
 @partial(jax.jit, static_argnums=0, donate_argnums=(1, 2))
@@ -228,7 +228,7 @@ def _apply(optimizer, trained, opt_state, grads):
     updates, opt_state = optimizer.update(grads, opt_state, trained)
     norms = {"grad_norm": optax.tree.norm(grads), "update_norm": optax.tree.norm(updates)}
     trained = mesh.weights(optax.apply_updates(trained, updates))
-    return trained, mesh.weights(opt_state), mesh.whole(norms)
+    return trained, mesh.weights(opt_state), mesh.replicated(norms)
 
 
 def abstract_programs(
@@ -257,7 +257,7 @@ def abstract_programs(
     tokens = Tokens(reals, reals, reals if old_logprobs else None, of_reference, reals)
     h = row(sizes.embedding_size, dtype=dtype)
     return {
-        "update pictures": partial(_embed.lower, state, row(), row(2), pack, options.remat),
+        "update images": partial(_embed.lower, state, row(), row(2), pack, options.remat),
         "update": partial(_add_rows.lower, state.trainable, state, h, packed, tokens, options),
         "optimizer": partial(_apply.lower, state.optimizer, state.trainable, state.opt_state, state.trainable),
     }
@@ -279,11 +279,11 @@ def logprobs(
     the other options are as in `step`.
     """
     forest = tree_packing.pack(
-        model.config, groups, rows, row_tokens, min_pixels, max_pixels, mesh.shards(), mesh.own()
+        model.config, groups, rows, row_tokens, min_pixels, max_pixels, mesh.shards(), mesh.local_shards()
     )
     lengths = np.array([[[len(r) for r in order] for order in group.responses] for group in groups])
     graph, weights = nnx.split(model)
-    found = jax.device_get(
+    batch_logprobs = jax.device_get(
         [
             _logprobs(
                 graph, weights, embeddings(graph, weights, *batch.content, 1), batch.without_content(), temperature
@@ -292,7 +292,7 @@ def logprobs(
         ]
     )
     scored = np.zeros(lengths.sum(), np.float32)
-    for batch, logp in zip(forest.batches, found):
+    for batch, logp in zip(forest.batches, batch_logprobs):
         scored[batch.index[batch.index >= 0]] = logp[batch.index >= 0]
     out = np.zeros((*lengths.shape, max(1, lengths.max())), np.float32)
     out[np.arange(out.shape[-1]) < lengths[..., None]] = scored
@@ -301,7 +301,7 @@ def logprobs(
 
 @partial(jax.jit, static_argnums=(0, 4))
 def _logprobs(graph, weights, h, rows: Rows, temperature: float):
-    return mesh.whole(rows_logprobs(nnx.merge(graph, weights), h, rows, temperature))
+    return mesh.replicated(rows_logprobs(nnx.merge(graph, weights), h, rows, temperature))
 
 
 def rows_logprobs(model: models.Model, h, rows: Rows, temperature: float = 1.0):
@@ -321,7 +321,7 @@ def token_logprobs(model: models.Model, h, row: Rows, temperature: float = 1.0, 
 
         return model.model(h, positions, attend, remat=remat)[0]
 
-    h = mesh.by_own_row(hidden)(h, row.position_ids, row.spans)
+    h = mesh.vmap_one_row(hidden)(h, row.position_ids, row.spans)
     h = jnp.take_along_axis(h, row.sources[..., None], axis=1)
     return chunked_logprobs(model, h, row.targets, row.index >= 0, temperature)
 

@@ -19,8 +19,8 @@ def test_it_learns_against_chance(tmp_path):
 
     def last(step: int) -> statistics.Estimate:
         rows = (tmp_path / "run" / "evaluations" / f"eval-{step:08d}.jsonl").read_text().splitlines()
-        found = [json.loads(row) for row in rows]
-        return statistics.proportion(statistics.measures(found)["single"])
+        rows_read = [json.loads(row) for row in rows]
+        return statistics.proportion(statistics.measures(rows_read)["single"])
 
     before, after = last(0), last(122)
     assert before.mean <= 0.2 and after.questions == 80

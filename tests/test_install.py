@@ -48,8 +48,8 @@ def test_pyproject_lists_what_the_requirements_files_list():
     listed = {"": PROJECT["dependencies"], **{f"-{name}": of for name, of in PROJECT["optional-dependencies"].items()}}
     assert {f"requirements{name}.txt" for name in listed} == {f.name for f in REPOSITORY.glob("requirements*.txt")}
     for name, of in listed.items():
-        found, options = requirements(f"requirements{name}.txt")
-        assert list(map(str, found)) == [str(Requirement(line)) for line in of], f"requirements{name}.txt"
+        in_file, options = requirements(f"requirements{name}.txt")
+        assert list(map(str, in_file)) == [str(Requirement(line)) for line in of], f"requirements{name}.txt"
         assert options == (["-r requirements.txt"] if name in ("-gpu", "-tpu") else [])
 
 
@@ -146,14 +146,14 @@ def test_what_was_imported_before_is_named(programs, elsewhere):
     for file in elsewhere.rglob("*.py"):
         file.write_text("")
     done = called(programs / "python", "-c", "import models, perl_jax", cwd=elsewhere, code=1)
-    said = done.stderr.splitlines()[-1]
-    assert said.startswith("ImportError: ") and str(elsewhere / "models") in said and "rename" in said
+    message = done.stderr.splitlines()[-1]
+    assert message.startswith("ImportError: ") and str(elsewhere / "models") in message and "rename" in message
 
 
 # The command
 
 
-def said(capsys, monkeypatch, *arguments) -> tuple[int, str, str]:
+def outcome(capsys, monkeypatch, *arguments) -> tuple[int, str, str]:
     monkeypatch.setattr(sys, "argv", ["perl_jax", *arguments])
     code = 0
     try:
@@ -164,10 +164,10 @@ def said(capsys, monkeypatch, *arguments) -> tuple[int, str, str]:
 
 
 def test_help_lists_the_commands_without_jax(programs, tmp_path):
-    shown = called(programs / "perl_jax", "--help", cwd=tmp_path).stdout
-    assert all(f"  {name} " in shown for name in command.COMMANDS) and "Asks a model about pictures\n" in shown
+    text = called(programs / "perl_jax", "--help", cwd=tmp_path).stdout
+    assert all(f"  {name} " in text for name in command.COMMANDS) and "Asks a model about images\n" in text
     for more in ([], ["-h"]):
-        assert called(programs / "perl_jax", *more, cwd=tmp_path).stdout == shown
+        assert called(programs / "perl_jax", *more, cwd=tmp_path).stdout == text
     light = (
         "import sys; from perl_jax import __main__ as m; m.usage(); print({'jax', 'numpy', 'absl'} & {*sys.modules})"
     )
@@ -180,25 +180,25 @@ def test_every_module_that_is_a_command_is_listed():
 
 
 def test_version(capsys, monkeypatch, wheel):
-    assert said(capsys, monkeypatch, "--version") == (0, f"perl_jax {perl_jax.__version__}\n", "")
+    assert outcome(capsys, monkeypatch, "--version") == (0, f"perl_jax {perl_jax.__version__}\n", "")
     assert wheel.name.startswith(f"perl_jax-{perl_jax.__version__}-py3")
 
 
 def test_an_unknown_command_is_one_line(capsys, monkeypatch):
-    code, out, err = said(capsys, monkeypatch, "trian", "--config=a")
+    code, out, err = outcome(capsys, monkeypatch, "trian", "--config=a")
     assert (code, out, err.count("\n")) == (1, "", 1)
     assert err.startswith("error: unknown command 'trian'; did you mean train? Known are prepare, ")
-    assert said(capsys, monkeypatch, "--config=a")[2].startswith("error: unknown command '--config=a'; known are ")
+    assert outcome(capsys, monkeypatch, "--config=a")[2].startswith("error: unknown command '--config=a'; known are ")
 
 
 def test_a_command_runs_as_with_python_m(capsys, monkeypatch, tmp_path):
     """Its arguments are the command's, and the working directory is on the path."""
-    seen = []
-    monkeypatch.setattr(runpy, "run_module", lambda *args, **options: seen.append((args, options, sys.argv[1:])))
+    calls = []
+    monkeypatch.setattr(runpy, "run_module", lambda *args, **options: calls.append((args, options, sys.argv[1:])))
     monkeypatch.setattr(sys, "path", sys.path[:])
     monkeypatch.chdir(tmp_path)
-    assert said(capsys, monkeypatch, "train", "--config=a", "--help") == (0, "", "")
-    assert seen == [(("perl_jax.train",), {"run_name": "__main__", "alter_sys": True}, ["--config=a", "--help"])]
+    assert outcome(capsys, monkeypatch, "train", "--config=a", "--help") == (0, "", "")
+    assert calls == [(("perl_jax.train",), {"run_name": "__main__", "alter_sys": True}, ["--config=a", "--help"])]
     assert sys.path[0] == str(tmp_path)
 
 

@@ -48,8 +48,8 @@ def test_shellcheck_finds_nothing():
 def training_flags(page: Path) -> list[list[str]]:
     """The flags of each training that a page or a script shows, from --config on."""
     lines = page.read_text().replace("\\\n", " ").splitlines()
-    found = [re.search(r"--config=configs/.*", line) for line in lines]
-    rests = [re.sub(r"[\"\[].*", "", match.group()).split() for match in found if match]
+    matches = [re.search(r"--config=configs/.*", line) for line in lines]
+    rests = [re.sub(r"[\"\[].*", "", match.group()).split() for match in matches if match]
     return [[word for word in rest if word.startswith("--")] for rest in rests]
 
 
@@ -77,8 +77,8 @@ def in_job(tmp_path: Path, srun: str, **variables: str) -> dict[str, str]:
 
 def test_srun_gets_all_arguments(tmp_path):
     done = bash(LAUNCH / "slurm.sh", *HARD, cwd=REPOSITORY, env=in_job(tmp_path, 'printf "%s\\0" "$@"'))
-    found = done.stdout.split("\0")[:-1]
-    assert found[-6:] == ["python", "-m", "perl_jax.train", *HARD] and "--kill-on-bad-exit=1" in found
+    arguments = done.stdout.split("\0")[:-1]
+    assert arguments[-6:] == ["python", "-m", "perl_jax.train", *HARD] and "--kill-on-bad-exit=1" in arguments
     for failing in (
         bash(LAUNCH / "slurm.sh", *HARD, cwd=REPOSITORY),
         bash(LAUNCH / "slurm.sh", *HARD, cwd=tmp_path, env=in_job(tmp_path, "true")),
@@ -106,8 +106,8 @@ def test_a_job_requeues_itself_before_its_time_limit(tmp_path, code):
 
 
 def test_two_processes_on_a_slurm_cluster_train_and_go_on(tmp_path):
-    found = {name: shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin") for name in ("slurmctld", "munged")}
-    if not all(found.values()) or os.geteuid():
+    programs = {name: shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin") for name in ("slurmctld", "munged")}
+    if not all(programs.values()) or os.geteuid():
         pytest.skip("needs root, and SLURM: apt-get install slurm-wlm munge")
     config = tmp_path / "config.py"
     config.write_text(

@@ -41,7 +41,7 @@ FILES = sorted(
 )
 MODULES = [file for file in FILES if file.name not in ("__init__.py", "__main__.py")]
 TESTED_ELSEWHERE = {  # module: the test that covers it, and why it has none of its own
-    "models/whole_directory.py": ("perl_jax/runtime/test_files.py", "which gives it to all of perl_jax"),
+    "models/atomic_directory.py": ("perl_jax/runtime/test_files.py", "which gives it to all of perl_jax"),
     "models/attention.py": ("models/qwen2_5_vl/test_model.py", "part of the network, compared as a whole"),
     "models/layers.py": ("models/qwen2_5_vl/test_model.py", "part of the network"),
     "models/source.py": ("models/test_weights.py", "reads what weights.py loads"),
@@ -87,8 +87,8 @@ def imported(file: Path) -> Iterator[str]:
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{file}: a relative import"
             for alias in node.names:
-                whole = f"{node.module}.{alias.name}"
-                yield whole if whole in NAMES else node.module
+                full_name = f"{node.module}.{alias.name}"
+                yield full_name if full_name in NAMES else node.module
 
 
 def dotted(file: Path) -> str:
@@ -99,8 +99,8 @@ NAMES = {dotted(file): REPOSITORY / file for file in FILES}
 
 
 def layer(module: str) -> int:
-    [found] = [number for number, rooms in enumerate(LAYERS) if module.split(".")[1] in rooms]
-    return found
+    [number_of] = [number for number, rooms in enumerate(LAYERS) if module.split(".")[1] in rooms]
+    return number_of
 
 
 def test_a_room_knows_only_what_knows_less():
@@ -135,10 +135,10 @@ def test_literal_tables_alone_keep_a_form_of_their_own():
 
 def test_every_module_has_a_test():
     for file in MODULES:
-        own = str(file.with_name(f"test_{file.name}"))
-        test, why = TESTED_ELSEWHERE.get(str(file), (own, "its own"))
+        mirrored = str(file.with_name(f"test_{file.name}"))
+        test, why = TESTED_ELSEWHERE.get(str(file), (mirrored, "its own"))
         assert (REPOSITORY / "tests" / test).is_file(), f"{file}: no tests/{test} ({why})"
-        assert test == own or not (REPOSITORY / "tests" / own).is_file(), f"{file} has a test: unlist it here"
+        assert test == mirrored or not (REPOSITORY / "tests" / mirrored).is_file(), f"{file} has a test: unlist it here"
     assert TESTED_ELSEWHERE.keys() <= set(map(str, MODULES))
 
 

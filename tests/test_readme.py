@@ -53,7 +53,7 @@ def test_tables_have_a_place():
 
 def test_the_figures_of_speed_are_those_of_the_results():
     """One line a benchmark, as `python -m benchmarks.readme` writes it."""
-    shown = readme.speed(REPOSITORY / "benchmarks" / "RESULTS.md")
-    names = re.findall(r"^- `benchmarks\.(\w+)`: \w", shown, re.MULTILINE)
+    text = readme.speed(REPOSITORY / "benchmarks" / "RESULTS.md")
+    names = re.findall(r"^- `benchmarks\.(\w+)`: \w", text, re.MULTILINE)
     assert names in (list(results.NAMES), [*results.NAMES, "accelerator"])  # that one where there is a GPU or TPU
-    assert shown in PAGE
+    assert text in PAGE

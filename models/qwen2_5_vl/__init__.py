@@ -10,8 +10,10 @@ from models.source import Source
 from models.weights import load, named, save
 
 Model = Qwen2_5_VL  # the common name in all families
+NAME = "Qwen2.5-VL"  # as in texts
 
 __all__ = [
+    "NAME",
     "Config",
     "Inputs",
     "Model",

@@ -269,7 +269,7 @@ def _check_sizes(config: Config) -> None:
             f"vision_config.window_size {vision.window_size} is smaller than one merged patch "
             f"({vision.patch_size * vision.spatial_merge_size} pixels)",
         ),
-        (vision.in_channels == 3, f"vision_config.in_channels is {vision.in_channels}: pictures have 3"),
+        (vision.in_channels == 3, f"vision_config.in_channels is {vision.in_channels}: images have 3"),
     ]
     for holds, message in sizes:
         _require(holds, message)

@@ -11,11 +11,11 @@ from pathlib import Path
 
 from flax import nnx
 
+from models.atomic_directory import atomic_directory
 from models.errors import InputError
 from models.qwen2_5_vl.config import Config, TextConfig, VisionConfig
 from models.qwen2_5_vl.model import Qwen2_5_VL
 from models.weights import save
-from models.whole_directory import whole_directory
 
 SPECIAL_TOKENS = tuple(
     f"<|{name}|>"
@@ -91,7 +91,7 @@ def make(path: str | os.PathLike, config: Mapping, texts: Iterable[str], seed: i
         raise InputError(f"{path} exists and is not empty; give a new directory for the model")
     tokenizer = train_tokenizer(texts, vocab_size)
     model_config = _network_config(config, tokenizer)
-    with whole_directory(path) as partial:
+    with atomic_directory(path) as partial:
         save(Qwen2_5_VL(model_config, rngs=nnx.Rngs(seed)), partial)
         _write_processor(Path(partial), tokenizer, model_config)
 
@@ -142,17 +142,17 @@ def _network_config(config, tokenizer) -> Config:
     if unknown := sorted(set(config) - {"vision", "text"}):
         raise InputError(f"{unknown[0]} cannot be set for a new model; its parts are vision and text")
     for section, kind in (("vision", VisionConfig), ("text", TextConfig)):
-        given = {
+        settings = {
             key: tuple(value) if isinstance(value, list) else value
             for key, value in dict(config.get(section, {})).items()
         }
         fields = {field.name: field for field in dataclasses.fields(kind)}
         needed = {name for name, field in fields.items() if field.default is dataclasses.MISSING}
-        if unknown := given.keys() - fields.keys() | given.keys() & sizes[section].keys():
+        if unknown := settings.keys() - fields.keys() | settings.keys() & sizes[section].keys():
             raise InputError(f"{section}.{min(unknown)} cannot be set for a new model; its sizes are {sorted(fields)}")
-        if missing := needed - given.keys() - sizes[section].keys():
+        if missing := needed - settings.keys() - sizes[section].keys():
             raise InputError(f"{section}.{min(missing)} is missing from the new model's sizes")
-        parts[section] = kind(**given, **sizes[section])
+        parts[section] = kind(**settings, **sizes[section])
     ids = {
         name: tokenizer.token_to_id(f"<|{token}|>")
         for name, token in (

@@ -32,22 +32,25 @@ def block_size(config: VisionConfig) -> int:
 
 
 def pack_images(
-    config: VisionConfig, batches: Sequence[Sequence[Prepared]], shards: int = 1, own: Container[int] | None = None
+    config: VisionConfig,
+    batches: Sequence[Sequence[Prepared]],
+    shards: int = 1,
+    local_shards: Container[int] | None = None,
 ) -> list[tuple[Vision | None, list[np.ndarray]]]:
     """Packs each batch of images.
 
     Returns for each the pack and, per image, the (row, merged token) int32 [n / merge^2, 2] of its merged tokens in
     raster order. All packs have the same shape, with a multiple of `shards` rows; None where no batch has an image.
-    Images are placed near the shard of their `home`. Only patches of images on the shards in `own` (default all) are
-    computed: untouched zeros take no memory.
+    Images are placed near the shard of their `preferred_position`. Only patches of images on the shards in
+    `local_shards` (default all) are computed: untouched zeros take no memory.
     """
     if not any(batches):
         return [(None, []) for _ in batches]
     unit = config.spatial_merge_size**2
     block = block_size(config) // unit  # in merged tokens
     windows = [[_windows(image.grid, config) for image in batch] for batch in batches]
-    alone = max(_Row(block, None).place(image) for batch in windows for image in batch)
-    capacity = bucket(alone, least=1, between=2)  # blocks a row
+    most_blocks = max(_Row(block, None).place(image) for batch in windows for image in batch)
+    capacity = bucket(most_blocks, least=1, between=2)  # blocks a row
     placed = [_assign(*pair, block, capacity) for pair in zip(batches, windows)]
     share = bucket(-(-max(count for count, _ in placed) // shards), least=1, between=2)  # rows of a shard
     rows, packs = shards * share, []
@@ -58,7 +61,7 @@ def pack_images(
         positions = np.zeros((*shape, 2), np.int32)
         places = [(row * rows // count, slots, window) for row, slots, window in places]  # spreads empty rows evenly
         for number, (image, (row, slots, window)) in enumerate(zip(batch, places)):
-            if own is None or row // share in own:
+            if local_shards is None or row // share in local_shards:
                 frame = image.frame()
                 patches[row, slots] = frame.reshape(-1, unit, *frame.shape[1:])
             images[row, slots] = number
@@ -74,8 +77,8 @@ def pack_images(
 def pack_shapes(config: VisionConfig, patches: int, count: int, shards: int) -> Vision:
     """Shapes of a pack of `count` images of `patches` patches, one per row, which may be longer than the image."""
     block = block_size(config)
-    room = block * bucket(-(-patches // block) + 1, least=1, between=2)
-    shape = shards * bucket(-(-count // shards), least=1, between=2), room
+    row_patches = block * bucket(-(-patches // block) + 1, least=1, between=2)
+    shape = shards * bucket(-(-count // shards), least=1, between=2), row_patches
     values = int(np.prod(_patch_shape(config)))
     sizes = ((*shape, values), np.float32), (shape, np.int32), (shape, np.int32), ((*shape, 2), np.int32)
     return Vision(*(jax.ShapeDtypeStruct(*size) for size in sizes))
@@ -104,17 +107,17 @@ def _patch_positions(grid, config: VisionConfig) -> np.ndarray:
 
 
 class _Row:
-    """A row being filled: free merged tokens in each of its blocks. Its home is that of its first image."""
+    """A row being filled: free merged tokens in each of its blocks. It prefers the position of its first image."""
 
-    def __init__(self, block: int, capacity: int | None, home: float = 0.0):
-        self.block, self.capacity, self.home, self.free = block, capacity, home, []
+    def __init__(self, block: int, capacity: int | None, preferred_position: float = 0.0):
+        self.block, self.capacity, self.preferred_position, self.free = block, capacity, preferred_position, []
         self.room = (capacity or 0) * block  # free merged tokens in total
 
     def place(self, windows) -> int | None:
         """Places one image's windows by first fit; returns the blocks in use, or None (unchanged) if too many."""
         free, starts = list(self.free), []
         for window in windows:
-            at = next((i for i, room in enumerate(free) if room >= len(window)), None)
+            at = next((i for i, size in enumerate(free) if size >= len(window)), None)
             if at is None:
                 at = len(free)
                 free.append(self.block)
@@ -128,28 +131,33 @@ class _Row:
 
 
 def _assign(batch: Sequence[Prepared], windows_of, block: int, capacity: int):
-    """Assigns a batch of images to rows, large ones first, each to the row with room that is nearest to its home.
+    """Assigns a batch of images to rows, large ones first, each to the row with room that is nearest to its position.
 
-    Sizes are bucketed, so that images of similar size are sorted by home and share rows. Returns (rows used, per image
-    (row, slots, window ids)); rows are sorted by home.
+    Sizes are bucketed, so that images of similar size are sorted by position and share rows. Returns (rows used, per
+    image (row, slots, window ids)); rows are sorted by position.
     """
     rows: list[_Row] = []
     places = [None] * len(batch)
-    windows_seen = 0
+    window_count = 0
     sizes = [sum(map(len, windows)) for windows in windows_of]
-    for number in sorted(range(len(batch)), key=lambda i: (-bucket(sizes[i], 1, between=2), batch[i].home)):
-        windows, home = windows_of[number], batch[number].home
-        nearest = sorted((row for row in rows if row.room >= sizes[number]), key=lambda row: abs(row.home - home))
+    for number in sorted(
+        range(len(batch)), key=lambda i: (-bucket(sizes[i], 1, between=2), batch[i].preferred_position)
+    ):
+        windows, preferred_position = windows_of[number], batch[number].preferred_position
+        nearest = sorted(
+            (row for row in rows if row.room >= sizes[number]),
+            key=lambda row: abs(row.preferred_position - preferred_position),
+        )
         row = next((row for row in nearest if row.place(windows)), None)
         if row is None:
-            row = _Row(block, capacity, home)
+            row = _Row(block, capacity, preferred_position)
             rows.append(row)
             row.place(windows)
         slots, window_ids = (np.empty(sizes[number], np.int32) for _ in range(2))
         for start, window in zip(row.starts, windows):
             slots[window] = np.arange(start, start + len(window))
-            window_ids[window] = windows_seen
-            windows_seen += 1
+            window_ids[window] = window_count
+            window_count += 1
         places[number] = (row, slots, window_ids)
-    rank = {id(row): i for i, row in enumerate(sorted(rows, key=lambda row: row.home))}
+    rank = {id(row): i for i, row in enumerate(sorted(rows, key=lambda row: row.preferred_position))}
     return len(rows), [(rank[id(row)], *place) for row, *place in places]

@@ -101,15 +101,15 @@ class VisionTower(nnx.Module):
         def step(block, h, is_full):
             h = constrain(h)
 
-            def whole(h):
+            def full_rows(h):
                 return block(h, rope, pack.images.ravel(), C)
 
             def windows(h):
                 return block(h, rope, pack.windows.ravel(), block_size(self.config))
 
             if isinstance(is_full, np.bool_):  # static where layers are unrolled
-                return (whole if is_full else windows)(h), None
-            return jax.lax.cond(is_full, whole, windows, h), None
+                return (full_rows if is_full else windows)(h), None
+            return jax.lax.cond(is_full, full_rows, windows, h), None
 
         h = self.patch_embed(pack.patches.reshape(R * C, -1).astype(dtype))
         h, _ = scan_layers(self.blocks, h, step, full, remat=remat)

@@ -19,7 +19,7 @@ from models.errors import InputError
 from models.image_files import open_image
 from perl_jax import permute, records, symbols
 from perl_jax.runtime import files, html
-from perl_jax.runtime.html import Html, dim, element, folded, joined, note, table, tag
+from perl_jax.runtime.html import Html, concat, dim, element, folded, note, table, tag
 
 SCANNED = 5000  # most records per split from which samples are drawn
 REJECTED_SHOWN = 5  # rows per reason
@@ -135,7 +135,7 @@ def differing(old: str, new: str) -> tuple[Html, Html]:
     a, b = (_PIECE.findall(text[:CHARACTERS]) for text in (old, new))
     blocks = difflib.SequenceMatcher(None, a, b, autojunk=False).get_opcodes()
     return tuple(
-        joined(
+        concat(
             *(_marked(words[block[i] : block[i + 1]], block[0] != "equal") for block in blocks),
             "…" * (len(text) > CHARACTERS),
         )
@@ -144,7 +144,7 @@ def differing(old: str, new: str) -> tuple[Html, Html]:
 
 
 def _marked(words: Sequence[str], differs: bool) -> Html:
-    return element("mark", "".join(words)) if differs and words else joined("".join(words))
+    return element("mark", "".join(words)) if differs and words else concat("".join(words))
 
 
 def _summary(directory: str) -> dict:
@@ -211,7 +211,7 @@ def _label(record: records.Record, decision: Mapping) -> Html:
     parts = [tag(record["order_effect"])]
     if record["movable"] is not None:
         parts.append(tag(f"movable places {', '.join(str(place + 1) for place in record['movable']) or 'none'}"))
-    parts.append(joined(*_reason(decision)) if decision else dim("evidence unknown"))
+    parts.append(concat(*_reason(decision)) if decision else dim("evidence unknown"))
     if isinstance(model := decision.get("model"), dict):
         other = model.get("order_effect") not in (None, record["order_effect"])
         parts += [Html("<br>"), tag(f"model: {model.get('order_effect')}", alarm=other), *_reason(model)]
@@ -262,7 +262,7 @@ def _pictures(view: View, images: Sequence[Html]) -> Html:
 def _columns(own: View, other: View) -> tuple[Html, Html]:
     """Question, choices and answer of both, with differences highlighted."""
     pairs = zip(*(differing(a, b) for a, b in zip(_lines(own), _lines(other))))
-    return tuple(element("div", *(element("div", text) for text in column), class_="said") for column in pairs)
+    return tuple(element("div", *(element("div", text) for text in column), class_="text") for column in pairs)
 
 
 def _lines(view: View) -> list[str]:
@@ -282,7 +282,7 @@ def _source(own: View, original: object) -> list[Html]:
         was = original.get(key) or ""
         was = "\n".join(map(str, was)) if isinstance(was, list | tuple) else str(was)
         if _plain(was) != _plain(now):
-            rows.append([key, *(element("td", text, class_="said") for text in differing(was, now))])
+            rows.append([key, *(element("td", text, class_="text") for text in differing(was, now))])
     return [table(["", "in the source", "now"], rows, "words") if rows else note("Wording as in the source.")]
 
 
@@ -299,7 +299,7 @@ def _rejected(rows: Sequence[Mapping]) -> list[Html]:
     for reason, found in sorted(reasons.items(), key=lambda pair: -len(pair[1])):
         some = [found[int(i)] for i in np.linspace(0, len(found) - 1, min(REJECTED_SHOWN, len(found)))]
         cells = [
-            [row.get("split"), row.get("id"), element("td", str(row.get("detail"))[:CHARACTERS], class_="said")]
+            [row.get("split"), row.get("id"), element("td", str(row.get("detail"))[:CHARACTERS], class_="text")]
             for row in some
         ]
         parts += [element("h3", f"{reason}: {len(found)}"), table(["split", "id", "detail"], cells, "words")]

@@ -37,21 +37,21 @@ class Decoded:
         self._streams[prompts:] = -1
         self.alive = self._streams >= 0  # of each slot
         self.shape, self._shards, self._finished = (prompts, G, R), shards, finished
-        self._drawn = [np.zeros((prompts * G, R), dtype) for dtype in (np.int32, np.float32, np.float32)]
+        self._values = [np.zeros((prompts * G, R), dtype) for dtype in (np.int32, np.float32, np.float32)]
         self._lengths = np.zeros(prompts * G, np.int32)
 
     def add(self, segment: Segment, t: int, end: int) -> None:
         """Stores tokens t, ..., end - 1 of all slots; the segment may have room for more."""
-        *drawn, lengths, done = jax.device_get(segment)
+        *arrays, lengths, done = jax.device_get(segment)
         streams = self._streams[self.alive]
-        for values, new in zip(self._drawn, drawn):
+        for values, new in zip(self._values, arrays):
             values[streams, t:end] = new[self.alive, : end - t]
         self._lengths[streams] += lengths[self.alive]
         ended = self._streams[self.alive & (done | (end == self.shape[2]))]
         self.alive = self.alive & ~done
         for stream in ended if self._finished else ():
             n, g = divmod(int(stream), self.shape[1])
-            self._finished(n, g, self._drawn[0][stream, : self._lengths[stream]])
+            self._finished(n, g, self._values[0][stream, : self._lengths[stream]])
 
     def move(self, moves) -> None:
         """Follows the streams to the slots that `rollout._shrink` moves them to."""
@@ -63,26 +63,26 @@ class Decoded:
     def result(self) -> tuple[np.ndarray, ...]:
         """(tokens, raw log-probs, sampling log-probs, lengths), as in Rollouts with R the limit."""
         G, R = self.shape[1:]
-        return *(values.reshape(-1, G, R) for values in self._drawn), self._lengths.reshape(-1, G)
+        return *(values.reshape(-1, G, R) for values in self._values), self._lengths.reshape(-1, G)
 
 
 def rollouts(batches: Sequence[Decoded], pad_id: int) -> Rollouts:
     """Concatenates the results of batches."""
-    *drawn, lengths = map(np.concatenate, zip(*(batch.result() for batch in batches)))
+    *arrays, lengths = map(np.concatenate, zip(*(batch.result() for batch in batches)))
     longest = max(int(lengths.max()), 1)
     past = np.arange(longest) >= lengths[..., None]
-    drawn = [
-        np.where(past, fill, values[..., :longest]).astype(values.dtype) for values, fill in zip(drawn, (pad_id, 0, 0))
+    arrays = [
+        np.where(past, fill, values[..., :longest]).astype(values.dtype) for values, fill in zip(arrays, (pad_id, 0, 0))
     ]
-    return Rollouts(*drawn, lengths)
+    return Rollouts(*arrays, lengths)
 
 
 def capacities(R: int) -> list[int]:
     """Per-stream KV cache sizes, in tokens, for at most R new tokens; odd sizes, which TPUs would pad, are avoided."""
-    rooms, most = [min(CAPACITY, max(R - 1, 1))], -(-(R - 1) // CAPACITY) * CAPACITY
-    while rooms[-1] < R - 1:
-        rooms.append(min(2 * rooms[-1], most))
-    return rooms
+    sizes, most = [min(CAPACITY, max(R - 1, 1))], -(-(R - 1) // CAPACITY) * CAPACITY
+    while sizes[-1] < R - 1:
+        sizes.append(min(2 * sizes[-1], most))
+    return sizes
 
 
 def batch_sizes(N: int, G: int, R: int, shards: int = 1) -> list[tuple[int, int]]:
@@ -112,6 +112,6 @@ def regroup(alive, rows: int, width: int, shards: int = 1):
     if len(groups) > rows:
         return None
     prompts, slots = np.zeros(rows, np.int32), np.full((rows, width), -1, np.int32)
-    for row, (n, chosen) in enumerate(groups):
-        prompts[row], slots[row, : len(chosen)] = n, n * alive.shape[1] + chosen
+    for row, (n, streams) in enumerate(groups):
+        prompts[row], slots[row, : len(streams)] = n, n * alive.shape[1] + streams
     return prompts, slots

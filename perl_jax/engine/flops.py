@@ -61,14 +61,16 @@ def group(
     return total
 
 
-def decoded_bytes(config: models.TextConfig, streams: int, prompts: int, prompt: float, own: float, size: int) -> float:
+def decoded_bytes(
+    config: models.TextConfig, streams: int, prompts: int, prompt: float, decoded: float, size: int
+) -> float:
     """Bytes that a decode step must read: the weights, the KV caches of `prompts` prompts and of `streams` streams.
 
-    `prompt` and `own` are the mean tokens in a prompt and a per-stream KV cache; `size` is bytes per number.
+    `prompt` and `decoded` are the mean tokens in a prompt and a per-stream KV cache; `size` is bytes per number.
     """
     D, d, L, J = config.hidden_size, config.head_dim, config.num_hidden_layers, config.num_key_value_heads
     layer = 2 * D * d * (config.num_attention_heads + J) + 3 * D * config.intermediate_size
-    cached = 2 * L * J * d * (prompts * prompt + streams * own)
+    cached = 2 * L * J * d * (prompts * prompt + streams * decoded)
     return size * (L * layer + D * config.vocab_size + cached)
 
 

@@ -27,12 +27,12 @@ def sample(keys, logits, suppress, options: Sampling):
     if options.temperature == 0.0:
         token = jnp.argmax(allowed, axis=-1)
         return token.astype(jnp.int32), log_softmax_at(logits, token), jnp.zeros(token.shape)
-    plain = options.temperature == 1.0 and options.top_k == 0 and options.top_p == 1.0
-    if not plain:
+    unfiltered = options.temperature == 1.0 and options.top_k == 0 and options.top_p == 1.0
+    if not unfiltered:
         allowed = keep_top(allowed / options.temperature, options.top_k, options.top_p)
     token, total = jnp.vectorize(draw_categorical, signature="(),(v)->(),()")(keys, allowed)
     picked = _at(allowed, token)
-    if not plain:
+    if not unfiltered:
         return token.astype(jnp.int32), log_softmax_at(logits, token), picked - total
     raw_total = jax.nn.logsumexp(jnp.concatenate([total[..., None], logits[..., suppress]], axis=-1), axis=-1)
     return token.astype(jnp.int32), picked - raw_total, picked - total
@@ -61,10 +61,10 @@ def keep_top(logits, top_k: int, top_p: float):
         least = _nucleus(largest, jax.nn.logsumexp(largest, axis=-1), top_p)[0] if top_p < 1.0 else largest[..., -1:]
     else:
         total = jax.nn.logsumexp(logits, axis=-1)
-        least, found = _nucleus(jax.lax.top_k(logits, min(NUCLEUS, size))[0], total, top_p)
+        least, complete = _nucleus(jax.lax.top_k(logits, min(NUCLEUS, size))[0], total, top_p)
         if size > NUCLEUS:
             least = jax.lax.cond(
-                found.all(), lambda: least, lambda: _nucleus(jax.lax.top_k(logits, size)[0], total, top_p)[0]
+                complete.all(), lambda: least, lambda: _nucleus(jax.lax.top_k(logits, size)[0], total, top_p)[0]
             )
     return jnp.where(logits < least, -jnp.inf, logits)
 
@@ -73,8 +73,8 @@ def _nucleus(largest, total, top_p: float):
     """The smallest logit [..., 1] of the nucleus, from descending logits [..., k]; and whether it ends among them."""
     probs = jnp.exp(largest - total[..., None])
     reached = jnp.cumsum(probs, axis=-1)
-    kept = jnp.maximum(jnp.sum(reached - probs < top_p, axis=-1, keepdims=True), 1)
-    return jnp.take_along_axis(largest, kept - 1, axis=-1), reached[..., -1] >= top_p
+    size = jnp.maximum(jnp.sum(reached - probs < top_p, axis=-1, keepdims=True), 1)
+    return jnp.take_along_axis(largest, size - 1, axis=-1), reached[..., -1] >= top_p
 
 
 def draw_categorical(key, logits):

@@ -81,14 +81,14 @@ def flat(groups: Sequence[Group], name: str) -> np.ndarray | None:
 
     Raises ValueError where only some groups have the field.
     """
-    given = [getattr(group, name) for group in groups]
-    if len({x is None for x in given}) > 1:
+    fields = [getattr(group, name) for group in groups]
+    if len({x is None for x in fields}) > 1:
         raise ValueError(f"{name} must be given for all groups or for none")
-    if given[0] is None:
+    if fields[0] is None:
         return None
     parts = [
         np.asarray(values)[: len(response)]
-        for group, x in zip(groups, given)
+        for group, x in zip(groups, fields)
         for order, rows in zip(group.responses, x)
         for response, values in zip(order, rows)
     ]
@@ -103,14 +103,14 @@ def pack(
     min_pixels: int | None,
     max_pixels: int | None,
     shards: int = 1,
-    own: Container[int] | None = None,
+    local_shards: Container[int] | None = None,
 ) -> Forest:
     """Packs groups that share O and G into micro-batches of `rows` rows of `row_tokens` tokens for each shard.
 
-    Image patches are computed only for the shards in `own` (default all), as in `pack_images`. Without `row_tokens` a
-    row has room for the longest tree, without `rows` there is one micro-batch. Raises ValueError for groups of
-    different shapes, InputError for ids and images that do not match, and for a prompt that does not fit in a row with
-    its longest response.
+    Image patches are computed only for the shards in `local_shards` (default all), as in `pack_images`. Without
+    `row_tokens` a row has room for the longest tree, without `rows` there is one micro-batch. Raises ValueError for
+    groups of different shapes, InputError for ids and images that do not match, and for a prompt that does not fit
+    in a row with its longest response.
     """
     check(groups)
     prompts, responses = _checked_ids(config, groups)
@@ -127,16 +127,16 @@ def pack(
     batches = _assign(questions, rows, capacity, shards)
 
     images = Images(config.vision, min_pixels, max_pixels)
-    shown = [[[images.add(group.images[i]) for i in order] for order in group.orders] for group in groups]
+    image_numbers = [[[images.add(group.images[i]) for i in order] for order in group.orders] for group in groups]
     needed = [
-        sorted({number for row in batch for tree in row for number in shown[tree.group][tree.order]})
+        sorted({number for row in batch for tree in row for number in image_numbers[tree.group][tree.order]})
         for batch in batches
     ]
-    pictures = [[images.found[i] for i in numbers] for numbers in needed]
-    layouts = models.family(config).pack_images(config.vision, pictures, shards, own)
+    batch_images = [[images.images[i] for i in numbers] for numbers in needed]
+    layouts = models.family(config).pack_images(config.vision, batch_images, shards, local_shards)
 
-    grids, reach = [image.grid for image in images.found], _reach(config, batches, prompts, lengths, capacity)
-    call = _Call(config, capacity, shards, prompts, responses, first, shown, grids, reach)
+    grids, reach = [image.grid for image in images.images], _reach(config, batches, prompts, lengths, capacity)
+    call = _Call(config, capacity, shards, prompts, responses, first, image_numbers, grids, reach)
     packed = [
         _filled(call, batch, dict(zip(numbers, places)), vision)
         for batch, numbers, (vision, places) in zip(batches, needed, layouts)
@@ -177,7 +177,7 @@ class _Call(NamedTuple):
     prompts: list  # [Q][O] token ids
     responses: list  # [Q][O][G] token ids
     first: np.ndarray  # [Q, O, G] offset of each response among all scored tokens
-    shown: list  # [Q][O] indices of the images that each prompt shows
+    image_numbers: list  # [Q][O] indices of the images that each prompt shows
     grids: list  # by image index
     reach: tuple[int, int]  # result of `_reach`
 
@@ -197,11 +197,11 @@ def _filled(call: _Call, batch: Sequence[Sequence[Tree]], place: Mapping[int, np
             prompt = call.prompts[q][o]
             here = slice(at, at + len(prompt))
             ids[b, here], spans[:, b, here] = prompt, [[at], [here.stop], [at]]
-            grids = [call.grids[number] for number in call.shown[q][o]]
+            grids = [call.grids[number] for number in call.image_numbers[q][o]]
             positions[b, :, here] = mrope_positions(config, prompt, grids, f"group {q}, order {o}")
-            if call.shown[q][o]:
-                of_images = at + np.flatnonzero(prompt == config.image_token_id)
-                image_index[b, of_images] = np.concatenate([place[number] for number in call.shown[q][o]])
+            if call.image_numbers[q][o]:
+                image_places = at + np.flatnonzero(prompt == config.image_token_id)
+                image_index[b, image_places] = np.concatenate([place[number] for number in call.image_numbers[q][o]])
             forks.append((at, here.stop, positions[b, :, here].max() + 1))
             at = here.stop
         for tree, (start, fork, position) in zip(row, forks):
@@ -215,10 +215,10 @@ def _filled(call: _Call, batch: Sequence[Sequence[Tree]], place: Mapping[int, np
                 index[b, there] = call.first[tree.group, tree.order, g] + np.arange(len(tokens))
                 at, scored = here.stop, there.stop
     # Deals rows to the shards in turn, so that empty rows are the last ones of every shard.
-    apart = [
+    by_shard = [
         x.reshape(-1, call.shards, *x.shape[1:]) for x in (ids, positions, image_index, *spans, sources, targets, index)
     ]
-    ids, positions, image_index, start, fork, branch, sources, targets, index = apart
+    ids, positions, image_index, start, fork, branch, sources, targets, index = by_shard
     spans = Spans(start, fork, branch)
     return Rows(ids, positions, image_index, spans, vision, sources, targets, index, *call.reach)
 
@@ -298,27 +298,27 @@ def _fill(questions: Sequence[Sequence[Tree]], rows: int, capacity: int, count: 
 
     def fits(room, trees):
         """The row for each tree by first fit, or None."""
-        room, taken = list(room), []
+        room, row_numbers = list(room), []
         for tree in trees:
             row = next((i for i, tokens in enumerate(room) if tokens >= tree.length), None)
             if row is None:
                 return None
             room[row] -= tree.length
-            taken.append(row)
-        return taken
+            row_numbers.append(row)
+        return row_numbers
 
     for question in sorted(questions, key=lambda trees: -sum(tree.length for tree in trees)):
         for trees in [question] if fits([capacity] * rows, question) else [[tree] for tree in question]:
             order = sorted(range(len(batches)), key=lambda m: -sum(free[m])) if count else range(len(batches))
-            found = next(((m, taken) for m in order if (taken := fits(free[m], trees))), None)
-            if found is None and count:
+            slot = next(((m, row_numbers) for m in order if (row_numbers := fits(free[m], trees))), None)
+            if slot is None and count:
                 return None
-            if found is None:
+            if slot is None:
                 batches.append([[] for _ in range(rows)])
                 free.append([capacity] * rows)
-                found = len(batches) - 1, fits(free[-1], trees)
-            m, taken = found
-            for tree, row in zip(trees, taken):
+                slot = len(batches) - 1, fits(free[-1], trees)
+            m, row_numbers = slot
+            for tree, row in zip(trees, row_numbers):
                 batches[m][row].append(tree)
                 free[m][row] -= tree.length
     return batches

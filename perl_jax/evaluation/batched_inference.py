@@ -78,7 +78,7 @@ def begin(file: Path, settings: Mapping, key: Callable[[Row], Hashable]) -> dict
     if other := [name for name in now | made if (name in made, made.get(name)) != (name in now, now.get(name))]:
         said = "; ".join(f"{name} {made.get(name, 'not said')}, now {now.get(name, 'not said')}" for name in other)
         raise InputError(f"{file} was made with other settings ({said}); give those, or another directory")
-    processes.agree(sorted(map(str, rows)), f"a {file.name}")
+    processes.check_equal(sorted(map(str, rows)), f"a {file.name}")
     return rows
 
 
@@ -112,7 +112,7 @@ def lengths(numbers: Sequence[int], begun: Callable[[int], Row], console: Consol
     found = []
     with logs.progress(console, "prompt", len(numbers)) as add:
         for number in numbers:
-            if processes.owns(number):
+            if processes.is_mine(number):
                 found.append(begun(number))
             add(1)
     rows = sorted(itertools.chain(*processes.exchange(found)), key=lambda row: row["number"])
@@ -212,7 +212,7 @@ def _encoded(questions: Questions, prompts: Prompts, numbers: list[int]) -> Batc
         except InputError as error:  # gone since the lengths were taken
             encoded.append(None)
             faults.append((place, str(error)))
-    found = prompts.prepare([prompt[1] if prompt else [] for prompt in encoded], mesh.shards(), mesh.own())
+    found = prompts.prepare([prompt[1] if prompt else [] for prompt in encoded], mesh.shards(), mesh.local_shards())
     return Batch(numbers, encoded, faults + [(place, line) for place, line in enumerate(found) if line])
 
 

@@ -18,7 +18,7 @@ from perl_jax.evaluation.figures import against
 from perl_jax.evaluation.results import Key, Model, Result
 from perl_jax.evaluation.statistics import Estimate, Table, difference, p_value, percent, points
 from perl_jax.runtime import html
-from perl_jax.runtime.html import Html, element, folded, note, said, table
+from perl_jax.runtime.html import Html, element, folded, note, table, text_cell
 
 PARTIAL = "†"
 _UNBROKEN = re.compile(rf"(?<=\d,) (?=[-+\d])| (?=\[\d+\]|{PARTIAL})")  # spaces in "[1.0, 2.0]", "70.80 [1]", "20 †"
@@ -303,7 +303,7 @@ def _against(rows: Sequence, other_rows: Sequence) -> list[str]:
 def _provenance(model: Model) -> Html:
     """The recorded settings of each of a model's results."""
     rows = [
-        [", ".join(key), *(said(_plain(result.facts.get(name))) for name in ("model", "data", "settings", "time"))]
+        [", ".join(key), *(text_cell(_plain(result.facts.get(name))) for name in ("model", "data", "settings", "time"))]
         for key, result in sorted(model.results.items())
     ]
     return folded(model.name, table(["", "model", "data", "settings", "time"], rows, "words"))

@@ -18,7 +18,7 @@ from perl_jax.benchmarks import Item
 from perl_jax.evaluation.consistency import right
 from perl_jax.evaluation.results import Key, Model, Question, Row
 from perl_jax.runtime import html
-from perl_jax.runtime.html import Html, dim, element, folded, joined, note, tag
+from perl_jax.runtime.html import Html, concat, dim, element, folded, note, tag
 
 SHOWN, ORDERS_SHOWN = 5, 3  # questions per kind and benchmark, orders per question
 SIDE = 160  # pixels of a thumbnail's longer side
@@ -26,7 +26,7 @@ STYLE = """
 .asked { border-top: 1px solid #d8dee4; margin-top: .6rem; padding-top: .5rem; }
 .asked p { margin: .4rem 0; }
 .asked .thumbs img { max-height: 10rem; } .asked .sides { grid-template-columns: repeat(auto-fit, minmax(15rem, 1fr)); }
-.asked .sides .said { padding: .3rem .5rem; margin-top: .2rem; border-radius: .3rem; }
+.asked .sides .text { padding: .3rem .5rem; margin-top: .2rem; border-radius: .3rem; }
 .decisive img { outline: 3px solid #0b5fb3; }
 """
 
@@ -151,7 +151,7 @@ def _view(row: Row, said: Mapping[str, Row | None], sample: int, item: Item | No
         "div",
         dim(order),
         _pictures(row, item),
-        element("div", row["question"], class_="said"),
+        element("div", row["question"], class_="text"),
         element("p", "True answer: ", element("strong", row["answer"])),
         element("div", *words, class_="sides"),
         class_="asked",
@@ -160,15 +160,15 @@ def _view(row: Row, said: Mapping[str, Row | None], sample: int, item: Item | No
 
 def _words(name: str, row: Row | None, sample: int) -> Html:
     if row is None:
-        return element("div", dim(name), element("div", "was not asked this", class_="said dim"))
+        return element("div", dim(name), element("div", "was not asked this", class_="text dim"))
     if row.get("fault"):
-        return element("div", dim(name), element("div", f"could not be asked: {row['fault']}", class_="said wrong"))
+        return element("div", dim(name), element("div", f"could not be asked: {row['fault']}", class_="text wrong"))
     count = len(row["texts"])
     place = min(sample, count - 1)
     many = f", right in {sum(right(row))} of {count} samples, here number {place + 1}" if count > 1 else ""
     found = row["extracted"][place]
     head = dim(name + many + ("; no answer found" if found is None else f"; answer found: {html.clipped(found)}"))
-    return element("div", head, html.said(row["texts"][place], row["correct"][place], "div"))
+    return element("div", head, html.text_cell(row["texts"][place], row["correct"][place], "div"))
 
 
 def _pictures(row: Row, item: Item | None) -> Html:
@@ -182,7 +182,7 @@ def _pictures(row: Row, item: Item | None) -> Html:
             inside = tag(f"picture {place + 1} cannot be shown: {error}", alarm=True)
         decisive = "decisive" if row.get("place") == place else ""
         figures.append(element("figure", inside, element("figcaption", words), class_=decisive))
-    return element("div", *figures, class_="thumbs") if figures else joined()
+    return element("div", *figures, class_="thumbs") if figures else concat()
 
 
 def _share(row: Row) -> float:

@@ -34,7 +34,7 @@ class Asked(NamedTuple):
 
     @property
     def is_original(self) -> bool:
-        return self.order == tuple(range(len(self.order)))
+        return self.order == permute.original_order(len(self.order))
 
 
 def in_orders(item: Item, count: int, seed: int) -> list[Asked]:
@@ -42,7 +42,7 @@ def in_orders(item: Item, count: int, seed: int) -> list[Asked]:
 
     Other orders are drawn uniformly without replacement, by (seed, id).
     """
-    own = tuple(range(len(item.row.images)))
+    own = permute.original_order(len(item.row.images))
     record = movable(item) if count else None
     if not isinstance(record, Mapping):
         return [Asked(item, own, list(own), None, None, record)]

@@ -44,7 +44,7 @@ def scored(name: str, protocol: str, answered: Sequence["Answered"], workers: in
     """Scores each response by the rules of a benchmark. The processes of a run share the work."""
     from perl_jax.runtime import processes  # imported here because workers must not import JAX
 
-    mine = [n for n in range(len(answered)) if processes.owns(n)]
+    mine = [n for n in range(len(answered)) if processes.is_mine(n)]
     tasks = [(name, protocol, _light(answered[n].asked), list(answered[n].texts)) for n in mine]
     every = {}
     for part in processes.exchange([[n, each] for n, each in zip(mine, _scored(tasks, workers))]):

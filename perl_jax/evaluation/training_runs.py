@@ -16,7 +16,7 @@ from absl import logging
 
 from perl_jax.evaluation import statistics
 from perl_jax.runtime import files, html
-from perl_jax.runtime.html import COLOURS, Html, clipped, dim, element, folded, joined, note, said, table
+from perl_jax.runtime.html import COLOURS, Html, clipped, concat, dim, element, folded, note, table, text_cell
 
 EVALUATION = re.compile(r"(.+)-(\d{8,})\.jsonl")
 ROW_KEYS = {"id", "source", "order", "original", "images", "text", "answer", "meaning", "correct"}
@@ -57,8 +57,8 @@ class Run(NamedTuple):
     def values(self, metric: str, stage: str | None = None) -> dict[tuple[str, int], float]:
         """The finite values of a metric by (stage, step), in step order."""
         found = {
-            key: said.get(metric)
-            for key, said in sorted(self.metrics.items(), key=lambda item: item[0][1])
+            key: values.get(metric)
+            for key, values in sorted(self.metrics.items(), key=lambda item: item[0][1])
             if stage in (None, key[0])
         }
         return {key: value for key, value in found.items() if isinstance(value, int | float) and math.isfinite(value)}
@@ -196,7 +196,11 @@ def _changes(first: Run, last: Run, name: str) -> list[Html]:
         parts = []
         for old, new in pairs[:CHANGED_SHOWN]:
             rows = [
-                [_order(b["order"]), said(b["answer"]), *(said(row["text"], row["correct"]) for row in (a, b))]
+                [
+                    _order(b["order"]),
+                    text_cell(b["answer"]),
+                    *(text_cell(row["text"], row["correct"]) for row in (a, b)),
+                ]
                 for a, b in zip(old, new)
             ]
             header = ["order", "true answer", first.name, last.name]
@@ -213,12 +217,12 @@ def _group(name: str, group: Mapping) -> Html:
         strongest = max(abs(a) for row in group["advantages"] for a in row) or 1.0
         for order, question, *parts in zip(*(group[key] for key in GROUP_KEYS)):
             asked = f"order {_order(order)}\n{clipped(question)}"
-            rows.append([element("td", asked, colspan="3", class_="said dim")])
+            rows.append([element("td", asked, colspan="3", class_="text dim")])
             for text, reward, advantage in zip(*parts):
                 colour = "26,152,80" if advantage > 0 else "215,48,39"
                 style = f"background:rgba({colour},{0.45 * abs(advantage) / strongest:.2f})"
                 numbers = (element("td", f"{x:.2f}", class_="number", style=style) for x in (reward, advantage))
-                rows.append([element("td", clipped(text), class_="said", style=style), *numbers])
+                rows.append([element("td", clipped(text), class_="text", style=style), *numbers])
     except (TypeError, ValueError):
         rows = [["this group could not be read"]]
     title = f"{name}, step {group.get('step', '–')}: {group.get('id', '')}"
@@ -238,11 +242,13 @@ def _provenance(run: Run) -> Html:
         facts |= {key: value for key, value in start.items() if key not in {*facts, "config", "clean"}}
         if isinstance(facts.get("versions"), dict):
             facts["versions"] = ", ".join(f"{key} {value}" for key, value in facts["versions"].items())
-        rows = [[key, said(value if isinstance(value, str) else json.dumps(value))] for key, value in facts.items()]
+        rows = [
+            [key, text_cell(value if isinstance(value, str) else json.dumps(value))] for key, value in facts.items()
+        ]
         config = element("pre", json.dumps(start.get("config"), indent=1))
         parts += [table(["", ""], rows, "words"), folded("config", config)]
     starts = f"{len(run.starts)} start" + "s" * (len(run.starts) != 1) if run.starts else "no run.json"
-    return folded(joined(f"{run.name} ", dim(starts)), *parts)
+    return folded(concat(f"{run.name} ", dim(starts)), *parts)
 
 
 def _order(order: Sequence[int]) -> str:

@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+import models
 from perl_jax.evaluation import statistics
 from perl_jax.evaluation.statistics import Table, percent, proportion
 from perl_jax.exporting import usage_snippets
@@ -15,12 +16,12 @@ from perl_jax.exporting.provenance import Base, Data, Evaluation, Result
 from perl_jax.records import prompts
 
 LONGEST = 2048  # response length limit in tokens, if the run did not record one
-TOLD = {  # config keys shown, and their descriptions
+CONFIG_ROWS = {  # config keys shown, and their descriptions
     "questions": "questions a step",
-    "n_s": "further orders of a question",
-    "rollouts": "rollouts of an order",
-    "permute.start": "probability of a permuted order, at first",
-    "permute.end": "probability of a permuted order, at last",
+    "n_s": "permuted orders a question",
+    "rollouts": "rollouts an order",
+    "permute.start": "permutation probability at the start",
+    "permute.end": "permutation probability at the end",
     "sampling.temperature": "temperature of rollouts",
     "sampling.max_new_tokens": "longest response, tokens",
     "reward": "reward",
@@ -41,7 +42,8 @@ SETTINGS = ("samples", "temperature", "permute", "max_new_tokens")  # of an eval
 class Card(NamedTuple):
     """The contents of a model card; `str(card)` is the README.md."""
 
-    asked: prompts.Prompts
+    family: str  # the model_type
+    prompts: prompts.Prompts
     base: Base
     step: int
     lora: Mapping | None  # rank, alpha and targets
@@ -56,7 +58,7 @@ class Card(NamedTuple):
     def __str__(self) -> str:
         from huggingface_hub import ModelCard
 
-        parts = [*_title(self), *_training(self), *_results(self), *_prompt(self.asked), *_use(self), *_limits(self)]
+        parts = [*_title(self), *_training(self), *_results(self), *_prompt(self.prompts), *_use(self), *_limits(self)]
         body = "\n\n".join(part for part in parts if part)
         return str(ModelCard(f"---\n{metadata(self).to_yaml()}\n---\n\n{body}\n"))
 
@@ -85,7 +87,7 @@ def metadata(card: Card):
     """The front matter, a `huggingface_hub.ModelCardData`: base only if on the hub, licence only if known."""
     from huggingface_hub import ModelCardData
 
-    tags = ["qwen2_5_vl", "multi-image", "perl_jax"]
+    tags = [card.family, "multi-image", "perl_jax"]
     tags += ["reinforcement-learning", "grpo"] if "GRPO" in (card.method or "") else []
     tags += ["lora"] if card.lora else []
     based = {"base_model": card.base.name, "base_model_relation": "adapter" if card.adapter else "finetune"}
@@ -111,9 +113,10 @@ def _title(card: Card) -> list[str]:
         "# A small model that looks at several images"
         if card.base.from_nothing or not name
         else f"# {name}, trained to reason over several images",
-        f"{kind} Qwen2.5-VL of {size:,.2f} {word} parameters, {origin}{how} by perl_jax; step {card.step:,}.",
-        "**A toy**: it started from random weights and knows only what its training set shows. It is there to look at "
-        "the method, not for use."
+        f"{kind} {models.family({'model_type': card.family}).NAME} of {size:,.2f} {word} parameters, "
+        f"{origin}{how} by perl_jax; step {card.step:,}.",
+        "**A toy**: it started from random weights and knows only what its training set shows. It demonstrates "
+        "the method and is not for use."
         if card.base.from_nothing
         else "",
     ]
@@ -130,7 +133,7 @@ def _training(card: Card) -> list[str]:
     rows.append(["base model", f"{origin}{revision}, fingerprint {code(base.fingerprint)}"])
     if lora := card.lora:
         rows.append(["adapters", f"rank {lora['rank']}, alpha {lora['alpha']}, of {code(lora['targets'])}"])
-    rows += [[words, code(config[key])] for key, words in TOLD.items() if key in config]
+    rows += [[description, code(config[key])] for key, description in CONFIG_ROWS.items() if key in config]
     for data in card.data:
         counts = ", ".join(f"{count:,} in {code(split)}" for split, count in data.counts.items())
         sources = f" (sources: {', '.join(map(code, data.sources))})" if data.sources else ""
@@ -164,7 +167,7 @@ def _results(card: Card) -> list[str]:
         parts += [
             "Benchmarks, by `perl_jax.evaluate`:",
             Table(header, [_benchmark(result) for result in card.results]).markdown(),
-            "In brackets 95% intervals. Figures of another prompt, protocol or judge cannot be set beside these.",
+            "Brackets hold 95% intervals. Do not compare with figures of another prompt, protocol or judge.",
         ]
     rows = [_consistency(result) for result in card.results if result.consistency]
     if rows:
@@ -180,9 +183,9 @@ def _results(card: Card) -> list[str]:
         parts += [
             "The same questions in several orders of their images:",
             Table(header, rows).markdown(),
-            "Flip rate: the answers to the orders of a question do not all mean the same (lower is better); same "
-            "order: asked as often, but never permuted. Bootstrap intervals by question: without width where all "
-            "came out alike.",
+            "Flip rate: the share of questions whose answers differ between orders (lower is better). Same order: the "
+            "question is asked as often, but never permuted. Intervals are by bootstrap over questions; they have no "
+            "width where all questions agree.",
         ]
     return ["## Results", *parts] if parts else []
 
@@ -190,14 +193,14 @@ def _results(card: Card) -> list[str]:
 def _held_out(evaluations: Sequence[Evaluation]) -> list[str]:
     rows = []
     for evaluation in evaluations:
-        found = statistics.measures(evaluation.rows)
+        measures = statistics.measures(evaluation.rows)
         questions = len({row["id"] for row in evaluation.rows})
         rows.append(
             [
                 code(evaluation.name),
                 f"{evaluation.step:,}",
                 f"{questions:,}",
-                *(percent(proportion(found[key])) for key in statistics.COLUMNS),
+                *(percent(proportion(measures[key])) for key in statistics.COLUMNS),
             ]
         )
     if not rows:
@@ -206,9 +209,8 @@ def _held_out(evaluations: Sequence[Evaluation]) -> list[str]:
         "Held-out questions of the run, answered greedily:",
         Table(["set", "step", "questions", *statistics.COLUMNS.values()], rows).markdown(),
         "Accuracy: questions with several images in their original order. Permuted accuracy: mean over questions of "
-        "the share of drawn orders answered right. Consistent accuracy: right in every order asked. Flip rate: the "
-        "answer changes with the order (lower is better). In brackets Wilson's 95% intervals on the number of "
-        "questions.",
+        "the share of permuted orders answered right. Consistent accuracy: right in every order. Flip rate: the "
+        "answer changes with the order (lower is better). Brackets hold Wilson's 95% intervals over questions.",
     ]
 
 
@@ -225,60 +227,60 @@ def _benchmark(result: Result) -> list[str]:
 
 
 def _consistency(result: Result) -> list[str]:
-    found = result.consistency
+    consistency = result.consistency
     return [
         code(result.benchmark),
         code(result.protocol),
-        f"{found.questions:,}",
-        *map(percent, (found.mean, found.all, found.flip, found.control)),
+        f"{consistency.questions:,}",
+        *map(percent, (consistency.mean, consistency.all, consistency.flip, consistency.control)),
     ]
 
 
-def _prompt(asked: prompts.Prompts) -> list[str]:
+def _prompt(settings: prompts.Prompts) -> list[str]:
     system = (
-        ["System text:", fence(asked.system)]
-        if asked.system
-        else ["No system text of its own: the chat template puts in its default."]
+        ["System text:", fence(settings.system)]
+        if settings.system
+        else ["No system text: the chat template adds its default."]
     )
-    then = ", then this instruction:" if asked.instruction else "; no instruction follows."
+    then = ", followed by this instruction:" if settings.instruction else "; no instruction follows."
     return [
         "## The prompt",
         *system,
-        f"User's turn: the question, its choices, a line each, as `A. ...`{then}",
-        fence(asked.instruction) if asked.instruction else "",
-        f"Pictures have {asked.min_pixels:,} to {asked.max_pixels:,} pixels, in sides that are multiples of "
-        f"{usage_snippets.side(asked)}; others are resized so, nearly in shape. Several stand before the text, one "
-        "after the other, or where the question has them; they have no numbers. Prompts had up to "
-        f"{asked.max_tokens:,} tokens, room for {usage_snippets.most_pictures(asked):,} of the largest pictures. An "
-        "example, `<|image_pad|>` standing for as many as the picture has tokens:",
-        fence(usage_snippets.example(asked)),
+        f"The user's turn is the question and its choices, one a line as `A. ...`{then}",
+        fence(settings.instruction) if settings.instruction else "",
+        f"Images have {settings.min_pixels:,} to {settings.max_pixels:,} pixels and sides that are multiples of "
+        f"{usage_snippets.side(settings)}; others are resized, at nearly the same aspect ratio. Images come before the "
+        "text, one after the other, or where the question places them; they are not numbered. Prompts had up to "
+        f"{settings.max_tokens:,} tokens, enough for {usage_snippets.max_images(settings):,} of the largest images. An "
+        "example, in which one `<|image_pad|>` stands for all tokens of an image:",
+        fence(usage_snippets.example(settings)),
     ]
 
 
 def _use(card: Card) -> list[str]:
-    asked, longest = card.asked, card.longest
+    settings, longest = card.prompts, card.longest
     parts = [
         "## How to use it",
         "### transformers",
         f'In this directory, after `pip install "transformers>=5.23" torch pillow{" peft" * card.adapter}`; '
         "perl_jax's tests run this code on a small model:",
-        fence(usage_snippets.transformers(asked, longest, card.adapter), "python"),
+        fence(usage_snippets.transformers(settings, longest, models.FAMILIES[card.family], card.adapter), "python"),
     ]
     if card.adapter:
         return [*parts, "For vLLM, lmms-eval and VLMEvalKit export merged weights, without `--adapter`."]
     return [
         *parts,
-        "What follows needs a GPU and was not run by us. `$MODEL` is this directory; how figures so got differ from "
-        "ours is told in perl_jax/benchmarks/README.md.",
+        "The rest needs a GPU; we have not run it. `$MODEL` is this directory. perl_jax/benchmarks/README.md says how "
+        "results from it differ from ours.",
         "### vLLM",
-        fence(usage_snippets.vllm_server(asked, longest), "sh"),
-        fence(usage_snippets.vllm_client(asked, longest), "python"),
+        fence(usage_snippets.vllm_server(settings, longest), "sh"),
+        fence(usage_snippets.vllm_client(settings, longest), "python"),
         "### lmms-eval",
-        fence(usage_snippets.lmms_eval(asked, longest), "sh"),
+        fence(usage_snippets.lmms_eval(settings, longest), "sh"),
         "### VLMEvalKit",
-        "`python run.py --config eval.json --judge exact_matching`, this directory being `models/perl-qwen2.5-vl`, and "
-        "eval.json:",
-        fence(usage_snippets.vlmevalkit(asked, longest), "json"),
+        "`python run.py --config eval.json --judge exact_matching`, with this directory as `models/perl-qwen2.5-vl` "
+        "and this eval.json:",
+        fence(usage_snippets.vlmevalkit(settings, longest), "json"),
     ]
 
 
@@ -287,31 +289,31 @@ def _limits(card: Card) -> list[str]:
         (evaluation.name, proportion(statistics.measures(evaluation.rows)["flip"])) for evaluation in card.evaluations
     ]
     flips += [(result.benchmark, result.consistency.flip) for result in card.results if result.consistency]
-    told = [
-        f"{percent(rate)} of the {rate.questions:,} questions of {code(name)} that were asked so"
+    measured = [
+        f"{percent(rate)} of the {rate.questions:,} questions of {code(name)} that were asked in several orders"
         for name, rate in flips
         if rate.questions
     ]
     items = [
-        "For research: beyond the results above nobody has checked what it says.",
-        "A toy: of no use for other questions than those of its training." if card.base.from_nothing else "",
-        "An answer can depend on the order of the pictures: "
-        + (f"it changed in {', '.join(told)}." if told else "how often was not measured."),
-        "Videos and languages other than those of its base and its training were not tried.",
+        "For research only: beyond the results above its answers were not checked.",
+        "A toy: it answers only questions like those of its training." if card.base.from_nothing else "",
+        "An answer can depend on the order of the images: "
+        + (f"it changed in {', '.join(measured)}." if measured else "how often was not measured."),
+        "Videos, and languages other than those of its base model and its training, were not tested.",
         _license(card.base),
     ]
     return ["## Limits and licence", "\n".join(f"- {item}" for item in items if item)]
 
 
 def _license(base: Base) -> str:
-    text = "Whoever uses it or passes it on must keep to the licences of its training data"
+    text = "Use and redistribution must follow the licences of its training data"
     if base.license_file:
         return f"{text} and of its base model: {code(base.license_file)} in this directory."
     if base.license:
         return f"{text} and of its base model: {code(base.license.get('license_name') or base.license['license'])}."
     if base.from_nothing:
         return f"{text}; no base model's weights are in it."
-    return f"{text} and of its base model, which is not told here: see the base model."
+    return f"{text} and of its base model; that licence is not recorded here: see the base model."
 
 
 # Formatting

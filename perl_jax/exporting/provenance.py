@@ -72,13 +72,13 @@ class Consistency(NamedTuple):
 
 def base(path: Path, name: Mapping[str, str | None], fingerprint: str, new: bool) -> Base:
     """The base model in `path`, which PEFT would call `name` (`export.base_name`); `new`: created by the run itself."""
-    said = name["base_model_name_or_path"]
-    hub = bool(policy.HUB_ID.fullmatch(said))
-    earlier = path / prompts.FILE  # exported by perl_jax, possibly from a new model
-    run = json.loads(earlier.read_text(encoding="utf-8")).get("run") if earlier.exists() else None
+    model_name = name["base_model_name_or_path"]
+    hub = bool(policy.HUB_ID.fullmatch(model_name))
+    settings_file = path / prompts.FILE  # exported by perl_jax, possibly from a new model
+    run = json.loads(settings_file.read_text(encoding="utf-8")).get("run") if settings_file.exists() else None
     texts = sorted(file.name for file in path.glob("LICENSE*"))
     return Base(
-        name=None if new else said if hub else Path(said).name,
+        name=None if new else model_name if hub else Path(model_name).name,
         hub=hub,
         revision=name.get("revision"),
         fingerprint=fingerprint,
@@ -98,11 +98,11 @@ def license_metadata(path: Path) -> dict[str, str]:
         data = ModelCard.load(file).data.to_dict() if file.is_file() else {}
     except (yaml.YAMLError, ValueError, TypeError, OSError):
         return {}  # a malformed card is ignored
-    found = {key: data[key] for key in ("license", "license_name", "license_link") if isinstance(data.get(key), str)}
-    link = found.get("license_link", "https://")
+    fields = {key: data[key] for key in ("license", "license_name", "license_link") if isinstance(data.get(key), str)}
+    link = fields.get("license_link", "https://")
     if not re.match(r"https?://", link) and not (path / link).is_file():
-        del found["license_link"]
-    return found if found.keys() & {"license", "license_name"} else {}
+        del fields["license_link"]
+    return fields if fields.keys() & {"license", "license_name"} else {}
 
 
 def data(fingerprints: Mapping[str, str]) -> list[Data]:
@@ -128,15 +128,17 @@ def evaluations(workdir: Path, step: int) -> list[Evaluation]:
         match = training_runs.EVALUATION.fullmatch(file.name)
         if match and int(match[2]) <= step:
             last[match[1]] = max(last.get(match[1], (-1, file)), (int(match[2]), file))
-    found = [Evaluation(name, number, training_runs.predictions(file)) for name, (number, file) in sorted(last.items())]
-    return [evaluation for evaluation in found if evaluation.rows]
+    evaluated_sets = [
+        Evaluation(name, number, training_runs.predictions(file)) for name, (number, file) in sorted(last.items())
+    ]
+    return [evaluation for evaluation in evaluated_sets if evaluation.rows]
 
 
 def results(directories: Sequence[Path]) -> list[Result]:
     """Reads results in directories written by `perl_jax.evaluate`. Raises InputError: none there, or another format."""
-    found = [each for directory in directories for each in evaluated.read("", directory).results.values()]
+    read = [each for directory in directories for each in evaluated.read("", directory).results.values()]
     out = []
-    for each in found:
+    for each in read:
         try:
             out.append(_result(each))
         except (KeyError, TypeError, AttributeError) as error:
@@ -158,27 +160,27 @@ def check(results: Sequence[Result], fingerprint: str) -> None:
             )
 
 
-def _result(found: evaluated.Result) -> Result:
-    said, moved = found.facts, found.consistency
+def _result(result: evaluated.Result) -> Result:
+    facts, summary = result.facts, result.consistency
     consistency = (
         Consistency(
-            moved["questions"],
-            *(Estimate.read(moved[key]) for key in ("permuted", "consistent", "flip")),
-            Estimate.read(moved["control"]["flip"]),
+            summary["questions"],
+            *(Estimate.read(summary[key]) for key in ("permuted", "consistent", "flip")),
+            Estimate.read(summary["control"]["flip"]),
         )
-        if moved
+        if summary
         else None
     )
-    name, protocol = found.key
+    name, protocol = result.key
     return Result(
-        benchmark=f"{name} {Path(said['data']).name}" if name == "records" else name,  # a user's own record set
+        benchmark=f"{name} {Path(facts['data']).name}" if name == "records" else name,  # a user's own record set
         protocol=protocol,
-        fingerprint=said["model"]["fingerprint"],
-        accuracy=found.headline,
-        macro=said["figures"]["headline"] == "macro",
-        questions=said["figures"]["questions"],
-        judge=said["judge"]["model"] if said["judge"] else None,
-        settings=dict(said["settings"]),
-        partial=said["partial"],
+        fingerprint=facts["model"]["fingerprint"],
+        accuracy=result.headline,
+        macro=facts["figures"]["headline"] == "macro",
+        questions=facts["figures"]["questions"],
+        judge=facts["judge"]["model"] if facts["judge"] else None,
+        settings=dict(facts["settings"]),
+        partial=facts["partial"],
         consistency=consistency,
     )

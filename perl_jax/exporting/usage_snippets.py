@@ -12,7 +12,7 @@ from perl_jax.records import prompts
 from perl_jax.records.prompts import Prompts
 
 QUESTION = "Which image shows a cat?"
-SEVERAL = 8  # least image limit of a server: where one of the largest images fits, several smaller ones do
+MIN_IMAGES = 8  # least image limit of a server: where one of the largest images fits, several smaller ones do
 
 TRANSFORMERS = """\
 import torch
@@ -20,7 +20,7 @@ from PIL import Image
 {imports}
 
 path = "."  # this directory
-pictures = [Image.open(name).convert("RGB") for name in ("a.png", "b.png")]
+images = [Image.open(name).convert("RGB") for name in ("a.png", "b.png")]
 question = {question!r}  # choices follow it, a line each, as "A. a cat"
 
 tokenizer = AutoTokenizer.from_pretrained(path)
@@ -29,26 +29,26 @@ image_processor = AutoImageProcessor.from_pretrained(path, backend="pil")  # res
 model = model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
 
 messages = [{system}
-    {{"role": "user", "content": [{{"type": "image"}} for _ in pictures] + [{{"type": "text", "text": {text}}}]}},
+    {{"role": "user", "content": [{{"type": "image"}} for _ in images] + [{{"type": "text", "text": {text}}}]}},
 ]
 text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-images = image_processor(pictures, return_tensors="pt")
-counts = (images["image_grid_thw"].prod(-1) // image_processor.merge_size**2).tolist()  # tokens of each picture
-first, *rest = text.split("<|image_pad|>")
-text = first + "".join("<|image_pad|>" * count + part for count, part in zip(counts, rest, strict=True))
+pixels = image_processor(images, return_tensors="pt")
+counts = (pixels["image_grid_thw"].prod(-1) // image_processor.merge_size**2).tolist()  # tokens of each image
+first, *others = text.split("<|image_pad|>")
+text = first + "".join("<|image_pad|>" * count + part for count, part in zip(counts, others, strict=True))
 inputs = tokenizer(text, return_tensors="pt", add_special_tokens=False)
 inputs["mm_token_type_ids"] = (inputs["input_ids"] == model.config.image_token_id).int()
-inputs = {{name: value.to(model.device) for name, value in {{**inputs, **images}}.items()}}
+inputs = {{name: value.to(model.device) for name, value in {{**inputs, **pixels}}.items()}}
 with torch.inference_mode():  # greedy, as generation_config.json says
     tokens = model.generate(**inputs, max_new_tokens={longest})[0, inputs["input_ids"].shape[1] :]
 answer = tokenizer.decode(tokens, skip_special_tokens=True)
 print(answer)
 """
-WHOLE = """\
-model = Qwen2_5_VLForConditionalGeneration.from_pretrained(path, dtype="auto")"""
+FULL_MODEL = """\
+model = {network}.from_pretrained(path, dtype="auto")"""
 ADAPTER = """\
 adapter = PeftConfig.from_pretrained(path)  # names the base model
-model = Qwen2_5_VLForConditionalGeneration.from_pretrained(
+model = {network}.from_pretrained(
     adapter.base_model_name_or_path, revision=adapter.revision or "main", dtype="auto")
 model = PeftModel.from_pretrained(model, path)
 model.generation_config = GenerationConfig.from_pretrained(path)"""
@@ -62,13 +62,13 @@ from openai import OpenAI
 question = {question!r}  # choices follow it, a line each, as "A. a cat"
 
 
-def picture(name):
+def image(name):
     data = base64.b64encode(Path(name).read_bytes()).decode()
     return {{"type": "image_url", "image_url": {{"url": f"data:image/png;base64,{{data}}"}}}}
 
 
 messages = [{system}
-    {{"role": "user", "content": [picture("a.png"), picture("b.png"), {{"type": "text", "text": {text}}}]}},
+    {{"role": "user", "content": [image("a.png"), image("b.png"), {{"type": "text", "text": {text}}}]}},
 ]
 client = OpenAI(base_url="http://localhost:8000/v1", api_key="none")
 response = client.chat.completions.create(model="model", messages=messages, temperature=0, max_tokens={longest})
@@ -77,63 +77,69 @@ print(answer)
 """
 
 
-def transformers(asked: Prompts, longest: int, adapter: bool = False) -> str:
-    """A complete Python script that asks the model in the current directory about a.png and b.png as perl_jax does."""
-    names = ["AutoImageProcessor", "AutoTokenizer", "Qwen2_5_VLForConditionalGeneration"]
+def transformers(settings: Prompts, longest: int, network: str, adapter: bool = False) -> str:
+    """A complete Python script that asks the model in the current directory about a.png and b.png as perl_jax does.
+
+    `network` is the model's class in transformers.
+    """
+    names = ["AutoImageProcessor", "AutoTokenizer", network]
     imports = f"from transformers import {', '.join(sorted([*names, *['GenerationConfig'] * adapter]))}"
     return TRANSFORMERS.format(
         imports="from peft import PeftConfig, PeftModel\n" * adapter + imports,
         question=QUESTION,
-        model=ADAPTER if adapter else WHOLE,
-        system=_system(asked),
-        text=_text(asked),
+        model=(ADAPTER if adapter else FULL_MODEL).format(network=network),
+        system=_system(settings),
+        text=_text(settings),
         longest=longest,
     )
 
 
-def example(asked: Prompts) -> str:
+def example(settings: Prompts) -> str:
     """A rendered chat template example: a question about two images."""
-    text = prompts.text({"question": QUESTION}, asked.instruction)
+    text = prompts.text({"question": QUESTION}, settings.instruction)
     content = [{"type": "image"}, {"type": "image"}, {"type": "text", "text": text}]
-    chat = [{"role": "system", "content": asked.system}] * bool(asked.system) + [{"role": "user", "content": content}]
-    return asked.processor.tokenizer.apply_chat_template(
-        chat, chat_template=asked.processor.template, tokenize=False, add_generation_prompt=True
+    chat = [{"role": "system", "content": settings.system}] * bool(settings.system) + [
+        {"role": "user", "content": content}
+    ]
+    return settings.processor.tokenizer.apply_chat_template(
+        chat, chat_template=settings.processor.template, tokenize=False, add_generation_prompt=True
     )
 
 
-def side(asked: Prompts) -> int:
+def side(settings: Prompts) -> int:
     """Side of a visual token in pixels: image sides are multiples of it."""
-    return asked.processor.vision.patch_size * asked.processor.vision.spatial_merge_size
+    return settings.processor.vision.patch_size * settings.processor.vision.spatial_merge_size
 
 
-def most_pictures(asked: Prompts) -> int:
+def max_images(settings: Prompts) -> int:
     """How many images of the largest size fit in a prompt."""
-    return max(1, asked.max_tokens // max(1, asked.max_pixels // side(asked) ** 2))
+    return max(1, settings.max_tokens // max(1, settings.max_pixels // side(settings) ** 2))
 
 
-def vllm_server(asked: Prompts, longest: int) -> str:
+def vllm_server(settings: Prompts, longest: int) -> str:
     """The command of an OpenAI-compatible server on port 8000."""
+    images = max(max_images(settings), MIN_IMAGES)
     return "\n".join(
         [
-            f'vllm serve "$MODEL" --served-model-name model --max-model-len {asked.max_tokens + longest} \\',
-            f"    --limit-mm-per-prompt '{json.dumps({'image': max(most_pictures(asked), SEVERAL), 'video': 0})}' \\",
-            f"    --mm-processor-kwargs '{json.dumps(asked.limits)}'",
+            f'vllm serve "$MODEL" --served-model-name model --max-model-len {settings.max_tokens + longest} \\',
+            f"    --limit-mm-per-prompt '{json.dumps({'image': images, 'video': 0})}' \\",
+            f"    --mm-processor-kwargs '{json.dumps(settings.limits)}'",
         ]
     )
 
 
-def vllm_client(asked: Prompts, longest: int) -> str:
+def vllm_client(settings: Prompts, longest: int) -> str:
     """A complete Python script that queries that server; greedy decoding must be passed explicitly."""
-    return CLIENT.format(question=QUESTION, system=_system(asked), text=_text(asked), longest=longest)
+    return CLIENT.format(question=QUESTION, system=_system(settings), text=_text(settings), longest=longest)
 
 
-def lmms_eval(asked: Prompts, longest: int, tasks: str = "mathvision_test") -> str:
+def lmms_eval(settings: Prompts, longest: int, tasks: str = "mathvision_test") -> str:
     """Command for one lmms-eval run with its simple Qwen2.5-VL class; the chat class ignores system and instruction."""
-    arguments = [f"{name}={value}" for name, value in asked.limits.items()]
-    if asked.system:
-        arguments.append(f"system_prompt={_unsplit(asked.system)}")
-    if asked.instruction:
-        arguments.append(r"reasoning_prompt=\n" + _unsplit(asked.instruction))
+    arguments = [f"{name}={value}" for name, value in settings.limits.items()]
+    if settings.system:
+        arguments.append(f"system_prompt={_unsplit(settings.system)}")
+    if settings.instruction:
+        arguments.append(r"reasoning_prompt=\n" + _unsplit(settings.instruction))
     return "\n".join(
         [
             "python -m lmms_eval --model qwen2_5_vl --force_simple --batch_size 1 --tasks " + tasks + " \\",
@@ -143,13 +149,13 @@ def lmms_eval(asked: Prompts, longest: int, tasks: str = "mathvision_test") -> s
     )
 
 
-def vlmevalkit(asked: Prompts, longest: int) -> str:
+def vlmevalkit(settings: Prompts, longest: int) -> str:
     """The file for VLMEvalKit's `python run.py --config`; the instruction has no field and joins the system text."""
-    system = "\n".join(part for part in (asked.system, asked.instruction) if part)
+    system = "\n".join(part for part in (settings.system, settings.instruction) if part)
     model = {
         "class": "Qwen2VLChat",
         "model_path": "models/perl-qwen2.5-vl",
-        **asked.limits,
+        **settings.limits,
         "max_new_tokens": longest,
         "do_sample": False,
         "use_custom_prompt": False,
@@ -160,12 +166,12 @@ def vlmevalkit(asked: Prompts, longest: int) -> str:
     return json.dumps({"model": {"perl-qwen2.5-vl": model}, "data": data}, indent=2, ensure_ascii=False)
 
 
-def _system(asked: Prompts) -> str:
-    return f'\n    {{"role": "system", "content": {asked.system!r}}},' if asked.system else ""
+def _system(settings: Prompts) -> str:
+    return f'\n    {{"role": "system", "content": {settings.system!r}}},' if settings.system else ""
 
 
-def _text(asked: Prompts) -> str:
-    return f"question + {chr(10) + asked.instruction!r}" if asked.instruction else "question"
+def _text(settings: Prompts) -> str:
+    return f"question + {chr(10) + settings.instruction!r}" if settings.instruction else "question"
 
 
 def _unsplit(text: str) -> str:

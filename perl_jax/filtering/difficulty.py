@@ -13,7 +13,7 @@ from rich.console import Console
 
 import models
 from models.image_files import Encoded
-from perl_jax import rollout
+from perl_jax import permute, rollout
 from perl_jax.evaluation import batched_inference
 from perl_jax.filtering import selection
 from perl_jax.grading import Grader
@@ -115,7 +115,7 @@ class _Questions:
     def encode(self, number: int) -> tuple[list[int], list]:
         record = opened(self._setup.split[number])
         record = greyed(record) if self._blind else record
-        question = in_orders(record, [tuple(range(len(record["images"])))], self._setup.prompts)
+        question = in_orders(record, [permute.original_order(len(record["images"]))], self._setup.prompts)
         self._encoded[number] = question
         return question.prompts[0]
 

@@ -19,7 +19,7 @@ from models.errors import InputError
 from models.packing import bucket
 from perl_jax import mesh, policy, rollout, update
 from perl_jax.engine.sampling import Sampling
-from perl_jax.planning.roofline import Assumed, at_once, lengths, question_tokens
+from perl_jax.planning.roofline import Assumed, decode_batch, lengths, question_tokens
 from perl_jax.training import schedule
 
 
@@ -53,11 +53,13 @@ def programs(config, sizes: models.Config, assumed: Assumed) -> tuple[dict[str, 
     model = model_of(config, sizes)
     optimizer = schedule.optimizer(config, config.warmup.steps + 1)
     state = jax.eval_shape(lambda model: update.init(model, optimizer, policy.trainable(config)), model)
-    state = state.replace(**{name: laid_out(getattr(state, name)) for name in ("trainable", "frozen", "opt_state")})
+    state = state.replace(
+        **{name: with_sharding(getattr(state, name)) for name in ("trainable", "frozen", "opt_state")}
+    )
     decoder_graph, decoder_weights = nnx.split(jax.eval_shape(rollout.for_decoding, model))
-    decoder = decoder_graph, laid_out(decoder_weights, "decode")
+    decoder = decoder_graph, with_sharding(decoder_weights, "decode")
     graph, weights = nnx.split(model)
-    of_rollouts, caches = sampling(config, sizes, assumed, (graph, laid_out(weights)), decoder)
+    of_rollouts, caches = sampling(config, sizes, assumed, (graph, with_sharding(weights)), decoder)
     return of_rollouts | updating(config, sizes, assumed, state), {
         "weights": share(state.trainable),
         "frozen weights": share(state.frozen),
@@ -65,8 +67,8 @@ def programs(config, sizes: models.Config, assumed: Assumed) -> tuple[dict[str, 
         "optimizer state": share(state.opt_state),
         "gradients": share(state.trainable),
         "decoding copy": share(decoder[1]),
-        "prompt caches": share(caches.prompt),
-        "own caches": share(caches.own),
+        "prompt caches": share(caches.prompt_kv_cache),
+        "response caches": share(caches.kv_cache),
     }
 
 
@@ -77,9 +79,9 @@ def model_of(config, sizes: models.Config) -> models.Model:
         lambda: policy.adapted(config, network(sizes, rngs=nnx.Rngs(0), compute_dtype=config.compute_dtype))
     )
     graph, weights = nnx.split(model)
-    held = policy.dtypes(config)
+    dtype_of = policy.dtypes(config)
     weights = [
-        (path, leaf.replace(jax.ShapeDtypeStruct(leaf.shape, held(".".join(path)))))
+        (path, leaf.replace(jax.ShapeDtypeStruct(leaf.shape, dtype_of(".".join(path)))))
         for path, leaf in nnx.to_flat_state(weights)
     ]
     return nnx.merge(graph, nnx.from_flat_state(weights))
@@ -89,22 +91,22 @@ def of_reference(config, model: models.Model) -> float:
     """Bytes on one device of a reference policy that shares no weights."""
     if not config.loss.kl_coef or config.lora.rank:
         return 0.0
-    return share(laid_out(nnx.state(jax.eval_shape(partial(policy.reference, config), model))))
+    return share(with_sharding(nnx.state(jax.eval_shape(partial(policy.reference, config), model))))
 
 
-def laid_out(tree, layout: str = "train"):
+def with_sharding(tree, layout: str = "train"):
     """Abstract weights, or a pytree like them, with their shardings."""
 
     def place(leaf):
         if not isinstance(leaf, nnx.Variable):
             return mesh.abstract(leaf.shape, leaf.dtype)
-        where = mesh.spec(leaf.shape, leaf.get_metadata("axes"), layout)
+        where = mesh.partition_spec(leaf.shape, leaf.get_metadata("axes"), layout)
         return leaf.replace(mesh.abstract(leaf.shape, leaf.dtype, *where))
 
     return jax.tree.map(place, tree, is_leaf=lambda leaf: isinstance(leaf, nnx.Variable))
 
 
-def pictures(config, sizes: models.Config, assumed: Assumed, count: int):
+def images(config, sizes: models.Config, assumed: Assumed, count: int):
     """An abstract vision pack of `count` images, one per row, which may be longer than the image."""
     patches, _ = lengths(config, sizes, assumed)
     pack = models.family(sizes).pack_shapes(sizes.vision, patches, count, mesh.shards())
@@ -114,14 +116,14 @@ def pictures(config, sizes: models.Config, assumed: Assumed, count: int):
 def sampling(config, sizes: models.Config, assumed: Assumed, model, decoder) -> tuple[dict, rollout.Streams]:
     """The programs of rollouts with the largest per-stream KV caches, and their decoding state."""
     c, shards = config.sampling, mesh.shards()
-    in_prompts = -(-at_once(config) // (config.n_s + 1)) * assumed.images
+    in_prompts = -(-decode_batch(config) // (config.n_s + 1)) * assumed.images
     return rollout.abstract_programs(
         sizes,
         model,
         decoder,
         Sampling(c.temperature, c.top_p, c.top_k, (0,)),
-        pictures(config, sizes, assumed, in_prompts),
-        prompts=-(-at_once(config) // shards) * shards,
+        images(config, sizes, assumed, in_prompts),
+        prompts=-(-decode_batch(config) // shards) * shards,
         samples=config.rollouts,
         prompt_tokens=bucket(lengths(config, sizes, assumed)[1]),
         max_new_tokens=c.max_new_tokens,
@@ -138,7 +140,7 @@ def updating(config, sizes: models.Config, assumed: Assumed, state: update.State
         sizes,
         state,
         update.Options(losses, config.sampling.temperature, config.remat),
-        pictures(config, sizes, assumed, questions * assumed.images),
+        images(config, sizes, assumed, questions * assumed.images),
         **config.micro_batch,
         old_logprobs=config.optimizer.steps_per_batch > 1,
         dtype=jnp.dtype(config.compute_dtype),
@@ -160,21 +162,24 @@ def compiled(lower: Callable) -> Compiled | float:
         program = lower().compile()
     except jax.errors.JaxRuntimeError as error:
         return overflow(str(error))
-    found = program.memory_analysis()
+    memory = program.memory_analysis()
     total = (
-        found.argument_size_in_bytes + found.temp_size_in_bytes + found.output_size_in_bytes - found.alias_size_in_bytes
+        memory.argument_size_in_bytes
+        + memory.temp_size_in_bytes
+        + memory.output_size_in_bytes
+        - memory.alias_size_in_bytes
     )
-    return Compiled(found.argument_size_in_bytes, total, found.output_size_in_bytes, sent(program.as_text()))
+    return Compiled(memory.argument_size_in_bytes, total, memory.output_size_in_bytes, sent(program.as_text()))
 
 
 def overflow(message: str) -> float:
     """The ratio of needed to available memory, from the compiler's message. Raises RuntimeError for other messages."""
-    found = re.search(r"\(([\d.]+)([MG])\) exceeds available HBM \(([\d.]+)([MG])\)", message)
-    found = found or re.search(r"Used ([\d.]+)([MG]) of ([\d.]+)([MG]) hbm", message)
-    if not found:
+    match = re.search(r"\(([\d.]+)([MG])\) exceeds available HBM \(([\d.]+)([MG])\)", message)
+    match = match or re.search(r"Used ([\d.]+)([MG]) of ([\d.]+)([MG]) hbm", message)
+    if not match:
         raise RuntimeError(message)
     scale = {"M": 1.0, "G": 1024.0}
-    return float(found[1]) * scale[found[2]] / (float(found[3]) * scale[found[4]])
+    return float(match[1]) * scale[match[2]] / (float(match[3]) * scale[match[4]])
 
 
 BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "f32": 4, "s32": 4, "u32": 4}
@@ -195,7 +200,7 @@ def sent(text: str) -> dict[str, float]:
         for callees in re.findall(r"(?:calls|\w+_computations?)=(\{[^}]*\}|[%\w.-]+)", bodies[name]):
             for callee in re.findall(r"[\w.-]+", callees):
                 times[callee] = max(times[callee], times[name])
-    found = {}  # by channel: an asynchronous operation appears several times
+    sizes_by_channel = {}  # by channel: an asynchronous operation appears several times
     for name, body in bodies.items():
         for number, (shapes, kind, start, rest) in enumerate(COLLECTIVE.findall(body)):
             sizes = [
@@ -205,9 +210,9 @@ def sent(text: str) -> dict[str, float]:
             size = sum(sizes) if kind == "all-reduce" or not start else max(sizes)  # others start with (input, output)
             channel = re.search(r"channel_id=(\d+)", rest)
             key = kind, channel[1] if channel else (name, number)
-            found[key] = max(found.get(key, 0), size * times[name])
+            sizes_by_channel[key] = max(sizes_by_channel.get(key, 0), size * times[name])
     total = {}
-    for (kind, _), size in found.items():
+    for (kind, _), size in sizes_by_channel.items():
         total[kind] = total.get(kind, 0) + size
     return total
 

@@ -56,14 +56,14 @@ def step(config, sizes: models.Config, assumed: Assumed, device: flops.Device, c
     rate = device.peak * assumed.efficiency * count
     row = flops.text(sizes.text, C, C * (prompt + assumed.response // 2), C)
     rows = micro_batches(config, sizes, assumed, shards) * config.micro_batch.rows * shards  # including empty rows
-    pictures = sizes.vision.flops([patches] * assumed.images * Q)
+    vision = sizes.vision.flops([patches] * assumed.images * Q)
     return {
         **sampling(config, sizes, assumed, device, count, shards, Q * O, config.rollouts, Q),
-        "update": passes(config) * (rows * row + pictures) / rate,
+        "update": passes(config) * (rows * row + vision) / rate,
     }
 
 
-def at_once(config) -> int:
+def decode_batch(config) -> int:
     """The number of prompts decoded at a time."""
     prompts = config.questions * (config.n_s + 1)
     return min(config.sampling.batch or prompts, prompts)
@@ -104,7 +104,7 @@ def sampling(
     patches, prompt = lengths(config, sizes, assumed)
     work = sizes.vision.flops([patches] * assumed.images * questions)
     work += prompts * flops.text(sizes.text, prompt, prompt * prompt // 2, samples)
-    batch = min(prompts, at_once(config))
+    batch = min(prompts, decode_batch(config))
     share = -(-batch // shards)
     tokens = prompts / batch * assumed.response
     read = flops.decoded_bytes(sizes.text, share * samples, share, prompt, assumed.response / 2, 2)
@@ -135,7 +135,7 @@ def network(
     batches = micro_batches(config, sizes, assumed, shards)
     times = {
         "decode": assumed.response,
-        "update pictures": batches,
+        "update images": batches,
         "optimizer": config.optimizer.steps_per_batch,
         "update": batches * passes(config) / (3 + bool(config.remat)),
     }
@@ -155,17 +155,17 @@ def temporary(
     D, C, size = text.hidden_size, config.micro_batch.row_tokens, np.dtype(np.float16).itemsize
     heads = 2 * (text.num_attention_heads + text.num_key_value_heads) * text.head_dim
     layer = size * (4 * D + (heads + 4 * text.intermediate_size) // T)  # activations per token
-    N = -(-at_once(config) // shards)
+    N = -(-decode_batch(config) // shards)
     encoded = min(N * assumed.images * patches, max(embeddings.PATCHES, patches))
     tower = encoded * size * (4 * vision.hidden_size + 4 * vision.intermediate_size)
     tower += 2 * encoded * patches * vision.num_heads * 4  # scores of full attention
     in_row = patches * assumed.images * max(1.0, C / question_tokens(config, sizes, assumed))
     saved = vision.depth * vision.hidden_size * size * in_row * config.micro_batch.rows
-    kept = (text.num_hidden_layers if config.remat else 12 * text.num_hidden_layers) * C * D * size
+    activations = (text.num_hidden_layers if config.remat else 12 * text.num_hidden_layers) * C * D * size
     return {
         "prefill": max(tower, N * bucket(prompt) * layer),
         "decode": 3 * 4 * N * config.rollouts * text.vocab_size / T,
-        "update": kept
+        "update": activations
         + 2 * C * layer
         + 3 * 4 * update.CHUNK
         + 6 * D * text.vocab_size / T

@@ -36,7 +36,7 @@ def _stored(data: bytes) -> bytes:
             picture.load()
         if _is_stored_form(picture):
             return data
-        picture = image_files.rgb(ImageOps.exif_transpose(_to_8_bits(picture)))
+        picture = image_files.to_rgb(ImageOps.exif_transpose(_to_8_bits(picture)))
     except InputError:
         raise
     except Exception as error:  # decoders raise arbitrary exceptions on broken bytes

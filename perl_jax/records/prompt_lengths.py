@@ -118,7 +118,7 @@ def wordings(record: records.Record) -> tuple[list[permute.Order], int]:
 
     If there are too many: the original order alone, and an upper bound on the tokens of all mentions.
     """
-    own, places = tuple(range(len(record["images"]))), permute.movable_places(record)
+    own, places = permute.original_order(len(record["images"])), permute.movable_places(record)
     mentions = [image for text in (record["question"], *record["choices"]) for image in symbols.mentioned(text)]
     moved = sorted(set(mentions) & set(places))
     if record["order_effect"] != "rewrite" or not moved:

@@ -47,7 +47,7 @@ class Prompts:
         return ids, images
 
     def prepare(self, pictures: Sequence[Sequence[Encoded]], shards: int, own: Container[int]) -> list[str | None]:
-        """Decodes and resizes, in threads, the images of each record whose home is in the shards `own` of `shards`.
+        """Decodes and resizes, in threads, the images of each record on the shards `own` of `shards`.
 
         Several processes thus check each image once, mostly on the process that packs it. Returns, for each record, the
         error of its first broken image, or None.
@@ -56,7 +56,7 @@ class Prompts:
         def fault(record: Sequence[Encoded]) -> str | None:
             try:
                 for picture in record:
-                    if int(picture.home * shards) in own:
+                    if int(picture.preferred_position * shards) in own:
                         resized(picture, self.processor.vision, **self.limits)
             except InputError as error:
                 return str(error)

@@ -60,7 +60,7 @@ def write(
         raise InputError(f"name {name!r} of a set of records must be in lower_snake_case")
     if not records:
         raise InputError(f"{directory} would hold no splits; give at least one")
-    with files.whole_directory(directory) as partial:
+    with files.atomic_directory(directory) as partial:
         writer = _tfds_writer(partial, name)
         writer.initialize_splits(list(records))
         seen, splits = set(), {}

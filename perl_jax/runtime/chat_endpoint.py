@@ -20,8 +20,8 @@ from models.errors import InputError
 Item, Result = TypeVar("Item"), TypeVar("Result")
 Message = Mapping[str, object]  # {"role": ..., "content": ...} as in OpenAI's API
 
-_HOPELESS = ("HTTP 401", "HTTP 402", "HTTP 404")  # key, credit, model: all other requests would fail, too
-_OF_ITS_OWN = re.compile(r"empty answer|HTTP 4(?!29)")  # errors that may concern this request alone
+_FATAL = ("HTTP 401", "HTTP 402", "HTTP 404")  # key, credit, model: all other requests would fail, too
+_SINGLE_REQUEST = re.compile(r"empty answer|HTTP 4(?!29)")  # errors that may concern this request alone
 
 
 class Failure(Exception):
@@ -147,14 +147,14 @@ class Endpoint:
             reason = "timeout" if isinstance(error, openai.APITimeoutError) else "no connection"
             raise Failure(reason, str(error.__cause__)) from None
         except openai.APIStatusError as error:
-            said = error.body.get("message", error.body) if isinstance(error.body, dict) else error.body
-            raise Failure(f"HTTP {error.status_code}", str(said or "no reason given")) from None
+            message = error.body.get("message", error.body) if isinstance(error.body, dict) else error.body
+            raise Failure(f"HTTP {error.status_code}", str(message or "no reason given")) from None
         except (ValueError, RecursionError) as error:
-            raise Failure("rubbish", f"no JSON: {error}") from None
+            raise Failure("malformed response", f"no JSON: {error}") from None
         try:
             text, finish = answer.choices[0].message.content, answer.choices[0].finish_reason
         except (AttributeError, IndexError, TypeError):
-            raise Failure("rubbish", f"no chat completion but {answer}") from None
+            raise Failure("malformed response", f"no chat completion but {answer}") from None
         if not (isinstance(text, str) and text.strip()):
             raise Failure("empty answer", f"finish_reason {finish}")
         return text
@@ -173,13 +173,14 @@ class Endpoint:
         """
         self._count("failed")
         with self._lock:
-            self._in_a_row += not (self._proven and _OF_ITS_OWN.match(failure.reason))
+            self._in_a_row += not (self._proven and _SINGLE_REQUEST.match(failure.reason))
             absent = not self._proven and failure.reason == "no connection"
-            if absent or failure.reason in _HOPELESS or self._in_a_row >= max(8, self.concurrency):
+            if absent or failure.reason in _FATAL or self._in_a_row >= max(8, self.concurrency):
                 self._gone = (
-                    f"no use of the endpoint {self.url} (model {line(self.model)}): {failure} ({self.counts['failed']} "
-                    "requests failed); check the URL (it ends in /v1 mostly), the model's name and the environment "
-                    f"variable OPENAI_API_KEY; answers so far are in {self._cache.path}, the same command goes on"
+                    f"stopped using the endpoint {self.url} (model {line(self.model)}): {failure} "
+                    f"({self.counts['failed']} requests failed); check the URL (it mostly ends in /v1), the model's "
+                    "name and the environment variable OPENAI_API_KEY; answers so far are in "
+                    f"{self._cache.path}; the same command resumes"
                 )
                 raise InputError(self._gone)
 
@@ -198,7 +199,7 @@ class _Cache(dict):
         except OSError as error:
             raise InputError(f"the cache {path} cannot be opened ({error.strerror}); name another file") from error
         self.file.seek(0)
-        whole, start = 0, b'{"key": "'
+        complete, start = 0, b'{"key": "'
         for number, row in enumerate(self.file, 1):
             if not row.endswith(b"\n") and row.startswith(start[: len(row)]):
                 break  # the last line of a killed run
@@ -206,8 +207,8 @@ class _Cache(dict):
                 self.setdefault(*(json.loads(row)[name] for name in ("key", "answer")))
             except (ValueError, KeyError, TypeError, RecursionError):
                 raise InputError(f"{path} is no cache of answers, see line {number}; name another file") from None
-            whole += len(row)
-        self.file.truncate(whole)
+            complete += len(row)
+        self.file.truncate(complete)
 
     def add(self, key: str, answer: str) -> str:
         """Stores an answer, unless there is one; returns the stored one."""

@@ -45,7 +45,7 @@ def run(main: Callable[[Sequence[str]], None], elsewhere: Mapping[str, str] | No
         except InputError as error:
             refuse(error)
         except KeyboardInterrupt:
-            print("stopped; the same command goes on", file=sys.stderr)
+            print("stopped; the same command resumes", file=sys.stderr)
             sys.exit(130)
 
     app.run(guarded, flags_parser=partial(parse, elsewhere=elsewhere or {}))
@@ -54,7 +54,7 @@ def run(main: Callable[[Sequence[str]], None], elsewhere: Mapping[str, str] | No
 def define_run_flags() -> None:
     """Flags of commands that work on a run: config, workdir, processes."""
     define_config_flag()
-    flags.DEFINE_string("workdir", None, "The run's folder; started again there, the command goes on.", required=True)
+    flags.DEFINE_string("workdir", None, "Folder of the run; a restarted command resumes there.", required=True)
     define_process_flags()
 
 
@@ -65,7 +65,7 @@ def define_config_flag() -> None:
     config_flags.DEFINE_config_file(
         "config",
         None,
-        "The experiment: a file, or the name of one in configs/, such as perl_7b or demo:grpo.",
+        "Config of the run: a file, or a name in configs/, such as perl_7b or demo:grpo.",
         lock_config=False,  # base.py locks the keys itself
         accept_new_attributes=True,
     )
@@ -74,23 +74,23 @@ def define_config_flag() -> None:
 
 def define_process_flags() -> None:
     """Flags that locate the other processes of a command."""
-    flags.DEFINE_string("coordinator", "", "HOST:PORT of process 0, where no cluster says it.")
-    flags.DEFINE_integer("process_count", 0, "With --coordinator: how many processes.")
-    flags.DEFINE_integer("process_index", -1, "With --coordinator: this one, from 0.")
+    flags.DEFINE_string("coordinator", "", "HOST:PORT of process 0, if no cluster provides it.")
+    flags.DEFINE_integer("process_count", 0, "With --coordinator: the number of processes.")
+    flags.DEFINE_integer("process_index", -1, "With --coordinator: the index of this process, from 0.")
 
 
 def parse(argv: Sequence[str], elsewhere: Mapping[str, str]) -> Sequence[str]:
     """The arguments of `argv` that are not flags; unknown or mistyped flags and config keys are one-line errors."""
-    argv = spelled(argv)
-    if any(name in ("h", "help") for _, name in given(argv)):
+    argv = normalised(argv)
+    if any(name in ("h", "help") for _, name in flags_in(argv)):
         app.usage(shorthelp=True, writeto_stdout=True)
         sys.exit(0)
     try:
         check_names(argv, elsewhere)
-        rest = flags.FLAGS(with_config_found(argv))
+        arguments = flags.FLAGS(with_config_path(argv))
         if "config" in flags.FLAGS:
             flags.FLAGS.config.keys()  # raises now if the config file cannot be read
-        return rest
+        return arguments
     except InputError as error:
         refuse(error)
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
@@ -108,7 +108,7 @@ def defined(name: str) -> tuple[str, str]:
     return "", known if known in flags.FLAGS else name
 
 
-def given(argv: Sequence[str]) -> Iterator[tuple[int, str]]:
+def flags_in(argv: Sequence[str]) -> Iterator[tuple[int, str]]:
     """(place, name) of each flag in `argv`, without separate values, up to a bare `--`."""
     is_value = False
     for place, text in enumerate(argv[1:], start=1):
@@ -122,10 +122,10 @@ def given(argv: Sequence[str]) -> Iterator[tuple[int, str]]:
             is_value = not match[2] and flag in flags.FLAGS and not flags.FLAGS[flag].boolean
 
 
-def spelled(argv: Sequence[str]) -> list[str]:
+def normalised(argv: Sequence[str]) -> list[str]:
     """`argv` with hyphens in flag names replaced by underscores."""
     out = list(argv)
-    for place, name in given(argv):
+    for place, name in flags_in(argv):
         off, flag = defined(name)
         if flag in flags.FLAGS:
             out[place] = f"--{off}{flag}{out[place].partition(name)[2]}"
@@ -135,19 +135,19 @@ def spelled(argv: Sequence[str]) -> list[str]:
 def check_names(argv: Sequence[str], elsewhere: Mapping[str, str]) -> None:
     """Raises InputError for a flag in `elsewhere`, and for a repeated flag that does not accumulate."""
     seen = set()
-    for _, name in given(argv):
+    for _, name in flags_in(argv):
         _, flag = defined(name)
         if flag not in flags.FLAGS and flag in elsewhere:
-            raise InputError(f"there is no flag --{flag} here: give --{elsewhere[flag]}")
+            raise InputError(f"there is no flag --{flag}: give --{elsewhere[flag]}")
         if flag in seen and not (flag in flags.FLAGS and isinstance(flags.FLAGS[flag], flags.MultiFlag)):
             raise InputError(f"--{flag} is given twice: give it once")
         seen.add(flag)
 
 
-def with_config_found(argv: Sequence[str]) -> list[str]:
+def with_config_path(argv: Sequence[str]) -> list[str]:
     """`argv` with `--config` replaced by the path of its file."""
     out = list(argv)
-    for place, name in given(argv):
+    for place, name in flags_in(argv):
         if name == "config" and name in flags.FLAGS:
             head, equals, value = out[place].partition("=")
             if equals:
@@ -170,7 +170,7 @@ def config_file(text: str) -> str:
         if Path(name).is_file():
             return ":".join([name, *arm])
     known = ", ".join(sorted(file.stem for file in CONFIGS.glob("[!_]*.py")))
-    raise InputError(f"--config={text}: no such file; by name there are {known}")
+    raise InputError(f"--config={text}: no such file; the names in configs/ are {known}")
 
 
 def message(error: Exception) -> str:
@@ -178,8 +178,8 @@ def message(error: Exception) -> str:
     while error.args and isinstance(error.args[0], Exception):
         error = error.args[0]
     text = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
-    head, traceback, rest = text.partition("Traceback (most recent call last):")
-    text = head + rest.strip().splitlines()[-1] if traceback else text
+    head, traceback, cause = text.partition("Traceback (most recent call last):")
+    text = head + cause.strip().splitlines()[-1] if traceback else text
     return re.sub(r' Other fields present: ".*?"(?= Did you mean|$)', "", " ".join(text.split()))
 
 

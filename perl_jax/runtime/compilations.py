@@ -69,6 +69,6 @@ class Compilations:
         name = re.search(r"\n\s+for (\S+)", text)
         if name and (differs := re.findall(r"\* at (.+)", text)):
             with self._lock:
-                said = [textwrap.shorten(difference, 200, placeholder=" ...") for difference in differs[:4]]
-                self._reasons[name[1]] = "; ".join(said) + "; ..." * (len(differs) > 4)
+                lines = [textwrap.shorten(difference, 200, placeholder=" ...") for difference in differs[:4]]
+                self._reasons[name[1]] = "; ".join(lines) + "; ..." * (len(differs) > 4)
         return False

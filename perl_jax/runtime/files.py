@@ -6,10 +6,10 @@ import os
 from collections.abc import Iterable, Iterator, Set
 from pathlib import Path
 
+from models.atomic_directory import atomic_directory
 from models.errors import InputError
-from models.whole_directory import whole_directory
 
-__all__ = ["appended", "json_lines", "lines", "rows", "whole_directory", "write"]
+__all__ = ["appended", "atomic_directory", "json_lines", "lines", "rows", "write"]
 
 logger = logging.getLogger(__name__)
 
@@ -54,10 +54,10 @@ def rows(file: Path, keys: Set[str], what: str) -> list[dict]:
 
     Raises InputError where one lacks one of `keys`.
     """
-    found = list(json_lines(file))
-    if missing := [key for row in found for key in sorted(keys - row.keys())]:
+    objects = list(json_lines(file))
+    if missing := [key for row in objects for key in sorted(keys - row.keys())]:
         raise InputError(f"{file}: not {what}, a row has no {missing[0]!r}")
-    return found
+    return objects
 
 
 def appended(file: Path):

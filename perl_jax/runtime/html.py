@@ -14,7 +14,7 @@ from PIL import Image
 
 VOID = {"br", "img", "input", "meta"}  # elements without content
 SIDE = 256  # pixels of a thumbnail's longer side
-WORDS_SHOWN = 500  # most characters shown of a response
+MAX_CHARACTERS = 500  # most characters shown of a response
 COLOURS = ("#0b5fb3", "#d55e00", "#009e73", "#a4508b", "#8a6d00", "#4a4a4a", "#56b4e9")
 STYLE = """
 :root { color-scheme: light; }
@@ -32,7 +32,7 @@ p.note, .dim { color: #57606a; font-size: .85rem; font-weight: normal; } p.note 
 .legend i { display: inline-block; width: 1.6rem; height: .3rem; margin-right: .4rem; vertical-align: middle; }
 .plots { display: grid; grid-template-columns: repeat(auto-fill, minmax(18rem, 1fr)); gap: 1rem; }
 figure { margin: 0; } figcaption { font-size: .9rem; font-weight: 600; } figure img { width: 100%; height: auto; }
-.said { white-space: pre-wrap; overflow-wrap: anywhere; unicode-bidi: isolate; font: .82rem/1.4 ui-monospace, monospace;
+.text { white-space: pre-wrap; overflow-wrap: anywhere; unicode-bidi: isolate; font: .82rem/1.4 ui-monospace, monospace;
         min-width: 9rem; }
 .right { background: #e3f4e8; } .wrong { background: #fdeceb; } td.number { white-space: nowrap; text-align: right; }
 details, .card { margin: .5rem 0; border: 1px solid #d8dee4; border-radius: .4rem; padding: .4rem .8rem; }
@@ -64,10 +64,10 @@ def element(tag: str, *inside: object, **attributes: object) -> Html:
     names = {name.rstrip("_").replace("_", "-"): value for name, value in attributes.items()}
     opening = "".join(f' {name}="{escape(str(value))}"' for name, value in names.items())
     closing = "" if tag in VOID else f"</{tag}>"
-    return Html(f"<{tag}{opening}>{joined(*inside)}{closing}")
+    return Html(f"<{tag}{opening}>{concat(*inside)}{closing}")
 
 
-def joined(*parts: object) -> Html:
+def concat(*parts: object) -> Html:
     """Concatenates the parts, escaping everything that is not `Html`."""
     return Html("".join(part if isinstance(part, Html) else escape(str(part)) for part in parts))
 
@@ -113,15 +113,15 @@ def tag(text: object, alarm: bool = False) -> Html:
 
 def clipped(text: object) -> str:
     """The text, or if it is long its beginning and end (where answers are) and its length."""
-    text, half = str(text), WORDS_SHOWN // 2
-    return text if len(text) <= WORDS_SHOWN else f"{text[:half]} … {text[-half:]} ({len(text)} characters)"
+    text, half = str(text), MAX_CHARACTERS // 2
+    return text if len(text) <= MAX_CHARACTERS else f"{text[:half]} … {text[-half:]} ({len(text)} characters)"
 
 
-def said(text: object, correct: float | None = None, tag: str = "td") -> Html:
+def text_cell(text: object, correct: float | None = None, tag: str = "td") -> Html:
     """A response, clipped, marked correct (1), wrong (0), or with its score in between."""
     marks = {None: ("", ""), 1: ("✓ ", " right"), 0: ("✗ ", " wrong")}
     mark, colour = marks.get(correct, (f"({correct}) ", ""))
-    return element(tag, mark, clipped(text), class_="said" + colour)
+    return element(tag, mark, clipped(text), class_="text" + colour)
 
 
 def legend(names: Sequence[str]) -> Html:
@@ -135,9 +135,9 @@ def folded(title: object, *inside: object) -> Html:
     return element("details", element("summary", title), *inside)
 
 
-def thumbnail(picture: Image.Image, alt: str = "", side: int = SIDE) -> Html:
+def thumbnail(image: Image.Image, alt: str = "", side: int = SIDE) -> Html:
     """An RGB image, shrunk to fit `side` x `side` pixels, as a JPEG in a data URL."""
-    small = picture.copy()
+    small = image.copy()
     small.thumbnail((side, side))
     file = io.BytesIO()
     small.save(file, "JPEG", quality=80)

@@ -113,7 +113,7 @@ class RunLog:
     def groups(self, rows: Iterable[Mapping]) -> None:
         """Appends sample groups of a step to rollouts.jsonl."""
         for row in rows:
-            self._rollouts.write(json.dumps(row, ensure_ascii=False, default=_plain) + "\n")
+            self._rollouts.write(json.dumps(row, ensure_ascii=False, default=_to_json) + "\n")
         self._rollouts.flush()
 
     def _write(self, stage: str, step: int, values: Mapping[str, float]) -> None:
@@ -124,7 +124,7 @@ class RunLog:
             self._tensorboard.add_scalar(name, value, step)
 
 
-class Silent:
+class NoLog:
     """The log of a process that does not write."""
 
     def __init__(self, workdir: Path, config: Mapping, last: int, **facts):
@@ -213,10 +213,10 @@ def _commit() -> tuple[str | None, bool | None]:
 
 def _append_run(file: Path, entry: Mapping) -> None:
     runs = json.loads(file.read_text(encoding="utf-8")) if file.exists() else []
-    files.write(file, json.dumps([*runs, entry], indent=2, default=_plain))
+    files.write(file, json.dumps([*runs, entry], indent=2, default=_to_json))
 
 
-def _plain(value):
+def _to_json(value):
     """Converts numpy and other values for JSON."""
     return value.tolist() if isinstance(value, np.ndarray | np.generic) else str(value)
 

@@ -31,22 +31,25 @@ def join(coordinator: str = "", count: int = 0, index: int = -1) -> None:
     cluster environment (SLURM, TPU VMs, GKE, Open MPI: as detected by `jax.distributed`); without a cluster, runs
     alone. Raises InputError where the others cannot be reached.
     """
-    given = {}
+    options = {}
     if coordinator:
         if not 0 <= index < count:
             raise InputError(f"--coordinator={coordinator} also needs --process_count, and --process_index below it")
-        given = {"coordinator_address": coordinator, "num_processes": count, "process_id": index}
+        options = {"coordinator_address": coordinator, "num_processes": count, "process_id": index}
         logger.info("process %d of %d joins at %s; it waits %d s at most", index, count, coordinator, TIMEOUT)
         if index:
             _reach(coordinator)
     try:
         jax.distributed.initialize(
-            **given, initialization_timeout=TIMEOUT, heartbeat_timeout_seconds=LOST, shutdown_timeout_seconds=LOST
+            **options, initialization_timeout=TIMEOUT, heartbeat_timeout_seconds=LOST, shutdown_timeout_seconds=LOST
         )
     except (ValueError, RuntimeError) as error:
-        alone = "coordinator_address should be defined", "must be called before"  # no cluster; within a program
-        if given or not any(text in str(error) for text in alone):
-            where, line = coordinator or "what the cluster says", str(error).splitlines()[0]
+        single_process = (
+            "coordinator_address should be defined",
+            "must be called before",
+        )  # no cluster; within a program
+        if options or not any(text in str(error) for text in single_process):
+            where, line = coordinator or "the address that the cluster gives", str(error).splitlines()[0]
             raise InputError(f"cannot join the other processes at {where}: {line}") from error
     if not first():
         logging.getLogger("perl_jax").setLevel(logging.WARNING)
@@ -63,7 +66,7 @@ def _reach(address: str) -> None:
         except (OSError, ValueError) as error:
             if isinstance(error, ValueError) or time.monotonic() > end:
                 raise InputError(
-                    f"--coordinator={address} cannot be reached ({error}); it is HOST:PORT of process 0, "
+                    f"--coordinator={address} cannot be reached ({error}); give HOST:PORT of process 0, "
                     "which must run and be reachable from here"
                 ) from error
             time.sleep(0.5)
@@ -79,7 +82,7 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def owns(number: int) -> bool:
+def is_mine(number: int) -> bool:
     """Whether this process does the work item with this number, on which all processes agree."""
     return number % jax.process_count() == jax.process_index()
 
@@ -104,9 +107,9 @@ def exchange(value) -> list:
     return [json.loads(row[:size].tobytes()) for row, size in zip(padded, sizes)]
 
 
-def agree(value, what: str) -> None:
+def check_equal(value, what: str) -> None:
     """Raises InputError in every process unless all have the same JSON-able `value`."""
     values = exchange(value)
     for index, other in enumerate(values):
         if other != values[0]:
-            raise InputError(f"process {index} has {what} other than process 0; start all with the same")
+            raise InputError(f"process {index} has {what} different from process 0; start all with the same")

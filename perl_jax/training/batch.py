@@ -44,10 +44,10 @@ class Batch:
     advantages: np.ndarray  # float32 [Q, O, G]
     log: dict[str, float]
 
-    def select(self, chosen: Sequence[int]) -> "Batch":
+    def select(self, indices: Sequence[int]) -> "Batch":
         """The batch of the chosen questions, with the log of all."""
-        lists = [[values[q] for q in chosen] for values in self._lists()]
-        return Batch(*lists, self.rewards[chosen], self.advantages[chosen], self.log)
+        lists = [[values[q] for q in indices] for values in self._lists()]
+        return Batch(*lists, self.rewards[indices], self.advantages[indices], self.log)
 
     @classmethod
     def concat(cls, batches: Sequence["Batch"]) -> "Batch":
@@ -62,7 +62,7 @@ class Batch:
         return self.questions, self.responses, self.sampler_logprobs, self.texts
 
 
-class Drawn(NamedTuple):
+class Draw(NamedTuple):
     """Questions as seen by one process."""
 
     questions: list[Question]
@@ -79,47 +79,47 @@ class Questions:
 
     def __init__(self, config, stream: Stream, prompts: Prompts):
         self._config, self._stream, self._prompts = config, stream, prompts
-        self._share = mesh.shards(), mesh.own()
+        self._share = mesh.shards(), mesh.local_shards()
         self._thread = ThreadPoolExecutor(1)
-        self._ahead: tuple | None = None  # (arguments of the draw, its future, the stream's state before)
+        self._prepared: tuple | None = None  # (arguments of the draw, its future, the stream's state before)
 
     def take(self, count: int, n_s: int, p: float, step: int) -> list[Question]:
         """The next `count` questions, each in its original order and n_s others, permuted with probability p.
 
         Invalid records are skipped and logged. Raises InputError where none is valid.
         """
-        if self._ahead is None:
-            drawn = self._draw(count, n_s, p, step)
+        if self._prepared is None:
+            draw = self._draw(count, n_s, p, step)
         else:
-            wanted, future, _ = self._ahead
-            if wanted != (count, n_s, p, step):
-                raise RuntimeError(f"{wanted} was prepared, but {(count, n_s, p, step)} is asked for")
-            self._ahead, drawn = None, future.result()
-        while faults := dict(itertools.chain(*processes.exchange(drawn.faults))):
+            prepared, future, _ = self._prepared
+            if prepared != (count, n_s, p, step):
+                raise RuntimeError(f"{prepared} was prepared, but {(count, n_s, p, step)} is asked for")
+            self._prepared, draw = None, future.result()
+        while faults := dict(itertools.chain(*processes.exchange(draw.faults))):
             for number, (_, line) in enumerate(sorted(faults.items()), start=1):
-                logger.warning("skipped (%d in this step): %s", drawn.skipped + number, line)
-            kept = [question for place, question in enumerate(drawn.questions) if place not in faults]
-            drawn = self._draw(count, n_s, p, step, kept, drawn.skipped + len(faults))
-        return drawn.questions
+                logger.warning("skipped (%d in this step): %s", draw.skipped + number, line)
+            kept = [question for place, question in enumerate(draw.questions) if place not in faults]
+            draw = self._draw(count, n_s, p, step, kept, draw.skipped + len(faults))
+        return draw.questions
 
-    def prepare(self, *draw) -> None:
+    def prepare(self, *arguments) -> None:
         """Starts preparing the questions of the next `take`, which must have the same arguments."""
         before = self._stream.state()
-        self._ahead = draw, self._thread.submit(self._draw, *draw), before
+        self._prepared = arguments, self._thread.submit(self._draw, *arguments), before
 
     def state(self) -> dict:
         """The stream position excluding prepared questions, for a checkpoint."""
-        return self._ahead[2] if self._ahead else self._stream.state()
+        return self._prepared[2] if self._prepared else self._stream.state()
 
     def restore(self, state) -> None:
         self._stream.restore(state)
 
-    def _draw(self, count: int, n_s: int, p: float, step: int, kept=(), skipped: int = 0) -> Drawn:
+    def _draw(self, count: int, n_s: int, p: float, step: int, kept=(), skipped: int = 0) -> Draw:
         questions = list(kept)
         while len(questions) < count:
             for record in self._stream.take(count - len(questions)):
                 try:
-                    questions.append(self._ask(record, n_s, p, step))
+                    questions.append(self._in_orders(record, n_s, p, step))
                 except InputError as error:
                     skipped += 1
                     logger.warning("skipped (%d in this step): %s", skipped, error)
@@ -129,10 +129,10 @@ class Questions:
                     f"step {step}: no question of {data.directory or data.source} can be shown; "
                     "the warnings above say why"
                 )
-        found = self._prompts.prepare([question.record["images"] for question in questions], *self._share)
-        return Drawn(questions, [(place, line) for place, line in enumerate(found) if line], skipped)
+        errors = self._prompts.prepare([question.record["images"] for question in questions], *self._share)
+        return Draw(questions, [(place, line) for place, line in enumerate(errors) if line], skipped)
 
-    def _ask(self, record, n_s: int, p: float, step: int) -> Question:
+    def _in_orders(self, record, n_s: int, p: float, step: int) -> Question:
         config = self._config
         record = opened(record)
         if config.data.fixed_shuffle:
@@ -179,10 +179,10 @@ class Grading:
         pairs, ended = zip(*(self._ended[place] for place in np.ndindex(shape[0] * shape[1], shape[2])))
         failed = grader.failed
         parts = grader.grade(pairs)
-        earned = np.array([score["reward"] for score in parts], np.float32).reshape(shape)
+        reward_array = np.array([score["reward"] for score in parts], np.float32).reshape(shape)
         correct = np.array([rewards.is_right(score) for score in parts]).reshape(shape)
         texts = nested([text for _, text in pairs], shape)
-        return Scores(earned, correct, np.array(ended).reshape(shape), texts, parts, grader.failed - failed)
+        return Scores(reward_array, correct, np.array(ended).reshape(shape), texts, parts, grader.failed - failed)
 
 
 class Scores(NamedTuple):
@@ -198,11 +198,11 @@ class Scores(NamedTuple):
 
 def nested(values: Sequence, shape: tuple[int, int, int]) -> list:
     """Reshapes [Q * O * G] values to lists [Q][O][G]."""
-    rest = iter(values)
-    return [[[next(rest) for _ in range(shape[2])] for _ in range(shape[1])] for _ in range(shape[0])]
+    remaining = iter(values)
+    return [[[next(remaining) for _ in range(shape[2])] for _ in range(shape[1])] for _ in range(shape[0])]
 
 
-def of_rollouts(
+def batch_from_rollouts(
     config, p: float, questions: list[Question], out: rollout.Rollouts, scores: Scores, advantages
 ) -> Batch:
     """The batch of one sampler call, with its metrics in `log`."""
@@ -225,20 +225,20 @@ def of_rollouts(
     return Batch(questions, ragged(out.tokens), ragged(sampled_from), scores.texts, scores.rewards, advantages, log)
 
 
-def teaching(batch: Batch) -> Batch:
+def with_signal(batch: Batch) -> Batch:
     """The groups of a batch with unequal rewards."""
     return batch.select(np.flatnonzero((batch.advantages != 0).any(axis=(1, 2))))
 
 
-def joined(rounds: Sequence[Batch], count: int) -> Batch:
+def concat_rounds(rounds: Sequence[Batch], count: int) -> Batch:
     """Concatenates the rounds of an online filter to at most `count` questions; the log has the number kept."""
-    whole = Batch.concat(rounds)
-    kept = min(len(whole.questions), count)
+    batch = Batch.concat(rounds)
+    kept = min(len(batch.questions), count)
     log = {"group/kept": kept, "group/rounds": len(rounds)}
-    return dataclasses.replace(whole.select(np.arange(kept)), log=whole.log | log)
+    return dataclasses.replace(batch.select(np.arange(kept)), log=batch.log | log)
 
 
-def readable(batch: Batch, count: int) -> list[dict]:
+def log_rows(batch: Batch, count: int) -> list[dict]:
     """The first `count` groups as rows of rollouts.jsonl: orders, questions, answers, responses and rewards."""
     return [
         {

@@ -41,36 +41,38 @@ AT_LEAST = {
 
 def check(config) -> None:
     """Raises InputError, naming the key, for an invalid value."""
-    said = dict(_flat(config))
+    values = dict(_flat(config))
     for key, known in ONE_OF.items():
-        if said[key] not in known:
-            raise InputError(f"config.{key} is one of {', '.join(known)}, not {said[key]!r}")
+        if values[key] not in known:
+            raise InputError(f"config.{key} is one of {', '.join(known)}, not {values[key]!r}")
     for key, least in AT_LEAST.items():
-        if said[key] < least:
-            raise InputError(f"config.{key} is {said[key]}; it must be at least {least}")
-    if said["sampling.temperature"] <= 0 or not 0 < said["sampling.top_p"] <= 1:
+        if values[key] < least:
+            raise InputError(f"config.{key} is {values[key]}; it must be at least {least}")
+    if values["sampling.temperature"] <= 0 or not 0 < values["sampling.top_p"] <= 1:
         raise InputError("config.sampling: temperature must be above 0, and top_p above 0 and at most 1")
     try:
-        re.compile(said["lora.targets"])
+        re.compile(values["lora.targets"])
     except re.error as error:
-        raise InputError(f"config.lora.targets is {said['lora.targets']!r}: no regular expression ({error})") from error
-    longest = said["prompt.max_tokens"] + said["sampling.max_new_tokens"]
-    if said["micro_batch.row_tokens"] < longest:
         raise InputError(
-            f"config.micro_batch.row_tokens is {said['micro_batch.row_tokens']}, but a prompt and a "
+            f"config.lora.targets is {values['lora.targets']!r}: no regular expression ({error})"
+        ) from error
+    longest = values["prompt.max_tokens"] + values["sampling.max_new_tokens"]
+    if values["micro_batch.row_tokens"] < longest:
+        raise InputError(
+            f"config.micro_batch.row_tokens is {values['micro_batch.row_tokens']}, but a prompt and a "
             f"response may have {longest} tokens (prompt.max_tokens + sampling.max_new_tokens)"
         )
     rewards.check_weights(config.reward_weights)
-    if not all(isinstance(name, str) for name in said["eval.sets"]):
-        raise InputError(f"config.eval.sets must hold names of splits, such as ('eval',), not {said['eval.sets']}")
+    if not all(isinstance(name, str) for name in values["eval.sets"]):
+        raise InputError(f"config.eval.sets must hold names of splits, such as ('eval',), not {values['eval.sets']}")
     try:
-        said["warmup.caption"].format(place=1, caption="")
+        values["warmup.caption"].format(place=1, caption="")
     except (KeyError, IndexError, ValueError) as error:
         raise InputError(
-            f"config.warmup.caption is {said['warmup.caption']!r}; it may hold {{place}} and {{caption}} "
+            f"config.warmup.caption is {values['warmup.caption']!r}; it may hold {{place}} and {{caption}} "
             f"({one_line(error, kind=True)})"
         ) from error
-    if said["loss.kl_coef"] and said["warmup.steps"]:
+    if values["loss.kl_coef"] and values["warmup.steps"]:
         raise InputError(
             "config.loss.kl_coef would hold the policy to what it was before the warm-up; train the "
             "warm-up with total_steps=0, export it, and give it as config.model"

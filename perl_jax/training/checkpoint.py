@@ -28,11 +28,13 @@ class Checkpoints:
         directory = Path(os.path.abspath(workdir)) / FOLDER
         if read_only and not directory.is_dir():
             raise InputError(f"{workdir} holds no checkpoints; give the --workdir of a training run")
-        kept = [LatestN(keep)]
+        policies = [LatestN(keep)]
         if best:
-            kept.append(BestN(get_metric_fn=lambda metrics: metrics[best], n=1, keep_checkpoints_without_metrics=False))
+            policies.append(
+                BestN(get_metric_fn=lambda metrics: metrics[best], n=1, keep_checkpoints_without_metrics=False)
+            )
         options = ocp.CheckpointManagerOptions(
-            preservation_policy=AnyPreservationPolicy(kept),
+            preservation_policy=AnyPreservationPolicy(policies),
             create=not read_only,
             read_only=read_only,
             cleanup_tmp_directories=not read_only,
@@ -62,7 +64,7 @@ class Checkpoints:
     def best(self) -> int | None:
         """The step of the checkpoint saved with the highest metric, or None where none has one."""
         scores = {step: self._manager.metrics(step) for step in self.steps()}
-        scores = {step: next(iter(found.values())) for step, found in scores.items() if found}
+        scores = {step: next(iter(metrics.values())) for step, metrics in scores.items() if metrics}
         return max(scores, key=scores.get, default=None)
 
     def save(self, step: int, state: State, run: Mapping, metrics: Mapping[str, float]) -> None:
@@ -77,7 +79,7 @@ class Checkpoints:
 
     def run(self, step: int) -> dict:
         """The metadata that `save` got as `run`."""
-        with _readable(step):
+        with _damage_as_input_error(step):
             return self._manager.restore(step, args=ocp.args.Composite(run=ocp.args.JsonRestore())).run
 
     def restore(self, step: int, state: State) -> State:
@@ -95,14 +97,14 @@ class Checkpoints:
 
     def _restore(self, step: int, **trees):
         for item, tree in trees.items():  # Orbax would cut or pad an array of another shape
-            saved, wanted = self._shapes(step, item), {name: x.shape for name, x in _named(tree).items()}
-            if differ := sorted(name for name in saved | wanted if saved.get(name) != wanted.get(name)):
+            saved, expected = self._shapes(step, item), {name: x.shape for name, x in _named(tree).items()}
+            if differ := sorted(name for name in saved | expected if saved.get(name) != expected.get(name)):
                 raise InputError(
                     f"checkpoint {step} is of another model or optimizer: its {item} have {differ[0]} as "
-                    f"{saved.get(differ[0])}, not {wanted.get(differ[0])}"
+                    f"{saved.get(differ[0])}, not {expected.get(differ[0])}"
                 )
         args = {item: ocp.args.StandardRestore(_named(tree)) for item, tree in trees.items()}
-        with _readable(step):
+        with _damage_as_input_error(step):
             restored = self._manager.restore(step, args=ocp.args.Composite(**args))
         return [
             jax.tree.unflatten(
@@ -114,12 +116,12 @@ class Checkpoints:
     def _shapes(self, step: int, item: str) -> dict[str, tuple[int, ...]]:
         """{name: shape} of the arrays in a checkpoint."""
         self._manager.wait_until_finished()
-        with _readable(step):
+        with _damage_as_input_error(step):
             return {name: tuple(array.shape) for name, array in dict(self._manager.item_metadata(step)[item]).items()}
 
 
 @contextlib.contextmanager
-def _readable(step: int):
+def _damage_as_input_error(step: int):
     """Turns Orbax's errors about a damaged checkpoint into a one-line InputError."""
     try:
         yield

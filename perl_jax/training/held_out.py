@@ -33,23 +33,27 @@ def questions(records, prompts: Prompts, count: int, seed: int) -> list[Question
     """
     out = []
     for record in map(opened, records):
-        drawn = permute.uniform_orders(record, count, seed) if permute.movable_places(record) else []
-        orders = [tuple(range(len(record["images"]))), *drawn]
+        permuted = permute.uniform_orders(record, count, seed) if permute.movable_places(record) else []
+        orders = [permute.original_order(len(record["images"])), *permuted]
         out.append(in_orders(record, orders, prompts))
-    found = prompts.prepare([question.record["images"] for question in out], mesh.shards(), mesh.own())
-    for line in itertools.chain(*processes.exchange([line for line in found if line])):
+    errors = prompts.prepare([question.record["images"] for question in out], mesh.shards(), mesh.local_shards())
+    for line in itertools.chain(*processes.exchange([line for line in errors if line])):
         raise InputError(line)
     return out
 
 
-def ask(model, asked: Sequence[Question], prompts: Prompts, grader, max_new_tokens: int, batch: int) -> list[dict]:
+def evaluate(
+    model, questions: Sequence[Question], prompts: Prompts, grader, max_new_tokens: int, batch: int
+) -> list[dict]:
     """Evaluates all questions greedily, `batch` prompts at a time; returns the rows of `predictions`."""
-    return predictions(asked, answer(model, asked, prompts, max_new_tokens, batch), grader)
+    return predictions(questions, generate(model, questions, prompts, max_new_tokens, batch), grader)
 
 
-def answer(model, asked: Sequence[Question], prompts: Prompts, max_new_tokens: int, batch: int) -> list[list[str]]:
+def generate(
+    model, questions: Sequence[Question], prompts: Prompts, max_new_tokens: int, batch: int
+) -> list[list[str]]:
     """The greedy response to each question in each of its orders, [question][order]."""
-    flat = [prompt for question in asked for prompt in question.prompts]
+    flat = [prompt for question in questions for prompt in question.prompts]
     out = rollout.generate(
         model,
         flat,
@@ -61,20 +65,20 @@ def answer(model, asked: Sequence[Question], prompts: Prompts, max_new_tokens: i
         **prompts.limits,
     )
     texts = (prompts.processor.decode(tokens[:n]) for [tokens], [n] in zip(out.tokens, out.lengths))
-    return [[next(texts) for _ in question.orders] for question in asked]
+    return [[next(texts) for _ in question.orders] for question in questions]
 
 
-def predictions(asked: Sequence[Question], texts: Sequence[Sequence[str]], grader) -> list[dict]:
+def predictions(questions: Sequence[Question], texts: Sequence[Sequence[str]], grader) -> list[dict]:
     """One row per question and order: response, correctness, and the answer in original order."""
-    pairs = [(sample, text) for question, row in zip(asked, texts) for sample, text in zip(question.samples, row)]
+    pairs = [(sample, text) for question, row in zip(questions, texts) for sample, text in zip(question.samples, row)]
     scores = iter(grader.grade(pairs))
     rows = []
-    for question, responses in zip(asked, texts):
+    for question, responses in zip(questions, texts):
         for number, (order, text) in enumerate(zip(question.orders, responses)):
             score = next(scores)
             correct = rewards.is_right(score)
             sample = question.samples[number]
-            said = extract_boxed(text) or (sample["answer"] if correct else None)
+            answer = extract_boxed(text) or (sample["answer"] if correct else None)
             rows.append(
                 {
                     "id": question.record["id"],
@@ -84,7 +88,7 @@ def predictions(asked: Sequence[Question], texts: Sequence[Sequence[str]], grade
                     "images": len(order),
                     "text": text,
                     "answer": sample["answer"],
-                    "meaning": meaning(question.record, order, sample, said, correct),
+                    "meaning": meaning(question.record, order, sample, answer, correct),
                     "correct": correct,
                 }
             )
@@ -99,7 +103,7 @@ def summary(rows: Sequence[dict]) -> dict[str, float]:
     answer, mapped to the original order, differs between orders; `single_image_accuracy`. Measures without questions
     are omitted.
     """
-    values = {NAMES[measure]: list(found.values()) for measure, found in statistics.measures(rows).items()}
+    values = {NAMES[measure]: list(by_question.values()) for measure, by_question in statistics.measures(rows).items()}
     for source in sorted({row["source"] for row in rows}):
         values[f"accuracy/{source}"] = [row["correct"] for row in rows if row["source"] == source and row["original"]]
     return {name: float(np.mean(value)) for name, value in values.items() if value}

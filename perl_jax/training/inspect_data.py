@@ -28,11 +28,11 @@ WRONG = 4  # wrong answers, besides the empty one and one that names two
 _ITEM = re.compile(r"\d+|\b[A-Za-z]\b")
 
 
-class Asked(NamedTuple):
+class InspectedOrder(NamedTuple):
     """A question in one order, with the rewards of the true answer and of wrong ones."""
 
     order: permute.Order
-    drawn: int  # how many of the step's orders are this one; 0: not drawn by the step
+    times: int  # how many of the step's orders are this one; 0: not drawn by the step
     sample: dict  # rendered
     prompt: tuple  # (ids, images)
     answers: list[str]  # the true answer first
@@ -45,17 +45,17 @@ class Asked(NamedTuple):
         return true > max(wrong)
 
 
-class Shown(NamedTuple):
+class InspectedQuestion(NamedTuple):
     """A question of the run."""
 
     step: int
     stage: str
     probability: float  # of a permuted order
     record: dict
-    asked: list[Asked]
+    orders: list[InspectedOrder]
 
 
-class Survey(NamedTuple):
+class DataStats(NamedTuple):
     """Statistics of a sample of the records, computed without decoding images."""
 
     size: int  # records of the split
@@ -69,51 +69,53 @@ class Survey(NamedTuple):
 class Fill(NamedTuple):
     """The shares of a padded shape that are not padding."""
 
-    what: str
+    name: str
     shape: str
-    text: float  # share of real tokens
-    pictures: float | None  # share of real patches; None without images
+    tokens: float  # share of real tokens
+    images: float | None  # share of real patches; None without images
 
 
-def questions(config, source: batches.Questions, prompts: Prompts, grader: Grader, count: int) -> list[Shown]:
+def questions(
+    config, source: batches.Questions, prompts: Prompts, grader: Grader, count: int
+) -> list[InspectedQuestion]:
     """The first `count` questions of steps 1, 2, ..., in the orders drawn, or in a permuted order if none is drawn."""
-    found, step = [], 1
-    while len(found) < count and step <= config.warmup.steps + config.total_steps:
+    inspected, step = [], 1
+    while len(inspected) < count and step <= config.warmup.steps + config.total_steps:
         most, n_s, p, _ = schedule.draw(config, step)
-        for question in source.take(min(most, count - len(found)), n_s, p, step):
-            asked = in_orders(config, prompts, question, step)
-            found.append(Shown(step, schedule.stage(config, step), p, question.record, asked))
+        for question in source.take(min(most, count - len(inspected)), n_s, p, step):
+            orders = in_orders(config, prompts, question, step)
+            inspected.append(InspectedQuestion(step, schedule.stage(config, step), p, question.record, orders))
         step += 1
-    flat = [(asked, answer) for shown in found for asked in shown.asked for answer in asked.answers]
-    scores = iter(graded(config, prompts, grader, [(asked.sample, answer) for asked, answer in flat]))
+    pairs = [(order.sample, answer) for each in inspected for order in each.orders for answer in order.answers]
+    scores = iter(graded(config, prompts, grader, pairs))
     return [
-        shown._replace(asked=[asked._replace(scores=[next(scores) for _ in asked.answers]) for asked in shown.asked])
-        for shown in found
+        each._replace(orders=[order._replace(scores=[next(scores) for _ in order.answers]) for order in each.orders])
+        for each in inspected
     ]
 
 
-def in_orders(config, prompts: Prompts, question: Question, step: int) -> list[Asked]:
+def in_orders(config, prompts: Prompts, question: Question, step: int) -> list[InspectedOrder]:
     """A question in each distinct order that its step draws, plus a permuted one if none of these is permuted."""
-    record, drawn = question.record, collections.Counter(question.orders)
-    of_order = dict(zip(question.orders, zip(question.samples, question.prompts)))
-    if len(drawn) == 1:
+    record, counts = question.record, collections.Counter(question.orders)
+    by_order = dict(zip(question.orders, zip(question.samples, question.prompts)))
+    if len(counts) == 1:
         order = permute.draw_orders(record, 1, 1.0, seed=config.seed, epoch=record["epoch"], step=step)[1]
         sample = permute.render(permute.apply(record, order))
         with contextlib.suppress(InputError):  # the rewritten prompt may be too long
-            of_order.setdefault(order, (sample, prompts.encode(sample)))
+            by_order.setdefault(order, (sample, prompts.encode(sample)))
     out = []
-    for order, (sample, prompt) in of_order.items():
+    for order, (sample, prompt) in by_order.items():
         answers = [sample["answer"], *wrong_answers(permute.apply(record, order))]
-        out.append(Asked(order, drawn[order], sample, prompt, answers, []))
+        out.append(InspectedOrder(order, counts[order], sample, prompt, answers, []))
     return out
 
 
 def graded(config, prompts: Prompts, grader: Grader, pairs: Sequence[tuple[dict, str]]) -> list[dict[str, float]]:
     """The rewards of responses with these answers, formatted by `config.warmup.response`."""
     processor = prompts.processor
-    texts = (schedule.taught_response(config, {**sample, "answer": answer}) for sample, answer in pairs)
-    said = [processor.decode(processor.encode(text)) for text in texts]  # encoded and decoded like a rollout
-    return grader.grade([({**sample, "truncated": False}, text) for (sample, _), text in zip(pairs, said)])
+    texts = (schedule.target_response(config, {**sample, "answer": answer}) for sample, answer in pairs)
+    responses = [processor.decode(processor.encode(text)) for text in texts]  # encoded and decoded like a rollout
+    return grader.grade([({**sample, "truncated": False}, text) for (sample, _), text in zip(pairs, responses)])
 
 
 def wrong_answers(sample: permute.Sample) -> list[str]:
@@ -145,11 +147,11 @@ def _others(sample: permute.Sample) -> list[str]:
 
 
 def _with_items(text: str, items: Sequence[str]) -> str:
-    rest = iter(items)
-    return _ITEM.sub(lambda _: next(rest), text)
+    remaining = iter(items)
+    return _ITEM.sub(lambda _: next(remaining), text)
 
 
-def survey(config, directories: Sequence[str], prompts: Prompts, grader: Grader, workdir: Path) -> Survey:
+def data_stats(config, directories: Sequence[str], prompts: Prompts, grader: Grader, workdir: Path) -> DataStats:
     """Statistics of a sample of all record sets of the run, deterministic in the seed.
 
     Prompt lengths are those that the run goes by (`prompt_lengths.measured`).
@@ -159,8 +161,8 @@ def survey(config, directories: Sequence[str], prompts: Prompts, grader: Grader,
     parts = stream.open_parts(directories, split)
     places = [(part, i, length) for part, lines in zip(parts, lengths) for i, length in enumerate(lines)]
     unit = prompts.processor.vision.spatial_merge_size**2
-    of_any_length = dataclasses.replace(prompts, max_tokens=sys.maxsize)  # what the run leaves out is shown, too
-    tokens, patches, faults, kept, samples = [], [], [], [], []
+    unlimited = dataclasses.replace(prompts, max_tokens=sys.maxsize)  # what the run leaves out is shown, too
+    tokens, patches, faults, examples, samples = [], [], [], [], []
     for place in np.random.default_rng(config.seed).permutation(len(places))[:SAMPLED]:
         part, i, length = places[place]
         if "tokens" not in length:
@@ -168,78 +170,78 @@ def survey(config, directories: Sequence[str], prompts: Prompts, grader: Grader,
             continue
         try:
             sample = permute.render(opened(part[i]))
-            ids, pictures = of_any_length.encode(sample)
+            ids, images = unlimited.encode(sample)
         except InputError as error:  # invalid since the lengths were measured
             faults.append(str(error))
             continue
         tokens.append(length["tokens"])
-        patches += [unit * prompts.processor.image_tokens(picture, **prompts.limits) for picture in pictures]
-        shown = not prompt_lengths.left_out(length, prompts.max_tokens)
-        if shown and len(kept) < max(config.questions, config.warmup.questions):
-            kept.append((ids, pictures))
+        patches += [unit * prompts.processor.image_tokens(image, **prompts.limits) for image in images]
+        fits = not prompt_lengths.left_out(length, prompts.max_tokens)
+        if fits and len(examples) < max(config.questions, config.warmup.questions):
+            examples.append((ids, images))
         samples.append({key: value for key, value in sample.items() if key != "images"})
     scores = graded(config, prompts, grader, [(sample, sample["answer"]) for sample in samples])
     unrewarded = [sample["id"] for sample, score in zip(samples, scores) if not rewards.is_right(score)]
-    return Survey(len(places), np.array(tokens), np.array(patches), faults, kept, unrewarded)
+    return DataStats(len(places), np.array(tokens), np.array(patches), faults, examples, unrewarded)
 
 
-def too_long(config, seen: Survey) -> float:
+def too_long(config, stats: DataStats) -> float:
     """The share of valid records whose prompts are longer than the run allows."""
-    return float(np.mean(seen.tokens > config.prompt.max_tokens)) if len(seen.tokens) else 0.0
+    return float(np.mean(stats.tokens > config.prompt.max_tokens)) if len(stats.tokens) else 0.0
 
 
 # Shapes
 
 
-def fills(config, sizes: models.Config, prompts: Prompts, asked: Sequence[tuple]) -> list[Fill]:
+def fills(config, sizes: models.Config, prompts: Prompts, examples: Sequence[tuple]) -> list[Fill]:
     """The padding of a step's shapes on one device, for questions (ids, images).
 
     Response lengths are unknown: an update is shown with the shortest, a bare answer, and the longest.
     """
-    if not asked:
+    if not examples:
         return []
-    found, limits = [], prompts.limits
-    answer = len(prompts.processor.encode(schedule.taught_response(config, {"answer": "A"})))
+    out, limits = [], prompts.limits
+    answer = len(prompts.processor.encode(schedule.target_response(config, {"answer": "A"})))
     if config.warmup.steps:
-        found.append(of_update(config, sizes, asked[: config.warmup.questions], (1, 1, answer), limits, "warm-up"))
+        out.append(of_update(config, sizes, examples[: config.warmup.questions], (1, 1, answer), limits, "warm-up"))
     if config.total_steps:
-        questions, orders = asked[: config.questions], config.n_s + 1
-        in_orders = [prompt for prompt in questions for _ in range(orders)]
-        found.append(of_rollout(sizes, in_orders, config.sampling.batch, limits))
+        questions, orders = examples[: config.questions], config.n_s + 1
+        prompts_in_orders = [prompt for prompt in questions for _ in range(orders)]
+        out.append(of_rollout(sizes, prompts_in_orders, config.sampling.batch, limits))
         part = questions[: -(-config.questions // config.optimizer.steps_per_batch)]
-        found += [
+        out += [
             of_update(config, sizes, part, (orders, config.rollouts, length), limits, "update")
             for length in dict.fromkeys((answer, config.sampling.max_new_tokens))
         ]
-    return found
+    return out
 
 
-def of_rollout(sizes: models.Config, asked: Sequence[tuple], batch: int, limits: dict) -> Fill:
+def of_rollout(sizes: models.Config, questions: Sequence[tuple], batch: int, limits: dict) -> Fill:
     """The padding of a step's prompts, prefilled `batch` at a time, as `rollout.generate` packs them."""
-    rows = min(batch or len(asked), len(asked))
-    parts = [asked[first : first + rows] for first in range(0, len(asked), rows)]
-    packs = [models.pack(sizes, [*part, *[part[-1]] * (rows - len(part))], **limits, own=()) for part in parts]
+    rows = min(batch or len(questions), len(questions))
+    parts = [questions[first : first + rows] for first in range(0, len(questions), rows)]
+    packs = [models.pack(sizes, [*part, *[part[-1]] * (rows - len(part))], **limits, local_shards=()) for part in parts]
     shape = " and ".join(dict.fromkeys("{} x {}".format(*pack.ids.shape) for pack in packs))
-    real = sum(len(ids) for ids, _ in asked)
-    return Fill("rollout, prompts", shape, real / sum(pack.ids.size for pack in packs), _pictures(packs))
+    real = sum(len(ids) for ids, _ in questions)
+    return Fill("rollout, prompts", shape, real / sum(pack.ids.size for pack in packs), _real_patches(packs))
 
 
 def of_update(
-    config, sizes: models.Config, asked: Sequence[tuple], shape: tuple[int, int, int], limits: dict, stage: str
+    config, sizes: models.Config, questions: Sequence[tuple], shape: tuple[int, int, int], limits: dict, stage: str
 ) -> Fill:
     """The padding of one optimizer step with `shape` (orders, rollouts, tokens) of responses to each question."""
     O, G, R = shape
     groups = [
         tree_packing.Group(images, [range(len(images))] * O, [ids] * O, [[ids[:1] * R] * G] * O, np.ones((O, G)))
-        for ids, images in asked
+        for ids, images in questions
     ]
-    forest = tree_packing.pack(sizes, groups, **config.micro_batch, **limits, own=())
+    forest = tree_packing.pack(sizes, groups, **config.micro_batch, **limits, local_shards=())
     rows, _, capacity = forest.batches[0].ids.shape
-    said = f"{len(forest.batches)} x {rows} x {capacity}"
-    return Fill(f"{stage}, responses of {R} tokens", said, 1 - forest.padding, _pictures(forest.batches))
+    packed = f"{len(forest.batches)} x {rows} x {capacity}"
+    return Fill(f"{stage}, responses of {R} tokens", packed, 1 - forest.padding, _real_patches(forest.batches))
 
 
-def _pictures(packs) -> float | None:
+def _real_patches(packs) -> float | None:
     """The share of real patches in packs with `vision`; None without any."""
-    found = [pack.vision.images >= 0 for pack in packs if pack.vision is not None]
-    return sum(map(np.sum, found)) / sum(map(np.size, found)) if found else None
+    real = [pack.vision.images >= 0 for pack in packs if pack.vision is not None]
+    return sum(map(np.sum, real)) / sum(map(np.size, real)) if real else None

@@ -12,16 +12,16 @@ import numpy as np
 
 import models
 from models import images
-from perl_jax import policy
+from perl_jax import permute, policy
 from perl_jax.grading import Grader
 from perl_jax.records import prompt_lengths
 from perl_jax.records.prompts import Prompts
 from perl_jax.records.stream import Stream
 from perl_jax.runtime import files, html
-from perl_jax.runtime.html import Html, dim, element, folded, joined, note, table, tag
+from perl_jax.runtime.html import Html, concat, dim, element, folded, note, table, tag
 from perl_jax.training import batch as batches
 from perl_jax.training import check_config, inspect_data, run_data
-from perl_jax.training.inspect_data import Asked, Fill, Shown, Survey
+from perl_jax.training.inspect_data import DataStats, Fill, InspectedOrder, InspectedQuestion
 
 FILE = "inspect.html"
 NAMED = 20  # most invalid records listed by name
@@ -47,59 +47,59 @@ def write(config, workdir: Path, count: int) -> str:
     with Grader(config.reward, weights=config.reward_weights, **config.grading) as grader:
         stream = Stream(data, split=config.data.split, seed=config.seed, kept=kept[config.data.split])
         source = batches.Questions(config, stream, prompts)
-        shown = inspect_data.questions(config, source, prompts, grader, count)
-        seen = inspect_data.survey(config, list(data), prompts, grader, workdir)
-    said, filled = facts(config, shown, seen), inspect_data.fills(config, sizes, prompts, seen.prompts)
+        questions = inspect_data.questions(config, source, prompts, grader, count)
+        stats = inspect_data.data_stats(config, list(data), prompts, grader, workdir)
+    lines, fills = facts(config, questions, stats), inspect_data.fills(config, sizes, prompts, stats.prompts)
     body = [
         element("h1", f"Before the run {workdir.name}"),
-        element("ul", *(element("li", text, class_="alarm" if alarm else "fact") for text, alarm in said)),
-        *_named("Records that cannot be shown", seen.faults),
-        *_named("Records whose true answer does not count as right", seen.unrewarded),
-        *_shapes(config, seen, filled),
+        element("ul", *(element("li", text, class_="alarm" if alarm else "fact") for text, alarm in lines)),
+        *_named("Invalid records", stats.faults),
+        *_named("Records whose true answer does not count as right", stats.unrewarded),
+        *_shapes(config, stats, fills),
         element("h2", "The first questions"),
-        *(_card(prompts, question) for question in shown),
+        *(_card(prompts, question) for question in questions),
     ]
     files.write(workdir / FILE, html.page("Inspection", body, STYLE))
-    return "\n".join([text for text, _ in said] + [f"wrote {workdir / FILE}"])
+    return "\n".join([text for text, _ in lines] + [f"wrote {workdir / FILE}"])
 
 
-def facts(config, shown: Sequence[Shown], seen: Survey) -> list[tuple[str, bool]]:
+def facts(config, questions: Sequence[InspectedQuestion], stats: DataStats) -> list[tuple[str, bool]]:
     """The summary's lines, each with whether it is an alarm."""
-    asked = [asked for question in shown for asked in question.asked]
-    beaten, tokens = sum(not each.best for each in asked), seen.tokens
+    inspected = [inspected for question in questions for inspected in question.orders]
+    unranked, tokens = sum(not each.best for each in inspected), stats.tokens
     lengths = f"{tokens.mean():.0f} tokens on average, {tokens.max()} at most" if len(tokens) else "no tokens"
     return [
         (
-            f"{len(shown)} questions in {len(asked)} orders; a wrong answer earns as much as the true one in {beaten} "
-            f"(reward {config.reward})",
-            beaten > 0,
+            f"{len(questions)} questions in {len(inspected)} orders; a wrong answer earns as much as the true one in "
+            f"{unranked} (reward {config.reward})",
+            unranked > 0,
         ),
         (
-            f"{len(tokens) + len(seen.faults)} of {seen.size} records sampled: {len(seen.faults)} cannot be shown",
-            bool(seen.faults),
+            f"{len(tokens) + len(stats.faults)} of {stats.size} records sampled: {len(stats.faults)} are invalid",
+            bool(stats.faults),
         ),
         (
-            f"prompts have {lengths}; {inspect_data.too_long(config, seen):.1%} are left out, being longer than "
+            f"prompts have {lengths}; {inspect_data.too_long(config, stats):.1%} are left out: longer than "
             f"config.prompt.max_tokens = {config.prompt.max_tokens}",
             False,
         ),
         (
-            f"the true answer does not count as right in {len(seen.unrewarded)} of {len(tokens)} records",
-            bool(seen.unrewarded),
+            f"the true answer does not count as right in {len(stats.unrewarded)} of {len(tokens)} records",
+            bool(stats.unrewarded),
         ),
     ]
 
 
 def _named(title: str, names: Sequence[str]) -> list[Html]:
     some = "\n".join([*names[:NAMED], *[f"… and {len(names) - NAMED} more"] * (len(names) > NAMED)])
-    return [folded(f"{title}: {len(names)}", element("div", some, class_="said"))] if names else []
+    return [folded(f"{title}: {len(names)}", element("div", some, class_="text"))] if names else []
 
 
-def _shapes(config, seen: Survey, filled: Sequence[Fill]) -> list[Html]:
+def _shapes(config, stats: DataStats, fills: Sequence[Fill]) -> list[Html]:
     """Prompt and image lengths, and padding."""
     plots = [
-        ("records by tokens of their prompt", seen.tokens, config.prompt.max_tokens),
-        ("pictures by patches", seen.patches, None),
+        ("records by prompt tokens", stats.tokens, config.prompt.max_tokens),
+        ("images by patches", stats.patches, None),
     ]
     figures = [
         element("figure", element("figcaption", title), _histogram(values, limit))
@@ -107,20 +107,20 @@ def _shapes(config, seen: Survey, filled: Sequence[Fill]) -> list[Html]:
         if len(values)
     ]
     rows = [
-        [fill.what, fill.shape, f"{fill.text:.0%}", "–" if fill.pictures is None else f"{fill.pictures:.0%}"]
-        for fill in filled
+        [fill.name, fill.shape, f"{fill.tokens:.0%}", "–" if fill.images is None else f"{fill.images:.0%}"]
+        for fill in fills
     ]
-    header = ["", "shape", "tokens that are real", "patches that are real"]
-    how = (
-        "What share of a step's padded shapes is real (rollout: prompts x tokens; update: micro-batches x rows x "
-        "tokens), on one device, with questions of the sample. How long responses will be is not known: bare "
-        "answers are the shortest, config.sampling.max_new_tokens the longest."
+    header = ["", "shape", "real tokens", "real patches"]
+    explanation = (
+        "The share of a step's padded shapes that is not padding (rollout: prompts x tokens; update: micro-batches x "
+        "rows x tokens), on one device, with questions of the sample. Response lengths are not known yet: the shortest "
+        "is a bare answer, the longest has config.sampling.max_new_tokens tokens."
     )
     return [
         element("h2", "Lengths and shapes"),
         element("div", *figures, class_="plots"),
         table(header, rows, "figures"),
-        note(how),
+        note(explanation),
     ]
 
 
@@ -143,63 +143,63 @@ def _histogram(values: np.ndarray, limit: int | None) -> Html:
 # Questions
 
 
-def _card(prompts: Prompts, shown: Shown) -> Html:
-    record = shown.record
-    about = f"step {shown.step} ({shown.stage}) · {record['source']} · {record['kind']}"
-    title = element("h3", f"{record['id']} ", dim(about), " ", tag(record["order_effect"]))
-    orders = sum(asked.drawn for asked in shown.asked)
+def _card(prompts: Prompts, question: InspectedQuestion) -> Html:
+    record = question.record
+    subtitle = f"step {question.step} ({question.stage}) · {record['source']} · {record['kind']}"
+    title = element("h3", f"{record['id']} ", dim(subtitle), " ", tag(record["order_effect"]))
+    total = sum(inspected.times for inspected in question.orders)
     sides = [
         element(
             "div",
-            *_drawn(shown, asked, orders),
-            _pictures(prompts, record, asked),
-            _rewards(asked),
-            _tokens(prompts.processor, asked.prompt[0]),
+            *_order_tags(question, inspected, total),
+            _image_figures(prompts, record, inspected),
+            _rewards(inspected),
+            _tokens(prompts.processor, inspected.prompt[0]),
         )
-        for asked in shown.asked
+        for inspected in question.orders
     ]
     return element("div", title, element("div", *sides, class_="sides"), class_="card")
 
 
-def _drawn(shown: Shown, asked: Asked, orders: int) -> list[Html]:
+def _order_tags(question: InspectedQuestion, inspected: InspectedOrder, orders: int) -> list[Html]:
     """Which order this is, and whether the step draws it."""
-    own = list(asked.order) == sorted(asked.order)
-    name = "the original order" if own else "order " + " ".join(str(image + 1) for image in asked.order)
-    if not asked.drawn:
-        return [tag(name), dim("not drawn by this step: only to be seen here")]
-    return [tag(name), dim(f"{asked.drawn} of the step's {orders} orders, p = {shown.probability:.2f}")]
+    is_original = inspected.order == permute.original_order(len(inspected.order))
+    name = "the original order" if is_original else "order " + " ".join(str(image + 1) for image in inspected.order)
+    if not inspected.times:
+        return [tag(name), dim("not drawn by this step, shown for comparison")]
+    return [tag(name), dim(f"{inspected.times} of the step's {orders} orders, p = {question.probability:.2f}")]
 
 
-def _pictures(prompts: Prompts, record, asked: Asked) -> Html:
+def _image_figures(prompts: Prompts, record, inspected: InspectedOrder) -> Html:
     """The images as the model gets them, in this order."""
     vision, figures = prompts.processor.vision, []
-    for picture in asked.prompt[1]:
-        resized = images.resized(picture, vision, **prompts.limits)
+    for image in inspected.prompt[1]:
+        resized = images.resized(image, vision, **prompts.limits)
         size = resized.size
         columns, rows = (side // vision.patch_size for side in size)
-        original = record["images"].index(picture)
-        place = asked.order.index(original)
+        original = record["images"].index(image)
+        place = inspected.order.index(original)
         moved = f", was Image {original + 1}" if original != place else ""
         merged = rows * columns // vision.spatial_merge_size**2
         lines = [
             f"Image {place + 1}{moved}",
-            f"{picture.width} x {picture.height} → {size[0]} x {size[1]} pixels",
+            f"{image.width} x {image.height} → {size[0]} x {size[1]} pixels",
             f"{columns} x {rows} = {rows * columns} patches, {merged} tokens",
         ]
-        caption = element("figcaption", lines[0], *(joined(Html("<br>"), line) for line in lines[1:]))
+        caption = element("figcaption", lines[0], *(concat(Html("<br>"), line) for line in lines[1:]))
         figures.append(element("figure", html.thumbnail(resized, lines[0]), caption))
     return element("div", *figures, class_="thumbs")
 
 
-def _rewards(asked: Asked) -> Html:
+def _rewards(inspected: InspectedOrder) -> Html:
     """The rewards of the true answer and wrong ones; red where a wrong one is not below the true one."""
-    true = asked.scores[0]["reward"]
-    parts = sorted({part for score in asked.scores for part in score} - {"reward"})
+    true = inspected.scores[0]["reward"]
+    parts = sorted({part for score in inspected.scores for part in score} - {"reward"})
     rows = []
-    for number, (answer, score) in enumerate(zip(asked.answers, asked.scores)):
-        bad = not asked.best if number == 0 else score["reward"] >= true
+    for number, (answer, score) in enumerate(zip(inspected.answers, inspected.scores)):
+        bad = not inspected.best if number == 0 else score["reward"] >= true
         colour = {"class_": "alarm"} if bad else {"class_": "right"} if number == 0 else {}
-        cells = [element("td", answer or "(empty)", class_="said" + " alarm" * bad)]
+        cells = [element("td", answer or "(empty)", class_="text" + " alarm" * bad)]
         cells += [element("td", f"{score.get(part, 0.0):.2f}", **colour) for part in ("reward", *parts)]
         rows.append(["true" if number == 0 else "wrong", *cells])
     return table(["", "answer", "reward", *parts], rows, "words")
@@ -226,4 +226,4 @@ def _tokens(processor: models.Processor, ids: Sequence[int]) -> Html:
         number = " ".join(map(str, pending))
         parts.append(element("b" if token in special else "span", text.replace("\n", "↵\n"), title=number))
         pending = []
-    return joined(dim(f"{len(ids)} tokens"), element("div", *parts, class_="said tokens"))
+    return concat(dim(f"{len(ids)} tokens"), element("div", *parts, class_="text tokens"))

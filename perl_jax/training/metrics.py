@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from perl_jax import permute
 from perl_jax.engine import flops
 
 
@@ -16,8 +17,8 @@ def of_rewards(scores: Sequence[dict], records: Sequence[dict], shape: tuple[int
         if name == "reward":
             for key in ("source", "kind"):
                 for label in sorted({record[key] for record in records}):
-                    chosen = [record[key] == label for record in records]
-                    out[f"reward/{key}/{label}"] = values[chosen].mean()
+                    selected = [record[key] == label for record in records]
+                    out[f"reward/{key}/{label}"] = values[selected].mean()
     return out
 
 
@@ -46,8 +47,8 @@ def of_responses(lengths: np.ndarray, truncated: np.ndarray, logprobs: np.ndarra
 
 def of_orders(orders: Sequence[Sequence[Sequence[int]]], p: float) -> dict[str, float]:
     """The permutation probability and the share of permuted orders; orders [Q][O] tuples."""
-    drawn = [list(order) != sorted(order) for question in orders for order in question[1:]]
-    return {"permute/probability": p, "permute/share": float(np.mean(drawn)) if drawn else 0.0}
+    permuted = [order != permute.original_order(len(order)) for question in orders for order in question[1:]]
+    return {"permute/probability": p, "permute/share": float(np.mean(permuted)) if permuted else 0.0}
 
 
 def of_update(steps: Sequence[dict]) -> dict[str, float]:
@@ -69,12 +70,12 @@ def of_speed(config, batch, clock, all_computed: bool) -> dict[str, float]:
         prompts = [len(ids) for ids, _ in question.prompts]
         lengths = [[len(response) for response in row] for row in responses]
         patches = flops.image_patches(config, question.prompts[0][0])
-        forward, drawn = flops.group(config, patches, prompts, lengths), sum(map(sum, lengths))
+        forward, sampled = flops.group(config, patches, prompts, lengths), sum(map(sum, lengths))
         work["rollout"] += forward
-        tokens["rollout"] += drawn
+        tokens["rollout"] += sampled
         if all_computed or advantages.any():
             work["update"] += 3 * forward
-            tokens["update"] += drawn + sum(prompts)
+            tokens["update"] += sampled + sum(prompts)
     out = {}
     for part in tokens:
         seconds = clock.seconds(part)

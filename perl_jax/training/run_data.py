@@ -10,7 +10,7 @@ from perl_jax.records.question import Question
 from perl_jax.records.stream import first_of, open_parts, sources
 from perl_jax.runtime import processes
 from perl_jax.training import held_out
-from perl_jax.training.schedule import taught_response
+from perl_jax.training.schedule import target_response
 
 
 def data_sources(config, workdir: Path) -> dict[str, float]:
@@ -23,20 +23,20 @@ def data_sources(config, workdir: Path) -> dict[str, float]:
     directory = workdir / "data"
 
     def make():
-        made = {"source": c.source, "seed": config.seed, "options": c.options.to_dict()}
-        said = workdir / "data.json"  # written first, so that it describes any existing records
-        if directory.exists() and not said.exists():
+        settings = {"source": c.source, "seed": config.seed, "options": c.options.to_dict()}
+        settings_file = workdir / "data.json"  # written first, so that it describes any existing records
+        if directory.exists() and not settings_file.exists():
             raise InputError(
-                f"{directory} is there without {said}, which would say what it was made from; move {directory} away, "
+                f"{directory} exists, but not {settings_file}, which records how it was made; move {directory} away, "
                 "or give a new --workdir"
             )
-        if directory.exists() and json.loads(said.read_text()) != json.loads(json.dumps(made)):
+        if directory.exists() and json.loads(settings_file.read_text()) != json.loads(json.dumps(settings)):
             raise InputError(
-                f"{directory} was made with other settings ({said}) than config.data and config.seed say; "
-                "give those, or a new --workdir"
+                f"{directory} was made with other settings ({settings_file}) than config.data and config.seed; "
+                "give those settings, or a new --workdir"
             )
         if not directory.exists():
-            said.write_text(json.dumps(made))
+            settings_file.write_text(json.dumps(settings))
             build(c.source, str(directory), seed=config.seed, **c.options)
 
     processes.after_first(make)
@@ -49,10 +49,10 @@ def texts(config, directories):
         sample = permute.render(record)
         question = sample["question"].replace(symbols.MARKER, "")
         yield f"system\n{config.prompt.system}user\n{question}\n{config.prompt.instruction}assistant\n"
-        yield taught_response(config, sample)
+        yield target_response(config, sample)
 
 
 def held_out_questions(config, parts, prompts) -> list[Question]:
     """The first `config.eval.limit` records, taken from the parts in turn, in their evaluation orders."""
-    chosen = first_of(parts, config.eval.limit)
-    return held_out.questions(chosen, prompts, config.eval.permute, config.seed)
+    selected = first_of(parts, config.eval.limit)
+    return held_out.questions(selected, prompts, config.eval.permute, config.seed)

@@ -21,7 +21,7 @@ def draw(config, step: int) -> tuple[int, int, float, int]:
     return config.questions, config.n_s, p, step
 
 
-def taught_response(config, sample) -> str:
+def target_response(config, sample) -> str:
     """The warm-up's target response to a rendered sample: `config.warmup.response`, filled in."""
     captions = "".join(
         config.warmup.caption.format(place=i + 1, caption=caption)
@@ -30,9 +30,9 @@ def taught_response(config, sample) -> str:
     return config.warmup.response.replace("{captions}", captions).replace("{answer}", sample["answer"])
 
 
-def taught_tokens(config, sample, processor) -> list[int]:
-    """`taught_response` as token ids with an EOS; InputError if longer than a rollout may be."""
-    ids = [*processor.encode(taught_response(config, sample)), processor.eos_ids[0]]
+def target_tokens(config, sample, processor) -> list[int]:
+    """`target_response` as token ids with an EOS; InputError if longer than a rollout may be."""
+    ids = [*processor.encode(target_response(config, sample)), processor.eos_ids[0]]
     if len(ids) > config.sampling.max_new_tokens:
         raise InputError(
             f"record {sample['id']!r}: the warm-up's response has {len(ids)} tokens, more than "

@@ -32,6 +32,7 @@ def test_a_family_has_all_that_is_asked_of_one(name):
             assert all(hasattr(part, field) for field in listed.__annotations__)
         assert door.family(config) is family is door.family(config.to_hf())
         assert family.Config.from_hf(config.to_hf()) == config
+    assert isinstance(family.NAME, str) and family.NAME in next(iter(family.published()))
     assert callable(family.from_scratch.make) and callable(family.from_scratch.make_processor)
 
 

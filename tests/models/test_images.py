@@ -1,13 +1,13 @@
-"""Our pictures are transformers' pictures, bit for bit, and broken ones give one line."""
+"""Our images are transformers' images, bit for bit, and broken ones give one line."""
 
 import warnings
 
 import numpy as np
 import pytest
-from drawn import encoded, picture
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from sample_images import encoded, image_array
 
 from models import image_files, images
 from models.errors import InputError
@@ -43,14 +43,14 @@ def assert_equal(image, min_pixels, max_pixels, vision=VISION):
 @pytest.mark.parametrize("limits", LIMITS)
 def test_bits_of_the_reference(limits):
     for size in SIZES:
-        assert_equal(picture(*size), *limits)
+        assert_equal(image_array(*size), *limits)
 
 
 @settings(max_examples=40, deadline=None)
 @given(height=st.integers(1, 260), width=st.integers(1, 260), low=st.integers(1, 60000), more=st.integers(0, 200000))
 def test_bits_of_the_reference_on_any_size(height, width, low, more):
     if max(height, width) <= 200 * min(height, width):
-        assert_equal(picture(height, width), low, low + more)
+        assert_equal(image_array(height, width), low, low + more)
 
 
 @settings(max_examples=300, deadline=None)
@@ -71,14 +71,14 @@ def test_resize_is_the_reference(height, width, factor, low, more):
 
 def test_other_patch_sizes():
     vision = VisionConfig(1, 32, 48, 4, 48, patch_size=8, spatial_merge_size=4, temporal_patch_size=3)
-    assert_equal(picture(70, 133), 1024, 20000, vision)
+    assert_equal(image_array(70, 133), 1024, 20000, vision)
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "P", "LA", "RGBA", "PA", "CMYK", "YCbCr", "HSV", "I", "F", "I;16"])
 def test_every_mode(mode):
-    image = Image.fromarray(picture(40, 66))
+    image = Image.fromarray(image_array(40, 66))
     if mode in ("LA", "RGBA", "PA"):
-        image.putalpha(Image.fromarray(picture(40, 66, seed=1)[..., 0]))
+        image.putalpha(Image.fromarray(image_array(40, 66, seed=1)[..., 0]))
     image = image.convert("I").convert(mode) if mode == "I;16" else image.convert(mode)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -86,19 +86,19 @@ def test_every_mode(mode):
 
 
 def test_transparency_of_a_palette():
-    image = Image.fromarray(picture(40, 66)).quantize(16)
+    image = Image.fromarray(image_array(40, 66)).quantize(16)
     image.info["transparency"] = 3
     assert_equal(image, 3136, 1003520)
 
 
 def test_array_equals_pil():
-    array = picture(31, 90)
+    array = image_array(31, 90)
     for a, b in zip(images.patches(array, VISION), images.patches(Image.fromarray(array), VISION)):
         np.testing.assert_array_equal(a, b)
 
 
-def test_an_encoded_picture_is_decoded_once_for_all_its_patches(monkeypatch):
-    data, opened = encoded(Image.fromarray(picture(300, 220)), format="PNG"), []
+def test_an_encoded_image_is_decoded_once_for_all_its_patches(monkeypatch):
+    data, opened = encoded(Image.fromarray(image_array(300, 220)), format="PNG"), []
     open_image = image_files.open_image
     monkeypatch.setattr(image_files, "open_image", lambda *a: opened.append(1) or open_image(*a))
     image = image_files.Encoded(data, "x")
@@ -106,7 +106,7 @@ def test_an_encoded_picture_is_decoded_once_for_all_its_patches(monkeypatch):
     assert small.width * small.height <= 40000
     for _ in range(2):
         ours, grid = images.patches(image, VISION, 784, 40000)
-        theirs, their_grid = reference(Image.fromarray(picture(300, 220)), 784, 40000)
+        theirs, their_grid = reference(Image.fromarray(image_array(300, 220)), 784, 40000)
         assert grid == their_grid and np.array_equal(ours.view(np.int32), theirs.view(np.int32))
     assert len(opened) == 1
     assert images.patches(image, VISION)[1] == (1, 22, 16) and len(opened) == 2, "another size is made anew"

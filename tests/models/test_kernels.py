@@ -56,8 +56,8 @@ def with_gradients(attend, q, k, v, gradient, spans):
     return dict(zip(("out", "dq", "dk", "dv"), (out, *pull(gradient))))
 
 
-def assert_same(found, expected):
-    for name, x in found.items():
+def assert_same(values, expected):
+    for name, x in values.items():
         np.testing.assert_allclose(x, expected[name], rtol=0, atol=1e-5, err_msg=name)
 
 
@@ -87,10 +87,10 @@ def test_xla_blocks_are_the_dense_softmax(monkeypatch, seed):
 def test_kernels_in_bfloat16_keep_what_bfloat16_keeps():
     spans = packed([(50, [20, 7]), (30, [40])], 3)
     row = [x.astype(jnp.bfloat16) for x in random_row(150, 4, 2, 16)]
-    found = with_gradients(interpreted, *row, spans)
+    values = with_gradients(interpreted, *row, spans)
     for name, exact in with_gradients(dense, *(x.astype(jnp.float32) for x in row), spans).items():
-        assert found[name].dtype == jnp.bfloat16
-        assert np.abs(found[name].astype(np.float32) - exact).max() < 0.02 * np.abs(exact).max(), name
+        assert values[name].dtype == jnp.bfloat16
+        assert np.abs(values[name].astype(np.float32) - exact).max() < 0.02 * np.abs(exact).max(), name
 
 
 def test_blocks_that_no_query_sees_are_left_out():
@@ -105,11 +105,11 @@ def test_blocks_that_no_query_sees_are_left_out():
 
 @pytest.mark.parametrize("platform, size, calls", [("tpu", 128, 1), ("gpu", 128, 1), ("cpu", 128, 0), ("tpu", 64, 0)])
 def test_the_platform_chooses(monkeypatch, platform, size, calls):
-    asked = []
+    platforms = []
     monkeypatch.setattr(jax, "default_backend", lambda: platform)
-    monkeypatch.setattr(kernels, "attention", lambda q, k, v, spans, platform: asked.append(platform) or q)
+    monkeypatch.setattr(kernels, "attention", lambda q, k, v, spans, platform: platforms.append(platform) or q)
     attention.causal(*random_row(20, 2, 1, size)[:3], None)
-    assert asked == [platform] * calls
+    assert platforms == [platform] * calls
 
 
 def lowered(monkeypatch, platform: str, backend: str, dtype, sharding=None):

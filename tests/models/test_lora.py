@@ -39,11 +39,11 @@ def adapters(model) -> dict:
 
 
 def groups(config, seed=0) -> list[update.Group]:
-    """A question of two pictures in two orders, three responses each."""
+    """A question of two images in two orders, three responses each."""
     rng = np.random.default_rng(seed)
-    ids, pictures = tiny.prompt(config, [(84, 84), 3, (84, 84), 6], seed=seed)
+    ids, images = tiny.prompt(config, [(84, 84), 3, (84, 84), 6], seed=seed)
     responses = [[tiny.text_tokens(config, rng, n) for n in (3, 9, 5)] for _ in range(2)]
-    return [update.Group(pictures, [(0, 1), (1, 0)], [ids, ids], responses, rng.normal(size=(2, 3)))]
+    return [update.Group(images, [(0, 1), (1, 0)], [ids, ids], responses, rng.normal(size=(2, 3)))]
 
 
 def test_new_adapters_change_nothing(model):
@@ -76,9 +76,9 @@ def test_a_starts_as_in_peft(models):
 
 
 def test_the_targets(models):
-    found = {".".join(path).partition(".lora_")[0] for path in adapters(new(models["untied"]))}
+    targets = {".".join(path).partition(".lora_")[0] for path in adapters(new(models["untied"]))}
     attention = {f"model.layers.self_attn.{name}_proj" for name in "qkvo"}
-    assert found == attention | {f"model.layers.mlp.{name}_proj" for name in ("gate", "up", "down")}
+    assert targets == attention | {f"model.layers.mlp.{name}_proj" for name in ("gate", "up", "down")}
     one = new(models["untied"], r"visual\.merger\.mlp_0")
     assert [".".join(path) for path in adapters(one)] == [f"visual.merger.mlp_0.lora_{name}.kernel" for name in "AB"]
 
@@ -141,11 +141,11 @@ def test_adapters_train_alone_and_learn(model):
     assert all(lora.is_adapter(name) for name in qwen.named(state.trainable))
     count = sum(weight.size for weight in jax.tree.leaves(state.trainable))
     assert sum(leaf.size for leaf in jax.tree.leaves(state.opt_state)) == 2 * count + 1
-    said = []
+    logprobs = []
     for _ in range(6):
         state, metrics = update.step(state, taught, **PIXELS)
-        said.append(metrics["logprob"])
-    assert said[-1] > said[0] + 0.3
+        logprobs.append(metrics["logprob"])
+    assert logprobs[-1] > logprobs[0] + 0.3
     assert all((weight[...] != 0).any() for weight in adapters(state.model).values())
     ours, base = nnx.state(lora.without(state.model)), nnx.state(model)
     assert all(x is y for x, y in zip(jax.tree.leaves(ours), jax.tree.leaves(base), strict=True))
@@ -160,14 +160,14 @@ def test_their_gradient_is_the_kernels_through_the_product(models):
         lambda grads, _, weights=None: (jax.tree.map(jnp.zeros_like, grads), grads),
     )
     state, _ = update.step(update.init(adapted, keep, lora.is_adapter), groups(adapted.config), **PIXELS)
-    whole, _ = update.step(update.init(lora.merge(adapted), keep), groups(adapted.config), **PIXELS)
-    of_kernel = dict(nnx.to_flat_state(whole.opt_state))
-    for path, found in nnx.to_flat_state(state.opt_state):
+    full_state, _ = update.step(update.init(lora.merge(adapted), keep), groups(adapted.config), **PIXELS)
+    of_kernel = dict(nnx.to_flat_state(full_state.opt_state))
+    for path, moment in nnx.to_flat_state(state.opt_state):
         *linear, part, leaf = path
         a, b = (flat[*linear, name, leaf] for name in ("lora_A", "lora_B"))
         dw = 2 * np.asarray(of_kernel[*linear, leaf][...])
         expected = dw @ b.swapaxes(-1, -2) if part == "lora_A" else a.swapaxes(-1, -2) @ dw
-        gap = np.abs(np.asarray(found[...]) - expected).max()
+        gap = np.abs(np.asarray(moment[...]) - expected).max()
         assert gap <= 1e-4 * np.abs(expected).max(), path
 
 
@@ -219,7 +219,7 @@ def test_peft_computes_the_same(model, tmp_path, theirs):
     assert np.abs(ours - logits(model)).max() > 0.5
     for n, prompt in enumerate(prompts):
         with torch.no_grad():
-            found = reference.logits(wrapped, prompt, tiny.MAX_PIXELS).numpy()
-        np.testing.assert_allclose(ours[n, : len(found)], found, atol=5e-4)
+            their_logits = reference.logits(wrapped, prompt, tiny.MAX_PIXELS).numpy()
+        np.testing.assert_allclose(ours[n, : len(their_logits)], their_logits, atol=5e-4)
     count = sum(parameter.numel() for name, parameter in wrapped.named_parameters() if "lora_" in name)
     assert count == sum(weight.size for weight in adapters(adapted).values())

@@ -1,4 +1,4 @@
-"""Prompts and their pictures, packed: the same whatever else is in the pack."""
+"""Prompts and their images, packed: the same whatever else is in the pack."""
 
 import numpy as np
 import pytest
@@ -31,7 +31,7 @@ def test_a_pack_holds_each_prompt_as_it_is_alone():
     every = tiny.prompts(config)
     for prompts in (every[:2], every[2:], [every[1]] * 2):
         inputs = qwen.pack(config, prompts, max_pixels=tiny.MAX_PIXELS)
-        for b, (ids, pictures) in enumerate(prompts):
+        for b, (ids, prompt_images) in enumerate(prompts):
             length = int(inputs.lengths[b])
             assert inputs.ids[b, :length].tolist() == list(ids) and length == len(ids)
             assert inputs.mask[b].tolist() == [True] * length + [False] * (inputs.mask.shape[1] - length)
@@ -39,7 +39,7 @@ def test_a_pack_holds_each_prompt_as_it_is_alone():
             assert shows[:length].tolist() == [token == config.image_token_id for token in ids]
             assert not shows[length:].any()
             assert inputs.starts[b] == inputs.position_ids[:, b, :length].max() + 1
-            alone = qwen.pack(config, [(ids, pictures)], max_pixels=tiny.MAX_PIXELS)
+            alone = qwen.pack(config, [(ids, prompt_images)], max_pixels=tiny.MAX_PIXELS)
             np.testing.assert_array_equal(inputs.position_ids[:, b, :length], alone.position_ids[:, 0, :length])
             np.testing.assert_array_equal(shown_patches(inputs, b), shown_patches(alone, 0))
 
@@ -59,14 +59,14 @@ def distinct_images(inputs) -> int:
 
 def test_an_image_shown_twice_is_packed_once():
     config = tiny.CONFIGS["untied"]
-    one, other = (tiny.picture(84, 84, seed) for seed in (1, 2))
+    one, other = (tiny.noise_image(84, 84, seed) for seed in (1, 2))
 
-    def pack(*pictures_of_prompts):
+    def pack(*images_of_prompts):
         return qwen.pack(
             config,
             [
-                (sum((tiny.image_tokens(config, p) for p in pictures), [5]), list(pictures))
-                for pictures in pictures_of_prompts
+                (sum((tiny.image_tokens(config, p) for p in prompt_images), [5]), list(prompt_images))
+                for prompt_images in images_of_prompts
             ],
         )
 
@@ -79,7 +79,7 @@ def test_an_image_shown_twice_is_packed_once():
 
 def test_equal_bytes_of_another_shape_are_another_image():
     config = tiny.CONFIGS["untied"]
-    wide = tiny.picture(56, 84, seed=1)
+    wide = tiny.noise_image(56, 84, seed=1)
     tall = wide.reshape(84, 56, 3)
     ids = tiny.image_tokens(config, wide) + tiny.image_tokens(config, tall)
     assert distinct_images(qwen.pack(config, [(ids, [wide, tall])])) == 2
@@ -99,9 +99,9 @@ def test_zero_prompts_is_not_a_crash_in_numpy():
 @pytest.mark.parametrize("limit", ["min_pixels", "max_pixels"])
 def test_limits_reach_the_images(limit):
     """The number of tokens that a picture takes follows the limits given to `pack`."""
-    config, picture = tiny.CONFIGS["untied"], tiny.picture(84, 84, seed=1)
+    config, image = tiny.CONFIGS["untied"], tiny.noise_image(84, 84, seed=1)
     value = {"min_pixels": 28 * 28 * 16, "max_pixels": 28 * 28 * 4}[limit]
     tokens = {"min_pixels": 16, "max_pixels": 4}[limit]
     ids = [config.vision_start_token_id, *[config.image_token_id] * tokens, config.vision_end_token_id]
-    inputs = qwen.pack(config, [(ids, [picture])], **{limit: value})
+    inputs = qwen.pack(config, [(ids, [image])], **{limit: value})
     assert (inputs.vision.images >= 0).sum() == 4 * tokens

@@ -1,4 +1,4 @@
-"""Chat messages to token ids: pictures anywhere, the reference's tokens, and one line for what does not fit."""
+"""Chat messages to token ids: images anywhere, the reference's tokens, and one line for what does not fit."""
 
 import io
 import json
@@ -83,7 +83,7 @@ def processor(tmp_path_factory):
     return qwen.Processor.from_pretrained(path)
 
 
-def picture(height=56, width=84, seed=0):
+def image_array(height=56, width=84, seed=0):
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
@@ -109,12 +109,18 @@ def text(text):
     return {"type": "text", "text": text}
 
 
-def test_pictures_anywhere_and_in_every_form(processor, tmp_path):
-    arrays = [picture(56, 84), picture(84, 84, 1), picture(28, 112, 2), picture(140, 56, 3), picture(56, 56, 4)]
+def test_images_anywhere_and_in_every_form(processor, tmp_path):
+    arrays = [
+        image_array(56, 84),
+        image_array(84, 84, 1),
+        image_array(28, 112, 2),
+        image_array(140, 56, 3),
+        image_array(56, 56, 4),
+    ]
     (tmp_path / "a.png").write_bytes(png(arrays[3]))
     forms = [arrays[0], Image.fromarray(arrays[1]), png(arrays[2]), tmp_path / "a.png", Image.fromarray(arrays[4])]
     items = [{"type": "image", "image": form} for form in forms]
-    ids, pictures = processor(
+    ids, images = processor(
         user(items[0], text("first "), items[1], items[2], text("adjacent"), items[3])
         + [{"role": "assistant", "content": "yes"}, {"role": "user", "content": [text("last "), items[4]]}]
     )
@@ -123,21 +129,21 @@ def test_pictures_anywhere_and_in_every_form(processor, tmp_path):
         "<|im_start|>assistant\nyes<|im_end|>\n<|im_start|>user\nlast " + shown(4) + TAIL
     )
     assert plain(processor, ids) == expected
-    for ours, array in zip(pictures, arrays, strict=True):
+    for ours, array in zip(images, arrays, strict=True):
         assert ours.mode == "RGB"
         np.testing.assert_array_equal(np.asarray(ours), array)
 
 
-def test_no_picture_own_system_text_no_generation_prompt(processor):
+def test_no_image_own_system_text_no_generation_prompt(processor):
     messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi é 中"}]
-    ids, pictures = processor(messages, add_generation_prompt=False)
-    assert pictures == []
+    ids, images = processor(messages, add_generation_prompt=False)
+    assert images == []
     assert plain(processor, ids) == "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHi é 中<|im_end|>\n"
     assert processor(messages)[0] == ids + processor.encode("<|im_start|>assistant\n")
 
 
 def test_slots_take_the_images_in_order(processor):
-    first, second, third = (picture(seed=seed) for seed in range(3))
+    first, second, third = (image_array(seed=seed) for seed in range(3))
     written = processor(
         user(
             {"type": "image", "image": first},
@@ -152,16 +158,16 @@ def test_slots_take_the_images_in_order(processor):
         user({"type": "image"}, text("or "), {"type": "image", "image": second}, text("?<image>")),
         images=[first, third],
     )
-    for ids, pictures in (by_slot, mixed):
+    for ids, decoded in (by_slot, mixed):
         assert ids == written[0]
-        for a, b in zip(pictures, written[1], strict=True):
+        for a, b in zip(decoded, written[1], strict=True):
             np.testing.assert_array_equal(np.asarray(a), np.asarray(b))
 
 
-@pytest.mark.parametrize("slots, given", [(0, 1), (1, 0), (2, 1), (1, 3)])
-def test_slots_and_images_differ(processor, slots, given):
-    with pytest.raises(InputError, match=rf"{slots} slots.* {given} images"):
-        processor([{"role": "user", "content": "<image>" * slots + "?"}], images=[picture()] * given)
+@pytest.mark.parametrize("slots, count", [(0, 1), (1, 0), (2, 1), (1, 3)])
+def test_slots_and_images_differ(processor, slots, count):
+    with pytest.raises(InputError, match=rf"{slots} slots.* {count} images"):
+        processor([{"role": "user", "content": "<image>" * slots + "?"}], images=[image_array()] * count)
 
 
 @pytest.mark.parametrize("token", SPECIAL)
@@ -179,7 +185,7 @@ def test_special_tokens_in_a_text(processor, token):
 
 
 def test_special_tokens_cannot_be_put_together_around_a_slot(processor):
-    ids, _ = processor([{"role": "user", "content": "<|image<image>_pad|>"}], images=[picture(56, 56)])
+    ids, _ = processor([{"role": "user", "content": "<|image<image>_pad|>"}], images=[image_array(56, 56)])
     assert ids.count(processor.image_token_id) == 4
 
 
@@ -192,7 +198,7 @@ def test_special_tokens_cannot_be_put_together_around_a_slot(processor):
         (["text"], "'text' or 'image'"),
         (7, "content must be"),
         ([{"type": "image", "image": None}], "NoneType"),
-        ([{"type": "image", "image": b"\x89PNG broken"}], r"messages\[0\]\.content\[0\].*not a picture"),
+        ([{"type": "image", "image": b"\x89PNG broken"}], r"messages\[0\]\.content\[0\].*not a readable image"),
         ([{"type": "image", "image": "/no/such.png"}], "/no/such.png"),
         ([{"type": "image", "image": "https://x.org/a.png"}], "on this machine"),
         ([{"type": "image", "image": np.zeros((2, 1000, 3), np.uint8)}], "200 times"),
@@ -222,7 +228,7 @@ def test_refused_messages(processor, message):
 
 
 def test_pixel_limits(path):
-    array = picture(280, 280)
+    array = image_array(280, 280)
     processor = qwen.Processor.from_pretrained(path)
     assert (processor.min_pixels, processor.max_pixels) == (3136, 1003520)
     messages = user({"type": "image", "image": array})
@@ -255,7 +261,7 @@ def test_pixel_limits(path):
         {"max_pixels": "many"},
     ],
 )
-def test_pictures_prepared_otherwise(path, settings):
+def test_images_prepared_otherwise(path, settings):
     file = path / "preprocessor_config.json"
     for name, content in ((file.name, settings), ("processor_config.json", {"image_processor": settings})):
         (path / name).write_text(json.dumps(content))
@@ -313,10 +319,10 @@ def test_chat_template_places(path):
         qwen.Processor.from_pretrained(path)
 
 
-def test_a_template_that_drops_pictures(path):
+def test_a_template_that_drops_images(path):
     (path / "chat_template.jinja").write_text("{{ messages[0].role }}")
     with pytest.raises(InputError, match="0 of 1 images"):
-        qwen.Processor.from_pretrained(path)(user({"type": "image", "image": picture()}))
+        qwen.Processor.from_pretrained(path)(user({"type": "image", "image": image_array()}))
 
 
 def test_eos_and_pad(path):
@@ -344,7 +350,7 @@ def test_config_json_must_agree(path, processor):
     config = qwen.Config(vision, text_config, image_token_id=processor.image_token_id)
     (path / "config.json").write_text(json.dumps(config.to_hf()))
     other = qwen.Processor.from_pretrained(path)
-    assert other(user({"type": "image", "image": picture(64, 64)}))[0].count(other.image_token_id) == 16
+    assert other(user({"type": "image", "image": image_array(64, 64)}))[0].count(other.image_token_id) == 16
     (path / "config.json").write_text(json.dumps({**config.to_hf(), "image_token_id": 3}))
     with pytest.raises(InputError, match=r"image_pad.* 3 in config.json"):
         qwen.Processor.from_pretrained(path)
@@ -361,7 +367,7 @@ def test_broken_tokenizers(path, tmp_path_factory):
     assert "\n" not in str(error.value)
 
 
-def test_a_tokenizer_without_pictures(path):
+def test_a_tokenizer_without_images(path):
     content = json.loads((path / "tokenizer.json").read_text())
     content["added_tokens"] = [token for token in content["added_tokens"] if token["content"] != "<|image_pad|>"]
     (path / "tokenizer.json").write_text(json.dumps(content))
@@ -397,6 +403,8 @@ def test_pack_takes_what_it_gives(processor):
         ]
     }
     config = qwen.Config(vision, text_config, **tokens)
-    prompt = processor([{"role": "user", "content": "<image> and <image>"}], images=[picture(), picture(30, 400)])
+    prompt = processor(
+        [{"role": "user", "content": "<image> and <image>"}], images=[image_array(), image_array(30, 400)]
+    )
     inputs = qwen.pack(config, [prompt])
     np.testing.assert_array_equal(inputs.ids[0, : len(prompt[0])], prompt[0])

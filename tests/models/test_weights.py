@@ -136,15 +136,15 @@ def test_load_rounds_to_the_asked_dtype(tmp_path):
 
 
 def test_load_reads_each_weight_in_the_dtype_that_a_function_says(tmp_path):
-    model, asked = random_model(), []
+    model, paths = random_model(), []
 
     def dtype(path):
-        asked.append(path)
+        paths.append(path)
         return "bfloat16" if path.startswith("visual.") else "float32"
 
     qwen.save(model, tmp_path / "in")
     loaded = qwen.load(tmp_path / "in", dtype=dtype, compute_dtype="bfloat16")
-    assert loaded.compute_dtype == jnp.bfloat16 and "visual.blocks.attn.qkv.kernel" in asked
+    assert loaded.compute_dtype == jnp.bfloat16 and "visual.blocks.attn.qkv.kernel" in paths
     for name, value in tensors_of(loaded).items():
         held = ml_dtypes.bfloat16 if name.startswith("visual.") else np.float32
         assert_same({name: value}, {name: tensors_of(model)[name].astype(held)})
@@ -211,16 +211,16 @@ def test_shards_of_a_save(tmp_path, monkeypatch):
 def test_sharding_decides_where_weights_go(tmp_path):
     qwen.save(random_model(), tmp_path / "in")
     mesh = jax.make_mesh((1,), ("x",), axis_types=(jax.sharding.AxisType.Auto,))
-    seen = {}
+    shapes = {}
 
     def sharding(shape, axes):
         assert len(shape) == len(axes)
-        seen[shape] = axes
+        shapes[shape] = axes
         return NamedSharding(mesh, PartitionSpec(*("x" if axis == "mlp" else None for axis in axes)))
 
     model = qwen.load(tmp_path / "in", sharding=sharding)
     assert_same(tensors_of(model), tensors_of(random_model()))
-    assert seen[(3, 24, 40)] == ("layers", "embed", "mlp")
+    assert shapes[(3, 24, 40)] == ("layers", "embed", "mlp")
     kernel = model.model.layers.mlp.gate_proj.kernel
     assert kernel.get_value().sharding.spec == PartitionSpec(None, None, "x")
     assert kernel.get_metadata("axes") == ("layers", "embed", "mlp")
@@ -242,7 +242,7 @@ def test_the_host_holds_a_piece_at_a_time(tmp_path, monkeypatch, sharded, dtype)
     """Whatever is larger than a piece, stacks and tables, is read in pieces, or a layer at a time; and so becomes what
     it is when it is read as a whole."""
     qwen.save(random_model(), tmp_path / "in")
-    whole = qwen.load(tmp_path / "in", dtype=dtype)
+    unsharded = qwen.load(tmp_path / "in", dtype=dtype)
     held, read_part = [], weights._read
 
     def noted(tensors, keys, shape, index, dtype):
@@ -256,8 +256,8 @@ def test_the_host_holds_a_piece_at_a_time(tmp_path, monkeypatch, sharded, dtype)
     with jax.set_mesh(mesh) if sharded else contextlib.nullcontext():
         where = (lambda *_: NamedSharding(mesh, PartitionSpec())) if sharded else None
         model = qwen.load(tmp_path / "in", dtype=dtype, sharding=where)
-    assert_same(tensors_of(model), tensors_of(whole))
-    parameters = [leaf.nbytes for leaf in jax.tree.leaves(nnx.state(whole))]
+    assert_same(tensors_of(model), tensors_of(unsharded))
+    parameters = [leaf.nbytes for leaf in jax.tree.leaves(nnx.state(unsharded))]
     assert max(parameters) > 4096 and all(size <= max(2048, row) for size, row in held)
     assert sum(size for size, _ in held) == sum(parameters), "each once"
 

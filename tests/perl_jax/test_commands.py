@@ -26,10 +26,10 @@ def in_repository(monkeypatch):
 def refused(words: str, command: str, *arguments) -> str:
     """Runs a command that must fail with one line on stderr that holds `words`, and returns the line."""
     done = command_line.run(command, *arguments)
-    said = done.err.strip().splitlines()
+    lines = done.err.strip().splitlines()
     assert done.code != 0 and not done.out, done
-    assert len(said) == 1 and said[0].startswith("error: ") and words in said[0], done.err
-    return said[0]
+    assert len(lines) == 1 and lines[0].startswith("error: ") and words in lines[0], done.err
+    return lines[0]
 
 
 @pytest.fixture(scope="module", name="base")
@@ -206,10 +206,10 @@ def test_a_directory_without_records(base, tmp_path):
 # Pictures and questions
 
 
-def test_pictures_that_cannot_be_read(base, tmp_path):
-    Image.fromarray(tiny.picture(40, 30, 1)).save(tmp_path / "whole.png")
-    whole = (tmp_path / "whole.png").read_bytes()
-    for name, content in {"cut.png": whole[:200], "text.png": b"hello", "empty.png": b""}.items():
+def test_images_that_cannot_be_read(base, tmp_path):
+    Image.fromarray(tiny.noise_image(40, 30, 1)).save(tmp_path / "whole.png")
+    data = (tmp_path / "whole.png").read_bytes()
+    for name, content in {"cut.png": data[:200], "text.png": b"hello", "empty.png": b""}.items():
         (tmp_path / name).write_bytes(content)
         refused(name, "sample", f"--model={base}", f"--image={tmp_path / name}", "--prompt=What?")
     refused("missing.png", "sample", f"--model={base}", f"--image={tmp_path / 'missing.png'}", "--prompt=What?")
@@ -224,11 +224,11 @@ def test_pictures_that_cannot_be_read(base, tmp_path):
     refused("temperature", "sample", f"--model={base}", "--prompt=What?", "--temperature=-1")
 
 
-def test_a_question_about_two_pictures_is_answered(base, tmp_path):
+def test_a_question_about_two_images_is_answered(base, tmp_path):
     for name in ("a.png", "b.png"):
         Image.fromarray(np.full((28, 28, 3), 200, np.uint8)).save(tmp_path / name)
-    pictures = [f"--image={tmp_path / name}" for name in ("a.png", "b.png")]
-    ask = ("sample", f"--model={base}", *pictures, "--prompt=Which image shows 7?", "--max_new_tokens=4")
+    flags = [f"--image={tmp_path / name}" for name in ("a.png", "b.png")]
+    ask = ("sample", f"--model={base}", *flags, "--prompt=Which image shows 7?", "--max_new_tokens=4")
     one = command_line.run(*ask)
     assert one.code == 0 and one.out and not one.err
     several = command_line.run(*ask, "--samples=3", "--temperature=1.0", "--seed=1")

@@ -30,15 +30,15 @@ def exported(tmp_path_factory):
     return out
 
 
-def asked(path):
-    """(our model, its prompts, a prompt of two pictures, one too large)."""
-    shown = prompts.Prompts.of_directory(path)
+def model_and_prompt(path):
+    """(our model, its prompts, a prompt of two images, one too large)."""
+    settings = prompts.Prompts.of_directory(path)
     record = {
         "id": "x",
         "question": "<image><image>Which image shows 3?",
-        "images": [tiny.picture(40, 30, seed=1), tiny.picture(200, 120, seed=2)],
+        "images": [tiny.noise_image(40, 30, seed=1), tiny.noise_image(200, 120, seed=2)],
     }
-    return qwen.load(path), shown, shown.encode(record)
+    return qwen.load(path), settings, settings.encode(record)
 
 
 def names(path):
@@ -80,8 +80,8 @@ def test_transformers_loads_it_whole_and_gives_the_same_greedy_tokens(exported):
 
     theirs, info = transformers.Qwen2_5_VLForConditionalGeneration.from_pretrained(exported, output_loading_info=True)
     assert not any(info[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
-    model, shown, (ids, pictures) = asked(exported)
-    processed = transformers.Qwen2VLImageProcessorPil.from_pretrained(exported)(pictures, return_tensors="pt")
+    model, settings, (ids, images) = model_and_prompt(exported)
+    processed = transformers.Qwen2VLImageProcessorPil.from_pretrained(exported)(images, return_tensors="pt")
     input_ids = torch.tensor([ids])
     count = 12
     tokens = theirs.generate(  # all else as the directory's generation_config.json says
@@ -94,12 +94,12 @@ def test_transformers_loads_it_whole_and_gives_the_same_greedy_tokens(exported):
     )[0, len(ids) :]
     out = rollout.generate(
         model,
-        [(ids, pictures)],
+        [(ids, images)],
         samples=1,
         max_new_tokens=count,
         temperature=0.0,
-        eos_ids=shown.processor.eos_ids,
-        **shown.limits,
+        eos_ids=settings.processor.eos_ids,
+        **settings.limits,
     )
     assert tokens.tolist() == out.tokens[0, 0, : out.lengths[0, 0]].tolist()
 
@@ -123,19 +123,24 @@ def test_others_read_the_limits_and_how_to_generate(exported):
 
 def test_all_forms_of_settings_are_rewritten(exported):
     """Published settings: a repetition penalty, other limits in both forms, and transformers 5's nested processor."""
-    model, shown, _ = asked(exported)
-    pictures = {"min_pixels": 1, "max_pixels": 2, "size": {"shortest_edge": 1, "longest_edge": 2}, "patch_size": 14}
+    model, settings, _ = model_and_prompt(exported)
+    image_settings = {
+        "min_pixels": 1,
+        "max_pixels": 2,
+        "size": {"shortest_edge": 1, "longest_edge": 2},
+        "patch_size": 14,
+    }
     files = {
-        "preprocessor_config.json": pictures,
-        "processor_config.json": {"processor_class": "X", "image_processor": pictures},
+        "preprocessor_config.json": image_settings,
+        "processor_config.json": {"processor_class": "X", "image_processor": image_settings},
         "generation_config.json": {"repetition_penalty": 1.05, "temperature": 0.1, "top_k": 1, "do_sample": True},
     }
     source = qwen.Source(b"{}", (), tuple((name, json.dumps(content).encode()) for name, content in files.items()))
-    found = export.settings(type("Model", (), {"source": source, "config": model.config}), shown)
-    limits = shown.limits | {"size": {"shortest_edge": shown.min_pixels, "longest_edge": shown.max_pixels}}
-    assert found["preprocessor_config.json"] == pictures | limits
-    assert found["processor_config.json"] == {"processor_class": "X", "image_processor": pictures | limits}
-    assert found["generation_config.json"].keys() == {
+    written = export.settings(type("Model", (), {"source": source, "config": model.config}), settings)
+    limits = settings.limits | {"size": {"shortest_edge": settings.min_pixels, "longest_edge": settings.max_pixels}}
+    assert written["preprocessor_config.json"] == image_settings | limits
+    assert written["processor_config.json"] == {"processor_class": "X", "image_processor": image_settings | limits}
+    assert written["generation_config.json"].keys() == {
         "do_sample",
         "eos_token_id",
         "pad_token_id",
@@ -149,10 +154,10 @@ def test_a_named_step_is_exported(tmp_path, step):
     with checkpoint.Checkpoints(tiny_run.trained(), read_only=True) as checkpoints:
         best = checkpoints.best()
         scores = {n: checkpoints._manager.metrics(n) for n in checkpoints.steps()}
-    found = export.export(tiny_run.trained(), tmp_path / "model", step)
-    assert found == (best if step == "best" else 2)
+    number = export.export(tiny_run.trained(), tmp_path / "model", step)
+    assert number == (best if step == "best" else 2)
     assert step != "best" or scores[best] == max((s for s in scores.values() if s), key=lambda s: max(s.values()))
-    assert json.loads((tmp_path / "model" / prompts.FILE).read_text())["step"] == found
+    assert json.loads((tmp_path / "model" / prompts.FILE).read_text())["step"] == number
 
 
 def test_a_step_that_is_not_there_lists_those_that_are(tmp_path):
@@ -221,42 +226,42 @@ def test_bfloat16_weights_stay_bfloat16(moved, tmp_path):
 def run_card(directory, place, monkeypatch) -> dict:
     """What the card's code for transformers leaves, run as a person would: in (a copy of) the directory."""
     shutil.copytree(directory, place)
-    for name, picture in zip(("a.png", "b.png"), (tiny.picture(40, 30, seed=1), tiny.picture(200, 120, seed=2))):
-        Image.fromarray(picture).save(place / name)
+    for name, image in zip(("a.png", "b.png"), (tiny.noise_image(40, 30, seed=1), tiny.noise_image(200, 120, seed=2))):
+        Image.fromarray(image).save(place / name)
     monkeypatch.chdir(place)
     [code, *_] = re.findall(r"^```python\n(.*?)^```$", (place / provenance.CARD).read_text(), re.DOTALL | re.MULTILINE)
-    found = {}
-    exec(code, found)
-    return found
+    namespace = {}
+    exec(code, namespace)
+    return namespace
 
 
 def test_the_cards_code_answers_as_we_do(exported, tmp_path, monkeypatch):
     """The same prompt, logits within 5e-4, the same greedy tokens and words as perl_jax.sample."""
     torch = pytest.importorskip("torch")
-    found = run_card(exported, tmp_path / "model", monkeypatch)
-    model, shown = qwen.load(exported), prompts.Prompts.of_directory(exported)
-    pictures = [Path(name).read_bytes() for name in ("a.png", "b.png")]
-    question = {"id": "x", "question": f"<image><image>{usage_snippets.QUESTION}", "images": pictures}
-    prompt = shown.encode(question)
-    assert found["inputs"]["input_ids"][0].tolist() == prompt[0]
+    theirs = run_card(exported, tmp_path / "model", monkeypatch)
+    model, settings = qwen.load(exported), prompts.Prompts.of_directory(exported)
+    images = [Path(name).read_bytes() for name in ("a.png", "b.png")]
+    question = {"id": "x", "question": f"<image><image>{usage_snippets.QUESTION}", "images": images}
+    prompt = settings.encode(question)
+    assert theirs["inputs"]["input_ids"][0].tolist() == prompt[0]
     with torch.inference_mode():
-        logits = found["model"](**found["inputs"]).logits[0].numpy()
+        logits = theirs["model"](**theirs["inputs"]).logits[0].numpy()
     np.testing.assert_allclose(
-        logits, model(qwen.pack(model.config, [prompt], **shown.limits))[0, : len(prompt[0])], atol=5e-4
+        logits, model(qwen.pack(model.config, [prompt], **settings.limits))[0, : len(prompt[0])], atol=5e-4
     )
     longest = tiny_run.config().sampling.max_new_tokens
-    [answer] = sample.answers(exported, usage_snippets.QUESTION, pictures, max_new_tokens=longest)
-    assert found["answer"] == answer
+    [answer] = sample.answers(exported, usage_snippets.QUESTION, images, max_new_tokens=longest)
+    assert theirs["answer"] == answer
     out = rollout.generate(
         model,
         [prompt],
         samples=1,
         max_new_tokens=longest,
         temperature=0.0,
-        eos_ids=shown.processor.eos_ids,
-        **shown.limits,
+        eos_ids=settings.processor.eos_ids,
+        **settings.limits,
     )
-    assert found["tokens"].tolist() == out.tokens[0, 0, : out.lengths[0, 0]].tolist()
+    assert theirs["tokens"].tolist() == out.tokens[0, 0, : out.lengths[0, 0]].tolist()
 
 
 def test_the_card_tells_of_this_run(exported):
@@ -318,7 +323,7 @@ def test_results_of_these_weights_stand_in_the_card(exported, tmp_path):
 
 @pytest.fixture(scope="module")
 def adapted():
-    """(the policy that a run with adapters ended with, a prompt of two pictures, its logits [T, V])."""
+    """(the policy that a run with adapters ended with, a prompt of two images, its logits [T, V])."""
     workdir = tiny_run.adapted()
     model = policy.adapted(tiny_run.config(**tiny_run.ADAPTERS), qwen.load(workdir / "init"))
     with checkpoint.Checkpoints(workdir, read_only=True) as checkpoints:
@@ -350,8 +355,8 @@ def test_adapters_are_exported_merged(adapted, tmp_path):
     assert names(tmp_path / "model") == sorted([*names(base), prompts.FILE, provenance.CARD])
     np.testing.assert_allclose(logits_of(written, prompt), expected, atol=5e-4)
     reference, merged = theirs(tmp_path / "model")
-    found = reference.logits(merged, prompt, tiny.MAX_PIXELS).detach().numpy()
-    np.testing.assert_allclose(found, expected, atol=5e-4)
+    logits = reference.logits(merged, prompt, tiny.MAX_PIXELS).detach().numpy()
+    np.testing.assert_allclose(logits, expected, atol=5e-4)
 
 
 def test_adapters_are_exported_for_peft(adapted, tmp_path):
@@ -368,8 +373,8 @@ def test_adapters_are_exported_for_peft(adapted, tmp_path):
     peft = pytest.importorskip("peft")
     reference, model = theirs(config["base_model_name_or_path"])
     model = peft.PeftModel.from_pretrained(model, str(out)).eval()
-    found = reference.logits(model, prompt, tiny.MAX_PIXELS).detach().numpy()
-    np.testing.assert_allclose(found, expected, atol=5e-4)
+    logits = reference.logits(model, prompt, tiny.MAX_PIXELS).detach().numpy()
+    np.testing.assert_allclose(logits, expected, atol=5e-4)
 
 
 def test_the_adapters_card_runs_with_peft(tmp_path, monkeypatch):

@@ -100,12 +100,16 @@ def at(**sizes):
 
 def test_where_weights_lie():
     with at(fsdp=4, tensor=2):
-        assert mesh.spec((36, 2048, 11008), ("layers", "embed", "mlp")) == P(None, "fsdp", "tensor")
-        assert mesh.spec((2048, 11008), ("layers", "embed", "mlp")) == P("fsdp", "tensor"), "a layer of the stack"
-        assert mesh.spec((36, 2048, 11008), ("layers", "embed", "mlp"), "decode") == P(None, None, "tensor")
-        assert mesh.spec((151936, 2048), ("vocab", "embed")) == P("tensor", "fsdp")
-        assert mesh.spec((36, 2048), ("layers", "norm")) == P(None, None)
-        assert mesh.spec((36, 2050, 11008), ("layers", "embed", "mlp")) == P(None, None, "tensor"), "4 divides no 2050"
+        assert mesh.partition_spec((36, 2048, 11008), ("layers", "embed", "mlp")) == P(None, "fsdp", "tensor")
+        assert mesh.partition_spec((2048, 11008), ("layers", "embed", "mlp")) == P("fsdp", "tensor"), (
+            "a layer of the stack"
+        )
+        assert mesh.partition_spec((36, 2048, 11008), ("layers", "embed", "mlp"), "decode") == P(None, None, "tensor")
+        assert mesh.partition_spec((151936, 2048), ("vocab", "embed")) == P("tensor", "fsdp")
+        assert mesh.partition_spec((36, 2048), ("layers", "norm")) == P(None, None)
+        assert mesh.partition_spec((36, 2050, 11008), ("layers", "embed", "mlp")) == P(None, None, "tensor"), (
+            "4 divides no 2050"
+        )
 
 
 def test_shards_and_layouts():
@@ -118,15 +122,17 @@ def test_shards_and_layouts():
 
 def test_every_name_of_a_weight_is_known():
     """What is cut is cut on purpose: a new logical name must be listed here."""
-    whole = {"layers", "norm", "channels", "time", "height", "width", "vision_heads"}
+    unsharded = {"layers", "norm", "channels", "time", "height", "width", "vision_heads"}
     names = {axis for config in tiny.CONFIGS.values() for axes in axes_of(config) for axis in axes}
-    assert names == whole | mesh.LAYOUTS["train"].keys()
+    assert names == unsharded | mesh.LAYOUTS["train"].keys()
 
 
 def test_adapters_lie_as_their_kernels_with_their_rank_whole(models):
     linear = tiny.with_adapters(models["untied"]).model.layers.mlp.up_proj
     with at(fsdp=4, tensor=2):
-        a, b = (mesh.spec(w.kernel.shape, w.kernel.get_metadata("axes")) for w in (linear.lora_A, linear.lora_B))
+        a, b = (
+            mesh.partition_spec(w.kernel.shape, w.kernel.get_metadata("axes")) for w in (linear.lora_A, linear.lora_B)
+        )
         assert a == P(None, "fsdp", None) and b == P(None, None, "tensor")
 
 
@@ -138,7 +144,7 @@ def axes_of(config):
 
 
 @pytest.mark.parametrize(
-    "sizes, said",
+    "sizes, message",
     [
         ({"fsdp": 3}, "fsdp=3, tensor=1 does not make up 1 devices"),
         ({"fsdp": -1, "data": -1}, "-1 once"),
@@ -146,8 +152,8 @@ def axes_of(config):
         ({"tensor": 2, "fsdp": -1}, "does not make up 1 devices"),
     ],
 )
-def test_meshes_that_cannot_be(sizes, said):
-    with pytest.raises(InputError, match=said):
+def test_meshes_that_cannot_be(sizes, message):
+    with pytest.raises(InputError, match=message):
         mesh.make(**sizes)
 
 

@@ -53,11 +53,11 @@ def samples(draw, effects=("rewrite", "invariant", "fixed")):
         }
     elif form == "shown choices":
         slots = draw(st.permutations(range(total)))
-        shown = draw(st.integers(1, total))
+        slot_count = draw(st.integers(1, total))
         fields |= {
-            "question": " ".join(f"<image:{i}>" for i in slots[shown:]),
-            "choices": [f"<image:{i}>" for i in slots[:shown]] + ["none"],
-            "answer": draw(st.sampled_from("ABCDEFG"[: shown + 1])),
+            "question": " ".join(f"<image:{i}>" for i in slots[slot_count:]),
+            "choices": [f"<image:{i}>" for i in slots[:slot_count]] + ["none"],
+            "answer": draw(st.sampled_from("ABCDEFG"[: slot_count + 1])),
         }
     else:
         listed = draw(st.permutations(range(total)))
@@ -92,7 +92,7 @@ def test_there_and_back_is_the_identity(move):
 
 @given(moves())
 @settings(deadline=None)
-def test_a_mention_still_names_the_same_picture(move):
+def test_a_mention_still_names_the_same_image(move):
     sample, order = move
     moved = permute.apply(sample, order)
     for key in ("question", "answer"):
@@ -160,7 +160,7 @@ def test_rewrite_turns_question_choices_and_answer():
     assert invariant == sample | {"order_effect": "invariant", "images": moved["images"]}
 
 
-def test_a_letter_follows_the_picture_its_choice_shows():
+def test_a_letter_follows_the_image_its_choice_shows():
     sample = sample_of(4, question="What goes with <image:0>?", choices=["<image:2>", "<image:1>", "<image:3>", "none"])
     assert permute.movable_places(sample) == [1, 2, 3], "the question's own picture stays"
     moved = permute.apply(sample, [0, 2, 3, 1])  # picture 2 now stands at place 1, which choice B shows
@@ -209,9 +209,9 @@ def test_render_shows_each_image_once_in_the_order_of_its_slots():
     sample = sample_of(
         3, question="a <image:1> b <image:0>", choices=["<image:2>", "{image:2|letter} {image:2|number}"]
     )
-    shown = permute.render(sample)
-    assert shown["question"] == "a <image> b <image>" and shown["choices"] == ["<image>", "C 3"]
-    assert shown["images"] == ["picture 1", "picture 0", "picture 2"]
+    rendered = permute.render(sample)
+    assert rendered["question"] == "a <image> b <image>" and rendered["choices"] == ["<image>", "C 3"]
+    assert rendered["images"] == ["picture 1", "picture 0", "picture 2"]
     plain = permute.render(
         {"id": 1, "images": ["x", "y"], "question": "{image:1|ordinal}?", "answer": "{image:0|lower}"}
     )
@@ -224,8 +224,8 @@ def test_captions_move_with_their_images(effect):
     moved = permute.apply(sample, [2, 0, 1])
     assert moved["captions"] == ["z", "x", "y"]
     for record in (sample, moved):  # as the slots show the images, so they are told
-        shown = permute.render(record)
-        assert [dict(zip(sample["images"], "xyz"))[image] for image in shown["images"]] == shown["captions"]
+        rendered = permute.render(record)
+        assert [dict(zip(sample["images"], "xyz"))[image] for image in rendered["images"]] == rendered["captions"]
     assert permute.render(moved)["captions"] == ["x", "z", "y"]
     assert "captions" not in permute.render(permute.apply(sample_of(3), [2, 0, 1]))
 
@@ -289,10 +289,12 @@ def test_draws_are_bernoulli_and_independent():
         assert abs(sum(row[k] for row in moved) / trials - p) < tolerance
     assert abs(sum(row[0] and row[1] for row in moved) / trials - p * p) < tolerance
     assert abs(sum(a[0] and b[0] for a, b in itertools.pairwise(moved)) / trials - p * p) < tolerance
-    seen = collections.Counter(order for orders in draws for order in orders[1:] if order != identity)
-    expected = sum(seen.values()) / 23
-    assert len(seen) == 23
-    assert sum((count - expected) ** 2 / expected for count in seen.values()) < 60, "chi-square, 22 degrees of freedom"
+    counts = collections.Counter(order for orders in draws for order in orders[1:] if order != identity)
+    expected = sum(counts.values()) / 23
+    assert len(counts) == 23
+    assert sum((count - expected) ** 2 / expected for count in counts.values()) < 60, (
+        "chi-square, 22 degrees of freedom"
+    )
 
 
 @given(samples(), st.integers(0, 9), st.integers(0, 2**40))
@@ -367,11 +369,11 @@ def test_a_set_of_images_is_read_back_whatever_its_order():
     sample = sample_of(4, kind="order", answer="{images:1,3|and}")
     moved = permute.render(permute.apply(sample, [2, 0, 3, 1]))
     assert moved["answer"] == "3 and 4"
-    for said, meant in (
+    for prediction, meant in (
         ("4, 3", "2 and 4"),
         ("Images 3 and 4", "2 and 4"),
         ("1, 2", "1 and 3"),
         ("3", "3"),
         ("3, 9", "3, 9"),
     ):
-        assert permute.canonical_answer(said, sample, [2, 0, 3, 1]) == meant
+        assert permute.canonical_answer(prediction, sample, [2, 0, 3, 1]) == meant

@@ -27,15 +27,15 @@ def small(**changes):
 
 
 @pytest.fixture(scope="module")
-def found():
+def planned():
     """({program: what it needs}, {what stays: bytes}) for one CPU device."""
     with jax.set_mesh(mesh.make()):
         lowered, resident = programs.programs(small(), tiny.CONFIGS["untied"], ASSUMED)
         return {name: programs.compiled(lower) for name, lower in lowered.items()}, resident
 
 
-def test_the_runs_own_programs_compile(found):
-    compiled, resident = found
+def test_the_runs_own_programs_compile(planned):
+    compiled, resident = planned
     assert compiled.keys() == plan.ARGUMENTS.keys() and resident.keys() <= plan.LIVES.keys()
     assert all(isinstance(program, programs.Compiled) and program.total > 0 for program in compiled.values())
     assert all(program.sent == {} for program in compiled.values()), "one device sends nothing"
@@ -47,7 +47,7 @@ def test_the_runs_own_programs_compile(found):
 
 def test_they_are_the_ones_that_training_runs(monkeypatch):
     """The same functions; only their shapes are made up."""
-    seen = []
+    calls = []
     for module, name in (
         (rollout, "_start"),
         (rollout, "_decode"),
@@ -56,17 +56,17 @@ def test_they_are_the_ones_that_training_runs(monkeypatch):
         (update, "_apply"),
     ):
         program = getattr(module, name)
-        monkeypatch.setattr(module, name, Spy(program, seen, name))
+        monkeypatch.setattr(module, name, Spy(program, calls, name))
     with jax.set_mesh(mesh.make()):
         lowered, _ = programs.programs(small(), tiny.CONFIGS["untied"], ASSUMED)
         for lower in lowered.values():
             lower()
-    assert seen == ["_start", "_decode", "_embed", "_add_rows", "_apply"]
+    assert calls == ["_start", "_decode", "_embed", "_add_rows", "_apply"]
 
 
 class Spy:
-    def __init__(self, program, seen, name):
-        self.program, self.seen, self.name = program, seen, name
+    def __init__(self, program, calls, name):
+        self.program, self.seen, self.name = program, calls, name
 
     def lower(self, *args):
         self.seen.append(self.name)
@@ -90,29 +90,29 @@ def test_phases_add_what_stays():
     program = programs.Compiled(arguments=1.0, total=30.0, results=5.0, sent={})
     needed = plan.phases(dict.fromkeys(plan.ARGUMENTS, program) | {"decode": 1.25}, resident, memory=100.0)
     assert needed == {
-        "prefill pictures": 0.5,
+        "prefill images": 0.5,
         "prefill": 0.5,
         "decode": 1.25,
-        "update pictures": 0.6,
+        "update images": 0.6,
         "update": 0.55,
         "optimizer": 0.3,
     }
-    assert plan.kept(resident, "decode") == 33
+    assert plan.resident_bytes(resident, "decode") == 33
 
 
 def test_frozen_weights_and_the_reference_are_counted_in_the_compute_dtype():
     sizes = tiny.CONFIGS["untied"]
     model = nnx.state(nnx.eval_shape(lambda: qwen.Qwen2_5_VL(sizes, rngs=nnx.Rngs(0))))
-    whole, vision = (sum(leaf.size for leaf in jax.tree.leaves(part)) for part in (model, model["visual"]))
+    total, vision = (sum(leaf.size for leaf in jax.tree.leaves(part)) for part in (model, model["visual"]))
     bf16 = {"compute_dtype": "bfloat16", "loss.kl_coef": 0.1}
     with jax.set_mesh(mesh.make()):
         full, tower, adapters = (
             programs.programs(small(**bf16, **changes), sizes, ASSUMED)[1]
             for changes in ({}, {"train_vision": False}, {"lora.rank": 2})
         )
-    assert full["weights"] == 4 * whole and full["frozen weights"] == 0 and full["reference"] == 2 * whole
-    assert tower["weights"] == tower["gradients"] == 4 * (whole - vision) and tower["frozen weights"] == 2 * vision
-    assert adapters["frozen weights"] == 2 * whole and adapters["reference"] == 0
+    assert full["weights"] == 4 * total and full["frozen weights"] == 0 and full["reference"] == 2 * total
+    assert tower["weights"] == tower["gradients"] == 4 * (total - vision) and tower["frozen weights"] == 2 * vision
+    assert adapters["frozen weights"] == 2 * total and adapters["reference"] == 0
     assert adapters["optimizer state"] == pytest.approx(2 * adapters["weights"], rel=1e-2)
 
 
@@ -195,9 +195,9 @@ def test_a_topology_is_compiled_for(tmp_path, slices):
     ]
     run = subprocess.run(command, capture_output=True, text=True, cwd=Path(plan.__file__).parents[1])
     assert run.returncode == 0, run.stderr
-    said = (tmp_path / "plan.md").read_text()
-    assert f"{4 * slices} x TPU v5 lite" in said and "**fits**" in said and f"{2 * slices} shards" in said
-    assert "all-gather" in said and "compiled ahead of time" in said and "decoding copy" in said
+    text = (tmp_path / "plan.md").read_text()
+    assert f"{4 * slices} x TPU v5 lite" in text and "**fits**" in text and f"{2 * slices} shards" in text
+    assert "all-gather" in text and "compiled ahead of time" in text and "decoding copy" in text
 
 
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is not None, reason="libtpu is here")
@@ -229,11 +229,11 @@ def test_gpus_are_estimated(tmp_path):
     ]
     run = subprocess.run(command, capture_output=True, text=True, cwd=Path(plan.__file__).parents[1])
     assert run.returncode == 0, run.stderr
-    said = (tmp_path / "plan.md").read_text()
-    assert "8 x NVIDIA H100 80GB HBM3: estimated, not compiled" in said and "**fits**" in said
-    assert "PFLOP must be computed: MFU is at most" in said
-    assert "money" in said and "58,000 samples" in said and "26,405 questions" in said
-    assert "The largest micro_batch.row_tokens would be" in said
+    text = (tmp_path / "plan.md").read_text()
+    assert "8 x NVIDIA H100 80GB HBM3: estimated, not compiled" in text and "**fits**" in text
+    assert "PFLOP must be computed: MFU is at most" in text
+    assert "money" in text and "58,000 samples" in text and "26,405 questions" in text
+    assert "The largest micro_batch.row_tokens would be" in text
     command[4] = "--topology=h100:100"
     run = subprocess.run(command, capture_output=True, text=True, cwd=Path(plan.__file__).parents[1])
     assert run.returncode == 1 and run.stderr.count("\n") == 1 and "h100:100" in run.stderr

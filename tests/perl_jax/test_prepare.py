@@ -169,13 +169,13 @@ def test_a_sources_example_is_what_becomes_of_its_public_files(tmp_path, source,
     (tmp_path / "in").mkdir()
     build.build(source, tmp_path / "set", str(files(tmp_path / "in")))
     [made] = records.open_split(tmp_path / "set")
-    pictures = made.pop("images")
+    images = made.pop("images")
     assert made == data.find(source).EXAMPLE
-    assert pictures == [png(i, (40, 30)) for i in range(len(pictures))]
+    assert images == [png(i, (40, 30)) for i in range(len(images))]
 
 
 def own_rows(count, **changes):
-    """Rows as a person writes them, on pictures a.png and b.png."""
+    """Rows as a person writes them, on images a.png and b.png."""
     return [
         {"id": f"r{i}", "images": ["a.png", "b.png"], "question": f"Is number {i + 10} on image 1?", "answer": "Yes"}
         | changes
@@ -215,19 +215,21 @@ def test_what_the_rules_leave_out_is_named(tmp_path):
     assert (decision["id"], decision["order_effect"], decision["evidence"]) == ("r0", "rewrite", "image 1")
 
 
-def test_held_out_pictures_are_in_no_other_split(tmp_path):
+def test_held_out_images_are_in_no_other_split(tmp_path):
     rows = [row | {"images": [f"{i}.png"]} for i, row in enumerate(own_rows(60, question="Is it red?"))]
     for i in range(60):
         (tmp_path / f"{i}.png").write_bytes(png(i // 2, (40, 30)))  # each picture twice
         rows[i]["question"] = f"Is it number {i}?"
     summary = build.build("jsonl", tmp_path / "set", own_set(tmp_path, rows), holdout=0.3)
     assert list(summary["splits"]) == ["train", "eval"]
-    shown = {
+    images_by_split = {
         split: [record["images"][0] for record in records.open_split(tmp_path / "set", split)]
         for split in summary["splits"]
     }
-    assert not set(shown["train"]) & set(shown["eval"])
-    assert len(shown["train"]) + len(shown["eval"]) == 60 and 6 <= len(shown["eval"]) <= 30
+    assert not set(images_by_split["train"]) & set(images_by_split["eval"])
+    assert (
+        len(images_by_split["train"]) + len(images_by_split["eval"]) == 60 and 6 <= len(images_by_split["eval"]) <= 30
+    )
     assert {line["split"] for line in lines(tmp_path / "set" / build.DECISIONS)} == {"train", "eval"}
 
 
@@ -250,11 +252,11 @@ def test_a_language_model_rephrases_and_labels_and_is_asked_once(tmp_path):
             "--review=2",
         ]
         first = run_prepare(*command, f"--out={tmp_path / 'set'}")
-        asked = len(server.requests)
+        requests = len(server.requests)
         (tmp_path / "set.answers.jsonl").rename(tmp_path / "again.answers.jsonl")
         second = run_prepare(*command, f"--out={tmp_path / 'again'}")
     assert first.returncode == second.returncode == 0, first.stderr + second.stderr
-    assert asked >= 4 and len(server.requests) == asked
+    assert requests >= 4 and len(server.requests) == requests
     assert "kappa" in first.stdout and (tmp_path / "set" / "review.html").exists()
     decisions = [lines(tmp_path / name / build.DECISIONS) for name in ("set", "again")]
     assert decisions[0] == decisions[1] and {decision["by"] for decision in decisions[0]} == {"model"}
@@ -265,8 +267,8 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path):
     file = own_set(tmp_path, own_rows(12))
     with FakeEndpoint(annotator) as server:
         command = ["--source=jsonl", f"--input={file}", f"--annotator={server.url}", "--annotator_model=fake"]
-        whole = run_prepare(*command, f"--out={tmp_path / 'whole'}")
-        asked = len(server.requests)
+        uninterrupted = run_prepare(*command, f"--out={tmp_path / 'whole'}")
+        requests = len(server.requests)
         once, held = threading.Event(), len(server.requests) + 5
 
         def slow(request):
@@ -286,8 +288,8 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path):
         assert not (tmp_path / "cut").exists()
         server.answer = annotator
         again = run_prepare(*options)
-    assert whole.returncode == again.returncode == 0, again.stderr
-    assert len(server.requests) == asked + 6 + asked - 5  # the one that was on its way is asked again
+    assert uninterrupted.returncode == again.returncode == 0, again.stderr
+    assert len(server.requests) == requests + 6 + requests - 5  # the one that was on its way is asked again
     assert records.fingerprint(tmp_path / "cut") == records.fingerprint(tmp_path / "whole")
     names = [".answers.jsonl", ""]
     assert sorted(path.name for path in tmp_path.glob("*cut*")) == sorted(f"cut{name}" for name in names)

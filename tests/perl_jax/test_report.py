@@ -5,10 +5,10 @@ import sys
 from html import escape
 from pathlib import Path
 
-import evaluated
+import evaluation_results
 import pytest
 from markup import Tags
-from trained import ATTACK, lines, predictions, write_run
+from run_workdirs import ATTACK, lines, predictions, write_run
 
 from models.errors import InputError
 from perl_jax import report
@@ -39,10 +39,10 @@ def test_the_table_has_the_figures(two, tmp_path):
 def test_the_page_holds_everything_and_no_script(two, tmp_path):
     report.write(two, {}, tmp_path / "report.html")
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
-    seen = Tags(page)
-    assert "script" not in seen.tags and ATTACK not in page and escape(ATTACK) in page
-    assert not [name for name, _ in seen.attributes if name.startswith("on") or name == "href"]
-    sources = [value for name, value in seen.attributes if name == "src"]
+    tags = Tags(page)
+    assert "script" not in tags.tags and ATTACK not in page and escape(ATTACK) in page
+    assert not [name for name, _ in tags.attributes if name.startswith("on") or name == "href"]
+    sources = [value for name, value in tags.attributes if name == "src"]
     assert sources and all(value.startswith("data:image/svg+xml;base64,") for value in sources)
     for word in (
         "reward in training",
@@ -59,8 +59,8 @@ def test_the_page_holds_everything_and_no_script(two, tmp_path):
         "half a pair ?",
         "not separated",
     ):
-        assert word in seen.words, word
-    assert "gradient norm" not in seen.words  # no run says it
+        assert word in tags.words, word
+    assert "gradient norm" not in tags.words  # no run says it
     assert page.count("order 1 2\n") == 2 * training_runs.GROUPS_SHOWN
 
 
@@ -79,11 +79,11 @@ def test_many_changed_questions_are_bounded(tmp_path):
     report.write({name: tmp_path / name for name in "ab"}, {}, tmp_path / "report.html")
     page = (tmp_path / "report.html").read_text()
     assert "right in more orders: 50, the first 8" in page and page.count("<h3>") == 8
-    assert "w" * (html.WORDS_SHOWN + 1) not in page and "(9005 characters)" in page
+    assert "w" * (html.MAX_CHARACTERS + 1) not in page and "(9005 characters)" in page
 
 
 def test_results_and_runs_on_one_page(two, tmp_path):
-    out = evaluated.write(tmp_path / "out", evaluated.rows(10), "gone")
+    out = evaluation_results.write(tmp_path / "out", evaluation_results.rows(10), "gone")
     text = report.write(two, {"base": out}, tmp_path / "report.html")
     assert text.index("## Accuracy") < text.index("## Training runs") < text.index("| GRPO | 30.0%")
     words = Tags((tmp_path / "report.html").read_text()).words
@@ -131,9 +131,9 @@ def test_the_command(two, tmp_path):
         program = [sys.executable, "-m", "perl_jax.report", *args]
         return subprocess.run(program, capture_output=True, text=True, check=False)
 
-    out = evaluated.write(tmp_path / "c", evaluated.rows(10), "gone")
-    given = [*(f"--workdir={name}={path}" for name, path in two.items()), f"--results=base={out}", f"--results={out}"]
-    done = command(*given, f"--out={tmp_path}/report.html")
+    out = evaluation_results.write(tmp_path / "c", evaluation_results.rows(10), "gone")
+    flags = [*(f"--workdir={name}={path}" for name, path in two.items()), f"--results=base={out}", f"--results={out}"]
+    done = command(*flags, f"--out={tmp_path}/report.html")
     assert done.returncode == 0 and "| GRPO | 30.0% |" in done.stdout, done.stderr
     assert "| base | 50.0% [29.9, 70.1] of 20 † |" in done.stdout and "| c minus base |" in done.stdout
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b", "c", "report.html", "report.md"]

@@ -45,7 +45,7 @@ def sampled(model, prompts):
 def teacher_forced(model, prompts, tokens):
     """The raw logits [N, G, R, V] that predict the given tokens [N, G, R], by the plain model, a row a rollout."""
     rows = [
-        ([*ids, *map(int, stream)], pictures) for (ids, pictures), streams in zip(prompts, tokens) for stream in streams
+        ([*ids, *map(int, stream)], images) for (ids, images), streams in zip(prompts, tokens) for stream in streams
     ]
     logits = np.asarray(model(qwen.pack(model.config, rows, max_pixels=tiny.MAX_PIXELS)))
     count = tokens.shape[2]
@@ -207,17 +207,17 @@ def plain_filter(logits, top_k: int, top_p: float):
     order = np.argsort(-logits)
     order = order[: top_k or len(order)]
     probs = np.exp(log_softmax(logits[order]))
-    kept = [i for i in range(len(probs)) if probs[:i].sum() < top_p] if top_p < 1 else range(len(probs))
+    indices = [i for i in range(len(probs)) if probs[:i].sum() < top_p] if top_p < 1 else range(len(probs))
     out = np.zeros(len(logits))
-    out[order[kept]] = probs[kept] / probs[kept].sum()
+    out[order[indices]] = probs[indices] / probs[indices].sum()
     return out
 
 
 def test_the_updates_log_probs_are_the_samplers(model, prompts):
     out = generate(model, prompts, temperature=0.7, top_p=0.8, top_k=20)
     groups = [
-        update.Group(pictures, [range(len(pictures))], [ids], [tokens], np.zeros((1, 3)))
-        for (ids, pictures), tokens in zip(prompts, out.tokens)
+        update.Group(images, [range(len(images))], [ids], [tokens], np.zeros((1, 3)))
+        for (ids, images), tokens in zip(prompts, out.tokens)
     ]
     logprobs = update.logprobs(model, groups, max_pixels=tiny.MAX_PIXELS)
     np.testing.assert_allclose(logprobs[:, 0], out.logprobs, atol=1e-4)
@@ -259,17 +259,17 @@ def test_growing_and_shrinking_change_nothing(model, prompts, sampled, small_sha
     eos_ids = sorted({int(token) for token in sampled.tokens[:, :, 3].ravel()})[:5]
     expected = np.where(np.isin(sampled.tokens, eos_ids).any(-1), np.isin(sampled.tokens, eos_ids).argmax(-1) + 1, R)
     assert len(np.unique(expected)) > 2 and decode_batch.capacities(R) == [2, 4, 8]
-    seen = []
-    out = generate(model, prompts, eos_ids=eos_ids, finished=lambda n, g, tokens: seen.append((n, g, tokens.copy())))
+    shapes = []
+    out = generate(model, prompts, eos_ids=eos_ids, finished=lambda n, g, tokens: shapes.append((n, g, tokens.copy())))
     np.testing.assert_array_equal(out.lengths, expected)
     past = np.arange(R) >= expected[..., None]
     np.testing.assert_array_equal(out.tokens, np.where(past, 0, sampled.tokens))
     np.testing.assert_allclose(out.logprobs, np.where(past, 0, sampled.logprobs), atol=1e-5)
     np.testing.assert_allclose(out.sample_logprobs, np.where(past, 0, sampled.sample_logprobs), atol=1e-5)
-    assert sorted((n, g) for n, g, _ in seen) == list(np.ndindex(out.lengths.shape))
-    for n, g, tokens in seen:
+    assert sorted((n, g) for n, g, _ in shapes) == list(np.ndindex(out.lengths.shape))
+    for n, g, tokens in shapes:
         np.testing.assert_array_equal(tokens, out.tokens[n, g, : out.lengths[n, g]])
-    assert [out.lengths[n, g] for n, g, _ in seen] != sorted(out.lengths.ravel())[::-1]
+    assert [out.lengths[n, g] for n, g, _ in shapes] != sorted(out.lengths.ravel())[::-1]
 
 
 def test_the_tail_is_decoded_in_a_small_batch(model, prompts, sampled, small_shapes, monkeypatch):
@@ -361,18 +361,18 @@ def test_a_prompts_cache_is_not_repeated_for_its_streams(model):
         for shape in shapes[1]
     )
     assert not [shape for shape in shapes[0] | shapes[1] if {streams, tokens, text.head_dim} <= set(shape)]
-    size = sum(leaf.nbytes for leaf in jax.tree.leaves(state.prompt))
+    size = sum(leaf.nbytes for leaf in jax.tree.leaves(state.prompt_kv_cache))
     assert size == text.num_hidden_layers * 2 * 2 * tokens * heads[0] * heads[1] * 4
 
 
 def test_an_image_given_twice_is_encoded_once(model, monkeypatch):
-    """Prompts that show the same two pictures in both orders, as copies: one pack of two images."""
+    """Prompts that show the same two images in both orders, as copies: one pack of two images."""
     packed = []
     pack = qwen.pack
     monkeypatch.setattr("models.pack", lambda *args, **kwargs: packed.append(pack(*args, **kwargs)) or packed[-1])
-    pictures = [tiny.picture(84, 84, seed) for seed in (1, 2)]
+    images = [tiny.noise_image(84, 84, seed) for seed in (1, 2)]
     both = [
-        (sum((tiny.image_tokens(model.config, pictures[i]) for i in order), [20]), [pictures[i].copy() for i in order])
+        (sum((tiny.image_tokens(model.config, images[i]) for i in order), [20]), [images[i].copy() for i in order])
         for order in ([0, 1], [1, 0])
     ]
     out = generate(model, both, ids=[4, 4], temperature=1.0)
@@ -412,11 +412,13 @@ def test_a_batch_at_a_time_gives_the_same(models):
     """Whatever memory allows: 5 prompts by 2, the last batch filled up; each response is told of once."""
     model = models["untied"]
     prompts = [*tiny.prompts(model.config), *tiny.prompts(model.config)][:5]
-    told = []
+    finished = []
     options = {"samples": 2, "max_new_tokens": 70, "eos_ids": range(10, 20)}
-    whole = generate(model, prompts, **options)
-    parts = generate(model, prompts, **options, batch=2, finished=lambda n, g, tokens: told.append((n, g, len(tokens))))
-    np.testing.assert_array_equal(parts.tokens, whole.tokens)
-    np.testing.assert_array_equal(parts.lengths, whole.lengths)
-    np.testing.assert_allclose(parts.logprobs, whole.logprobs, atol=1e-5)
-    assert sorted(told) == [(n, g, whole.lengths[n, g]) for n in range(5) for g in range(2)]
+    at_once = generate(model, prompts, **options)
+    parts = generate(
+        model, prompts, **options, batch=2, finished=lambda n, g, tokens: finished.append((n, g, len(tokens)))
+    )
+    np.testing.assert_array_equal(parts.tokens, at_once.tokens)
+    np.testing.assert_array_equal(parts.lengths, at_once.lengths)
+    np.testing.assert_allclose(parts.logprobs, at_once.logprobs, atol=1e-5)
+    assert sorted(finished) == [(n, g, at_once.lengths[n, g]) for n in range(5) for g in range(2)]

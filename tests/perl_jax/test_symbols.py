@@ -15,7 +15,7 @@ def test_examples():
 
 
 @pytest.mark.parametrize(
-    ("style", "place", "total", "said"),
+    ("style", "place", "total", "words"),
     [
         (None, 1, 3, "Image 2"),
         ("lower", 1, 3, "image 2"),
@@ -39,12 +39,12 @@ def test_examples():
         ("Side", 1, 2, "Right"),
     ],
 )
-def test_words_of_each_style(style, place, total, said):
-    assert symbols.words(symbols.mention(place, style), total) == said
+def test_words_of_each_style(style, place, total, words):
+    assert symbols.words(symbols.mention(place, style), total) == words
 
 
 @pytest.mark.parametrize(
-    ("places", "style", "said"),
+    ("places", "style", "words"),
     [
         ((0, 1, 2), None, "1-3"),
         ((2, 0, 1), "to", "1 to 3"),
@@ -55,8 +55,8 @@ def test_words_of_each_style(style, place, total, said):
         ((3, 1, 2), "and", "2, 3 and 4"),
     ],
 )
-def test_words_of_sets(places, style, said):
-    assert symbols.words(symbols.mention_set(places, style), 4) == said
+def test_words_of_sets(places, style, words):
+    assert symbols.words(symbols.mention_set(places, style), 4) == words
 
 
 @pytest.mark.parametrize(

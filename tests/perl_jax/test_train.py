@@ -96,14 +96,14 @@ def test_every_step_says_the_same_things():
 
 def test_held_out_questions_are_asked_before_step_1_then_regularly_and_at_the_end():
     workdir = tiny_run.trained()
-    found = [line for line in lines(workdir / "metrics.jsonl") if "eval/accuracy" in line]
-    assert [line["step"] for line in found] == [0, 3, 6]
+    evaluations = [line for line in lines(workdir / "metrics.jsonl") if "eval/accuracy" in line]
+    assert [line["step"] for line in evaluations] == [0, 3, 6]
     files = sorted((workdir / "evaluations").iterdir())
     assert [file.name for file in files] == [f"eval-{step:08d}.jsonl" for step in (0, 3, 6)]
     rows = lines(files[-1])
     assert len(rows) == 2 * 6 and {row["original"] for row in rows} == {True, False}
     original = [row["correct"] for row in rows if row["original"]]
-    assert found[-1]["eval/accuracy"] == pytest.approx(np.mean(original))
+    assert evaluations[-1]["eval/accuracy"] == pytest.approx(np.mean(original))
 
 
 def test_run_json_says_what_was_run():
@@ -158,20 +158,23 @@ def outcome(workdir: Path, **changes):
 
 
 def assert_same_outcome(workdir: Path, other: Path | None = None, **changes):
-    whole = other or tiny_run.trained()
-    (arrays, stream, steps), (ours, our_stream, our_steps) = outcome(whole, **changes), outcome(workdir, **changes)
+    expected_workdir = other or tiny_run.trained()
+    (arrays, stream, steps), (ours, our_stream, our_steps) = (
+        outcome(expected_workdir, **changes),
+        outcome(workdir, **changes),
+    )
     assert all(np.array_equal(a, b) for a, b in zip(arrays, ours, strict=True))
     assert stream == our_stream and steps == our_steps
 
 
-def cut_after(cut: int, whole: Path, workdir: Path) -> Path:
+def cut_after(cut: int, finished: Path, workdir: Path) -> Path:
     """A copy of a run as it was after step `cut`."""
-    shutil.copytree(whole, workdir)
+    shutil.copytree(finished, workdir)
     for step in (workdir / "checkpoints").iterdir():
         if step.name.isdigit() and int(step.name) > cut:
             shutil.rmtree(step)
-    kept = [line for line in lines(workdir / "metrics.jsonl") if line["step"] <= cut]
-    (workdir / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in kept))
+    remaining = [line for line in lines(workdir / "metrics.jsonl") if line["step"] <= cut]
+    (workdir / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in remaining))
     return workdir
 
 
@@ -289,8 +292,8 @@ def test_no_weight_is_held_more_often_than_it_must(tmp_path, monkeypatch, change
     def spied(state, *args, **options):
         for part, width in ODD.items():
             depth = {"text": 1, "vision": 2}[part]
-            found = [x.dtype.name for x in jax.live_arrays() if x.shape == (depth, 32, width)]
-            held[part] = found.count("float32") / 2, found.count("bfloat16") / 2  # of a gate and of an up projection
+            dtypes = [x.dtype.name for x in jax.live_arrays() if x.shape == (depth, 32, width)]
+            held[part] = dtypes.count("float32") / 2, dtypes.count("bfloat16") / 2  # of a gate and of an up projection
         return step(state, *args, **options)
 
     monkeypatch.setattr(update, "step", spied)
@@ -384,9 +387,9 @@ def test_refill_draws_further_questions_and_counts_them(tmp_path):
 def test_fixed_shuffle_shows_each_question_in_one_order_of_its_own(tmp_path):
     config = tiny_run.config(**{"data.fixed_shuffle": True})
     data = str(tiny_run.trained() / "data")
-    shown = prompts.Prompts(qwen.Processor.from_pretrained(tiny_run.trained() / "init"), **config.prompt)
+    settings = prompts.Prompts(qwen.Processor.from_pretrained(tiny_run.trained() / "init"), **config.prompt)
     stream = Stream(data)
-    questions = batch.Questions(config, stream, shown)
+    questions = batch.Questions(config, stream, settings)
     plain_of = {record["id"]: permute.render(record) for record in Stream(data).take(stream.size)}
     moved = {}
     for _ in range(2):  # epochs
@@ -395,37 +398,37 @@ def test_fixed_shuffle_shows_each_question_in_one_order_of_its_own(tmp_path):
             plain = plain_of[record["id"]]
             answer = question.samples[0]["answer"], question.samples[0]["question"]
             moved.setdefault(record["id"], set()).add(answer == (plain["answer"], plain["question"]))
-    assert all(len(found) == 1 for found in moved.values())
-    assert {True, False} == {found.pop() for found in moved.values()}
+    assert all(len(question_orders) == 1 for question_orders in moved.values())
+    assert {True, False} == {question_orders.pop() for question_orders in moved.values()}
 
 
 def test_questions_prepared_ahead_are_the_ones_drawn_anyway():
     """And the data position that is saved is that of before."""
     config = tiny_run.config()
     data = str(tiny_run.trained() / "data")
-    shown = prompts.Prompts(qwen.Processor.from_pretrained(tiny_run.trained() / "init"), **config.prompt)
-    plain, ahead = (batch.Questions(config, Stream(data), shown) for _ in range(2))
+    settings = prompts.Prompts(qwen.Processor.from_pretrained(tiny_run.trained() / "init"), **config.prompt)
+    plain, prepared = (batch.Questions(config, Stream(data), settings) for _ in range(2))
     for step in range(1, 4):
         draw = (3, 1, 0.5, step)
-        ahead.prepare(*draw)
-        assert ahead.state() == plain.state()
-        expected, got = plain.take(*draw), ahead.take(*draw)
+        prepared.prepare(*draw)
+        assert prepared.state() == plain.state()
+        expected, got = plain.take(*draw), prepared.take(*draw)
         assert [(q.record["id"], q.orders, q.prompts[1][0]) for q in got] == [
             (q.record["id"], q.orders, q.prompts[1][0]) for q in expected
         ]
-        assert ahead.state() == plain.state()
-    ahead.prepare(3, 1, 0.5, 4)
+        assert prepared.state() == plain.state()
+    prepared.prepare(3, 1, 0.5, 4)
     with pytest.raises(RuntimeError, match="was prepared"):
-        ahead.take(3, 1, 0.5, 5)
+        prepared.take(3, 1, 0.5, 5)
 
 
 def test_a_mixture_without_its_longest_prompts(tmp_path):
-    """Two sets with the same ids; those of one and of two pictures have prompts of two lengths."""
+    """Two sets with the same ids; those of one and of two images have prompts of two lengths."""
     data, twin = tiny_run.trained() / "data", tmp_path / "twin"
     shutil.copytree(data, twin)
-    shown = prompts.Prompts(qwen.Processor.from_pretrained(tiny_run.trained() / "init"), **tiny_run.config().prompt)
-    found = [line["tokens"] for line in prompt_lengths.measured(str(data), "train", shown, tmp_path)]
-    limit = sorted(set(found))[-2]
+    settings = prompts.Prompts(qwen.Processor.from_pretrained(tiny_run.trained() / "init"), **tiny_run.config().prompt)
+    lengths = [line["tokens"] for line in prompt_lengths.measured(str(data), "train", settings, tmp_path)]
+    limit = sorted(set(lengths))[-2]
     steps = short(
         tmp_path,
         **{
@@ -438,7 +441,7 @@ def test_a_mixture_without_its_longest_prompts(tmp_path):
         },
     )
     assert len(steps) == 2
-    long = sum(tokens > limit for tokens in found)
+    long = sum(tokens > limit for tokens in lengths)
     (start,) = json.loads((tmp_path / "run.json").read_text())
     reason = f"longer than config.prompt.max_tokens = {limit}"
     assert start["excluded"]["train"] == {str(place): {reason: long} for place in (data, twin)} and long > 0
@@ -447,8 +450,8 @@ def test_a_mixture_without_its_longest_prompts(tmp_path):
     with checkpoint.Checkpoints(tmp_path, read_only=True) as checkpoints:
         stream = checkpoints.run(2)["stream"]
     assert [weight for _, weight in stream["data"]] == [22, 36] and stream["position"] == 8
-    asked = {row["id"] for row in lines(tmp_path / "evaluations" / "eval-00000002.jsonl")}
-    assert len(asked) == 3 and {name[:2] for name in asked} == {"1:", "2:"}
+    ids = {row["id"] for row in lines(tmp_path / "evaluations" / "eval-00000002.jsonl")}
+    assert len(ids) == 3 and {name[:2] for name in ids} == {"1:", "2:"}
     with pytest.raises(InputError, match=r"belongs to excluded .*restore the old data and settings, or start a new"):
         tiny_run.run(
             tmp_path,

@@ -37,11 +37,11 @@ def make_groups(config, orders=ORDERS, lengths=LENGTHS, seed=0, **more):
     rng = np.random.default_rng(seed)
     groups = []
     for q, sizes in enumerate(SIZES):
-        images = [tiny.picture(*size, seed=10 * seed + q + i) for i, size in enumerate(sizes)]
+        images = [tiny.noise_image(*size, seed=10 * seed + q + i) for i, size in enumerate(sizes)]
         prompts = []
         for o, order in enumerate(orders[q]):
-            shown = [[*tiny.text_tokens(config, rng, 1), *tiny.image_tokens(config, images[i])] for i in order]
-            prompts.append(sum(shown, tiny.text_tokens(config, rng, 3)) + tiny.text_tokens(config, rng, 2 + o))
+            image_parts = [[*tiny.text_tokens(config, rng, 1), *tiny.image_tokens(config, images[i])] for i in order]
+            prompts.append(sum(image_parts, tiny.text_tokens(config, rng, 3)) + tiny.text_tokens(config, rng, 2 + o))
         responses = [[tiny.text_tokens(config, rng, n) for n in row] for row in lengths[q]]
         advantages = rng.normal(size=(O, G)).astype(np.float32)
         groups.append(update.Group(images, orders[q], prompts, responses, advantages))
@@ -68,7 +68,7 @@ def dense(ragged) -> np.ndarray:
 
 
 def rollouts_of(groups):
-    """Each rollout as a prompt of its own: (ids, pictures, the response)."""
+    """Each rollout as a prompt of its own: (ids, images, the response)."""
     for group in groups:
         for ids, order, responses in zip(group.prompts, group.orders, group.responses):
             for response in responses:
@@ -82,9 +82,9 @@ def plain_rows(config, groups):
     """
     rows, index, targets = [], np.zeros((Q * O * G, R), int), np.zeros((Q * O * G, R), int)
     mask = np.zeros((Q * O * G, R), bool)
-    for n, (ids, pictures, response) in enumerate(rollouts_of(groups)):
+    for n, (ids, images, response) in enumerate(rollouts_of(groups)):
         row = [*ids, *response]
-        rows.append((row + [10] * (TOTAL - len(row)), pictures))
+        rows.append((row + [10] * (TOTAL - len(row)), images))
         index[n] = np.arange(len(ids) - 1, len(ids) - 1 + R)
         targets[n, : len(response)], mask[n, : len(response)] = response, True
     return qwen.pack(config, rows), index, targets, mask.reshape(Q, O, G, R)
@@ -271,10 +271,10 @@ def test_transformers_takes_the_same_step(model, off_policy, theirs):
     other = theirs["tied"]
     other.zero_grad()
     responses_with_tokens = np.count_nonzero(LENGTHS)
-    for (q, o, g), (ids, pictures, response) in zip(np.ndindex(Q, O, G), rollouts_of(groups)):
+    for (q, o, g), (ids, images, response) in zip(np.ndindex(Q, O, G), rollouts_of(groups)):
         if not response:
             continue
-        logits = reference.logits(other, ([*ids, *response], pictures), tiny.MAX_PIXELS) / 0.7
+        logits = reference.logits(other, ([*ids, *response], images), tiny.MAX_PIXELS) / 0.7
         logp = torch.log_softmax(logits[len(ids) - 1 : -1], -1).gather(1, torch.tensor(response)[:, None])[:, 0]
         old, ref = (
             torch.tensor(values[o][g], dtype=torch.float32)
@@ -309,12 +309,12 @@ def test_trees_that_are_split_change_nothing(model):
     """Rows with room for one response of each tree, or for two of some; told in the metrics."""
     groups = make_groups(model.config, lengths=np.full((Q, O, G), R).tolist())
     longest = max(len(ids) for group in groups for ids in group.prompts)
-    whole, expected = stepped(model, groups, rows=6)
+    unsplit, expected = stepped(model, groups, rows=6)
     for options in ({"rows": 2, "row_tokens": longest + R}, {"rows": 1, "row_tokens": longest + 2 * R - 1}):
         metrics, gradient = stepped(model, groups, **options)
-        assert metrics["split_trees"] > 0 and whole["split_trees"] == 0
+        assert metrics["split_trees"] > 0 and unsplit["split_trees"] == 0
         for name in metrics.keys() - {"padding", "split_trees"}:
-            assert metrics[name] == pytest.approx(whole[name], rel=1e-4, abs=1e-6), name
+            assert metrics[name] == pytest.approx(unsplit[name], rel=1e-4, abs=1e-6), name
         assert_close(gradient, expected)
 
 
@@ -342,16 +342,16 @@ def test_chunks_of_logits_change_nothing(model, monkeypatch):
         return max(np.prod(shape[:-1]) for shape in shapes if shape[-1:] == (vocabulary,)) / 2
 
     monkeypatch.setattr(update, "PIECES", 1)
-    (_, whole), whole_gradient = jax.value_and_grad(loss, has_aux=True)(hidden)
+    (_, unchunked), unchunked_gradient = jax.value_and_grad(loss, has_aux=True)(hidden)
     assert largest() == 10
     for chunk, pieces, size in ((3 * vocabulary + 5, 1, 3), (1 << 30, 4, 3), (1, 1, 1)):
         monkeypatch.setattr(update, "CHUNK", chunk)
         monkeypatch.setattr(update, "PIECES", pieces)
         (_, chunked), chunked_gradient = jax.value_and_grad(loss, has_aux=True)(hidden)
         assert largest() == size
-        np.testing.assert_allclose(whole[0], chunked[0], atol=1e-5)
-        np.testing.assert_allclose(whole_gradient, chunked_gradient, atol=1e-5)
-    assert (np.asarray(whole[0])[~scored] == 0).all() and (np.asarray(whole_gradient)[~scored] == 0).all()
+        np.testing.assert_allclose(unchunked[0], chunked[0], atol=1e-5)
+        np.testing.assert_allclose(unchunked_gradient, chunked_gradient, atol=1e-5)
+    assert (np.asarray(unchunked[0])[~scored] == 0).all() and (np.asarray(unchunked_gradient)[~scored] == 0).all()
     logits = np.asarray(model.logits(hidden)) / 0.9
     probs = np.asarray(jax.nn.softmax(logits, -1))
     entropy = np.where(scored, -(probs * np.log(probs)).sum(-1), 0)
@@ -363,7 +363,7 @@ def test_chunks_of_logits_change_nothing(model, monkeypatch):
             jnp.take_along_axis(jax.nn.log_softmax(model.logits(h) / 0.9), targets[..., None], -1)[..., 0] * weights
         )
     )(hidden)
-    np.testing.assert_allclose(whole_gradient, exact, atol=1e-5)
+    np.testing.assert_allclose(unchunked_gradient, exact, atol=1e-5)
 
 
 def test_a_sum_is_over_the_longest_response_by_default(model, groups):
@@ -544,10 +544,10 @@ def test_orders_share_their_images(model, groups):
     assert sum(len(set(row.tolist()) - {-1}) for row in images) == sum(map(len, SIZES))
 
 
-@pytest.mark.parametrize("given", [[], [0], [0, 2]])
-def test_kl_needs_every_reference(model, groups, given):
+@pytest.mark.parametrize("references", [[], [0], [0, 2]])
+def test_kl_needs_every_reference(model, groups, references):
     ref = random_logprobs()
-    some = [group._replace(ref_logprobs=ref[q]) if q in given else group for q, group in enumerate(groups)]
+    some = [group._replace(ref_logprobs=ref[q]) if q in references else group for q, group in enumerate(groups)]
     with pytest.raises(ValueError, match="ref_logprobs"):
         update.step(update.init(model, DESCENT), some, kl_coef=0.01)
 

@@ -64,11 +64,11 @@ class FakeEndpoint:
             self._busy += 1
             self.busiest = max(self.busiest, self._busy)
         try:
-            said = self.answer(request)
+            answer = self.answer(request)
         finally:
             with self._lock:
                 self._busy -= 1
-        reply = Reply(body=completion(said)) if isinstance(said, str) else said
+        reply = Reply(body=completion(answer)) if isinstance(answer, str) else answer
         body = reply.body.encode() if isinstance(reply.body, str) else reply.body
         handler.send_response(reply.status)
         headers = {"Content-Type": "application/json", "Content-Length": len(body)}
@@ -92,7 +92,7 @@ def completion(text: str | None, finish: str = "stop") -> str:
     )
 
 
-def asked(request: dict) -> str:
+def last_text(request: dict) -> str:
     """The text of a request's last message, without its images."""
     content = request["messages"][-1]["content"]
     return content if isinstance(content, str) else "".join(part.get("text", "") for part in content)
@@ -101,7 +101,7 @@ def asked(request: dict) -> str:
 def annotator(request: dict) -> str:
     """A valid reply to `perl_jax.curation.annotator`: short answers are checkable, a question that names an image by
     number is `rewrite`, any other is `fixed`."""
-    row = json.loads(asked({"messages": request["messages"][:1]}).rpartition("\n")[2])
+    row = json.loads(last_text({"messages": request["messages"][:1]}).rpartition("\n")[2])
     named = re.search(r"image \d+", f"{row['question']}\n{row['answer']}", re.IGNORECASE)
     kind = "choice" if row["choices"] else "number" if row["answer"].isdigit() else "text"
     return json.dumps(

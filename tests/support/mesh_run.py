@@ -23,7 +23,7 @@ def config():
     return dataclasses.replace(untied, vision=vision, text=dataclasses.replace(untied.text, num_hidden_layers=2))
 
 
-def whole(model, sharding=None):
+def all_weights(model, sharding=None):
     """Trains all weights."""
     return model, None
 
@@ -44,7 +44,7 @@ def text(model, sharding=None):
 
 # name: (the model and which of its weights train, new tokens). Only "long" outgrows its KV caches and moves streams,
 # which takes four decoding programs instead of one. "text" samples nothing.
-CASES = {"long": (whole, 80), "short": (whole, 40), "adapters": (adapters, 40), "text": (text, 0)}
+CASES = {"long": (all_weights, 80), "short": (all_weights, 40), "adapters": (adapters, 40), "text": (text, 0)}
 
 
 def sampled(model, max_new_tokens: int) -> dict:
@@ -77,9 +77,9 @@ def results(model, trainable, optimizer, max_new_tokens: int) -> dict:
     rng = np.random.default_rng(0)
     groups = []
     for q in range(5):
-        ids, pictures = tiny.prompt(model.config, [(84, 84), 3, (84, 84), 6], seed=q)
+        ids, images = tiny.prompt(model.config, [(84, 84), 3, (84, 84), 6], seed=q)
         responses = [[tiny.text_tokens(model.config, rng, rng.integers(1, 9)) for _ in range(3)] for _ in range(2)]
-        groups.append(update.Group(pictures, [(0, 1), (1, 0)], [ids, ids], responses, rng.normal(size=(2, 3))))
+        groups.append(update.Group(images, [(0, 1), (1, 0)], [ids, ids], responses, rng.normal(size=(2, 3))))
     rows = {"rows": 1, "row_tokens": 96, "max_pixels": tiny.MAX_PIXELS}
     logprobs = update.logprobs(model, groups, **rows)
     state, metrics = update.step(update.init(model, optimizer, trainable), groups, remat=True, **rows)
@@ -116,32 +116,36 @@ def main(model_path: str, out: str, devices: str, meshes: str) -> None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
     weights.PIECE = 4096  # so that the larger weights are assembled on each device
     descent = optax.sgd(0.01)
-    decode, seen = rollout._decode, set()
+    decode, shapes = rollout._decode, set()
 
     def spied(*args):
-        seen.update(gathered(decode.lower(*args).compile().as_text()))
+        shapes.update(gathered(decode.lower(*args).compile().as_text()))
         return decode(*args)
 
     spied.lower = decode.lower
-    whole = embeddings.PATCHES
+    patches = embeddings.PATCHES
     rollout._decode = spied
     for name, (sizes, case) in json.loads(meshes).items():
-        embeddings.PATCHES = 1 if name == "all" else whole  # a shard's images one by one
+        embeddings.PATCHES = 1 if name == "all" else patches  # a shard's images one by one
         with jax.set_mesh(mesh.make(**sizes)):
-            made, tokens = CASES[case]
-            model, trainable = made(qwen.load(model_path, sharding=mesh.sharding), mesh.sharding)
+            make, tokens = CASES[case]
+            model, trainable = make(qwen.load(model_path, sharding=mesh.sharding), mesh.sharding)
             np.savez(Path(out, f"{name}.npz"), **results(model, trainable, descent, tokens))
-            kept = sorted(seen)
+            in_decoding = sorted(shapes)
             with Compilations() as compilations:
                 results(model, trainable, descent, tokens)
-            seen.clear()
+            shapes.clear()
             if name == "fsdp":
-                moved, mesh.moved = mesh.moved, lambda state, layout: state  # decodes in the training layout
+                reshard, mesh.reshard = mesh.reshard, lambda state, layout: state  # decodes in the training layout
                 sampled(model, tokens)
-                mesh.moved = moved
-        said = {"compiled": compilations.count, "gathered": kept, "gathered in the training layout": sorted(seen)}
-        seen.clear()
-        Path(out, f"{name}.json").write_text(json.dumps(said))
+                mesh.reshard = reshard
+        summary = {
+            "compiled": compilations.count,
+            "gathered": in_decoding,
+            "gathered in the training layout": sorted(shapes),
+        }
+        shapes.clear()
+        Path(out, f"{name}.json").write_text(json.dumps(summary))
 
 
 if __name__ == "__main__":

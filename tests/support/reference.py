@@ -70,18 +70,18 @@ def with_weights(model: qwen.Qwen2_5_VL):
 
 def inputs(theirs, prompt, max_pixels: int) -> dict:
     """The keyword arguments of a forward pass for one prompt (ids, images)."""
-    ids, pictures = prompt
+    ids, images = prompt
     ids = torch.tensor([list(ids)])
-    given = {
+    arguments = {
         "input_ids": ids,
         "attention_mask": torch.ones_like(ids),
         "mm_token_type_ids": (ids == theirs.config.image_token_id).int(),  # without it positions are one-dimensional
     }
-    if pictures:
+    if images:
         processor = transformers.Qwen2VLImageProcessorPil(min_pixels=MIN_PIXELS, max_pixels=max_pixels)
-        processed = processor(list(pictures), return_tensors="pt")
-        given |= {"pixel_values": processed["pixel_values"], "image_grid_thw": processed["image_grid_thw"]}
-    return given
+        processed = processor(list(images), return_tensors="pt")
+        arguments |= {"pixel_values": processed["pixel_values"], "image_grid_thw": processed["image_grid_thw"]}
+    return arguments
 
 
 def logits(theirs, prompt, max_pixels: int) -> torch.Tensor:
@@ -91,20 +91,20 @@ def logits(theirs, prompt, max_pixels: int) -> torch.Tensor:
 
 def features(theirs, prompt, max_pixels: int) -> np.ndarray:
     """The merged image tokens [S, D] of a prompt with images."""
-    given = inputs(theirs, prompt, max_pixels)
+    arguments = inputs(theirs, prompt, max_pixels)
     with torch.no_grad():
-        out = theirs.model.get_image_features(given["pixel_values"], given["image_grid_thw"])
+        out = theirs.model.get_image_features(arguments["pixel_values"], arguments["image_grid_thw"])
     return torch.cat(list(getattr(out, "pooler_output", out))).numpy()
 
 
 def position_ids(theirs, prompt, max_pixels: int) -> np.ndarray:
     """M-RoPE positions [3, T]."""
-    given = inputs(theirs, prompt, max_pixels)
+    arguments = inputs(theirs, prompt, max_pixels)
     positions, _ = theirs.model.get_rope_index(
-        given["input_ids"],
-        given["mm_token_type_ids"],
-        given.get("image_grid_thw"),
-        attention_mask=given["attention_mask"],
+        arguments["input_ids"],
+        arguments["mm_token_type_ids"],
+        arguments.get("image_grid_thw"),
+        attention_mask=arguments["attention_mask"],
     )
     return positions[:, 0].numpy()
 

@@ -76,7 +76,7 @@ def with_adapters(model: qwen.Qwen2_5_VL, targets: str = EVERYWHERE, seed: int =
     return adapted
 
 
-def picture(height: int, width: int, seed: int) -> np.ndarray:
+def noise_image(height: int, width: int, seed: int) -> np.ndarray:
     """A noisy image, uint8 [H, W, 3], from integer arithmetic only: the same bytes with any library version."""
     x = np.arange(height * width * 3, dtype=np.uint32) + np.uint32(seed * 7919)
     for factor in (2654435761, 0x2C1B3C6D):
@@ -102,14 +102,14 @@ def text_tokens(config: qwen.Config, rng: np.random.Generator, count: int) -> li
 def prompt(config: qwen.Config, parts, seed: int = 0, max_pixels: int = MAX_PIXELS):
     """(ids, images) of a prompt given by its parts, as in LAYOUTS."""
     rng = np.random.default_rng(seed)
-    ids, pictures = [], []
+    ids, images = [], []
     for place, part in enumerate(parts):
         if isinstance(part, int):
             ids += text_tokens(config, rng, part)
         else:
-            pictures.append(picture(*part, seed=100 * seed + place))
-            ids += image_tokens(config, pictures[-1], max_pixels)
-    return ids, pictures
+            images.append(noise_image(*part, seed=100 * seed + place))
+            ids += image_tokens(config, images[-1], max_pixels)
+    return ids, images
 
 
 def prompts(config: qwen.Config):

@@ -149,14 +149,14 @@ def main(
     lists the images that it decoded.
     """
     processes.TIMEOUT, processes.LOST = 20, 10
-    write = logs.Silent.step
+    write = logs.NoLog.step
 
     def write_and_die(log, stage, step, values):
         write(log, stage, step, values)
         if step == int(die):
             os.kill(os.getpid(), signal.SIGKILL)
 
-    logs.Silent.step = write_and_die
+    logs.NoLog.step = write_and_die
     decode, decoded = image_files.open_image, []
 
     def noted(data, where):

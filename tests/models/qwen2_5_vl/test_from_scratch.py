@@ -71,18 +71,18 @@ def test_special_tokens_come_last_in_the_published_order(tokenizer):
 
 @pytest.mark.parametrize("numbered", [False, True])
 def test_chat_template(tokenizer, numbered):
-    picture, words = {"type": "image"}, [{"type": "text", "text": " and "}, {"type": "text", "text": "?"}]
+    image_item, words = {"type": "image"}, [{"type": "text", "text": " and "}, {"type": "text", "text": "?"}]
     messages = [
-        {"role": "user", "content": [picture, words[0], picture, words[1]]},
+        {"role": "user", "content": [image_item, words[0], image_item, words[1]]},
         {"role": "assistant", "content": "7"},
         {"role": "user", "content": [{"image": "x.png"}]},
     ]
     text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, add_vision_id=numbered)
-    shown = [(f"Picture {i}: " if numbered else "") + "<|vision_start|><|image_pad|><|vision_end|>" for i in (1, 2, 3)]
+    slots = [(f"Picture {i}: " if numbered else "") + "<|vision_start|><|image_pad|><|vision_end|>" for i in (1, 2, 3)]
     assert text == (
         "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
-        f"<|im_start|>user\n{shown[0]} and {shown[1]}?<|im_end|>\n"
-        f"<|im_start|>assistant\n7<|im_end|>\n<|im_start|>user\n{shown[2]}<|im_end|>\n<|im_start|>assistant\n"
+        f"<|im_start|>user\n{slots[0]} and {slots[1]}?<|im_end|>\n"
+        f"<|im_start|>assistant\n7<|im_end|>\n<|im_start|>user\n{slots[2]}<|im_end|>\n<|im_start|>assistant\n"
     )
 
 
@@ -158,5 +158,5 @@ def test_a_processor_without_weights_is_the_models_own(model_dir, tmp_path):
     assert "model.safetensors" not in made
     for name in made.keys() - {"config.json"}:  # which says the weights' dtype too
         assert made[name] == (model_dir / name).read_bytes(), name
-    own, whole = (qwen.Processor.from_pretrained(path) for path in (tmp_path, model_dir))
-    assert own.encode(TEXTS[0]) == whole.encode(TEXTS[0]) and own.vision == whole.vision
+    alone, with_weights = (qwen.Processor.from_pretrained(path) for path in (tmp_path, model_dir))
+    assert alone.encode(TEXTS[0]) == with_weights.encode(TEXTS[0]) and alone.vision == with_weights.vision

@@ -43,7 +43,10 @@ def golden(request):
         expected = dict(file)
     model = qwen.load(GOLDEN / request.param)
     prompts = [
-        (expected[f"ids/{b}"].tolist(), [tiny.picture(*picture) for picture in expected[f"pictures/{b}"].tolist()])
+        (
+            expected[f"ids/{b}"].tolist(),
+            [tiny.noise_image(*arguments) for arguments in expected[f"pictures/{b}"].tolist()],
+        )
         for b in range(len(tiny.LAYOUTS))
     ]
     return model, qwen.pack(model.config, prompts, max_pixels=int(expected["max_pixels"])), prompts, expected
@@ -57,10 +60,10 @@ def test_golden_features_logits_and_positions(golden):
     model, inputs, prompts, expected = golden
     logits = np.asarray(model(inputs))
     assert logits.dtype == np.float32
-    for b, (ids, pictures) in enumerate(prompts):
+    for b, (ids, images) in enumerate(prompts):
         np.testing.assert_array_equal(inputs.position_ids[:, b, : len(ids)], expected[f"positions/{b}"])
         np.testing.assert_allclose(logits[b, expected[f"at/{b}"]], expected[f"logits/{b}"], atol=LOGITS, rtol=0)
-        if pictures:
+        if images:
             np.testing.assert_allclose(
                 tiny.features(model, inputs, b), expected[f"features/{b}"], atol=FEATURES, rtol=0
             )
@@ -144,11 +147,11 @@ def test_transformers_any_number_of_images(models, theirs):
 
 def test_a_future_token_changes_no_earlier_logit(models):
     model = models["untied"]
-    ids, pictures = tiny.prompt(model.config, [3, (84, 84), 8], seed=3)
+    ids, images = tiny.prompt(model.config, [3, (84, 84), 8], seed=3)
     changed = list(ids)
     place = len(ids) - 5
     changed[place] = changed[place] + 1
-    logits = np.asarray(model(qwen.pack(model.config, [(ids, pictures), (changed, pictures)])))
+    logits = np.asarray(model(qwen.pack(model.config, [(ids, images), (changed, images)])))
     np.testing.assert_array_equal(logits[0, :place], logits[1, :place])
     later = np.abs(logits[0] - logits[1])[place : len(ids)].max(-1)
     assert (later > 1e-3).all()  # and it does change its own logits and all later ones
@@ -178,23 +181,23 @@ def test_no_logit_depends_on_later_embeddings(models):
 
 @pytest.mark.parametrize("name", tiny.CONFIGS)
 def test_an_image_changes_no_other_images_features(models, name):
-    """Small pictures share rows and windows' blocks of the pack, and still see only themselves."""
+    """Small images share rows and windows' blocks of the pack, and still see only themselves."""
     model = models[name]
-    pictures = [tiny.picture(*size, seed=i) for i, size in enumerate([(84, 84), (140, 84), (56, 56), (84, 56)])]
-    other = [*pictures]
+    images = [tiny.noise_image(*size, seed=i) for i, size in enumerate([(84, 84), (140, 84), (56, 56), (84, 56)])]
+    other = [*images]
     other[1] = 255 - other[1]
 
-    def features(pictures):
-        ids = [token for picture in pictures for token in tiny.image_tokens(model.config, picture)]
-        inputs = qwen.pack(model.config, [(ids, pictures)], **PACK)
+    def features(images):
+        ids = [token for image in images for token in tiny.image_tokens(model.config, image)]
+        inputs = qwen.pack(model.config, [(ids, images)], **PACK)
         return tiny.features(model, inputs, 0), inputs
 
-    (before, inputs), (after, _) = features(pictures), features(other)
+    (before, inputs), (after, _) = features(images), features(other)
     rows = {int(index[0]) for index in inputs.image_index[0] if index[0] >= 0}
-    assert len(rows) < len(pictures)  # rows are shared, or this tests nothing
-    sizes = [len(tiny.image_tokens(model.config, picture)) - 2 for picture in pictures]
+    assert len(rows) < len(images)  # rows are shared, or this tests nothing
+    sizes = [len(tiny.image_tokens(model.config, image)) - 2 for image in images]
     starts = np.cumsum([0, *sizes])
-    for i in range(len(pictures)):
+    for i in range(len(images)):
         one, two = (features[starts[i] : starts[i + 1]] for features in (before, after))
         if i == 1:
             assert np.abs(one - two).max() > 1e-2
@@ -248,40 +251,40 @@ def good_prompt():
     return tiny.prompt(tiny.CONFIGS["untied"], [3, (84, 84), (56, 56), 4], seed=0)
 
 
-def without_an_image(ids, pictures):
-    return ids, pictures[:1]
+def without_an_image(ids, images):
+    return ids, images[:1]
 
 
-def with_an_image_too_many(ids, pictures):
-    return ids, [*pictures, pictures[0]]
+def with_an_image_too_many(ids, images):
+    return ids, [*images, images[0]]
 
 
-def with_a_run_too_short(ids, pictures):
+def with_a_run_too_short(ids, images):
     at = ids.index(tiny.CONFIGS["untied"].image_token_id)
-    return ids[:at] + ids[at + 1 :], pictures
+    return ids[:at] + ids[at + 1 :], images
 
 
-def with_images_swapped(ids, pictures):
-    return ids, pictures[::-1]
+def with_images_swapped(ids, images):
+    return ids, images[::-1]
 
 
-def with_a_token_outside(ids, pictures):
-    return [*ids, tiny.CONFIGS["untied"].text.vocab_size], pictures
+def with_a_token_outside(ids, images):
+    return [*ids, tiny.CONFIGS["untied"].text.vocab_size], images
 
 
-def with_a_negative_token(ids, pictures):
-    return [-1, *ids], pictures
+def with_a_negative_token(ids, images):
+    return [-1, *ids], images
 
 
-def with_a_video(ids, pictures):
-    return [*ids, tiny.CONFIGS["untied"].video_token_id], pictures
+def with_a_video(ids, images):
+    return [*ids, tiny.CONFIGS["untied"].video_token_id], images
 
 
-def with_float_ids(ids, pictures):
-    return np.array(ids, np.float32), pictures
+def with_float_ids(ids, images):
+    return np.array(ids, np.float32), images
 
 
-def with_nothing(ids, pictures):
+def with_nothing(ids, images):
     return [], []
 
 

@@ -101,19 +101,22 @@ def test_packs_of_several_batches_agree_in_shape(batches):
 def test_only_own_shards_get_patches(sizes, shards, data):
     """The rest of a pack does not depend on what a process owns, and each image's patches are made in one shard."""
     config, batch = vision_config(112), preprocessed(sizes, 2, np.random.default_rng(0))
-    own = data.draw(st.sets(st.integers(0, shards - 1)))
+    local = data.draw(st.sets(st.integers(0, shards - 1)))
     parts, made = [], []
-    for part in (None, own, set(range(shards)) - own):
-        noted = [image._replace(frame=lambda image=image: made.append(image.home) or image.frame()) for image in batch]
+    for part in (None, local, set(range(shards)) - local):
+        noted = [
+            image._replace(frame=lambda image=image: made.append(image.preferred_position) or image.frame())
+            for image in batch
+        ]
         [(pack, _)] = pack_images(config, [noted], shards, part)
         parts.append(pack)
         filled = pack.patches.reshape(shards, -1).any(axis=1)
         assert part is None or set(np.flatnonzero(filled)) <= part
-    assert sorted(made) == sorted([image.home for image in batch] * 2)
-    whole, mine, others = parts
-    np.testing.assert_array_equal(mine.patches + others.patches, whole.patches)
+    assert sorted(made) == sorted([image.preferred_position for image in batch] * 2)
+    full, mine, others = parts
+    np.testing.assert_array_equal(mine.patches + others.patches, full.patches)
     for name in ("images", "windows", "positions"):
-        np.testing.assert_array_equal(getattr(mine, name), getattr(whole, name))
+        np.testing.assert_array_equal(getattr(mine, name), getattr(full, name))
 
 
 def test_images_lie_about_where_they_are_at_home():
@@ -123,7 +126,7 @@ def test_images_lie_about_where_they_are_at_home():
     for part in (range(128), range(0, 64), range(1, 128, 2)):
         [(pack, index)] = pack_images(vision_config(112), [[batch[i] for i in part]], 8)
         halves = [places[0, 0] * 2 // len(pack.patches) for places in index]
-        same = np.mean([half == int(2 * batch[i].home) for i, half in zip(part, halves)])
+        same = np.mean([half == int(2 * batch[i].preferred_position) for i, half in zip(part, halves)])
         assert same > 0.7, "half of them would by chance"
 
 

@@ -5,7 +5,7 @@ import json
 
 import fake_endpoint
 import pytest
-from fake_endpoint import FakeEndpoint, Reply, asked, completion
+from fake_endpoint import FakeEndpoint, Reply, completion, last_text
 from PIL import Image
 
 from perl_jax import symbols
@@ -326,7 +326,9 @@ def test_rows_keep_their_order_and_are_asked_once(tmp_path):
 
 def test_a_reply_that_cannot_be_used_is_sent_back_once(tmp_path):
     def answer(request):
-        return said() if "names an image that is not there: Image 5 of 2" in asked(request) else said(answer="Image 5")
+        return (
+            said() if "names an image that is not there: Image 5 of 2" in last_text(request) else said(answer="Image 5")
+        )
 
     ((_, made),), requests = reading(tmp_path, answer, [row()])
     assert made.answer == "Image 2"

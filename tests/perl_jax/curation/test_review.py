@@ -192,7 +192,7 @@ def test_places_of_slots_that_stand_in_another_order():
 def test_a_record_that_cannot_be_shown_does_not_end_the_page(few, tmp_path, monkeypatch):
     opened = records.Split.__getitem__
     monkeypatch.setattr(records.Split, "__getitem__", lambda split, i: {**opened(split, i), "images": [b"x", b"y"]})
-    assert written(few, tmp_path / "review.html").count("not a picture that can be read") == 3
+    assert written(few, tmp_path / "review.html").count("not a readable image") == 3
 
 
 def test_bad_input_is_one_line(few, tmp_path):

@@ -35,10 +35,10 @@ def test_parts_equal_the_whole(models, monkeypatch, remat):
         rows = []
         return rows, jax.jit(jax.grad(summed, has_aux=True))(weights)
 
-    rows, whole = found()
+    rows, unsplit = found()
     assert set(rows) == {len(inputs.vision.images)} and rows[0] > 2
     monkeypatch.setattr(embeddings, "PATCHES", 1)
     rows, parts = found()
     assert set(rows) == {1}
-    for one, other in zip(jax.tree.leaves(whole), jax.tree.leaves(parts), strict=True):
+    for one, other in zip(jax.tree.leaves(unsplit), jax.tree.leaves(parts), strict=True):
         np.testing.assert_allclose(other, one, rtol=1e-4, atol=1e-4)

@@ -18,17 +18,17 @@ def test_text_and_vision_are_what_xla_counts(models):
     loop's body once."""
     model = models["untied"]
     config = model.config
-    ids, pictures = tiny.prompt(config, [2, (112, 112), 30])
-    inputs = qwen.pack(config, [(ids, pictures)])
+    ids, images = tiny.prompt(config, [2, (112, 112), 30])
+    inputs = qwen.pack(config, [(ids, images)])
     tokens, patches = inputs.ids.shape[1], inputs.vision.images.size
     graph, weights = nnx.split(model)
-    seen = (inputs.vision.images >= 0).sum()
-    assert flops.image_patches(config, ids) == [seen] == [64] and patches == 64
+    real_patches = (inputs.vision.images >= 0).sum()
+    assert flops.image_patches(config, ids) == [real_patches] == [64] and patches == 64
     tower = counted(lambda weights: nnx.merge(graph, weights).encode(inputs.vision), weights)
     assert config.vision.flops([64]) == pytest.approx(tower, rel=0.35)
-    whole = counted(lambda weights: nnx.merge(graph, weights)(inputs), weights)
+    total = counted(lambda weights: nnx.merge(graph, weights)(inputs), weights)
     text = flops.text(config.text, tokens, tokens * tokens, tokens)
-    assert config.vision.flops([64]) + text == pytest.approx(whole, rel=0.35)
+    assert config.vision.flops([64]) + text == pytest.approx(total, rel=0.35)
 
 
 def test_a_group_is_its_parts():

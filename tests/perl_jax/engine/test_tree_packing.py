@@ -16,12 +16,12 @@ CONFIG = tiny.CONFIGS["tied"]
 def group(prompts, lengths, images=0, seed=0):
     """Orders with prompts of given lengths (text and `images` pictures of four tokens each) and random responses."""
     rng = np.random.default_rng(seed)
-    pictures = [tiny.picture(56, 56, seed + i) for i in range(images)]
-    shown = [token for picture in pictures for token in tiny.image_tokens(CONFIG, picture)]
-    ids = [[*shown, *tiny.text_tokens(CONFIG, rng, length - len(shown))] for length in prompts]
+    group_images = [tiny.noise_image(56, 56, seed + i) for i in range(images)]
+    image_parts = [token for image in group_images for token in tiny.image_tokens(CONFIG, image)]
+    ids = [[*image_parts, *tiny.text_tokens(CONFIG, rng, length - len(image_parts))] for length in prompts]
     responses = [[tiny.text_tokens(CONFIG, rng, n) for n in row] for row in lengths]
     advantages = np.zeros((len(prompts), len(lengths[0])))
-    return tree_packing.Group(pictures, [range(images)] * len(prompts), ids, responses, advantages)
+    return tree_packing.Group(group_images, [range(images)] * len(prompts), ids, responses, advantages)
 
 
 def packed(groups, rows=None, row_tokens=None, shards=1):
@@ -54,7 +54,7 @@ def test_each_response_once_after_its_own_prompt(lengths, rows, room, shards):
         for response in order
         for t, token in enumerate(response)
     ]
-    seen = {}
+    counts = {}
     for batch in forest.batches:
         assert batch.ids.shape == (rows, shards, 50 + room)
         for b in np.ndindex(rows, shards):
@@ -65,15 +65,15 @@ def test_each_response_once_after_its_own_prompt(lengths, rows, room, shards):
             assert visible[np.arange(len(row)), np.arange(len(row))].all()
             for s in np.flatnonzero(scored):
                 source, number = batch.sources[b][s], int(row[s])
-                assert number not in seen
-                seen[number] = batch.ids[b][visible[source]].tolist(), int(batch.targets[b][s])
+                assert number not in counts
+                counts[number] = batch.ids[b][visible[source]].tolist(), int(batch.targets[b][s])
                 position = batch.position_ids[b][:, source]
                 assert (position == visible[source].sum() - 1).all()  # text alone counts up
                 near = np.flatnonzero(visible[source])
                 assert ((near < batch.prompts) | (near > source - batch.window)).all()
-    assert len(prompts) == 2 * len(groups) and len(seen) == len(expected)
+    assert len(prompts) == 2 * len(groups) and len(counts) == len(expected)
     for number, (ids, before, token) in enumerate(expected):
-        assert seen[number] == ([*ids, *before], token)
+        assert counts[number] == ([*ids, *before], token)
 
 
 def test_a_questions_trees_stay_together():

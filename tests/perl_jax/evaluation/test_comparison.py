@@ -3,7 +3,7 @@
 import re
 from html import escape
 
-import evaluated
+import evaluation_results
 import pytest
 from markup import Tags
 
@@ -29,14 +29,14 @@ def tables(models):
 @pytest.fixture
 def three(tmp_path):
     """base, GRPO and PeRL on BLINK under both protocols, in several orders under one; and some have more."""
-    data = evaluated.snapshot(tmp_path / "data")
+    data = evaluation_results.snapshot(tmp_path / "data")
     for name, right, permuted in (("base", 8, (6, 3)), ("GRPO", 12, (7, 5)), ("PeRL", 14, (13, 12))):
         out = tmp_path / name
-        evaluated.write(out, evaluated.rows(right, permuted=permuted, say=ATTACK), data)
-        evaluated.write(out, evaluated.rows(right + 2), data, protocol="official", partial=False)
-        evaluated.write(out, evaluated.rows(right - 4), data, benchmark="mantis_eval", partial=False)
-    evaluated.write(tmp_path / "PeRL", evaluated.rows(10), data, benchmark="records")
-    evaluated.write(tmp_path / "base", evaluated.rows(10), data, benchmark="remi")
+        evaluation_results.write(out, evaluation_results.rows(right, permuted=permuted, say=ATTACK), data)
+        evaluation_results.write(out, evaluation_results.rows(right + 2), data, protocol="official", partial=False)
+        evaluation_results.write(out, evaluation_results.rows(right - 4), data, benchmark="mantis_eval", partial=False)
+    evaluation_results.write(tmp_path / "PeRL", evaluation_results.rows(10), data, benchmark="records")
+    evaluation_results.write(tmp_path / "base", evaluation_results.rows(10), data, benchmark="remi")
     return read(*(tmp_path / name for name in ("base", "GRPO", "PeRL")))
 
 
@@ -91,8 +91,8 @@ def test_consistency(three):
 
 
 def test_a_control_that_was_drawn_is_not_by_construction(tmp_path):
-    scored = evaluated.rows(5, permuted=(4, 2), control=True)
-    models = read(evaluated.write(tmp_path / "a", scored, "d"))
+    scored = evaluation_results.rows(5, permuted=(4, 2), control=True)
+    models = read(evaluation_results.write(tmp_path / "a", scored, "d"))
     assert "by construction" not in comparison.markdown(models)
     assert "Differences" not in tables(models)  # there is no other model
 
@@ -105,22 +105,25 @@ def test_differences(three):
 
 
 def test_results_that_share_no_question(tmp_path):
-    other = [{**row, "id": "other" + row["id"]} for row in evaluated.rows(5)]
-    models = read(evaluated.write(tmp_path / "a", evaluated.rows(5), "d"), evaluated.write(tmp_path / "b", other, "d"))
+    other = [{**row, "id": "other" + row["id"]} for row in evaluation_results.rows(5)]
+    models = read(
+        evaluation_results.write(tmp_path / "a", evaluation_results.rows(5), "d"),
+        evaluation_results.write(tmp_path / "b", other, "d"),
+    )
     assert tables(models)["Differences"][2][2:] == ["0", "–", "–", "–", "–"]
 
 
 def test_what_is_not_alike_is_said(tmp_path):
-    a = evaluated.write(
+    a = evaluation_results.write(
         tmp_path / "a",
-        evaluated.rows(5),
+        evaluation_results.rows(5),
         "d",
         judge={"model": "m|1", "url": "u"},
         settings={"model": "x", "samples": 1, "temperature": 0.0, "prompt": {"system": "Be\nbrief."}},
     )
-    b = evaluated.write(
+    b = evaluation_results.write(
         tmp_path / "b",
-        evaluated.rows(5, 10),
+        evaluation_results.rows(5, 10),
         "d",
         settings={"model": "y", "samples": 1, "temperature": 0.7, "prompt": {"system": "Look."}},
     )
@@ -134,7 +137,7 @@ def test_what_is_not_alike_is_said(tmp_path):
 
 def test_a_setting_that_is_not_said_is_not_one_that_is_none(tmp_path):
     made = [
-        evaluated.write(tmp_path / name, evaluated.rows(5), "d", settings={"samples": 1, **more})
+        evaluation_results.write(tmp_path / name, evaluation_results.rows(5), "d", settings={"samples": 1, **more})
         for name, more in (("a", {}), ("b", {"blind": None}), ("c", {"blind": "None"}), ("d", {"blind": None}))
     ]
     assert "blind (a not said, b None)" in comparison.markdown(read(*made[:2]))
@@ -143,7 +146,7 @@ def test_a_setting_that_is_not_said_is_not_one_that_is_none(tmp_path):
 
 
 def test_names_keep_tables_whole(tmp_path):
-    out = evaluated.write(tmp_path / "a|b", evaluated.rows(5), "d", benchmark="my|own", protocol="x")
+    out = evaluation_results.write(tmp_path / "a|b", evaluation_results.rows(5), "d", benchmark="my|own", protocol="x")
     header, _, row = tables(read(out))["Accuracy"]
     assert header == ["my\\|own, x"] and row == ["a\\|b", "25.0% [11.2, 46.9] of 20 †"]
 
@@ -172,8 +175,8 @@ def test_the_page_holds_everything_and_no_script(three):
 
 
 def test_a_benchmark_that_the_last_model_has_not(tmp_path):
-    a = evaluated.write(tmp_path / "a", evaluated.rows(5, permuted=(3, 3)), "d")
-    b = evaluated.write(tmp_path / "b", evaluated.rows(5), "d", protocol="official")
+    a = evaluation_results.write(tmp_path / "a", evaluation_results.rows(5, permuted=(3, 3)), "d")
+    b = evaluation_results.write(tmp_path / "b", evaluation_results.rows(5), "d", protocol="official")
     found = tables(read(a, b))
     assert "Differences" not in found and found["Accuracy"][2][1:] == ["25.0% [11.2, 46.9] of 20 †", "–"]
     assert "Questions to look at" not in Tags("".join(comparison.body(read(a, b)))).words

@@ -3,10 +3,10 @@
 import base64
 import io
 
-import evaluated
+import evaluation_results
 import numpy as np
 import pytest
-from evaluated import ORDERS, row
+from evaluation_results import ORDERS, row
 from markup import Tags
 from PIL import Image
 
@@ -27,7 +27,7 @@ def questions(found):
 
 
 def test_kinds():
-    first = model("GRPO", evaluated.rows(4, questions=6))
+    first = model("GRPO", evaluation_results.rows(4, questions=6))
     last = [row(q, ORDERS[0], right=q in (0, 1, 4)) for q in range(6)]
     last += [row(q, ORDERS[1], "permuted", right=q in (0, 4, 5)) for q in range(6)]
     last += [row(q, ORDERS[0], "control", right=q in (0, 2, 3, 4)) for q in range(6)]
@@ -41,10 +41,10 @@ def test_kinds():
 
 
 def test_only_what_both_were_asked_is_compared():
-    first = evaluated.rows(0, questions=4)
+    first = evaluation_results.rows(0, questions=4)
     first[1]["answer"] = "another"
     first[2] |= {"fault": "picture missing", "texts": [""], "extracted": [None], "meaning": [None]}
-    found = examples.kinds([model("a", first), model("b", evaluated.rows(3, questions=3))], KEY)
+    found = examples.kinds([model("a", first), model("b", evaluation_results.rows(3, questions=3))], KEY)
     assert questions(found) == {"answered better by b than by a": ["q0"]}
 
 
@@ -64,9 +64,9 @@ def test_flips_are_of_one_sample():
 
 @pytest.fixture
 def two(tmp_path):
-    data = evaluated.snapshot(tmp_path / "data", 8)
+    data = evaluation_results.snapshot(tmp_path / "data", 8)
     rows = [
-        evaluated.rows(right, 8, permuted, f"{ATTACK} of {name}", control=True)
+        evaluation_results.rows(right, 8, permuted, f"{ATTACK} of {name}", control=True)
         for name, right, permuted in (("first", 2, (2, 2)), ("last", 7, (6, 7)))
     ]
     return [model("first", rows[0], data), model(f"last {ATTACK}", rows[1], data)]
@@ -97,8 +97,8 @@ def test_a_bounded_number_of_bounded_words(two):
     long = [{**each, "texts": ["w" * 9000 + r"\boxed{A}"]} for each in two[1].results[KEY].rows]
     seen = Tags("".join(examples.cards([two[0], model("last", long, two[1].results[KEY].facts["data"])], KEY)))
     assert seen.words.count("(9009 characters)") and r"\boxed{A} (9009" in seen.words
-    assert "w" * (html.WORDS_SHOWN + 1) not in seen.words
-    many = [model("a", evaluated.rows(0)), model("b", evaluated.rows(20))]
+    assert "w" * (html.MAX_CHARACTERS + 1) not in seen.words
+    many = [model("a", evaluation_results.rows(0)), model("b", evaluation_results.rows(20))]
     [card] = [card for card in examples.cards(many, KEY) if "<details>" in card]
     assert card.count("<h3>") == examples.SHOWN and f"by a: 20, {examples.SHOWN} shown" in card
 
@@ -108,7 +108,7 @@ def test_words_alone_where_the_data_is_gone(two, tmp_path):
     text = "".join(examples.cards([gone], KEY))
     assert "Without pictures: " in text and "gone holds no" in text and "<img" not in text and "True answer" in text
     assert "<img" in "".join(examples.cards([two[0], gone], KEY))  # another result knows where they are
-    fewer = evaluated.snapshot(tmp_path / "fewer", 3)
+    fewer = evaluation_results.snapshot(tmp_path / "fewer", 3)
     assert "the data no longer has q6" in "".join(examples.cards([model("a", gone.results[KEY].rows, fewer)], KEY))
     other = Model("a", {("unheard", "boxed"): gone.results[KEY]})
     assert "unknown benchmark" in "".join(examples.cards([other], ("unheard", "boxed")))

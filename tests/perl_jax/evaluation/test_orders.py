@@ -3,7 +3,7 @@
 import math
 
 import pytest
-from asked_questions import CASES, PNG, Case, Place, load, record
+from benchmark_cases import CASES, PNG, Case, Place, load, record
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -40,7 +40,7 @@ def pictures(item: Item) -> str:
 def words(case: Case, shown: str, text: str) -> str:
     if case.benchmark == "records":
         text = text.replace("{a}", "image {a.n}").replace("{b}", "image {b.n}").replace("{c}", "image {c.n}")
-    return case.said(shown, text)
+    return case.text_in(shown, text)
 
 
 def test_each_order_shows_what_its_words_mean(case, asked):
@@ -48,11 +48,11 @@ def test_each_order_shows_what_its_words_mean(case, asked):
     own, *others = all_of_them
     names = "abcde"[: case.count]
     assert own.is_original and own.fixed is None and own.item == item and not any(each.is_original for each in others)
-    assert len(all_of_them) == math.factorial(case.count - len(case.kept)) == len({each.order for each in all_of_them})
+    assert len(all_of_them) == math.factorial(case.count - len(case.fixed)) == len({each.order for each in all_of_them})
     for each in all_of_them:
         shown = pictures(each.item)
         assert [names[place] for place in each.shown] == list(shown) == [names[image] for image in each.order]
-        assert all(shown.index(name) == names.index(name) for name in case.kept)
+        assert all(shown.index(name) == names.index(name) for name in case.fixed)
         assert each.place == (shown.index(case.decisive) if case.decisive else None)
         stripped = " ".join(each.item.row.question.replace("<image>", " ").split())
         assert stripped == " ".join(words(case, shown, case.question).replace("<image>", " ").split())

@@ -2,7 +2,7 @@
 
 import base64
 
-import evaluated
+import evaluation_results
 import pytest
 from markup import Tags
 
@@ -21,10 +21,10 @@ def drawn(models):
 
 @pytest.mark.filterwarnings("error")
 def test_all_plots(tmp_path):
-    sampled = evaluated.rows(5, permuted=(4, 2), control=True, samples=2)
-    one = evaluated.write(tmp_path / "one", evaluated.rows(5, permuted=(4, 2)), "d")
-    two = evaluated.write(tmp_path / "two", sampled, "d", samples=2)
-    evaluated.write(two, evaluated.rows(7), "d", benchmark="my $own_$")
+    sampled = evaluation_results.rows(5, permuted=(4, 2), control=True, samples=2)
+    one = evaluation_results.write(tmp_path / "one", evaluation_results.rows(5, permuted=(4, 2)), "d")
+    two = evaluation_results.write(tmp_path / "two", sampled, "d", samples=2)
+    evaluation_results.write(two, evaluation_results.rows(7), "d", benchmark="my $own_$")
     titles, svgs = drawn([read(one), read(two)])
     assert [title.split(";")[0].split(",")[0] for title in titles] == [
         "accuracy",
@@ -36,15 +36,17 @@ def test_all_plots(tmp_path):
 
 
 def test_without_orders_there_is_accuracy_alone(tmp_path):
-    titles, _ = drawn([read(evaluated.write(tmp_path / "one", evaluated.rows(5), "d", benchmark="records"))])
+    titles, _ = drawn(
+        [read(evaluation_results.write(tmp_path / "one", evaluation_results.rows(5), "d", benchmark="records"))]
+    )
     assert len(titles) == 1
 
 
 def test_more_models_than_colours(tmp_path):
-    out = evaluated.write(tmp_path / "one", evaluated.rows(5, permuted=(5, 5)), "d")
+    out = evaluation_results.write(tmp_path / "one", evaluation_results.rows(5, permuted=(5, 5)), "d")
     assert len(drawn([read(out, str(i)) for i in range(9)])[1]) == 3
 
 
 def test_no_question_at_all(tmp_path):
-    titles, [svg] = drawn([read(evaluated.write(tmp_path / "one", [], "d"))])
+    titles, [svg] = drawn([read(evaluation_results.write(tmp_path / "one", [], "d"))])
     assert svg and titles[0].startswith("accuracy")

@@ -2,7 +2,7 @@
 
 import json
 
-import evaluated
+import evaluation_results
 import pytest
 
 from models.errors import InputError
@@ -11,9 +11,9 @@ from perl_jax.evaluation import results
 
 @pytest.fixture
 def out(tmp_path):
-    scored = evaluated.rows(6, permuted=(4, 2), control=True, samples=2, questions=8)
-    evaluated.write(tmp_path / "out", scored, "data", samples=2)
-    return evaluated.write(tmp_path / "out", evaluated.rows(3), "data", protocol="official")
+    scored = evaluation_results.rows(6, permuted=(4, 2), control=True, samples=2, questions=8)
+    evaluation_results.write(tmp_path / "out", scored, "data", samples=2)
+    return evaluation_results.write(tmp_path / "out", evaluation_results.rows(3), "data", protocol="official")
 
 
 def test_what_was_written_is_read(out):
@@ -30,7 +30,7 @@ def test_what_was_written_is_read(out):
 
 def test_half_a_line_and_a_question_without_its_own_order(out):
     file = out / "blink-official" / "scores.jsonl"
-    last = evaluated.row(99, [1, 2, 0], "permuted")
+    last = evaluation_results.row(99, [1, 2, 0], "permuted")
     file.write_text(file.read_text() + json.dumps(last) + '\n{"id": "q100", "ro')
     assert len(results.read("a", out).results["blink", "official"].questions()) == 20
 

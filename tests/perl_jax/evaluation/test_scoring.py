@@ -6,8 +6,7 @@ import sys
 import threading
 
 import pytest
-from fake_endpoint import FakeEndpoint, Reply
-from fake_endpoint import asked as said
+from fake_endpoint import FakeEndpoint, Reply, last_text
 from public_files import jsonl, png
 
 from perl_jax import grading
@@ -213,7 +212,9 @@ def test_a_judge_is_asked_what_rules_leave_and_never_twice(tmp_path, benchmark, 
     found = [scoring.score(name, "official", row.asked, row.texts) for row in rows]
     assert [bool(one.judge) for (one,) in found] == [False, True, True, True, False]
 
-    with FakeEndpoint(lambda request: next(replies[fruit] for fruit in replies if fruit in said(request))) as server:
+    with FakeEndpoint(
+        lambda request: next(replies[fruit] for fruit in replies if fruit in last_text(request))
+    ) as server:
         with client(server, tmp_path) as endpoint:
             scored, judged = scoring.judge(benchmark, endpoint, rows, found)
         assert [one.correct for (one,) in scored] == [1, 1, 0, 0, 0] and judged == Judged(3, 0)
@@ -225,7 +226,7 @@ def test_a_judge_is_asked_what_rules_leave_and_never_twice(tmp_path, benchmark, 
 
 def test_a_judge_that_fails_counts_and_leaves_the_others(tmp_path):
     def reply(request):
-        text = said(request)
+        text = last_text(request)
         if "slow" in text:
             asked_all.wait(60)
         return Reply(500) if "broken" in text else Reply(body="rubbish") if "rubbish" in text else "true"

@@ -2,7 +2,7 @@
 
 import pytest
 from markup import Tags
-from trained import lines, predictions, write_run
+from run_workdirs import lines, predictions, write_run
 
 from models.errors import InputError
 from perl_jax.evaluation import training_runs

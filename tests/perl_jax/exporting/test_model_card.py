@@ -64,9 +64,12 @@ def processor(tmp_path_factory):
 @pytest.fixture
 def card(processor):
     """What is told of a run of which only the least is known."""
-    asked = Prompts(processor, "Look.", "Think, then \\boxed{}.", min_pixels=3136, max_pixels=262144, max_tokens=8192)
+    settings = Prompts(
+        processor, "Look.", "Think, then \\boxed{}.", min_pixels=3136, max_pixels=262144, max_tokens=8192
+    )
     return model_card.Card(
-        asked=asked,
+        family="qwen2_5_vl",
+        prompts=settings,
         base=HUB,
         step=6,
         lora=None,
@@ -82,11 +85,11 @@ def card(processor):
 
 def everything(card):
     data = provenance.Data("mantis", "da7a", {"train": 22000, "eval": 300}, ["nlvr2"])
-    found = [provenance.Evaluation("eval", 6, ROWS)]
+    evaluations = [provenance.Evaluation("eval", 6, ROWS)]
     return card._replace(
         run=RUN,
         data=[data],
-        evaluations=found,
+        evaluations=evaluations,
         results=[RESULT._replace(consistency=FLIP)],
         lora={"rank": 64, "alpha": 32, "targets": "a|b"},
     )
@@ -97,10 +100,10 @@ def front(text: str) -> dict:
 
 
 def test_the_front_matter_is_the_hubs(card):
-    found = front(str(everything(card)))
-    assert found["library_name"] == "transformers" and found["pipeline_tag"] == "image-text-to-text"
-    assert found["base_model"] == "Qwen/Qwen2.5-VL-3B-Instruct" and found["base_model_relation"] == "finetune"
-    assert {"reinforcement-learning", "grpo", "lora", "multi-image"} <= set(found["tags"])
+    fields = front(str(everything(card)))
+    assert fields["library_name"] == "transformers" and fields["pipeline_tag"] == "image-text-to-text"
+    assert fields["base_model"] == "Qwen/Qwen2.5-VL-3B-Instruct" and fields["base_model_relation"] == "finetune"
+    assert {"reinforcement-learning", "grpo", "lora", "multi-image"} <= set(fields["tags"])
     assert str(ModelCard(str(card))) == str(card)
 
 
@@ -181,7 +184,9 @@ def test_results_stand_in_tables(card):
         "temperature `0.0` |"
     ) in text
     assert "| `blink` | `boxed` | 40 | 61.0% [10.0, 90.0] | 52.0% [10.0, 90.0] | 33.0% [10.0, 90.0] | 4.0%" in text
-    assert "it changed in 50.0% [9.5, 90.5] of the 2 questions of `eval` that were asked so, 33.0%" in text
+    assert (
+        "it changed in 50.0% [9.5, 90.5] of the 2 questions of `eval` that were asked in several orders, 33.0%" in text
+    )
 
 
 def test_parts_and_judges_are_told(card):
@@ -192,7 +197,7 @@ def test_parts_and_judges_are_told(card):
 
 
 @pytest.mark.parametrize(
-    ("base", "words", "said"),
+    ("base", "words", "fields"),
     [
         (HUB, "see the base model", {}),
         (HUB._replace(license={"license": "apache-2.0"}), "base model: `apache-2.0`", {"license": "apache-2.0"}),
@@ -205,9 +210,9 @@ def test_parts_and_judges_are_told(card):
         (NEW, "no base model's weights are in it", {}),
     ],
 )
-def test_the_licence_is_told_and_never_guessed(card, base, words, said):
+def test_the_licence_is_told_and_never_guessed(card, base, words, fields):
     text = str(card._replace(base=base))
-    assert words in text and {key: value for key, value in front(text).items() if "license" in key} == said
+    assert words in text and {key: value for key, value in front(text).items() if "license" in key} == fields
 
 
 def test_toys_say_so(card):
@@ -220,10 +225,10 @@ WEIRD = "a|b`c``d<script>\n# [x](y)**"
 
 def test_names_are_no_markup(card, processor):
     """Whatever a name or text holds, it stays in its cell or its block of code."""
-    asked = Prompts(processor, "```\n# system", "````\n---\n# x", 3136, 262144, 8192)
+    settings = Prompts(processor, "```\n# system", "````\n---\n# x", 3136, 262144, 8192)
     full = everything(card)
     weird = full._replace(
-        asked=asked,
+        prompts=settings,
         base=HUB._replace(name=WEIRD, hub=False),
         data=[full.data[0]._replace(name=WEIRD)],
         evaluations=[full.evaluations[0]._replace(name=WEIRD)],
@@ -244,7 +249,7 @@ def test_the_prompt_is_shown_as_it_is(card):
     text = str(card)
     assert "```\nLook.\n```" in text and "```\nThink, then \\boxed{}.\n```" in text
     assert "<|im_start|>system\nLook.<|im_end|>" in text
-    assert "3,136 to 262,144 pixels" in text and "up to 8,192 tokens, room for 24 of the largest" in text
+    assert "3,136 to 262,144 pixels" in text and "up to 8,192 tokens, enough for 24 of the largest" in text
     assert "max_new_tokens=2048" in text  # where the run does not say it
-    bare = card._replace(asked=Prompts(card.asked.processor, "", "", 3136, 262144, 8192))
+    bare = card._replace(prompts=Prompts(card.prompts.processor, "", "", 3136, 262144, 8192))
     assert "its default" in str(bare) and "no instruction follows" in str(bare)

@@ -18,7 +18,7 @@ def card(path, front):
 
 
 @pytest.mark.parametrize(
-    ("front", "found"),
+    ("front", "fields"),
     [
         ("license: apache-2.0", {"license": "apache-2.0"}),
         (
@@ -36,10 +36,10 @@ def card(path, front):
         ("license: [", {}),
     ],
 )
-def test_the_licence_is_what_the_base_card_says(tmp_path, front, found):
+def test_the_licence_is_what_the_base_card_says(tmp_path, front, fields):
     (tmp_path / "LICENSE").write_text("Apache License, Version 2.0")
     card(tmp_path, front)
-    assert provenance.license_metadata(tmp_path) == found
+    assert provenance.license_metadata(tmp_path) == fields
 
 
 def test_a_licence_is_never_guessed(tmp_path):
@@ -70,11 +70,11 @@ def test_records_are_counted_where_they_are_as_they_were(tmp_path):
     directory = str(tmp_path / "set")
     build("digits", directory, seed=0, train_size=4, eval_size=2, questions=("which",))
     known = records.fingerprint(directory)
-    [found] = provenance.data({directory: known})
-    assert found == provenance.Data("set", known, {"eval": 2, "train": 4}, ["digits_which"])
+    [data] = provenance.data({directory: known})
+    assert data == provenance.Data("set", known, {"eval": 2, "train": 4}, ["digits_which"])
     for place, fingerprint in ((directory, "another"), (str(tmp_path / "set.gone"), known)):
-        [found] = provenance.data({place: fingerprint})
-        assert (found.fingerprint, found.counts, found.sources) == (fingerprint, {}, [])
+        [data] = provenance.data({place: fingerprint})
+        assert (data.fingerprint, data.counts, data.sources) == (fingerprint, {}, [])
 
 
 def test_evaluations_are_the_last_ones_of_the_step_or_before(tmp_path):
@@ -83,8 +83,8 @@ def test_evaluations_are_the_last_ones_of_the_step_or_before(tmp_path):
         row = dict.fromkeys(training_runs.ROW_KEYS, "") | {"id": name}
         (tmp_path / "evaluations" / f"{name}.jsonl").write_text(json.dumps(row) + "\n")
     (tmp_path / "evaluations" / "empty-00000001.jsonl").write_text("")
-    found = provenance.evaluations(tmp_path, 3)
-    assert [(each.name, each.step, each.rows[0]["id"]) for each in found] == [
+    evaluations = provenance.evaluations(tmp_path, 3)
+    assert [(each.name, each.step, each.rows[0]["id"]) for each in evaluations] == [
         ("eval", 3, "eval-00000003"),
         ("my-set", 3, "my-set-00000003"),
     ]
@@ -165,7 +165,7 @@ def test_a_directory_without_results_is_refused(tmp_path):
 
 
 def test_results_of_other_weights_are_refused(tmp_path):
-    found = provenance.results([written(tmp_path)])
-    provenance.check(found, "abc")
+    results = provenance.results([written(tmp_path)])
+    provenance.check(results, "abc")
     with pytest.raises(InputError, match="blink-boxed is of the weights abc, this step has xyz"):
-        provenance.check(found, "xyz")
+        provenance.check(results, "xyz")

@@ -18,6 +18,7 @@ from perl_jax.exporting import usage_snippets
 from perl_jax.records.prompts import Prompts
 
 SYSTEM, INSTRUCTION = 'It\'s "you", who\nlooks.', "Think in `<think>`, then\n\\boxed{} $(it)."
+NETWORK = "Qwen2_5_VLForConditionalGeneration"
 SIZES = tiny_run.config().scratch.to_dict()
 
 
@@ -29,7 +30,7 @@ def processor(tmp_path_factory):
 
 
 @pytest.fixture
-def asked(processor):
+def settings(processor):
     return Prompts(processor, SYSTEM, INSTRUCTION, min_pixels=784, max_pixels=3136, max_tokens=300)
 
 
@@ -47,47 +48,47 @@ def words_of(command: str) -> list[str]:
 
 
 @pytest.mark.parametrize("adapter", [False, True])
-def test_code_for_transformers_holds_the_texts(asked, plain, adapter):
-    code = usage_snippets.transformers(asked, 77, adapter)
+def test_code_for_transformers_holds_the_texts(settings, plain, adapter):
+    code = usage_snippets.transformers(settings, 77, NETWORK, adapter)
     assert {SYSTEM, "\n" + INSTRUCTION, 77} <= constants(code)
     assert ("peft" in code) == adapter
-    assert "system" not in constants(usage_snippets.transformers(plain, 77, adapter))
+    assert "system" not in constants(usage_snippets.transformers(plain, 77, NETWORK, adapter))
 
 
-def test_the_example_is_the_prompt_of_training(asked, plain):
-    """But that a picture has as many tokens as its merged patches."""
-    for shown in (asked, plain):
+def test_the_example_is_the_prompt_of_training(settings, plain):
+    """But that an image has as many tokens as its merged patches."""
+    for prompts in (settings, plain):
         record = {
             "id": "x",
             "question": "<image><image>" + usage_snippets.QUESTION,
-            "images": [tiny.picture(28, 28, 0)] * 2,
+            "images": [tiny.noise_image(28, 28, 0)] * 2,
         }
-        ids, _ = shown.encode(record)
-        assert shown.processor.encode(usage_snippets.example(shown)) == ids  # these pictures have one token each
+        ids, _ = prompts.encode(record)
+        assert prompts.processor.encode(usage_snippets.example(prompts)) == ids  # these pictures have one token each
 
 
-def test_a_prompt_holds_as_many_pictures_as_it_has_tokens_for(asked):
-    assert usage_snippets.most_pictures(asked) == 300 // 4
-    assert usage_snippets.most_pictures(Prompts(asked.processor, "", "", 784, 10**9, 300)) == 1
-    assert usage_snippets.most_pictures(Prompts(asked.processor, "", "", 1, 27 * 28, 300)) == 300
+def test_a_prompt_holds_as_many_images_as_it_has_tokens_for(settings):
+    assert usage_snippets.max_images(settings) == 300 // 4
+    assert usage_snippets.max_images(Prompts(settings.processor, "", "", 784, 10**9, 300)) == 1
+    assert usage_snippets.max_images(Prompts(settings.processor, "", "", 1, 27 * 28, 300)) == 300
 
 
-def test_the_vllm_server_gets_the_limits(asked):
-    words = words_of(usage_snippets.vllm_server(asked, 50))
+def test_the_vllm_server_gets_the_limits(settings):
+    words = words_of(usage_snippets.vllm_server(settings, 50))
     flags = dict(zip(words[3::2], words[4::2], strict=True))
     assert words[:3] == ["vllm", "serve", "$MODEL"]
-    assert json.loads(flags["--mm-processor-kwargs"]) == asked.limits
+    assert json.loads(flags["--mm-processor-kwargs"]) == settings.limits
     assert json.loads(flags["--limit-mm-per-prompt"]) == {"image": 75, "video": 0}
     assert int(flags["--max-model-len"]) == 350
 
 
-def test_the_vllm_client_asks_greedily_with_the_texts(asked, tmp_path, monkeypatch):
+def test_the_vllm_client_asks_greedily_with_the_texts(settings, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("a.png", "b.png"):
-        Image.fromarray(tiny.picture(28, 28, 0)).save(name)
+        Image.fromarray(tiny.noise_image(28, 28, 0)).save(name)
     with FakeEndpoint(lambda request: "2") as server:
         names = {}
-        exec(usage_snippets.vllm_client(asked, 50).replace("http://localhost:8000/v1", server.url), names)
+        exec(usage_snippets.vllm_client(settings, 50).replace("http://localhost:8000/v1", server.url), names)
     [request] = server.requests
     system, user = request["messages"]
     assert names["answer"] == "2" and request["temperature"] == 0 and request["max_tokens"] == 50
@@ -111,11 +112,11 @@ def split(arguments: str) -> dict[str, str]:
     return dict(part.split("=", 1) for part in parts)
 
 
-def test_lmms_eval_gets_its_arguments_whole(asked, processor):
-    words = words_of(usage_snippets.lmms_eval(asked, 50))
+def test_lmms_eval_gets_its_arguments_whole(settings, processor):
+    words = words_of(usage_snippets.lmms_eval(settings, 50))
     assert words[:5] == ["python", "-m", "lmms_eval", "--model", "qwen2_5_vl"] and "--force_simple" in words
-    found = split(words[words.index("--model_args") + 1])
-    assert found == {
+    arguments = split(words[words.index("--model_args") + 1])
+    assert arguments == {
         "pretrained": "$MODEL",
         "min_pixels": "784",
         "max_pixels": "3136",
@@ -124,21 +125,21 @@ def test_lmms_eval_gets_its_arguments_whole(asked, processor):
     }
     simple = Prompts(processor, "", "Answer in \\boxed{}.", 784, 3136, 300)
     words = words_of(usage_snippets.lmms_eval(simple, 50))
-    found = split(words[words.index("--model_args") + 1])
-    assert found["reasoning_prompt"] == "\\nAnswer in \\boxed{}." and "system_prompt" not in found
+    arguments = split(words[words.index("--model_args") + 1])
+    assert arguments["reasoning_prompt"] == "\\nAnswer in \\boxed{}." and "system_prompt" not in arguments
 
 
-def test_vlmevalkit_gets_limits_and_texts(asked, plain):
-    model = json.loads(usage_snippets.vlmevalkit(asked, 50))["model"]["perl-qwen2.5-vl"]
+def test_vlmevalkit_gets_limits_and_texts(settings, plain):
+    model = json.loads(usage_snippets.vlmevalkit(settings, 50))["model"]["perl-qwen2.5-vl"]
     assert model["system_prompt"] == f"{SYSTEM}\n{INSTRUCTION}" and model["max_new_tokens"] == 50
-    assert asked.limits.items() <= model.items() and not model["use_custom_prompt"]
+    assert settings.limits.items() <= model.items() and not model["use_custom_prompt"]
     assert "system_prompt" not in json.loads(usage_snippets.vlmevalkit(plain, 50))["model"]["perl-qwen2.5-vl"]
 
 
 def test_the_docs_show_what_a_card_does(processor):
     """Of a model that was trained as configs/base.py says."""
     config = base.get_config()
-    shown, longest = Prompts(processor, **config.prompt), config.sampling.max_new_tokens
+    settings, longest = Prompts(processor, **config.prompt), config.sampling.max_new_tokens
     text = (REPOSITORY / "perl_jax" / "benchmarks" / "README.md").read_text()
     for command in (usage_snippets.vllm_server, usage_snippets.lmms_eval, usage_snippets.vlmevalkit):
-        assert command(shown, longest) in text, command.__name__
+        assert command(settings, longest) in text, command.__name__

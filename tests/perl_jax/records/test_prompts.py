@@ -131,9 +131,9 @@ def test_a_picture_without_a_header_is_named():
 
 def test_a_broken_picture_is_found_by_whom_it_is_at_home_with(asked):
     broken = prompts.opened({"id": "r", "images": [png(8, 6), png(80, 60)[:-40]]})["images"]
-    home = int(broken[1].home * 4)
+    home = int(broken[1].preferred_position * 4)
     [line, none] = asked.prepare([broken, broken[:1]], 4, {home})
-    assert line.startswith("record 'r', image 2: not a picture that can be read") and none is None
+    assert line.startswith("record 'r', image 2: not a readable image") and none is None
     assert asked.prepare([broken], 4, {0, 1, 2, 3} - {home}) == [None]
 
 

@@ -9,7 +9,7 @@ import threading
 import time
 
 import pytest
-from fake_endpoint import FakeEndpoint, Reply, asked, completion
+from fake_endpoint import FakeEndpoint, Reply, completion, last_text
 
 from models.errors import InputError
 from perl_jax.runtime.chat_endpoint import Endpoint, Failure
@@ -30,7 +30,7 @@ def say(text):
 
 
 def echo(request):
-    return "said " + asked(request)
+    return "said " + last_text(request)
 
 
 def ask_all(endpoint, texts, **sampling):
@@ -60,7 +60,7 @@ def test_without_a_key_a_placeholder_is_sent(cache, monkeypatch):
 
 def test_many_at_a_time_and_in_order(cache):
     def answer(request):
-        time.sleep(0.1 if asked(request).endswith("0") else 0.02)
+        time.sleep(0.1 if last_text(request).endswith("0") else 0.02)
         return echo(request)
 
     texts, read = [str(i) for i in range(30)], []
@@ -71,8 +71,8 @@ def test_many_at_a_time_and_in_order(cache):
             yield text
 
     with FakeEndpoint(answer) as server, client(server, cache, concurrency=4) as endpoint:
-        for count, (text, said) in enumerate(endpoint.each(reading(), lambda text: endpoint.ask(say(text))), 1):
-            assert said == "said " + text and text == texts[count - 1]
+        for count, (text, reply) in enumerate(endpoint.each(reading(), lambda text: endpoint.ask(say(text))), 1):
+            assert reply == "said " + text and text == texts[count - 1]
             assert len(read) <= count + 2 * 4, "items hold pictures"
         assert count == 30 and len(server.requests) == 30
         assert 2 <= server.busiest <= 4
@@ -86,8 +86,8 @@ def test_an_equal_request_is_answered_from_the_file(cache):
             assert ask_all(endpoint, ["b", "a"], temperature=0) == [("b", "said b"), ("a", "said a")]
             assert len(server.requests) == 2 and endpoint.counts == {"cached": 2}
             assert endpoint.ask(say("a"), temperature=1) == "said a"
-            picture = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
-            endpoint.ask([{"role": "user", "content": [{"type": "text", "text": "a"}, picture]}], temperature=0)
+            image_part = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
+            endpoint.ask([{"role": "user", "content": [{"type": "text", "text": "a"}, image_part]}], temperature=0)
             assert len(server.requests) == 4, "sampling and pictures are part of the request"
     with Endpoint("http://localhost:1/v1", "fake", cache) as elsewhere:
         assert elsewhere.ask(say("a"), temperature=0) == "said a", "where it is served is not"
@@ -112,13 +112,13 @@ def test_a_killed_run_goes_on_and_repeats_no_answered_request(cache):
         child.join()
         time.sleep(0.1)
         with open(cache, "rb") as file:
-            kept = sum(row.endswith(b"\n") for row in file)
+            cached = sum(row.endswith(b"\n") for row in file)
         before = len(server.requests)
-        assert kept >= before - 2 * 3, "what was answered was kept at once"
+        assert cached >= before - 2 * 3, "what was answered was kept at once"
         with client(server, cache) as endpoint:
-            found = ask_all(endpoint, [str(i) for i in range(40)])
-        assert [said for _, said in found] == [f"said {i}" for i in range(40)]
-        assert len(server.requests) - before == 40 - kept and endpoint.counts["cached"] == kept
+            answers = ask_all(endpoint, [str(i) for i in range(40)])
+        assert [reply for _, reply in answers] == [f"said {i}" for i in range(40)]
+        assert len(server.requests) - before == 40 - cached and endpoint.counts["cached"] == cached
 
 
 def test_an_abandoned_iterator_sends_little_more(cache):
@@ -177,7 +177,7 @@ def test_lone_surrogates_are_sent_as_question_marks_and_kept_where_the_model_mak
         for _ in range(2):
             with client(server, cache) as endpoint:
                 assert endpoint.ask(say("a\udc80b")) == "\ud800"
-        assert [asked(request) for request in server.requests] == ["a?b"]
+        assert [last_text(request) for request in server.requests] == ["a?b"]
 
 
 @pytest.mark.parametrize(
@@ -203,17 +203,17 @@ def test_what_may_pass_is_tried_again(cache, bad):
         (Reply(422, '{"detail": "x"}'), "HTTP 422: {'detail': 'x'}", 1),
         (Reply(500, '{"error": "broken \\ud800"}'), "HTTP 500: broken", 3),
         (Reply(503, "<html>busy</html>"), "HTTP 503: <html>busy", 3),
-        (Reply(200, b"\xff\xfe\0rubbish"), "rubbish: no JSON", 1),
-        (Reply(200, "[" * 5000), "rubbish: no JSON", 1),
+        (Reply(200, b"\xff\xfe\0rubbish"), "malformed response: no JSON", 1),
+        (Reply(200, "[" * 5000), "malformed response: no JSON", 1),
         (
             Reply(200, "<html>welcome</html>", {"Content-Type": "text/html"}),
-            "rubbish: no chat completion but <html>wel",
+            "malformed response: no chat completion but <html>wel",
             1,
         ),
-        (Reply(200, '{"error": {"message": "overloaded"}}'), "rubbish: no chat completion but", 1),
-        (Reply(200, '{"choices": []}'), "rubbish: no chat completion", 1),
-        (Reply(200, '{"choices": [null]}'), "rubbish: no chat completion", 1),
-        (Reply(200, "[1]"), "rubbish: no chat completion", 1),
+        (Reply(200, '{"error": {"message": "overloaded"}}'), "malformed response: no chat completion but", 1),
+        (Reply(200, '{"choices": []}'), "malformed response: no chat completion", 1),
+        (Reply(200, '{"choices": [null]}'), "malformed response: no chat completion", 1),
+        (Reply(200, "[1]"), "malformed response: no chat completion", 1),
         (Reply(200, '{"choices": [{"message": {"content": 5}}]}'), "empty answer", 1),
         (Reply(200, completion(" \n")), "empty answer: finish_reason stop", 1),
         (Reply(200, completion(None, "length")), "empty answer: finish_reason length", 1),
@@ -221,7 +221,7 @@ def test_what_may_pass_is_tried_again(cache, bad):
 )
 def test_a_failure_is_a_value_that_names_its_reason_and_is_not_kept(cache, bad, reason, tries):
     def answer(request):
-        return bad if asked(request) == "bad" else "good"
+        return bad if last_text(request) == "bad" else "good"
 
     with FakeEndpoint(answer) as server:
         with client(server, cache) as endpoint:
@@ -232,7 +232,7 @@ def test_a_failure_is_a_value_that_names_its_reason_and_is_not_kept(cache, bad, 
             assert len(server.requests) == 2 + tries and endpoint.counts["failed"] == 1
         server.answer = lambda request: "mended"
         with client(server, cache) as endpoint:
-            assert [said for _, said in ask_all(endpoint, ["good", "bad", "fine"])] == ["good", "mended", "good"]
+            assert [reply for _, reply in ask_all(endpoint, ["good", "bad", "fine"])] == ["good", "mended", "good"]
 
 
 def test_retry_after_is_honoured(cache, monkeypatch):
@@ -246,7 +246,7 @@ def test_retry_after_is_honoured(cache, monkeypatch):
 
 def test_a_hang_ends_and_the_others_go_on(cache):
     def answer(request):
-        if asked(request) == "hang":
+        if last_text(request) == "hang":
             time.sleep(60)
         return "good"
 
@@ -264,7 +264,7 @@ def unused_port():
 def test_an_endpoint_that_is_not_there_stops_the_run_in_one_line(cache):
     with (
         client(f"http://127.0.0.1:{unused_port()}/v1", cache, retries=1) as endpoint,
-        pytest.raises(InputError, match=r"no connection.*refused.*the same command goes on") as caught,
+        pytest.raises(InputError, match=r"no connection.*refused.*the same command resumes") as caught,
     ):
         ask_all(endpoint, [str(i) for i in range(100)])
     assert "\n" not in str(caught.value)
@@ -308,7 +308,7 @@ def test_an_endpoint_that_answers_nothing_stops_the_run(cache, bad):
     with (
         FakeEndpoint(lambda request: bad) as server,
         client(server, cache) as endpoint,
-        pytest.raises(InputError, match=r"(HTTP|rubbish).* requests failed"),
+        pytest.raises(InputError, match=r"(HTTP|malformed response).* requests failed"),
     ):
         ask_all(endpoint, [str(i) for i in range(1000)])
     assert endpoint.counts["failed"] <= 3 * 8
@@ -317,7 +317,7 @@ def test_an_endpoint_that_answers_nothing_stops_the_run(cache, bad):
 @pytest.mark.parametrize("bad", ["refused", "hang up"])
 def test_what_fails_each_time_does_not_keep_a_run_from_its_end(cache, bad):
     def answer(request):
-        if int(asked(request)) % 10 != 9:
+        if int(last_text(request)) % 10 != 9:
             return echo(request)
         if bad == "hang up":
             raise ConnectionError
@@ -325,8 +325,8 @@ def test_what_fails_each_time_does_not_keep_a_run_from_its_end(cache, bad):
 
     for _ in range(2):
         with FakeEndpoint(answer) as server, client(server, cache, retries=0) as endpoint:
-            found = ask_all(endpoint, [str(i) for i in range(100)])
-        assert sum(isinstance(said, Failure) for _, said in found) == 10 == endpoint.counts["failed"]
+            answers = ask_all(endpoint, [str(i) for i in range(100)])
+        assert sum(isinstance(reply, Failure) for _, reply in answers) == 10 == endpoint.counts["failed"]
 
 
 def test_closing_keeps_what_is_on_its_way_and_asks_nothing_more(cache):

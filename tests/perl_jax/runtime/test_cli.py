@@ -37,7 +37,7 @@ def defined():
     ],
 )
 def test_hyphens_are_underscores_in_names_alone(defined, typed, read):
-    assert cli.spelled(["command", *typed]) == ["command", *read]
+    assert cli.normalised(["command", *typed]) == ["command", *read]
 
 
 @pytest.mark.parametrize(
@@ -57,7 +57,7 @@ def test_a_flag_given_twice_is_refused_unless_its_values_add_up(defined, twice):
 
 
 def test_a_flag_of_another_name(defined):
-    with pytest.raises(InputError, match="there is no flag --old_words here: give --max_words"):
+    with pytest.raises(InputError, match="there is no flag --old_words: give --max_words"):
         cli.check_names(["command", "--old_words=3"], {"old_words": "max_words"})
     cli.check_names(["command", "--max_words=3"], {"max_words": "never, since it is defined"})
 
@@ -78,7 +78,7 @@ def test_old_names_and_names_that_people_expect():
         ("filter", "data", "config.data.directory"),
     ]:
         done = command_line.run(command, f"--{flag}=x")
-        assert (done.code, done.err) == (1, f"error: there is no flag --{flag} here: give --{instead}\n")
+        assert (done.code, done.err) == (1, f"error: there is no flag --{flag}: give --{instead}\n")
 
 
 def test_a_config_is_found_from_any_folder(tmp_path, monkeypatch):
@@ -90,7 +90,7 @@ def test_a_config_is_found_from_any_folder(tmp_path, monkeypatch):
     assert cli.config_file("demo") == "demo.py", "one's own comes first"
     assert cli.config_file("configs/demo.py:a:b") == f"{ours}:a:b"
     for name in ("nope", "mine/demo.py", "__init__", "/demo.py", ""):
-        with pytest.raises(InputError, match=r"no such file; by name there are base, demo, "):
+        with pytest.raises(InputError, match=r"no such file; the names in configs/ are base, demo, "):
             cli.config_file(name)
 
 

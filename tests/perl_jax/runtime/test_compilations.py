@@ -56,7 +56,7 @@ def test_compiled_ahead_is_not_compiled_again():
 
 
 def test_sixty_ragged_steps_compile_nothing_after_warm_up():
-    """Sampling and update with new pictures, prompts and responses of other lengths in every step."""
+    """Sampling and update with new images, prompts and responses of other lengths in every step."""
     steps = list(ragged.steps(tiny.random_model(tiny.CONFIGS["tied"]), 60))
     programs = [step["programs"] for step in steps]
     assert programs[0] >= 5 and sum(programs[20:]) == 0, programs

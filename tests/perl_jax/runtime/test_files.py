@@ -30,11 +30,11 @@ def test_a_cut_line_is_removed_before_more_come(tmp_path):
 
 
 def test_a_directory_appears_when_it_is_full(tmp_path):
-    with files.whole_directory(tmp_path / "a") as partial:
+    with files.atomic_directory(tmp_path / "a") as partial:
         open(os.path.join(partial, "x"), "w").close()
         assert not (tmp_path / "a").exists()
     assert os.listdir(tmp_path / "a") == ["x"]
-    with pytest.raises(KeyError), files.whole_directory(tmp_path / "b"):
+    with pytest.raises(KeyError), files.atomic_directory(tmp_path / "b"):
         raise KeyError
     assert os.listdir(tmp_path) == ["a"]
 
@@ -43,18 +43,18 @@ def test_what_a_killed_run_left_goes_and_what_another_writes_stays(tmp_path):
     (tmp_path / ".a.partial-killed").mkdir()
     code = f"""
 from perl_jax.runtime import files
-with files.whole_directory({str(tmp_path / "a")!r}):
+with files.atomic_directory({str(tmp_path / "a")!r}):
     print("ready", flush=True)
     input()
 """
     other = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert other.stdout.readline() == "ready\n"
     [theirs] = os.listdir(tmp_path)
-    with files.whole_directory(tmp_path / "a") as ours:
+    with files.atomic_directory(tmp_path / "a") as ours:
         assert sorted(os.listdir(tmp_path)) == sorted([theirs, os.path.basename(ours)])
     other.kill()
     other.wait()
     os.rmdir(tmp_path / "a")
-    with files.whole_directory(tmp_path / "a"):
+    with files.atomic_directory(tmp_path / "a"):
         pass
     assert os.listdir(tmp_path) == ["a"]

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tiny_run
-from started import finish, free_port
+from subprocesses import finish, free_port
 
 from models import qwen2_5_vl as qwen
 from models.errors import InputError
@@ -53,14 +53,17 @@ def start(workdir: Path, count: int, devices: int = 4, changes=({},), die=0) -> 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     """{processes: the workdir of a whole run}."""
-    found = {}
+    workdirs = {}
     for count in (1, 2):
-        found[count] = tmp_path_factory.mktemp("processes") / f"run{count}"
-        for code, text in finish(start(found[count], count)):
+        workdirs[count] = tmp_path_factory.mktemp("processes") / f"run{count}"
+        for code, text in finish(start(workdirs[count], count)):
             assert code == 0, text
-            said = [line for line in text.splitlines() if "skipped" in line]
-            assert len(said) == 1 and f"skipped (1 in this step): record '{BROKEN}', image 1: not a picture" in said[0]
-    return found
+            warnings = [line for line in text.splitlines() if "skipped" in line]
+            assert (
+                len(warnings) == 1
+                and f"skipped (1 in this step): record '{BROKEN}', image 1: not a readable image" in warnings[0]
+            )
+    return workdirs
 
 
 def outcome(workdir: Path) -> dict:
@@ -74,14 +77,14 @@ def outcome(workdir: Path) -> dict:
         for line in tiny_run.metrics(workdir)
     }
     rollouts = [json.loads(line) for line in (workdir / "rollouts.jsonl").read_text().splitlines()]
-    said = {row["step"]: (row["responses"], row["rewards"], row["orders"]) for row in rollouts}
+    rollouts_by_step = {row["step"]: (row["responses"], row["rewards"], row["orders"]) for row in rollouts}
     predictions = (workdir / "evaluations" / f"eval-{LAST:08d}.jsonl").read_text()
     return {
         "weights": qwen.named(model),
         "stream": run["stream"],
         "base": run["base"],
         "steps": steps,
-        "said": said,
+        "rollouts": rollouts_by_step,
         "predictions": predictions,
     }
 
@@ -89,14 +92,14 @@ def outcome(workdir: Path) -> dict:
 def assert_same(workdir: Path, other: Path):
     """Float32: what was said and earned is equal; metrics within 1e-4, and weights but for where Adam divides a
     gradient of rounding errors by itself: one in a thousand may move by up to two steps' learning rate."""
-    found, expected = outcome(workdir), outcome(other)
-    for key in ("stream", "base", "said", "predictions"):
-        assert found[key] == expected[key], key
-    assert found["steps"].keys() == expected["steps"].keys() == set(range(1, LAST + 1))
+    actual, expected = outcome(workdir), outcome(other)
+    for key in ("stream", "base", "rollouts", "predictions"):
+        assert actual[key] == expected[key], key
+    assert actual["steps"].keys() == expected["steps"].keys() == set(range(1, LAST + 1))
     for step, values in expected["steps"].items():
         for name, value in values.items():
-            assert found["steps"][step][name] == pytest.approx(value, rel=1e-4, abs=1e-5), (step, name)
-    gaps = np.concatenate([np.ravel(np.abs(found["weights"][name] - x)) for name, x in expected["weights"].items()])
+            assert actual["steps"][step][name] == pytest.approx(value, rel=1e-4, abs=1e-5), (step, name)
+    gaps = np.concatenate([np.ravel(np.abs(actual["weights"][name] - x)) for name, x in expected["weights"].items()])
     assert np.quantile(gaps, 0.999) < 1e-4 and gaps.max() < 0.05
 
 
@@ -105,7 +108,7 @@ def test_two_processes_train_as_one(runs):
     assert len(json.loads((runs[2] / "run.json").read_text())) == 1, "process 0 alone writes"
 
 
-def test_each_process_decodes_its_share_of_the_pictures(runs):
+def test_each_process_decodes_its_share_of_the_images(runs):
     """Of all that one process decodes, in the evaluation and both stages of training; the rest its rows never need."""
     [alone], (first, second) = (
         [json.loads((runs[count] / f"decoded-{index}.json").read_text()) for index in range(count)] for count in (1, 2)
@@ -123,8 +126,8 @@ def test_a_checkpoint_is_restored_by_another_number_of_processes(runs, tmp_path,
     for step in range(2, LAST + 1):
         shutil.rmtree(workdir / "checkpoints" / str(step))
     for name in ("metrics.jsonl", "rollouts.jsonl"):
-        kept = [line for line in (workdir / name).read_text().splitlines() if json.loads(line)["step"] < 2]
-        (workdir / name).write_text("".join(f"{line}\n" for line in kept))
+        remaining = [line for line in (workdir / name).read_text().splitlines() if json.loads(line)["step"] < 2]
+        (workdir / name).write_text("".join(f"{line}\n" for line in remaining))
     for code, text in finish(start(workdir, after)):
         assert code == 0, text
     assert_same(workdir, runs[after])
@@ -132,7 +135,7 @@ def test_a_checkpoint_is_restored_by_another_number_of_processes(runs, tmp_path,
 
 def test_different_configs_end_everywhere(tmp_path):
     for code, text in finish(start(tmp_path / "run", 2, changes=({}, {"seed": 1}))):
-        assert code == 1 and "error: process 1 has a config other than process 0" in text, text
+        assert code == 1 and "error: process 1 has a config different from process 0" in text, text
 
 
 def test_a_process_that_dies_ends_the_others(tmp_path):
@@ -159,9 +162,9 @@ def test_a_coordinator_needs_the_rest(count, index):
 
 def test_one_process_is_alone():
     processes.join()  # no cluster
-    assert processes.first() and all(processes.owns(number) for number in range(5))
+    assert processes.first() and all(processes.is_mine(number) for number in range(5))
     assert processes.exchange({"a": [1, 2.5, "x"]}) == [{"a": [1, 2.5, "x"]}]
-    processes.agree([1], "anything")
+    processes.check_equal([1], "anything")
     made = []
     processes.after_first(lambda: made.append(1))
     assert made == [1]

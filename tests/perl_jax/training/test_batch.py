@@ -33,7 +33,7 @@ def test_a_cut_response_fails_the_format():
         grading(0, g, out.tokens[0, g])
     scores = grading.scores()
     np.testing.assert_allclose(scores.rewards, [[[1.0, 0.9]]])
-    graded = batch.of_rollouts(config, 0.0, [question], out, scores, np.array([[[1.0, -1.0]]]))
+    graded = batch.batch_from_rollouts(config, 0.0, [question], out, scores, np.array([[[1.0, -1.0]]]))
     assert [[tokens.tolist() for tokens in order] for order in graded.responses[0]] == [[[1, 9], [1, 1]]]
     assert graded.log["response/truncated"] == 0.5 and graded.log["reward/format"] == 0.5
 
@@ -46,12 +46,15 @@ def made(names: str, advantages: list[float]) -> batch.Batch:
 
 
 def test_rounds_of_an_online_filter_become_one_batch():
-    rounds = [batch.teaching(made("abc", [1, 0, 2])), batch.teaching(made("de", [0, 3]))]
-    whole = batch.joined(rounds, 9)
-    assert whole.questions == ["qa", "qc", "qe"] and whole.texts == ["ta", "tc", "te"]
-    np.testing.assert_array_equal(whole.advantages[:, 0, 0], [1, 2, 3])
-    np.testing.assert_array_equal(whole.rewards[:, 0, 1], [0, -1, -2])
-    assert whole.log == {"of": "abc", "group/kept": 3, "group/rounds": 2}
-    assert batch.joined(rounds, 2).questions == ["qa", "qc"] and batch.joined(rounds, 2).log["group/kept"] == 2
-    nothing = batch.joined([batch.teaching(made("a", [0]))], 2)
+    rounds = [batch.with_signal(made("abc", [1, 0, 2])), batch.with_signal(made("de", [0, 3]))]
+    joined = batch.concat_rounds(rounds, 9)
+    assert joined.questions == ["qa", "qc", "qe"] and joined.texts == ["ta", "tc", "te"]
+    np.testing.assert_array_equal(joined.advantages[:, 0, 0], [1, 2, 3])
+    np.testing.assert_array_equal(joined.rewards[:, 0, 1], [0, -1, -2])
+    assert joined.log == {"of": "abc", "group/kept": 3, "group/rounds": 2}
+    assert (
+        batch.concat_rounds(rounds, 2).questions == ["qa", "qc"]
+        and batch.concat_rounds(rounds, 2).log["group/kept"] == 2
+    )
+    nothing = batch.concat_rounds([batch.with_signal(made("a", [0]))], 2)
     assert nothing.questions == [] and nothing.rewards.shape == (0, 1, 2) and nothing.log["group/kept"] == 0

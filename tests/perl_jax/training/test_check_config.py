@@ -76,17 +76,17 @@ def test_a_part_that_is_replaced():
 
 def test_every_key_is_read():
     """By source text: `config.a.b`, `c = config.a` and then `c.b`, or the whole section as `**config.a`."""
-    read, whole = set(), set()
+    read, sections = set(), set()
     for file in (REPOSITORY / "perl_jax").rglob("*.py"):
         for function in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             if isinstance(function, ast.FunctionDef):
-                collect(function, read, whole)
+                collect(function, read, sections)
     read |= {name.removesuffix(".to_dict") for name in read}
-    unread = [key for key in flat(base.get_config()) if key not in read and key.rpartition(".")[0] not in whole]
+    unread = [key for key in flat(base.get_config()) if key not in read and key.rpartition(".")[0] not in sections]
     assert not unread
 
 
-def collect(function: ast.FunctionDef, read: set[str], whole: set[str]) -> None:
+def collect(function: ast.FunctionDef, read: set[str], sections: set[str]) -> None:
     names = {"config": ""}
     for node in ast.walk(function):
         if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
@@ -97,7 +97,7 @@ def collect(function: ast.FunctionDef, read: set[str], whole: set[str]) -> None:
         if (path := dotted(node, names)) is not None:
             read.add(path)
         if isinstance(node, ast.keyword) and node.arg is None and (path := dotted(node.value, names)) is not None:
-            whole.add(path)
+            sections.add(path)
 
 
 def dotted(node, names) -> str | None:

@@ -60,17 +60,17 @@ def prompts():
 
 
 @pytest.fixture
-def asked(prompts):
+def questions(prompts):
     return held_out.questions(RECORDS, prompts, count=2, seed=1)
 
 
-def test_each_question_in_its_own_order_and_in_drawn_ones(asked):
-    many, fixed, alone = asked
+def test_each_question_in_its_own_order_and_in_drawn_ones(questions):
+    many, fixed, alone = questions
     assert many.orders == [(0, 1, 2), *permute.uniform_orders(RECORDS[0], 2, seed=1)]
     assert fixed.orders == [(0, 1, 2)] and alone.orders == [(0,)]
-    for order, sample, (ids, pictures) in zip(many.orders, many.samples, many.prompts):
+    for order, sample, (ids, images) in zip(many.orders, many.samples, many.prompts):
         assert sample["answer"] == str(order.index(0) + 1)
-        assert [picture.decoded().getpixel((0, 0))[0] for picture in pictures] == [40 * image for image in order]
+        assert [shown.decoded().getpixel((0, 0))[0] for shown in images] == [40 * image for image in order]
         assert "".join(map(chr, ids)) == "<image><image><image>Which?"
 
 
@@ -82,30 +82,32 @@ def test_a_question_that_is_too_long_is_named(prompts):
     assert "\n" not in str(error.value)
 
 
-def test_an_answer_is_told_as_it_reads_in_the_original_order(asked):
+def test_an_answer_is_told_as_it_reads_in_the_original_order(questions):
     """Always the same image: right everywhere and no flip. Always the same place: a flip, where that is another."""
-    right = [[f"\\boxed{{{sample['answer']}}}" for sample in question.samples] for question in asked]
-    rows = held_out.predictions(asked, right, Grader())
+    right = [[f"\\boxed{{{sample['answer']}}}" for sample in question.samples] for question in questions]
+    rows = held_out.predictions(questions, right, Grader())
     assert [row["id"] for row in rows] == ["a"] * 3 + ["fixed", "alone"]
     assert [row["original"] for row in rows] == [True, False, False, True, True]
     assert [row["meaning"] for row in rows] == ["1", "1", "1", "7", "1"] and all(row["correct"] for row in rows)
     assert held_out.summary(rows)["flip_rate"] == 0
 
-    stuck = [["\\boxed{1}" for _ in question.samples] for question in asked]
-    rows = held_out.predictions(asked, stuck, Grader())
-    assert [row["meaning"] for row in rows[:3]] == [str(order[0] + 1) for order in asked[0].orders]
-    assert [row["correct"] for row in rows[:3]] == [order[0] == 0 for order in asked[0].orders]
+    stuck = [["\\boxed{1}" for _ in question.samples] for question in questions]
+    rows = held_out.predictions(questions, stuck, Grader())
+    assert [row["meaning"] for row in rows[:3]] == [str(order[0] + 1) for order in questions[0].orders]
+    assert [row["correct"] for row in rows[:3]] == [order[0] == 0 for order in questions[0].orders]
     assert held_out.summary(rows)["flip_rate"] == 1
 
 
-def test_no_box_is_no_answer(asked):
-    rows = held_out.predictions(asked, [["1"] * len(question.samples) for question in asked], Grader())
+def test_no_box_is_no_answer(questions):
+    rows = held_out.predictions(questions, [["1"] * len(question.samples) for question in questions], Grader())
     assert all(row["meaning"] is None and not row["correct"] for row in rows)
 
 
 @pytest.mark.parametrize("nothing", ["", "$$", "...", " ", r"\(\)"])
-def test_a_box_of_nothing_is_no_answer(asked, nothing):
-    rows = held_out.predictions(asked, [[rf"\boxed{{{nothing}}}"] * len(each.samples) for each in asked], Grader())
+def test_a_box_of_nothing_is_no_answer(questions, nothing):
+    rows = held_out.predictions(
+        questions, [[rf"\boxed{{{nothing}}}"] * len(each.samples) for each in questions], Grader()
+    )
     assert all(row["meaning"] is None and not row["correct"] for row in rows)
 
 

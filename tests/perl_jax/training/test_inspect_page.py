@@ -21,7 +21,7 @@ HOSTILE = "Which image shows </script><img src=x onerror=alert(1)> \u56fe7?"
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """Records of which one has hostile words, one a prompt that is too long, and one a picture that is cut short."""
+    """Records of which one has hostile words, one a prompt that is too long, and one an image that is cut short."""
     path = tmp_path_factory.mktemp("inspection") / "data"
     made = list(digits.records(None, "train", train_size=40, image_size=28, max_images=2, questions="which"))
     made[3]["question"] = made[3]["question"].replace("Which image shows", HOSTILE)
@@ -31,7 +31,7 @@ def data(tmp_path_factory):
 
 
 def config(data="", **changes):
-    given = {
+    values = {
         "data.directory": data,
         "data.source": "",
         "eval.sets": (),
@@ -39,7 +39,7 @@ def config(data="", **changes):
         "warmup.steps": 1,
         "warmup.questions": 3,
     }
-    return tiny_run.config(**{**(given if data else {}), **changes})
+    return tiny_run.config(**{**(values if data else {}), **changes})
 
 
 def inspect(workdir, count=6, **changes):
@@ -49,7 +49,7 @@ def inspect(workdir, count=6, **changes):
 
 def test_the_page_shows_what_the_steps_draw(data, tmp_path):
     text, page = inspect(tmp_path / "run", data=data)
-    seen = Tags(page)
+    tags = Tags(page)
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["excluded.jsonl", "inspect.html"]
 
     made = config(data)
@@ -70,8 +70,8 @@ def test_the_page_shows_what_the_steps_draw(data, tmp_path):
     assert page.count('<span class="tag">the original order</span>') == 6
     orders = 6 + permuted
     assert f"6 questions in {orders} orders; a wrong answer earns as much as the true one in 0" in text
-    assert text.splitlines()[1] == "40 of 40 records sampled: 0 cannot be shown" in seen.words
-    assert "2.5% are left out, being longer than config.prompt.max_tokens = 128" in text
+    assert text.splitlines()[1] == "40 of 40 records sampled: 0 are invalid" in tags.words
+    assert "2.5% are left out: longer than config.prompt.max_tokens = 128" in text
     assert "not count as right in 0 of 40" in text and text.endswith(str(tmp_path / "run" / "inspect.html"))
     for words in (
         "<|im_start|>",
@@ -82,23 +82,23 @@ def test_the_page_shows_what_the_steps_draw(data, tmp_path):
         "rollout, prompts",
         "update, responses of 8 tokens",
     ):
-        assert words in seen.words, words
-    sources = [value for name, value in seen.attributes if name == "src"]
+        assert words in tags.words, words
+    sources = [value for name, value in tags.attributes if name == "src"]
     assert len(sources) == 2 + sum(len(q.record["images"]) * (1 + (q in several)) for q in drawn)
     assert all(source.startswith("data:image/") for source in sources)
-    assert "script" not in seen.tags and 'class="alarm"' not in page
+    assert "script" not in tags.tags and 'class="alarm"' not in page
 
 
 def test_a_prompt_can_be_read_token_by_token(data, tmp_path):
     _, page = inspect(tmp_path, 40, data=data, **{"warmup.questions": 39})
-    seen = Tags(page)
-    assert HOSTILE in seen.words and "x onerror" not in " ".join(name for name, _ in seen.attributes)
-    assert "<|image_pad|><|image_pad|>" not in seen.words
+    tags = Tags(page)
+    assert HOSTILE in tags.words and "x onerror" not in " ".join(name for name, _ in tags.attributes)
+    assert "<|image_pad|><|image_pad|>" not in tags.words
 
     prompts, _ = policy.without_weights(config(data), tmp_path, ["Which image shows 7?"] * 3)
     ids = prompts.processor.encode("a\u56fe\n")
-    shown = inspect_page._tokens(prompts.processor, [*ids, *[prompts.processor.image_token_id] * 70])
-    pieces = re.findall(r'<(?:span|b)(?: title="([\d ]+)")?>([^<]+)</', shown.split("</span>", 1)[1])
+    block = inspect_page._tokens(prompts.processor, [*ids, *[prompts.processor.image_token_id] * 70])
+    pieces = re.findall(r'<(?:span|b)(?: title="([\d ]+)")?>([^<]+)</', block.split("</span>", 1)[1])
     assert [text for _, text in pieces] == ["a", "\u56fe", "↵\n", "&lt;|image_pad|&gt; x 70"]
     assert [len(numbers.split()) for numbers, _ in pieces] == [1, 3, 1, 0], "bytes of a character are in one piece"
 
@@ -110,7 +110,7 @@ def test_a_reward_that_does_not_know_is_flagged(data, tmp_path):
     assert "not count as right in 40 of 40" in text
     assert "Records whose true answer does not count as right: 40" in Tags(page).words
     assert page.count('<li class="alarm">') == 2
-    assert page.count('class="said alarm"') > 2 * orders, "the true answer's row, and those that earn as much"
+    assert page.count('class="text alarm"') > 2 * orders, "the true answer's row, and those that earn as much"
 
 
 def test_records_that_cannot_be_shown_are_named(data, tmp_path, monkeypatch):
@@ -122,8 +122,8 @@ def test_records_that_cannot_be_shown_are_named(data, tmp_path, monkeypatch):
 
     monkeypatch.setattr(records.Split, "__getitem__", broken)
     text, page = inspect(tmp_path, 1, data=data)
-    assert "40 of 40 records sampled: 1 cannot be shown" in text
-    assert "digits-train-0-7&#x27;, image 1: not a picture that can be read" in page
+    assert "40 of 40 records sampled: 1 are invalid" in text
+    assert "digits-train-0-7&#x27;, image 1: not a readable image" in page
 
 
 def test_a_model_is_asked_for_its_processor_alone(data, tmp_path, monkeypatch):
@@ -134,12 +134,15 @@ def test_a_model_is_asked_for_its_processor_alone(data, tmp_path, monkeypatch):
     (tmp_path / "run").mkdir()
     assert "as the true one in 0" in inspect(tmp_path / "run", 2, data=data, model=str(tmp_path / "model"))[0]
 
-    asked = {}
+    options_given = {}
     monkeypatch.setattr(
-        "huggingface_hub.snapshot_download", lambda name, **options: asked.update(options) or str(tmp_path / "model")
+        "huggingface_hub.snapshot_download",
+        lambda name, **options: options_given.update(options) or str(tmp_path / "model"),
     )
     policy.without_weights(config(data, model="someone/model"), tmp_path, ())
-    assert asked["allow_patterns"] and not any("safetensors" in pattern for pattern in asked["allow_patterns"])
+    assert options_given["allow_patterns"] and not any(
+        "safetensors" in pattern for pattern in options_given["allow_patterns"]
+    )
 
 
 def test_the_command_trains_nothing(tmp_path, monkeypatch):

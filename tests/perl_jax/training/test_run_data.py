@@ -18,13 +18,13 @@ def test_records_are_made_once_for_one_setting(tmp_path):
 
 def test_records_that_do_not_say_what_they_were_made_from_are_not_taken(tmp_path):
     (tmp_path / "data").mkdir()
-    with pytest.raises(InputError, match=r"without .*data\.json.* move .*data away, or give a new --workdir") as error:
+    with pytest.raises(InputError, match=r"not .*data\.json.* move .*data away, or give a new --workdir") as error:
         run_data.data_sources(tiny_run.config(), tmp_path)
     assert "\n" not in str(error.value) and not list((tmp_path / "data").iterdir())
     (tmp_path / "new").mkdir()
     made = run_data.data_sources(tiny_run.config(), tmp_path / "new")
     (tmp_path / "new" / "data.json").unlink()
-    with pytest.raises(InputError, match="without"):
+    with pytest.raises(InputError, match="exists, but not"):
         run_data.data_sources(tiny_run.config(), tmp_path / "new")
     (tmp_path / "new" / "data").rename(tmp_path / "old")
     assert run_data.data_sources(tiny_run.config(), tmp_path / "new") == made

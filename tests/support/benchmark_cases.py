@@ -35,7 +35,7 @@ class Case(NamedTuple):
     choices: tuple = ()  # "<image>" each: letters are bound to images
     answer: str = "B"  # text about images; or a choice letter, in the original order
     decisive: str = ""  # the image that decides the answer
-    kept: str = ""  # images that do not move
+    fixed: str = ""  # images that do not move
     wrong: tuple = ()  # without choices: wrong answers
 
     @property
@@ -43,14 +43,14 @@ class Case(NamedTuple):
         """Whether its letters stand for images."""
         return not self.wrong and all(choice in ("<image>", "ABCDE"[n]) for n, choice in enumerate(self.choices))
 
-    def said(self, shown: str, text: str) -> str:
-        """A text of this question with the images shown in the order `shown`."""
-        return " ".join(text.format(**{name: Place(place) for place, name in enumerate(shown)}).split())
+    def text_in(self, order: str, text: str) -> str:
+        """A text of this question with the images shown in this order."""
+        return " ".join(text.format(**{name: Place(place) for place, name in enumerate(order)}).split())
 
-    def right(self, shown: str) -> str:
-        """The correct answer for the order `shown`."""
+    def right(self, order: str) -> str:
+        """The correct answer for this order."""
         first = self.count - len(self.choices)
-        return "ABCDE"[shown.index(self.decisive) - first] if self.bound else self.answer
+        return "ABCDE"[order.index(self.decisive) - first] if self.bound else self.answer
 
 
 IMAGES = ("the {a.nth} image", "the {b.nth} image", "the {c.nth} image", "the {d.nth} image")
@@ -59,7 +59,7 @@ CASES = [
     Case("blink", "Art_Style", 3, "Styles are Pop Art and Cubism. Use the {a.nth} image as the reference image: which "
          "one of the {b.nth} or the {c.nth} image shares its style?", IMAGES[1:3], decisive="c"),
     Case("blink", "Visual_Similarity", 3, "Take the first image as reference. Which one of the latter two images is "
-         "more like the first one?", IMAGES[1:3], decisive="c", kept="a"),
+         "more like the first one?", IMAGES[1:3], decisive="c", fixed="a"),
     Case("blink", "Jigsaw", 3, "Given the {a.nth} image with the lower right corner missing, is the {b.nth} image or "
          "the {c.nth} image the missing part? Imagine which image would fit the missing spot.", IMAGES[1:3], "A", "b"),
     Case("blink", "Forensic_Detection", 4, "You are a judge and are given the four images. Which one of them is most "
@@ -82,7 +82,7 @@ CASES = [
          ("The sky in the {a.nth} image", "The man in the {b.nth} image"), decisive="b"),
     Case("mmiu", "nlvr", 2, "There are 2 dogs in the {a.side} image. True or false?", ("true", "false"), "A", "a"),
     Case("mv_math", "choice", 4, "Which net folds to a cube?", SLOTS, decisive="b"),
-    Case("mv_math", "choice", 5, "As shown in <image>, which net folds to it?", SLOTS, "D", "e", kept="a"),
+    Case("mv_math", "choice", 5, "As shown in <image>, which net folds to it?", SLOTS, "D", "e", fixed="a"),
     Case("mv_math", "single-step", 2, "How long is AB?\n<image>\n<image>", (), "12", wrong=("13", "1/2")),
     Case("remi", "Isomorphism", 2, "Are these graphs the same? <image><image>", (), "1", wrong=("0",)),
     Case("records", "mine", 3, "<image><image><image>Is {a} like {c}?", (), "yes", wrong=("no", "perhaps")),
@@ -94,11 +94,11 @@ CASES = [
 def load(case: Case, folder) -> Item:
     """The question as loaded from its benchmark's file format, in original order."""
     names = "abcde"[: case.count]
-    question, choices = case.said(names, case.question), [case.said(names, choice) for choice in case.choices]
+    question, choices = case.text_in(names, case.question), [case.text_in(names, choice) for choice in case.choices]
     lines = [f"{letter}: {choice}" for letter, choice in zip("ABCDE", choices)]
-    structs = [{"bytes": picture, "path": None} for picture in PNG[: case.count]]
+    structs = [{"bytes": data, "path": None} for data in PNG[: case.count]]
     numbered = {f"image_{place + 1}": struct for place, struct in enumerate(structs)}
-    answer = case.answer if choices else case.said(names, case.answer)
+    answer = case.answer if choices else case.text_in(names, case.answer)
     if case.benchmark == "blink":
         published = [question, "Select from the following choices.", *(f"({line[0]}) {line[3:]}" for line in lines)]
         row = {

@@ -11,11 +11,11 @@ def free_port() -> int:
         return free.getsockname()[1]
 
 
-def finish(started: list[subprocess.Popen], timeout=300) -> list[tuple[int, str]]:
+def finish(processes: list[subprocess.Popen], timeout=300) -> list[tuple[int, str]]:
     """(exit code, output) of each process."""
     try:
-        said = [process.communicate(timeout=timeout)[0] for process in started]
+        outputs = [process.communicate(timeout=timeout)[0] for process in processes]
     finally:
-        for process in started:
+        for process in processes:
             process.kill()
-    return [(process.returncode, text) for process, text in zip(started, said)]
+    return [(process.returncode, text) for process, text in zip(processes, outputs)]

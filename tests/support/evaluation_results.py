@@ -25,7 +25,7 @@ QUESTION = "Which one is real?"
 ORDERS = ([0, 1, 2], [1, 2, 0], [2, 0, 1])
 
 
-def picture(colour, number):
+def numbered_image(colour, number):
     """A coloured image with a number, so that the order is visible on a page."""
     image = Image.new("RGB", (200, 120), colour)
     ImageDraw.Draw(image).text((90, 40), str(number), fill="white", font_size=40)
@@ -40,7 +40,8 @@ def snapshot(directory, questions=20):
     for q in range(questions):
         lines = "".join(f"\n({letter}) {choice}" for letter, choice in zip("ABC", CHOICES))
         images = {
-            f"image_{i + 1}": {"bytes": picture(["#a33", "#3a3", "#33a"][i], i + 1), "path": None} for i in range(3)
+            f"image_{i + 1}": {"bytes": numbered_image(["#a33", "#3a3", "#33a"][i], i + 1), "path": None}
+            for i in range(3)
         }
         rows.append(
             {

@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 
 
-def picture(height: int, width: int, seed: int = 0) -> np.ndarray:
+def image_array(height: int, width: int, seed: int = 0) -> np.ndarray:
     """A smooth gradient plus noise, so that both a filter's weights and its clipping matter."""
     rng = np.random.default_rng((seed, height, width))
     smooth = np.add.outer(np.arange(height) * 7, np.arange(width) * 3)[..., None] + np.array([0, 60, 170])
