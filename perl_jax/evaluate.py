@@ -95,7 +95,7 @@ def evaluate(options: Options) -> dict:
         about = settings(options, setup, policy.fingerprint(path))
         folder.mkdir(parents=True, exist_ok=True)
         answered = responses.collect(setup, asked, folder / PREDICTIONS, about)
-    found = scoring.scored(options.benchmark, options.protocol, answered, processes.cores())
+    found = scoring.score_responses(options.benchmark, options.protocol, answered, processes.cores())
     results = {}
     if processes.first():
         results = written(options, benchmark, questions, setup, about, answered, found, folder)
@@ -193,8 +193,8 @@ def written(
     questions: Questions,
     setup: responses.Setup,
     about: dict,
-    answered: list[responses.Answered],
-    found: list[list[scoring.Found]],
+    answered: list[responses.Responses],
+    found: list[list[scoring.ScoredResponse]],
     folder: Path,
 ) -> dict:
     """Runs the judge, if any, and writes scores.jsonl, results.json and results.md; returns the results."""
@@ -226,7 +226,7 @@ def written(
     return results
 
 
-def row(setup: responses.Setup, answered: responses.Answered, found: list[scoring.Found]) -> dict:
+def row(setup: responses.Setup, answered: responses.Responses, found: list[scoring.ScoredResponse]) -> dict:
     """A line of scores.jsonl: a question in one order and role, its responses, and their scores."""
     asked = answered.asked
     question = asked.item.row
@@ -255,7 +255,7 @@ def row(setup: responses.Setup, answered: responses.Answered, found: list[scorin
 def compared(options: Options, rows: list[dict]) -> dict:
     """Compares these rows with those of another result."""
     other = list(files.json_lines(scores_of_another(options)))
-    return {"name": options.against, **figures.against(rows, other)}
+    return {"name": options.against, **figures.compare_with(rows, other)}
 
 
 def main(_) -> None:

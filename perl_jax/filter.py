@@ -88,9 +88,9 @@ def apply(config, workdir: Path, options: Options) -> str:
         made = basis(config, data, base, options)
         measured = measure(config, workdir, options, data, base, made, numbers)
     candidates = [measured.candidate(number) for number in numbers]
-    fates = selection.select(candidates, options.low, options.high, options.target, config.seed)
-    page = report(measured, candidates, fates, options, len(records.open_split(data, config.data.split)))
-    kept = [number for number, candidate in zip(numbers, candidates) if fates[candidate.id] == "kept"]
+    outcomes = selection.select(candidates, options.low, options.high, options.target, config.seed)
+    page = report(measured, candidates, outcomes, options, len(records.open_split(data, config.data.split)))
+    kept = [number for number, candidate in zip(numbers, candidates) if outcomes[candidate.id] == "kept"]
     scores = repr([(number, measured.accuracy(number)) for number in kept])
     made |= {key: value for key, value in options._asdict().items() if key != "batch"}
     made |= {"kept": len(kept), "sha256": hashlib.sha256(scores.encode()).hexdigest()}
@@ -100,7 +100,7 @@ def apply(config, workdir: Path, options: Options) -> str:
             files.write(workdir / "filter.md", page)
             filter_report.histogram(
                 candidates,
-                fates,
+                outcomes,
                 workdir / "accuracy.png",
                 low=options.low,
                 high=options.high,
@@ -165,7 +165,7 @@ def measure(
     config.n_s, config.rollouts = 0, options.rollouts
     with Grader(config.reward, weights=config.reward_weights, **config.grading) as grader:
         split = records.open_split(data, config.data.split)
-        lengths = prompt_lengths.measured(data, config.data.split, base.prompts, workdir)
+        lengths = prompt_lengths.load_or_measure(data, config.data.split, base.prompts, workdir)
         setup = difficulty.Setup(config, split, load, base.prompts, grader, batch, lengths)
         measured = Measured(difficulty.measure(setup, workdir / "rollouts.jsonl", made, numbers), {})
         if not options.blind:
@@ -180,7 +180,7 @@ def measure(
 
 
 def report(
-    measured: Measured, candidates: Sequence[Candidate], fates: Mapping[str, str], options: Options, count: int
+    measured: Measured, candidates: Sequence[Candidate], outcomes: Mapping[str, str], options: Options, count: int
 ) -> str:
     """filter.md: the table by source, and notes on it."""
     scored = [row for row in measured.rows.values() if "scores" in row]
@@ -191,12 +191,14 @@ def report(
         f"{options.rollouts} rollouts a record; kept are accuracies from {options.low:g} to {options.high:g}, "
         f"thinned to a mean of {options.target:g} in each source.",
         "",
-        filter_report.table(candidates, fates).markdown(),
+        filter_report.table(candidates, outcomes).markdown(),
         "",
     ]
     if len(candidates) < count:
         lines.append(f"- looked at: the first {len(candidates):,} of {count:,} records (--limit)")
-    lines += [f"- target not reached by {line}" for line in filter_report.shortfalls(candidates, fates, options.target)]
+    lines += [
+        f"- target not reached by {line}" for line in filter_report.shortfalls(candidates, outcomes, options.target)
+    ]
     if cut:
         lines.append(f"- {cut:.1%} of the responses were cut at config.sampling.max_new_tokens")
     if options.blind:

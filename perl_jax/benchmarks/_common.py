@@ -102,7 +102,7 @@ def _check(counts: Mapping[str, int], rejected: int, published: int | Mapping[st
 def column(row: Mapping[str, object], name: str, default: str | None = None) -> str:
     """A row's text, or its number as text; InputError if missing without a default."""
     value = row.get(name)
-    return default if value is None and default is not None else hub_files.plain(value, name)
+    return default if value is None and default is not None else hub_files.text_or_number(value, name)
 
 
 def column_list(row: Mapping[str, object], name: str) -> list:
@@ -113,11 +113,11 @@ def column_list(row: Mapping[str, object], name: str) -> list:
     return list(value or [])
 
 
-def numbered_pictures(row: Mapping[str, object], pictures: hub_files.Pictures, most: int) -> list:
+def numbered_images(row: Mapping[str, object], store: hub_files.ImageStore, most: int) -> list:
     """The images of the columns `image_1`, `image_2`, ... that are set; InputError if there is none."""
-    found = [pictures.picture(row[f"image_{i}"]) for i in range(1, most + 1) if row.get(f"image_{i}")]
+    found = [store.reader(row[f"image_{i}"]) for i in range(1, most + 1) if row.get(f"image_{i}")]
     if not found:
-        raise InputError("no picture")
+        raise InputError("no image")
     return found
 
 

@@ -78,7 +78,7 @@ class Known(NamedTuple):
     movable: Sequence[int] | None = None
 
 
-_MARKED = Known("rewrite", "points are marked in the pictures, and its words name the pictures by their places")
+_MARKED = Known("rewrite", "points are marked in the images, and its words name the images by their places")
 _KNOWN = {
     "Art_Style": Known("rewrite", "its words name the reference and the candidates by their places"),
     "Functional_Correspondence": _MARKED,
@@ -93,14 +93,14 @@ _KNOWN = {
 def load(directory: str, allow_partial: bool = False) -> Iterator[Item | Rejected]:
     """Loads the questions; `category` is the task. See `perl_jax.benchmarks`."""
     paths = _common.files(directory, PATTERNS, REPOSITORY)
-    pictures = hub_files.Pictures(Path(directory), ())
-    return _common.read(paths, functools.partial(_item, pictures=pictures), ROWS, REPOSITORY, allow_partial)
+    store = hub_files.ImageStore(Path(directory), ())
+    return _common.read(paths, functools.partial(_item, store=store), ROWS, REPOSITORY, allow_partial)
 
 
-def _item(row: dict, name: str, pictures: hub_files.Pictures) -> Item:
+def _item(row: dict, name: str, store: hub_files.ImageStore) -> Item:
     task = _common.column(row, "sub_task").replace(" ", "_")
-    choices = [hub_files.plain(choice, "a choice").strip() for choice in _common.column_list(row, "choices")]
-    images = _common.numbered_pictures(row, pictures, 4)
+    choices = [hub_files.text_or_number(choice, "a choice").strip() for choice in _common.column_list(row, "choices")]
+    images = _common.numbered_images(row, store, 4)
     answer = _common.column(row, "answer").strip("() ")
     if answer not in symbols.LETTERS[: len(choices)]:
         raise InputError(f"the answer {answer!r} is none of its {len(choices)} choices")

@@ -50,23 +50,27 @@ _ANNOUNCEMENTS = ("final answer:", "the answer is", "answer:")
 def load(directory: str, allow_partial: bool = False) -> Iterator[Item | Rejected]:
     """Loads the questions; `category` is the question type. See `perl_jax.benchmarks`."""
     paths = _common.files(directory, (*PATTERNS, "test-*.parquet", "*.parquet"), REPOSITORY)
-    pictures = hub_files.Pictures(Path(directory), ())
-    return _common.read(paths, functools.partial(_item, pictures=pictures), ROWS, REPOSITORY, allow_partial)
+    store = hub_files.ImageStore(Path(directory), ())
+    return _common.read(paths, functools.partial(_item, store=store), ROWS, REPOSITORY, allow_partial)
 
 
-def _item(row: dict, name: str, pictures: hub_files.Pictures) -> Item:
+def _item(row: dict, name: str, store: hub_files.ImageStore) -> Item:
     kind = _common.column(row, "question_type")
     if kind not in ("multi-choice", "short-answer"):
         raise InputError(f"question_type {kind!r}")
     choice = kind == "multi-choice"
-    options = [hub_files.plain(option, "an option") for option in _common.column_list(row, "options")] if choice else []
+    options = (
+        [hub_files.text_or_number(option, "an option") for option in _common.column_list(row, "options")]
+        if choice
+        else []
+    )
     choices = [_common.unlabelled(option, place) for place, option in enumerate(options)]
-    images = [pictures.picture(image) for image in _common.column_list(row, "images")]
+    images = [store.reader(image) for image in _common.column_list(row, "images")]
     shown = sum(option.count(MARKER) for option in choices)
     question = _common.with_slots(_common.column(row, "question"), len(images), shown)
     answer = _common.column(row, "answer").strip("()\n ")
     if not images or not answer:
-        raise InputError("no picture" if not images else "no answer")
+        raise InputError("no image" if not images else "no answer")
     if choice:
         answer = _letter(answer, len(choices))
     fixed = _common.inside_sentences(question)

@@ -78,17 +78,17 @@ _DEMONSTRATIONS = (
 def load(directory: str, allow_partial: bool = False) -> Iterator[Item | Rejected]:
     """Loads the five versions of testmini; `category` is the version. See `perl_jax.benchmarks`."""
     paths = _common.files(directory, _FILES, REPOSITORY)
-    pictures = hub_files.Pictures(directory, sorted(Path(directory).glob("images*.zip")))
-    return _common.read(paths, functools.partial(_item, pictures=pictures), ROWS, REPOSITORY, allow_partial)
+    store = hub_files.ImageStore(directory, sorted(Path(directory).glob("images*.zip")))
+    return _common.read(paths, functools.partial(_item, store=store), ROWS, REPOSITORY, allow_partial)
 
 
-def _item(row: dict, name: str, pictures: hub_files.Pictures) -> Item:
+def _item(row: dict, name: str, store: hub_files.ImageStore) -> Item:
     version, kind = _common.column(row, "problem_version"), _common.column(row, "question_type")
     question, answer = _common.column(row, "question", "").strip(), _common.column(row, "answer").strip()
     if version not in VERSIONS or kind not in ("multi-choice", "free-form"):
         raise InputError(f"problem_version {version!r}, question_type {kind!r}")
     if not row.get("image") or not answer or not (question or version == "Vision Only"):
-        raise InputError("no question, no answer or no picture")
+        raise InputError("no question, no answer or no image")
     answer = _UNIT.sub(" ", _QUANTITY.sub("", answer.replace("掳", "°")))  # "掳" is a mis-decoded °
     letter = re.fullmatch(r"\(?([A-F])\)?", answer) if kind == "multi-choice" else None
     head, choices = split_choices(question) if letter else (question, [])
@@ -96,7 +96,7 @@ def _item(row: dict, name: str, pictures: hub_files.Pictures) -> Item:
         raise InputError(f"the answer {answer!r} is none of its {len(choices)} choices")
     plain = Row(
         id=_common.column(row, "sample_index", name),
-        images=[pictures.picture(row["image"])],
+        images=[store.reader(row["image"])],
         question=head or _SHOWN,
         answer=letter[1] if letter else answer,
         source="mathverse",
@@ -176,7 +176,7 @@ def _extracted(item: Item, text: str) -> str | None:
     if found is None and len(tail.split()) <= _FEW_WORDS:
         found = tail
     if found is None and item.row.kind == "choice":
-        found = _vlmevalkit.found(tail, item.row.choices or _LETTERS_ALONE)
+        found = _vlmevalkit.chosen_letter(tail, item.row.choices or _LETTERS_ALONE)
     return found if found and found.strip(". ").lower() != "null" else None
 
 
@@ -184,7 +184,7 @@ def _decided(item: Item, found: str) -> Score:
     """Scores by rules if they can decide; a differing text may still mean the same, which only the judge can tell."""
     row, undecided = item.row, Score(0.0, None)
     if row.kind == "choice":
-        named = _LETTER_FIRST.match(found) or _vlmevalkit.found(found, row.choices or _LETTERS_ALONE)
+        named = _LETTER_FIRST.match(found) or _vlmevalkit.chosen_letter(found, row.choices or _LETTERS_ALONE)
         letter = named if named is None or isinstance(named, str) else named[1]
         same = [symbols.letter(place) for place, choice in enumerate(row.choices) if choice == found.strip()]
         letter = same[0] if len(same) == 1 else letter

@@ -65,23 +65,23 @@ _REPLACED = (  # applied in this order
 def load(directory: str, allow_partial: bool = False) -> Iterator[Item | Rejected]:
     """Loads the test split: Parquet from Hugging Face, or test.jsonl with images/; `category` is the subject."""
     paths = _common.files(directory, _FILES, REPOSITORY)
-    pictures = hub_files.Pictures(directory, sorted(Path(directory).glob("images*.zip")))
-    return _common.read(paths, functools.partial(_item, pictures=pictures), ROWS, REPOSITORY, allow_partial)
+    store = hub_files.ImageStore(directory, sorted(Path(directory).glob("images*.zip")))
+    return _common.read(paths, functools.partial(_item, store=store), ROWS, REPOSITORY, allow_partial)
 
 
-def _item(row: dict, name: str, pictures: hub_files.Pictures) -> Item:
+def _item(row: dict, name: str, store: hub_files.ImageStore) -> Item:
     question, answer = _common.column(row, "question").strip(), _common.column(row, "answer").strip()
-    options = [hub_files.plain(option, "an option") for option in _common.column_list(row, "options")]
+    options = [hub_files.text_or_number(option, "an option") for option in _common.column_list(row, "options")]
     given = row.get("decoded_image") or row.get("image")
     if not (given and question and answer):
-        raise InputError("no picture" if not given else "no question or no answer")
+        raise InputError("no image" if not given else "no question or no answer")
     if options and answer not in symbols.LETTERS[: len(options)]:
         raise InputError(f"the answer {answer!r} is none of its {len(options)} options")
     panels = _PANEL.findall(" ".join([question, *options]))
     drawn = [option.strip("() ") for option in options] == [*symbols.LETTERS[: len(options)]]
     plain = Row(
         id=_common.column(row, "id", name),
-        images=[pictures.picture(given)],
+        images=[store.reader(given)],
         question=_PANEL.sub("", question).strip() if len(panels) == 1 else question,
         answer=answer if options else extract_boxed(answer) or answer,
         source="mathvision",

@@ -85,17 +85,17 @@ _DEMONSTRATIONS = (
 def load(directory: str, allow_partial: bool = False) -> Iterator[Item | Rejected]:
     """Loads the split testmini; `category` is the task. See `perl_jax.benchmarks`."""
     paths = _common.files(directory, _FILES, REPOSITORY)
-    pictures = hub_files.Pictures(directory, sorted(Path(directory).glob("images*.zip")))
-    return _common.read(paths, functools.partial(_item, pictures=pictures), ROWS, REPOSITORY, allow_partial)
+    store = hub_files.ImageStore(directory, sorted(Path(directory).glob("images*.zip")))
+    return _common.read(paths, functools.partial(_item, store=store), ROWS, REPOSITORY, allow_partial)
 
 
-def _item(row: dict, name: str, pictures: hub_files.Pictures) -> Item:
+def _item(row: dict, name: str, store: hub_files.ImageStore) -> Item:
     question, answer = _common.column(row, "question").strip(), _common.column(row, "answer")
     kind, given = _common.column(row, "answer_type"), row.get("decoded_image") or row.get("image")
-    choices = [hub_files.plain(choice, "a choice") for choice in _common.column_list(row, "choices")]
+    choices = [hub_files.text_or_number(choice, "a choice") for choice in _common.column_list(row, "choices")]
     chosen = _common.column(row, "question_type") == "multi_choice"
     if not (given and question and answer.strip()):
-        raise InputError("no picture" if not given else "no question or no answer")
+        raise InputError("no image" if not given else "no question or no answer")
     if chosen and answer not in choices:
         raise InputError(f"the answer {answer!r} is none of its {len(choices)} choices")
     if not chosen and kind not in ("integer", "float", "list"):
@@ -107,7 +107,7 @@ def _item(row: dict, name: str, pictures: hub_files.Pictures) -> Item:
     metadata = metadata if isinstance(metadata, Mapping) else {}
     plain = Row(
         id=_common.column(row, "pid", name),
-        images=[pictures.picture(given)],
+        images=[store.reader(given)],
         question=f"{question} (Unit: {unit})" if unit else question,
         answer=symbols.letter(choices.index(answer)) if chosen else answer,
         source="mathvista",
@@ -186,7 +186,7 @@ def _extracted(item: Item, text: str) -> str | None:
     if kind == "text":
         if box is None and len(tail.split()) == 1:  # the authors do not accept "b" and "B." as letters
             return tail if _chosen(tail) in symbols.LETTERS[: len(choices)] else None
-        if (named := _vlmevalkit.found(tail, choices)) and named != _vlmevalkit.NONE:
+        if (named := _vlmevalkit.chosen_letter(tail, choices)) and named != _vlmevalkit.NONE:
             return named
         return tail if box and tail in choices else None
     if kind == "list":

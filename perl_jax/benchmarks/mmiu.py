@@ -15,7 +15,7 @@ from models.errors import InputError
 from perl_jax import symbols
 from perl_jax.benchmarks import Item, Score, _common
 from perl_jax.curation import references
-from perl_jax.data import Picture, Rejected, Row
+from perl_jax.data import ImageReader, Rejected, Row
 from perl_jax.records import hub_files
 from perl_jax.symbols import MARKER
 
@@ -84,17 +84,17 @@ def load(directory: str, allow_partial: bool = False) -> Iterator[Item | Rejecte
     """Loads the questions; `category` is the task. A row without an answer is rejected, as by the authors."""
     paths = _common.files(directory, ("all.parquet", "all.json", "*.parquet"), REPOSITORY)
     folder = Path(directory)
-    zips = {path.stem: hub_files.Pictures(folder / path.stem, [path]) for path in sorted(folder.glob("*.zip"))}
-    unpacked = functools.cache(lambda relationship: hub_files.Pictures(folder / relationship, ()))
-    make = functools.partial(_item, shelf=lambda relationship: zips.get(relationship) or unpacked(relationship))
+    zips = {path.stem: hub_files.ImageStore(folder / path.stem, [path]) for path in sorted(folder.glob("*.zip"))}
+    unpacked = functools.cache(lambda relationship: hub_files.ImageStore(folder / relationship, ()))
+    make = functools.partial(_item, store_of=lambda relationship: zips.get(relationship) or unpacked(relationship))
     return _common.read(paths, make, ROWS, REPOSITORY, allow_partial)
 
 
-def _item(row: dict, name: str, shelf: Callable[[str], hub_files.Pictures]) -> Item:
+def _item(row: dict, name: str, store_of: Callable[[str], hub_files.ImageStore]) -> Item:
     task = _common.column(row, "task")
     paths = [hub_files.text(path, "an image path") for path in _common.column_list(row, "input_image_path")]
     if not paths:
-        raise InputError("no picture")
+        raise InputError("no image")
     answer = _common.column(row, "output").strip().upper()
     if len(answer) != 1 or answer not in _LETTERS:
         raise InputError(f"the answer {answer!r} is no letter of an option")
@@ -108,7 +108,7 @@ def _item(row: dict, name: str, shelf: Callable[[str], hub_files.Pictures]) -> I
     return Item(
         Row(
             id=f"{task}.{name}",
-            images=[_picture(path, shelf) for path in paths],
+            images=[_image(path, store_of) for path in paths],
             question=question,
             answer=answer,
             source="mmiu",
@@ -148,11 +148,11 @@ def _relationship(path: str) -> str:
     return (_parts(path) or [""])[0]
 
 
-def _picture(path: str, shelf: Callable[[str], hub_files.Pictures]) -> Picture:
+def _image(path: str, store_of: Callable[[str], hub_files.ImageStore]) -> ImageReader:
     """`./relationship/task/file`: a file of the folder, or a member of the zip, named after the relationship."""
     if not (parts := _parts(path)) or ".." in parts:
         raise InputError(f"image path {path!r}")
-    return shelf(parts[0]).picture("/".join(parts[1:]))
+    return store_of(parts[0]).reader("/".join(parts[1:]))
 
 
 def _without_options(context: str, options: str) -> tuple[str, list[str]]:

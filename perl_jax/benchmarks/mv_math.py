@@ -83,20 +83,20 @@ def load(directory: str, allow_partial: bool = False) -> Iterator[Item | Rejecte
     """Loads the problems of MV-MATH.json; `category` is the subject. See `perl_jax.benchmarks`."""
     paths = _common.files(directory, _FILES, REPOSITORY)[:1]
     folder = Path(directory) if list(Path(directory).glob("*images*")) else paths[0].parent
-    pictures = hub_files.Pictures(folder, sorted(folder.glob("*images*.zip")))
-    return _common.read(paths, functools.partial(_item, pictures=pictures), ROWS, REPOSITORY, allow_partial)
+    store = hub_files.ImageStore(folder, sorted(folder.glob("*images*.zip")))
+    return _common.read(paths, functools.partial(_item, store=store), ROWS, REPOSITORY, allow_partial)
 
 
-def _item(row: dict, name: str, pictures: hub_files.Pictures) -> Item:
+def _item(row: dict, name: str, store: hub_files.ImageStore) -> Item:
     published, answer = _common.column(row, "question"), _common.column(row, "answer").strip()
     kind, names = _common.column(row, "answer_type"), _common.column_list(row, "input_image")
     if kind not in _END:
         raise InputError(f"answer_type {kind!r}")
     if not (names and answer and published.strip()):
-        raise InputError("no question, no answer or no picture")
+        raise InputError("no question, no answer or no image")
     shown = [int(number) - 1 for number in _SLOT.findall(published)]
     if len(set(shown)) < len(shown) or not set(shown) <= set(range(len(names))):
-        raise InputError(f"slots {[place + 1 for place in shown]} of {len(names)} pictures")
+        raise InputError(f"slots {[place + 1 for place in shown]} of {len(names)} images")
     order = [place for place in range(len(names)) if place not in shown] + shown  # images without a slot come first
     question = _common.with_slots(_SLOT.sub(MARKER, published).strip(), len(names))
     question, choices = split_choices(question) if kind == "choice" else (question, [])
@@ -104,7 +104,7 @@ def _item(row: dict, name: str, pictures: hub_files.Pictures) -> Item:
         answer = _letter_of(answer, choices)
     plain = Row(
         id=_common.column(row, "problem_id", name),
-        images=[pictures.picture(names[place]) for place in order],
+        images=[store.reader(names[place]) for place in order],
         question=question,
         answer=answer,
         source="mv_math",
@@ -184,13 +184,13 @@ def _extracted(item: Item, text: str) -> str | None:
     short = len(tail.split()) <= _FEW_WORDS or (item.columns["answer_type"] == "multi-step" and _PART.search(tail))
     if short or item.row.kind != "choice":
         return tail if short and tail else None
-    return _vlmevalkit.found(tail, item.row.choices or _LETTERS_ALONE)
+    return _vlmevalkit.chosen_letter(tail, item.row.choices or _LETTERS_ALONE)
 
 
 def _choice(row: Row, found: str) -> Score | None:
     match = _LETTER.match(found)
     choices = row.choices or _LETTERS_ALONE
-    letter = match[1] if match else _vlmevalkit.found(found, choices)
+    letter = match[1] if match else _vlmevalkit.chosen_letter(found, choices)
     known = letter in symbols.LETTERS[: len(choices)]
     return Score(float(letter == row.answer), letter) if known else None
 
@@ -228,5 +228,5 @@ def _numbered(text: str) -> dict[str, str]:
 def _same(gold: str, guess: str, kind: str | None) -> bool:
     if compare.is_correct({"answer": gold, "kind": kind}, guess):
         return True
-    plain = [re.sub(r"[\s$.。]", "", compare.readable(one) or "") for one in (gold, guess)]
+    plain = [re.sub(r"[\s$.。]", "", compare.clean_text(one) or "") for one in (gold, guess)]
     return plain[0] == plain[1] != ""

@@ -60,7 +60,7 @@ def _item(split: Sequence[Mapping], number: int) -> Item:
     shown = permute.render(record)
     row = Row(
         id=record["id"],
-        images=[functools.partial(_picture, split, number, image) for image in shown["images"]],
+        images=[functools.partial(_image, split, number, image) for image in shown["images"]],
         question=shown["question"],
         answer=shown["answer"],
         source=record["source"],
@@ -72,7 +72,7 @@ def _item(split: Sequence[Mapping], number: int) -> Item:
     return Item(row, record["source"], {"record": record})
 
 
-def _picture(split: Sequence[Mapping], number: int, image: int) -> bytes:
+def _image(split: Sequence[Mapping], number: int, image: int) -> bytes:
     return split[number]["images"][image]
 
 

@@ -62,15 +62,15 @@ _TAG = re.compile(r"<image(\d+)>")
 def load(directory: str, allow_partial: bool = False) -> Iterator[Item | Rejected]:
     """Loads the questions of the test split; `category` is the task. See `perl_jax.benchmarks`."""
     paths = _common.files(directory, PATTERNS, REPOSITORY)
-    pictures = hub_files.Pictures(Path(directory), ())
-    return _common.read(paths, functools.partial(_item, pictures=pictures), ROWS, REPOSITORY, allow_partial)
+    store = hub_files.ImageStore(Path(directory), ())
+    return _common.read(paths, functools.partial(_item, store=store), ROWS, REPOSITORY, allow_partial)
 
 
-def _item(row: dict, name: str, pictures: hub_files.Pictures) -> Item:
+def _item(row: dict, name: str, store: hub_files.ImageStore) -> Item:
     task = _common.column(row, "task")
     if task not in _FIELD:
         raise InputError(f"unknown task {task!r}")
-    images = _common.numbered_pictures(row, pictures, 6)
+    images = _common.numbered_images(row, store, 6)
     published, label = _common.column(row, "question"), _common.column(row, "label")
     if not label.strip():
         raise InputError("no answer")

@@ -14,10 +14,10 @@ from perl_jax import data, records
 from perl_jax.curation import rules
 from perl_jax.curation.curate import Curated
 from perl_jax.records import hub_files
-from perl_jax.records.images import stored
+from perl_jax.records.images import to_stored_format
 
 NEAR = 4  # images whose perceptual hashes (64 bits) differ in at most this many bits count as equal
-PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 QUESTIONS = ("question", "problem", "query", "prompt")  # column names of questions in evaluation sets
 LONG = 40  # minimum characters of a question for equality to count as overlap
 
@@ -26,24 +26,24 @@ class Filters:
     """Loads the images of curated records and applies the image rules; one instance per source."""
 
     def __init__(self, decontaminate: Iterable[str] = ()):
-        self._duplicates = rules.Duplicates()
+        self._duplicates = rules.DuplicateFilter()
         self._overlap = Overlap(decontaminate)
 
-    def __call__(self, item: Curated, shown: Sequence[data.Picture]) -> Curated | data.Rejected:
+    def __call__(self, item: Curated, readers: Sequence[data.ImageReader]) -> Curated | data.Rejected:
         record, name = item.record, item.record["id"]
         images = []
-        for number, picture in enumerate(shown, start=1):
+        for number, read_image in enumerate(readers, start=1):
             try:
-                images.append(stored(picture(), f"image {number}"))
+                images.append(to_stored_format(read_image(), f"image {number}"))
             except InputError as error:
-                return data.Rejected(name, "picture", str(error))
-            if small := rules.picture_size(Image.open(io.BytesIO(images[-1])).size):
-                return data.Rejected(name, "picture size", f"image {number}: {small}")
+                return data.Rejected(name, "unreadable image", str(error))
+            if too_small := rules.image_size(Image.open(io.BytesIO(images[-1])).size):
+                return data.Rejected(name, "image size", f"image {number}: {too_small}")
         text = "\n".join((record["question"], *record["choices"]))
-        if twin := self._duplicates(name, text, images):
-            return data.Rejected(name, "duplicate", twin)
-        if known := self._overlap(record["question"], images):
-            return data.Rejected(name, "overlap with an evaluation set", known)
+        if duplicate_of := self._duplicates(name, text, images):
+            return data.Rejected(name, "duplicate", duplicate_of)
+        if overlap := self._overlap(record["question"], images):
+            return data.Rejected(name, "overlap with an evaluation set", overlap)
         return item._replace(record={**record, "images": images})
 
 
@@ -79,12 +79,12 @@ def perceptual_hash(image: bytes) -> int | None:
     import imagehash
 
     try:
-        picture = Image.open(io.BytesIO(stored(image, "picture"))).convert("L")
+        grey = Image.open(io.BytesIO(to_stored_format(image, "image"))).convert("L")
     except InputError:
         return None
-    if np.asarray(picture.resize((16, 16))).std() < 4:  # of 256 grey levels
+    if np.asarray(grey.resize((16, 16))).std() < 4:  # of 256 grey levels
         return None
-    return int(str(imagehash.phash(picture)), 16)
+    return int(str(imagehash.phash(grey)), 16)
 
 
 def _held_out(directory: str) -> Iterator[tuple[str, list[bytes]]]:
@@ -101,15 +101,15 @@ def _held_out(directory: str) -> Iterator[tuple[str, list[bytes]]]:
             found = True
             yield question, shown
     if not found:
-        raise InputError(f"--decontaminate={directory} holds no records, questions or pictures")
+        raise InputError(f"--decontaminate={directory} holds no records, questions or images")
 
 
 def _of_file(path: Path) -> Iterator[tuple[str, list[bytes]]]:
-    if path.suffix.lower() in PICTURES:
+    if path.suffix.lower() in IMAGE_SUFFIXES:
         yield "", [path.read_bytes()]
     elif path.suffix.lower() == ".zip":
         with zipfile.ZipFile(path) as archive:
-            members = [name for name in archive.namelist() if Path(name).suffix.lower() in PICTURES]
+            members = [name for name in archive.namelist() if Path(name).suffix.lower() in IMAGE_SUFFIXES]
             yield from (("", [archive.read(name)]) for name in members)
     elif path.suffix.lower() in hub_files.FORMATS:
         for _, row in hub_files.rows(path):

@@ -165,7 +165,7 @@ def _head(splits: Mapping[str, Mapping], by: Mapping[str, int], shown: int, reje
     parts += [f"decided by {_counts(by)}" if by else "what decided is not known (no decisions.jsonl)"]
     how = (
         "Right: the answer is right in both orders, and the label is (rewrite: wording and answer follow the "
-        "pictures; invariant: only the pictures move; fixed: the order carries meaning). Words that differ are "
+        "images; invariant: only the images move; fixed: the order carries meaning). Words that differ are "
         "highlighted."
     )
     return [element("p", " · ".join([*parts, f"{rejected} rows rejected"])), note(how)]
@@ -230,7 +230,7 @@ def _sides(record: records.Record, decision: Mapping) -> list[Html]:
     """The record in original and permuted order side by side, and its wording in the source."""
     (_, own), *others = views(record)
     images = [
-        html.thumbnail(open_image(data, f"record {record['id']!r}, image {i + 1}"), f"picture {i + 1}")
+        html.thumbnail(open_image(data, f"record {record['id']!r}, image {i + 1}"), f"image {i + 1}")
         for i, data in enumerate(record["images"])
     ]
     other = others[0][1] if others else own
@@ -242,7 +242,7 @@ def _sides(record: records.Record, decision: Mapping) -> list[Html]:
     else:
         heads, same = ["the original order; nothing may move"], False
     sides = [
-        element("div", dim(head), _pictures(view, images), column)
+        element("div", dim(head), _thumbnails(view, images), column)
         for head, view, column in zip(heads, (own, other), columns)
     ]
     if same:
@@ -250,7 +250,7 @@ def _sides(record: records.Record, decision: Mapping) -> list[Html]:
     return [element("div", *sides, class_="sides"), *_source(own, decision.get("original"))]
 
 
-def _pictures(view: View, images: Sequence[Html]) -> Html:
+def _thumbnails(view: View, images: Sequence[Html]) -> Html:
     """The images in the order that a model sees them, each with the number that the text uses."""
     figures = []
     for place, original in zip(view.places, view.originals):

@@ -108,20 +108,20 @@ def leak(row: Row) -> str | None:
 TEXT_RULES: Sequence[Callable[[Row], str | None]] = (text, self_contained, length, image_count, slots, leak)
 
 
-def picture_size(size: tuple[int, int]) -> str | None:
+def image_size(size: tuple[int, int]) -> str | None:
     """Both sides of an image must have at least MIN_SIDE pixels.
 
-    >>> picture_size((200, 1))
+    >>> image_size((200, 1))
     '200 x 1 pixels, 14 a side at least'
     """
     width, height = size
     return f"{width} x {height} pixels, {MIN_SIDE} a side at least" if min(size) < MIN_SIDE else None
 
 
-class Duplicates:
+class DuplicateFilter:
     """Detects repeated questions on the same images; the first is kept.
 
-    >>> seen = Duplicates()
+    >>> seen = DuplicateFilter()
     >>> seen("1", "Which  one?", [b"picture"]), seen("2", "which one", [b"picture"])
     (None, 'as 1')
     """

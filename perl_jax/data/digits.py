@@ -79,7 +79,7 @@ def records(
         chosen = [int(rng.choice(pools[digit])) for digit in digits]
         yield Record(
             id=f"digits-{split}-{seed}-{number}",
-            images=[_ragged(rng, index, image_size) if ragged else picture(index, image_size) for index in chosen],
+            images=[_ragged(rng, index, image_size) if ragged else digit_image(index, image_size) for index in chosen],
             question="".join(f"<image:{i}>" for i in range(count)) + question,
             choices=[],
             answer=answer,
@@ -93,7 +93,7 @@ def records(
 
 
 @functools.cache
-def picture(index: int, size: int) -> bytes:
+def digit_image(index: int, size: int) -> bytes:
     """Encodes scikit-learn's digit number `index` as an RGB PNG of `size` x `size` pixels."""
     return _png(_grey(index, size))
 
@@ -161,7 +161,7 @@ def _png(image: Image.Image) -> bytes:
 
 def _check(input, split, bias, image_size, min_images, max_images, questions):
     if input is not None:
-        raise InputError(f"the source digits brings its pictures along; leave out the input {input!r}")
+        raise InputError(f"the source digits brings its images along; leave out the input {input!r}")
     if split not in SPLITS:
         raise InputError(f"the source digits has no split {split!r}, only {', '.join(SPLITS)}")
     if not 0 <= bias <= 1 or image_size < 1 or not 2 <= min_images <= max_images <= 10:

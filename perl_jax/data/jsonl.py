@@ -63,12 +63,12 @@ def records(
     rows = hub_files.rows(input)
     first = list(itertools.islice(rows, _LOOKED_AT))
     names = _names(input, {key: None for _, row in first if isinstance(row, dict) for key in _paths(row)}, map or {})
-    pictures, source = hub_files.Pictures(Path(input).parent), Path(input).stem
+    store, source = hub_files.ImageStore(Path(input).parent), Path(input).stem
     for number, row in itertools.chain(first, rows):
         try:
             if isinstance(row, InputError):
                 raise row
-            yield _row({ours: _value(row, name) for ours, name in names.items()}, row, number, source, pictures)
+            yield _row({ours: _value(row, name) for ours, name in names.items()}, row, number, source, store)
         except InputError as error:
             yield Rejected(str(number), "malformed row", str(error))
 
@@ -104,26 +104,26 @@ def _value(row: Mapping, name: str) -> object:
     return row[column].get(field) if isinstance(row.get(column), dict) else None
 
 
-def _row(values: Mapping, row: Mapping, number: int, source: str, pictures: hub_files.Pictures) -> Row:
+def _row(values: Mapping, row: Mapping, number: int, source: str, store: hub_files.ImageStore) -> Row:
     question, given = values["question"], values.get("images")
     images = [] if given is None else list(given) if isinstance(given, list | tuple) else [given]
     if isinstance(question, list):  # chat messages
         question, held = chat_messages.question(question)
         if held and images:
-            raise InputError("it has pictures in its messages and in a column of their own")
+            raise InputError("it has images in its messages and in a column of their own")
         images = images or held
     question = hub_files.text(question, "question")
-    choices = [hub_files.plain(choice, "choice") for choice in _listed(values.get("choices"), "choices")]
+    choices = [hub_files.text_or_number(choice, "choice") for choice in _listed(values.get("choices"), "choices")]
     slots = sum(text.count(symbols.MARKER) for text in (question, *choices))
     if slots not in (0, len(images)):
         raise InputError(f"its text has {slots} {symbols.MARKER}, but it has {len(images)} images")
     known = _perl(row, len(images))
     return Row(
-        id=hub_files.plain(values["id"], "id") if values.get("id") not in (None, "") else str(number),
-        images=[pictures.picture(image) for image in images],
+        id=hub_files.text_or_number(values["id"], "id") if values.get("id") not in (None, "") else str(number),
+        images=[store.reader(image) for image in images],
         question=question,
-        answer=_final(hub_files.plain(values["answer"], "answer")),
-        source=hub_files.plain(values.get("source") or source, "source"),
+        answer=_final(hub_files.text_or_number(values["answer"], "answer")),
+        source=hub_files.text_or_number(values.get("source") or source, "source"),
         choices=choices,
         kind=_one_of(values.get("kind"), records_lib.KINDS, "kind"),
         **{**known, **_order_effect(values, len(images))},

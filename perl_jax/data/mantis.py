@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from models.errors import InputError
-from perl_jax.data import Picture, Rejected, Row
+from perl_jax.data import ImageReader, Rejected, Row
 from perl_jax.records import hub_files
 from perl_jax.records.chat_messages import OPTION, option_letters
 from perl_jax.symbols import MARKER
@@ -63,7 +63,7 @@ _DIRECTED = Known("fixed", "a difference, told from the first image to the secon
 _KNOWN = {  # configs not listed are decided by their wording
     "nextqa": _FRAMES,
     "star": _FRAMES,
-    "visual_story_telling": Known("fixed", "pictures of a story in its order"),
+    "visual_story_telling": Known("fixed", "images of a story in its order"),
     "spot-the-diff": _DIRECTED,
     "birds-to-words": _DIRECTED,
     "dreamsim": Known(movable=_beside_reference),
@@ -99,14 +99,14 @@ def records(
             raise InputError("mantis: say which configs to download, as configs=nlvr2,dreamsim: all are too many")
         hub_files.download(REPOSITORY, input, [f"{name}/{split}*" for name in configs])
     for folder, files in _folders(Path(input), split, configs).items():
-        pictures = hub_files.Pictures(folder, hub_files.image_zips(folder, split))
+        store = hub_files.ImageStore(folder, hub_files.image_zips(folder, split))
         config = "" if folder == Path(input) else folder.name
         numbered = (row for file in files for _, row in hub_files.rows(file))
         for number, row in enumerate(numbered, start=1):
             named = row.get("source") if isinstance(row, dict) else None
             source = config or (named if named and isinstance(named, str) and named.isprintable() else "mantis")
             if config or not configs or source in configs:
-                yield from _questions(f"{source}-{number}", source, row, pictures)
+                yield from _questions(f"{source}-{number}", source, row, store)
 
 
 def _folders(folder: Path, split: str, configs: Sequence[str]) -> dict[Path, list[Path]]:
@@ -129,9 +129,7 @@ def _folders(folder: Path, split: str, configs: Sequence[str]) -> dict[Path, lis
     return {place: found for place, found in there.items() if not configs or place.name in configs}
 
 
-def _questions(
-    name: str, source: str, row: dict | InputError, pictures: hub_files.Pictures
-) -> Iterator[Row | Rejected]:
+def _questions(name: str, source: str, row: dict | InputError, store: hub_files.ImageStore) -> Iterator[Row | Rejected]:
     """Yields a row's pairs. Images without a slot come before its first text, as in the authors' loader."""
     try:
         if isinstance(row, InputError):
@@ -144,7 +142,7 @@ def _questions(
     if missing < 0:
         yield Rejected(name, "slots differ from images", f"{len(images) - missing} slots, {len(images)} images")
         return
-    images, before = [pictures.picture(image) for image in images], missing
+    images, before = [store.reader(image) for image in images], missing
     for turn in range(0, len(turns), 2):
         pair = turns[turn : turn + 2]
         own = pair[0][1].count(MARKER)
@@ -168,7 +166,7 @@ def _parts(row: dict) -> tuple[list, list[tuple[str, str]]]:
     return list(images or []), turns
 
 
-def _pair(name: str, source: str, pair, images: list[Picture], front: str, turn: int) -> Row | Rejected:
+def _pair(name: str, source: str, pair, images: list[ImageReader], front: str, turn: int) -> Row | Rejected:
     if [role for role, _ in pair] != ["user", "assistant"]:
         return Rejected(name, "turns are not user, assistant", ", ".join(role for role, _ in pair))
     question, answer = front + _LEADING.sub(r"\1", pair[0][1].strip()), _ANSWER.sub("", pair[1][1].strip())

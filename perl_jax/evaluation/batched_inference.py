@@ -28,15 +28,15 @@ LINES = 10.0  # seconds between progress lines without a terminal
 Row = dict[str, object]
 
 
-def in_batches(
+def length_sorted_batches(
     numbers: Sequence[int], lengths: Mapping[int, int], most: int, done: Container[int] = ()
 ) -> list[list[int]]:
     """Batches of at most `most` questions, sorted from short to long to reduce padding, all of one size but the last.
     Questions in `done` are then removed from their batches.
 
-    >>> in_batches([0, 1, 2, 3, 4], {0: 9, 1: 5, 2: 7, 3: 5, 4: 8}, most=4)
+    >>> length_sorted_batches([0, 1, 2, 3, 4], {0: 9, 1: 5, 2: 7, 3: 5, 4: 8}, most=4)
     [[1, 3, 2], [4, 0]]
-    >>> in_batches([0, 1, 2, 3, 4], {0: 9, 1: 5, 2: 7, 3: 5, 4: 8}, most=4, done={0, 3, 4})
+    >>> length_sorted_batches([0, 1, 2, 3, 4], {0: 9, 1: 5, 2: 7, 3: 5, 4: 8}, most=4, done={0, 3, 4})
     [[1, 2]]
     """
     ordered = sorted(numbers, key=lambda number: (lengths[number], number))
@@ -47,7 +47,7 @@ def in_batches(
     return [batch for batch in left if batch]
 
 
-def draw_key(name: str) -> int:
+def sampler_id(name: str) -> int:
     """A question's number for the sampler's random draws, the same in any data set."""
     return int.from_bytes(hashlib.blake2b(name.encode(errors="replace"), digest_size=4).digest(), "little")
 
@@ -55,7 +55,7 @@ def draw_key(name: str) -> int:
 # The file: JSON lines, the settings first, then one row per line.
 
 
-def begin(file: Path, settings: Mapping, key: Callable[[Row], Hashable]) -> dict[Hashable, Row]:
+def read_or_create(file: Path, settings: Mapping, key: Callable[[Row], Hashable]) -> dict[Hashable, Row]:
     """The rows of a file, by key; creates the file if needed. Raises InputError: other settings, or not such a file."""
     lines = []
 
@@ -106,7 +106,7 @@ class Writer:
 # Batches
 
 
-def lengths(numbers: Sequence[int], begun: Callable[[int], Row], console: Console) -> list[Row]:
+def measure_lengths(numbers: Sequence[int], begun: Callable[[int], Row], console: Console) -> list[Row]:
     """`begun(number)` of each question, in rising order: a row with `number` and `prompt` (tokens), or with `skipped`:
     why it cannot be asked. Processes share the work; the skipped are named."""
     found = []
@@ -116,17 +116,17 @@ def lengths(numbers: Sequence[int], begun: Callable[[int], Row], console: Consol
                 found.append(begun(number))
             add(1)
     rows = sorted(itertools.chain(*processes.exchange(found)), key=lambda row: row["number"])
-    name_skipped([row for row in rows if "skipped" in row], console)
+    print_skipped([row for row in rows if "skipped" in row], console)
     return rows
 
 
-def name_skipped(rows: Iterable[Row], console: Console) -> None:
+def print_skipped(rows: Iterable[Row], console: Console) -> None:
     """Prints why each of these rows is skipped, counted from 1."""
     for count, row in enumerate(rows, start=1):
         console.print(f"skipped ({count}): {row['skipped']}", soft_wrap=True, markup=False)
 
 
-def ahead(make: Callable, parts: Iterable) -> Iterator:
+def prefetch(make: Callable, parts: Iterable) -> Iterator:
     """`make(part)` of each part, computing the next one in a thread while the caller works on the current one."""
     with ThreadPoolExecutor(1) as thread:
         waiting = None
@@ -148,7 +148,7 @@ class Questions(Protocol):
     def key(self, number: int) -> int:
         """The id by which the sampler draws its responses."""
 
-    def begin(self, numbers: list[int]) -> Callable[[int, int, np.ndarray], None] | None:
+    def listener(self, numbers: list[int]) -> Callable[[int, int, np.ndarray], None] | None:
         """What hears of each response (prompt of the batch, response, tokens) as it ends, if anything does."""
 
     def rows(self, numbers: list[int], prompts: list[tuple], out: rollout.Rollouts) -> list[Row]:
@@ -166,7 +166,7 @@ class Batch(NamedTuple):
     faults: list[tuple[int, str]]  # (place, what is wrong): of those that this process has looked at
 
 
-def answer(
+def generate(
     parts: Sequence[list[int]],
     questions: Questions,
     model: Callable,
@@ -180,7 +180,7 @@ def answer(
     """Adds a row for each question of each part, and says how far it is. All processes make the same call.
 
     Args:
-        parts: batches of questions by number (`in_batches`); a smaller one is filled up to the largest, so that all
+        parts: batches of questions by number (`length_sorted_batches`); a smaller one is filled up to the largest, so that all
             have the shapes of one program.
         questions: what they are.
         model: loads the model; called only where something is left to ask.
@@ -193,7 +193,7 @@ def answer(
     """
     said, done, total, size = -LINES, 0, sum(map(len, parts)), max(map(len, parts), default=0)
     with logs.progress(console, unit, total) as add:
-        for batch in ahead(partial(_encoded, questions, prompts), parts):
+        for batch in prefetch(partial(_encoded, questions, prompts), parts):
             new = _answered(batch, size, questions, model, prompts, sampling, console)
             writer.add(new)
             done += len(new)
@@ -233,7 +233,7 @@ def _answered(
     if shown:
         numbers, encoded = ([values[place] for place in shown] for values in (batch.numbers, batch.prompts))
         keys, fill = [questions.key(number) for number in numbers], size - len(shown)
-        told = questions.begin(numbers)
+        told = questions.listener(numbers)
         out = rollout.generate(
             model(),
             encoded + encoded[-1:] * fill,

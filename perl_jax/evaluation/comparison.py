@@ -1,7 +1,7 @@
 """Comparison of several models' benchmark results, with published figures: tables, and a section of the HTML report.
 
 `perl_jax.report` writes both. Nothing is recomputed: accuracies and consistency come from each results.json. The last
-named model is compared with each other one by `figures.against`, on the answers themselves.
+named model is compared with each other one by `figures.compare_with`, on the answers themselves.
 """
 
 import json
@@ -14,7 +14,7 @@ import numpy as np
 from models.errors import InputError
 from perl_jax.evaluation import examples, plots, published
 from perl_jax.evaluation.consistency import COMPARED, by_question
-from perl_jax.evaluation.figures import against
+from perl_jax.evaluation.figures import compare_with
 from perl_jax.evaluation.results import Key, Model, Result
 from perl_jax.evaluation.statistics import Estimate, Table, difference, p_value, percent, points
 from perl_jax.runtime import html
@@ -217,7 +217,7 @@ def _consistency(models: Sequence[Model]) -> Section:
         "Questions asked in several orders of their images. Flip rate: the answers, brought back to the "
         "question's original order, are not all the same (lower is better); original order again: as often as there "
         "are orders, but without moving anything, so that the difference is what the order does.",
-        "Place: of the one picture on which the answer hangs; accuracy there minus the same questions' mean over "
+        "Place: of the one image on which the answer hangs; accuracy there minus the same questions' mean over "
         "their orders. The best of several places lies above 0 by chance alone: see the interval.",
     ]
     if greedy:
@@ -229,15 +229,15 @@ def _orders(found: Mapping) -> list[str]:
     measures = [found[name] for name in ("accuracy", "permuted", "consistent", "flip")] + [found["control"]["flip"]]
     return [
         f"{found['questions']:,}",
-        *(percent(Estimate.read(measure)) for measure in measures),
-        points(Estimate.read(found["difference"]["flip"])),
+        *(percent(Estimate.from_json(measure)) for measure in measures),
+        points(Estimate.from_json(found["difference"]["flip"])),
         *_ends(found["places"]),
     ]
 
 
 def _ends(places: Sequence[Mapping]) -> list[str]:
     """The positions at which the decisive image helps most and least."""
-    found = {place["place"] + 1: Estimate.read(place["difference"]) for place in places}
+    found = {place["place"] + 1: Estimate.from_json(place["difference"]) for place in places}
     found = {place: estimate for place, estimate in found.items() if estimate.questions}
     if len(found) < 2:
         return ["–", "–"]
@@ -290,13 +290,13 @@ def _in_orders(ours: Result, theirs: Result) -> list[str]:
 
 def _against(rows: Sequence, other_rows: Sequence) -> list[str]:
     try:
-        found = against(rows, other_rows)
+        found = compare_with(rows, other_rows)
     except InputError:  # no shared question
         return ["0", "–", "–", "–", "–"]
     return [
         *(f"{found[name]:,}" for name in ("questions", "first_only", "second_only")),
         p_value(found["p"]),
-        points(Estimate.read(found["difference"])),
+        points(Estimate.from_json(found["difference"])),
     ]
 
 

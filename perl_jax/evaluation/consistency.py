@@ -69,9 +69,9 @@ def consistency(rows: Sequence[Row], samples: int) -> dict | None:
         "orders": sum(len(question.right) for question in asked.values()),
         "samples": samples,
         "not_permuted": dict(Counter(left.values())),
-        **{key: bootstrapped(value).plain() for key, value in values.items()},
-        "control": {"drawn": drawn, **{key: bootstrapped(value).plain() for key, value in alike.items()}},
-        "difference": {key: statistics.difference(values[key], alike[key]).plain() for key in COMPARED},
+        **{key: bootstrapped(value).to_json() for key, value in values.items()},
+        "control": {"drawn": drawn, **{key: bootstrapped(value).to_json() for key, value in alike.items()}},
+        "difference": {key: statistics.difference(values[key], alike[key]).to_json() for key in COMPARED},
         "places": _places(asked),
     }
 
@@ -88,7 +88,7 @@ def by_question(rows: Sequence[Row], samples: int) -> dict[str, dict[tuple, floa
     return {key: _column(found, key) for key in ("accuracy", *COMPARED)}
 
 
-def right(row: Row) -> list[bool]:
+def fully_correct(row: Row) -> list[bool]:
     """Whether each response is fully correct, [D]; a benchmark may score the parts of a question."""
     return [value >= 1 for value in row["correct"]]
 
@@ -114,10 +114,10 @@ def _question(group: Sequence[Row], samples: int) -> Question:
     first = next(row for row in group if row["role"] == "original")
     rows = [first, *sorted((row for row in group if row["role"] == "permuted"), key=lambda row: row["order"])]
     again = next((row for row in group if row["role"] == "control"), None)
-    matrix, meanings = np.array([right(row) for row in rows]), [row["meaning"] for row in rows]
+    matrix, meanings = np.array([fully_correct(row) for row in rows]), [row["meaning"] for row in rows]
     control = None
     if again is not None:
-        drawn = np.array(right(again)).reshape(samples, len(rows) - 1).T
+        drawn = np.array(fully_correct(again)).reshape(samples, len(rows) - 1).T
         said = [again["meaning"][i :: len(rows) - 1] for i in range(len(rows) - 1)]
         control = Question(
             np.vstack([matrix[:1], drawn]), [first["meaning"], *said], [first["place"]] * len(rows), None
@@ -158,7 +158,11 @@ def _places(asked: Mapping[str, Question]) -> list[dict]:
             if len(seen) > 1:
                 away[place][name] = at[place][name] - float(by_order.mean())
     return [
-        {"place": place, "accuracy": bootstrapped(at[place]).plain(), "difference": bootstrapped(away[place]).plain()}
+        {
+            "place": place,
+            "accuracy": bootstrapped(at[place]).to_json(),
+            "difference": bootstrapped(away[place]).to_json(),
+        }
         for place in sorted(at)
     ]
 
@@ -181,8 +185,8 @@ def markdown(found: Mapping[str, object] | None) -> list[str]:
     if found["places"]:
         parts += [
             places_table(found).markdown(),
-            "By the place of the one picture on which the answer hangs, where there is one. The last column is "
-            "less the same questions' mean over all their orders, of those whose picture was shown in several "
+            "By the place of the one image on which the answer hangs, where there is one. The last column is "
+            "less the same questions' mean over all their orders, of those whose image was shown in several "
             "places: high places exist only in questions with many images, which may be harder.",
         ]
     return parts
@@ -194,14 +198,14 @@ def measures_table(found: Mapping) -> Table:
     rows = [
         [
             words,
-            percent(Estimate.read(found[key])),
-            percent(Estimate.read(found["control"][key])),
-            points(Estimate.read(found["difference"][key])),
+            percent(Estimate.from_json(found[key])),
+            percent(Estimate.from_json(found["control"][key])),
+            points(Estimate.from_json(found["difference"][key])),
         ]
         for key, words in COMPARED.items()
         if key != "worst" or found["samples"] > 1  # else it is consistent accuracy
     ]
-    first = ["accuracy", percent(Estimate.read(found["accuracy"])), "–", "–"]
+    first = ["accuracy", percent(Estimate.from_json(found["accuracy"])), "–", "–"]
     return Table(["", "several orders", again, "difference, points"], [first, *rows])
 
 
@@ -209,7 +213,7 @@ def places_table(found: Mapping) -> Table:
     """Accuracy by the position of the decisive image, counted from 1 as in the questions."""
     rows = []
     for each in found["places"]:
-        accuracy, difference = Estimate.read(each["accuracy"]), Estimate.read(each["difference"])
+        accuracy, difference = Estimate.from_json(each["accuracy"]), Estimate.from_json(each["difference"])
         rows.append(
             [
                 str(each["place"] + 1),
@@ -220,7 +224,7 @@ def places_table(found: Mapping) -> Table:
             ]
         )
     return Table(
-        ["picture shown as image", "questions", "accuracy", "in several places", "minus their mean, points"], rows
+        ["image shown as image", "questions", "accuracy", "in several places", "minus their mean, points"], rows
     )
 
 

@@ -15,7 +15,7 @@ from models.errors import InputError
 from models.image_files import open_image
 from perl_jax import benchmarks
 from perl_jax.benchmarks import Item
-from perl_jax.evaluation.consistency import right
+from perl_jax.evaluation.consistency import fully_correct
 from perl_jax.evaluation.results import Key, Model, Question, Row
 from perl_jax.runtime import html
 from perl_jax.runtime.html import Html, dim, element, folded, joined, note, tag
@@ -88,7 +88,7 @@ def cards(models: Sequence[Model], key: Key) -> list[Html]:
     results = [model.results[key] for model in models if key in model.results]
     items, problem = _items(key[0], {str(result.facts.get("data")): None for result in results[::-1]}, wanted)
     asked = {model.name: model.results[key].questions() for model in models if key in model.results}
-    out = [note(f"Without pictures: {problem}")] if problem else []
+    out = [note(f"Without images: {problem}")] if problem else []
     for kind in found:
         shown = f", {SHOWN} shown" if len(kind.ids) > SHOWN else ""
         parts = [_card(id_, asked, models[-1].name, items.get(id_)) for id_ in kind.ids[:SHOWN]]
@@ -150,7 +150,7 @@ def _view(row: Row, said: Mapping[str, Row | None], sample: int, item: Item | No
     return element(
         "div",
         dim(order),
-        _pictures(row, item),
+        _thumbnails(row, item),
         element("div", row["question"], class_="said"),
         element("p", "True answer: ", element("strong", row["answer"])),
         element("div", *words, class_="sides"),
@@ -165,25 +165,25 @@ def _words(name: str, row: Row | None, sample: int) -> Html:
         return element("div", dim(name), element("div", f"could not be asked: {row['fault']}", class_="said wrong"))
     count = len(row["texts"])
     place = min(sample, count - 1)
-    many = f", right in {sum(right(row))} of {count} samples, here number {place + 1}" if count > 1 else ""
+    many = f", right in {sum(fully_correct(row))} of {count} samples, here number {place + 1}" if count > 1 else ""
     found = row["extracted"][place]
     head = dim(name + many + ("; no answer found" if found is None else f"; answer found: {html.clipped(found)}"))
     return element("div", head, html.said(row["texts"][place], row["correct"][place], "div"))
 
 
-def _pictures(row: Row, item: Item | None) -> Html:
+def _thumbnails(row: Row, item: Item | None) -> Html:
     """Thumbnails in the order shown, the decisive one outlined."""
     figures = []
     for place, index in enumerate(row["shown"] if item else ()):
         words = f"{place + 1}" + (", decisive" if row.get("place") == place else "")
         try:
-            inside = html.thumbnail(open_image(item.row.images[index](), "it"), f"picture {place + 1}", SIDE)
+            inside = html.thumbnail(open_image(item.row.images[index](), "it"), f"image {place + 1}", SIDE)
         except (InputError, OSError, IndexError) as error:
-            inside = tag(f"picture {place + 1} cannot be shown: {error}", alarm=True)
+            inside = tag(f"image {place + 1} cannot be shown: {error}", alarm=True)
         decisive = "decisive" if row.get("place") == place else ""
         figures.append(element("figure", inside, element("figcaption", words), class_=decisive))
     return element("div", *figures, class_="thumbs") if figures else joined()
 
 
 def _share(row: Row) -> float:
-    return float(np.mean(right(row)))
+    return float(np.mean(fully_correct(row)))

@@ -13,7 +13,7 @@ import numpy as np
 from models.errors import InputError
 from perl_jax.answers.compare import normalized
 from perl_jax.evaluation import consistency, statistics
-from perl_jax.evaluation.consistency import Row, right
+from perl_jax.evaluation.consistency import Row, fully_correct
 from perl_jax.evaluation.statistics import Estimate, Table, counted, p_value, percent, points, proportion
 
 SETTINGS = ("samples", "temperature", "permute", "max_new_tokens", "seed")
@@ -34,7 +34,7 @@ def figures(rows: Sequence[Row], samples: int, macro: bool) -> dict:
       accuracy of the majority vote. None with one sample.
     """
     own = _own(rows)
-    accuracy = {row["id"]: float(np.mean(right(row))) for row in own}
+    accuracy = {row["id"]: float(np.mean(fully_correct(row))) for row in own}
     categories = defaultdict(list)
     for row in own:
         categories[row["category"]].append(row)
@@ -44,18 +44,18 @@ def figures(rows: Sequence[Row], samples: int, macro: bool) -> dict:
         "questions": len(own),
         "samples": samples,
         "headline": "macro" if macro else "micro",
-        "micro": proportion(accuracy).plain(),
-        "macro": _macro([[accuracy[row["id"]] for row in group] for group in categories.values()]).plain(),
-        "credit": proportion(scores).plain() if any(0 < x < 1 for row in own for x in row["correct"]) else None,
+        "micro": proportion(accuracy).to_json(),
+        "macro": _macro([[accuracy[row["id"]] for row in group] for group in categories.values()]).to_json(),
+        "credit": proportion(scores).to_json() if any(0 < x < 1 for row in own for x in row["correct"]) else None,
         "not_asked": dict(Counter(row["fault"] for row in own if row["fault"] is not None)),
         **_rates(own),
         "categories": {name: _category(categories[name], accuracy) for name in sorted(categories)},
-        "pass_at": {str(k): proportion(_pass_at(own, k)).plain() for k in _powers(samples)} if several else None,
-        "majority": proportion({row["id"]: float(majority(row)) for row in own}).plain() if several else None,
+        "pass_at": {str(k): proportion(_pass_at(own, k)).to_json() for k in _powers(samples)} if several else None,
+        "majority": proportion({row["id"]: float(majority(row)) for row in own}).to_json() if several else None,
     }
 
 
-def against(rows: Sequence[Row], other_rows: Sequence[Row]) -> dict:
+def compare_with(rows: Sequence[Row], other_rows: Sequence[Row]) -> dict:
     """Compares rows with another result's rows, on the questions that both were asked in original order, JSON-able.
 
     `first_only`, `second_only`, `p`: McNemar's test on the first response of each. `difference`: in accuracy over all
@@ -73,8 +73,8 @@ def against(rows: Sequence[Row], other_rows: Sequence[Row]) -> dict:
             f"the two results share none of their {len(here):,} and {len(there):,} questions: compare "
             "results on the same benchmark and snapshot"
         )
-    test = statistics.mcnemar(*({key: right(row)[0] for key, row in each.items()} for each in (here, there)))
-    mine, others = ({key: float(np.mean(right(row))) for key, row in each.items()} for each in (here, there))
+    test = statistics.mcnemar(*({key: fully_correct(row)[0] for key, row in each.items()} for each in (here, there)))
+    mine, others = ({key: float(np.mean(fully_correct(row))) for key, row in each.items()} for each in (here, there))
     return {
         "questions": len(shared),
         "only_here": len(here) - len(shared),
@@ -82,7 +82,7 @@ def against(rows: Sequence[Row], other_rows: Sequence[Row]) -> dict:
         "first_only": test.first,
         "second_only": test.second,
         "p": test.p,
-        "difference": statistics.difference(mine, others).plain(),
+        "difference": statistics.difference(mine, others).to_json(),
     }
 
 
@@ -109,7 +109,7 @@ def majority(row: Row) -> bool:
     if not counts:
         return False
     [(winner, _)] = counts.most_common(1)
-    return right(row)[votes.index(winner)]
+    return fully_correct(row)[votes.index(winner)]
 
 
 def _own(rows: Sequence[Row]) -> list[Row]:
@@ -138,7 +138,7 @@ def _category(rows: Sequence[Row], accuracy: Mapping[str, float]) -> dict:
     rates = _rates(rows)
     return {
         "questions": len(rows),
-        "accuracy": proportion({row["id"]: accuracy[row["id"]] for row in rows}).plain(),
+        "accuracy": proportion({row["id"]: accuracy[row["id"]] for row in rows}).to_json(),
         "failures": rates["failures"],
         "truncated": rates["truncated"],
     }
@@ -149,7 +149,7 @@ def _powers(samples: int) -> list[int]:
 
 
 def _pass_at(rows: Sequence[Row], k: int) -> dict[str, float]:
-    return {row["id"]: pass_at(k, len(row["correct"]), sum(right(row))) for row in rows}
+    return {row["id"]: pass_at(k, len(row["correct"]), sum(fully_correct(row))) for row in rows}
 
 
 # Text output
@@ -169,12 +169,12 @@ def summary_table(found: Mapping) -> Table:
     """Accuracies and rates of a result's `figures`."""
     names = {"macro": "accuracy, mean over categories", "micro": "accuracy, all questions"}
     names = {key: names[key] for key in sorted(names, key=lambda key: key != found["headline"])}
-    rows = [[words, percent(Estimate.read(found[key]))] for key, words in names.items()]
+    rows = [[words, percent(Estimate.from_json(found[key]))] for key, words in names.items()]
     if found["credit"]:
-        rows.append(["partial credit", percent(Estimate.read(found["credit"]))])
-    rows += [[f"pass@{k}", percent(Estimate.read(each))] for k, each in (found["pass_at"] or {}).items()]
+        rows.append(["partial credit", percent(Estimate.from_json(found["credit"]))])
+    rows += [[f"pass@{k}", percent(Estimate.from_json(each))] for k, each in (found["pass_at"] or {}).items()]
     if found["majority"]:
-        rows.append(["majority vote", percent(Estimate.read(found["majority"]))])
+        rows.append(["majority vote", percent(Estimate.from_json(found["majority"]))])
     length = "–" if found["length"] is None else f"{found['length']:,.1f}"
     rows += [
         ["no answer found, of responses", _share(found["failures"])],
@@ -192,7 +192,7 @@ def category_table(found: Mapping) -> Table:
             [
                 " ".join(name.split()) or "–",
                 f"{each['questions']:,}",
-                percent(Estimate.read(each["accuracy"])),
+                percent(Estimate.from_json(each["accuracy"])),
                 _share(each["failures"]),
                 _share(each["truncated"]),
             ]
@@ -221,7 +221,7 @@ def _header(result: Mapping) -> list[str]:
 
 def _headline(found: Mapping) -> str:
     what = {"macro": f"the mean over {len(found['categories'])} categories", "micro": "over all questions"}
-    accuracy = percent(Estimate.read(found[found["headline"]]))
+    accuracy = percent(Estimate.from_json(found[found["headline"]]))
     return f"**Accuracy {accuracy}**: {what[found['headline']]}, as the benchmark reports it."
 
 
@@ -249,7 +249,7 @@ def _against(found: Mapping | None) -> list[str]:
         f"{found['first_only']:,}",
         f"{found['second_only']:,}",
         p_value(found["p"]),
-        points(Estimate.read(found["difference"])),
+        points(Estimate.from_json(found["difference"])),
     ]
     header = ["questions of both", "right only here", "right only there", "McNemar's p", "difference, points"]
     name = found.get("name", "another result")

@@ -22,7 +22,7 @@ INSIDE = "images stand inside its sentences"
 UNBOUND = "its letters may be those of images"
 
 
-class Asked(NamedTuple):
+class OrderedQuestion(NamedTuple):
     """A benchmark question in one order of its images."""
 
     item: Item  # in this order: its row has the images in this order, and the reference answer for it
@@ -37,7 +37,7 @@ class Asked(NamedTuple):
         return self.order == tuple(range(len(self.order)))
 
 
-def in_orders(item: Item, count: int, seed: int) -> list[Asked]:
+def in_orders(item: Item, count: int, seed: int) -> list[OrderedQuestion]:
     """The question in its original order and wording, then in `count` others, or in all others if there are fewer.
 
     Other orders are drawn uniformly without replacement, by (seed, id).
@@ -45,7 +45,7 @@ def in_orders(item: Item, count: int, seed: int) -> list[Asked]:
     own = tuple(range(len(item.row.images)))
     record = movable(item) if count else None
     if not isinstance(record, Mapping):
-        return [Asked(item, own, list(own), None, None, record)]
+        return [OrderedQuestion(item, own, list(own), None, None, record)]
     others = math.factorial(len(permute.movable_places(record))) - 1
     _, *orders = permute.draw_orders(record, min(count, others), 1.0, seed=seed, epoch=0, step=0)
     first = _moved(item, record, own)._replace(item=item, shown=list(own))
@@ -56,7 +56,7 @@ def movable(item: Item) -> Mapping | str:
     """The question as a record whose images are their indices in the row; or why its images cannot be permuted."""
     count = len(item.row.images)
     if count < 2:
-        return "one picture" if count else "no picture"
+        return "one image" if count else "no image"
     record = item.columns.get("record")
     if record is None:
         if _common.inside_sentences(item.row.question) and not any(MARKER in choice for choice in item.row.choices):
@@ -71,7 +71,7 @@ def movable(item: Item) -> Mapping | str:
         record = {**curated.record, "images": list(range(count))}
     if record["order_effect"] == "fixed":
         return FIXED
-    return record if permute.movable_places(record) else "fewer than two pictures can move"
+    return record if permute.movable_places(record) else "fewer than two images can move"
 
 
 def _unbound(row: Row) -> bool:
@@ -80,7 +80,7 @@ def _unbound(row: Row) -> bool:
     return row.kind == "choice" and not row.choices and not re.search(own, row.question)
 
 
-def _moved(item: Item, record: Mapping, order: permute.Order) -> Asked:
+def _moved(item: Item, record: Mapping, order: permute.Order) -> OrderedQuestion:
     own, moved = permute.render(record)["images"], permute.apply(record, order)
     sample = permute.render(moved)
     shown = [own.index(image) for image in sample["images"]]
@@ -92,7 +92,7 @@ def _moved(item: Item, record: Mapping, order: permute.Order) -> Asked:
     )
     place = decisive_place(moved)
     place = None if place is None else sample["images"].index(moved["images"][place])
-    return Asked(item._replace(row=row), order, shown, place, record, None)
+    return OrderedQuestion(item._replace(row=row), order, shown, place, record, None)
 
 
 def decisive_place(record: Mapping) -> int | None:
@@ -124,7 +124,7 @@ def _letter_place(answer: str) -> int | None:
     return symbols.letter_place(letter) if letter in symbols.LETTERS else None
 
 
-def meaning(asked: Asked, extracted: str | None, correct: bool) -> str | None:
+def meaning(asked: OrderedQuestion, extracted: str | None, correct: bool) -> str | None:
     """The meaning of an extracted answer in the question's original order; None if it is asked in no other order."""
     if asked.record is None:
         return None

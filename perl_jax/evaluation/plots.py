@@ -26,7 +26,7 @@ def figures(models: Sequence[Model], keys: Sequence[Key]) -> list[Html]:
     for key in keys:
         found = {i: model.results[key].consistency for i, model in enumerate(models) if key in model.results}
         if lines := {i: each["places"] for i, each in found.items() if each and each["places"]}:
-            out.append((f"accuracy by place of the decisive picture: {', '.join(key)}", _places(lines)))
+            out.append((f"accuracy by place of the decisive image: {', '.join(key)}", _places(lines)))
     return [element("figure", element("figcaption", title), plot) for title, plot in out]
 
 
@@ -43,8 +43,8 @@ def _dots(models: Sequence[Model], key: Key, read) -> list[Dot]:
 def _flips(found: Mapping | None) -> list[tuple[Estimate, bool]]:
     if not found:
         return []
-    control = [(Estimate.read(found["control"]["flip"]), False)] if found["control"]["drawn"] else []
-    return [(Estimate.read(found["flip"]), True), *control]
+    control = [(Estimate.from_json(found["control"]["flip"]), False)] if found["control"]["drawn"] else []
+    return [(Estimate.from_json(found["flip"]), True), *control]
 
 
 def _rows(dots: Mapping[Key, Sequence[Dot]], printed: bool = False) -> Html:
@@ -77,7 +77,7 @@ def _places(lines: Mapping[int, Sequence[Mapping]]) -> Html:
     figure = Figure(figsize=(4.2, 2.6), layout="constrained")
     axes = figure.subplots()
     for i, places in lines.items():
-        found = [Estimate.read(place["accuracy"]) for place in places]
+        found = [Estimate.from_json(place["accuracy"]) for place in places]
         at = [place["place"] + 1 + 0.06 * i for place in places]
         spread = [[each.mean - each.low for each in found], [each.high - each.mean for each in found]]
         axes.errorbar(at, [each.mean for each in found], spread, marker="o", markersize=4, color=_colour(i))

@@ -20,7 +20,7 @@ from models.errors import InputError
 from models.image_files import Encoded
 from perl_jax import rollout
 from perl_jax.evaluation import batched_inference
-from perl_jax.evaluation.orders import Asked
+from perl_jax.evaluation.orders import OrderedQuestion
 from perl_jax.records.prompts import Prompts
 from perl_jax.runtime import processes
 
@@ -49,10 +49,10 @@ class Setup(NamedTuple):
     batch: int  # most prompts per batch
 
 
-class Answered(NamedTuple):
+class Responses(NamedTuple):
     """The responses to a question in one order."""
 
-    asked: Asked
+    asked: OrderedQuestion
     role: str  # original: in the original order; permuted; control: in the original order, sampled again
     texts: Sequence[str]
     lengths: Sequence[int]  # tokens, including the end token
@@ -60,7 +60,7 @@ class Answered(NamedTuple):
     fault: str | None  # why it could not be asked; then the texts are empty
 
 
-def collect(setup: Setup, asked: Sequence[Asked], file: Path, settings: Mapping) -> list[Answered]:
+def collect(setup: Setup, asked: Sequence[OrderedQuestion], file: Path, settings: Mapping) -> list[Responses]:
     """The responses to each question in each order, from `file` and from the model. All processes get the same.
 
     A row of the file has `id`, `order`, `asked` (a hash of the text), `prompt` (tokens), and lists with one entry per
@@ -71,14 +71,16 @@ def collect(setup: Setup, asked: Sequence[Asked], file: Path, settings: Mapping)
         InputError: the file was made with other settings, or with other questions of these ids; or it is not such a
             file.
     """
-    rows = {key: row for key, row in batched_inference.begin(file, settings, key_of).items() if "fault" not in row}
+    rows = {
+        key: row for key, row in batched_inference.read_or_create(file, settings, key_of).items() if "fault" not in row
+    }
     console = Console(stderr=True, highlight=False, quiet=not processes.first())
-    keys, hashes = [(each.item.row.id, each.order) for each in asked], [words(setup, each) for each in asked]
+    keys, hashes = [(each.item.row.id, each.order) for each in asked], [question_hash(setup, each) for each in asked]
     _check(rows, keys, hashes, file)
     with batched_inference.Writer(file, rows, key_of) as writer:
         done = {n for n, key in enumerate(keys) if key in rows}
         missing = [n for n in range(len(keys)) if n not in done]
-        found = batched_inference.lengths(missing, functools.partial(_begun, setup, asked), console)
+        found = batched_inference.measure_lengths(missing, functools.partial(_begun, setup, asked), console)
         lengths = {n: rows[keys[n]]["prompt"] for n in done}
         lengths |= {row["number"]: row["prompt"] for row in found if "skipped" not in row}
         writer.add(
@@ -88,21 +90,23 @@ def collect(setup: Setup, asked: Sequence[Asked], file: Path, settings: Mapping)
                 if "skipped" in row
             ]
         )
-        for count, numbers in grouped(responses_of(setup.sampling, asked), lengths).items():
-            parts = batched_inference.in_batches(numbers, lengths, setup.batch, done)
+        for count, numbers in group_by_count(response_counts(setup.sampling, asked), lengths).items():
+            parts = batched_inference.length_sorted_batches(numbers, lengths, setup.batch, done)
             sampling = setup.sampling._asdict() | {"samples": count}
             questions = _Questions(setup, asked, hashes)
-            batched_inference.answer(parts, questions, setup.model, setup.prompts, sampling, writer, console, "prompt")
-    return [part for each, key in zip(asked, keys) for part in parted(each, rows[key], setup.sampling.samples)]
+            batched_inference.generate(
+                parts, questions, setup.model, setup.prompts, sampling, writer, console, "prompt"
+            )
+    return [part for each, key in zip(asked, keys) for part in split_by_role(each, rows[key], setup.sampling.samples)]
 
 
-def parted(asked: Asked, row: Mapping, samples: int) -> list[Answered]:
+def split_by_role(asked: OrderedQuestion, row: Mapping, samples: int) -> list[Responses]:
     """A row's responses by role."""
     if "fault" in row:
         row = {"texts": [""] * samples, "lengths": [0] * samples, "truncated": [False] * samples, **row}
     roles = {"original" if asked.is_original else "permuted": slice(samples), "control": slice(samples, None)}
     return [
-        Answered(asked, role, row["texts"][part], row["lengths"][part], row["truncated"][part], row.get("fault"))
+        Responses(asked, role, row["texts"][part], row["lengths"][part], row["truncated"][part], row.get("fault"))
         for role, part in roles.items()
         if row["texts"][part]
     ]
@@ -112,7 +116,7 @@ def key_of(row: Mapping) -> Key:
     return row["id"], tuple(row["order"])
 
 
-def responses_of(sampling: Sampling, asked: Sequence[Asked]) -> list[int]:
+def response_counts(sampling: Sampling, asked: Sequence[OrderedQuestion]) -> list[int]:
     """Number of responses per prompt: for a question's original order, this includes its control."""
     orders = {}
     for each in asked:
@@ -121,12 +125,12 @@ def responses_of(sampling: Sampling, asked: Sequence[Asked]) -> list[int]:
     return [sampling.samples * (orders[each.item.row.id] if each.is_original and drawn else 1) for each in asked]
 
 
-def grouped(draws: Sequence[int], numbers: Iterable[int]) -> dict[int, list[int]]:
-    """The `numbers` grouped by their number of responses, ascending; all prompts of a batch get equally many."""
+def group_by_count(draws: Sequence[int], numbers: Iterable[int]) -> dict[int, list[int]]:
+    """The `numbers` group_by_count by their number of responses, ascending; all prompts of a batch get equally many."""
     return {count: [n for n in numbers if draws[n] == count] for count in sorted({draws[n] for n in numbers})}
 
 
-def messages(setup: Setup, asked: Asked) -> list[dict]:
+def messages(setup: Setup, asked: OrderedQuestion) -> list[dict]:
     """Chat messages of a question: the benchmark's own, for `boxed` with the policy's system text and instruction."""
     found = setup.benchmark.prompt(asked.item, setup.protocol)
     if setup.protocol != "boxed":
@@ -137,7 +141,7 @@ def messages(setup: Setup, asked: Asked) -> list[dict]:
     return [*system, *head, {**last, "content": content}]
 
 
-def words(setup: Setup, asked: Asked) -> str:
+def question_hash(setup: Setup, asked: OrderedQuestion) -> str:
     """A hash of a question's text in its order and of its reference answer."""
     said = json.dumps([messages(setup, asked), asked.shown, asked.item.row.answer])
     return hashlib.blake2b(said.encode(), digest_size=8).hexdigest()
@@ -152,7 +156,7 @@ def _check(rows: Mapping[Key, Mapping], keys: Sequence[Key], hashes: Sequence[st
             )
 
 
-def _row(asked: Asked, said: str, **more) -> dict:
+def _row(asked: OrderedQuestion, said: str, **more) -> dict:
     return {"id": asked.item.row.id, "order": list(asked.order), "asked": said, **more}
 
 
@@ -160,23 +164,23 @@ def _fault(detail: str) -> dict:
     return {"fault": TOO_LONG if TOO_LONG in detail else "it cannot be shown", "detail": detail}
 
 
-def _encoded(setup: Setup, asked: Asked) -> tuple[list[int], list[Encoded]]:
+def _encoded(setup: Setup, asked: OrderedQuestion) -> tuple[list[int], list[Encoded]]:
     """(token ids, images) of a question; InputError if it cannot be asked."""
     row, prompts = asked.item.row, setup.prompts
     try:
-        pictures = [Encoded(read(), f"picture {place + 1}") for place, read in zip(asked.shown, row.images)]
-        ids, pictures = prompts.processor(messages(setup, asked), pictures, **prompts.limits)
+        images = [Encoded(read(), f"image {place + 1}") for place, read in zip(asked.shown, row.images)]
+        ids, images = prompts.processor(messages(setup, asked), images, **prompts.limits)
     except InputError as error:
         raise InputError(f"question {row.id!r}: {error}") from error
     if len(ids) > prompts.max_tokens:
         raise InputError(
             f"question {row.id!r}: {TOO_LONG}: {len(ids):,} tokens, more than {prompts.max_tokens:,}; "
-            "raise --max_prompt_tokens, or show smaller pictures with --max_pixels"
+            "raise --max_prompt_tokens, or show smaller images with --max_pixels"
         )
-    return ids, pictures
+    return ids, images
 
 
-def _begun(setup: Setup, asked: Sequence[Asked], number: int) -> dict:
+def _begun(setup: Setup, asked: Sequence[OrderedQuestion], number: int) -> dict:
     try:
         return {"number": number, "prompt": len(_encoded(setup, asked[number])[0])}
     except InputError as error:
@@ -184,19 +188,19 @@ def _begun(setup: Setup, asked: Sequence[Asked], number: int) -> dict:
 
 
 class _Questions(NamedTuple):
-    """As `batched_inference.answer` takes them."""
+    """As `batched_inference.generate` takes them."""
 
     setup: Setup
-    asked: Sequence[Asked]
+    asked: Sequence[OrderedQuestion]
     hashes: Sequence[str]  # of their words
 
     def encode(self, number: int) -> tuple[list[int], list[Encoded]]:
         return _encoded(self.setup, self.asked[number])
 
     def key(self, number: int) -> int:
-        return batched_inference.draw_key(f"{self.asked[number].item.row.id} {self.asked[number].order}")
+        return batched_inference.sampler_id(f"{self.asked[number].item.row.id} {self.asked[number].order}")
 
-    def begin(self, numbers: list[int]) -> None:
+    def listener(self, numbers: list[int]) -> None:
         return None  # answers are scored when all of them are there
 
     def skipped(self, number: int, why: str) -> dict:

@@ -47,7 +47,7 @@ class Result(NamedTuple):
     def headline(self) -> Estimate:
         """Accuracy as the benchmark reports it, over questions or as the mean over categories."""
         found = self.facts["figures"]
-        return Estimate.read(found[found["headline"]])
+        return Estimate.from_json(found[found["headline"]])
 
     @property
     def consistency(self) -> Mapping | None:

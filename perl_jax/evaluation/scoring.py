@@ -16,11 +16,11 @@ from models.errors import one_line
 from perl_jax import benchmarks, grading
 from perl_jax.benchmarks import Score
 from perl_jax.evaluation import orders
-from perl_jax.evaluation.orders import Asked
+from perl_jax.evaluation.orders import OrderedQuestion
 from perl_jax.runtime.chat_endpoint import Endpoint, Failure
 
 if TYPE_CHECKING:
-    from perl_jax.evaluation.responses import Answered
+    from perl_jax.evaluation.responses import Responses
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +28,7 @@ MEMORY = 2 << 30  # bytes per worker
 TIMEOUT = 20.0  # seconds for all responses to one question, and then for a single one
 
 
-class Found(NamedTuple):
+class ScoredResponse(NamedTuple):
     """The rules' result for one response."""
 
     correct: float
@@ -37,10 +37,12 @@ class Found(NamedTuple):
     judge: list[dict] | None = None  # messages for a judge; None: the rules have decided, or there is no judge
 
 
-NOTHING = Found(0.0, None, None)
+NOTHING = ScoredResponse(0.0, None, None)
 
 
-def scored(name: str, protocol: str, answered: Sequence["Answered"], workers: int) -> list[list[Found]]:
+def score_responses(
+    name: str, protocol: str, answered: Sequence["Responses"], workers: int
+) -> list[list[ScoredResponse]]:
     """Scores each response by the rules of a benchmark. The processes of a run share the work."""
     from perl_jax.runtime import processes  # imported here because workers must not import JAX
 
@@ -48,16 +50,16 @@ def scored(name: str, protocol: str, answered: Sequence["Answered"], workers: in
     tasks = [(name, protocol, _light(answered[n].asked), list(answered[n].texts)) for n in mine]
     every = {}
     for part in processes.exchange([[n, each] for n, each in zip(mine, _scored(tasks, workers))]):
-        every |= {n: [Found(*one) for one in each] for n, each in part}
+        every |= {n: [ScoredResponse(*one) for one in each] for n, each in part}
     return [every[n] for n in range(len(answered))]
 
 
-def _light(asked: Asked) -> Asked:
+def _light(asked: OrderedQuestion) -> OrderedQuestion:
     """Without the image readers, which a worker does not need."""
     return asked._replace(item=asked.item._replace(row=asked.item.row._replace(images=[None] * len(asked.order))))
 
 
-def _scored(tasks: Sequence[tuple], workers: int, again: bool = True) -> list[list[Found]]:
+def _scored(tasks: Sequence[tuple], workers: int, again: bool = True) -> list[list[ScoredResponse]]:
     if not tasks:
         return []
     try:
@@ -69,7 +71,7 @@ def _scored(tasks: Sequence[tuple], workers: int, again: bool = True) -> list[li
         return _scored(tasks, workers, again=False)
 
 
-def _outcomes(pool, tasks: Sequence[tuple]) -> list[list[Found]]:
+def _outcomes(pool, tasks: Sequence[tuple]) -> list[list[ScoredResponse]]:
     """Each task's result; for one that hung or killed its worker, each response is scored separately."""
     futures = [pool.schedule(score, task, timeout=TIMEOUT) for task in tasks]
     done = [grading.outcome(future) for future in futures]
@@ -92,7 +94,7 @@ def _outcomes(pool, tasks: Sequence[tuple]) -> list[list[Found]]:
     return out
 
 
-def _settled(asked: Asked, found: Found | str) -> Found:
+def _settled(asked: OrderedQuestion, found: ScoredResponse | str) -> ScoredResponse:
     """The result; an error message is logged and counts as wrong."""
     if isinstance(found, str):
         logger.warning("question %r: a response could not be scored (%s); counted as wrong", asked.item.row.id, found)
@@ -105,23 +107,25 @@ def _prepare(name: str) -> None:
     benchmarks.find(name)  # imported before the first question's time limit starts
 
 
-def score(name: str, protocol: str, asked: Asked, texts: Sequence[str]) -> list[Found | str]:
+def score(name: str, protocol: str, asked: OrderedQuestion, texts: Sequence[str]) -> list[ScoredResponse | str]:
     """Runs in a worker: scores the responses to a question, or returns error messages; may hang on hostile input."""
     benchmark = benchmarks.find(name)
     ask = getattr(benchmark, "judge_messages", None) if protocol == "official" else None
     return [_checked(benchmark, protocol, ask, asked, text) for text in texts]
 
 
-def _checked(benchmark: ModuleType, protocol: str, ask, asked: Asked, text: str) -> Found | str:
+def _checked(benchmark: ModuleType, protocol: str, ask, asked: OrderedQuestion, text: str) -> ScoredResponse | str:
     try:
         found = benchmark.score(asked.item, text, protocol)
-        return _found(asked, found, ask(asked.item, text) if ask and found.extracted is None else None)
+        return _with_meaning(asked, found, ask(asked.item, text) if ask and found.extracted is None else None)
     except Exception as error:  # any exception of rules or formula parser costs one response, not the run
         return one_line(error, kind=True)
 
 
-def _found(asked: Asked, score: Score, judge: list[dict] | None = None) -> Found:
-    return Found(score.correct, score.extracted, orders.meaning(asked, score.extracted, score.correct >= 1), judge)
+def _with_meaning(asked: OrderedQuestion, score: Score, judge: list[dict] | None = None) -> ScoredResponse:
+    return ScoredResponse(
+        score.correct, score.extracted, orders.meaning(asked, score.extracted, score.correct >= 1), judge
+    )
 
 
 class Judged(NamedTuple):
@@ -132,14 +136,17 @@ class Judged(NamedTuple):
 
 
 def judge(
-    benchmark: ModuleType, endpoint: Endpoint, answered: Sequence["Answered"], found: Sequence[Sequence[Found]]
-) -> tuple[list[list[Found]], Judged]:
+    benchmark: ModuleType,
+    endpoint: Endpoint,
+    answered: Sequence["Responses"],
+    found: Sequence[Sequence[ScoredResponse]],
+) -> tuple[list[list[ScoredResponse]], Judged]:
     """Returns `found` with the judge's decisions where the rules could not decide, and the number of requests.
 
     Args:
         benchmark: one with `judge_messages` and `judged`.
         endpoint: the judge; queried greedily.
-        answered: the responses, as for `scored`.
+        answered: the responses, as for `score_responses`.
         found: the rules' results for these.
     """
     from perl_jax.runtime import logs
@@ -157,6 +164,6 @@ def judge(
                 failed += 1
             else:
                 asked, texts = answered[n].asked, answered[n].texts
-                out[n][d] = _found(asked, benchmark.judged(asked.item, texts[d], reply))
+                out[n][d] = _with_meaning(asked, benchmark.judged(asked.item, texts[d], reply))
             add(1)
     return out, Judged(len(wanted), failed)

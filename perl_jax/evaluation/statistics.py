@@ -39,13 +39,13 @@ class Estimate(NamedTuple):
         """Whether the interval excludes 0."""
         return not self.low <= 0 <= self.high
 
-    def plain(self) -> dict[str, float | None]:
+    def to_json(self) -> dict[str, float | None]:
         """As a dict for JSON, with NaN as None."""
         return {name: None if math.isnan(value) else value for name, value in self._asdict().items()}
 
     @classmethod
-    def read(cls, plain: Mapping[str, float | None]) -> "Estimate":
-        """The inverse of `plain`."""
+    def from_json(cls, plain: Mapping[str, float | None]) -> "Estimate":
+        """The inverse of `to_json`."""
         return cls(*(math.nan if plain[name] is None else plain[name] for name in cls._fields))
 
 

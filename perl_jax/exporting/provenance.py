@@ -163,8 +163,8 @@ def _result(found: evaluated.Result) -> Result:
     consistency = (
         Consistency(
             moved["questions"],
-            *(Estimate.read(moved[key]) for key in ("permuted", "consistent", "flip")),
-            Estimate.read(moved["control"]["flip"]),
+            *(Estimate.from_json(moved[key]) for key in ("permuted", "consistent", "flip")),
+            Estimate.from_json(moved["control"]["flip"]),
         )
         if moved
         else None

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from perl_jax.evaluation.statistics import Table
-from perl_jax.filtering.selection import FATES, LEAST, Candidate, shares
+from perl_jax.filtering.selection import LEAST, OUTCOMES, Candidate, shares
 
 NEAR = 0.02  # largest distance of a kept mean from the target that is not reported
 PANELS = 9  # of the histogram: all records, the largest sources, and all others together
@@ -28,31 +28,31 @@ def mean(candidates: Sequence[Candidate]) -> float | None:
     return float(np.mean(found)) if found else None
 
 
-def kept(candidates: Sequence[Candidate], fates: Mapping[str, str]) -> list[Candidate]:
-    """The records with fate "kept"."""
-    return [candidate for candidate in candidates if fates[candidate.id] == "kept"]
+def kept(candidates: Sequence[Candidate], outcomes: Mapping[str, str]) -> list[Candidate]:
+    """The records with outcome "kept"."""
+    return [candidate for candidate in candidates if outcomes[candidate.id] == "kept"]
 
 
-def table(candidates: Sequence[Candidate], fates: Mapping[str, str]) -> Table:
-    """A row per source, and one for all: records by fate, and the mean accuracy before and after."""
+def table(candidates: Sequence[Candidate], outcomes: Mapping[str, str]) -> Table:
+    """A row per source, and one for all: records by outcome, and the mean accuracy before and after."""
     groups = by_source(candidates)
     rows = []
     for name, group in [*groups.items(), *([("all", candidates)] if len(groups) != 1 else [])]:
-        met = [fates[candidate.id] for candidate in group]
-        means = ["–" if value is None else f"{value:.3f}" for value in (mean(group), mean(kept(group, fates)))]
-        rows.append([name, f"{len(group):,}", *(f"{met.count(fate):,}" for fate in FATES), *means])
-    return Table(["source", "records", *FATES, "mean before", "mean after"], rows)
+        met = [outcomes[candidate.id] for candidate in group]
+        means = ["–" if value is None else f"{value:.3f}" for value in (mean(group), mean(kept(group, outcomes)))]
+        rows.append([name, f"{len(group):,}", *(f"{met.count(outcome):,}" for outcome in OUTCOMES), *means])
+    return Table(["source", "records", *OUTCOMES, "mean before", "mean after"], rows)
 
 
-def shortfalls(candidates: Sequence[Candidate], fates: Mapping[str, str], target: float) -> list[str]:
+def shortfalls(candidates: Sequence[Candidate], outcomes: Mapping[str, str], target: float) -> list[str]:
     """A line for each source whose kept mean misses the target, with the reason, and one for empty sources."""
     lines, empty = [], []
     for name, group in by_source(candidates).items():
-        left = kept(group, fates)
+        left = kept(group, outcomes)
         if not left:
             empty.append(name)
         elif abs(mean(left) - target) > NEAR:
-            band = [candidate.accuracy for candidate in group if fates[candidate.id] in ("kept", "thinned")]
+            band = [candidate.accuracy for candidate in group if outcomes[candidate.id] in ("kept", "thinned")]
             lines.append(f"{name}: the mean is {mean(left):.3f}, not {target:g}: {_why(band, target)}")
     return lines + ([f"{', '.join(empty)}: no record is kept"] if empty else [])
 
@@ -70,7 +70,7 @@ def _why(band: Sequence[float], target: float) -> str:
 
 def histogram(
     candidates: Sequence[Candidate],
-    fates: Mapping[str, str],
+    outcomes: Mapping[str, str],
     file: Path,
     *,
     low: float,
@@ -89,7 +89,7 @@ def histogram(
     figure = Figure(figsize=(1 + 4 * columns, 1 + 2.9 * rows), layout="constrained", dpi=130)
     grid = figure.subplots(rows, columns, squeeze=False).ravel()
     for axes, (name, group) in zip(grid, panels):
-        _panel(axes, name, group, fates, low, high, target, rollouts)
+        _panel(axes, name, group, outcomes, low, high, target, rollouts)
     for axes in grid[len(panels) :]:
         axes.set_visible(False)
     handles = [
@@ -118,7 +118,7 @@ def _panel(
     axes,
     name: str,
     group: Sequence[Candidate],
-    fates: Mapping[str, str],
+    outcomes: Mapping[str, str],
     low: float,
     high: float,
     target: float,
@@ -126,7 +126,7 @@ def _panel(
 ) -> None:
     steps = min(rollouts, BINS)
     centres = np.arange(steps + 1) / steps
-    left = kept(group, fates)
+    left = kept(group, outcomes)
 
     def counts(some: Sequence[Candidate]) -> np.ndarray:
         places = [round(candidate.accuracy * steps) for candidate in some if candidate.accuracy is not None]

@@ -49,16 +49,16 @@ def option_letters(text: str) -> set[str]:
 
 
 def _joined(parts: list) -> tuple[str, list]:
-    texts, pictures = [], []
+    texts, images = [], []
     for part in parts:
         kind = part.get("type") if isinstance(part, dict) else None
         if kind == "text":
             texts.append(hub_files.text(part.get("text"), "a part of its message"))
         elif kind in ("image", "image_url"):
             texts.append(MARKER)
-            pictures += [part] if any(value for key, value in part.items() if key != "type") else []
+            images += [part] if any(value for key, value in part.items() if key != "type") else []
         else:
             raise InputError(f"a part of its message is of type {kind!r}; known are text and image")
-    if len(pictures) not in (0, texts.count(MARKER)):
-        raise InputError(f"{len(pictures)} of the {texts.count(MARKER)} image parts of its message hold a picture")
-    return "".join(texts), pictures
+    if len(images) not in (0, texts.count(MARKER)):
+        raise InputError(f"{len(images)} of the {texts.count(MARKER)} image parts of its message hold an image")
+    return "".join(texts), images

@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from models.errors import InputError, one_line
-from perl_jax.records.rows import Picture
+from perl_jax.records.rows import ImageReader
 
 FORMATS = (".jsonl", ".json", ".parquet")
 MAX_BYTES = 1 << 28  # of one encoded image; a zip member may declare any size
@@ -60,7 +60,7 @@ def text(value: object, name: str) -> str:
     return value
 
 
-def plain(value: object, name: str) -> str:
+def text_or_number(value: object, name: str) -> str:
     """As `text`, but numbers are converted to text; NaN, sometimes written for a missing value, is not a number."""
     number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     return text(str(value) if number else value, name)
@@ -85,7 +85,7 @@ def download(repo: str, folder: str | Path, patterns: Sequence[str] | None = Non
         ) from error
 
 
-class Pictures:
+class ImageStore:
     """Finds and reads the images of a data file: in its folder and, for published data sets, in zips opened once.
 
     For a user's own file (`zips=None`) a path is used as given. For published files (`zips` may be empty) it is looked
@@ -102,7 +102,7 @@ class Pictures:
         self._zips = [_opened(path) for path in zips or ()]
         self._file = functools.lru_cache(maxsize=_KEPT)(self._read_path)
 
-    def picture(self, value: object) -> Picture:
+    def reader(self, value: object) -> ImageReader:
         """Returns a function that reads an image given as bytes, as text (a path, a file:// URL, base64, a data: URL),
         or as a struct holding one of these under `bytes`, `path`, `image` or `url`."""
         return functools.partial(self._read, value)
@@ -114,11 +114,11 @@ class Pictures:
         if isinstance(value, bytes) and value:
             return value
         if not isinstance(value, str) or not value:
-            raise InputError(f"a picture is given as {type(value).__name__} {_short(value)}; give a path or its bytes")
+            raise InputError(f"an image is given as {type(value).__name__} {_short(value)}; give a path or its bytes")
         if value.startswith("data:"):
             return _data_url(value)
         if re.match(r"https?://", value, re.I):
-            raise InputError(f"picture {_short(value)} is on the web: download it and give its path")
+            raise InputError(f"image {_short(value)} is on the web: download it and give its path")
         decoded = _plain_base64(value)
         return self._file(value) if decoded is None else decoded
 
@@ -126,7 +126,7 @@ class Pictures:
         path = urllib.parse.unquote(value.removeprefix("file://")) if value.startswith("file://") else value
         parts = [part for part in path.split("/") if part not in ("", ".")]
         if ".." in parts:
-            raise InputError(f"picture {_short(value)} climbs out of its folder: give a path inside it")
+            raise InputError(f"image {_short(value)} climbs out of its folder: give a path inside it")
         try:
             tails = _tails(path, parts)
             roots = [self._folder, *self._image_folders]
@@ -139,12 +139,12 @@ class Pictures:
         except (OSError, ValueError) as error:  # an invalid path, or one without read permission
             if isinstance(error, InputError):
                 raise
-            raise InputError(f"picture {_short(value)} cannot be read ({one_line(error)})") from error
+            raise InputError(f"image {_short(value)} cannot be read ({one_line(error)})") from error
 
     def _read_inside(self, path: str, value: str) -> bytes:
         real = os.path.realpath(path)
         if os.path.commonpath([self._folder, real]) != self._folder:
-            raise InputError(f"picture {_short(value)} lies outside {self._folder}: put it there, beside its file")
+            raise InputError(f"image {_short(value)} lies outside {self._folder}: put it there, beside its file")
         _check_bytes(os.path.getsize(real), value)
         with open(real, "rb") as file:
             return file.read()
@@ -153,9 +153,9 @@ class Pictures:
         found = self._members(tails)
         if not found:
             zips = f" and its {len(self._zips)} zips" if self._zips else ""
-            raise InputError(f"picture {_short(value)} is not in {self._folder}{zips}")
+            raise InputError(f"image {_short(value)} is not in {self._folder}{zips}")
         if len({name for _, name in found}) > 1:
-            raise InputError(f"picture {_short(value)} may be {found[0][1]} or {found[-1][1]} of the zips")
+            raise InputError(f"image {_short(value)} may be {found[0][1]} or {found[-1][1]} of the zips")
         archive, name = found[0]
         _check_bytes(archive.getinfo(name).file_size, value)
         try:
@@ -253,11 +253,11 @@ def _tails(path: str, parts: list[str]) -> list[str]:
 def _data_url(value: str) -> bytes:
     head, comma, body = value.partition(",")
     if not comma or not head.endswith(";base64"):
-        raise InputError(f"picture {_short(value)} is no data: URL in base64")
+        raise InputError(f"image {_short(value)} is no data: URL in base64")
     try:
         return base64.b64decode("".join(body.split()), validate=True)
     except (binascii.Error, ValueError) as error:
-        raise InputError(f"picture {_short(value)} is no base64 ({one_line(error)})") from error
+        raise InputError(f"image {_short(value)} is no base64 ({one_line(error)})") from error
 
 
 def _plain_base64(value: str) -> bytes | None:
@@ -273,7 +273,7 @@ def _plain_base64(value: str) -> bytes | None:
 
 def _check_bytes(count: int, value: str) -> None:
     if count > MAX_BYTES:
-        raise InputError(f"picture {_short(value)} has {count:,} bytes; at most {MAX_BYTES:,} are read")
+        raise InputError(f"image {_short(value)} has {count:,} bytes; at most {MAX_BYTES:,} are read")
 
 
 def _short(value: object) -> str:

@@ -25,7 +25,7 @@ from rich.progress import track
 
 from models.errors import InputError
 from perl_jax import permute, records, symbols
-from perl_jax.records.prompts import Prompts, opened
+from perl_jax.records.prompts import Prompts, with_lazy_images
 from perl_jax.runtime import files, processes
 
 logger = logging.getLogger(__name__)
@@ -35,7 +35,7 @@ WORDINGS = 120  # most wordings tried for one record
 LETTERS = 10  # upper bound on the tokens of one image mention, such as "Image 12" or "seventh"
 
 
-def shown(splits: Mapping[str, Sequence[str]], prompts: Prompts, workdir: Path) -> tuple[dict, dict]:
+def select(splits: Mapping[str, Sequence[str]], prompts: Prompts, workdir: Path) -> tuple[dict, dict]:
     """Selects the records whose prompts have at most `prompts.max_tokens` tokens in every order of their images.
 
     For {split: directories} returns {split: {directory: ascending indices of kept records}} and {split: {directory:
@@ -46,8 +46,8 @@ def shown(splits: Mapping[str, Sequence[str]], prompts: Prompts, workdir: Path) 
     """
     kept, counts, named = {split: {} for split in splits}, {split: {} for split in splits}, []
     for split, directory in [(split, directory) for split, found in splits.items() for directory in found]:
-        lines = measured(directory, split, prompts, workdir)
-        reasons = [left_out(line, prompts.max_tokens) for line in lines]
+        lines = load_or_measure(directory, split, prompts, workdir)
+        reasons = [exclusion_reason(line, prompts.max_tokens) for line in lines]
         here = np.array([place for place, reason in enumerate(reasons) if not reason], np.int64)
         found = dict(collections.Counter(reason for reason in reasons if reason).most_common())
         kept[split][directory], counts[split][directory] = here, found
@@ -74,7 +74,7 @@ def shown(splits: Mapping[str, Sequence[str]], prompts: Prompts, workdir: Path) 
     return kept, counts
 
 
-def measured(directory: str, split: str, prompts: Prompts, workdir: Path) -> list[dict]:
+def load_or_measure(directory: str, split: str, prompts: Prompts, workdir: Path) -> list[dict]:
     """The `measure` result of each record of a split, from the cache file, which process 0 writes if missing."""
     about = _about(directory, split, prompts)
     name = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
@@ -99,9 +99,9 @@ def measure(record: records.Record, prompts: Prompts) -> dict:
     the tokens of the original order plus `LETTERS` for each mention.
     """
     unlimited = dataclasses.replace(prompts, max_tokens=sys.maxsize)
-    reason = "with a picture that cannot be read"
+    reason = "with an image that cannot be read"
     try:
-        record = opened(record)
+        record = with_lazy_images(record)
         reason = "whose references to images do not fit"
         permute.render(record)
         orders, more = wordings(record)
@@ -139,7 +139,7 @@ def _orders(own: permute.Order, places: Sequence[int], moved: Sequence[int]) -> 
         yield tuple(order)
 
 
-def left_out(line: Mapping, max_tokens: int) -> str:
+def exclusion_reason(line: Mapping, max_tokens: int) -> str:
     """Why a record is left out, by what `measure` says of it; "" if it is not."""
     if "reason" in line:
         return line["reason"]

@@ -46,8 +46,10 @@ class Prompts:
             )
         return ids, images
 
-    def prepare(self, pictures: Sequence[Sequence[Encoded]], shards: int, own: Container[int]) -> list[str | None]:
-        """Decodes and resizes, in threads, the images of each record whose home is in the shards `own` of `shards`.
+    def prepare(
+        self, images: Sequence[Sequence[Encoded]], shards: int, local_shards: Container[int]
+    ) -> list[str | None]:
+        """Decodes and resizes, in threads, the images of each record whose home is in the shards `local_shards` of `shards`.
 
         Several processes thus check each image once, mostly on the process that packs it. Returns, for each record, the
         error of its first broken image, or None.
@@ -55,14 +57,14 @@ class Prompts:
 
         def fault(record: Sequence[Encoded]) -> str | None:
             try:
-                for picture in record:
-                    if int(picture.home * shards) in own:
-                        resized(picture, self.processor.vision, **self.limits)
+                for image in record:
+                    if int(image.home * shards) in local_shards:
+                        resized(image, self.processor.vision, **self.limits)
             except InputError as error:
                 return str(error)
             return None
 
-        return list(_threads().map(fault, pictures))
+        return list(_threads().map(fault, images))
 
     @property
     def limits(self) -> dict[str, int]:
@@ -87,7 +89,7 @@ class Prompts:
         prompts = cls.of_json(processor, read_json(file), str(file))
         if prompts.limits != {"min_pixels": processor.min_pixels, "max_pixels": processor.max_pixels}:
             raise InputError(
-                f"{path}: its image processor limits pictures to {processor.min_pixels} and "
+                f"{path}: its image processor limits images to {processor.min_pixels} and "
                 f"{processor.max_pixels} pixels, {FILE} to {prompts.min_pixels} and {prompts.max_pixels}; "
                 "make them equal"
             )
@@ -120,7 +122,7 @@ def _digest(processor: models.Processor) -> str:
     return hashlib.sha256(processor.template.encode()).hexdigest()
 
 
-def opened(record):
+def with_lazy_images(record):
     """The record with lazily decoded images instead of encoded bytes."""
     images = [Encoded(data, f"record {record['id']!r}, image {i + 1}") for i, data in enumerate(record["images"])]
     return {**record, "images": images}

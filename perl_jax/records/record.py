@@ -4,7 +4,7 @@ from typing import NotRequired, TypedDict
 
 from models.errors import InputError
 from perl_jax import permute, symbols
-from perl_jax.records.images import stored
+from perl_jax.records.images import to_stored_format
 
 KINDS = ("choice", "number", "text", "order")
 ORDER_EFFECTS = ("invariant", "rewrite", "fixed")
@@ -32,10 +32,10 @@ class Record(TypedDict):
 def validate(record: Record) -> None:
     """Raises InputError, naming the record, unless it is valid: known labels, non-empty question and answer, one slot
     per image, mentions of existing images only, images that decode."""
-    checked(record)
+    validated(record)
 
 
-def checked(record) -> Record:
+def validated(record) -> Record:
     """Validates the record and returns it with its images in stored format; raises InputError."""
     name = record.get("id") if isinstance(record, dict) else None
     if not isinstance(name, str) or not name:
@@ -46,7 +46,7 @@ def checked(record) -> Record:
     _check_labels(record, where)
     _check_texts(record, where)
     _check_symbols(record)
-    images = [stored(data, f"{where}, image {i}") for i, data in enumerate(record["images"])]
+    images = [to_stored_format(data, f"{where}, image {i}") for i, data in enumerate(record["images"])]
     return {**record, "images": images}
 
 

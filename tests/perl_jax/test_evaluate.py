@@ -26,7 +26,7 @@ from perl_jax import benchmarks, evaluate, permute, records, rollout
 from perl_jax.benchmarks import mathverse, mathvision
 from perl_jax.curation.build import build
 from perl_jax.evaluation import orders, responses
-from perl_jax.records.prompts import opened
+from perl_jax.records.prompts import with_lazy_images
 
 FOLDER = "records-boxed"
 
@@ -180,7 +180,7 @@ def test_a_record_is_asked_as_in_training(options):
     split = records.open_split(options["data"], "eval")
     for item, record in zip(evaluate.read(chosen, setup.benchmark).items, split, strict=True):
         for asked in orders.in_orders(item, count=1, seed=0):
-            sample = permute.render(permute.apply(opened(record), asked.order))
+            sample = permute.render(permute.apply(with_lazy_images(record), asked.order))
             ids, pictures = setup.prompts.encode(sample)
             found, shown = responses._encoded(setup, asked)
             assert found == ids and [each.digest for each in shown] == [each.digest for each in pictures]

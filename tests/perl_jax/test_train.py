@@ -424,7 +424,7 @@ def test_a_mixture_without_its_longest_prompts(tmp_path):
     data, twin = tiny_run.trained() / "data", tmp_path / "twin"
     shutil.copytree(data, twin)
     shown = prompts.Prompts(qwen.Processor.from_pretrained(tiny_run.trained() / "init"), **tiny_run.config().prompt)
-    found = [line["tokens"] for line in prompt_lengths.measured(str(data), "train", shown, tmp_path)]
+    found = [line["tokens"] for line in prompt_lengths.load_or_measure(str(data), "train", shown, tmp_path)]
     limit = sorted(set(found))[-2]
     steps = short(
         tmp_path,

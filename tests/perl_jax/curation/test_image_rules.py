@@ -45,7 +45,7 @@ def test_pictures_are_read_and_kept():
     [
         (broken, "picture", "a.png"),
         (lambda: b"no picture", "picture", "image 2"),
-        (lambda: photograph(1, (300, 9)), "picture size", "300 x 9"),
+        (lambda: photograph(1, (300, 9)), "image size", "300 x 9"),
     ],
 )
 def test_left_out_with_the_reason(picture, reason, detail):

@@ -27,7 +27,7 @@ def made():
 @pytest.fixture(scope="module")
 def number_of():
     """{PNG bytes: scikit-learn's number of the picture}"""
-    return {digits.picture(i, SIZE): i for i in range(1797)}
+    return {digits.digit_image(i, SIZE): i for i in range(1797)}
 
 
 @pytest.fixture(scope="module")

@@ -115,7 +115,7 @@ def test_words_alone_where_the_data_is_gone(two, tmp_path):
 
 
 def test_a_picture_that_cannot_be_read(two, monkeypatch):
-    monkeypatch.setattr("perl_jax.records.hub_files.Pictures.picture", lambda self, value: lambda: b"no picture")
+    monkeypatch.setattr("perl_jax.records.hub_files.ImageStore.reader", lambda self, value: lambda: b"no picture")
     text = "".join(examples.cards(two, KEY))
     assert "picture 1 cannot be shown" in text and "<img" not in text
 

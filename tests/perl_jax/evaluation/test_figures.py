@@ -14,7 +14,7 @@ from scipy.stats import binomtest
 from models.errors import InputError
 from perl_jax.evaluation import figures as module
 from perl_jax.evaluation.consistency import consistency
-from perl_jax.evaluation.figures import against, figures, majority, markdown, pass_at
+from perl_jax.evaluation.figures import compare_with, figures, majority, markdown, pass_at
 
 
 def scored(name, correct, category="a", **changes):
@@ -210,29 +210,29 @@ def test_against_another_result():
         scored("neither", [0.0]),
         scored("no", [1.0]),
     ]
-    found = against(here, there)
+    found = compare_with(here, there)
     assert (found["questions"], found["first_only"], found["second_only"]) == (11, 9, 0)
     assert (found["only_here"], found["only_there"]) == (2, 2)
     assert found["p"] == pytest.approx(binomtest(9, 9).pvalue)
     assert found["difference"]["mean"] == pytest.approx(9 / 11) and found["difference"]["low"] > 0
-    back = against(there, here)
+    back = compare_with(there, here)
     assert (back["first_only"], back["p"], back["difference"]["mean"]) == (0, found["p"], pytest.approx(-9 / 11))
 
 
 def test_against_takes_the_first_response_for_the_test_and_all_for_the_difference():
-    found = against([scored("1", [0.0, 1.0, 1.0, 1.0])], [scored("1", [1.0])])
+    found = compare_with([scored("1", [0.0, 1.0, 1.0, 1.0])], [scored("1", [1.0])])
     assert (found["first_only"], found["second_only"], found["p"]) == (0, 1, 1.0)
     assert found["difference"]["mean"] == -0.25
 
 
 def test_against_what_shares_nothing():
     with pytest.raises(InputError, match="share none of their 1 and 2 questions"):
-        against([scored("1", [1.0])], [scored("2", [1.0]), scored("3", [1.0])])
+        compare_with([scored("1", [1.0])], [scored("2", [1.0]), scored("3", [1.0])])
 
 
 def test_results_in_words():
     rows = [*(scored(f"a{i}", [float(i % 2), 1.0], "a|b") for i in range(8)), missing("lost", 2, "c")]
-    other = against(rows, [scored(f"a{i}", [1.0, 1.0], "a|b") for i in range(8)])
+    other = compare_with(rows, [scored(f"a{i}", [1.0, 1.0], "a|b") for i in range(8)])
     text = markdown(
         result(
             rows,

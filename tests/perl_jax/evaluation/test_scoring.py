@@ -14,7 +14,7 @@ from perl_jax import grading
 from perl_jax.benchmarks import Item, mathverse, mathvista, mv_math
 from perl_jax.data import Row
 from perl_jax.evaluation import orders, scoring
-from perl_jax.evaluation.responses import Answered
+from perl_jax.evaluation.responses import Responses
 from perl_jax.evaluation.scoring import NOTHING, Found, Judged
 from perl_jax.runtime import processes
 from perl_jax.runtime.chat_endpoint import Endpoint
@@ -62,14 +62,14 @@ def question(name="q", answer="B", choices=("a cat", "a dog"), kind="choice", co
     return Item(row, "", {"task": "Isomorphism"})
 
 
-def answered(*texts: str, item: Item | None = None) -> list[Answered]:
+def answered(*texts: str, item: Item | None = None) -> list[Responses]:
     """One response to each of as many questions."""
     items = [item or question(f"q{n}") for n in range(len(texts))]
     asked = [orders.in_orders(item, 0, 0)[0] for item in items]
-    return [Answered(each, "original", [text], [1], [False], None) for each, text in zip(asked, texts)]
+    return [Responses(each, "original", [text], [1], [False], None) for each, text in zip(asked, texts)]
 
 
-def several(*texts: str) -> Answered:
+def several(*texts: str) -> Responses:
     (one,) = answered("")
     return one._replace(texts=list(texts))
 
@@ -79,13 +79,13 @@ def test_each_response_in_its_place_whatever_the_workers(hostile):
     expected = [[Found(float(one), "B" if one else "A", None) for one in each] for each in right]
     rows = [several(*(B if one else A for one in each)) for each in right]
     for workers in (1, 3):
-        assert scoring.scored("records", "boxed", rows, workers) == expected
-    assert scoring.scored("records", "boxed", [], 2) == []
+        assert scoring.score_responses("records", "boxed", rows, workers) == expected
+    assert scoring.score_responses("records", "boxed", [], 2) == []
 
 
 def test_workers_have_no_jax(hostile):
     assert "jax" in sys.modules
-    assert scoring.scored("records", "boxed", answered("jax"), 1)[0][0].extracted == "False"
+    assert scoring.score_responses("records", "boxed", answered("jax"), 1)[0][0].extracted == "False"
 
 
 @pytest.mark.parametrize(
@@ -95,7 +95,7 @@ def test_the_culprit_counts_as_wrong_is_named_and_leaves_its_neighbours(hostile,
     rows = [several(A, B), several(B, text, A, B), several(B)]
     rows[1] = rows[1]._replace(asked=orders.in_orders(question("bad"), 0, 0)[0])
     with caplog.at_level(logging.WARNING):
-        found = scoring.scored("records", "boxed", rows, 2)
+        found = scoring.score_responses("records", "boxed", rows, 2)
     assert [[one.correct for one in each] for each in found] == [[0, 1], [1, 0, 0, 1], [1]]
     assert found[1][1] == NOTHING and found[1][2] == Found(0.0, "A", None)
     assert caplog.text.count("could not be scored") == 1 and "'bad'" in caplog.text and why in caplog.text
@@ -103,7 +103,7 @@ def test_the_culprit_counts_as_wrong_is_named_and_leaves_its_neighbours(hostile,
 
 def test_several_that_hang_wait_for_each_other_no_longer_than_one(hostile):
     start = time.monotonic()
-    found = scoring.scored("records", "boxed", [several("hang", B, "hang", B)], 4)
+    found = scoring.score_responses("records", "boxed", [several("hang", B, "hang", B)], 4)
     assert [one.correct for one in found[0]] == [0, 1, 0, 1]
     assert time.monotonic() - start < 8  # one second together, one alone
 
@@ -119,10 +119,10 @@ def test_a_pool_that_breaks_is_started_again_once(monkeypatch):
         return begin(*arguments)
 
     monkeypatch.setattr(grading, "pool", pool)
-    assert scoring.scored("records", "boxed", answered(B), 1)[0][0].correct == 1 and len(started) == 2
+    assert scoring.score_responses("records", "boxed", answered(B), 1)[0][0].correct == 1 and len(started) == 2
     broken |= {3, 4}
     with pytest.raises(RuntimeError, match="within the Pool"):
-        scoring.scored("records", "boxed", answered(B), 1)
+        scoring.score_responses("records", "boxed", answered(B), 1)
 
 
 HOSTILE = [
@@ -147,7 +147,7 @@ def test_what_models_may_write(monkeypatch):
     texts = [text for hostile in HOSTILE for text in (rf"\boxed{{{hostile}}}", r"\boxed{12.0}")]
     start = time.monotonic()
     for name in ("records", "remi"):
-        found = scoring.scored(name, "boxed", answered(*texts, item=number._replace(category="GeomShape")), 2)
+        found = scoring.score_responses(name, "boxed", answered(*texts, item=number._replace(category="GeomShape")), 2)
         assert [one.correct for (one,) in found] == [0.0, 1.0] * len(HOSTILE)
     assert time.monotonic() - start < 60
 
@@ -157,7 +157,7 @@ def test_meanings_of_hostile_answers():
     item = Item(Row("m", [None] * 3, "Which image is older?", "image 2", "mine", kind="text"), "", {})
     _, each, *_ = orders.in_orders(item, 3, 0)
     texts = [rf"\boxed{{{text}}}" for text in (*HOSTILE, each.item.row.answer, "image " * 30_000)]
-    (found,) = scoring.scored("records", "boxed", [several(*texts)._replace(asked=each)], 1)
+    (found,) = scoring.score_responses("records", "boxed", [several(*texts)._replace(asked=each)], 1)
     assert [one.correct for one in found] == [0.0] * len(HOSTILE) + [1.0, 0.0]
     assert found[-2].meaning == "image 2" and all(one.meaning is not None for one in found if one.extracted)
 
@@ -165,17 +165,17 @@ def test_meanings_of_hostile_answers():
 def test_processes_share_the_questions(monkeypatch):
     """What two processes score is together what one does, and neither scores what the other has."""
     rows = answered(*[B, A, "no box", B, A])
-    whole = scoring.scored("records", "boxed", rows, 1)
+    whole = scoring.score_responses("records", "boxed", rows, 1)
     shares, done = [], []
     for index in range(2):
         monkeypatch.setattr(processes, "owns", lambda number, index=index: number % 2 == index)
         monkeypatch.setattr(processes, "exchange", lambda value: shares.append(value) or [value])
         with pytest.raises(KeyError):  # the other one's are missing
-            scoring.scored("records", "boxed", rows, 1)
+            scoring.score_responses("records", "boxed", rows, 1)
         done += [n for n, _ in shares[-1]]
     assert sorted(done) == list(range(5)) and [n for n, _ in shares[0]] == [0, 2, 4]
     monkeypatch.setattr(processes, "exchange", lambda value: shares)
-    assert scoring.scored("records", "boxed", rows, 1) == whole
+    assert scoring.score_responses("records", "boxed", rows, 1) == whole
 
 
 # The judge
@@ -232,7 +232,7 @@ def test_a_judge_that_fails_counts_and_leaves_the_others(tmp_path):
     item = loaded(mv_math, tmp_path)
     texts = [f"{UNDECIDED}, {word}." for word in ("slow", "broken", "rubbish", "fine")]
     rows = answered("Answer: {A}", *texts, item=item)
-    found = scoring.scored("mv_math", "official", rows, 1)  # its questions come back from a process
+    found = scoring.score_responses("mv_math", "official", rows, 1)  # its questions come back from a process
     with FakeEndpoint(reply) as server, client(server, tmp_path, timeout=0.7) as endpoint:
         scored, judged = scoring.judge(mv_math, endpoint, rows, found)
     assert [one.correct for (one,) in scored] == [0, 0, 0, 0, 1] and judged == Judged(4, 3)

@@ -146,11 +146,11 @@ def test_mcnemar_is_an_exact_test_on_what_differs(pairs):
 
 def test_an_estimate_goes_to_json_and_back():
     there = statistics.proportion({"a": 1.0, "b": 0.0})
-    assert statistics.Estimate.read(json.loads(json.dumps(there.plain(), allow_nan=False))) == there
-    nothing = statistics.proportion({}).plain()
+    assert statistics.Estimate.from_json(json.loads(json.dumps(there.to_json(), allow_nan=False))) == there
+    nothing = statistics.proportion({}).to_json()
     assert nothing == {"mean": None, "low": None, "high": None, "questions": 0}
-    assert math.isnan(statistics.Estimate.read(nothing).mean)
-    assert statistics.percent(statistics.Estimate.read(nothing)) == "–"
+    assert math.isnan(statistics.Estimate.from_json(nothing).mean)
+    assert statistics.percent(statistics.Estimate.from_json(nothing)) == "–"
 
 
 def test_counts_in_words():

@@ -26,7 +26,7 @@ def test_the_table_adds_up(sources):
     assert len(table.rows) == (sources + 1 if sources > 1 else 1), "one source is all"
     for row in table.rows:
         counts = dict(zip(table.header, row))
-        assert sum(int(counts[fate]) for fate in selection.FATES) == int(counts["records"])
+        assert sum(int(counts[outcome]) for outcome in selection.OUTCOMES) == int(counts["records"])
         assert float(counts["mean after"]) == pytest.approx(0.38, abs=0.05)
     assert [int(row[1]) for row in table.rows[:sources]] == sorted((30 + s for s in range(sources)), reverse=True)
     assert int(table.rows[-1][1]) == len(records)
@@ -57,8 +57,8 @@ def test_a_target_that_is_met_is_not_told():
 def test_the_picture(tmp_path, sources):
     """It shows something, and no more panels than fit, of all records."""
     records = some(sources)
-    fates = selection.select(records, **BAND)
-    filter_report.histogram(records, fates, tmp_path / "a.png", **BAND, rollouts=10)
+    outcomes = selection.select(records, **BAND)
+    filter_report.histogram(records, outcomes, tmp_path / "a.png", **BAND, rollouts=10)
     with Image.open(tmp_path / "a.png") as picture:
         assert picture.format == "PNG" and min(picture.size) > 300
         assert {(11, 95, 179), (182, 190, 200)} <= {colour for _, colour in picture.convert("RGB").getcolors(10**6)}

@@ -21,8 +21,8 @@ def candidates(accuracies, source: str = "s") -> list[Candidate]:
 
 
 def kept(records, target: float = 0.38, seed: int = 0) -> list[Candidate]:
-    fates = selection.select(records, LOW, HIGH, target, seed)
-    return [record for record in records if fates[record.id] == "kept"]
+    outcomes = selection.select(records, LOW, HIGH, target, seed)
+    return [record for record in records if outcomes[record.id] == "kept"]
 
 
 def test_examples():
@@ -32,11 +32,11 @@ def test_examples():
 @given(ACCURACIES, TARGETS)
 def test_only_the_band_is_kept(accuracies, target):
     records = candidates(accuracies)
-    fates = selection.select(records, LOW, HIGH, target)
-    assert list(fates) == [record.id for record in records]
+    outcomes = selection.select(records, LOW, HIGH, target)
+    assert list(outcomes) == [record.id for record in records]
     for record in records:
         place = "below" if record.accuracy < LOW else "above" if record.accuracy > HIGH else "inside"
-        assert fates[record.id] in (("thinned", "kept") if place == "inside" else (place,))
+        assert outcomes[record.id] in (("thinned", "kept") if place == "inside" else (place,))
 
 
 def test_the_band_holds_its_ends_and_what_is_not_measured_or_blind_has_a_fate_of_its_own():

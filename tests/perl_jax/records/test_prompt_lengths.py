@@ -71,7 +71,7 @@ def random_record(rng: random.Random, images: int) -> records.Record:
 
 
 def tokens(made, order, shown) -> int:
-    return len(shown.encode(permute.render(permute.apply(prompts.opened(made), order)))[0])
+    return len(shown.encode(permute.render(permute.apply(prompts.with_lazy_images(made), order)))[0])
 
 
 def orders(made):
@@ -135,7 +135,7 @@ def limited(shown):
 
 def shown_of(directory: str, limited, workdir, split: str = "train"):
     """(places, counts) of one split."""
-    kept, counts = prompt_lengths.shown({split: [directory]}, limited, workdir)
+    kept, counts = prompt_lengths.select({split: [directory]}, limited, workdir)
     return kept[split][directory], counts[split][directory]
 
 
@@ -187,13 +187,13 @@ def test_a_file_is_there_as_a_whole_or_not_at_all(stored, shown, tmp_path, monke
         prompt_lengths, "measure", lambda record, _: measure(record, shown) if record["id"] < "r6" else 1 / 0
     )
     with pytest.raises(ZeroDivisionError):
-        prompt_lengths.measured(stored, "train", shown, tmp_path)
+        prompt_lengths.load_or_measure(stored, "train", shown, tmp_path)
     assert not list(tmp_path.iterdir())
     monkeypatch.setattr(prompt_lengths, "measure", measure)
-    whole = prompt_lengths.measured(stored, "train", shown, tmp_path)
+    whole = prompt_lengths.load_or_measure(stored, "train", shown, tmp_path)
     [file] = tmp_path.glob("lengths-*.jsonl")
     file.write_text(file.read_text()[:-9])
-    assert prompt_lengths.measured(stored, "train", shown, tmp_path) == whole
+    assert prompt_lengths.load_or_measure(stored, "train", shown, tmp_path) == whole
     assert json.loads(file.read_text().splitlines()[-1])["id"] == "r9" and len(list(tmp_path.iterdir())) == 1
 
 

@@ -123,14 +123,14 @@ def png(width: int, height: int) -> bytes:
 
 
 def test_a_picture_without_a_header_is_named():
-    made = prompts.opened({"id": "r", "images": [png(8, 6)] * 2, "question": "?"})
+    made = prompts.with_lazy_images({"id": "r", "images": [png(8, 6)] * 2, "question": "?"})
     assert [(image.width, image.height) for image in made["images"]] == [(8, 6)] * 2 and made["question"] == "?"
     with pytest.raises(InputError, match="record 'r', image 2"):
-        prompts.opened({"id": "r", "images": [png(8, 6), png(8, 6)[:20]]})
+        prompts.with_lazy_images({"id": "r", "images": [png(8, 6), png(8, 6)[:20]]})
 
 
 def test_a_broken_picture_is_found_by_whom_it_is_at_home_with(asked):
-    broken = prompts.opened({"id": "r", "images": [png(8, 6), png(80, 60)[:-40]]})["images"]
+    broken = prompts.with_lazy_images({"id": "r", "images": [png(8, 6), png(80, 60)[:-40]]})["images"]
     home = int(broken[1].home * 4)
     [line, none] = asked.prepare([broken, broken[:1]], 4, {home})
     assert line.startswith("record 'r', image 2: not a picture that can be read") and none is None
@@ -138,7 +138,7 @@ def test_a_broken_picture_is_found_by_whom_it_is_at_home_with(asked):
 
 
 def test_what_is_prepared_is_not_decoded_again(asked, monkeypatch):
-    [picture] = prompts.opened({"id": "r", "images": [png(80, 60)]})["images"]
+    [picture] = prompts.with_lazy_images({"id": "r", "images": [png(80, 60)]})["images"]
     assert asked.prepare([[picture]], 1, {0}) == [None]
     monkeypatch.setattr(image_files, "open_image", None)
     patches, grid = images.patches(picture, asked.processor.vision, **asked.limits)

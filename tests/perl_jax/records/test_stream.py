@@ -12,7 +12,7 @@ from PIL import Image
 
 from models.errors import InputError
 from perl_jax import records
-from perl_jax.records.stream import Stream, first_of, having, open_parts, sources
+from perl_jax.records.stream import Stream, directories_with_split, first_records, open_subsets, sources
 
 
 def write(directory, name, count):
@@ -160,16 +160,16 @@ def test_sets_that_share_ids_stay_apart(sets):
 
 def test_records_in_turn_of_those_that_have_the_split(sets, tmp_path):
     directories = [sets["big"], sets["one"], sets["small"]]
-    found = ids(first_of(open_parts(directories, "train"), 8))
+    found = ids(first_records(open_subsets(directories, "train"), 8))
     assert found == ["1:big0", "2:one0", "3:small0", "1:big1", "3:small1", "1:big2", "3:small2", "1:big3"]
-    assert len(list(first_of(open_parts(directories, "train"), 99))) == 29
+    assert len(list(first_records(open_subsets(directories, "train"), 99))) == 29
     held_out = str(tmp_path / "held-out")
-    records.write({"eval": [open_parts(directories, "train")[1][0]]}, held_out)
-    assert having([*directories, held_out], "eval[:1]") == [held_out]
-    [part] = open_parts(directories, "train", {sets["small"]: np.array([3])})
+    records.write({"eval": [open_subsets(directories, "train")[1][0]]}, held_out)
+    assert directories_with_split([*directories, held_out], "eval[:1]") == [held_out]
+    [part] = open_subsets(directories, "train", {sets["small"]: np.array([3])})
     assert [part[i]["id"] for i in range(len(part))] == ["3:small3"]
     with pytest.raises(InputError, match=r"has a split 'eval': .*big has train; .*one has train"):
-        having(directories, "eval")
+        directories_with_split(directories, "eval")
 
 
 def test_a_mixture_in_words():
