@@ -228,7 +228,7 @@ def written(
 
 def row(setup: responses.Setup, answered: responses.Responses, found: list[scoring.ScoredResponse]) -> dict:
     """A line of scores.jsonl: a question in one order and role, its responses, and their scores."""
-    asked = answered.asked
+    asked = answered.question
     question = asked.item.row
     return {
         "id": question.id,

@@ -42,14 +42,14 @@ def in_orders(item: Item, count: int, seed: int) -> list[OrderedQuestion]:
 
     Other orders are drawn uniformly without replacement, by (seed, id).
     """
-    own = tuple(range(len(item.row.images)))
+    original = tuple(range(len(item.row.images)))
     record = movable(item) if count else None
     if not isinstance(record, Mapping):
-        return [OrderedQuestion(item, own, list(own), None, None, record)]
+        return [OrderedQuestion(item, original, list(original), None, None, record)]
     others = math.factorial(len(permute.movable_places(record))) - 1
     _, *orders = permute.draw_orders(record, min(count, others), 1.0, seed=seed, epoch=0, step=0)
-    first = _moved(item, record, own)._replace(item=item, shown=list(own))
-    return [first, *(_moved(item, record, order) for order in orders)]
+    unmoved = _in_order(item, record, original)._replace(item=item, shown=list(original))
+    return [unmoved, *(_in_order(item, record, order) for order in orders)]
 
 
 def movable(item: Item) -> Mapping | str:
@@ -76,14 +76,14 @@ def movable(item: Item) -> Mapping | str:
 
 def _unbound(row: Row) -> bool:
     """Whether the answer is a letter that the text does not define: it may name an image by its position."""
-    own = rf"(?<![A-Za-z]){re.escape(row.answer)}\s*[.:)、．：）]"
-    return row.kind == "choice" and not row.choices and not re.search(own, row.question)
+    defined = rf"(?<![A-Za-z]){re.escape(row.answer)}\s*[.:)、．：）]"
+    return row.kind == "choice" and not row.choices and not re.search(defined, row.question)
 
 
-def _moved(item: Item, record: Mapping, order: permute.Order) -> OrderedQuestion:
-    own, moved = permute.render(record)["images"], permute.apply(record, order)
+def _in_order(item: Item, record: Mapping, order: permute.Order) -> OrderedQuestion:
+    original, moved = permute.render(record)["images"], permute.apply(record, order)
     sample = permute.render(moved)
-    shown = [own.index(image) for image in sample["images"]]
+    shown = [original.index(image) for image in sample["images"]]
     row = item.row._replace(
         images=[item.row.images[place] for place in shown],
         question=sample["question"],
@@ -105,15 +105,15 @@ def decisive_place(record: Mapping) -> int | None:
     1
     """
     answer, choices, count = record["answer"], list(record.get("choices") or ()), len(record["images"])
-    letter = _letter_place(answer) if record.get("kind") == "choice" else None
-    if letter is not None and record["order_effect"] == "rewrite" and permute.choices_are_images(record):
+    choice = _letter_place(answer) if record.get("kind") == "choice" else None
+    if choice is not None and record["order_effect"] == "rewrite" and permute.choices_are_images(record):
         movable = sorted(record.get("movable") or ())
-        place = movable[letter] if len(choices) == len(movable) < count and letter < len(movable) else letter
+        place = movable[choice] if len(choices) == len(movable) < count and choice < len(movable) else choice
         return place if place < count else None
-    if letter is not None and letter < len(choices):
-        answer = choices[letter]
-    shown = map(int, symbols.SLOT.findall(answer))
-    for named in ({*symbols.mentioned(answer), *shown}, {*symbols.mentioned(record["question"])}):
+    if choice is not None and choice < len(choices):
+        answer = choices[choice]
+    slots = map(int, symbols.SLOT.findall(answer))
+    for named in ({*symbols.mentioned(answer), *slots}, {*symbols.mentioned(record["question"])}):
         if named:
             return named.pop() if len(named) == 1 else None
     return None
@@ -124,10 +124,10 @@ def _letter_place(answer: str) -> int | None:
     return symbols.letter_place(letter) if letter in symbols.LETTERS else None
 
 
-def meaning(asked: OrderedQuestion, extracted: str | None, correct: bool) -> str | None:
+def meaning(question: OrderedQuestion, extracted: str | None, correct: bool) -> str | None:
     """The meaning of an extracted answer in the question's original order; None if it is asked in no other order."""
-    if asked.record is None:
+    if question.record is None:
         return None
-    row = asked.item.row
-    told = {"kind": row.kind, "choices": row.choices, "question": row.question}
-    return meanings.meaning(asked.record, asked.order, told, extracted, correct)
+    row = question.item.row
+    sample = {"kind": row.kind, "choices": row.choices, "question": row.question}
+    return meanings.meaning(question.record, question.order, sample, extracted, correct)

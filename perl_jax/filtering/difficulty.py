@@ -61,19 +61,19 @@ def measure(
     rows = batched_inference.read_or_create(file, settings, NUMBER)
     console = Console(stderr=True, highlight=False, quiet=not processes.first())
     with batched_inference.Writer(file, rows, NUMBER) as writer:
-        excluded = {number: why for number in numbers if (why := _excluded(setup, number))}
+        excluded = {number: reason for number in numbers if (reason := _excluded(setup, number))}
         skipped = [
-            {**_row(setup, number, setup.split[number]), "prompt": None, "skipped": why}
-            for number, why in excluded.items()
+            {**_row(setup, number, setup.split[number]), "prompt": None, "skipped": reason}
+            for number, reason in excluded.items()
             if number not in rows
         ]
         batched_inference.print_skipped(skipped, console)
         writer.add(skipped)
         lengths = {number: setup.lengths[number]["tokens"] for number in numbers if number not in excluded}
-        parts = batched_inference.length_sorted_batches(list(lengths), lengths, setup.batch, done=rows)
+        batches = batched_inference.length_sorted_batches(list(lengths), lengths, setup.batch, done=rows)
         questions = _Questions(setup, blind)
         batched_inference.generate(
-            parts,
+            batches,
             questions,
             setup.model,
             setup.prompts,
@@ -81,7 +81,7 @@ def measure(
             writer,
             console,
             unit="grey question" if blind else "question",
-            figure=lambda: f"  accuracy {np.mean(questions.right):.3f}" if questions.right else "",
+            status=lambda: f"  accuracy {np.mean(questions.right):.3f}" if questions.right else "",
         )
     return {number: rows[number] for number in numbers}
 
@@ -91,11 +91,11 @@ def measure(
 
 def _excluded(setup: Setup, number: int) -> str:
     """Why training would leave a record out, too; "" if it would not. Reads no record."""
-    line = setup.lengths[number]
-    if not (reason := prompt_lengths.exclusion_reason(line, setup.prompts.max_tokens)):
+    measured = setup.lengths[number]
+    if not (reason := prompt_lengths.exclusion_reason(measured, setup.prompts.max_tokens)):
         return ""
-    why = line.get("detail") or f"its prompt may have {line['tokens']} tokens, {reason}"
-    return why if line["id"] in why else f"record {line['id']!r}: {why}"
+    detail = measured.get("detail") or f"its prompt may have {measured['tokens']} tokens, {reason}"
+    return detail if measured["id"] in detail else f"record {measured['id']!r}: {detail}"
 
 
 def _row(setup: Setup, number: int, record: Mapping) -> dict:
@@ -114,7 +114,7 @@ class _Questions:
 
     def encode(self, number: int) -> tuple[list[int], list]:
         record = with_lazy_images(self._setup.split[number])
-        record = greyed(record) if self._blind else record
+        record = with_grey_images(record) if self._blind else record
         question = in_orders(record, [tuple(range(len(record["images"])))], self._setup.prompts)
         self._encoded[number] = question
         return question.prompts[0]
@@ -127,23 +127,23 @@ class _Questions:
         self._grading = batches.Grading(source, [self._encoded[number] for number in numbers])
         return self._grading
 
-    def skipped(self, number: int, why: str) -> dict:
+    def skipped(self, number: int, reason: str) -> dict:
         question = self._encoded.pop(number, None)
         record = question.record if question else self._setup.split[number]
-        return {**_row(self._setup, number, record), "skipped": why}
+        return {**_row(self._setup, number, record), "skipped": reason}
 
     def rows(self, numbers: list[int], prompts: list[tuple], out: rollout.Rollouts) -> list[dict]:
         scores, rows = self._grading.scores(), []
         for n, number in enumerate(numbers):
             record = self._encoded.pop(number).record
-            right = scores.correct[n, 0].astype(int).tolist()
-            self.right += right
+            correct = scores.correct[n, 0].astype(int).tolist()
+            self.right += correct
             rows.append(
                 {
                     **_row(self._setup, number, record),
                     "images": len(record["images"]),
                     "guess": selection.guess(record),
-                    "scores": right,
+                    "scores": correct,
                     "lengths": out.lengths[n].tolist(),
                     "truncated": int(np.sum(~scores.ended[n])),
                     "response": scores.texts[n][0][0],
@@ -152,7 +152,7 @@ class _Questions:
         return rows
 
 
-def greyed(record):
+def with_grey_images(record):
     """An opened record with each image replaced by a grey one of the same size."""
     return {**record, "images": [Encoded(_grey(image.width, image.height), "grey") for image in record["images"]]}
 

@@ -6,14 +6,12 @@ workdir if that directory is read-only), shared by all runs with the same settin
 """
 
 import collections
-import dataclasses
 import hashlib
 import itertools
 import json
 import logging
 import math
 import os
-import sys
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -98,7 +96,6 @@ def measure(record: records.Record, prompts: Prompts) -> dict:
     Pixels are not decoded. If the image mentions can be worded in more than `WORDINGS` ways, returns an upper bound:
     the tokens of the original order plus `LETTERS` for each mention.
     """
-    unlimited = dataclasses.replace(prompts, max_tokens=sys.maxsize)
     reason = "with an image that cannot be read"
     try:
         record = with_lazy_images(record)
@@ -107,10 +104,15 @@ def measure(record: records.Record, prompts: Prompts) -> dict:
         orders, more = wordings(record)
         samples = [permute.render(permute.apply(record, order)) for order in orders]
         reason = "whose prompt cannot be made"
-        tokens = more + max(len(unlimited.encode(sample)[0]) for sample in samples)
+        tokens = more + max(token_count(prompts.messages(sample), sample["images"], prompts) for sample in samples)
     except InputError as error:
         return {"id": record["id"], "reason": reason, "detail": str(error)}
     return {"id": record["id"], "tokens": tokens}
+
+
+def token_count(messages: Sequence[Mapping], images: Sequence, prompts: Prompts) -> int:
+    """The tokens of one prompt, without a limit: what training, filter, inspection and evaluation go by."""
+    return len(prompts.encode_messages(messages, images)[0])
 
 
 def wordings(record: records.Record) -> tuple[list[permute.Order], int]:

@@ -38,7 +38,7 @@ class Prompts:
 
     def encode(self, record) -> tuple[list[int], list]:
         """(token ids, images) of a rendered record; InputError, naming the record, if the prompt is too long."""
-        ids, images = self.processor(self.messages(record), record["images"], **self.limits)
+        ids, images = self.encode_messages(self.messages(record), record["images"])
         if len(ids) > self.max_tokens:
             raise InputError(
                 f"record {record['id']!r}: its prompt has {len(ids)} tokens, more than "
@@ -46,10 +46,14 @@ class Prompts:
             )
         return ids, images
 
+    def encode_messages(self, messages: Sequence[Mapping], images: Sequence) -> tuple[list[int], list]:
+        """(token ids, images) of chat messages of any length; pixels are not decoded."""
+        return self.processor(messages, images, **self.limits)
+
     def prepare(
         self, images: Sequence[Sequence[Encoded]], shards: int, local_shards: Container[int]
     ) -> list[str | None]:
-        """Decodes and resizes, in threads, the images of each record whose home is in the shards `local_shards` of `shards`.
+        """Decodes and resizes, in threads, the images of each record that are packed on `local_shards`, of `shards`.
 
         Several processes thus check each image once, mostly on the process that packs it. Returns, for each record, the
         error of its first broken image, or None.

@@ -26,6 +26,7 @@ from perl_jax import benchmarks, evaluate, permute, records, rollout
 from perl_jax.benchmarks import mathverse, mathvision
 from perl_jax.curation.build import build
 from perl_jax.evaluation import orders, responses
+from perl_jax.records import prompt_lengths
 from perl_jax.records.prompts import with_lazy_images
 
 FOLDER = "records-boxed"
@@ -182,9 +183,46 @@ def test_a_record_is_asked_as_in_training(options):
         for asked in orders.in_orders(item, count=1, seed=0):
             sample = permute.render(permute.apply(with_lazy_images(record), asked.order))
             ids, pictures = setup.prompts.encode(sample)
-            found, shown = responses._encoded(setup, asked)
+            found, shown = responses._encode(setup, asked)
             assert found == ids and [each.digest for each in shown] == [each.digest for each in pictures]
             assert asked.item.row.answer == sample["answer"]
+
+
+def test_what_is_too_long_is_told_as_in_training(options):
+    """One measure of prompts for all: what training leaves out for its length, evaluation does not ask in its longest
+    order; one token more of the limit, and both take it."""
+    chosen = evaluate.Options(**{**evaluate_run.SMALL, **options, "out": ""})
+    setup = evaluate.prepared(chosen, benchmarks.find("records"), Path(options["model"]))
+    split = records.open_split(options["data"], "eval")
+    for item, record in zip(evaluate.read(chosen, setup.benchmark).items, split, strict=True):
+        line = prompt_lengths.measure(record, setup.prompts)
+        questions = orders.in_orders(item, count=24, seed=0)
+        for limit in (line["tokens"], line["tokens"] - 1):
+            limited = setup._replace(prompts=dataclasses.replace(setup.prompts, max_tokens=limit))
+            rows = [responses._measure(limited, questions, number) for number in range(len(questions))]
+            skipped = [row["skipped"] for row in rows if "skipped" in row]
+            assert bool(skipped) == bool(prompt_lengths.exclusion_reason(line, limit)) == (limit < line["tokens"])
+            assert all(f"question {item.row.id!r}: {responses.TOO_LONG}" in reason for reason in skipped)
+            assert max((row["prompt"] for row in rows if "prompt" in row), default=0) <= limit
+            for row, question in zip(rows, questions):
+                if "prompt" in row:
+                    assert row["prompt"] == len(responses._encode(limited, question)[0])
+                else:
+                    with pytest.raises(InputError, match=responses.TOO_LONG):
+                        responses._encode(limited, question)
+
+
+def test_all_measure_prompts_by_one_function(options, monkeypatch):
+    setup = evaluate.prepared(
+        evaluate.Options(**{**evaluate_run.SMALL, **options, "out": ""}),
+        benchmarks.find("records"),
+        Path(options["model"]),
+    )
+    record = records.open_split(options["data"], "eval")[0]
+    [question] = orders.in_orders(next(setup.benchmark.load(options["data"])), count=0, seed=0)
+    monkeypatch.setattr(prompt_lengths, "token_count", lambda messages, images, prompts: 7)
+    assert prompt_lengths.measure(record, setup.prompts)["tokens"] == 7
+    assert responses._measure(setup, [question], 0) == {"number": 0, "prompt": 7}
 
 
 # Policies whose figures are known
@@ -196,9 +234,9 @@ def told(monkeypatch, policy):
     def rows(self, numbers, prompts, count):
         found = []
         for number, (ids, _) in zip(numbers, prompts, strict=True):
-            texts = [policy(self.asked[number], draw) for draw in range(count)]
+            texts = [policy(self.questions[number], draw) for draw in range(count)]
             said = {"texts": texts, "lengths": [len(text) + 1 for text in texts], "truncated": [False] * count}
-            found.append(responses._row(self.asked[number], self.hashes[number], prompt=len(ids), **said))
+            found.append(responses._row(self.questions[number], self.hashes[number], prompt=len(ids), **said))
         return found
 
     monkeypatch.setattr(rollout, "generate", lambda model, prompts, samples, **_: samples)

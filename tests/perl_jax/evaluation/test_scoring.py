@@ -15,7 +15,7 @@ from perl_jax.benchmarks import Item, mathverse, mathvista, mv_math
 from perl_jax.data import Row
 from perl_jax.evaluation import orders, scoring
 from perl_jax.evaluation.responses import Responses
-from perl_jax.evaluation.scoring import NOTHING, Found, Judged
+from perl_jax.evaluation.scoring import NOTHING, Found, JudgeStatistics
 from perl_jax.runtime import processes
 from perl_jax.runtime.chat_endpoint import Endpoint
 
@@ -215,7 +215,7 @@ def test_a_judge_is_asked_what_rules_leave_and_never_twice(tmp_path, benchmark, 
     with FakeEndpoint(lambda request: next(replies[fruit] for fruit in replies if fruit in said(request))) as server:
         with client(server, tmp_path) as endpoint:
             scored, judged = scoring.judge(benchmark, endpoint, rows, found)
-        assert [one.correct for (one,) in scored] == [1, 1, 0, 0, 0] and judged == Judged(3, 0)
+        assert [one.correct for (one,) in scored] == [1, 1, 0, 0, 0] and judged == JudgeStatistics(3, 0)
         assert len(server.requests) == 3 and {request["temperature"] for request in server.requests} == {0.0}
         assert scored[0] == found[0] and scored[3][0].extracted is None and scored[1][0].extracted is not None
     with FakeEndpoint(lambda request: Reply(500)) as silent, client(silent, tmp_path) as endpoint:
@@ -235,10 +235,10 @@ def test_a_judge_that_fails_counts_and_leaves_the_others(tmp_path):
     found = scoring.score_responses("mv_math", "official", rows, 1)  # its questions come back from a process
     with FakeEndpoint(reply) as server, client(server, tmp_path, timeout=0.7) as endpoint:
         scored, judged = scoring.judge(mv_math, endpoint, rows, found)
-    assert [one.correct for (one,) in scored] == [0, 0, 0, 0, 1] and judged == Judged(4, 3)
+    assert [one.correct for (one,) in scored] == [0, 0, 0, 0, 1] and judged == JudgeStatistics(4, 3)
     assert [one.extracted for (one,) in scored] == ["A", None, None, None, "true"]
     with FakeEndpoint(lambda request: "true") as server, client(server, tmp_path) as endpoint:
-        assert scoring.judge(mv_math, endpoint, rows, found)[1] == Judged(4, 0)
+        assert scoring.judge(mv_math, endpoint, rows, found)[1] == JudgeStatistics(4, 0)
         assert len(server.requests) == 3, "what failed is asked again, and nothing else"
 
 
