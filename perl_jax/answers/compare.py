@@ -195,8 +195,8 @@ def _takes_back(letter: str, rest: str, question: str) -> bool:
     """Whether text after a letter names another one or hedges, and is not that letter's choice in the question."""
     if not _FURTHER_LETTER.search(rest) and not set(_DOUBT.split()) & _words(rest):
         return False
-    own = rf"(?<![a-z])\(?{letter}[.:)]+\s*{re.escape(rest[:MAX_CHARACTERS])}(?![a-z])"
-    return len(rest) > MAX_CHARACTERS or not re.search(own, normalized(question))
+    labelled_text = rf"(?<![a-z])\(?{letter}[.:)]+\s*{re.escape(rest[:MAX_CHARACTERS])}(?![a-z])"
+    return len(rest) > MAX_CHARACTERS or not re.search(labelled_text, normalized(question))
 
 
 # Orders

@@ -65,9 +65,9 @@ _DISCLAIMER = (
     "analyze based on the information I gave you.\n\n"
 )
 _DISCLAIMED = ("Forensic_Detection", "Jigsaw", "Art_Style")
-_SELECT = re.compile(r"\s*Select from the following (?:choices|options)[.:]?\s*$", re.I)
+_SELECT = re.compile(rf"\s*{_common.SELECT}\s*$", re.I)
 _BRACKETED = tuple(f"({letter})" for letter in "ABCDE")
-_PLACE = re.compile(r"\b(?:first|second|third|fourth|former|(?:left|right) one)\b", re.I)
+_PLACE = _common.place_words("third", "fourth")  # not "latter", which names the two candidates together
 
 
 class Known(NamedTuple):
@@ -127,8 +127,8 @@ def _item(row: dict, name: str, store: hub_files.ImageStore) -> Item:
 
 def _question(prompt: str, choices: Sequence[str]) -> str | None:
     """The published prompt, more detailed than the question, without its choices; None if its choices differ."""
-    head, found = split_choices(prompt)
-    return _SELECT.sub("", head) if found == choices else None
+    head, listed = split_choices(prompt)
+    return _SELECT.sub("", head) if listed == choices else None
 
 
 def _known(task: str, question: str, count: int) -> Known | None:
@@ -152,8 +152,8 @@ def score(item: Item, text: str, protocol: str) -> Score:
     """Scores a response; in `official` the extracted answer is "(A)" to "(E)", or None, which the authors call (Z)."""
     if protocol == "boxed":
         return _common.boxed_score(item.row, text)
-    found = _letter(text, _BRACKETED[: len(item.row.choices)])
-    return Score(float(found == f"({item.row.answer})"), found)
+    answer = _letter(text, _BRACKETED[: len(item.row.choices)])
+    return Score(float(answer == f"({item.row.answer})"), answer)
 
 
 def _letter(text: str, options: Sequence[str]) -> str | None:
@@ -162,7 +162,7 @@ def _letter(text: str, options: Sequence[str]) -> str | None:
         return f"({text.strip('()')})"
     last = text.split("\n\n")[-1]
     for part in (last, text):
-        if len(found := set(options) & set(part.split())) == 1:
-            return found.pop()
-    meant = _common.marked_letter(last, len(options)) or _common.marked_letter(text, len(options))
-    return meant and f"({meant})"
+        if len(named := set(options) & set(part.split())) == 1:
+            return named.pop()
+    letter = _common.marked_letter(last, len(options)) or _common.marked_letter(text, len(options))
+    return letter and f"({letter})"

@@ -52,14 +52,14 @@ _QUESTION_FIRST = """person_reid multiple_image_captioning spot_the_similarity f
     point_tracking threed_cad_recognition single_object_tracking"""  # tasks, in the authors' script
 _LETTERS = "ABCDEFGHIJKLMN"  # accepted as an answer by the authors' rule
 _NO_ANSWER = ("image none", "model error or image error", "image error", "model error")
-_SELECT = re.compile(r"(?:\s*Select from the following (?:choices|options)[.:]?|(?:^|\s+)Candidates:)\s*$", re.I)
+_SELECT = re.compile(rf"(?:\s*{_common.SELECT}|(?:^|\s+)Candidates:)\s*$", re.I)
 _OPTION = re.compile(r"^([A-Z]):[ \t]*", re.M)
 
 _TEMPORAL = ("Continuous-temporal", "Discrete-temporal")  # relationships
 _FILM = "images in the order of time"
 _POINTS = "a point of the first image, sought in the second"
 _QUERY = "a query, and candidates that options may number"
-_PLACE = re.compile(r"\b(?:first|second|former|latter|(?:left|right) one)\b", re.I)
+_PLACE = _common.place_words("latter")  # of two images
 _ORDERED = {  # tasks by what their order means, as the question's wording may not say it
     _FILM: """point_tracking single_object_tracking threeD_Object_Tracking Egocentric_Video_QuestionAnswering
         Multiview_reasoning Multiview_Action_Recognition casuality_reasoning_next_qa casuality_reasoning_var
@@ -164,8 +164,8 @@ def _without_options(context: str, options: str) -> tuple[str, list[str]]:
     if not (choices and lettered and all(choices)):
         return _with_options(context, options), []
     line = " ".join(f"{symbols.letter(place)}. {choice}" for place, choice in enumerate(choices))
-    head, found, tail = context.rpartition(options.strip() if options.strip() in context else line)
-    return (_SELECT.sub("", head) + tail.rstrip() if found else _SELECT.sub("", context)), choices
+    head, matched, tail = context.rpartition(options.strip() if options.strip() in context else line)
+    return (_SELECT.sub("", head) + tail.rstrip() if matched else _SELECT.sub("", context)), choices
 
 
 def _with_options(context: str, options: str) -> str:
@@ -191,8 +191,8 @@ def score(item: Item, text: str, protocol: str) -> Score:
     if protocol == "boxed":
         return _common.boxed_score(item.row, text)
     count = len(item.row.choices) or len(_LETTERS)
-    found = _letter(text, item.row.choices, count)
-    return Score(float(found == item.row.answer and found in symbols.LETTERS[:count]), found)
+    letter = _letter(text, item.row.choices, count)
+    return Score(float(letter == item.row.answer and letter in symbols.LETTERS[:count]), letter)
 
 
 def _letter(text: str, choices: list[str], count: int) -> str | None:
@@ -203,13 +203,13 @@ def _letter(text: str, choices: list[str], count: int) -> str | None:
     text = text.strip().strip(".,()").strip()
     if len(text) == 1 and text.upper() in _LETTERS:
         return text.upper()
-    if meant := _common.marked_letter(text, count):
-        return meant
-    said = " ".join(text.split()).casefold()
-    named = [place for place, choice in enumerate(choices) if _names(said, choice)]
+    if letter := _common.marked_letter(text, count):
+        return letter
+    answer = " ".join(text.split()).casefold()
+    named = [place for place, choice in enumerate(choices) if _names(answer, choice)]
     return symbols.letter(named[0]) if len(named) == 1 else None
 
 
-def _names(said: str, choice: str) -> bool:
+def _names(answer: str, choice: str) -> bool:
     words = " ".join(choice.split()).casefold()
-    return bool(re.search(rf"(?<!\w){re.escape(words)}(?!\w)", said))
+    return bool(re.search(rf"(?<!\w){re.escape(words)}(?!\w)", answer))

@@ -53,10 +53,10 @@ class Overlap:
     def __init__(self, directories: Iterable[str]):
         questions, hashes = {}, {}
         for directory in directories:
-            for question, shown in _held_out(directory):
-                if len(plain := rules.normalized(question)) >= LONG:
-                    questions[plain] = directory
-                hashes |= dict.fromkeys(filter(None, map(perceptual_hash, shown)), directory)
+            for question, images in _evaluation_set(directory):
+                if len(text := rules.normalized(question)) >= LONG:
+                    questions[text] = directory
+                hashes |= dict.fromkeys(filter(None, map(perceptual_hash, images)), directory)
         self._questions, self._where = questions, list(hashes.values())
         self._hashes = np.array(list(hashes), np.uint64)
 
@@ -64,10 +64,10 @@ class Overlap:
         if directory := self._questions.get(rules.normalized(question)):
             return f"its question is in {directory}"
         for number, image in enumerate(images if len(self._hashes) else (), start=1):
-            if found := perceptual_hash(image):
-                apart = np.bitwise_count(self._hashes ^ np.uint64(found))
-                if apart.min() <= NEAR:
-                    return f"image {number} is in {self._where[int(apart.argmin())]}"
+            if image_hash := perceptual_hash(image):
+                distances = np.bitwise_count(self._hashes ^ np.uint64(image_hash))
+                if distances.min() <= NEAR:
+                    return f"image {number} is in {self._where[int(distances.argmin())]}"
         return None
 
 
@@ -87,7 +87,7 @@ def perceptual_hash(image: bytes) -> int | None:
     return int(str(imagehash.phash(grey)), 16)
 
 
-def _held_out(directory: str) -> Iterator[tuple[str, list[bytes]]]:
+def _evaluation_set(directory: str) -> Iterator[tuple[str, list[bytes]]]:
     """Yields (question, images) of a record set, or of all files of a folder in Hugging Face format."""
     if not os.path.isdir(directory):
         raise InputError(f"--decontaminate={directory} is no directory")
@@ -95,16 +95,16 @@ def _held_out(directory: str) -> Iterator[tuple[str, list[bytes]]]:
         for split in records.splits(directory):
             yield from ((record["question"], record["images"]) for record in records.open_split(directory, split))
         return
-    found = False
+    any_items = False
     for path in sorted(Path(directory).rglob("*")):
-        for question, shown in _of_file(path):
-            found = True
-            yield question, shown
-    if not found:
+        for question, images in _read_file(path):
+            any_items = True
+            yield question, images
+    if not any_items:
         raise InputError(f"--decontaminate={directory} holds no records, questions or images")
 
 
-def _of_file(path: Path) -> Iterator[tuple[str, list[bytes]]]:
+def _read_file(path: Path) -> Iterator[tuple[str, list[bytes]]]:
     if path.suffix.lower() in IMAGE_SUFFIXES:
         yield "", [path.read_bytes()]
     elif path.suffix.lower() == ".zip":
@@ -115,13 +115,13 @@ def _of_file(path: Path) -> Iterator[tuple[str, list[bytes]]]:
         for _, row in hub_files.rows(path):
             if isinstance(row, dict):
                 texts = [row[key] for key in QUESTIONS if isinstance(row.get(key), str)]
-                yield "".join(texts[:1]), list(_held(list(row.values())))
+                yield "".join(texts[:1]), list(_embedded_images(list(row.values())))
 
 
-def _held(value: object) -> Iterator[bytes]:
+def _embedded_images(value: object) -> Iterator[bytes]:
     """The images embedded in a row, at any depth."""
     if isinstance(value, bytes) and value:
         yield value
     elif isinstance(value, dict | list):
-        for part in value.values() if isinstance(value, dict) else value:
-            yield from _held(part)
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from _embedded_images(inner)

@@ -112,8 +112,12 @@ def one_value(answer: str) -> tuple[str, str]:
         return answer, "text"
     if _SIGN.fullmatch(answer):
         return answer, "text"
-    plain = _COMMAND.sub(" ", answer)
-    if not re.search(r"[\dA-Za-z]|\\pi|π", answer) or _WORD.search(plain) or re.search(r"[?∵∴\"]", plain):
+    without_commands = _COMMAND.sub(" ", answer)
+    if (
+        not re.search(r"[\dA-Za-z]|\\pi|π", answer)
+        or _WORD.search(without_commands)
+        or re.search(r"[?∵∴\"]", without_commands)
+    ):
         raise InputError("prose")
     if _RELATED.search(answer) or _NOTATION.search(answer) or not _is_range(answer):
         raise InputError("a relation or notation that no rule compares")
@@ -152,20 +156,20 @@ def _files(path: Path, split: str) -> list[Path]:
 
 def _row(row: dict, name: str, store: hub_files.ImageStore) -> Row | Rejected:
     if messages := row.get("conversations") or row.get("message"):
-        question, held = chat_messages.question(messages)
-        given = row.get("image_urls") or held
+        question, embedded = chat_messages.question(messages)
+        values = row.get("image_urls") or embedded
     else:
-        question, given = hub_files.text(row.get("question"), "question"), row.get("image") or row.get("image_path")
-    given = given if isinstance(given, list) else [given]
-    images = [store.reader(value) for value in given if any(value.values() if isinstance(value, dict) else [value])]
+        question, values = hub_files.text(row.get("question"), "question"), row.get("image") or row.get("image_path")
+    values = values if isinstance(values, list) else [values]
+    images = [store.reader(value) for value in values if any(value.values() if isinstance(value, dict) else [value])]
     if messages:
         images = [image for image in images if not _is_blank(image)]
     question = question.replace(symbols.MARKER, "").strip()
-    written = hub_files.text_or_number(row.get("answer"), "answer")
+    published = hub_files.text_or_number(row.get("answer"), "answer")
     try:
-        answer, kind = one_value(written)
+        answer, kind = one_value(published)
     except InputError as reason:
-        return Rejected(name, f"answer: {reason}", written)
+        return Rejected(name, f"answer: {reason}", published)
     if answer.strip("()") in chat_messages.option_letters(question):
         answer, kind = answer.strip("()"), "choice"
     given_id = row.get("id")

@@ -45,11 +45,11 @@ class Known(NamedTuple):
     movable: Callable[[str], list[int] | None] = lambda question: None  # question -> its movable positions
 
 
-def _beside_reference(question: str) -> list[int] | None:
+def _all_but_reference(question: str) -> list[int] | None:
     """All positions but that of a reference image shown where it is named; one named by number can move too."""
-    if not (shown := _REFERENCE.search(question)):
+    if not (match := _REFERENCE.search(question)):
         return None
-    reference = question[: shown.start()].count(MARKER)
+    reference = question[: match.start()].count(MARKER)
     return [place for place in range(question.count(MARKER)) if place != reference]
 
 
@@ -66,7 +66,7 @@ _KNOWN = {  # configs not listed are decided by their wording
     "visual_story_telling": Known("fixed", "images of a story in its order"),
     "spot-the-diff": _DIRECTED,
     "birds-to-words": _DIRECTED,
-    "dreamsim": Known(movable=_beside_reference),
+    "dreamsim": Known(movable=_all_but_reference),
     "iconqa": Known(movable=_shown_as_options),
 }
 
@@ -115,18 +115,20 @@ def _folders(folder: Path, split: str, configs: Sequence[str]) -> dict[Path, lis
     def files(place: Path) -> list[Path]:
         return sorted(place.glob(f"{split}-*.parquet")) or sorted(place.glob(f"{split}.json"))
 
-    if found := files(folder):
-        return {folder: found}
+    if paths := files(folder):
+        return {folder: paths}
     places = sorted(place for place in folder.iterdir() if place.is_dir()) if folder.is_dir() else []
-    there = {place: found for place in places if (found := files(place))}
-    if not there:
+    folders = {place: paths for place in places if (paths := files(place))}
+    if not folders:
         raise InputError(
             f"{folder} holds neither {split}.json nor folders with {split}-*.parquet: download it, with "
             "--option=download=True --option=configs=..."
         )
-    if unknown := set(configs) - {place.name for place in there}:
-        raise InputError(f"{folder} has no config {min(unknown)!r}; it has {', '.join(place.name for place in there)}")
-    return {place: found for place, found in there.items() if not configs or place.name in configs}
+    if unknown := set(configs) - {place.name for place in folders}:
+        raise InputError(
+            f"{folder} has no config {min(unknown)!r}; it has {', '.join(place.name for place in folders)}"
+        )
+    return {place: paths for place, paths in folders.items() if not configs or place.name in configs}
 
 
 def _questions(name: str, source: str, row: dict | InputError, store: hub_files.ImageStore) -> Iterator[Row | Rejected]:
@@ -145,8 +147,8 @@ def _questions(name: str, source: str, row: dict | InputError, store: hub_files.
     images, before = [store.reader(image) for image in images], missing
     for turn in range(0, len(turns), 2):
         pair = turns[turn : turn + 2]
-        own = pair[0][1].count(MARKER)
-        yield _pair(f"{name}.{turn // 2}", source, pair, images[: before + own], MARKER * before, turn // 2)
+        slots = pair[0][1].count(MARKER)
+        yield _pair(f"{name}.{turn // 2}", source, pair, images[: before + slots], MARKER * before, turn // 2)
         before += sum(text.count(MARKER) for _, text in pair)
 
 
@@ -173,7 +175,7 @@ def _pair(name: str, source: str, pair, images: list[ImageReader], front: str, t
     if MARKER in answer:
         return Rejected(name, "answer shows an image", answer)
     known = _KNOWN.get(source, Known())
-    letter = _named(answer, question)
+    letter = _option_letter(answer, question)
     return Row(
         id=name,
         images=images,
@@ -188,7 +190,7 @@ def _pair(name: str, source: str, pair, images: list[ImageReader], front: str, t
     )
 
 
-def _named(answer: str, question: str) -> str | None:
+def _option_letter(answer: str, question: str) -> str | None:
     """The letter that an answer names, alone or before the option's text, if the question has that option."""
     match = _LETTER.fullmatch(answer)
     letter = match and (match[1] or match[2])

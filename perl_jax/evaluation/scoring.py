@@ -70,7 +70,7 @@ def _scored(tasks: Sequence[tuple], workers: int, retry: bool = True) -> list[li
     except RuntimeError:  # the pool itself breaks if a worker dies between two tasks; retried once
         if not retry:
             raise
-        return _scored(tasks, workers, again=False)
+        return _scored(tasks, workers, retry=False)
 
 
 def _outcomes(pool, tasks: Sequence[tuple]) -> list[list[ScoredResponse]]:

@@ -24,8 +24,8 @@ def by_source(candidates: Sequence[Candidate]) -> dict[str, list[Candidate]]:
 
 def mean(candidates: Sequence[Candidate]) -> float | None:
     """The mean accuracy of the measured records; None if there are none."""
-    found = [candidate.accuracy for candidate in candidates if candidate.accuracy is not None]
-    return float(np.mean(found)) if found else None
+    accuracies = [candidate.accuracy for candidate in candidates if candidate.accuracy is not None]
+    return float(np.mean(accuracies)) if accuracies else None
 
 
 def kept(candidates: Sequence[Candidate], outcomes: Mapping[str, str]) -> list[Candidate]:
@@ -38,9 +38,9 @@ def table(candidates: Sequence[Candidate], outcomes: Mapping[str, str]) -> Table
     groups = by_source(candidates)
     rows = []
     for name, group in [*groups.items(), *([("all", candidates)] if len(groups) != 1 else [])]:
-        met = [outcomes[candidate.id] for candidate in group]
+        results = [outcomes[candidate.id] for candidate in group]
         means = ["–" if value is None else f"{value:.3f}" for value in (mean(group), mean(kept(group, outcomes)))]
-        rows.append([name, f"{len(group):,}", *(f"{met.count(outcome):,}" for outcome in OUTCOMES), *means])
+        rows.append([name, f"{len(group):,}", *(f"{results.count(outcome):,}" for outcome in OUTCOMES), *means])
     return Table(["source", "records", *OUTCOMES, "mean before", "mean after"], rows)
 
 
@@ -48,12 +48,12 @@ def shortfalls(candidates: Sequence[Candidate], outcomes: Mapping[str, str], tar
     """A line for each source whose kept mean misses the target, with the reason, and one for empty sources."""
     lines, empty = [], []
     for name, group in by_source(candidates).items():
-        left = kept(group, outcomes)
-        if not left:
+        kept_records = kept(group, outcomes)
+        if not kept_records:
             empty.append(name)
-        elif abs(mean(left) - target) > NEAR:
+        elif abs(mean(kept_records) - target) > NEAR:
             band = [candidate.accuracy for candidate in group if outcomes[candidate.id] in ("kept", "thinned")]
-            lines.append(f"{name}: the mean is {mean(left):.3f}, not {target:g}: {_why(band, target)}")
+            lines.append(f"{name}: the mean is {mean(kept_records):.3f}, not {target:g}: {_why(band, target)}")
     return lines + ([f"{', '.join(empty)}: no record is kept"] if empty else [])
 
 
@@ -109,9 +109,9 @@ def _panels(candidates: Sequence[Candidate]) -> list[tuple[str, Sequence[Candida
     groups = list(by_source(candidates).items())
     if len(groups) == 1:
         return groups
-    own = groups if len(groups) < PANELS else groups[: PANELS - 2]
-    rest = [candidate for _, group in groups[len(own) :] for candidate in group]
-    return [("all", candidates), *own, *([(f"{len(groups) - len(own)} other sources", rest)] if rest else [])]
+    shown = groups if len(groups) < PANELS else groups[: PANELS - 2]
+    rest = [candidate for _, group in groups[len(shown) :] for candidate in group]
+    return [("all", candidates), *shown, *([(f"{len(groups) - len(shown)} other sources", rest)] if rest else [])]
 
 
 def _panel(
@@ -126,19 +126,19 @@ def _panel(
 ) -> None:
     steps = min(rollouts, BINS)
     centres = np.arange(steps + 1) / steps
-    left = kept(group, outcomes)
+    kept_records = kept(group, outcomes)
 
-    def counts(some: Sequence[Candidate]) -> np.ndarray:
-        places = [round(candidate.accuracy * steps) for candidate in some if candidate.accuracy is not None]
-        return np.bincount(places, minlength=steps + 1)
+    def counts(records: Sequence[Candidate]) -> np.ndarray:
+        bins = [round(candidate.accuracy * steps) for candidate in records if candidate.accuracy is not None]
+        return np.bincount(bins, minlength=steps + 1)
 
     axes.axvspan(low - 0.5 / steps, high + 0.5 / steps, color=BAND, zorder=0)
     axes.bar(centres, counts(group), width=0.86 / steps, color=BEFORE, zorder=2)
-    axes.bar(centres, counts(left), width=0.5 / steps, color=AFTER, zorder=3)
+    axes.bar(centres, counts(kept_records), width=0.5 / steps, color=AFTER, zorder=3)
     axes.axvline(target, color=TARGET, linestyle="--", linewidth=1.4, zorder=4)
-    if left:
+    if kept_records:
         axes.plot(
-            mean(left),
+            mean(kept_records),
             1.0,
             marker="v",
             markersize=8,
@@ -148,8 +148,8 @@ def _panel(
             transform=axes.get_xaxis_transform(),
         )
     measured = sum(candidate.accuracy is not None for candidate in group)
-    means = " → ".join("–" if value is None else f"{value:.2f}" for value in (mean(group), mean(left)))
-    axes.set_title(f"{name}: {measured:,} → {len(left):,}, mean {means}", fontsize=10, parse_math=False)
+    means = " → ".join("–" if value is None else f"{value:.2f}" for value in (mean(group), mean(kept_records)))
+    axes.set_title(f"{name}: {measured:,} → {len(kept_records):,}, mean {means}", fontsize=10, parse_math=False)
     axes.set_xlim(-0.7 / steps, 1 + 0.7 / steps)
     axes.set_xticks(np.arange(0, 1.01, 0.2))
     axes.yaxis.get_major_locator().set_params(integer=True)

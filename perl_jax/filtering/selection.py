@@ -71,21 +71,21 @@ def shares(accuracies: Sequence[float], target: float) -> np.ndarray:
     >>> shares([0.2, 0.4, 0.8], 0.4).round(3).tolist(), shares([0.8, 0.9], 0.4).round(3).tolist()
     ([1.0, 1.0, 0.5], [0.044, 0.02])
     """
-    away = np.asarray(accuracies, np.float64) - target
-    away *= np.sign(away.sum())  # above 0: on the side with too many
-    far = away.max(initial=0.0)
-    if far <= 0:
-        return np.ones(len(away))
+    distance = np.asarray(accuracies, np.float64) - target
+    distance *= np.sign(distance.sum())  # above 0: on the side with too many
+    furthest = distance.max(initial=0.0)
+    if furthest <= 0:
+        return np.ones(len(distance))
 
     def kept(rate: float) -> np.ndarray:
-        return np.minimum(1.0, np.exp(-rate * away))
+        return np.minimum(1.0, np.exp(-rate * distance))
 
-    least, most = 0.0, -math.log(LEAST) / far
-    if (kept(most) * away).sum() > 0:
+    least, most = 0.0, -math.log(LEAST) / furthest
+    if (kept(most) * distance).sum() > 0:
         return kept(most)
     for _ in range(60):
         middle = (least + most) / 2
-        least, most = (middle, most) if (kept(middle) * away).sum() > 0 else (least, middle)
+        least, most = (middle, most) if (kept(middle) * distance).sum() > 0 else (least, middle)
     return kept(most)
 
 

@@ -36,7 +36,7 @@ def question(messages: object) -> tuple[str, list]:
         roles = ", ".join(ascii(turn.get("role")) for turn in turns)
         raise InputError(f"its messages must hold one user turn beside system texts, not: {roles or 'none'}")
     content = turns[0].get("content")
-    return _joined(content) if isinstance(content, list) else (hub_files.text(content, "its message"), [])
+    return _text_and_images(content) if isinstance(content, list) else (hub_files.text(content, "its message"), [])
 
 
 def option_letters(text: str) -> set[str]:
@@ -48,7 +48,7 @@ def option_letters(text: str) -> set[str]:
     return {first or second for first, second in OPTION.findall(text)}
 
 
-def _joined(parts: list) -> tuple[str, list]:
+def _text_and_images(parts: list) -> tuple[str, list]:
     texts, images = [], []
     for part in parts:
         kind = part.get("type") if isinstance(part, dict) else None

@@ -24,10 +24,10 @@ from perl_jax.records.rows import ImageReader
 FORMATS = (".jsonl", ".json", ".parquet")
 MAX_BYTES = 1 << 28  # of one encoded image; a zip member may declare any size
 _ROWS_AT_A_TIME = 64  # of a Parquet file, whose rows may embed images
-_KEPT = 16  # images cached in memory: questions of one conversation share images
+_CACHED_IMAGES = 16  # images cached in memory: questions of one conversation share images
 _BASE64 = re.compile(r"[A-Za-z0-9+/\s]{32,}={0,2}\s*")
-_HOLDERS = ("bytes", "path", "image", "url", "image_url")  # struct fields that hold an image or its path
-_BEGINNINGS = (b"\x89PNG", b"\xff\xd8", b"RIFF", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"\0\0\0\x0cjP")
+_IMAGE_FIELDS = ("bytes", "path", "image", "url", "image_url")  # struct fields that hold an image or its path
+_IMAGE_SIGNATURES = (b"\x89PNG", b"\xff\xd8", b"RIFF", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"\0\0\0\x0cjP")
 
 
 def rows(path: str | Path) -> Iterator[tuple[int, dict | InputError]]:
@@ -99,8 +99,8 @@ class ImageStore:
     def __init__(self, folder: str | Path, zips: Sequence[str | Path] | None = None):
         self._folder = os.path.realpath(folder)
         self._published = zips is not None
-        self._zips = [_opened(path) for path in zips or ()]
-        self._file = functools.lru_cache(maxsize=_KEPT)(self._read_path)
+        self._zips = [_open_zip(path) for path in zips or ()]
+        self._file = functools.lru_cache(maxsize=_CACHED_IMAGES)(self._read_path)
 
     def reader(self, value: object) -> ImageReader:
         """Returns a function that reads an image given as bytes, as text (a path, a file:// URL, base64, a data: URL),
@@ -110,7 +110,7 @@ class ImageStore:
     def _read(self, value: object) -> bytes:
         for _ in range(2):  # {"image_url": {"url": ...}} is the deepest nesting in use
             if isinstance(value, Mapping):
-                value = next((value[key] for key in _HOLDERS if value.get(key)), None)
+                value = next((value[key] for key in _IMAGE_FIELDS if value.get(key)), None)
         if isinstance(value, bytes) and value:
             return value
         if not isinstance(value, str) or not value:
@@ -119,7 +119,7 @@ class ImageStore:
             return _data_url(value)
         if re.match(r"https?://", value, re.I):
             raise InputError(f"image {_short(value)} is on the web: download it and give its path")
-        decoded = _plain_base64(value)
+        decoded = _image_in_base64(value)
         return self._file(value) if decoded is None else decoded
 
     def _read_path(self, value: str) -> bytes:
@@ -150,13 +150,13 @@ class ImageStore:
             return file.read()
 
     def _read_zipped(self, tails: list[str], value: str) -> bytes:
-        found = self._members(tails)
-        if not found:
+        members = self._members(tails)
+        if not members:
             zips = f" and its {len(self._zips)} zips" if self._zips else ""
             raise InputError(f"image {_short(value)} is not in {self._folder}{zips}")
-        if len({name for _, name in found}) > 1:
-            raise InputError(f"image {_short(value)} may be {found[0][1]} or {found[-1][1]} of the zips")
-        archive, name = found[0]
+        if len({name for _, name in members}) > 1:
+            raise InputError(f"image {_short(value)} may be {members[0][1]} or {members[-1][1]} of the zips")
+        archive, name = members[0]
         _check_bytes(archive.getinfo(name).file_size, value)
         try:
             return archive.read(name)
@@ -167,12 +167,12 @@ class ImageStore:
         """The zip members that match the longest tail: the whole path, or the end of it."""
         for tail in tails:
             candidates = self._index.get(tail.rpartition("/")[2], ())
-            if found := [(archive, name) for archive, name in candidates if name == tail]:
-                return found
-            says_little = "/" not in tail and tail != tails[0]  # a bare file name may match an unrelated member
-            found = [(archive, name) for archive, name in candidates if name.endswith("/" + tail)]
-            if found and not says_little:
-                return found
+            if members := [(archive, name) for archive, name in candidates if name == tail]:
+                return members
+            ambiguous = "/" not in tail and tail != tails[0]  # a bare file name may match an unrelated member
+            members = [(archive, name) for archive, name in candidates if name.endswith("/" + tail)]
+            if members and not ambiguous:
+                return members
         return []
 
     @functools.cached_property
@@ -236,7 +236,7 @@ def _table(path: Path) -> Iterator[tuple[int, object]]:
                 yield number + 1, InputError(f"rows {number + 1} to {end} cannot be read ({one_line(error)})")
 
 
-def _opened(path: str | Path) -> zipfile.ZipFile:
+def _open_zip(path: str | Path) -> zipfile.ZipFile:
     try:
         return zipfile.ZipFile(path)
     except (OSError, zipfile.BadZipFile) as error:
@@ -260,7 +260,7 @@ def _data_url(value: str) -> bytes:
         raise InputError(f"image {_short(value)} is no base64 ({one_line(error)})") from error
 
 
-def _plain_base64(value: str) -> bytes | None:
+def _image_in_base64(value: str) -> bytes | None:
     """The decoded bytes if the text is base64 of an image; else None, and the text is a path."""
     if not _BASE64.fullmatch(value):
         return None
@@ -268,7 +268,7 @@ def _plain_base64(value: str) -> bytes | None:
         data = base64.b64decode("".join(value.split()), validate=True)
     except (binascii.Error, ValueError):
         return None
-    return data if data.startswith(_BEGINNINGS) else None
+    return data if data.startswith(_IMAGE_SIGNATURES) else None
 
 
 def _check_bytes(count: int, value: str) -> None:
@@ -277,4 +277,4 @@ def _check_bytes(count: int, value: str) -> None:
 
 
 def _short(value: object) -> str:
-    return shown if len(shown := ascii(value)) <= 100 else f"{shown[:97]}..."
+    return text if len(text := ascii(value)) <= 100 else f"{text[:97]}..."

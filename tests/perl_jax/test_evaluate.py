@@ -395,7 +395,7 @@ def test_each_benchmark_from_its_files_to_a_score(options, tmp_path, monkeypatch
 def test_a_prompt_that_is_too_long(options, tmp_path, capsys):
     found = evaluate_run.run(tmp_path, **{**options, "max_prompt_tokens": 20})
     assert found["figures"]["not_asked"] == {responses.TOO_LONG: 16} and found["figures"]["micro"]["mean"] == 0
-    assert "raise --max_prompt_tokens, or show smaller pictures with --max_pixels" in capsys.readouterr().err
+    assert "raise --max_prompt_tokens, or show smaller images with --max_pixels" in capsys.readouterr().err
 
 
 # The command

@@ -63,7 +63,7 @@ def test_rejected_rows_are_listed_with_reasons(tmp_path, monkeypatch):
     lines = [json.loads(line) for line in (tmp_path / "set" / build.REJECTED).read_text().splitlines()]
     assert [(line["split"], line["id"], line["reason"]) for line in lines] == [
         ("train", "b", "malformed row"),
-        ("train", "c", "not a whole record"),
+        ("train", "c", "not a valid record"),
     ]
     assert summary["rejected"]["train"] == {line["reason"]: 1 for line in lines}
     assert all(line["reason"] in prepare.table(summary) for line in lines)
@@ -204,7 +204,7 @@ def test_what_the_rules_leave_out_is_named(tmp_path):
     summary = build.build("jsonl", tmp_path / "set", own_set(tmp_path, [good, *others]))
     reasons = (
         "duplicate",
-        "picture",
+        "unreadable image",
         "answer cannot be checked by a rule",
         "leak",
         "the reward does not accept the answer",

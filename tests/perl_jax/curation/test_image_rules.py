@@ -43,8 +43,8 @@ def test_pictures_are_read_and_kept():
 @pytest.mark.parametrize(
     ("picture", "reason", "detail"),
     [
-        (broken, "picture", "a.png"),
-        (lambda: b"no picture", "picture", "image 2"),
+        (broken, "unreadable image", "a.png"),
+        (lambda: b"no picture", "unreadable image", "image 2"),
         (lambda: photograph(1, (300, 9)), "image size", "300 x 9"),
     ],
 )

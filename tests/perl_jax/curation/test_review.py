@@ -122,9 +122,9 @@ def test_the_choice_is_a_function_of_the_seed(many, tmp_path):
 def test_a_set_that_is_too_large_is_sampled(many, monkeypatch):
     monkeypatch.setattr(review, "SCANNED", 10)
     splits = {split: records.open_split(str(many), split) for split in ("train", "eval")}
-    chosen = review.chosen(splits, 99, 0)
-    assert collections.Counter(split for split, _ in chosen) == {"train": 10, "eval": 1}
-    assert len(set(chosen)) == 11
+    sample = review.sample(splits, 99, 0)
+    assert collections.Counter(split for split, _ in sample) == {"train": 10, "eval": 1}
+    assert len(set(sample)) == 11
 
 
 def test_both_orders_and_what_they_rest_on(few, tmp_path):

@@ -83,10 +83,10 @@ def test_other_settings_are_told(tmp_path):
 @pytest.mark.parametrize(
     ("made", "now", "said"),
     [
-        ({}, {"judge": None}, "judge not said, now None"),
-        ({"judge": None}, {}, "judge None, now not said"),
-        ({"system": "Be brief."}, {}, "system Be brief., now not said"),
-        ({}, {"system": ""}, "system not said, now "),
+        ({}, {"judge": None}, "judge not set, now None"),
+        ({"judge": None}, {}, "judge None, now not set"),
+        ({"system": "Be brief."}, {}, "system Be brief., now not set"),
+        ({}, {"system": ""}, "system not set, now "),
         ({"prompt": {"system": None}}, {"prompt": {}}, "prompt .* now {}"),
     ],
 )

@@ -161,7 +161,7 @@ def test_a_picture_that_stayed_where_it_was_tells_no_place_from_another():
 
 
 def test_what_was_not_permuted_is_counted_by_reason():
-    lost = [{**row, "fault": "picture missing"} for row in asked("lost", lambda place: None)]
+    lost = [{**row, "fault": "image missing"} for row in asked("lost", lambda place: None)]
     rows = [
         *asked("q", lambda place: place),
         *lost,
@@ -171,12 +171,8 @@ def test_what_was_not_permuted_is_counted_by_reason():
         alone("4", None),
     ]
     found = consistency(rows, 1)
-    assert found["not_permuted"] == {
-        "one image": 2,
-        "order_effect fixed: a film": 1,
-        "not said": 1,
-        "picture missing": 1,
-    }
+    reasons = {"one image": 2, "order_effect fixed: a film": 1, "no reason given": 1, "image missing": 1}
+    assert found["not_permuted"] == reasons
     assert found["questions"] == 1 and mean(found, "permuted") == 1
     nothing = consistency(lost, 1)
     assert nothing["questions"] == 0 and nothing["permuted"]["mean"] is None and nothing["places"] == []

@@ -43,13 +43,13 @@ def test_kinds():
 def test_only_what_both_were_asked_is_compared():
     first = evaluated.rows(0, questions=4)
     first[1]["answer"] = "another"
-    first[2] |= {"fault": "picture missing", "texts": [""], "extracted": [None], "meaning": [None]}
+    first[2] |= {"fault": "image missing", "texts": [""], "extracted": [None], "meaning": [None]}
     found = examples.kinds([model("a", first), model("b", evaluated.rows(3, questions=3))], KEY)
     assert questions(found) == {"answered better by b than by a": ["q0"]}
 
 
 def test_an_order_that_could_not_be_asked_is_no_flip():
-    rows = [row(0, ORDERS[0]), {**row(0, ORDERS[1], "permuted"), "fault": "picture missing", "meaning": [None]}]
+    rows = [row(0, ORDERS[0]), {**row(0, ORDERS[1], "permuted"), "fault": "image missing", "meaning": [None]}]
     assert examples.kinds([model("a", rows)], KEY) == []
 
 
@@ -106,7 +106,7 @@ def test_a_bounded_number_of_bounded_words(two):
 def test_words_alone_where_the_data_is_gone(two, tmp_path):
     gone = model("last", two[1].results[KEY].rows, tmp_path / "gone")
     text = "".join(examples.cards([gone], KEY))
-    assert "Without pictures: " in text and "gone holds no" in text and "<img" not in text and "True answer" in text
+    assert "Without images: " in text and "gone holds no" in text and "<img" not in text and "True answer" in text
     assert "<img" in "".join(examples.cards([two[0], gone], KEY))  # another result knows where they are
     fewer = evaluated.snapshot(tmp_path / "fewer", 3)
     assert "the data no longer has q6" in "".join(examples.cards([model("a", gone.results[KEY].rows, fewer)], KEY))
@@ -115,9 +115,9 @@ def test_words_alone_where_the_data_is_gone(two, tmp_path):
 
 
 def test_a_picture_that_cannot_be_read(two, monkeypatch):
-    monkeypatch.setattr("perl_jax.records.hub_files.ImageStore.reader", lambda self, value: lambda: b"no picture")
+    monkeypatch.setattr("perl_jax.records.hub_files.ImageStore.reader", lambda self, value: lambda: b"no image")
     text = "".join(examples.cards(two, KEY))
-    assert "picture 1 cannot be shown" in text and "<img" not in text
+    assert "image 1 cannot be shown" in text and "<img" not in text
 
 
 def test_a_question_that_could_not_be_asked(two):

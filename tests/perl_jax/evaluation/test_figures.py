@@ -48,7 +48,7 @@ def missing(name, samples=1, category="a"):
         name,
         [0.0] * samples,
         category,
-        fault="picture missing",
+        fault="image missing",
         texts=[""] * samples,
         lengths=[0] * samples,
         extracted=[None] * samples,
@@ -108,7 +108,7 @@ def test_rates_are_of_responses_and_faults_count_as_wrong_questions_only():
     found = figures(rows, 2, False)
     assert found["micro"]["mean"] == pytest.approx((0.5 + 1 + 0) / 3)
     assert (found["responses"], found["failures"], found["truncated"], found["length"]) == (4, 0.25, 0.25, 30.0)
-    assert found["not_asked"] == {"picture missing": 1}
+    assert found["not_asked"] == {"image missing": 1}
     assert found["categories"]["a"]["questions"] == 2 and found["categories"]["a"]["failures"] == 0.5
     assert found["categories"]["b"]["truncated"] == 0.0
 
@@ -251,7 +251,7 @@ def test_results_in_words():
         "samples 2, temperature 0.0",
         "8 questions asked of 1,200 rows",
         "malformed row (30), duplicate id (2)",
-        "wrong: picture missing (1)",
+        "wrong: image missing (1)",
         "**Partial**",
         "the mean over 2 categories",
         "## Against GRPO",

@@ -172,8 +172,8 @@ def test_records_keep_what_must_not_move_and_count_places_as_shown(monkeypatch):
 @pytest.mark.parametrize(
     ("item", "why"),
     [
-        (plain("Is it red?", "yes", 1), "one picture"),
-        (plain("Is it red?", "yes", 0), "no picture"),
+        (plain("Is it red?", "yes", 1), "one image"),
+        (plain("Is it red?", "yes", 0), "no image"),
         (plain("What happens next?", "rain", 2), orders.FIXED),
         (plain("Is <image> like <image>?", "yes", 2), orders.INSIDE),
         (plain("Which image?", "B", 2, order_effect="fixed", reason="a film"), orders.FIXED),
@@ -181,8 +181,8 @@ def test_records_keep_what_must_not_move_and_count_places_as_shown(monkeypatch):
         (plain("<image>Is it red?", "yes", 2), "text and images do not fit"),
         (plain("Is image 5 red?", "yes", 2), "names an image that is not there"),
         (plain("Is {image:7} red?", "yes", 2), "text and images do not fit"),
-        (plain("Which?", "B", 3, ["<image><image>", "<image>"], "choice"), "fewer than two pictures can move"),
-        (plain("Is it red?", "yes", 3, order_effect="rewrite", movable=[1]), "fewer than two pictures can move"),
+        (plain("Which?", "B", 3, ["<image><image>", "<image>"], "choice"), "fewer than two images can move"),
+        (plain("Is it red?", "yes", 3, order_effect="rewrite", movable=[1]), "fewer than two images can move"),
         (plain("Is it red?", "yes", 3, order_effect="rewrite", movable=[1, 7]), "text and images do not fit"),
     ],
 )

@@ -15,7 +15,7 @@ from perl_jax.benchmarks import Item, mathverse, mathvista, mv_math
 from perl_jax.data import Row
 from perl_jax.evaluation import orders, scoring
 from perl_jax.evaluation.responses import Responses
-from perl_jax.evaluation.scoring import NOTHING, Found, JudgeStatistics
+from perl_jax.evaluation.scoring import NOTHING, JudgeStatistics, ScoredResponse
 from perl_jax.runtime import processes
 from perl_jax.runtime.chat_endpoint import Endpoint
 
@@ -76,7 +76,7 @@ def several(*texts: str) -> Responses:
 
 def test_each_response_in_its_place_whatever_the_workers(hostile):
     right = [[(n + d) % 3 > 0 for d in range(n % 4)] for n in range(30)]
-    expected = [[Found(float(one), "B" if one else "A", None) for one in each] for each in right]
+    expected = [[ScoredResponse(float(one), "B" if one else "A", None) for one in each] for each in right]
     rows = [several(*(B if one else A for one in each)) for each in right]
     for workers in (1, 3):
         assert scoring.score_responses("records", "boxed", rows, workers) == expected
@@ -93,11 +93,11 @@ def test_workers_have_no_jax(hostile):
 )
 def test_the_culprit_counts_as_wrong_is_named_and_leaves_its_neighbours(hostile, caplog, text, why):
     rows = [several(A, B), several(B, text, A, B), several(B)]
-    rows[1] = rows[1]._replace(asked=orders.in_orders(question("bad"), 0, 0)[0])
+    rows[1] = rows[1]._replace(question=orders.in_orders(question("bad"), 0, 0)[0])
     with caplog.at_level(logging.WARNING):
         found = scoring.score_responses("records", "boxed", rows, 2)
     assert [[one.correct for one in each] for each in found] == [[0, 1], [1, 0, 0, 1], [1]]
-    assert found[1][1] == NOTHING and found[1][2] == Found(0.0, "A", None)
+    assert found[1][1] == NOTHING and found[1][2] == ScoredResponse(0.0, "A", None)
     assert caplog.text.count("could not be scored") == 1 and "'bad'" in caplog.text and why in caplog.text
 
 
@@ -157,7 +157,7 @@ def test_meanings_of_hostile_answers():
     item = Item(Row("m", [None] * 3, "Which image is older?", "image 2", "mine", kind="text"), "", {})
     _, each, *_ = orders.in_orders(item, 3, 0)
     texts = [rf"\boxed{{{text}}}" for text in (*HOSTILE, each.item.row.answer, "image " * 30_000)]
-    (found,) = scoring.score_responses("records", "boxed", [several(*texts)._replace(asked=each)], 1)
+    (found,) = scoring.score_responses("records", "boxed", [several(*texts)._replace(question=each)], 1)
     assert [one.correct for one in found] == [0.0] * len(HOSTILE) + [1.0, 0.0]
     assert found[-2].meaning == "image 2" and all(one.meaning is not None for one in found if one.extracted)
 
@@ -209,7 +209,7 @@ def test_a_judge_is_asked_what_rules_leave_and_never_twice(tmp_path, benchmark, 
     replies = {"pears": good, "plums": bad, "limes": useless}
     undecided = [f"{UNDECIDED}, as with {fruit}" for fruit in replies]
     rows = answered(decided, *undecided, "", item=item)
-    found = [scoring.score(name, "official", row.asked, row.texts) for row in rows]
+    found = [scoring.score(name, "official", row.question, row.texts) for row in rows]
     assert [bool(one.judge) for (one,) in found] == [False, True, True, True, False]
 
     with FakeEndpoint(lambda request: next(replies[fruit] for fruit in replies if fruit in said(request))) as server:
@@ -245,5 +245,5 @@ def test_a_judge_that_fails_counts_and_leaves_the_others(tmp_path):
 def test_a_judge_is_for_the_official_protocol_alone(tmp_path):
     (each,) = answered("", item=loaded(mathverse, tmp_path))
     for protocol, asks in (("boxed", False), ("official", True)):
-        (found,) = scoring.score("mathverse", protocol, each.asked, [UNDECIDED])
+        (found,) = scoring.score("mathverse", protocol, each.question, [UNDECIDED])
         assert bool(found.judge) == asks and (found.correct, found.extracted) == (0, None)

@@ -122,7 +122,7 @@ def stored(tmp_path_factory):
     made[7]["question"] += "{image:2}"
     made[8]["question"] += "<|im_end|>"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(record_module, "stored", lambda data, where: data)
+        patch.setattr(record_module, "to_stored_format", lambda data, where: data)
         patch.setattr(record_module, "_check_symbols", lambda record: None)
         records.write({"train": made}, path)
     return str(path)
@@ -141,7 +141,7 @@ def shown_of(directory: str, limited, workdir, split: str = "train"):
 
 REASONS = {
     "longer than config.prompt.max_tokens = 100": "r3",
-    "with a picture that cannot be read": "r5",
+    "with an image that cannot be read": "r5",
     "whose references to images do not fit": "r7",
     "whose prompt cannot be made": "r8",
 }
@@ -198,5 +198,5 @@ def test_a_file_is_there_as_a_whole_or_not_at_all(stored, shown, tmp_path, monke
 
 
 def test_a_set_of_which_nothing_can_be_shown(stored, shown, tmp_path):
-    with pytest.raises(InputError, match=r"no record of split 'train' of .* can be shown: 7 longer than config"):
+    with pytest.raises(InputError, match=r"no record of split 'train' of .* can be used: 7 longer than config"):
         shown_of(stored, dataclasses.replace(shown, max_tokens=3), tmp_path)

@@ -147,7 +147,7 @@ def test_only_what_is_kept_is_drawn_the_same_by_any_number_of_processes(sets):
 
 
 def test_nothing_kept_is_refused(sets):
-    with pytest.raises(InputError, match=r"no record of split 'train' of .*small can be shown"):
+    with pytest.raises(InputError, match=r"no record of split 'train' of .*small can be used"):
         Stream(sets["small"], kept={sets["small"]: np.array([], int)})
 
 
