@@ -46,7 +46,7 @@ DRAWN = {"permute": 3, "temperature": 1.0, "samples": 2}
 
 
 @pytest.fixture(scope="module")
-def whole(options, tmp_path_factory):
+def full_run(options, tmp_path_factory):
     """The out directory of an evaluation that nothing disturbed, for reading only."""
     out = tmp_path_factory.mktemp("evaluate") / "whole"
     evaluate_run.run(out, **options, **DRAWN)
@@ -65,16 +65,16 @@ def assert_same(out, other):
         rows(other / FOLDER, "predictions.jsonl"), key=key
     )
     assert rows(out / FOLDER) == rows(other / FOLDER)
-    found, expected = results(out), results(other)
+    result, expected = results(out), results(other)
     for part in ("figures", "consistency", "settings", "rows", "rejected"):
-        assert found[part] == expected[part], part
+        assert result[part] == expected[part], part
 
 
-def test_what_it_leaves(whole):
+def test_what_it_leaves(full_run):
     """A line a prompt, all its responses in it; a line a question, order and role; figures, and a page to read."""
-    said = rows(whole / FOLDER, "predictions.jsonl")
-    assert len(said) == 16 * 2 and len({(row["id"], tuple(row["order"])) for row in said}) == len(said)
-    scored = rows(whole / FOLDER)
+    text = rows(full_run / FOLDER, "predictions.jsonl")
+    assert len(text) == 16 * 2 and len({(row["id"], tuple(row["order"])) for row in text}) == len(text)
+    scored = rows(full_run / FOLDER)
     for role, count, draws in (("original", 16, 2), ("permuted", 16, 2), ("control", 16, 2)):
         mine = [row for row in scored if row["role"] == role]
         assert len(mine) == count, role
@@ -83,37 +83,37 @@ def test_what_it_leaves(whole):
             for row in mine
             for key in ("texts", "lengths", "correct", "extracted", "meaning", "truncated")
         )
-    for row in said:
+    for row in text:
         assert row["prompt"] > 10 and all(1 <= length <= 8 for length in row["lengths"])
-        own = next(one for one in scored if (one["id"], one["order"]) == (row["id"], row["order"]))
-        assert row["texts"][:2] == own["texts"]
-    found = results(whole)
-    assert found["rows"] == 16 and found["figures"]["questions"] == 16 and not found["partial"]
-    assert found["consistency"]["questions"] == 16 and found["figures"]["pass_at"].keys() == {"1", "2"}
-    page = (whole / FOLDER / "results.md").read_text()
+        original = next(one for one in scored if (one["id"], one["order"]) == (row["id"], row["order"]))
+        assert row["texts"][:2] == original["texts"]
+    result = results(full_run)
+    assert result["rows"] == 16 and result["figures"]["questions"] == 16 and not result["partial"]
+    assert result["consistency"]["questions"] == 16 and result["figures"]["pass_at"].keys() == {"1", "2"}
+    page = (full_run / FOLDER / "results.md").read_text()
     assert "# records, protocol boxed" in page and "flip rate" in page and "original order, drawn again" in page
 
 
-def test_started_again_it_asks_nothing(whole, options, monkeypatch):
+def test_started_again_it_asks_nothing(full_run, options, monkeypatch):
     monkeypatch.setattr(rollout, "generate", None)
-    before = (whole / FOLDER / "predictions.jsonl").read_bytes()
-    evaluate_run.run(whole, **options, **DRAWN)
-    assert (whole / FOLDER / "predictions.jsonl").read_bytes() == before
+    before = (full_run / FOLDER / "predictions.jsonl").read_bytes()
+    evaluate_run.run(full_run, **options, **DRAWN)
+    assert (full_run / FOLDER / "predictions.jsonl").read_bytes() == before
 
 
-def test_in_other_batches_and_in_two_parts_it_is_the_same(whole, options, tmp_path):
+def test_in_other_batches_and_in_two_parts_it_is_the_same(full_run, options, tmp_path):
     evaluate_run.run(tmp_path, **options, **DRAWN, limit=5, batch=3)
     assert results(tmp_path)["partial"] and results(tmp_path)["figures"]["questions"] == 5
     evaluate_run.run(tmp_path, **options, **DRAWN, batch=7)
-    assert_same(tmp_path, whole)
+    assert_same(tmp_path, full_run)
 
 
 def started(out, options, count: int = 1, die: int = 0) -> list[subprocess.Popen]:
     coordinator = f"localhost:{free_port()}" if count > 1 else ""
-    said = [out, json.dumps({**options, **DRAWN}), coordinator, count]
+    text = [out, json.dumps({**options, **DRAWN}), coordinator, count]
     return [
         subprocess.Popen(
-            [sys.executable, evaluate_run.__file__, *map(str, [*said, index, die])],
+            [sys.executable, evaluate_run.__file__, *map(str, [*text, index, die])],
             env=os.environ | {"JAX_PLATFORMS": "cpu"},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -123,7 +123,7 @@ def started(out, options, count: int = 1, die: int = 0) -> list[subprocess.Popen
     ]
 
 
-def test_killed_while_it_writes_it_goes_on(whole, options, tmp_path):
+def test_killed_while_it_writes_it_goes_on(full_run, options, tmp_path):
     [(code, text)] = finish(started(tmp_path, options, die=3))
     assert code == -9, text
     file = tmp_path / FOLDER / "predictions.jsonl"
@@ -131,13 +131,13 @@ def test_killed_while_it_writes_it_goes_on(whole, options, tmp_path):
     assert 4 < content.count("\n") - 1 < 16 and not content.endswith("\n")
     evaluate_run.run(tmp_path, **options, **DRAWN)
     assert file.read_text().startswith(content[: content.rfind("\n") + 1])
-    assert_same(tmp_path, whole)
+    assert_same(tmp_path, full_run)
 
 
-def test_two_processes_give_the_same(whole, options, tmp_path):
+def test_two_processes_give_the_same(full_run, options, tmp_path):
     for code, text in finish(started(tmp_path, options, count=2)):
         assert code == 0, text
-    assert_same(tmp_path, whole)
+    assert_same(tmp_path, full_run)
 
 
 @pytest.mark.parametrize(
@@ -151,17 +151,17 @@ def test_two_processes_give_the_same(whole, options, tmp_path):
         ({"max_pixels": 3136}, "prompt "),
     ],
 )
-def test_other_settings_are_not_mixed(whole, options, changes, words):
+def test_other_settings_are_not_mixed(full_run, options, changes, words):
     with pytest.raises(InputError, match=rf"predictions\.jsonl was made with other settings \({words}"):
-        evaluate_run.run(whole, **{**options, **DRAWN, **changes})
+        evaluate_run.run(full_run, **{**options, **DRAWN, **changes})
 
 
-def test_other_words_are_not_mixed(whole, options, tmp_path):
+def test_other_words_are_not_mixed(full_run, options, tmp_path):
     """The same ids, but another question."""
     config = tiny_run.config()
-    asked = config.data.options.to_dict() | {"eval_size": 16, "questions": ("what", "largest")}
-    build("digits", str(tmp_path / "data"), **asked)
-    shutil.copytree(whole, tmp_path / "out")
+    question = config.data.options.to_dict() | {"eval_size": 16, "questions": ("what", "largest")}
+    build("digits", str(tmp_path / "data"), **question)
+    shutil.copytree(full_run, tmp_path / "out")
     with pytest.raises(InputError, match="had other words or another answer when it was asked"):
         evaluate_run.run(tmp_path / "out", **{**options, **DRAWN, "data": str(tmp_path / "data")})
 
@@ -180,12 +180,12 @@ def test_a_record_is_asked_as_in_training(options):
     setup = setup._replace(prompts=dataclasses.replace(setup.prompts, system="Be brief.", instruction="In a box."))
     split = records.open_split(options["data"], "eval")
     for item, record in zip(evaluate.read(chosen, setup.benchmark).items, split, strict=True):
-        for asked in orders.in_orders(item, count=1, seed=0):
-            sample = permute.render(permute.apply(with_lazy_images(record), asked.order))
-            ids, pictures = setup.prompts.encode(sample)
-            found, shown = responses._encode(setup, asked)
-            assert found == ids and [each.digest for each in shown] == [each.digest for each in pictures]
-            assert asked.item.row.answer == sample["answer"]
+        for question in orders.in_orders(item, count=1, seed=0):
+            sample = permute.render(permute.apply(with_lazy_images(record), question.order))
+            ids, images = setup.prompts.encode(sample)
+            result, shown = responses._encode(setup, question)
+            assert result == ids and [each.digest for each in shown] == [each.digest for each in images]
+            assert question.item.row.answer == sample["answer"]
 
 
 def test_what_is_too_long_is_told_as_in_training(options):
@@ -228,47 +228,47 @@ def test_all_measure_prompts_by_one_function(options, monkeypatch):
 # Policies whose figures are known
 
 
-def told(monkeypatch, policy):
+def respond(monkeypatch, policy):
     """In place of a model's responses those of `policy(asked, number of the response)`."""
 
     def rows(self, numbers, prompts, count):
-        found = []
+        result = []
         for number, (ids, _) in zip(numbers, prompts, strict=True):
             texts = [policy(self.questions[number], draw) for draw in range(count)]
-            said = {"texts": texts, "lengths": [len(text) + 1 for text in texts], "truncated": [False] * count}
-            found.append(responses._row(self.questions[number], self.hashes[number], prompt=len(ids), **said))
-        return found
+            fields = {"texts": texts, "lengths": [len(text) + 1 for text in texts], "truncated": [False] * count}
+            result.append(responses._row(self.questions[number], self.hashes[number], prompt=len(ids), **fields))
+        return result
 
     monkeypatch.setattr(rollout, "generate", lambda model, prompts, samples, **_: samples)
     monkeypatch.setattr(responses._Questions, "rows", rows)
 
 
 def test_one_that_knows(options, tmp_path, monkeypatch):
-    told(monkeypatch, lambda asked, draw: f"\\boxed{{{asked.item.row.answer}}}")
-    found = evaluate_run.run(tmp_path, **options, permute=1)
-    assert found["figures"]["micro"]["mean"] == 1 and found["figures"]["failures"] == 0
-    same = found["consistency"]
+    respond(monkeypatch, lambda question, draw: f"\\boxed{{{question.item.row.answer}}}")
+    result = evaluate_run.run(tmp_path, **options, permute=1)
+    assert result["figures"]["micro"]["mean"] == 1 and result["figures"]["failures"] == 0
+    same = result["consistency"]
     assert same["consistent"]["mean"] == same["worst"]["mean"] == 1 and same["flip"]["mean"] == 0
     assert not same["control"]["drawn"], "greedy answers do not change when they are asked for again"
 
 
 def test_one_that_points_at_a_place(options, tmp_path, monkeypatch):
     """Right where the picture lies there, and never the same in two orders: all of it order, nothing of it chance."""
-    told(monkeypatch, lambda asked, draw: r"\boxed{1}" if "Which" in asked.item.row.question else r"\boxed{x}")
-    found = evaluate_run.run(tmp_path, **options, permute=1, temperature=1.0)["consistency"]
+    respond(monkeypatch, lambda question, draw: r"\boxed{1}" if "Which" in question.item.row.question else r"\boxed{x}")
+    result = evaluate_run.run(tmp_path, **options, permute=1, temperature=1.0)["consistency"]
     which = [row for row in rows(tmp_path / FOLDER) if "Which" in row["question"]]
-    assert len(which) > 6 and found["consistent"]["mean"] == 0
-    assert found["flip"]["mean"] == pytest.approx(len({row["id"] for row in which}) / 16)
-    assert found["control"]["flip"]["mean"] == 0 and found["difference"]["flip"]["low"] > 0
+    assert len(which) > 6 and result["consistent"]["mean"] == 0
+    assert result["flip"]["mean"] == pytest.approx(len({row["id"] for row in which}) / 16)
+    assert result["control"]["flip"]["mean"] == 0 and result["difference"]["flip"]["low"] > 0
     by_place = {row["place"]: row["correct"] for row in which}
     assert by_place == {0: [1.0], 1: [0.0]}
 
 
 def test_one_that_guesses(options, tmp_path, monkeypatch):
     """The answer of the first draw is another one's than that of the second, in any order: chance, not order."""
-    told(monkeypatch, lambda asked, draw: f"\\boxed{{{asked.item.row.answer if draw % 2 else 'x'}}}")
-    found = evaluate_run.run(tmp_path, **options, permute=1, temperature=1.0, samples=2)["consistency"]
-    assert found["control"]["flip"]["mean"] == found["flip"]["mean"] == 0  # draw r beside draw r
+    respond(monkeypatch, lambda question, draw: f"\\boxed{{{question.item.row.answer if draw % 2 else 'x'}}}")
+    result = evaluate_run.run(tmp_path, **options, permute=1, temperature=1.0, samples=2)["consistency"]
+    assert result["control"]["flip"]["mean"] == result["flip"]["mean"] == 0  # draw r beside draw r
 
 
 # Published files
@@ -297,7 +297,7 @@ def snapshot(tmp_path):
 @pytest.mark.parametrize("protocol", ["boxed", "official"])
 def test_a_broken_snapshot(options, snapshot, tmp_path, monkeypatch, protocol):
     """What cannot be asked counts as wrong, what is no question is left out by reason; a mended one goes on."""
-    told(monkeypatch, lambda asked, draw: r"It is \boxed{60}.")
+    respond(monkeypatch, lambda question, draw: r"It is \boxed{60}.")
     chosen = {
         **options,
         "benchmark": "mathvision",
@@ -306,14 +306,14 @@ def test_a_broken_snapshot(options, snapshot, tmp_path, monkeypatch, protocol):
         "allow_partial": True,
         "max_prompt_tokens": 400,
     }
-    found = evaluate_run.run(tmp_path / "out", **chosen)
-    asked = found["figures"]
-    assert asked["questions"] == 3 and asked["not_asked"] == {"it cannot be shown": 2}
-    assert found["rejected"] == {"duplicate id": 1, "malformed row": 2}
-    assert found["partial"] and asked["micro"]["mean"] == pytest.approx(1 / asked["questions"])
+    result = evaluate_run.run(tmp_path / "out", **chosen)
+    question = result["figures"]
+    assert question["questions"] == 3 and question["not_asked"] == {"it cannot be shown": 2}
+    assert result["rejected"] == {"duplicate id": 1, "malformed row": 2}
+    assert result["partial"] and question["micro"]["mean"] == pytest.approx(1 / question["questions"])
     (snapshot / "images" / "8.jpg").write_bytes(png(size=(60, 56)))
     again = evaluate_run.run(tmp_path / "out", **chosen)["figures"]
-    assert sum(again["not_asked"].values()) == 1 and again["micro"]["mean"] == pytest.approx(2 / asked["questions"])
+    assert sum(again["not_asked"].values()) == 1 and again["micro"]["mean"] == pytest.approx(2 / question["questions"])
 
 
 def test_a_snapshot_of_another_size(options, snapshot, tmp_path):
@@ -334,7 +334,10 @@ def test_a_judge(options, tmp_path, monkeypatch):
         {**row, "image": "image.png"},
         *({**free, "sample_index": str(i), "answer": f"$x={i} a$"} for i in range(3)),
     )
-    told(monkeypatch, lambda asked, _: r"\boxed{D}" if asked.item.row.choices else f"x is a times {asked.item.row.id}")
+    respond(
+        monkeypatch,
+        lambda question, _: r"\boxed{D}" if question.item.row.choices else f"x is a times {question.item.row.id}",
+    )
     chosen = {
         **options,
         "benchmark": "mathverse",
@@ -346,13 +349,13 @@ def test_a_judge(options, tmp_path, monkeypatch):
     }
 
     def answer(request):
-        asked = request["messages"][-1]["content"]
-        return "1" if "a times 0" in asked else "0" if "a times 1" in asked else "I cannot say"
+        question = request["messages"][-1]["content"]
+        return "1" if "a times 0" in question else "0" if "a times 1" in question else "I cannot say"
 
     with FakeEndpoint(answer) as server:
-        found = evaluate_run.run(tmp_path / "out", **chosen, judge=server.url)
-        assert found["judge"] == {"model": "judge", "url": server.url, "asked": 3, "failed": 0}
-        assert found["figures"]["micro"]["mean"] == 2 / 4 and found["figures"]["failures"] == 1 / 4
+        result = evaluate_run.run(tmp_path / "out", **chosen, judge=server.url)
+        assert result["judge"] == {"model": "judge", "url": server.url, "asked": 3, "failed": 0}
+        assert result["figures"]["micro"]["mean"] == 2 / 4 and result["figures"]["failures"] == 1 / 4
         evaluate_run.run(tmp_path / "out", **chosen, judge=server.url)
         assert len(server.requests) == 3
     plain = evaluate_run.run(tmp_path / "out", **{**chosen, "judge_model": ""})
@@ -373,9 +376,11 @@ def test_each_benchmark_from_its_files_to_a_score(options, tmp_path, monkeypatch
         (tmp_path / "data" / path).write_bytes(png(place))
     (tmp_path / "data").mkdir(exist_ok=True)
     published.load(tmp_path / "data", published.row())
-    said = benchmark.EXAMPLE["right"]
-    told(monkeypatch, lambda asked, _: said if protocol == "official" else f"\\boxed{{{asked.item.row.answer}}}")
-    found = evaluate_run.run(
+    text = benchmark.EXAMPLE["right"]
+    respond(
+        monkeypatch, lambda question, _: text if protocol == "official" else f"\\boxed{{{question.item.row.answer}}}"
+    )
+    result = evaluate_run.run(
         tmp_path / "out",
         **{
             **options,
@@ -389,12 +394,12 @@ def test_each_benchmark_from_its_files_to_a_score(options, tmp_path, monkeypatch
     )
     scored = rows(tmp_path / "out" / f"{name}-{protocol}")
     assert scored and all(row["correct"] == [1.0] and row["fault"] is None for row in scored), scored
-    assert found["figures"]["micro"]["mean"] == 1 and found["figures"]["not_asked"] == {}
+    assert result["figures"]["micro"]["mean"] == 1 and result["figures"]["not_asked"] == {}
 
 
 def test_a_prompt_that_is_too_long(options, tmp_path, capsys):
-    found = evaluate_run.run(tmp_path, **{**options, "max_prompt_tokens": 20})
-    assert found["figures"]["not_asked"] == {responses.TOO_LONG: 16} and found["figures"]["micro"]["mean"] == 0
+    result = evaluate_run.run(tmp_path, **{**options, "max_prompt_tokens": 20})
+    assert result["figures"]["not_asked"] == {responses.TOO_LONG: 16} and result["figures"]["micro"]["mean"] == 0
     assert "raise --max_prompt_tokens, or show smaller images with --max_pixels" in capsys.readouterr().err
 
 
@@ -421,15 +426,15 @@ def test_a_prompt_that_is_too_long(options, tmp_path, capsys):
     ],
 )
 def test_flags_that_cannot_be(options, tmp_path, flags, words):
-    said = {**evaluate_run.SMALL, **options, "out": tmp_path / "out", **flags}
-    done = command_line.run("evaluate", *(f"--{name}={value}" for name, value in said.items()))
+    text = {**evaluate_run.SMALL, **options, "out": tmp_path / "out", **flags}
+    done = command_line.run("evaluate", *(f"--{name}={value}" for name, value in text.items()))
     assert done.code == 1 and words in done.err and done.err.startswith("error: ") and done.err.count("\n") == 1
     assert not list(tmp_path.iterdir())
 
 
-def test_the_command(options, whole, tmp_path):
+def test_the_command(options, full_run, tmp_path):
     """Against another result, too."""
-    flags = {**evaluate_run.SMALL, **options, "out": tmp_path, "against": whole, "limit": 6}
+    flags = {**evaluate_run.SMALL, **options, "out": tmp_path, "against": full_run, "limit": 6}
     done = command_line.run("evaluate", *(f"--{name}={value}" for name, value in flags.items()))
     assert done.code == 0, done.err
     assert done.out.endswith(f"wrote {tmp_path}/{FOLDER}\n") and "6 questions asked" in done.out

@@ -34,7 +34,7 @@ def changes(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def whole(changes, tmp_path_factory):
+def full_run(changes, tmp_path_factory):
     """The workdir of a filter that nothing disturbed, for reading only."""
     workdir = tmp_path_factory.mktemp("filter") / "whole"
     filter_run.run(workdir, changes, **OPTIONS)
@@ -43,9 +43,9 @@ def whole(changes, tmp_path_factory):
 
 def rows(workdir, name: str = "rollouts.jsonl") -> dict[int, dict]:
     _, *lines = (workdir / name).read_text(encoding="utf-8").splitlines()
-    found = [json.loads(line) for line in lines]
-    assert len({row["number"] for row in found}) == len(found), "nothing is rolled out twice"
-    return {row["number"]: row for row in found}
+    result = [json.loads(line) for line in lines]
+    assert len({row["number"] for row in result}) == len(result), "nothing is rolled out twice"
+    return {row["number"]: row for row in result}
 
 
 def assert_same(workdir, other):
@@ -54,53 +54,53 @@ def assert_same(workdir, other):
     assert (workdir / "filter.md").read_text() == (other / "filter.md").read_text()
 
 
-def test_what_it_keeps(whole, changes):
+def test_what_it_keeps(full_run, changes):
     """Records of the band as they were, with their accuracies, and the other split untouched."""
     before = {record["id"]: record for record in records.open_split(changes["data.directory"])}
-    shares = {row["id"]: sum(row["scores"]) / 4 for row in rows(whole).values()}
+    shares = {row["id"]: sum(row["scores"]) / 4 for row in rows(full_run).values()}
     assert shares.keys() == before.keys() and len(set(shares.values())) > 2
-    kept = list(records.open_split(str(whole / "records")))
+    kept = list(records.open_split(str(full_run / "records")))
     assert 3 < len(kept) < len(before)
     for record in kept:
         assert 0.2 <= record["accuracy"] == shares[record["id"]] <= 0.9
         assert record == {**before[record["id"]], "accuracy": record["accuracy"]}
-    own, held_out = (
-        list(records.open_split(str(path), "eval")) for path in (whole / "records", changes["data.directory"])
+    original, held_out = (
+        list(records.open_split(str(path), "eval")) for path in (full_run / "records", changes["data.directory"])
     )
-    assert own == held_out
-    assert (whole / "accuracy.png").stat().st_size > 10_000
-    page = (whole / "filter.md").read_text()
+    assert original == held_out
+    assert (full_run / "accuracy.png").stat().st_size > 10_000
+    page = (full_run / "filter.md").read_text()
     assert "| digits_what | 12 |" in page and f"| {len(kept)} |" in page and "accuracy.png" in page
 
 
-def test_rows_are_there_to_read(whole):
-    for row in rows(whole).values():
+def test_rows_are_there_to_read(full_run):
+    for row in rows(full_run).values():
         assert row["images"] == 2 and row["source"].startswith("digits_") and row["prompt"] > 10
         assert len(row["scores"]) == len(row["lengths"]) == 4 and all(1 <= length <= 8 for length in row["lengths"])
         assert 0 <= row["truncated"] <= 4 and isinstance(row["response"], str) and 0 < row["guess"] < 1
 
 
-def test_other_batches_give_the_same(whole, changes, tmp_path):
+def test_other_batches_give_the_same(full_run, changes, tmp_path):
     filter_run.run(tmp_path, changes, **{**OPTIONS, "batch": 5})
-    assert_same(tmp_path, whole)
+    assert_same(tmp_path, full_run)
 
 
-def test_started_again_it_computes_nothing_and_leaves_what_is_there(whole, changes, monkeypatch):
+def test_started_again_it_computes_nothing_and_leaves_what_is_there(full_run, changes, monkeypatch):
     monkeypatch.setattr(policy, "frozen", None)  # no model is loaded
     monkeypatch.setattr(records, "write", None)
-    before = {path: path.stat().st_mtime_ns for path in (whole / "records").iterdir()}
-    assert filter_run.run(whole, changes, **OPTIONS) == (whole / "filter.md").read_text()
-    assert {path: path.stat().st_mtime_ns for path in (whole / "records").iterdir()} == before
+    before = {path: path.stat().st_mtime_ns for path in (full_run / "records").iterdir()}
+    assert filter_run.run(full_run, changes, **OPTIONS) == (full_run / "filter.md").read_text()
+    assert {path: path.stat().st_mtime_ns for path in (full_run / "records").iterdir()} == before
 
 
 def started(workdir, changes, count: int = 1, die: int = 0) -> list[subprocess.Popen]:
     """`count` processes of one filter, with a device each."""
     coordinator = f"localhost:{free_port()}" if count > 1 else ""
     environment = os.environ | {"JAX_PLATFORMS": "cpu"}
-    said = [workdir, json.dumps(changes), json.dumps(OPTIONS), coordinator, count]
+    text = [workdir, json.dumps(changes), json.dumps(OPTIONS), coordinator, count]
     return [
         subprocess.Popen(
-            [sys.executable, filter_run.__file__, *map(str, [*said, index, die])],
+            [sys.executable, filter_run.__file__, *map(str, [*text, index, die])],
             env=environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -110,7 +110,7 @@ def started(workdir, changes, count: int = 1, die: int = 0) -> list[subprocess.P
     ]
 
 
-def test_killed_while_it_writes_it_goes_on(whole, changes, tmp_path):
+def test_killed_while_it_writes_it_goes_on(full_run, changes, tmp_path):
     """The half-written line is cut, the batch's whole lines stay."""
     [(code, text)] = finish(started(tmp_path / "cut", changes, die=2))
     assert code == -9, text
@@ -119,31 +119,31 @@ def test_killed_while_it_writes_it_goes_on(whole, changes, tmp_path):
     assert 8 < done < 16 and not content.endswith("\n")
     filter_run.run(tmp_path / "cut", changes, **OPTIONS)
     assert (tmp_path / "cut" / "rollouts.jsonl").read_text().startswith(content[: content.rfind("\n") + 1])
-    assert_same(tmp_path / "cut", whole)
+    assert_same(tmp_path / "cut", full_run)
 
 
-def test_two_processes_give_the_same(whole, changes, tmp_path):
+def test_two_processes_give_the_same(full_run, changes, tmp_path):
     for code, text in finish(started(tmp_path / "two", changes, count=2)):
         assert code == 0, text
-    assert_same(tmp_path / "two", whole)
+    assert_same(tmp_path / "two", full_run)
 
 
-def test_another_target_needs_no_rollouts_and_replaces_the_records(changes, whole, tmp_path, monkeypatch):
-    (tmp_path / "rollouts.jsonl").write_bytes((whole / "rollouts.jsonl").read_bytes())
+def test_another_target_needs_no_rollouts_and_replaces_the_records(changes, full_run, tmp_path, monkeypatch):
+    (tmp_path / "rollouts.jsonl").write_bytes((full_run / "rollouts.jsonl").read_bytes())
     monkeypatch.setattr(policy, "frozen", None)
     filter_run.run(tmp_path, changes, **OPTIONS)
-    assert_same(tmp_path, whole)
+    assert_same(tmp_path, full_run)
     filter_run.run(tmp_path, changes, **{**OPTIONS, "low": 0.3, "target": 0.5})
-    found = [record["accuracy"] for record in records.open_split(str(tmp_path / "records"))]
-    assert found and min(found) >= 0.3
+    result = [record["accuracy"] for record in records.open_split(str(tmp_path / "records"))]
+    assert result and min(result) >= 0.3
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
 
 
-def test_rollouts_of_other_settings_are_not_mixed(whole, changes):
+def test_rollouts_of_other_settings_are_not_mixed(full_run, changes):
     with pytest.raises(InputError, match=r"rollouts\.jsonl was made with other settings \(seed 0, now 1\)"):
-        filter_run.run(whole, {**changes, "seed": 1}, **OPTIONS)
+        filter_run.run(full_run, {**changes, "seed": 1}, **OPTIONS)
     with pytest.raises(InputError, match=r"\(rollouts 4, now 5\)"):
-        filter_run.run(whole, changes, **{**OPTIONS, "rollouts": 5})
+        filter_run.run(full_run, changes, **{**OPTIONS, "rollouts": 5})
 
 
 def test_blind(changes, tmp_path, monkeypatch):
@@ -162,8 +162,8 @@ def test_blind(changes, tmp_path, monkeypatch):
     inside = [n for n, row in rows(tmp_path).items() if 0.2 <= sum(row["scores"]) / 8 <= 0.9]
     assert sorted(blind) == sorted(inside) and len(shown) == len(inside)
     for record, greyed in shown:
-        for own, other in zip(record["images"], greyed["images"], strict=True):
-            assert (own.width, own.height) == (other.width, other.height)
+        for original, other in zip(record["images"], greyed["images"], strict=True):
+            assert (original.width, original.height) == (other.width, other.height)
             assert other.decoded().getextrema() == ((128, 128),) * 3
     assert any(row["response"] != rows(tmp_path)[n]["response"] for n, row in blind.items())
     gone = {line.split(" | ")[0]: int(line.split(" | ")[5]) for line in page.splitlines() if "| digits" in line}
@@ -171,9 +171,9 @@ def test_blind(changes, tmp_path, monkeypatch):
     assert gone["| digits_which"] == 0 and f"{len(inside)} records of the band were also asked blind" in page
 
 
-def test_what_cannot_be_shown_is_skipped_and_named(whole, changes, tmp_path, monkeypatch, capsys):
+def test_what_cannot_be_shown_is_skipped_and_named(full_run, changes, tmp_path, monkeypatch, capsys):
     """Prompts that are too long, and a picture of which only a part is there."""
-    lengths = {number: row["prompt"] for number, row in rows(whole).items() if number < 20}
+    lengths = {number: row["prompt"] for number, row in rows(full_run).items() if number < 20}
     shortest = min(lengths, key=lengths.get)
     broken, decode = f"digits-train-0-{shortest}", image_files.open_image
     monkeypatch.setattr(
@@ -183,14 +183,16 @@ def test_what_cannot_be_shown_is_skipped_and_named(whole, changes, tmp_path, mon
     )
     short = sorted(set(lengths.values()))[-2]
     page = filter_run.run(tmp_path, {**changes, "prompt.max_tokens": short}, **OPTIONS, limit=20)
-    found, said = rows(tmp_path), capsys.readouterr().err
+    result, text = rows(tmp_path), capsys.readouterr().err
     long = [number for number, length in lengths.items() if length > short]
-    assert len(found) == 20 and sorted(n for n, row in found.items() if "skipped" in row) == sorted([shortest, *long])
+    assert len(result) == 20 and sorted(n for n, row in result.items() if "skipped" in row) == sorted([shortest, *long])
     for number in (shortest, *long):
-        assert f"- skipped: {found[number]['skipped']}" in page and found[number]["skipped"] in said
-    assert f"record '{broken}', image 1: " in found[shortest]["skipped"]
+        assert f"- skipped: {result[number]['skipped']}" in page and result[number]["skipped"] in text
+    assert f"record '{broken}', image 1: " in result[shortest]["skipped"]
     assert "looked at: the first 20 of 24 records" in page
-    assert all(found[number]["scores"] == rows(whole)[number]["scores"] for number in found.keys() - {shortest, *long})
+    assert all(
+        result[number]["scores"] == rows(full_run)[number]["scores"] for number in result.keys() - {shortest, *long}
+    )
 
 
 @pytest.mark.parametrize(
@@ -208,8 +210,8 @@ def test_settings_that_cannot_be(changes, tmp_path, config, options, words):
     assert not (tmp_path / "records").exists()
 
 
-def test_when_nothing_is_kept_the_page_says_how_hard_it_was(whole, changes, tmp_path, monkeypatch):
-    (tmp_path / "rollouts.jsonl").write_bytes((whole / "rollouts.jsonl").read_bytes())
+def test_when_nothing_is_kept_the_page_says_how_hard_it_was(full_run, changes, tmp_path, monkeypatch):
+    (tmp_path / "rollouts.jsonl").write_bytes((full_run / "rollouts.jsonl").read_bytes())
     with pytest.raises(InputError, match=r"no record lies in the band 0.3 to 0.4 and is kept: see .*filter\.md"):
         filter_run.run(tmp_path, changes, **{**OPTIONS, "low": 0.3, "high": 0.4, "target": 0.35})
     assert "no record is kept" in (tmp_path / "filter.md").read_text() and not (tmp_path / "records").exists()
@@ -229,9 +231,9 @@ def test_its_defaults_are_what_a_plan_counts_with(changes, tmp_path, monkeypatch
     assert seen == [(roofline.at_once(tiny_run.config()), roofline.FILTERED[1])]
 
 
-def test_the_command(whole, changes, tmp_path, monkeypatch):
+def test_the_command(full_run, changes, tmp_path, monkeypatch):
     (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "rollouts.jsonl").write_bytes((whole / "rollouts.jsonl").read_bytes())
+    (tmp_path / "run" / "rollouts.jsonl").write_bytes((full_run / "rollouts.jsonl").read_bytes())
     (tmp_path / "tiny.py").write_text(
         "import tiny_run, filter_run\n\n\ndef get_config():\n    return tiny_run.config(**filter_run.CHANGES)\n"
     )

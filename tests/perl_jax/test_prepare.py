@@ -20,7 +20,7 @@ from perl_jax.curation import build
 SMALL = {"train_size": 12, "eval_size": 5, "image_size": 28}
 
 
-def made(*rows):
+def source_of(*rows):
     """A source of these rows, in place of whichever is asked for."""
     return lambda name: SimpleNamespace(SPLITS=("train",), records=lambda input, split, seed=0: iter(rows))
 
@@ -58,7 +58,7 @@ def test_limit_and_seed(tmp_path):
 
 def test_rejected_rows_are_listed_with_reasons(tmp_path, monkeypatch):
     bad = {**RECORD, "id": "c", "question": "\0?"}
-    monkeypatch.setattr(data, "find", made(RECORD, data.Rejected("b", "malformed row"), bad))
+    monkeypatch.setattr(data, "find", source_of(RECORD, data.Rejected("b", "malformed row"), bad))
     summary = build.build("made", tmp_path / "set")
     lines = [json.loads(line) for line in (tmp_path / "set" / build.REJECTED).read_text().splitlines()]
     assert [(line["split"], line["id"], line["reason"]) for line in lines] == [
@@ -81,7 +81,7 @@ def test_failures_leave_nothing(tmp_path, monkeypatch):
         with pytest.raises(InputError, match=words):
             build.build(source, tmp_path / "set", **options)
         assert not os.listdir(tmp_path)
-    monkeypatch.setattr(data, "find", made(data.Rejected("b", "malformed row", "not JSON")))
+    monkeypatch.setattr(data, "find", source_of(data.Rejected("b", "malformed row", "not JSON")))
     with pytest.raises(InputError, match="not JSON"):
         build.build("made", tmp_path / "set")
     assert not os.listdir(tmp_path)
@@ -168,9 +168,9 @@ def own_file(tmp_path):
 def test_a_sources_example_is_what_becomes_of_its_public_files(tmp_path, source, files):
     (tmp_path / "in").mkdir()
     build.build(source, tmp_path / "set", str(files(tmp_path / "in")))
-    [made] = records.open_split(tmp_path / "set")
-    pictures = made.pop("images")
-    assert made == data.find(source).EXAMPLE
+    [source_of] = records.open_split(tmp_path / "set")
+    pictures = source_of.pop("images")
+    assert source_of == data.find(source).EXAMPLE
     assert pictures == [png(i, (40, 30)) for i in range(len(pictures))]
 
 

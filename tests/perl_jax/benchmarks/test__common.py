@@ -66,8 +66,8 @@ def test_the_published_number_passes_with_rejected_rows_counted(tmp_path):
 def test_files_are_those_of_the_first_pattern(tmp_path):
     for name in ("b-2.parquet", "b-1.parquet", "c.parquet"):
         (tmp_path / name).touch()
-    found = _common.files(tmp_path, ("a-*.parquet", "b-*.parquet", "*.parquet"), "some/set")
-    assert [path.name for path in found] == ["b-1.parquet", "b-2.parquet"]
+    result = _common.files(tmp_path, ("a-*.parquet", "b-*.parquet", "*.parquet"), "some/set")
+    assert [path.name for path in result] == ["b-1.parquet", "b-2.parquet"]
     with pytest.raises(InputError, match=r"holds no a\*: download the data set some/set"):
         _common.files(tmp_path, ("a*",), "some/set")
 

@@ -89,7 +89,7 @@ def test_symbols_of_a_persons_own_are_kept():
     ],
 )
 def test_left_out(bad, reason):
-    assert isinstance(found := curate(bad), Rejected) and found.reason == reason
+    assert isinstance(result := curate(bad), Rejected) and result.reason == reason
 
 
 def test_what_the_source_knows_goes_first():

@@ -49,8 +49,8 @@ def test_pictures_are_read_and_kept():
     ],
 )
 def test_left_out_with_the_reason(picture, reason, detail):
-    found = image_rules.Filters()(item(images=2), [lambda: photograph(1), picture])
-    assert isinstance(found, Rejected) and found.reason == reason and detail in found.detail
+    result = image_rules.Filters()(item(images=2), [lambda: photograph(1), picture])
+    assert isinstance(result, Rejected) and result.reason == reason and detail in result.detail
 
 
 def test_the_same_question_on_the_same_pictures():
@@ -115,8 +115,8 @@ def table(tmp_path):
 def test_overlap_with_an_evaluation_set(tmp_path, held_out):
     filters = image_rules.Filters([str(held_out(tmp_path))])
     for name, question, image in (("1", "Is it red?", photograph(7, (300, 200))), ("2", QUESTION, photograph(8))):
-        found = passed(filters, item(name, question), image)
-        assert isinstance(found, Rejected) and found.reason == "overlap with an evaluation set", name
+        result = passed(filters, item(name, question), image)
+        assert isinstance(result, Rejected) and result.reason == "overlap with an evaluation set", name
     assert not isinstance(passed(filters, item("3"), photograph(9)), Rejected)
 
 

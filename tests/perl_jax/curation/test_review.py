@@ -131,7 +131,7 @@ def test_both_orders_and_what_they_rest_on(few, tmp_path):
     page = written(few, tmp_path / "deep" / "review.html")
     seen = Tags(page)
     words = " ".join(seen.words.split())
-    for said in (
+    for text in (
         "3 of 3 records",
         "decided by given 1, rules 1",
         "30 rows rejected",
@@ -147,7 +147,7 @@ def test_both_orders_and_what_they_rest_on(few, tmp_path):
         "labelled rewrite, but no word changes",
         "too long: 29",
     ):
-        assert said in words, said
+        assert text in words, text
     assert page.count("labelled rewrite, but no word changes") == 1
     assert "▣1" in words and "▣2" in words
     assert "<mark>first</mark>" in page and "<mark>second</mark>" in page
@@ -184,8 +184,10 @@ def test_words_that_differ():
 
 
 def test_places_of_slots_that_stand_in_another_order():
-    (_, own), (order, other) = review.views(record("q", question="<image:1> and <image:0>: {image:0}?", answer="a"))
-    assert own.places == own.originals == [1, 0] and order == (1, 0)
+    (_, original), (order, other) = review.views(
+        record("q", question="<image:1> and <image:0>: {image:0}?", answer="a")
+    )
+    assert original.places == original.originals == [1, 0] and order == (1, 0)
     assert other.places == [1, 0] and other.originals == [0, 1] and "Image 2?" in other.question
 
 

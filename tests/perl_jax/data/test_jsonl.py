@@ -39,7 +39,7 @@ def test_doctests():
 def test_the_example_comes_from_a_row(tmp_path):
     """As the stages after this one will make it: what is plain here is a symbol there."""
     row = one(tmp_path, OWN)
-    assert [picture() for picture in row.images] == [png(0), png(1)]
+    assert [image() for image in row.images] == [png(0), png(1)]
     assert (row.id, row.question, row.answer, row.source) == ("1", OWN["question"], OWN["answer"], "mine")
     assert (row.choices, row.kind, row.order_effect, row.movable) == ([], None, None, None)
     assert source.EXAMPLE["question"] == f"<image:0><image:1>\n{row.question}"
@@ -73,7 +73,7 @@ def test_symbols_and_slots_pass_through(tmp_path):
 def test_pictures_come_in_every_way(tmp_path):
     text = base64.b64encode(png(5)).decode()
     made = one(tmp_path, OWN | {"images": [str(tmp_path / "a.png"), text, {"path": "b.png"}]})
-    assert [picture() for picture in made.images] == [png(0), png(5), png(1)]
+    assert [image() for image in made.images] == [png(0), png(5), png(1)]
     assert one(tmp_path, OWN | {"images": "c.png"}).images[0]() == png(2)
 
 
@@ -82,9 +82,9 @@ def test_a_picture_outside_costs_its_row_later(tmp_path):
     folder = tmp_path / "set"
     folder.mkdir()
     (row,) = source.records(str(jsonl(folder / "mine.jsonl", OWN | {"images": ["../a.png", "http://host/a.png"]})))
-    for picture, words in zip(row.images, ("climbs out", "download it")):
+    for image, words in zip(row.images, ("climbs out", "download it")):
         with pytest.raises(InputError, match=words):
-            picture()
+            image()
 
 
 @pytest.mark.parametrize(
@@ -176,7 +176,7 @@ def verl(name, count, **more):
 def test_verl_parquet(tmp_path):
     (made,) = source.records(str(parquet(tmp_path / "train.parquet", [verl("geometry3k", 2)])))
     assert (made.question, made.answer, made.source) == ("<image><image>Which?", "A", "geometry3k")
-    assert [picture() for picture in made.images] == [png(0), png(1)]
+    assert [image() for image in made.images] == [png(0), png(1)]
     assert made.order_effect is None
 
 
@@ -207,7 +207,7 @@ def test_trl_prompts(tmp_path, column, value, answer):
     for part, name in zip((parts[0], parts[2]), ("b.png", "c.png")):
         part["image"] = name
     del row["images"]
-    assert [picture() for picture in one(tmp_path, row).images] == [png(1), png(2)]
+    assert [image() for image in one(tmp_path, row).images] == [png(1), png(2)]
     assert "of their own" in refused(tmp_path, row | {"images": ["a.png"]})
 
 

@@ -30,7 +30,7 @@ def read(tmp_path, source, count, *texts, **changes):
 
 
 def shown(made):
-    return [picture() for picture in made.images]
+    return [image() for image in made.images]
 
 
 def test_the_example_comes_from_a_row(tmp_path):
@@ -184,15 +184,15 @@ def test_a_folder_that_is_none_is_named(tmp_path):
 
 
 def test_a_download_names_its_configs(tmp_path, monkeypatch):
-    asked = []
+    requested = []
 
     def fetch(*args):
-        asked.append(args)
+        requested.append(args)
         publish(tmp_path, nlvr2=[row("nlvr2", 1, "a", "b")])
 
     monkeypatch.setattr(hub_files, "download", fetch)
     assert len(list(mantis.records(str(tmp_path), configs="nlvr2", download=True))) == 1
-    assert asked == [("TIGER-Lab/Mantis-Instruct", str(tmp_path), ["nlvr2/train*"])]
+    assert requested == [("TIGER-Lab/Mantis-Instruct", str(tmp_path), ["nlvr2/train*"])]
     with pytest.raises(InputError, match="which configs"):
         list(mantis.records(str(tmp_path), download=True))
 

@@ -36,13 +36,13 @@ def row(number: int, response: str = "a") -> dict:
 
 def test_a_file_is_begun_and_read_again(tmp_path):
     """With what a model may say in it, line separators of all kinds."""
-    file, said = tmp_path / "rows.jsonl", "a\n\r\u2028\x85\x1e\0é"
+    file, text = tmp_path / "rows.jsonl", "a\n\r\u2028\x85\x1e\0é"
     assert batched_inference.read_or_create(file, SETTINGS, NUMBER) == {}
     with batched_inference.Writer(file, {}, NUMBER) as writer:
-        writer.add([row(3, said), row(1)])
+        writer.add([row(3, text), row(1)])
         writer.add([])
         assert writer.rows.keys() == {1, 3}
-    assert batched_inference.read_or_create(file, SETTINGS, NUMBER) == {3: row(3, said), 1: row(1)}
+    assert batched_inference.read_or_create(file, SETTINGS, NUMBER) == {3: row(3, text), 1: row(1)}
 
 
 @pytest.mark.parametrize("cut", [1, 10, 40, 64])
@@ -111,7 +111,7 @@ def test_work_is_done_one_part_ahead_and_no_further():
         made.append(part)
         return part
 
-    found = batched_inference.prefetch(make, range(5))
-    assert next(found) == 0
-    assert list(found) == [1, 2, 3, 4] and made == list(range(5))
+    result = batched_inference.prefetch(make, range(5))
+    assert next(result) == 0
+    assert list(result) == [1, 2, 3, 4] and made == list(range(5))
     assert list(batched_inference.prefetch(make, [])) == []

@@ -174,6 +174,6 @@ def test_the_page_holds_everything_and_no_script(three):
 def test_a_benchmark_that_the_last_model_has_not(tmp_path):
     a = evaluated.write(tmp_path / "a", evaluated.rows(5, permuted=(3, 3)), "d")
     b = evaluated.write(tmp_path / "b", evaluated.rows(5), "d", protocol="official")
-    found = tables(read(a, b))
-    assert "Differences" not in found and found["Accuracy"][2][1:] == ["25.0% [11.2, 46.9] of 20 †", "–"]
+    result = tables(read(a, b))
+    assert "Differences" not in result and result["Accuracy"][2][1:] == ["25.0% [11.2, 46.9] of 20 †", "–"]
     assert "Questions to look at" not in Tags("".join(comparison.body(read(a, b)))).words

@@ -31,8 +31,8 @@ def test_kinds():
     last = [row(q, ORDERS[0], right=q in (0, 1, 4)) for q in range(6)]
     last += [row(q, ORDERS[1], "permuted", right=q in (0, 4, 5)) for q in range(6)]
     last += [row(q, ORDERS[0], "control", right=q in (0, 2, 3, 4)) for q in range(6)]
-    found = questions(examples.kinds([first, model("PeRL", last)], KEY))
-    assert found == {
+    result = questions(examples.kinds([first, model("PeRL", last)], KEY))
+    assert result == {
         "answered better by PeRL than by GRPO": ["q4"],
         "answered worse by PeRL than by GRPO": ["q2", "q3"],
         "PeRL changes its answer with the order": ["q5", "q1"],  # q1 changed it in its own order, too
@@ -44,8 +44,8 @@ def test_only_what_both_were_asked_is_compared():
     first = evaluated.rows(0, questions=4)
     first[1]["answer"] = "another"
     first[2] |= {"fault": "image missing", "texts": [""], "extracted": [None], "meaning": [None]}
-    found = examples.kinds([model("a", first), model("b", evaluated.rows(3, questions=3))], KEY)
-    assert questions(found) == {"answered better by b than by a": ["q0"]}
+    result = examples.kinds([model("a", first), model("b", evaluated.rows(3, questions=3))], KEY)
+    assert questions(result) == {"answered better by b than by a": ["q0"]}
 
 
 def test_an_order_that_could_not_be_asked_is_no_flip():
@@ -80,8 +80,8 @@ def test_cards_show_pictures_in_the_orders_asked(two):
     assert "asked again in its original order: the same answer" in seen.words and "answer found: B" in seen.words
     [flips] = [card for card in cards if "changes its answer" in card]
     colours = [colour(value) for name, value in Tags(flips).attributes if name == "src"]
-    own = [[170, 51, 51], [51, 170, 51], [51, 51, 170]]
-    shown = [own[i] for order in ORDERS for i in order]  # q6, the order with another answer first
+    original = [[170, 51, 51], [51, 170, 51], [51, 51, 170]]
+    shown = [original[i] for order in ORDERS for i in order]  # q6, the order with another answer first
     assert np.abs(np.array(colours) - shown).max() < 12
     order = [flips.index(words) for words in ("the original order", "order 2 3 1", "order 3 1 2")]
     assert order == sorted(order) and flips.count("decisive") == 2 * 3

@@ -59,9 +59,9 @@ def test_the_picture(tmp_path, sources):
     records = some(sources)
     outcomes = selection.select(records, **BAND)
     filter_report.histogram(records, outcomes, tmp_path / "a.png", **BAND, rollouts=10)
-    with Image.open(tmp_path / "a.png") as picture:
-        assert picture.format == "PNG" and min(picture.size) > 300
-        assert {(11, 95, 179), (182, 190, 200)} <= {colour for _, colour in picture.convert("RGB").getcolors(10**6)}
+    with Image.open(tmp_path / "a.png") as image:
+        assert image.format == "PNG" and min(image.size) > 300
+        assert {(11, 95, 179), (182, 190, 200)} <= {colour for _, colour in image.convert("RGB").getcolors(10**6)}
     panels = filter_report._panels(records)
     assert len(panels) == {1: 1, 2: 3, 12: 9}[sources]
     parts = panels[1:] if sources > 1 else panels

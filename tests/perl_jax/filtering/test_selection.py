@@ -71,9 +71,9 @@ def test_the_mean_comes_to_the_target_where_no_share_is_at_its_least(accuracies,
 def test_what_is_kept_is_what_the_shares_say_to_within_a_record(accuracies, target):
     inside = [accuracy for accuracy in accuracies if LOW <= accuracy <= HIGH]
     share = selection.shares(inside, target)
-    found = [record.accuracy for record in kept(candidates(accuracies), target)]
-    assert abs(len(found) - share.sum()) <= 0.5 + 1e-6
-    assert abs(sum(found) - (share * inside).sum()) <= 1
+    values = [record.accuracy for record in kept(candidates(accuracies), target)]
+    assert abs(len(values) - share.sum()) <= 0.5 + 1e-6
+    assert abs(sum(values) - (share * inside).sum()) <= 1
 
 
 @pytest.mark.parametrize("mixture", [(1, 1), (2, 1), (1, 1.5), (0.3, 0.3)])
@@ -81,7 +81,7 @@ def test_each_source_comes_to_the_target_with_all_its_difficulties(mixture):
     """Beta-distributed difficulties, two sources that lie on either side of the target."""
     rng = np.random.default_rng(0)
     sources = {"a": rng.beta(*mixture, 400), "b": rng.beta(*mixture[::-1], 400)}
-    records = [record for name, found in sources.items() for record in candidates(np.round(found * 10) / 10, name)]
+    records = [record for name, values in sources.items() for record in candidates(np.round(values * 10) / 10, name)]
     left = kept(records)
     for name in sources:
         mine = [record.accuracy for record in left if record.source == name]
@@ -120,8 +120,8 @@ def test_guessing_is_not_answering_blind():
 
     def dropped(accuracy: float, blind: float, chance: float) -> float:
         right = rng.binomial(10, [accuracy, blind], (2000, 2)) / 10
-        found = [selection.answered_blind(a, b, 10, chance) for a, b in right if LOW <= a <= HIGH]
-        return np.mean(found)
+        values = [selection.answered_blind(a, b, 10, chance) for a, b in right if LOW <= a <= HIGH]
+        return np.mean(values)
 
     for chance in (0.1, 0.25, 0.5):
         assert dropped(chance, chance, chance) < 0.05

@@ -131,11 +131,11 @@ def test_every_way_to_give_a_picture(tmp_path):
 
 
 def test_nothing_is_read_before_it_is_asked_for(tmp_path):
-    picture = hub_files.ImageStore(tmp_path).reader("a.png")
+    image = hub_files.ImageStore(tmp_path).reader("a.png")
     (tmp_path / "a.png").write_bytes(png())
-    assert picture() == png()
+    assert image() == png()
     (tmp_path / "a.png").unlink()
-    assert picture() == png()  # a conversation's questions share what was read
+    assert image() == png()  # a conversation's questions share what was read
 
 
 def test_paths_that_leave_the_folder(tmp_path):

@@ -76,9 +76,9 @@ def tokens(made, order, shown) -> int:
 
 def orders(made):
     """All that can be shown."""
-    places, own = permute.movable_places(made), list(range(len(made["images"])))
+    places, original = permute.movable_places(made), list(range(len(made["images"])))
     for moved in itertools.permutations(places):
-        order = list(own)
+        order = list(original)
         for place, image in zip(places, moved):
             order[place] = image
         yield tuple(order)
@@ -88,9 +88,9 @@ def test_lengths_are_those_of_the_longest_prompt(shown):
     rng, differ = random.Random(0), 0
     for _ in range(60):
         made = random_record(rng, rng.randrange(5))
-        found = [tokens(made, order, shown) for order in orders(made)] or [tokens(made, (), shown)]
-        assert prompt_lengths.measure(made, shown) == {"id": "r", "tokens": max(found)}
-        differ += found[0] < max(found)
+        lengths = [tokens(made, order, shown) for order in orders(made)] or [tokens(made, (), shown)]
+        assert prompt_lengths.measure(made, shown) == {"id": "r", "tokens": max(lengths)}
+        differ += lengths[0] < max(lengths)
     assert differ > 3, "words of places have different lengths"
 
 
@@ -106,10 +106,10 @@ def test_too_many_wordings_are_bounded(shown):
 
 def test_few_mentions_of_many_images_need_few_orders():
     made = record("r", 9, "{image:3|ordinal}")
-    found, more = prompt_lengths.wordings(made)
-    assert len(found) == 9 and more == 0 and found[0] == tuple(range(9))
-    assert {order.index(3) for order in found} == set(range(9))
-    assert all(sorted(order) == list(range(9)) for order in found)
+    few, more = prompt_lengths.wordings(made)
+    assert len(few) == 9 and more == 0 and few[0] == tuple(range(9))
+    assert {order.index(3) for order in few} == set(range(9))
+    assert all(sorted(order) == list(range(9)) for order in few)
 
 
 @pytest.fixture(scope="module")
@@ -190,10 +190,10 @@ def test_a_file_is_there_as_a_whole_or_not_at_all(stored, shown, tmp_path, monke
         prompt_lengths.load_or_measure(stored, "train", shown, tmp_path)
     assert not list(tmp_path.iterdir())
     monkeypatch.setattr(prompt_lengths, "measure", measure)
-    whole = prompt_lengths.load_or_measure(stored, "train", shown, tmp_path)
+    full = prompt_lengths.load_or_measure(stored, "train", shown, tmp_path)
     [file] = tmp_path.glob("lengths-*.jsonl")
     file.write_text(file.read_text()[:-9])
-    assert prompt_lengths.load_or_measure(stored, "train", shown, tmp_path) == whole
+    assert prompt_lengths.load_or_measure(stored, "train", shown, tmp_path) == full
     assert json.loads(file.read_text().splitlines()[-1])["id"] == "r9" and len(list(tmp_path.iterdir())) == 1
 
 
