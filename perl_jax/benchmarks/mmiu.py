@@ -97,7 +97,7 @@ def _item(row: dict, name: str, store_of: Callable[[str], hub_files.ImageStore])
         raise InputError("no image")
     answer = _common.column(row, "output").strip().upper()
     if len(answer) != 1 or answer not in _LETTERS:
-        raise InputError(f"the answer {answer!r} is no letter of an option")
+        raise InputError(f"the answer {answer!r} is not the letter of an option")
     columns = {key: _common.column(row, key, "") for key in ("question", "context", "options")}
     context, choices = _without_options(columns["context"], columns["options"])
     texts = _in_order(task, columns["question"].strip(), context.strip())

@@ -200,7 +200,7 @@ def _rephrased(reply: dict, row: Row) -> tuple[str, tuple[str, ...], str, str]:
     if slots != sum(text.count(symbols.MARKER) for text in (row.question, *row.choices)) or symbols.MARKER in answer:
         raise Failure("image slots differ", f"{symbols.MARKER} {slots} times: {question}")
     if missing_image := references.missing_image("\n".join((question, *choices, answer)), len(row.images)):
-        raise Failure("names an image that is not there", f"{missing_image} of {len(row.images)}")
+        raise Failure("names a missing image", f"{missing_image} of {len(row.images)}")
     return question, choices, _short(answer.strip(), choices, kind, row), kind
 
 
@@ -223,7 +223,7 @@ def _short(answer: str, choices: Sequence[str], kind: str, row: Row) -> str:
     if kind == "choice":
         chosen = _letters_meant(answer, choices)
         if len(chosen) != 1 or not 2 <= len(choices) <= len(_LETTERS):
-            raise Failure("answer is no choice", f"{answer} of {len(choices)} choices")
+            raise Failure("answer is not a choice", f"{answer} of {len(choices)} choices")
         if chosen[0] not in _letters_meant(row.answer, choices):
             raise Failure("answer is made up", f"{chosen[0]} is not what was answered: {row.answer}")
         return chosen[0]
@@ -273,7 +273,7 @@ def _label(reply: dict, text: str) -> tuple[str, str, float]:
     if effect not in records.ORDER_EFFECTS:
         raise Failure("unknown order_effect", f"{effect!r}, not one of {', '.join(records.ORDER_EFFECTS)}")
     if isinstance(confidence, bool) or not isinstance(confidence, int | float) or not 0 <= confidence <= 1:
-        raise Failure("confidence is no number from 0 to 1", repr(confidence))
+        raise Failure("confidence is not a number from 0 to 1", repr(confidence))
     quotes = [evidence] if isinstance(evidence, str) else evidence if isinstance(evidence, list) else []
     quotes = [quote for quote in quotes if isinstance(quote, str) and _normalized(quote)]
     supported = bool(quotes) and all(_normalized(quote) in _normalized(text) for quote in quotes)

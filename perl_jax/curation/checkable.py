@@ -102,7 +102,7 @@ def _choice(row: Row, answer: str) -> Row | Rejected:
         return letter(texts.index(answer_text))
     if match := _LETTER.fullmatch(answer):
         index = symbols.letter_place(match[1])
-        return letter(index) if index < len(texts) else Rejected(row.id, "answer is no choice", answer)
+        return letter(index) if index < len(texts) else Rejected(row.id, "answer is not a choice", answer)
     if match := _LETTER_AND_TEXT.fullmatch(answer):
         index = symbols.letter_place(match[1] or match[2])
         answer_text = _folded(match[3])
@@ -111,7 +111,7 @@ def _choice(row: Row, answer: str) -> Row | Rejected:
     head = _folded(_ANSWER_HEAD.sub("", answer))
     if head and texts.count(head) == 1:
         return letter(texts.index(head))
-    return Rejected(row.id, "answer is no choice", answer)
+    return Rejected(row.id, "answer is not a choice", answer)
 
 
 def _number(row: Row, answer: str) -> dict | None:

@@ -75,7 +75,7 @@ def _with_symbols(row: Row, short: Row, annotation: Annotation | None) -> Curate
         choices = references.choices_to_symbols(choices, question, count)
     texts = "\n".join((short.question, *short.choices, short.answer))
     if count > 1 and (missing_image := references.missing_image(texts, count)):
-        return Rejected(row.id, "names an image that is not there", f"{missing_image}, {count} images")
+        return Rejected(row.id, "names a missing image", f"{missing_image}, {count} images")
     try:
         decision = _decide(row, short, question, choices, answer, annotation)
     except InputError as error:

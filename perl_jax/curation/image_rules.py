@@ -90,7 +90,7 @@ def perceptual_hash(image: bytes) -> int | None:
 def _evaluation_set(directory: str) -> Iterator[tuple[str, list[bytes]]]:
     """Yields (question, images) of a record set, or of all files of a folder in Hugging Face format."""
     if not os.path.isdir(directory):
-        raise InputError(f"--decontaminate={directory} is no directory")
+        raise InputError(f"--decontaminate={directory} is not a directory")
     if os.path.isfile(os.path.join(directory, "dataset_info.json")):
         for split in records.splits(directory):
             yield from ((record["question"], record["images"]) for record in records.open_split(directory, split))

@@ -120,7 +120,7 @@ def answer_to_symbols(answer: str, question: str, count: int) -> str:
 def missing_image(text: str, count: int) -> str | None:
     """The first numbered reference to a missing image, or None.
 
-    >>> beyond("Is image 3 darker than image 1?", 2)
+    >>> missing_image("Is image 3 darker than image 1?", 2)
     'image 3'
     """
     matches = (match for pattern in (_NUMBERED, _MARKED) for match in pattern.finditer(text))

@@ -62,11 +62,11 @@ def text(row: Row) -> str | None:
     """The text must be storable and renderable: no NUL, no lone surrogate, no special vision tokens.
 
     >>> text(Row("1", [], "Is it\\0?", "No", "mine"))
-    'a NUL, half a surrogate pair or a token of the model'
+    'a NUL, a lone surrogate or a special token'
     """
     joined = "\n".join((row.id, row.question, row.answer, row.source, *row.choices))
     invalid = "\0" in joined or re.search("[\ud800-\udfff]", joined) or re.search(r"<\|[a-z_]+\|>", joined)
-    return "a NUL, half a surrogate pair or a token of the model" if invalid else None
+    return "a NUL, a lone surrogate or a special token" if invalid else None
 
 
 def slots(row: Row) -> str | None:

@@ -78,14 +78,14 @@ def _names(file: str, columns: Mapping[str, None], mapped: Mapping[str, str]) ->
     known = ", ".join(name for name in columns if "." not in name) or "none"
     for ours, name in mapped.items():
         if ours not in COLUMNS:
-            raise InputError(f"--map: there is no column {ours!r} to give a name to, only {', '.join(COLUMNS)}")
+            raise InputError(f"--map: {ours!r} is none of the columns {', '.join(COLUMNS)}")
         if name not in columns:
             raise InputError(f"{file} has no column {name!r} for {ours}; it has {known}")
     names = {ours: next((name for name in _NAMES.get(ours, (ours,)) if name in columns), None) for ours in COLUMNS}
     names |= mapped
     for needed in ("question", "answer"):
         if names[needed] is None:
-            raise InputError(f"{file} has no column {needed}; it has {known}: say which it is, --map {needed}=NAME")
+            raise InputError(f"{file} has no column {needed}; it has {known}: name it by --map {needed}=NAME")
     return {ours: name for ours, name in names.items() if name is not None}
 
 
@@ -110,7 +110,7 @@ def _row(values: Mapping, row: Mapping, number: int, source: str, store: hub_fil
     if isinstance(question, list):  # chat messages
         question, embedded = chat_messages.question(question)
         if embedded and images:
-            raise InputError("it has images in its messages and in a column of their own")
+            raise InputError("it has images both in its messages and in a column")
         images = images or embedded
     question = hub_files.text(question, "question")
     choices = [hub_files.text_or_number(choice, "choice") for choice in _listed(values.get("choices"), "choices")]

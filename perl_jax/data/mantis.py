@@ -96,7 +96,7 @@ def records(
         raise InputError(f"the source mantis needs --input=FOLDER and has the split train; got {input!r}, {split!r}")
     if download:
         if not configs:
-            raise InputError("mantis: say which configs to download, as configs=nlvr2,dreamsim: all are too many")
+            raise InputError("mantis: name the configs to download, as configs=nlvr2,dreamsim: all are too large")
         hub_files.download(REPOSITORY, input, [f"{name}/{split}*" for name in configs])
     for folder, files in _folders(Path(input), split, configs).items():
         store = hub_files.ImageStore(folder, hub_files.image_zips(folder, split))

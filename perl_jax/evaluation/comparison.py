@@ -70,7 +70,7 @@ def body(models: Sequence[Model]) -> list[Html]:
     ]
     cards = {key: examples.cards(models, key) for key in keys(models) if key in models[-1].results}
     if any(cards.values()):
-        out.append(element("h2", "Questions to look at"))
+        out.append(element("h2", "Example questions"))
     for key, questions in cards.items():
         out += [element("h3", ", ".join(key)), *questions] if questions else []
     return [*out, element("h2", "How the results were made"), *map(_provenance, models)]

@@ -163,7 +163,7 @@ def _view(row: Row, rows: Mapping[str, Row | None], sample: int, item: Item | No
 
 def _response(name: str, row: Row | None, sample: int) -> Html:
     if row is None:
-        return element("div", dim(name), element("div", "was not asked this", class_="said dim"))
+        return element("div", dim(name), element("div", "not asked in this order", class_="said dim"))
     if row.get("fault"):
         return element("div", dim(name), element("div", f"could not be asked: {row['fault']}", class_="said wrong"))
     count = len(row["texts"])

@@ -160,7 +160,7 @@ def _check(rows: Mapping[Key, Mapping], keys: Sequence[Key], hashes: Sequence[st
     for key, text_hash in zip(keys, hashes):
         if key in rows and rows[key].get("asked") != text_hash:  # a row without a hash may have had any text
             raise InputError(
-                f"{file}: question {key[0]!r} had other words or another answer when it was asked; give "
+                f"{file}: question {key[0]!r} has changed since it was asked; give "
                 "the data of that time, or another --out"
             )
 

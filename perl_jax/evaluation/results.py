@@ -106,6 +106,6 @@ def _result(file: Path) -> Result:
             raise
         raise InputError(
             f"{file}: not the results of an evaluation ({one_line(error, kind=True)}); "
-            "evaluate again, answers already given are kept"
+            "evaluate again; responses already generated are kept"
         ) from error
     return result

@@ -65,7 +65,7 @@ def _why(band: Sequence[float], target: float) -> str:
         return f"no record of the band is {'harder' if easy else 'easier'}"
     if abs(off) < 1e-6:
         return "the records are too few to come nearer"
-    return f"too many are {'easy' if easy else 'hard'}, and the furthest off are thinned to {LEAST:.0%} already"
+    return f"too many are {'easy' if easy else 'hard'}, and the furthest are already thinned to {LEAST:.0%}"
 
 
 def histogram(

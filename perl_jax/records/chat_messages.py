@@ -28,7 +28,7 @@ def question(messages: object) -> tuple[str, list]:
         try:
             messages = json.loads(messages)
         except (ValueError, RecursionError) as error:
-            raise InputError("its messages are text, and no JSON") from error
+            raise InputError("its messages are text, but not JSON") from error
     if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
         raise InputError("its messages are not a list of {role, content}")
     turns = [message for message in messages if message.get("role") != "system"]

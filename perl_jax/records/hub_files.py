@@ -56,7 +56,7 @@ def text(value: object, name: str) -> str:
     if not isinstance(value, str):
         raise InputError(f"{name} is a {type(value).__name__}, not text")
     if "\0" in value or any("\ud800" <= character <= "\udfff" for character in value):
-        raise InputError(f"{name} holds a NUL or half a surrogate pair, which is no text")
+        raise InputError(f"{name} contains a NUL or a lone surrogate")
     return value
 
 
@@ -126,7 +126,7 @@ class ImageStore:
         path = urllib.parse.unquote(value.removeprefix("file://")) if value.startswith("file://") else value
         parts = [part for part in path.split("/") if part not in ("", ".")]
         if ".." in parts:
-            raise InputError(f"image {_short(value)} climbs out of its folder: give a path inside it")
+            raise InputError(f"image {_short(value)} leaves its folder: give a path inside it")
         try:
             tails = _tails(path, parts)
             roots = [self._folder, *self._image_folders]
@@ -144,7 +144,7 @@ class ImageStore:
     def _read_inside(self, path: str, value: str) -> bytes:
         real = os.path.realpath(path)
         if os.path.commonpath([self._folder, real]) != self._folder:
-            raise InputError(f"image {_short(value)} lies outside {self._folder}: put it there, beside its file")
+            raise InputError(f"image {_short(value)} is outside {self._folder}: put it there, beside its file")
         _check_bytes(os.path.getsize(real), value)
         with open(real, "rb") as file:
             return file.read()
@@ -213,7 +213,7 @@ def _list(path: Path) -> Iterator[tuple[int, object]]:
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
     except json.JSONDecodeError as error:
-        raise InputError(f"{path} is not JSON ({error}); one with an object a line is to be named .jsonl") from error
+        raise InputError(f"{path} is not JSON ({error}); name a file with one object per line .jsonl") from error
     if not isinstance(content, list):
         raise InputError(f"{path} holds a {type(content).__name__}, not a list of rows")
     yield from enumerate(content, start=1)
@@ -253,11 +253,11 @@ def _tails(path: str, parts: list[str]) -> list[str]:
 def _data_url(value: str) -> bytes:
     head, comma, body = value.partition(",")
     if not comma or not head.endswith(";base64"):
-        raise InputError(f"image {_short(value)} is no data: URL in base64")
+        raise InputError(f"image {_short(value)} is not a data: URL in base64")
     try:
         return base64.b64decode("".join(body.split()), validate=True)
     except (binascii.Error, ValueError) as error:
-        raise InputError(f"image {_short(value)} is no base64 ({one_line(error)})") from error
+        raise InputError(f"image {_short(value)} is not base64 ({one_line(error)})") from error
 
 
 def _image_in_base64(value: str) -> bytes | None:

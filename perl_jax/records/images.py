@@ -50,8 +50,8 @@ def _encoded(data: bytes) -> bytes:
 def _check_shape(width: int, height: int):
     if min(width, height) < 2 or max(width, height) > image_files.MAX_ASPECT * min(width, height):
         raise InputError(
-            f"an image of {width} x {height} pixels teaches nothing: sides are at least 2 pixels, one at "
-            f"most {image_files.MAX_ASPECT} times the other; replace or drop it"
+            f"an image of {width} x {height} pixels is too narrow: each side needs 2 pixels, and at most "
+            f"{image_files.MAX_ASPECT} times the other; replace or drop it"
         )
 
 
@@ -73,6 +73,6 @@ def _to_8_bits(image: Image.Image) -> Image.Image:
         return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     if image.mode in ("I", "F"):
         raise InputError(
-            f"an image of 32 bits a pixel (mode {image.mode}) does not say what is white; save it with 8 or 16 bits"
+            f"an image of 32 bits a pixel (mode {image.mode}) has no known white level; save it with 8 or 16 bits"
         )
     return image

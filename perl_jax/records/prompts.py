@@ -106,7 +106,7 @@ class Prompts:
             if not isinstance(saved.get(name), kind):
                 raise InputError(f"{where}: {name} must be {kind.__name__}, not {saved.get(name)!r}")
         if saved.get("template_sha256") != _digest(processor):
-            raise InputError(f"{where}: its chat template was another than the model has now; restore that one")
+            raise InputError(f"{where}: its chat template differs from the model's; restore that of training")
         return cls(processor, **{name: saved[name] for name in FIELDS})
 
 

@@ -56,7 +56,7 @@ def _check_labels(record, where):
             raise InputError(f"{where}: {key} {record[key]!r} is none of {', '.join(known)}")
     accuracy = record["accuracy"]
     if accuracy is not None and not 0 <= accuracy <= 1:
-        raise InputError(f"{where}: accuracy {accuracy!r} is not between 0 and 1; give None where it is not known")
+        raise InputError(f"{where}: accuracy {accuracy!r} is not between 0 and 1; give None if it is unknown")
 
 
 def _check_texts(record, where):
@@ -81,7 +81,7 @@ def _check_text(text, where):
     if not isinstance(text, str):
         raise InputError(f"{where} is a {type(text).__name__}, not text")
     if "\0" in text or any("\ud800" <= character <= "\udfff" for character in text):
-        raise InputError(f"{where} holds a NUL or half a surrogate pair, which is no text; remove it")
+        raise InputError(f"{where} contains a NUL or a lone surrogate; remove it")
 
 
 def _check_symbols(record):

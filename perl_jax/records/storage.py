@@ -231,7 +231,9 @@ def _accepted(split, items, seen: set[str], reject) -> Iterator[Record]:
         try:
             record = validated(item)
             if record["id"] in seen:
-                raise InputError(f"record {record['id']!r} of split {split!r} has an id that was used before")
+                raise InputError(
+                    f"record {record['id']!r} of split {split!r} has an id that an earlier record has; make ids unique"
+                )
         except InputError as error:
             if reject is None:
                 raise

@@ -162,13 +162,13 @@ def test_other_words_are_not_mixed(full_run, options, tmp_path):
     question = config.data.options.to_dict() | {"eval_size": 16, "questions": ("what", "largest")}
     build("digits", str(tmp_path / "data"), **question)
     shutil.copytree(full_run, tmp_path / "out")
-    with pytest.raises(InputError, match="had other words or another answer when it was asked"):
+    with pytest.raises(InputError, match="has changed since it was asked"):
         evaluate_run.run(tmp_path / "out", **{**options, **DRAWN, "data": str(tmp_path / "data")})
 
 
 def test_a_row_that_does_not_say_what_was_asked_is_not_taken():
     for row in ({"id": "q"}, {"asked": None}, {"asked": ""}, {"asked": "g"}):
-        with pytest.raises(InputError, match="question 'q' had other words or another answer when it was asked"):
+        with pytest.raises(InputError, match="question 'q' has changed since it was asked"):
             responses._check({("q", (0,)): row}, [("q", (0,))], ["h"], Path("predictions.jsonl"))
     responses._check({("q", (0,)): {"asked": "h"}}, [("q", (0,)), ("new", (0,))], ["h", "i"], Path("predictions.jsonl"))
 

@@ -208,7 +208,7 @@ def test_what_the_rules_leave_out_is_named(tmp_path):
         "answer cannot be checked by a rule",
         "leak",
         "the reward does not accept the answer",
-        "answer is no choice",
+        "answer is not a choice",
     )
     assert summary["rejected"]["train"] == dict.fromkeys(reasons, 1)
     [decision] = lines(tmp_path / "set" / build.DECISIONS)

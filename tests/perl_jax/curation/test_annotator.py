@@ -138,28 +138,28 @@ def test_rubbish_has_a_reason(reply):
         ({"order_effect": "Rewrite"}, "unknown order_effect"),
         ({"order_effect": {"a": 1}}, "unknown order_effect"),
         ({"order_effect": None}, "unknown order_effect"),
-        ({"confidence": 1.5}, "confidence is no number from 0 to 1"),
-        ({"confidence": -0.1}, "confidence is no number from 0 to 1"),
-        ({"confidence": "high"}, "confidence is no number from 0 to 1"),
-        ({"confidence": True}, "confidence is no number from 0 to 1"),
-        ({"confidence": None}, "confidence is no number from 0 to 1"),
-        ({"confidence": float("nan")}, "confidence is no number from 0 to 1"),
-        ({"confidence": float("inf")}, "confidence is no number from 0 to 1"),
+        ({"confidence": 1.5}, "confidence is not a number from 0 to 1"),
+        ({"confidence": -0.1}, "confidence is not a number from 0 to 1"),
+        ({"confidence": "high"}, "confidence is not a number from 0 to 1"),
+        ({"confidence": True}, "confidence is not a number from 0 to 1"),
+        ({"confidence": None}, "confidence is not a number from 0 to 1"),
+        ({"confidence": float("nan")}, "confidence is not a number from 0 to 1"),
+        ({"confidence": float("inf")}, "confidence is not a number from 0 to 1"),
         ({"answer": ""}, "answer is not short"),
         ({"answer": "Well, " + ANSWER}, "answer is not short"),
         ({"answer": "Image 2\nImage 2"}, "answer is not short"),
         ({"answer": "."}, "answer does not fit its kind"),
         ({"answer": "crowd", "kind": "number"}, "answer does not fit its kind"),
         ({"answer": "2", "kind": "order"}, "answer does not fit its kind"),
-        ({"answer": "A", "kind": "choice"}, "answer is no choice"),
+        ({"answer": "A", "kind": "choice"}, "answer is not a choice"),
         ({"answer": "a bus"}, "answer is made up"),
         ({"answer": "12", "kind": "number"}, "answer is made up"),
         ({"choices": ["a crowd", "an elephant"], "answer": "A"}, "choices are made up"),
-        ({"choices": ["image 1", "image 2"], "answer": "C"}, "answer is no choice"),
-        ({"choices": ["image 1"], "answer": "A"}, "answer is no choice"),
-        ({"answer": "Image 3"}, "names an image that is not there"),
-        ({"question": "Is image 0 larger?"}, "names an image that is not there"),
-        ({"question": "Is picture #3 larger?"}, "names an image that is not there"),
+        ({"choices": ["image 1", "image 2"], "answer": "C"}, "answer is not a choice"),
+        ({"choices": ["image 1"], "answer": "A"}, "answer is not a choice"),
+        ({"answer": "Image 3"}, "names a missing image"),
+        ({"question": "Is image 0 larger?"}, "names a missing image"),
+        ({"question": "Is picture #3 larger?"}, "names a missing image"),
         ({"question": f"Is image {'9' * 5000} larger?"}, "question is longer than it was"),
         ({"question": "Which image? " * 50}, "question is longer than it was"),
         ({"question": "<image> shows more people than <image>, why?"}, "image slots differ"),
@@ -264,7 +264,7 @@ def test_choices_are_read_from_the_question_and_the_answer_is_the_references(ans
         made = annotator.parse(reply, this)
         assert (made.answer, made.choices, made.kind) == (letter, ("tie shoe", "pick up ball"), "choice")
     else:
-        assert fails(reply, this) in ("answer is no choice", "answer is made up")
+        assert fails(reply, this) in ("answer is not a choice", "answer is made up")
 
 
 @pytest.mark.parametrize("nothing", ["", "...", "$$"])
@@ -272,7 +272,7 @@ def test_a_choice_of_nothing_is_not_in_every_answer(nothing):
     choices = [nothing, "a red car"]
     made = annotator.parse(valid(evidence="Which"), row("Which is it?", "It is a red car.", choices=choices))
     assert (made.reason, made.answer) == ("", "B")
-    assert fails(valid(), row("Which is it?", "It is a bus.", choices=choices)) == "answer is no choice"
+    assert fails(valid(), row("Which is it?", "It is a bus.", choices=choices)) == "answer is not a choice"
 
 
 @pytest.mark.parametrize(
@@ -296,7 +296,7 @@ def test_a_row_with_choices_stays_as_it_is():
     this = row("<image>\nWhich is like it?", "(C)", 4, choices=["<image>"] * 3)
     made = annotator.parse(valid(question="Other?", choices=["one"], answer="A", kind="text", evidence="Which"), this)
     assert (made.question, made.choices, made.answer, made.kind) == (this.question, ("<image>",) * 3, "C", "choice")
-    assert fails(valid(), row("<image>Which?", "the red one", 3, choices=["<image>"] * 2)) == "answer is no choice"
+    assert fails(valid(), row("<image>Which?", "the red one", 3, choices=["<image>"] * 2)) == "answer is not a choice"
 
 
 def test_every_field_may_be_anything():
@@ -327,9 +327,7 @@ def test_rows_keep_their_order_and_are_asked_once(tmp_path):
 
 def test_a_reply_that_cannot_be_used_is_sent_back_once(tmp_path):
     def answer(request):
-        return (
-            valid() if "names an image that is not there: Image 5 of 2" in asked(request) else valid(answer="Image 5")
-        )
+        return valid() if "names a missing image: Image 5 of 2" in asked(request) else valid(answer="Image 5")
 
     ((_, made),), requests = reading(tmp_path, answer, [row()])
     assert made.answer == "Image 2"

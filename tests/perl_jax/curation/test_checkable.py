@@ -61,7 +61,7 @@ def test_options_are_taken_out_of_the_question(question, choices):
 def test_a_choice_is_its_letter(answer, letter):
     result = checkable(row("Which?", answer, choices=["the cat", "the dog"]))
     if letter is None:
-        assert isinstance(result, Rejected) and result.reason == "answer is no choice"
+        assert isinstance(result, Rejected) and result.reason == "answer is not a choice"
     else:
         assert (result.answer, result.kind) == (letter, "choice")
 
@@ -70,7 +70,7 @@ def test_a_choice_is_its_letter(answer, letter):
 def test_an_answer_of_nothing_is_not_the_choice_of_nothing(answer):
     for nothing in ("", ".", " "):
         result = checkable(row("Which?", answer, choices=["the cat", nothing]))
-        assert isinstance(result, Rejected) and result.reason == "answer is no choice"
+        assert isinstance(result, Rejected) and result.reason == "answer is not a choice"
 
 
 def test_a_letter_tells_a_choice_without_a_text():

@@ -81,7 +81,7 @@ def test_symbols_of_a_persons_own_are_kept():
 @pytest.mark.parametrize(
     ("bad", "reason"),
     [
-        (row("Is image 3 red?", "Yes"), "names an image that is not there"),
+        (row("Is image 3 red?", "Yes"), "names a missing image"),
         (row("<image:0><image:0>Is it?", "Yes"), "text and images do not fit"),
         (row("Is {image:5} red?", "Yes"), "text and images do not fit"),
         (row("Why so?", "It was raining, and the road was wet."), "answer cannot be checked by a rule"),

@@ -111,7 +111,9 @@ def test_rare_labels_and_sources_are_seen(many, tmp_path):
     assert {"e", "f"} < set(shown) and set(shown) & {"r0", "r1"} and len(shown) == 6
     assert cards(written(many, tmp_path / "b.html", 4, seed=1))[:2] == ["f", "e"], "by label"
     assert len(cards(written(many, tmp_path / "all.html", 99))) == 64
-    assert "6 of 64 records (train 63, eval 1) · rewrite 62, fixed 1, invariant 1 · what decided is not known" in page
+    assert (
+        "6 of 64 records (train 63, eval 1) · rewrite 62, fixed 1, invariant 1 · it is not known what decided" in page
+    )
 
 
 def test_the_choice_is_a_function_of_the_seed(many, tmp_path):

@@ -198,7 +198,7 @@ def test_a_download_names_its_configs(tmp_path, monkeypatch):
 
 
 def test_what_is_no_text_never_reaches_a_reason(tmp_path):
-    """A reason is written to a file in UTF-8, which half a surrogate pair is not."""
+    """A reason is written to a file in UTF-8, which a lone surrogate is not."""
     bad = [
         row("\ud800", 0, "a", "b\0"),
         row("x", 0, "a", "b", conversation=[{"role": "\ud800", "content": "a"}]),

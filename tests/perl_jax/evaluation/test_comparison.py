@@ -176,4 +176,4 @@ def test_a_benchmark_that_the_last_model_has_not(tmp_path):
     b = evaluated.write(tmp_path / "b", evaluated.rows(5), "d", protocol="official")
     result = tables(read(a, b))
     assert "Differences" not in result and result["Accuracy"][2][1:] == ["25.0% [11.2, 46.9] of 20 †", "–"]
-    assert "Questions to look at" not in Tags("".join(comparison.body(read(a, b)))).words
+    assert "Example questions" not in Tags("".join(comparison.body(read(a, b)))).words

@@ -1,4 +1,4 @@
-"""Questions to look at: which they are, and that they are shown as they were asked."""
+"""Example questions: which they are, and that they are shown as they were asked."""
 
 import base64
 import io
@@ -128,4 +128,4 @@ def test_a_question_that_could_not_be_asked(two):
     ]
     seen = Tags("".join(examples.cards([two[0], model("middle", rows), two[1]], KEY)))
     assert seen.words.count("could not be asked: " + ATTACK) == len(ORDERS)  # q2, of five that got better
-    assert seen.words.count("was not asked this") == len(ORDERS)
+    assert seen.words.count("not asked in this order") == len(ORDERS)

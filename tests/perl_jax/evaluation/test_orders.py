@@ -184,7 +184,7 @@ def test_records_keep_what_must_not_move_and_count_places_as_shown(monkeypatch):
         (item_of("Which image?", "B", 2, order_effect="fixed", reason="a film"), orders.FIXED),
         (item_of("Which one is a cat?", "B", 4, kind="choice"), orders.UNBOUND),
         (item_of("<image>Is it red?", "yes", 2), "text and images do not fit"),
-        (item_of("Is image 5 red?", "yes", 2), "names an image that is not there"),
+        (item_of("Is image 5 red?", "yes", 2), "names a missing image"),
         (item_of("Is {image:7} red?", "yes", 2), "text and images do not fit"),
         (item_of("Which?", "B", 3, ["<image><image>", "<image>"], "choice"), "fewer than two images can move"),
         (item_of("Is it red?", "yes", 3, order_effect="rewrite", movable=[1]), "fewer than two images can move"),

@@ -37,7 +37,7 @@ def test_the_table_adds_up(sources):
     [
         ([0.6, 0.8] * 40, "no record of the band is harder"),
         ([0.1, 0.2] * 40, "no record of the band is easier"),
-        ([0.8] * 3000 + [0.3] * 2, "too many are easy, and the furthest off are thinned to 2% already"),
+        ([0.8] * 3000 + [0.3] * 2, "too many are easy, and the furthest are already thinned to 2%"),
         ([0.3, 0.6, 0.6], "the records are too few to come nearer"),
         ([0.0, 1.0], "no record is kept"),
     ],
