@@ -189,7 +189,7 @@ def _closes_at_end(text: str) -> bool:
 def _same(answer: str, guess: str) -> bool:
     one, other = _listed(answer), _listed(guess)
     if _RELATION.search(answer) or _RELATION.search(guess):
-        if all(len(found.items) == 1 or found.brackets for found in (one, other)):
+        if all(len(parsed.items) == 1 or parsed.brackets for parsed in (one, other)):
             return answer.count("=") == guess.count("=") and _agree(answer, guess)
         if one.joined_by_or != other.joined_by_or:
             return False
@@ -200,12 +200,12 @@ def _same(answer: str, guess: str) -> bool:
     unnamed = any("=" in item for item in one.items) and not all("=" in item for item in other.items)
     if one.brackets or unnamed:
         return all(_same(*pair) for pair in zip(one.items, other.items))
-    left = list(other.items)
+    unmatched = list(other.items)
     for item in one.items:
-        found = next((candidate for candidate in left if _same(item, candidate)), None)
-        if found is None:
+        match = next((candidate for candidate in unmatched if _same(item, candidate)), None)
+        if match is None:
             return False
-        left.remove(found)
+        unmatched.remove(match)
     return True
 
 

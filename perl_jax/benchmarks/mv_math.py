@@ -203,9 +203,9 @@ def _value(row: Row, answer: str) -> Score | None:
     return Score(0.0, answer) if numbers else None
 
 
-def _parts(row: Row, found: str) -> Score | None:
+def _parts(row: Row, response: str) -> Score | None:
     """k/n for the parts "(1) ... (2) ..."; None if a part that differs from the reference may still mean the same."""
-    golds, answers = _numbered(row.answer), _numbered(found)
+    golds, answers = _numbered(row.answer), _numbered(response)
     if not golds or not answers:
         return None
     right = 0

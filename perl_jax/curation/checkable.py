@@ -95,8 +95,8 @@ def _choice(row: Row, answer: str) -> Row | Rejected:
             return Rejected(row.id, "a choice without choices", answer)
         return row._replace(answer=match[1].upper(), kind="choice")
     texts = [_folded(choice) for choice in row.choices]
-    told = [text for text in texts if text not in ("", symbols.MARKER)]  # the other choices differ only by letter
-    if len(set(told)) < len(told):
+    distinct = [text for text in texts if text not in ("", symbols.MARKER)]  # the other choices differ only by letter
+    if len(set(distinct)) < len(distinct):
         return Rejected(row.id, "two choices are equal", " | ".join(row.choices))
     if (answer_text := _folded(answer)) and texts.count(answer_text) == 1:
         return letter(texts.index(answer_text))

@@ -134,7 +134,7 @@ def _order_effect(values: Mapping, count: int) -> dict:
     """The row's own fields about other orders; {} if it has none."""
     fields = {}
     if effect := _one_of(values.get("order_effect"), records_lib.ORDER_EFFECTS, "order_effect"):
-        fields = {"order_effect": effect, "reason": "said in the file"}
+        fields = {"order_effect": effect, "reason": "given in the file"}
     if values.get("movable") is not None:
         movable = _listed(values["movable"], "movable")
         if not all(isinstance(place, int) and 0 <= place < count for place in movable):

@@ -147,8 +147,8 @@ def _files(path: Path, split: str) -> list[Path]:
     if path.is_file():
         return [path]
     for pattern in (f"data/{split}-*.parquet", f"{split}-*.parquet", "*.jsonl", "*.json"):
-        if found := sorted(path.glob(pattern)):
-            return found
+        if matches := sorted(path.glob(pattern)):
+            return matches
     raise InputError(
         f"{path} holds no data/{split}-*.parquet, no .jsonl and no .json file: download it, with --option=download=True"
     )

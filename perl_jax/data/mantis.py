@@ -59,7 +59,7 @@ def _shown_as_options(question: str) -> list[int] | None:
 
 
 _FRAMES = Known("fixed", "frames of a film in the order of time")
-_DIRECTED = Known("fixed", "a difference, told from the first image to the second")
+_DIRECTED = Known("fixed", "a difference, described from the first image to the second")
 _KNOWN = {  # configs not listed are decided by their wording
     "nextqa": _FRAMES,
     "star": _FRAMES,

@@ -1,4 +1,4 @@
-"""An evaluation as a whole: from pictures to scores and figures, and that one cut anywhere, in other batches or on more
+"""An evaluation as a whole: from images to scores and figures, and that one cut anywhere, in other batches or on more
 processes gives the same."""
 
 import dataclasses
@@ -34,7 +34,7 @@ FOLDER = "records-boxed"
 
 @pytest.fixture(scope="module")
 def options(tmp_path_factory):
-    """A model and 16 held-out questions with two pictures, most of which can change places."""
+    """A model and 16 held-out questions with two images, most of which can change places."""
     directory = tmp_path_factory.mktemp("evaluate")
     config = tiny_run.config()
     build("digits", str(directory / "data"), **(config.data.options.to_dict() | {"eval_size": 16}))
@@ -174,7 +174,7 @@ def test_a_row_that_does_not_say_what_was_asked_is_not_taken():
 
 
 def test_a_record_is_asked_as_in_training(options):
-    """The same tokens and pictures, in any order."""
+    """The same tokens and images, in any order."""
     chosen = evaluate.Options(**{**evaluate_run.SMALL, **options, "out": ""})
     setup = evaluate.prepared(chosen, benchmarks.find("records"), Path(options["model"]))
     setup = setup._replace(prompts=dataclasses.replace(setup.prompts, system="Be brief.", instruction="In a box."))
@@ -253,7 +253,7 @@ def test_one_that_knows(options, tmp_path, monkeypatch):
 
 
 def test_one_that_points_at_a_place(options, tmp_path, monkeypatch):
-    """Right where the picture lies there, and never the same in two orders: all of it order, nothing of it chance."""
+    """Right where the image lies there, and never the same in two orders: all of it order, nothing of it chance."""
     respond(monkeypatch, lambda question, draw: r"\boxed{1}" if "Which" in question.item.row.question else r"\boxed{x}")
     result = evaluate_run.run(tmp_path, **options, permute=1, temperature=1.0)["consistency"]
     which = [row for row in rows(tmp_path / FOLDER) if "Which" in row["question"]]
@@ -276,8 +276,8 @@ def test_one_that_guesses(options, tmp_path, monkeypatch):
 
 @pytest.fixture
 def snapshot(tmp_path):
-    """Rows of MathVision: one that can be asked, one without its picture, one twice, one whose options are one text,
-    one with an answer that is none of its options, one whose picture is cut."""
+    """Rows of MathVision: one that can be asked, one without its image, one twice, one whose options are one text,
+    one with an answer that is none of its options, one whose image is cut."""
     row = mathvision.EXAMPLE["row"]
     others = (
         {"id": "5", "image": "images/none.jpg"},

@@ -147,7 +147,7 @@ def test_rollouts_of_other_settings_are_not_mixed(full_run, changes):
 
 
 def test_blind(changes, tmp_path, monkeypatch):
-    """A reward that no picture changes: what is mostly right goes, for it is so without pictures; what is right no more
+    """A reward that no image changes: what is mostly right goes, for it is so without images; what is right no more
     often than by guessing stays."""
     shown, grey = [], difficulty.greyed
 
@@ -172,7 +172,7 @@ def test_blind(changes, tmp_path, monkeypatch):
 
 
 def test_what_cannot_be_shown_is_skipped_and_named(full_run, changes, tmp_path, monkeypatch, capsys):
-    """Prompts that are too long, and a picture of which only a part is there."""
+    """Prompts that are too long, and an image of which only a part is there."""
     lengths = {number: row["prompt"] for number, row in rows(full_run).items() if number < 20}
     shortest = min(lengths, key=lengths.get)
     broken, decode = f"digits-train-0-{shortest}", image_files.open_image

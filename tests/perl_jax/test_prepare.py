@@ -175,7 +175,7 @@ def test_a_sources_example_is_what_becomes_of_its_public_files(tmp_path, source,
 
 
 def own_rows(count, **changes):
-    """Rows as a person writes them, on pictures a.png and b.png."""
+    """Rows as a person writes them, on images a.png and b.png."""
     return [
         {"id": f"r{i}", "images": ["a.png", "b.png"], "question": f"Is number {i + 10} on image 1?", "answer": "Yes"}
         | changes
@@ -215,10 +215,10 @@ def test_what_the_rules_leave_out_is_named(tmp_path):
     assert (decision["id"], decision["order_effect"], decision["evidence"]) == ("r0", "rewrite", "image 1")
 
 
-def test_held_out_pictures_are_in_no_other_split(tmp_path):
+def test_held_out_images_are_in_no_other_split(tmp_path):
     rows = [row | {"images": [f"{i}.png"]} for i, row in enumerate(own_rows(60, question="Is it red?"))]
     for i in range(60):
-        (tmp_path / f"{i}.png").write_bytes(png(i // 2, (40, 30)))  # each picture twice
+        (tmp_path / f"{i}.png").write_bytes(png(i // 2, (40, 30)))  # each image twice
         rows[i]["question"] = f"Is it number {i}?"
     summary = build.build("jsonl", tmp_path / "set", own_set(tmp_path, rows), holdout=0.3)
     assert list(summary["splits"]) == ["train", "eval"]

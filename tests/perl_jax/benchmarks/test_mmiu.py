@@ -71,7 +71,7 @@ def test_the_example(tmp_path):
     assert mmiu.score(made, example["wrong"], "official") == (0, "A")
 
 
-def test_unpacked_pictures_and_missing_ones(tmp_path):
+def test_unpacked_images_and_missing_ones(tmp_path):
     (tmp_path / "Low-level-semantic" / "forensic").mkdir(parents=True)
     (tmp_path / "Low-level-semantic" / "forensic" / "0_0.jpg").write_bytes(png(3))
     first, second = item(tmp_path).row.images

@@ -1,5 +1,5 @@
-"""Digit questions: answers follow from the pictures' labels, places are biased as asked, evaluation has its own
-pictures."""
+"""Digit questions: answers follow from the images' labels, places are biased as asked, evaluation has its own
+images."""
 
 import collections
 import io
@@ -26,7 +26,7 @@ def by_split():
 
 @pytest.fixture(scope="module")
 def number_of():
-    """{PNG bytes: scikit-learn's number of the picture}"""
+    """{PNG bytes: scikit-learn's number of the image}"""
     return {digits.digit_image(i, SIZE): i for i in range(1797)}
 
 
@@ -72,7 +72,7 @@ def test_records_are_whole_and_ids_unique(by_split):
     assert len({record["id"] for split in by_split.values() for record in split}) == 2000
 
 
-def test_no_picture_is_in_both_splits(by_split, number_of):
+def test_no_image_is_in_both_splits(by_split, number_of):
     seen = {
         split: {number_of[image] for record in part for image in record["images"]} for split, part in by_split.items()
     }
@@ -128,7 +128,7 @@ def test_kinds_effects_and_counts_of_images(by_split):
     assert {len(record["images"]) for record in only} == {3}
 
 
-def test_ragged_pictures_keep_the_digit():
+def test_ragged_images_keep_the_digit():
     by_split = list(digits.records(ragged=True, train_size=60))
     sizes = {Image.open(io.BytesIO(image)).size for record in by_split for image in record["images"]}
     assert len(sizes) > 4 and all(side % digits.SIDE_STEP == 0 for size in sizes for side in size)

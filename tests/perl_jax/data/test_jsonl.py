@@ -59,7 +59,7 @@ def test_every_column_is_read(tmp_path):
     }
     made = one(tmp_path, row)
     assert (made.id, made.choices, made.answer, made.source, made.kind) == ("7", ["a", "2"], "2", "cats", "choice")
-    assert (made.order_effect, made.movable, made.reason) == ("invariant", [1, 0], "said in the file")
+    assert (made.order_effect, made.movable, made.reason) == ("invariant", [1, 0], "given in the file")
 
 
 def test_symbols_and_slots_pass_through(tmp_path):
@@ -70,15 +70,15 @@ def test_symbols_and_slots_pass_through(tmp_path):
     assert one(tmp_path, {"question": "1 + 1?", "answer": "2"}).images == []
 
 
-def test_pictures_come_in_every_way(tmp_path):
+def test_images_come_in_every_way(tmp_path):
     text = base64.b64encode(png(5)).decode()
     made = one(tmp_path, OWN | {"images": [str(tmp_path / "a.png"), text, {"path": "b.png"}]})
     assert [image() for image in made.images] == [png(0), png(5), png(1)]
     assert one(tmp_path, OWN | {"images": "c.png"}).images[0]() == png(2)
 
 
-def test_a_picture_outside_costs_its_row_later(tmp_path):
-    """Pictures are read by the stages that need them; the line says what is wrong."""
+def test_a_image_outside_costs_its_row_later(tmp_path):
+    """Images are read by the stages that need them; the line says what is wrong."""
     folder = tmp_path / "set"
     folder.mkdir()
     (row,) = source.records(str(jsonl(folder / "mine.jsonl", OWN | {"images": ["../a.png", "http://host/a.png"]})))

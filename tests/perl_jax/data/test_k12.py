@@ -25,7 +25,7 @@ def test_doctests():
 
 
 def test_the_example_comes_from_mmk12(tmp_path):
-    """As the stages after this one will make it: the picture's slot comes with them."""
+    """As the stages after this one will make it: the image's slot comes with them."""
     parquet(tmp_path / "data" / "train-00000-of-00001.parquet", [ROW | {"id": None}, ROW], MMK12)
     parquet(tmp_path / "data" / "test-00000-of-00001.parquet", [ROW], MMK12)
     first, second = k12.records(str(tmp_path))
@@ -66,7 +66,7 @@ def mm_eureka(name, branch, answer="3"):
 
 @pytest.mark.parametrize("branch", ["internvl", "qwen"])
 def test_mm_eureka_jsonl(tmp_path, branch):
-    """Its paths are the authors'; a blank picture stands for none."""
+    """Its paths are the authors'; a blank image stands for none."""
     images = {"1.png": png(3), "2.png": blank(), "3.png": blank((200, 224)), "4.png": png(1, (224, 224))}
     zipped(tmp_path / "pictures.zip", {f"train/images/{name}": data for name, data in images.items()})
     jsonl(tmp_path / "train.jsonl", *[mm_eureka(f"{i}.png", branch) for i in range(1, 6)], b"half a line")

@@ -1,4 +1,4 @@
-"""Conversations as the hub publishes them become one row a question, with the pictures that it is about."""
+"""Conversations as the hub publishes them become one row a question, with the images that it is about."""
 
 import json
 
@@ -16,7 +16,7 @@ def row(source, count, *texts, **changes):
 
 
 def publish(tmp_path, **configs):
-    """The folder of a snapshot on the `main` revision: Parquet without pictures, and a zip of them, for each config."""
+    """The folder of a snapshot on the `main` revision: Parquet without images, and a zip of them, for each config."""
     for config, rows in configs.items():
         folder = tmp_path / config.replace("__", "-")
         parquet(folder / "train-00000-of-00001.parquet", rows, MANTIS)
@@ -142,7 +142,7 @@ def test_configs_are_those_of_the_folder(tmp_path):
         list(mantis.records(folder, configs="nlvr2,dreamsim"))
 
 
-def test_a_config_in_parts_and_unpacked_pictures(tmp_path):
+def test_a_config_in_parts_and_unpacked_images(tmp_path):
     folder = tmp_path / "nlvr2"
     for part in range(2):
         parquet(folder / f"train-0000{part}-of-00002.parquet", [row("nlvr2", 2, "a", "b")] * 2, MANTIS)
@@ -161,7 +161,7 @@ def test_a_config_in_parts_and_unpacked_pictures(tmp_path):
 
 
 def test_the_script_revision_and_a_json_list(tmp_path):
-    """One names pictures by where they were unpacked, the other by paths from its own folder."""
+    """One names images by where they were unpacked, the other by paths from its own folder."""
     absolute = row("nlvr2", 0, "a", "b", images=[{"bytes": None, "path": "/home/them/nlvr2/train_images/1.png"}])
     (made,) = mantis.records(publish(tmp_path / "script", nlvr2=[absolute]))
     assert shown(made) == [png(1)]

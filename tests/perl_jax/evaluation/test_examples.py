@@ -72,7 +72,7 @@ def two(tmp_path):
     return [model("first", rows[0], data), model(f"last {ATTACK}", rows[1], data)]
 
 
-def test_cards_show_pictures_in_the_orders_asked(two):
+def test_cards_show_images_in_the_orders_asked(two):
     cards = examples.cards(two, KEY)
     seen = Tags("".join(cards))
     assert "script" not in seen.tags and f"{ATTACK} of last" in seen.words
@@ -88,7 +88,7 @@ def test_cards_show_pictures_in_the_orders_asked(two):
 
 
 def colour(source):
-    """That of a picture's corner."""
+    """That of an image's corner."""
     with Image.open(io.BytesIO(base64.b64decode(source.split(",")[1]))) as image:
         return image.convert("RGB").getpixel((5, 5))
 
@@ -114,7 +114,7 @@ def test_words_alone_where_the_data_is_gone(two, tmp_path):
     assert "unknown benchmark" in "".join(examples.cards([other], ("unheard", "boxed")))
 
 
-def test_a_picture_that_cannot_be_read(two, monkeypatch):
+def test_a_image_that_cannot_be_read(two, monkeypatch):
     monkeypatch.setattr("perl_jax.records.hub_files.ImageStore.reader", lambda self, value: lambda: b"no image")
     text = "".join(examples.cards(two, KEY))
     assert "image 1 cannot be shown" in text and "<img" not in text

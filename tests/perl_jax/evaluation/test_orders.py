@@ -1,4 +1,4 @@
-"""A question in other orders of its pictures: its words, read without the code, mean the pictures that are shown."""
+"""A question in other orders of its images: its words, read without the code, mean the images that are shown."""
 
 import math
 import time
@@ -77,7 +77,7 @@ def test_own_words_are_those_without_other_orders(case, ordered):
 
 
 def test_scores_and_meanings(case, ordered):
-    """The same picture or choice means the same in all orders, and another one something else."""
+    """The same image or choice means the same in all orders, and another one something else."""
     _, all_of_them = ordered
     score, meanings, stuck = find(case.benchmark).score, {}, set()
     for each in all_of_them:
@@ -101,7 +101,7 @@ def test_scores_and_meanings(case, ordered):
         assert (len(stuck) > 1) == case.bound
 
 
-def test_a_wrong_picture_means_the_same_in_any_words(tmp_path):
+def test_a_wrong_image_means_the_same_in_any_words(tmp_path):
     case = next(case for case in CASES if case.answer == "Image {c.n}")
     for each in orders.in_orders(load(case, tmp_path), 1000, 0):
         place = Place(images_shown(each.item).index("a"))
@@ -134,7 +134,7 @@ def test_how_many_orders_and_which(count):
     assert len(drawn) > 9, "another seed or id, another order"
 
 
-def test_many_pictures_are_drawn_and_not_counted_up():
+def test_many_images_are_drawn_and_not_counted_up():
     start = time.monotonic()
     many = item_of("Which of the following images shows a cat?", "image 30", 32)
     results = orders.in_orders(many, 20, 0)
@@ -146,7 +146,7 @@ def test_many_pictures_are_drawn_and_not_counted_up():
 
 @settings(max_examples=40, deadline=None)
 @given(st.integers(2, 8), st.data(), st.integers(0, 99))
-def test_the_place_is_where_the_decisive_picture_stands(count, data, seed):
+def test_the_place_is_where_the_decisive_image_stands(count, data, seed):
     number = data.draw(st.integers(1, count))
     asks = item_of("Which image is brighter?", f"Image {number}", count)
     names = item_of(f"Is image {number} red?", "yes", count)
@@ -198,7 +198,7 @@ def test_why_a_question_is_asked_in_its_own_order_alone(item, why):
     assert orders.meaning(alone, "B", False) is None
 
 
-def test_letters_that_the_question_itself_explains_do_not_bind_pictures():
+def test_letters_that_the_question_itself_explains_do_not_bind_images():
     item = item_of("How long is AB?\nA. 1 cm B. 2 cm", "B", 2, kind="choice")
     assert {each.item.row.answer for each in orders.in_orders(item, 9, 0)} == {"B"} and orders.movable(item)["images"]
 

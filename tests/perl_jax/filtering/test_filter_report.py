@@ -1,4 +1,4 @@
-"""A filter's table adds up, says why a target was missed, and its picture is drawn for any number of sources."""
+"""A filter's table adds up, says why a target was missed, and its image is drawn for any number of sources."""
 
 import numpy as np
 import pytest
@@ -54,7 +54,7 @@ def test_a_target_that_is_met_is_not_told():
 
 
 @pytest.mark.parametrize("sources", [1, 2, 12])
-def test_the_picture(tmp_path, sources):
+def test_the_image(tmp_path, sources):
     """It shows something, and no more panels than fit, of all records."""
     records = some(sources)
     outcomes = selection.select(records, **BAND)

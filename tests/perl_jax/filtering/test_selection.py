@@ -114,7 +114,7 @@ def test_sources_do_not_touch_each_other_and_a_seed_draws_others():
 
 
 def test_guessing_is_not_answering_blind():
-    """Among records in the band: pure guesses mostly stay, what pictures do nothing for mostly goes, what they help
+    """Among records in the band: pure guesses mostly stay, what images do nothing for mostly goes, what they help
     with stays."""
     rng = np.random.default_rng(0)
 
@@ -130,7 +130,7 @@ def test_guessing_is_not_answering_blind():
 
 
 @given(st.integers(0, 10), st.integers(0, 10), st.integers(1, 10), st.floats(0.05, 0.9))
-def test_one_that_is_wrong_without_its_pictures_is_never_blind(right, blind, rollouts, chance):
+def test_one_that_is_wrong_without_its_images_is_never_blind(right, blind, rollouts, chance):
     if blind == 0:
         assert not selection.answered_blind(min(right, rollouts) / rollouts, 0.0, rollouts, chance)
     elif blind <= rollouts and selection.answered_blind(0.5, blind / rollouts, rollouts, chance):

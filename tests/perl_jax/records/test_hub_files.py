@@ -1,4 +1,4 @@
-"""Files as the hub publishes them: each row and picture is read or named, and nothing outside a file's folder is."""
+"""Files as the hub publishes them: each row and image is read or named, and nothing outside a file's folder is."""
 
 import base64
 import json
@@ -102,14 +102,14 @@ def test_numbers_as_text():
             hub_files.text_or_number(value, "it")
 
 
-# Pictures
+# Images
 
 
-def test_every_way_to_give_a_picture(tmp_path):
+def test_every_way_to_give_an_image(tmp_path):
     data, other = png(1), png(2)
     (tmp_path / "sub dir").mkdir()
     (tmp_path / "sub dir" / "a.png").write_bytes(data)
-    (tmp_path / ("a" * 64)).write_bytes(other)  # might be base64, but no picture
+    (tmp_path / ("a" * 64)).write_bytes(other)  # might be base64, but no image
     store, text = hub_files.ImageStore(tmp_path), base64.b64encode(data).decode()
     for value in (
         "sub dir/a.png",
@@ -174,7 +174,7 @@ def test_paths_that_leave_the_folder(tmp_path):
         ("data:text/plain,hi", "data:"),
     ],
 )
-def test_values_that_are_no_picture(tmp_path, value, words):
+def test_values_that_are_no_image(tmp_path, value, words):
     refused(hub_files.ImageStore(tmp_path), value, words)
 
 
@@ -194,7 +194,7 @@ def test_zips_are_searched_as_given_then_by_tail(tmp_path):
     refused(store, "dir/", "not in")
 
 
-def test_published_pictures_may_be_unpacked(tmp_path):
+def test_published_images_may_be_unpacked(tmp_path):
     (tmp_path / "train_images" / "deep").mkdir(parents=True)
     (tmp_path / "train_images" / "deep" / "1.png").write_bytes(png(1))
     store = hub_files.ImageStore(tmp_path, [])
@@ -230,7 +230,7 @@ def test_zips_are_found_by_their_listing(tmp_path):
     assert hub_files.image_zips(tmp_path, "val") == []
 
 
-def test_parquet_structs_hold_pictures(tmp_path):
+def test_parquet_structs_hold_images(tmp_path):
     schema = pyarrow.schema([("image", STRUCT)])
     (tmp_path / "a.png").write_bytes(png(1))
     rows = [{"image": {"bytes": png(2), "path": "a.png"}}, {"image": {"path": "a.png"}}]

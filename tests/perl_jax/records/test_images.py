@@ -1,4 +1,4 @@
-"""Whatever picture a source has, what is stored is an RGB PNG or JPEG, or a line that says what is wrong with it."""
+"""Whatever image a source has, what is stored is an RGB PNG or JPEG, or a line that says what is wrong with it."""
 
 import io
 import struct
@@ -26,13 +26,13 @@ def encoded(image, form="PNG", **options):
 
 
 def stored(data):
-    """The stored form of a picture, opened: always RGB, one frame."""
+    """The stored form of an image, opened: always RGB, one frame."""
     opened = Image.open(io.BytesIO(images.to_stored_format(data, "x")))
     assert opened.mode == "RGB" and opened.format in ("PNG", "JPEG") and getattr(opened, "n_frames", 1) == 1
     return opened
 
 
-def test_an_animated_picture_is_its_first_frame():
+def test_an_animated_image_is_its_first_frame():
     frames = [Image.new("RGB", (8, 6), colour) for colour in ("red", "lime", "blue")]
     for form in ("GIF", "PNG", "WEBP", "TIFF", "MPO"):
         options = {"lossless": True} if form == "WEBP" else {}
@@ -100,7 +100,7 @@ def test_what_pillow_only_warns_of_is_refused_too():
         (bytearray(picture()), "bytearray"),
     ],
 )
-def test_a_bad_picture_is_one_line(data, words):
+def test_a_bad_image_is_one_line(data, words):
     with pytest.raises(InputError, match=f"^x: .*{words}") as caught:
         images.to_stored_format(data, "x")
     assert "\n" not in str(caught.value)

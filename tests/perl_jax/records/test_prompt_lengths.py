@@ -114,7 +114,7 @@ def test_few_mentions_of_many_images_need_few_orders():
 
 @pytest.fixture(scope="module")
 def stored(tmp_path_factory):
-    """Ten records: 3 is long, 5 has half a header, 7 mentions a picture that is not there, 8 hides a special token."""
+    """Ten records: 3 is long, 5 has half a header, 7 mentions an image that is not there, 8 hides a special token."""
     path = tmp_path_factory.mktemp("lengths") / "set"
     made = [record(f"r{i}", 2, "Which is {image:1}?") for i in range(10)]
     made[3]["question"] += "which " * 50

@@ -55,7 +55,7 @@ def test_empty_texts_leave_no_trace(policy_prompts):
 
 
 @pytest.mark.parametrize(("size", "tokens"), [((14, 14), 1), ((56, 56), 4), ((280, 280), 4)])
-def test_pictures_are_shown_within_the_limits(policy_prompts, size, tokens):
+def test_images_are_shown_within_the_limits(policy_prompts, size, tokens):
     ids, _ = policy_prompts.encode({**RECORD, "images": [picture(*size)]})
     assert ids.count(policy_prompts.processor.image_token_id) == tokens
 
@@ -65,7 +65,7 @@ def test_a_prompt_that_is_too_long_names_its_record(policy_prompts):
         policy_prompts.encode({**RECORD, "question": "<image>" + "Which " * 300, "images": [picture(28, 28)]})
 
 
-def test_slots_and_pictures_must_agree(policy_prompts):
+def test_slots_and_images_must_agree(policy_prompts):
     with pytest.raises(InputError, match="1 slots for images, but 2 images"):
         policy_prompts.encode({**RECORD, "images": [picture(28, 28)] * 2})
 
@@ -102,7 +102,7 @@ def test_a_changed_chat_template_is_refused(exported):
         prompts.Prompts.of_directory(exported)
 
 
-def test_other_limits_of_pictures_are_refused(exported):
+def test_other_limits_of_images_are_refused(exported):
     settings = exported / "preprocessor_config.json"
     settings.write_text(json.dumps(json.loads(settings.read_text()) | {"max_pixels": 12845056}))
     with pytest.raises(InputError, match="12845056 pixels"):
@@ -122,14 +122,14 @@ def png(width: int, height: int) -> bytes:
     return buffer.getvalue()
 
 
-def test_a_picture_without_a_header_is_named():
+def test_a_image_without_a_header_is_named():
     made = prompts.with_lazy_images({"id": "r", "images": [png(8, 6)] * 2, "question": "?"})
     assert [(image.width, image.height) for image in made["images"]] == [(8, 6)] * 2 and made["question"] == "?"
     with pytest.raises(InputError, match="record 'r', image 2"):
         prompts.with_lazy_images({"id": "r", "images": [png(8, 6), png(8, 6)[:20]]})
 
 
-def test_a_broken_picture_is_found_by_whom_it_is_at_home_with(policy_prompts):
+def test_a_broken_image_is_found_by_whom_it_is_at_home_with(policy_prompts):
     broken = prompts.with_lazy_images({"id": "r", "images": [png(8, 6), png(80, 60)[:-40]]})["images"]
     home = int(broken[1].home * 4)
     [line, none] = policy_prompts.prepare([broken, broken[:1]], 4, {home})
