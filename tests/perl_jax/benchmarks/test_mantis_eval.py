@@ -210,7 +210,7 @@ def test_a_second_row_of_an_id(tmp_path):
     assert [type(one) for one in load(tmp_path, row(), row())] == [Item, Rejected]
 
 
-def test_a_image_that_is_not_there_is_told_when_it_is_read(tmp_path):
+def test_an_image_that_is_not_there_is_told_when_it_is_read(tmp_path):
     made = item(tmp_path, images=[{"bytes": None, "path": "gone.png"}] * 2)
     with pytest.raises(InputError, match=r"gone\.png"):
         made.row.images[0]()

@@ -141,7 +141,7 @@ def test_letters_that_are_images_can_move(tmp_path):
     assert curated.record["choices"] == [f"<image:{i}>" for i in range(4)] and curated.record["answer"] == "B"
 
 
-def test_a_image_without_a_slot_stands_in_front(tmp_path):
+def test_an_image_without_a_slot_stands_in_front(tmp_path):
     made = item(tmp_path, question="Of <image_1>, <image_2> and <image_4>?", answer_type="single-step")
     assert made.row.question == "<image>Of <image>, <image> and <image>?"
     assert [image() for image in made.row.images] == [png(i) for i in (3, 1, 2, 4)]

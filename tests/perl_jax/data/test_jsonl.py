@@ -77,12 +77,12 @@ def test_images_come_in_every_way(tmp_path):
     assert one(tmp_path, OWN | {"images": "c.png"}).images[0]() == png(2)
 
 
-def test_a_image_outside_costs_its_row_later(tmp_path):
+def test_an_image_outside_costs_its_row_later(tmp_path):
     """Images are read by the stages that need them; the line says what is wrong."""
     folder = tmp_path / "set"
     folder.mkdir()
     (row,) = source.records(str(jsonl(folder / "mine.jsonl", OWN | {"images": ["../a.png", "http://host/a.png"]})))
-    for image, words in zip(row.images, ("climbs out", "download it")):
+    for image, words in zip(row.images, ("leaves its folder", "download it")):
         with pytest.raises(InputError, match=words):
             image()
 

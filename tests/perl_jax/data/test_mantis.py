@@ -193,7 +193,7 @@ def test_a_download_names_its_configs(tmp_path, monkeypatch):
     monkeypatch.setattr(hub_files, "download", fetch)
     assert len(list(mantis.records(str(tmp_path), configs="nlvr2", download=True))) == 1
     assert requested == [("TIGER-Lab/Mantis-Instruct", str(tmp_path), ["nlvr2/train*"])]
-    with pytest.raises(InputError, match="which configs"):
+    with pytest.raises(InputError, match="name the configs"):
         list(mantis.records(str(tmp_path), download=True))
 
 

@@ -173,7 +173,7 @@ def test_a_place_does_not_look_bad_for_hard_questions():
     assert [each["accuracy"]["questions"] for each in places] == [40, 40, 20]
 
 
-def test_a_image_that_stayed_where_it_was_tells_no_place_from_another():
+def test_an_image_that_stayed_where_it_was_tells_no_place_from_another():
     rows = rows_of("q", lambda place: 0, images=3, orders=[(0, 1, 2), (0, 2, 1)])
     rows += [{**row, "place": None} for row in rows_of("nowhere", lambda place: 0)]
     [only] = consistency(rows, 1)["places"]

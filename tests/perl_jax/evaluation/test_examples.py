@@ -114,7 +114,7 @@ def test_words_alone_where_the_data_is_gone(two, tmp_path):
     assert "unknown benchmark" in "".join(examples.cards([other], ("unheard", "boxed")))
 
 
-def test_a_image_that_cannot_be_read(two, monkeypatch):
+def test_an_image_that_cannot_be_read(two, monkeypatch):
     monkeypatch.setattr("perl_jax.records.hub_files.ImageStore.reader", lambda self, value: lambda: b"no image")
     text = "".join(examples.cards(two, KEY))
     assert "image 1 cannot be shown" in text and "<img" not in text

@@ -122,7 +122,7 @@ def png(width: int, height: int) -> bytes:
     return buffer.getvalue()
 
 
-def test_a_image_without_a_header_is_named():
+def test_an_image_without_a_header_is_named():
     made = prompts.with_lazy_images({"id": "r", "images": [png(8, 6)] * 2, "question": "?"})
     assert [(image.width, image.height) for image in made["images"]] == [(8, 6)] * 2 and made["question"] == "?"
     with pytest.raises(InputError, match="record 'r', image 2"):
