@@ -38,13 +38,13 @@ def question(config: qwen.Config, rng: np.random.Generator) -> update.Group:
     return update.Group(images, orders, prompts, responses, rng.normal(size=(ORDERS, ROLLOUTS)))
 
 
-def steps(model: qwen.Qwen2_5_VL, count: int, questions: int = QUESTIONS) -> Iterator[dict[str, float]]:
-    """Runs `count` steps of `questions` questions; yields for each the number of programs compiled, compile time, and total time."""
+def steps(model: qwen.Qwen2_5_VL, count: int) -> Iterator[dict[str, float]]:
+    """Runs `count` steps; yields for each the number of programs compiled, compile time, and total time."""
     state, rng = update.init(model, optax.sgd(1e-3)), np.random.default_rng(0)
     with Compilations() as compilations:
         for step in range(count):
             start = time.perf_counter()
-            groups = [question(model.config, rng) for _ in range(questions)]
+            groups = [question(model.config, rng) for _ in range(QUESTIONS)]
             prompts = [
                 (ids, [group.images[i] for i in order])
                 for group in groups

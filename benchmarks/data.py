@@ -28,7 +28,7 @@ from models import images
 from models import qwen2_5_vl as qwen
 from models.qwen2_5_vl import from_scratch
 from perl_jax import permute, records
-from perl_jax.records.prompts import Prompts, opened
+from perl_jax.records.prompts import Prompts, with_lazy_images
 from perl_jax.records.stream import Stream
 from perl_jax.training import batch
 
@@ -121,7 +121,7 @@ class Ours:
 
         read = [self.split[i] for i in range(STEP)]
         done("read the record")
-        opened_records = [opened(record) for record in read]
+        opened_records = [with_lazy_images(record) for record in read]
         done("open the image headers")
         orders = [permute.draw_orders(record, 1, 0.5, seed=0, epoch=0, step=1) for record in opened_records]
         samples = [
@@ -188,7 +188,7 @@ def check(ours: Ours, peer: Peer) -> None:
     """Raises ValueError unless both loaders give equal results for a record."""
     sample = permute.render(ours.split[0])
     theirs = peer.pixels(sample["images"])
-    ids, decoded = ours.prompts.encode(opened(sample))
+    ids, decoded = ours.prompts.encode(with_lazy_images(sample))
     patches = np.concatenate([images.patches(each, ours.model.vision, **ours.prompts.limits)[0] for each in decoded])
     if ids != peer.ids(sample, theirs["image_grid_thw"]) or not np.array_equal(patches, theirs["pixel_values"]):
         raise ValueError("the peer prepares another prompt")

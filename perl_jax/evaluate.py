@@ -95,7 +95,7 @@ def evaluate(options: Options) -> dict:
         response_settings = settings(options, setup, policy.fingerprint(path))
         folder.mkdir(parents=True, exist_ok=True)
         collected = responses.collect(setup, ordered, folder / PREDICTIONS, response_settings)
-    scores = scoring.scored(options.benchmark, options.protocol, collected, processes.cores())
+    scores = scoring.score_responses(options.benchmark, options.protocol, collected, processes.cores())
     results = {}
     if processes.first():
         results = write_results(options, benchmark, questions, setup, response_settings, collected, scores, folder)
@@ -195,8 +195,8 @@ def write_results(
     questions: Questions,
     setup: responses.Setup,
     response_settings: dict,
-    collected: list[responses.Answered],
-    scores: list[list[scoring.Found]],
+    collected: list[responses.Responses],
+    scores: list[list[scoring.ScoredResponse]],
     folder: Path,
 ) -> dict:
     """Runs the judge, if any, and writes scores.jsonl, results.json and results.md; returns the results."""
@@ -228,9 +228,9 @@ def write_results(
     return results
 
 
-def row(setup: responses.Setup, collected: responses.Answered, scores: list[scoring.Found]) -> dict:
+def row(setup: responses.Setup, collected: responses.Responses, scores: list[scoring.ScoredResponse]) -> dict:
     """A line of scores.jsonl: a question in one order and role, its responses, and their scores."""
-    ordered = collected.asked
+    ordered = collected.question
     question = ordered.item.row
     return {
         "id": question.id,
@@ -257,7 +257,7 @@ def row(setup: responses.Setup, collected: responses.Answered, scores: list[scor
 def compare(options: Options, rows: list[dict]) -> dict:
     """Compares these rows with those of another result."""
     other = list(files.json_lines(scores_of_another(options)))
-    return {"name": options.against, **figures.against(rows, other)}
+    return {"name": options.against, **figures.compare_with(rows, other)}
 
 
 def main(_) -> None:

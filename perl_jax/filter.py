@@ -167,7 +167,7 @@ def measure(
     config.n_s, config.rollouts = 0, options.rollouts
     with Grader(config.reward, weights=config.reward_weights, **config.grading) as grader:
         split = records.open_split(data, config.data.split)
-        lengths = prompt_lengths.measured(data, config.data.split, base.prompts, workdir)
+        lengths = prompt_lengths.load_or_measure(data, config.data.split, base.prompts, workdir)
         setup = difficulty.Setup(config, split, load, base.prompts, grader, batch, lengths)
         measured = Measured(difficulty.measure(setup, workdir / "rollouts.jsonl", key, numbers), {})
         if not options.blind:

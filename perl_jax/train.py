@@ -16,7 +16,7 @@ from models.errors import InputError
 from perl_jax import grpo, mesh, policy, records, rollout, update
 from perl_jax.grading import Grader
 from perl_jax.records import prompt_lengths
-from perl_jax.records.stream import Stream, having, open_parts
+from perl_jax.records.stream import Stream, directories_with_split, open_subsets
 from perl_jax.runtime import cli, logs, processes
 from perl_jax.runtime.compilations import Compilations
 from perl_jax.training import batch as batches
@@ -43,10 +43,12 @@ def run(config, workdir: Path, profile: tuple[int, int]) -> None:
     workdir.mkdir(parents=True, exist_ok=True)
     data = run_data.data_sources(config, workdir)
     model, base = policy.load(config, workdir, run_data.texts(config, list(data)))
-    splits = {name: having(list(data), name) for name in config.eval.sets} | {config.data.split: list(data)}
-    kept, excluded = prompt_lengths.shown(splits, base.prompts, workdir)
+    splits = {name: directories_with_split(list(data), name) for name in config.eval.sets} | {
+        config.data.split: list(data)
+    }
+    kept, excluded = prompt_lengths.select(splits, base.prompts, workdir)
     sets = {
-        name: run_data.held_out_questions(config, open_parts(list(data), name, kept[name]), base.prompts)
+        name: run_data.held_out_questions(config, open_subsets(list(data), name, kept[name]), base.prompts)
         for name in config.eval.sets
     }
     facts = {

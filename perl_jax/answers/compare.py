@@ -61,7 +61,7 @@ def is_correct(record: Mapping[str, object], prediction: str) -> bool:
     >>> is_correct({"answer": "1,000", "kind": "number"}, "1000.0")
     True
     """
-    answer, prediction = readable(str(record["answer"])), readable(prediction)
+    answer, prediction = clean_text(str(record["answer"])), clean_text(prediction)
     if answer is None or prediction is None or not normalized(answer) or not normalized(prediction):
         return False
     choices = [str(choice) for choice in record.get("choices") or ()]
@@ -78,13 +78,13 @@ def is_correct(record: Mapping[str, object], prediction: str) -> bool:
     raise InputError(f"record {record.get('id')!r}: unknown kind {kind!r} (choice, number, text or order)")
 
 
-def readable(text: str) -> str | None:
+def clean_text(text: str) -> str | None:
     """The text with full-width letters, digits and signs mapped to ASCII; None if it has deceptive characters.
 
     Deceptive are: NUL and other control characters, zero-width and direction marks, lone surrogates, digits of other
     scripts, and characters that Unicode maps to a Latin letter or digit they resemble.
 
-    >>> readable("Ｂ：１２"), readable("1\u200b2"), readable("𝟐"), readable("\u0663")
+    >>> clean_text("Ｂ：１２"), clean_text("1\u200b2"), clean_text("𝟐"), clean_text("\u0663")
     ('B:12', None, None, None)
     """
     text = "".join(chr(ord(c) - 0xFEE0) if "！" <= c <= "～" else c for c in unicodedata.normalize("NFC", text))
@@ -195,8 +195,8 @@ def _takes_back(letter: str, rest: str, question: str) -> bool:
     """Whether text after a letter names another one or hedges, and is not that letter's choice in the question."""
     if not _FURTHER_LETTER.search(rest) and not set(_DOUBT.split()) & _words(rest):
         return False
-    own = rf"(?<![a-z])\(?{letter}[.:)]+\s*{re.escape(rest[:MAX_CHARACTERS])}(?![a-z])"
-    return len(rest) > MAX_CHARACTERS or not re.search(own, normalized(question))
+    labelled_text = rf"(?<![a-z])\(?{letter}[.:)]+\s*{re.escape(rest[:MAX_CHARACTERS])}(?![a-z])"
+    return len(rest) > MAX_CHARACTERS or not re.search(labelled_text, normalized(question))
 
 
 # Orders

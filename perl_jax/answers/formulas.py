@@ -189,7 +189,7 @@ def _closes_at_end(text: str) -> bool:
 def _same(answer: str, guess: str) -> bool:
     one, other = _listed(answer), _listed(guess)
     if _RELATION.search(answer) or _RELATION.search(guess):
-        if all(len(found.items) == 1 or found.brackets for found in (one, other)):
+        if all(len(parsed.items) == 1 or parsed.brackets for parsed in (one, other)):
             return answer.count("=") == guess.count("=") and _agree(answer, guess)
         if one.joined_by_or != other.joined_by_or:
             return False
@@ -200,12 +200,12 @@ def _same(answer: str, guess: str) -> bool:
     unnamed = any("=" in item for item in one.items) and not all("=" in item for item in other.items)
     if one.brackets or unnamed:
         return all(_same(*pair) for pair in zip(one.items, other.items))
-    left = list(other.items)
+    unmatched = list(other.items)
     for item in one.items:
-        found = next((candidate for candidate in left if _same(item, candidate)), None)
-        if found is None:
+        match = next((candidate for candidate in unmatched if _same(item, candidate)), None)
+        if match is None:
             return False
-        left.remove(found)
+        unmatched.remove(match)
     return True
 
 
@@ -230,10 +230,10 @@ def _same_value(answer: str, guess: str) -> bool:
         return _same_ratio(answer.split(":"), guess.split(":"))
     value, unit = units.split(answer)
     plain = bool(_PLAIN.fullmatch(value))
-    other, own = units.split(guess, lenient=plain)
-    if unit is None and own is not None and not plain and _equal(value, guess, Fraction(1)):
+    guess_value, guess_unit = units.split(guess, lenient=plain)
+    if unit is None and guess_unit is not None and not plain and _equal(value, guess, Fraction(1)):
         return True  # its letters are variables, not a unit
-    return any(_equal(value, other, scale) for scale in _scales(value if plain else "0", unit, own))
+    return any(_equal(value, guess_value, scale) for scale in _scales(value if plain else "0", unit, guess_unit))
 
 
 def _same_ratio(answer: list[str], guess: list[str]) -> bool:
@@ -245,12 +245,12 @@ def _same_ratio(answer: list[str], guess: list[str]) -> bool:
     return all(_agree(f"({one})({guess[base]})", f"({other})({answer[base]})") for one, other in zip(answer, guess))
 
 
-def _scales(number: str, unit: units.Unit | None, own: units.Unit | None) -> list[Fraction]:
-    """Factors by which a guess in its unit `own` may be multiplied to compare with the answer's unit."""
+def _scales(number: str, unit: units.Unit | None, guess_unit: units.Unit | None) -> list[Fraction]:
+    """Factors by which a guess in its unit `guess_unit` may be multiplied to compare with the answer's unit."""
     percent = (("%", 1),)
-    if unit and own:
-        return [own.factor / unit.factor] if unit.powers == own.powers else []
-    if own and own.powers == percent:
+    if unit and guess_unit:
+        return [guess_unit.factor / unit.factor] if unit.powers == guess_unit.powers else []
+    if guess_unit and guess_unit.powers == percent:
         return [Fraction(1, 100), *([Fraction(1)] if abs(Fraction(number)) > 1 else [])]
     return [Fraction(1), *([Fraction(100)] if unit and unit.powers == percent else [])]
 
@@ -262,18 +262,18 @@ def _equal(answer: str, guess: str, scale: Fraction) -> bool:
         if number is None:
             return False
         digits = 10 ** len(answer.partition(".")[2])
-        exact, found = Fraction(answer) * digits, number * scale * digits
+        exact, guess_number = Fraction(answer) * digits, number * scale * digits
         if "." in answer:
-            found = math.floor(abs(found) + Fraction(1, 2)) * (-1 if found < 0 else 1)
-        return exact == found
+            guess_number = math.floor(abs(guess_number) + Fraction(1, 2)) * (-1 if guess_number < 0 else 1)
+        return exact == guess_number
     return _agree(answer, guess if scale == 1 else rf"(\frac{{{scale.numerator}}}{{{scale.denominator}}})({guess})")
 
 
 def _number(text: str) -> Fraction | None:
     """The real value of a formula to 40 digits; None if it has none."""
-    found = _parsed(text)
+    parsed = _parsed(text)
     try:
-        return Fraction(str(found.doit().evalf(40))) if found is not None else None
+        return Fraction(str(parsed.doit().evalf(40))) if parsed is not None else None
     except (AttributeError, TypeError, ValueError, ZeroDivisionError):
         return None
 
@@ -289,12 +289,12 @@ def _agree(answer: str, guess: str) -> bool:
 
     equal = math_verify.verify(one, other, allow_set_relation_comp=True, timeout_seconds=None)
     try:
-        return equal and (_written(one) == _written(other) or _says_something(one, other))
+        return equal and (_written(one) == _written(other) or _is_informative(one, other))
     except Exception:  # sympy raises arbitrary exceptions; math-verify also treats them as unequal
         return False
 
 
-def _says_something(one, other) -> bool:
+def _is_informative(one, other) -> bool:
     """Whether two formulas that math-verify calls equal are equal in content, rather than both empty or trivial.
 
     math-verify compares solution sets, which are equal for any two equations without solutions, and differences of
@@ -320,11 +320,11 @@ def _says_something(one, other) -> bool:
     return all(solve(each, each.free_symbols) for each in relations if isinstance(each, Eq))
 
 
-def _written(found) -> tuple:
+def _written(formula) -> tuple:
     """A formula as written, up to the order of its terms; a relation as its two sides, before sympy evaluates it."""
     from sympy.core.relational import Relational
 
-    return (found.func, found.lhs.doit(), found.rhs.doit()) if isinstance(found, Relational) else (found,)
+    return (formula.func, formula.lhs.doit(), formula.rhs.doit()) if isinstance(formula, Relational) else (formula,)
 
 
 @functools.lru_cache(256)  # the reference answer is parsed again for each response to a prompt
@@ -338,10 +338,10 @@ def _parsed(text: str):
     text = re.sub(r"([0-9]*)\.([0-9]+)", _exact, text.replace("@", " ").replace("°", r"^\circ "))
     normal = NormalizationConfig(basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="none")
     how = math_verify.LatexExtractionConfig(boxed_match_priority=-1, normalization_config=normal)
-    found = math_verify.parse(
+    parsed = math_verify.parse(
         f"${text}$", [how], fallback_mode="no_fallback", extraction_mode="first_match", parsing_timeout=None
     )
-    return found[0] if len(found) == 1 else None
+    return parsed[0] if len(parsed) == 1 else None
 
 
 def _exact(decimal: re.Match) -> str:

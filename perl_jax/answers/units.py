@@ -70,7 +70,7 @@ def parse(text: str, nouns: bool = True) -> Unit | None:
     (True, None)
     """
     text, end = re.sub(r"\bper\b", "/", text).strip(), 0
-    factors, waiting = [], 1  # [(unit, power)]; waiting: the power of "square" or "cubic" for the next unit
+    factors, next_power = [], 1  # [(unit, power)]; next_power: the power of "square" or "cubic" for the next unit
     while end < len(text):
         match = _FACTOR.match(text, end)
         if not match:
@@ -79,18 +79,18 @@ def parse(text: str, nouns: bool = True) -> Unit | None:
         if name in _POWERS and name.endswith("ed") and factors:  # "cm squared": applies to the previous unit
             factors[-1] = factors[-1][0], factors[-1][1] * _POWERS[name]
         elif name in _POWERS:
-            waiting = _POWERS[name]
+            next_power = _POWERS[name]
         else:
             unit = _known(match["name"]) or (_counted(name) if nouns else None)
             if unit is None:
                 return None
-            power = waiting * int(re.sub(r"[\s^{}]", "", match["power"]) or 1)
+            power = next_power * int(re.sub(r"[\s^{}]", "", match["power"]) or 1)
             factors.append((unit, -power if match["per"] else power))
-            waiting = 1
+            next_power = 1
     powers = collections.Counter()
     for unit, power in factors:
-        powers.update({base: own * power for base, own in unit.powers})
-    if not factors or waiting != 1:
+        powers.update({base: exponent * power for base, exponent in unit.powers})
+    if not factors or next_power != 1:
         return None
     factor = math.prod((unit.factor**power for unit, power in factors), start=Fraction(1))
     return Unit(factor, tuple(sorted((base, power) for base, power in powers.items() if power)))
@@ -115,9 +115,9 @@ def split(text: str, lenient: bool = False) -> tuple[str, Unit | None]:
         known, value = parse(unit.replace("@", " ")), value.strip()
     elif match:
         value, words = match["value"], _WORD.findall(match["unit"])
-        plain, apart = bool(_PLAIN.fullmatch(value)), bool(match["space"])
-        known = parse(match["unit"], nouns=plain and apart and len(words) <= 2)
-        if words and len(words[0]) == 1 and not (plain and (apart or lenient)):
+        is_number, has_space = bool(_PLAIN.fullmatch(value)), bool(match["space"])
+        known = parse(match["unit"], nouns=is_number and has_space and len(words) <= 2)
+        if words and len(words[0]) == 1 and not (is_number and (has_space or lenient)):
             known = None
     return (value, known) if (at or match) and value and known else (text, None)
 

@@ -18,17 +18,29 @@ from perl_jax.rewards.boxed import extract_boxed
 from perl_jax.symbols import MARKER
 
 PROTOCOLS = ("boxed", "official")
+SELECT = r"Select from the following (?:choices|options)[.:]?"  # what stands before the choices of a published prompt
 
 _RUN_OF_SLOTS = re.compile(r"<image>(?:\s*<image>)*")
 _MARKED = re.compile(r"answer is:? \(?([A-Z])\b|(?<![A-Za-z'])\(?([A-Z])(?:[).:,}]|\s*$)")
 _LABEL = re.compile(r"\(([A-Z])\)[.:]?|([A-Z])[.:)]")
 
 
+def place_words(*more: str) -> re.Pattern:
+    """A pattern of words that name an image by its place: "first", "second", "former", "left one", and `more`.
+
+    If one is left after `references.to_symbols`, no rule can move it with its image.
+
+    >>> place_words("third").findall("The Third is like the right one, unlike the fourth.")
+    ['Third', 'right one']
+    """
+    return re.compile(rf"\b(?:{'|'.join(('first', 'second', 'former', *more))}|(?:left|right) one)\b", re.I)
+
+
 def files(directory: str | Path, patterns: Sequence[str], repository: str) -> list[Path]:
     """The sorted files of the first glob pattern that matches; InputError, saying what to download, if none does."""
     for pattern in patterns:
-        if found := sorted(Path(directory).glob(pattern)):
-            return found
+        if paths := sorted(Path(directory).glob(pattern)):
+            return paths
     raise InputError(f"{directory} holds no {' or '.join(patterns)}: download the data set {repository} there")
 
 
@@ -88,21 +100,21 @@ def _made(row: dict | InputError, name: str, make: Callable[[dict, str], Item]) 
 def _check(counts: Mapping[str, int], rejected: int, published: int | Mapping[str, int], where: str, repository: str):
     again = f"download {repository} again, or allow a partial set"
     total = published if isinstance(published, int) else sum(published.values())
-    found = sum(counts.values()) + rejected
-    if found != total:
-        raise InputError(f"{where} hold {found:,} rows, and {total:,} are published: {again}")
+    rows = sum(counts.values()) + rejected
+    if rows != total:
+        raise InputError(f"{where} hold {rows:,} rows, and {total:,} are published: {again}")
     if isinstance(published, int):
         return
     for category in sorted({*counts, *published}):
-        there, wanted = counts.get(category, 0), published.get(category, 0)
-        if not there <= wanted <= there + rejected:
-            raise InputError(f"{where} hold {there:,} rows of {category}, and {wanted:,} are published: {again}")
+        present, expected = counts.get(category, 0), published.get(category, 0)
+        if not present <= expected <= present + rejected:
+            raise InputError(f"{where} hold {present:,} rows of {category}, and {expected:,} are published: {again}")
 
 
 def column(row: Mapping[str, object], name: str, default: str | None = None) -> str:
     """A row's text, or its number as text; InputError if missing without a default."""
     value = row.get(name)
-    return default if value is None and default is not None else hub_files.plain(value, name)
+    return default if value is None and default is not None else hub_files.text_or_number(value, name)
 
 
 def column_list(row: Mapping[str, object], name: str) -> list:
@@ -113,12 +125,12 @@ def column_list(row: Mapping[str, object], name: str) -> list:
     return list(value or [])
 
 
-def numbered_pictures(row: Mapping[str, object], pictures: hub_files.Pictures, most: int) -> list:
+def numbered_images(row: Mapping[str, object], store: hub_files.ImageStore, most: int) -> list:
     """The images of the columns `image_1`, `image_2`, ... that are set; InputError if there is none."""
-    found = [pictures.picture(row[f"image_{i}"]) for i in range(1, most + 1) if row.get(f"image_{i}")]
-    if not found:
-        raise InputError("no picture")
-    return found
+    images = [store.reader(row[f"image_{i}"]) for i in range(1, most + 1) if row.get(f"image_{i}")]
+    if not images:
+        raise InputError("no image")
+    return images
 
 
 def unlabelled(choice: str, place: int) -> str:
@@ -128,8 +140,8 @@ def unlabelled(choice: str, place: int) -> str:
     ('a cat', 'a dog', 'A. Lincoln')
     """
     match = _LABEL.match(choice.strip())
-    own = match and (match[1] or match[2]) == symbols.LETTERS[place]
-    return choice.strip()[match.end() :].strip() if own else choice.strip()
+    labelled = match and (match[1] or match[2]) == symbols.LETTERS[place]
+    return choice.strip()[match.end() :].strip() if labelled else choice.strip()
 
 
 def marked_letter(text: str, count: int) -> str | None:
@@ -142,8 +154,8 @@ def marked_letter(text: str, count: int) -> str | None:
     >>> marked_letter("(A) or (B)", 3), marked_letter("The answer is B because A.", 1), marked_letter("D.", 3)
     (None, None, None)
     """
-    found = {first or second for first, second in _MARKED.findall(text)}
-    return found.pop() if len(found) == 1 and found <= {*symbols.LETTERS[:count]} else None
+    letters = {first or second for first, second in _MARKED.findall(text)}
+    return letters.pop() if len(letters) == 1 and letters <= {*symbols.LETTERS[:count]} else None
 
 
 def with_slots(question: str, count: int, shown: int = 0) -> str:
@@ -193,8 +205,8 @@ def boxed_score(row: Row, text: str, golds: Sequence[str] = ()) -> Score:
     >>> boxed_score(row, r"<think>\boxed{A}</think> \boxed{right}"), boxed_score(row, "B")
     (Score(correct=1.0, extracted='right'), Score(correct=0.0, extracted=None))
     """
-    found = extract_boxed(text) or None
-    record = {"id": row.id, "kind": row.kind, "choices": row.choices, "question": row.question}
-    records = [{**record, "answer": gold} for gold in golds or [row.answer]]
-    right = found is not None and any(compare.is_correct(one, found) for one in records)
-    return Score(float(right), found)
+    answer = extract_boxed(text) or None
+    fields = {"id": row.id, "kind": row.kind, "choices": row.choices, "question": row.question}
+    records = [{**fields, "answer": gold} for gold in golds or [row.answer]]
+    right = answer is not None and any(compare.is_correct(record, answer) for record in records)
+    return Score(float(right), answer)

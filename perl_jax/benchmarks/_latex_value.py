@@ -56,8 +56,8 @@ def value(text: str) -> int | float | None:
     text = _SIZED.sub("", _SPACE.sub(" ", re.sub(r"\\[dt]frac", r"\\frac", text)))
     reader = _Reader(match[0] for match in _TOKEN.finditer(text))
     try:
-        found = reader.sum()
-        return found if _END.fullmatch(reader.next) and not isinstance(found, complex) else None
+        number = reader.sum()
+        return number if _END.fullmatch(reader.next) and not isinstance(number, complex) else None
     except (_NoNumber, ArithmeticError, ValueError):
         return None
 
@@ -71,72 +71,72 @@ class _Reader:
 
     def __init__(self, tokens: Iterator[str]):
         self._tokens, self._depth = tokens, 0
-        self._go_on()
+        self._advance()
 
-    def _go_on(self) -> None:
+    def _advance(self) -> None:
         self.next = next(self._tokens, "")
 
-    def _taken(self, *tokens: str) -> str | None:
+    def _take(self, *tokens: str) -> str | None:
         """Consumes and returns the next token if it is one of `tokens`, else None."""
         token = self.next if self.next in tokens else None
         if token is not None:
-            self._go_on()
+            self._advance()
         return token
 
     def _expect(self, token: str) -> None:
-        if not self._taken(token):
+        if not self._take(token):
             raise _NoNumber(self.next)
 
     def sum(self) -> complex:
-        found = self._product()
-        while sign := self._taken("+", "-"):
-            found = found + self._product() if sign == "+" else found - self._product()
-        return found
+        total = self._product()
+        while sign := self._take("+", "-"):
+            total = total + self._product() if sign == "+" else total - self._product()
+        return total
 
     def _product(self, calls: bool = True) -> complex:
-        found = self._signed(calls)
-        while sign := self._taken("*", "\\times", "\\cdot", "/", ":", "\\div", "\\over"):
+        product = self._signed(calls)
+        while sign := self._take("*", "\\times", "\\cdot", "/", ":", "\\div", "\\over"):
             other = self._signed(calls)
-            found = _limited(found * other) if sign in ("*", "\\times", "\\cdot") else found / other
-        return found
+            product = _limited(product * other) if sign in ("*", "\\times", "\\cdot") else product / other
+        return product
 
     def _signed(self, calls: bool) -> complex:
         """Adjacent factors with leading signs. `calls`: whether a function may be among the factors after the first."""
         sign = 1
-        while mark := self._taken("+", "-"):
+        while mark := self._take("+", "-"):
             sign = -sign if mark == "-" else sign
-        found = self._factor()
+        product = self._factor()
         while not (self._ends() or (self.next in _CALLS and not calls)):
-            found = _limited(found * self._factor())
-        return sign * found
+            product = _limited(product * self._factor())
+        return sign * product
 
     def _ends(self) -> bool:
         signs = ("+", "-", "*", "\\times", "\\cdot", "/", ":", "\\div", "\\over")
         return self.next in signs or bool(_END.fullmatch(self.next))
 
     def _factor(self) -> complex:
-        found = self._one()
+        value = self._atom()
         while self.next == "^":
-            found = _power(found, self._script("^"))
+            value = _power(value, self._script("^"))
             if self.next == "_":  # parsed and ignored
                 self._script("_")
-        while mark := self._taken("!", "'"):  # "'" is a transpose, which leaves a number unchanged
-            found = _factorial(found) if mark == "!" else found
-        return found
+        while mark := self._take("!", "'"):  # "'" is a transpose, which leaves a number unchanged
+            value = _factorial(value) if mark == "!" else value
+        return value
 
-    def _one(self) -> complex:
+    def _atom(self) -> complex:
         """A number, bracket, fraction, root or function value."""
         token = self.next
         if _is_number(token):
             return self._number()
         if token in _BRACKETS:
-            found = self._group(*_BRACKETS)
-            return math.floor(_real(found)) if token == "\\lfloor" else found
-        self._go_on()
+            value = self._group(*_BRACKETS)
+            return math.floor(_real(value)) if token == "\\lfloor" else value
+        self._advance()
         if token == "\\frac":
             return self._group("{") / self._group("{")
         if token.endswith("binom"):
-            return _limited(math.comb(_whole(self._group("{")), _whole(self._group("{"))))
+            return _limited(math.comb(_integer(self._group("{")), _integer(self._group("{"))))
         if token == "\\sqrt":
             degree = self._group("[") if self.next == "[" else 2
             return _power(self._group("{"), 1 / degree)
@@ -148,23 +148,23 @@ class _Reader:
 
     def _number(self) -> complex:
         token = self.next
-        self._go_on()
+        self._advance()
         if token == "\\pi":
             return math.pi
         digits = token.removesuffix("\\%").replace(",", "")
-        found = float(digits) if "." in digits else _limited(int(digits))
-        found = found / 100 if token.endswith("%") else found
-        return int(found) if isinstance(found, float) and found.is_integer() else found
+        number = float(digits) if "." in digits else _limited(int(digits))
+        number = number / 100 if token.endswith("%") else number
+        return int(number) if isinstance(number, float) and number.is_integer() else number
 
     def _group(self, *openings: str) -> complex:
-        opening = self._taken(*openings)
+        opening = self._take(*openings)
         self._depth += 1
         if opening is None or self._depth > MAX_DEPTH:
             raise _NoNumber(self.next)
-        found = self.sum()
+        value = self.sum()
         self._expect(_BRACKETS[opening])
         self._depth -= 1
-        return found
+        return value
 
     def _script(self, mark: str) -> complex:
         """A superscript or subscript: a number, or a formula in braces."""
@@ -185,10 +185,10 @@ class _Reader:
         if name in _INVERSES and power == -1:
             return _INVERSES[name](_real(argument))
         if name == "log" and "_" in scripts:
-            found = math.log(_real(argument), _real(scripts["_"]))
+            value = math.log(_real(argument), _real(scripts["_"]))
         else:
-            found = _exponential(argument) if name == "exp" else _FUNCTIONS[name](_real(argument))
-        return _power(found, power) if power else found
+            value = _exponential(argument) if name == "exp" else _FUNCTIONS[name](_real(argument))
+        return _power(value, power) if power else value
 
 
 def _is_number(token: str) -> bool:
@@ -201,7 +201,7 @@ def _real(number: complex) -> int | float:
     return number
 
 
-def _whole(number: complex) -> int:
+def _integer(number: complex) -> int:
     if not isinstance(number, int):
         raise _NoNumber(number)
     return number
@@ -214,14 +214,14 @@ def _limited(number: complex) -> complex:
 
 
 def _power(base: complex, exponent: complex) -> complex:
-    whole = isinstance(base, int) and isinstance(exponent, int)
-    if whole and base.bit_length() * abs(exponent) > MAX_BITS:
+    integers = isinstance(base, int) and isinstance(exponent, int)
+    if integers and base.bit_length() * abs(exponent) > MAX_BITS:
         raise _NoNumber("too large")
     return base**exponent
 
 
 def _factorial(number: complex) -> int:
-    if not 0 <= _whole(number) <= MAX_FACTORIAL:
+    if not 0 <= _integer(number) <= MAX_FACTORIAL:
         raise _NoNumber(number)
     return math.factorial(number)
 

@@ -15,10 +15,10 @@ _PUNCTUATION = str.maketrans(dict.fromkeys(".()[],:;!*#{}", " "))
 _ANNOUNCED = re.compile(r"answer is[\s*]*\(?([A-D])(?![A-Za-z])")
 
 
-def found(text: str, choices: Sequence[str]) -> str | None:
+def chosen_letter(text: str, choices: Sequence[str]) -> str | None:
     r"""The letter of the choice that a response names, `NONE` if it says so, or None if the rules cannot decide.
 
-    >>> [found(text, ["a cat", "a dog"]) for text in (r"\boxed{B}", "It is a dog", "b", "A or B")]
+    >>> [chosen_letter(text, ["a cat", "a dog"]) for text in (r"\boxed{B}", "It is a dog", "b", "A or B")]
     ['B', 'B', None, None]
     """
     words = text.translate(_PUNCTUATION).split()

@@ -65,9 +65,9 @@ _DISCLAIMER = (
     "analyze based on the information I gave you.\n\n"
 )
 _DISCLAIMED = ("Forensic_Detection", "Jigsaw", "Art_Style")
-_SELECT = re.compile(r"\s*Select from the following (?:choices|options)[.:]?\s*$", re.I)
+_SELECT = re.compile(rf"\s*{_common.SELECT}\s*$", re.I)
 _BRACKETED = tuple(f"({letter})" for letter in "ABCDE")
-_PLACE = re.compile(r"\b(?:first|second|third|fourth|former|(?:left|right) one)\b", re.I)
+_PLACE = _common.place_words("third", "fourth")  # not "latter", which names the two candidates together
 
 
 class Known(NamedTuple):
@@ -78,7 +78,7 @@ class Known(NamedTuple):
     movable: Sequence[int] | None = None
 
 
-_MARKED = Known("rewrite", "points are marked in the pictures, and its words name the pictures by their places")
+_MARKED = Known("rewrite", "points are marked in the images, and its words name the images by their places")
 _KNOWN = {
     "Art_Style": Known("rewrite", "its words name the reference and the candidates by their places"),
     "Functional_Correspondence": _MARKED,
@@ -93,14 +93,14 @@ _KNOWN = {
 def load(directory: str, allow_partial: bool = False) -> Iterator[Item | Rejected]:
     """Loads the questions; `category` is the task. See `perl_jax.benchmarks`."""
     paths = _common.files(directory, PATTERNS, REPOSITORY)
-    pictures = hub_files.Pictures(Path(directory), ())
-    return _common.read(paths, functools.partial(_item, pictures=pictures), ROWS, REPOSITORY, allow_partial)
+    store = hub_files.ImageStore(Path(directory), ())
+    return _common.read(paths, functools.partial(_item, store=store), ROWS, REPOSITORY, allow_partial)
 
 
-def _item(row: dict, name: str, pictures: hub_files.Pictures) -> Item:
+def _item(row: dict, name: str, store: hub_files.ImageStore) -> Item:
     task = _common.column(row, "sub_task").replace(" ", "_")
-    choices = [hub_files.plain(choice, "a choice").strip() for choice in _common.column_list(row, "choices")]
-    images = _common.numbered_pictures(row, pictures, 4)
+    choices = [hub_files.text_or_number(choice, "a choice").strip() for choice in _common.column_list(row, "choices")]
+    images = _common.numbered_images(row, store, 4)
     answer = _common.column(row, "answer").strip("() ")
     if answer not in symbols.LETTERS[: len(choices)]:
         raise InputError(f"the answer {answer!r} is none of its {len(choices)} choices")
@@ -127,8 +127,8 @@ def _item(row: dict, name: str, pictures: hub_files.Pictures) -> Item:
 
 def _question(prompt: str, choices: Sequence[str]) -> str | None:
     """The published prompt, more detailed than the question, without its choices; None if its choices differ."""
-    head, found = split_choices(prompt)
-    return _SELECT.sub("", head) if found == choices else None
+    head, listed = split_choices(prompt)
+    return _SELECT.sub("", head) if listed == choices else None
 
 
 def _known(task: str, question: str, count: int) -> Known | None:
@@ -152,8 +152,8 @@ def score(item: Item, text: str, protocol: str) -> Score:
     """Scores a response; in `official` the extracted answer is "(A)" to "(E)", or None, which the authors call (Z)."""
     if protocol == "boxed":
         return _common.boxed_score(item.row, text)
-    found = _letter(text, _BRACKETED[: len(item.row.choices)])
-    return Score(float(found == f"({item.row.answer})"), found)
+    answer = _letter(text, _BRACKETED[: len(item.row.choices)])
+    return Score(float(answer == f"({item.row.answer})"), answer)
 
 
 def _letter(text: str, options: Sequence[str]) -> str | None:
@@ -162,7 +162,7 @@ def _letter(text: str, options: Sequence[str]) -> str | None:
         return f"({text.strip('()')})"
     last = text.split("\n\n")[-1]
     for part in (last, text):
-        if len(found := set(options) & set(part.split())) == 1:
-            return found.pop()
-    meant = _common.marked_letter(last, len(options)) or _common.marked_letter(text, len(options))
-    return meant and f"({meant})"
+        if len(named := set(options) & set(part.split())) == 1:
+            return named.pop()
+    letter = _common.marked_letter(last, len(options)) or _common.marked_letter(text, len(options))
+    return letter and f"({letter})"

@@ -50,23 +50,27 @@ _ANNOUNCEMENTS = ("final answer:", "the answer is", "answer:")
 def load(directory: str, allow_partial: bool = False) -> Iterator[Item | Rejected]:
     """Loads the questions; `category` is the question type. See `perl_jax.benchmarks`."""
     paths = _common.files(directory, (*PATTERNS, "test-*.parquet", "*.parquet"), REPOSITORY)
-    pictures = hub_files.Pictures(Path(directory), ())
-    return _common.read(paths, functools.partial(_item, pictures=pictures), ROWS, REPOSITORY, allow_partial)
+    store = hub_files.ImageStore(Path(directory), ())
+    return _common.read(paths, functools.partial(_item, store=store), ROWS, REPOSITORY, allow_partial)
 
 
-def _item(row: dict, name: str, pictures: hub_files.Pictures) -> Item:
+def _item(row: dict, name: str, store: hub_files.ImageStore) -> Item:
     kind = _common.column(row, "question_type")
     if kind not in ("multi-choice", "short-answer"):
         raise InputError(f"question_type {kind!r}")
     choice = kind == "multi-choice"
-    options = [hub_files.plain(option, "an option") for option in _common.column_list(row, "options")] if choice else []
+    options = (
+        [hub_files.text_or_number(option, "an option") for option in _common.column_list(row, "options")]
+        if choice
+        else []
+    )
     choices = [_common.unlabelled(option, place) for place, option in enumerate(options)]
-    images = [pictures.picture(image) for image in _common.column_list(row, "images")]
+    images = [store.reader(image) for image in _common.column_list(row, "images")]
     shown = sum(option.count(MARKER) for option in choices)
     question = _common.with_slots(_common.column(row, "question"), len(images), shown)
     answer = _common.column(row, "answer").strip("()\n ")
     if not images or not answer:
-        raise InputError("no picture" if not images else "no answer")
+        raise InputError("no image" if not images else "no answer")
     if choice:
         answer = _letter(answer, len(choices))
     fixed = _common.inside_sentences(question)
@@ -89,10 +93,10 @@ def _item(row: dict, name: str, pictures: hub_files.Pictures) -> Item:
 
 def _letter(answer: str, count: int) -> str:
     """The letter of the correct choice among `count`; of a longer answer, its first letter."""
-    found = answer if len(answer) == 1 else next(filter(str.isalpha, answer), "")
-    if found.upper() not in symbols.LETTERS[:count]:
+    letter = answer if len(answer) == 1 else next(filter(str.isalpha, answer), "")
+    if letter.upper() not in symbols.LETTERS[:count]:
         raise InputError(f"the answer {answer!r} is none of its {count} options")
-    return found.upper()
+    return letter.upper()
 
 
 def prompt(item: Item, protocol: str) -> list[dict]:
@@ -106,9 +110,9 @@ def prompt(item: Item, protocol: str) -> list[dict]:
         )
     lines = [item.row.question]
     for place, option in enumerate(item.columns["options"]):
-        own = symbols.letter(place)
-        labelled = any(own + mark in option.upper() for mark in "):.")
-        lines.append(f" {option}" if labelled else f" ({own}) {option}")
+        letter = symbols.letter(place)
+        labelled = any(letter + mark in option.upper() for mark in "):.")
+        lines.append(f" {option}" if labelled else f" ({letter}) {option}")
     return _common.user("\n".join([*lines, "Answer with the option's letter from the given choices directly."]))
 
 
@@ -116,12 +120,12 @@ def score(item: Item, text: str, protocol: str) -> Score:
     """Scores a response; in `official` a choice is the first letter, after an announcement if there is one."""
     if protocol == "boxed":
         return _common.boxed_score(item.row, text)
-    said = _announced(text)
+    answer_text = _announced(text)
     if item.category == "short-answer":
-        return Score(float(said.lower() == item.row.answer.lower()), said or None)
+        return Score(float(answer_text.lower() == item.row.answer.lower()), answer_text or None)
     answer = item.row.answer
-    marked = _ANSWER.match(said)
-    first = (marked[1] if marked else next(filter(str.isalpha, said), "")).upper()
+    marked = _ANSWER.match(answer_text)
+    first = (marked[1] if marked else next(filter(str.isalpha, answer_text), "")).upper()
     if first in symbols.LETTERS[: len(item.row.choices)]:
         return Score(float(first == answer), first)
     gold = item.columns["options"][symbols.letter_place(answer)]
@@ -131,6 +135,6 @@ def score(item: Item, text: str, protocol: str) -> Score:
 
 
 def _announced(text: str) -> str:
-    low = text.lower()
-    found = next((mark for mark in _ANNOUNCEMENTS if mark in low), None)
-    return text if found is None else text[low.index(found) + len(found) :].strip()
+    lower = text.lower()
+    announcement = next((mark for mark in _ANNOUNCEMENTS if mark in lower), None)
+    return text if announcement is None else text[lower.index(announcement) + len(announcement) :].strip()

@@ -78,25 +78,25 @@ _DEMONSTRATIONS = (
 def load(directory: str, allow_partial: bool = False) -> Iterator[Item | Rejected]:
     """Loads the five versions of testmini; `category` is the version. See `perl_jax.benchmarks`."""
     paths = _common.files(directory, _FILES, REPOSITORY)
-    pictures = hub_files.Pictures(directory, sorted(Path(directory).glob("images*.zip")))
-    return _common.read(paths, functools.partial(_item, pictures=pictures), ROWS, REPOSITORY, allow_partial)
+    store = hub_files.ImageStore(directory, sorted(Path(directory).glob("images*.zip")))
+    return _common.read(paths, functools.partial(_item, store=store), ROWS, REPOSITORY, allow_partial)
 
 
-def _item(row: dict, name: str, pictures: hub_files.Pictures) -> Item:
+def _item(row: dict, name: str, store: hub_files.ImageStore) -> Item:
     version, kind = _common.column(row, "problem_version"), _common.column(row, "question_type")
     question, answer = _common.column(row, "question", "").strip(), _common.column(row, "answer").strip()
     if version not in VERSIONS or kind not in ("multi-choice", "free-form"):
         raise InputError(f"problem_version {version!r}, question_type {kind!r}")
     if not row.get("image") or not answer or not (question or version == "Vision Only"):
-        raise InputError("no question, no answer or no picture")
+        raise InputError("no question, no answer or no image")
     answer = _UNIT.sub(" ", _QUANTITY.sub("", answer.replace("掳", "°")))  # "掳" is a mis-decoded °
     letter = re.fullmatch(r"\(?([A-F])\)?", answer) if kind == "multi-choice" else None
     head, choices = split_choices(question) if letter else (question, [])
     if letter and choices and letter[1] not in symbols.LETTERS[: len(choices)]:
         raise InputError(f"the answer {answer!r} is none of its {len(choices)} choices")
-    plain = Row(
+    new_row = Row(
         id=_common.column(row, "sample_index", name),
-        images=[pictures.picture(row["image"])],
+        images=[store.reader(row["image"])],
         question=head or _SHOWN,
         answer=letter[1] if letter else answer,
         source="mathverse",
@@ -104,14 +104,14 @@ def _item(row: dict, name: str, pictures: hub_files.Pictures) -> Item:
         kind="choice" if letter else _kind(answer),
     )
     metadata = row.get("metadata")
-    own = {
+    columns = {
         "question": question,
         "query": _common.column(row, "query_wo", ""),
         "question_type": kind,
         "asked": _common.column(row, "question_for_eval", question),
         **(metadata if isinstance(metadata, Mapping) else {}),
     }
-    return Item(plain, version, own)
+    return Item(new_row, version, columns)
 
 
 def _kind(answer: str) -> str:
@@ -130,71 +130,75 @@ def prompt(item: Item, protocol: str) -> list[dict]:
 
 def _query(item: Item) -> str:
     """The query for a row without one."""
-    asked = _DIRECTLY if item.columns["question_type"] == "multi-choice" else _VALUE
+    request = _DIRECTLY if item.columns["question_type"] == "multi-choice" else _VALUE
     if not item.columns["question"]:
-        return asked.replace("Please", "According to the question shown in the image, please")
-    return f"{asked}\nQuestion: {item.columns['question']}"
+        return request.replace("Please", "According to the question shown in the image, please")
+    return f"{request}\nQuestion: {item.columns['question']}"
 
 
 def score(item: Item, text: str, protocol: str) -> Score:
     """Scores a response; may hang on a hostile one. In `official` nothing is extracted if the judge must decide."""
     if protocol == "boxed":
         return _common.boxed_score(item.row, text, _golds(item.row))
-    found = _extracted(item, text)
-    return Score(0.0, None) if found is None else _decided(item, found)
+    answer = _extracted(item, text)
+    return Score(0.0, None) if answer is None else _decided(item, answer)
 
 
 def judge_messages(item: Item, text: str) -> list[dict] | None:
     """Messages that ask a judge about a response; None if the rules decided or there is nothing to judge."""
     if text.strip().lower() in ("", "null") or score(item, text, "official").extracted is not None:
         return None
-    shown = [_question(*demonstration) for demonstration in _DEMONSTRATIONS]
-    asked = item.columns["asked"] or "(It is shown in an image.)"
-    return _common.user("\n\n".join([_TASK, *shown, _question(asked, item.row.answer, _told(item, text))]))
+    demonstrations = [_question(*demonstration) for demonstration in _DEMONSTRATIONS]
+    question = item.columns["asked"] or "(It is shown in an image.)"
+    return _common.user(
+        "\n\n".join([_TASK, *demonstrations, _question(question, item.row.answer, _answer_or_last_words(item, text))])
+    )
 
 
 def judged(item: Item, text: str, reply: str) -> Score:
     """The score given by a judge's reply; a reply other than 0 or 1 counts as no answer."""
     verdict = reply.strip().removeprefix("Judgement:").strip()
-    return Score(float(verdict == "1"), _told(item, text) if verdict in ("0", "1") else None)
+    return Score(float(verdict == "1"), _answer_or_last_words(item, text) if verdict in ("0", "1") else None)
 
 
-def _question(asked: str, answer: str, told: str, verdict: int | str = "") -> str:
-    return f"[Question]: {asked}\n[Standard Answer]: {answer}\n[Model_answer]: {told}\nJudgement: {verdict}"
+def _question(question: str, answer: str, response: str, verdict: int | str = "") -> str:
+    return f"[Question]: {question}\n[Standard Answer]: {answer}\n[Model_answer]: {response}\nJudgement: {verdict}"
 
 
-def _told(item: Item, text: str) -> str:
+def _answer_or_last_words(item: Item, text: str) -> str:
     return _extracted(item, text) or " ".join(text.split()[-LAST_WORDS:])
 
 
 def _extracted(item: Item, text: str) -> str | None:
     """The answer extracted by rules: the box, the announced answer, the letter named, or all of a short response."""
     tail = text.rpartition("</think>")[2].strip()
-    found = extract_boxed(text)
-    if found is None and (announced := _ANNOUNCED.findall(tail)):
-        found = announced[-1].strip("* ")
-    if found is None and len(tail.split()) <= _FEW_WORDS:
-        found = tail
-    if found is None and item.row.kind == "choice":
-        found = _vlmevalkit.found(tail, item.row.choices or _LETTERS_ALONE)
-    return found if found and found.strip(". ").lower() != "null" else None
+    answer = extract_boxed(text)
+    if answer is None and (announced := _ANNOUNCED.findall(tail)):
+        answer = announced[-1].strip("* ")
+    if answer is None and len(tail.split()) <= _FEW_WORDS:
+        answer = tail
+    if answer is None and item.row.kind == "choice":
+        answer = _vlmevalkit.chosen_letter(tail, item.row.choices or _LETTERS_ALONE)
+    return answer if answer and answer.strip(". ").lower() != "null" else None
 
 
-def _decided(item: Item, found: str) -> Score:
+def _decided(item: Item, answer: str) -> Score:
     """Scores by rules if they can decide; a differing text may still mean the same, which only the judge can tell."""
     row, undecided = item.row, Score(0.0, None)
     if row.kind == "choice":
-        named = _LETTER_FIRST.match(found) or _vlmevalkit.found(found, row.choices or _LETTERS_ALONE)
+        named = _LETTER_FIRST.match(answer) or _vlmevalkit.chosen_letter(answer, row.choices or _LETTERS_ALONE)
         letter = named if named is None or isinstance(named, str) else named[1]
-        same = [symbols.letter(place) for place, choice in enumerate(row.choices) if choice == found.strip()]
+        same = [symbols.letter(place) for place, choice in enumerate(row.choices) if choice == answer.strip()]
         letter = same[0] if len(same) == 1 else letter
         return Score(float(letter == row.answer), letter) if letter else undecided
     record = {"answer": row.answer, "kind": row.kind}
-    if found.strip() == row.answer or any(compare.is_correct({**record, "answer": one}, found) for one in _golds(row)):
-        return Score(1.0, found)
-    numbers = _NUMBER.fullmatch(found.strip(" .$")) and _NUMBER.fullmatch(row.answer.strip(" .$"))
-    lists = _SEVERAL.fullmatch(found) and _SEVERAL.fullmatch(row.answer)
-    return Score(0.0, found) if numbers or lists else undecided
+    if answer.strip() == row.answer or any(
+        compare.is_correct({**record, "answer": gold}, answer) for gold in _golds(row)
+    ):
+        return Score(1.0, answer)
+    numbers = _NUMBER.fullmatch(answer.strip(" .$")) and _NUMBER.fullmatch(row.answer.strip(" .$"))
+    lists = _SEVERAL.fullmatch(answer) and _SEVERAL.fullmatch(row.answer)
+    return Score(0.0, answer) if numbers or lists else undecided
 
 
 def _golds(row: Row) -> list[str]:

@@ -65,36 +65,36 @@ _REPLACED = (  # applied in this order
 def load(directory: str, allow_partial: bool = False) -> Iterator[Item | Rejected]:
     """Loads the test split: Parquet from Hugging Face, or test.jsonl with images/; `category` is the subject."""
     paths = _common.files(directory, _FILES, REPOSITORY)
-    pictures = hub_files.Pictures(directory, sorted(Path(directory).glob("images*.zip")))
-    return _common.read(paths, functools.partial(_item, pictures=pictures), ROWS, REPOSITORY, allow_partial)
+    store = hub_files.ImageStore(directory, sorted(Path(directory).glob("images*.zip")))
+    return _common.read(paths, functools.partial(_item, store=store), ROWS, REPOSITORY, allow_partial)
 
 
-def _item(row: dict, name: str, pictures: hub_files.Pictures) -> Item:
+def _item(row: dict, name: str, store: hub_files.ImageStore) -> Item:
     question, answer = _common.column(row, "question").strip(), _common.column(row, "answer").strip()
-    options = [hub_files.plain(option, "an option") for option in _common.column_list(row, "options")]
-    given = row.get("decoded_image") or row.get("image")
-    if not (given and question and answer):
-        raise InputError("no picture" if not given else "no question or no answer")
+    options = [hub_files.text_or_number(option, "an option") for option in _common.column_list(row, "options")]
+    image = row.get("decoded_image") or row.get("image")
+    if not (image and question and answer):
+        raise InputError("no image" if not image else "no question or no answer")
     if options and answer not in symbols.LETTERS[: len(options)]:
         raise InputError(f"the answer {answer!r} is none of its {len(options)} options")
     panels = _PANEL.findall(" ".join([question, *options]))
-    drawn = [option.strip("() ") for option in options] == [*symbols.LETTERS[: len(options)]]
-    plain = Row(
+    unlabelled = [option.strip("() ") for option in options] == [*symbols.LETTERS[: len(options)]]
+    new_row = Row(
         id=_common.column(row, "id", name),
-        images=[pictures.picture(given)],
+        images=[store.reader(image)],
         question=_PANEL.sub("", question).strip() if len(panels) == 1 else question,
         answer=answer if options else extract_boxed(answer) or answer,
         source="mathvision",
-        choices=[] if drawn else [option.strip() for option in options],
+        choices=[] if unlabelled else [option.strip() for option in options],
         kind="choice" if options else None,
     )
-    own = {
+    columns = {
         "question": _common.column(row, "question"),
         "options": options,
         "level": row.get("level"),
         "answer": answer if options else _common.column(row, "answer"),
     }
-    return Item(plain, _common.column(row, "subject", ""), own)
+    return Item(new_row, _common.column(row, "subject", ""), columns)
 
 
 def prompt(item: Item, protocol: str) -> list[dict]:
@@ -103,8 +103,8 @@ def prompt(item: Item, protocol: str) -> list[dict]:
         return _common.boxed_prompt(item.row)
     options = item.columns["options"]
     lines = [f"({symbols.letter(place)}) {option}\n" for place, option in enumerate(options)]
-    shown = "" if "".join(options) == "ABCDE" else "".join(lines)
-    return _common.user(f"{MARKER}\n{_INSTRUCTION}{item.columns['question']}\n{shown}")
+    choices = "" if "".join(options) == "ABCDE" else "".join(lines)
+    return _common.user(f"{MARKER}\n{_INSTRUCTION}{item.columns['question']}\n{choices}")
 
 
 def score(item: Item, text: str, protocol: str) -> Score:
@@ -115,15 +115,15 @@ def score(item: Item, text: str, protocol: str) -> Score:
     if protocol == "boxed":
         return _common.boxed_score(item.row, text)
     answer, options = item.columns["answer"], item.columns["options"]
-    found, told = _extracted(text)
+    extracted, separated = _extracted(text)
     value = options[symbols.letter_place(answer)] if options else ""
-    correct = _equal(answer, found) or _equal(value, found)
-    return Score(float(correct), found if correct or told or len(text.split()) == 1 else None)
+    correct = _equal(answer, extracted) or _equal(value, extracted)
+    return Score(float(correct), extracted if correct or separated or len(text.split()) == 1 else None)
 
 
 def _extracted(text: str) -> tuple[str, bool]:
     """(the answer without irrelevant LaTeX, whether it was separated from the rest of the response)."""
-    text = whole = text.strip()
+    text = full = text.strip()
     for letter in "ABCDE":
         if text.endswith((f" {letter}.", f" ({letter}).")) or text.startswith(
             (f"{letter}\n", f"({letter})\n", f"({letter}) {letter}\n")
@@ -145,7 +145,7 @@ def _extracted(text: str) -> tuple[str, bool]:
         cleaned = cleaned.replace(f"({bare})", bare)
     for bare in "abcde":
         cleaned = cleaned.replace(f"{{{bare}}}", bare)
-    return cleaned.rstrip(".").lstrip(":").strip(), text != whole or "oxed{" in text
+    return cleaned.rstrip(".").lstrip(":").strip(), text != full or "oxed{" in text
 
 
 def _is_number(text: str) -> bool:

@@ -85,43 +85,43 @@ _DEMONSTRATIONS = (
 def load(directory: str, allow_partial: bool = False) -> Iterator[Item | Rejected]:
     """Loads the split testmini; `category` is the task. See `perl_jax.benchmarks`."""
     paths = _common.files(directory, _FILES, REPOSITORY)
-    pictures = hub_files.Pictures(directory, sorted(Path(directory).glob("images*.zip")))
-    return _common.read(paths, functools.partial(_item, pictures=pictures), ROWS, REPOSITORY, allow_partial)
+    store = hub_files.ImageStore(directory, sorted(Path(directory).glob("images*.zip")))
+    return _common.read(paths, functools.partial(_item, store=store), ROWS, REPOSITORY, allow_partial)
 
 
-def _item(row: dict, name: str, pictures: hub_files.Pictures) -> Item:
+def _item(row: dict, name: str, store: hub_files.ImageStore) -> Item:
     question, answer = _common.column(row, "question").strip(), _common.column(row, "answer")
-    kind, given = _common.column(row, "answer_type"), row.get("decoded_image") or row.get("image")
-    choices = [hub_files.plain(choice, "a choice") for choice in _common.column_list(row, "choices")]
-    chosen = _common.column(row, "question_type") == "multi_choice"
-    if not (given and question and answer.strip()):
-        raise InputError("no picture" if not given else "no question or no answer")
-    if chosen and answer not in choices:
+    kind, image = _common.column(row, "answer_type"), row.get("decoded_image") or row.get("image")
+    choices = [hub_files.text_or_number(choice, "a choice") for choice in _common.column_list(row, "choices")]
+    is_choice = _common.column(row, "question_type") == "multi_choice"
+    if not (image and question and answer.strip()):
+        raise InputError("no image" if not image else "no question or no answer")
+    if is_choice and answer not in choices:
         raise InputError(f"the answer {answer!r} is none of its {len(choices)} choices")
-    if not chosen and kind not in ("integer", "float", "list"):
+    if not is_choice and kind not in ("integer", "float", "list"):
         raise InputError(f"answer_type {kind!r}")
     precision, metadata = row.get("precision"), row.get("metadata")
     if not isinstance(precision, int | float | None) or precision != precision:
         precision = None
     unit = _common.column(row, "unit", "")
     metadata = metadata if isinstance(metadata, Mapping) else {}
-    plain = Row(
+    new_row = Row(
         id=_common.column(row, "pid", name),
-        images=[pictures.picture(given)],
+        images=[store.reader(image)],
         question=f"{question} (Unit: {unit})" if unit else question,
-        answer=symbols.letter(choices.index(answer)) if chosen else answer,
+        answer=symbols.letter(choices.index(answer)) if is_choice else answer,
         source="mathvista",
-        choices=choices if chosen else [],
-        kind="choice" if chosen else "number",
+        choices=choices if is_choice else [],
+        kind="choice" if is_choice else "number",
     )
-    own = {
+    columns = {
         "query": _common.column(row, "query", ""),
         "answer": answer,
-        "answer_type": "text" if chosen else kind,
+        "answer_type": "text" if is_choice else kind,
         "precision": None if precision is None else int(precision),
         **metadata,
     }
-    return Item(plain, str(metadata.get("task") or ""), own)
+    return Item(new_row, str(metadata.get("task") or ""), columns)
 
 
 def prompt(item: Item, protocol: str) -> list[dict]:
@@ -160,13 +160,15 @@ def judge_messages(item: Item, text: str) -> list[dict] | None:
     """Messages that ask a judge to extract the answer; None if the rules did or there is nothing to extract."""
     if not text.strip() or score(item, text, "official").extracted is not None:
         return None
-    shown = [
+    demonstrations = [
         f"{query}\n\nModel response: {response}\n\nExtracted answer: {answer}"
         for query, response, answer in _DEMONSTRATIONS
     ]
     task = "Read these examples. Then extract the answer from the last model response, and write nothing but it."
     query = item.columns["query"] or _query(item)
-    return _common.user("\n\n".join([task, *shown, f"{query}\n\nModel response: {text}\n\nExtracted answer: "]))
+    return _common.user(
+        "\n\n".join([task, *demonstrations, f"{query}\n\nModel response: {text}\n\nExtracted answer: "])
+    )
 
 
 def judged(item: Item, text: str, reply: str) -> Score:
@@ -186,12 +188,12 @@ def _extracted(item: Item, text: str) -> str | None:
     if kind == "text":
         if box is None and len(tail.split()) == 1:  # the authors do not accept "b" and "B." as letters
             return tail if _chosen(tail) in symbols.LETTERS[: len(choices)] else None
-        if (named := _vlmevalkit.found(tail, choices)) and named != _vlmevalkit.NONE:
+        if (named := _vlmevalkit.chosen_letter(tail, choices)) and named != _vlmevalkit.NONE:
             return named
         return tail if box and tail in choices else None
     if kind == "list":
-        found = _LIST.findall(tail)
-        return found[0] if len(found) == 1 else None
+        lists = _LIST.findall(tail)
+        return lists[0] if len(lists) == 1 else None
     if match := _LAST_WORD.search(tail):
         return match[1]
     return tail or None
@@ -208,8 +210,8 @@ def _quoted(text: str) -> str | None:
 
 def _chosen(text: str) -> str:
     """The first letter in brackets, whether or not it is a choice; else the text."""
-    found = _LETTER.findall(text)
-    return found[0].upper() if found else text
+    letters = _LETTER.findall(text)
+    return letters[0].upper() if letters else text
 
 
 def _compared(item: Item, extracted: str | None) -> Score:

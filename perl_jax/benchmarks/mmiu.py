@@ -15,7 +15,7 @@ from models.errors import InputError
 from perl_jax import symbols
 from perl_jax.benchmarks import Item, Score, _common
 from perl_jax.curation import references
-from perl_jax.data import Picture, Rejected, Row
+from perl_jax.data import ImageReader, Rejected, Row
 from perl_jax.records import hub_files
 from perl_jax.symbols import MARKER
 
@@ -52,14 +52,14 @@ _QUESTION_FIRST = """person_reid multiple_image_captioning spot_the_similarity f
     point_tracking threed_cad_recognition single_object_tracking"""  # tasks, in the authors' script
 _LETTERS = "ABCDEFGHIJKLMN"  # accepted as an answer by the authors' rule
 _NO_ANSWER = ("image none", "model error or image error", "image error", "model error")
-_SELECT = re.compile(r"(?:\s*Select from the following (?:choices|options)[.:]?|(?:^|\s+)Candidates:)\s*$", re.I)
+_SELECT = re.compile(rf"(?:\s*{_common.SELECT}|(?:^|\s+)Candidates:)\s*$", re.I)
 _OPTION = re.compile(r"^([A-Z]):[ \t]*", re.M)
 
 _TEMPORAL = ("Continuous-temporal", "Discrete-temporal")  # relationships
 _FILM = "images in the order of time"
 _POINTS = "a point of the first image, sought in the second"
 _QUERY = "a query, and candidates that options may number"
-_PLACE = re.compile(r"\b(?:first|second|former|latter|(?:left|right) one)\b", re.I)
+_PLACE = _common.place_words("latter")  # of two images
 _ORDERED = {  # tasks by what their order means, as the question's wording may not say it
     _FILM: """point_tracking single_object_tracking threeD_Object_Tracking Egocentric_Video_QuestionAnswering
         Multiview_reasoning Multiview_Action_Recognition casuality_reasoning_next_qa casuality_reasoning_var
@@ -84,20 +84,20 @@ def load(directory: str, allow_partial: bool = False) -> Iterator[Item | Rejecte
     """Loads the questions; `category` is the task. A row without an answer is rejected, as by the authors."""
     paths = _common.files(directory, ("all.parquet", "all.json", "*.parquet"), REPOSITORY)
     folder = Path(directory)
-    zips = {path.stem: hub_files.Pictures(folder / path.stem, [path]) for path in sorted(folder.glob("*.zip"))}
-    unpacked = functools.cache(lambda relationship: hub_files.Pictures(folder / relationship, ()))
-    make = functools.partial(_item, shelf=lambda relationship: zips.get(relationship) or unpacked(relationship))
+    zips = {path.stem: hub_files.ImageStore(folder / path.stem, [path]) for path in sorted(folder.glob("*.zip"))}
+    unpacked = functools.cache(lambda relationship: hub_files.ImageStore(folder / relationship, ()))
+    make = functools.partial(_item, store_of=lambda relationship: zips.get(relationship) or unpacked(relationship))
     return _common.read(paths, make, ROWS, REPOSITORY, allow_partial)
 
 
-def _item(row: dict, name: str, shelf: Callable[[str], hub_files.Pictures]) -> Item:
+def _item(row: dict, name: str, store_of: Callable[[str], hub_files.ImageStore]) -> Item:
     task = _common.column(row, "task")
     paths = [hub_files.text(path, "an image path") for path in _common.column_list(row, "input_image_path")]
     if not paths:
-        raise InputError("no picture")
+        raise InputError("no image")
     answer = _common.column(row, "output").strip().upper()
     if len(answer) != 1 or answer not in _LETTERS:
-        raise InputError(f"the answer {answer!r} is no letter of an option")
+        raise InputError(f"the answer {answer!r} is not the letter of an option")
     columns = {key: _common.column(row, key, "") for key in ("question", "context", "options")}
     context, choices = _without_options(columns["context"], columns["options"])
     texts = _in_order(task, columns["question"].strip(), context.strip())
@@ -108,7 +108,7 @@ def _item(row: dict, name: str, shelf: Callable[[str], hub_files.Pictures]) -> I
     return Item(
         Row(
             id=f"{task}.{name}",
-            images=[_picture(path, shelf) for path in paths],
+            images=[_image(path, store_of) for path in paths],
             question=question,
             answer=answer,
             source="mmiu",
@@ -148,11 +148,11 @@ def _relationship(path: str) -> str:
     return (_parts(path) or [""])[0]
 
 
-def _picture(path: str, shelf: Callable[[str], hub_files.Pictures]) -> Picture:
+def _image(path: str, store_of: Callable[[str], hub_files.ImageStore]) -> ImageReader:
     """`./relationship/task/file`: a file of the folder, or a member of the zip, named after the relationship."""
     if not (parts := _parts(path)) or ".." in parts:
         raise InputError(f"image path {path!r}")
-    return shelf(parts[0]).picture("/".join(parts[1:]))
+    return store_of(parts[0]).reader("/".join(parts[1:]))
 
 
 def _without_options(context: str, options: str) -> tuple[str, list[str]]:
@@ -164,8 +164,8 @@ def _without_options(context: str, options: str) -> tuple[str, list[str]]:
     if not (choices and lettered and all(choices)):
         return _with_options(context, options), []
     line = " ".join(f"{symbols.letter(place)}. {choice}" for place, choice in enumerate(choices))
-    head, found, tail = context.rpartition(options.strip() if options.strip() in context else line)
-    return (_SELECT.sub("", head) + tail.rstrip() if found else _SELECT.sub("", context)), choices
+    head, matched, tail = context.rpartition(options.strip() if options.strip() in context else line)
+    return (_SELECT.sub("", head) + tail.rstrip() if matched else _SELECT.sub("", context)), choices
 
 
 def _with_options(context: str, options: str) -> str:
@@ -191,8 +191,8 @@ def score(item: Item, text: str, protocol: str) -> Score:
     if protocol == "boxed":
         return _common.boxed_score(item.row, text)
     count = len(item.row.choices) or len(_LETTERS)
-    found = _letter(text, item.row.choices, count)
-    return Score(float(found == item.row.answer and found in symbols.LETTERS[:count]), found)
+    letter = _letter(text, item.row.choices, count)
+    return Score(float(letter == item.row.answer and letter in symbols.LETTERS[:count]), letter)
 
 
 def _letter(text: str, choices: list[str], count: int) -> str | None:
@@ -203,13 +203,13 @@ def _letter(text: str, choices: list[str], count: int) -> str | None:
     text = text.strip().strip(".,()").strip()
     if len(text) == 1 and text.upper() in _LETTERS:
         return text.upper()
-    if meant := _common.marked_letter(text, count):
-        return meant
-    said = " ".join(text.split()).casefold()
-    named = [place for place, choice in enumerate(choices) if _names(said, choice)]
+    if letter := _common.marked_letter(text, count):
+        return letter
+    answer = " ".join(text.split()).casefold()
+    named = [place for place, choice in enumerate(choices) if _names(answer, choice)]
     return symbols.letter(named[0]) if len(named) == 1 else None
 
 
-def _names(said: str, choice: str) -> bool:
+def _names(answer: str, choice: str) -> bool:
     words = " ".join(choice.split()).casefold()
-    return bool(re.search(rf"(?<!\w){re.escape(words)}(?!\w)", said))
+    return bool(re.search(rf"(?<!\w){re.escape(words)}(?!\w)", answer))

@@ -83,36 +83,36 @@ def load(directory: str, allow_partial: bool = False) -> Iterator[Item | Rejecte
     """Loads the problems of MV-MATH.json; `category` is the subject. See `perl_jax.benchmarks`."""
     paths = _common.files(directory, _FILES, REPOSITORY)[:1]
     folder = Path(directory) if list(Path(directory).glob("*images*")) else paths[0].parent
-    pictures = hub_files.Pictures(folder, sorted(folder.glob("*images*.zip")))
-    return _common.read(paths, functools.partial(_item, pictures=pictures), ROWS, REPOSITORY, allow_partial)
+    store = hub_files.ImageStore(folder, sorted(folder.glob("*images*.zip")))
+    return _common.read(paths, functools.partial(_item, store=store), ROWS, REPOSITORY, allow_partial)
 
 
-def _item(row: dict, name: str, pictures: hub_files.Pictures) -> Item:
+def _item(row: dict, name: str, store: hub_files.ImageStore) -> Item:
     published, answer = _common.column(row, "question"), _common.column(row, "answer").strip()
     kind, names = _common.column(row, "answer_type"), _common.column_list(row, "input_image")
     if kind not in _END:
         raise InputError(f"answer_type {kind!r}")
     if not (names and answer and published.strip()):
-        raise InputError("no question, no answer or no picture")
+        raise InputError("no question, no answer or no image")
     shown = [int(number) - 1 for number in _SLOT.findall(published)]
     if len(set(shown)) < len(shown) or not set(shown) <= set(range(len(names))):
-        raise InputError(f"slots {[place + 1 for place in shown]} of {len(names)} pictures")
+        raise InputError(f"slots {[place + 1 for place in shown]} of {len(names)} images")
     order = [place for place in range(len(names)) if place not in shown] + shown  # images without a slot come first
     question = _common.with_slots(_SLOT.sub(MARKER, published).strip(), len(names))
     question, choices = split_choices(question) if kind == "choice" else (question, [])
     if kind == "choice" and answer not in symbols.LETTERS[: len(choices) or 4]:
         answer = _letter_of(answer, choices)
-    plain = Row(
+    new_row = Row(
         id=_common.column(row, "problem_id", name),
-        images=[pictures.picture(names[place]) for place in order],
+        images=[store.reader(names[place]) for place in order],
         question=question,
         answer=answer,
         source="mv_math",
         choices=choices,
         kind="choice" if kind == "choice" else _kind(answer),
     )
-    own = {key: row.get(key) for key in ("difficulty", "grade", "image_relavance")}
-    return Item(plain, _common.column(row, "subject", ""), {**own, "question": published, "answer_type": kind})
+    columns = {key: row.get(key) for key in ("difficulty", "grade", "image_relavance")}
+    return Item(new_row, _common.column(row, "subject", ""), {**columns, "question": published, "answer_type": kind})
 
 
 def _letter_of(answer: str, choices: list[str]) -> str:
@@ -144,14 +144,14 @@ def prompt(item: Item, protocol: str) -> list[dict]:
 
 def score(item: Item, text: str, protocol: str) -> Score:
     """Scores a response; may hang on a hostile one. In `official` nothing is extracted if the judge must decide."""
-    found = extract_boxed(text) or None if protocol == "boxed" else _extracted(item, text)
-    if found is None:
+    answer = extract_boxed(text) or None if protocol == "boxed" else _extracted(item, text)
+    if answer is None:
         return Score(0.0, None)
     kind = item.columns["answer_type"]
     if kind == "choice" and protocol == "boxed":
         return _common.boxed_score(item.row, text)
-    scored = {"choice": _choice, "single-step": _value, "multi-step": _parts}[kind](item.row, found)
-    return scored or Score(0.0, found if protocol == "boxed" else None)
+    scored = {"choice": _choice, "single-step": _value, "multi-step": _parts}[kind](item.row, answer)
+    return scored or Score(0.0, answer if protocol == "boxed" else None)
 
 
 def judge_messages(item: Item, text: str) -> list[dict] | None:
@@ -160,8 +160,8 @@ def judge_messages(item: Item, text: str) -> list[dict] | None:
         return None
     kind = item.columns["answer_type"]
     question = f"Question: {item.columns['question']}\n" if kind == "choice" else ""
-    asked = f"{question}Standard answer: {item.row.answer}\nModel's response: {text}"
-    return [{"role": "system", "content": _TASKS[kind]}, *_common.user(asked)]
+    request = f"{question}Standard answer: {item.row.answer}\nModel's response: {text}"
+    return [{"role": "system", "content": _TASKS[kind]}, *_common.user(request)]
 
 
 def judged(item: Item, text: str, reply: str) -> Score:
@@ -178,39 +178,39 @@ def judged(item: Item, text: str, reply: str) -> Score:
 def _extracted(item: Item, text: str) -> str | None:
     """The answer extracted by rules: a box, `Answer: {X}`, the last announced answer, parts, or a short response."""
     tail = text.rpartition("</think>")[2].strip()
-    for found in (extract_boxed(text), *_BRACES.findall(tail)[-1:], *_ANNOUNCED.findall(tail)[-1:]):
-        if found is not None:
-            return found.strip("* ") or None
+    for answer in (extract_boxed(text), *_BRACES.findall(tail)[-1:], *_ANNOUNCED.findall(tail)[-1:]):
+        if answer is not None:
+            return answer.strip("* ") or None
     short = len(tail.split()) <= _FEW_WORDS or (item.columns["answer_type"] == "multi-step" and _PART.search(tail))
     if short or item.row.kind != "choice":
         return tail if short and tail else None
-    return _vlmevalkit.found(tail, item.row.choices or _LETTERS_ALONE)
+    return _vlmevalkit.chosen_letter(tail, item.row.choices or _LETTERS_ALONE)
 
 
-def _choice(row: Row, found: str) -> Score | None:
-    match = _LETTER.match(found)
+def _choice(row: Row, answer: str) -> Score | None:
+    match = _LETTER.match(answer)
     choices = row.choices or _LETTERS_ALONE
-    letter = match[1] if match else _vlmevalkit.found(found, choices)
+    letter = match[1] if match else _vlmevalkit.chosen_letter(answer, choices)
     known = letter in symbols.LETTERS[: len(choices)]
     return Score(float(letter == row.answer), letter) if known else None
 
 
-def _value(row: Row, found: str) -> Score | None:
+def _value(row: Row, answer: str) -> Score | None:
     golds = _OR_ELSE.split(row.answer)
-    if any(_same(gold, found, row.kind) for gold in golds):
-        return Score(1.0, found)
-    numbers = all(_NUMBER.fullmatch(one.strip(" .$")) for one in [*golds, found])
-    return Score(0.0, found) if numbers else None
+    if any(_same(gold, answer, row.kind) for gold in golds):
+        return Score(1.0, answer)
+    numbers = all(_NUMBER.fullmatch(one.strip(" .$")) for one in [*golds, answer])
+    return Score(0.0, answer) if numbers else None
 
 
-def _parts(row: Row, found: str) -> Score | None:
+def _parts(row: Row, response: str) -> Score | None:
     """k/n for the parts "(1) ... (2) ..."; None if a part that differs from the reference may still mean the same."""
-    golds, told = _numbered(row.answer), _numbered(found)
-    if not golds or not told:
+    golds, answers = _numbered(row.answer), _numbered(response)
+    if not golds or not answers:
         return None
     right = 0
     for number, gold in golds.items():
-        guess = told.get(number, "")
+        guess = answers.get(number, "")
         value = match[1] if (match := _VALUE.search(guess)) else guess
         same = any(_same(gold, one, _kind(gold)) for one in (guess, value) if one)
         right += same
@@ -228,5 +228,5 @@ def _numbered(text: str) -> dict[str, str]:
 def _same(gold: str, guess: str, kind: str | None) -> bool:
     if compare.is_correct({"answer": gold, "kind": kind}, guess):
         return True
-    plain = [re.sub(r"[\s$.。]", "", compare.readable(one) or "") for one in (gold, guess)]
-    return plain[0] == plain[1] != ""
+    texts = [re.sub(r"[\s$.。]", "", compare.clean_text(one) or "") for one in (gold, guess)]
+    return texts[0] == texts[1] != ""

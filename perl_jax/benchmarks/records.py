@@ -55,16 +55,16 @@ def load(directory: str, allow_partial: bool = False) -> Iterator[Item | Rejecte
 
 
 def _item(split: Sequence[Mapping], number: int) -> Item:
-    whole = split[number]
-    record = {**whole, "images": list(range(len(whole["images"])))}
-    shown = permute.render(record)
+    stored = split[number]
+    record = {**stored, "images": list(range(len(stored["images"])))}
+    rendered = permute.render(record)
     row = Row(
         id=record["id"],
-        images=[functools.partial(_picture, split, number, image) for image in shown["images"]],
-        question=shown["question"],
-        answer=shown["answer"],
+        images=[functools.partial(_image, split, number, image) for image in rendered["images"]],
+        question=rendered["question"],
+        answer=rendered["answer"],
         source=record["source"],
-        choices=shown["choices"],
+        choices=rendered["choices"],
         kind=record["kind"],
         order_effect=record["order_effect"],
         movable=record["movable"],
@@ -72,7 +72,7 @@ def _item(split: Sequence[Mapping], number: int) -> Item:
     return Item(row, record["source"], {"record": record})
 
 
-def _picture(split: Sequence[Mapping], number: int, image: int) -> bytes:
+def _image(split: Sequence[Mapping], number: int, image: int) -> bytes:
     return split[number]["images"][image]
 
 

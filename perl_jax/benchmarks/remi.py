@@ -62,15 +62,15 @@ _TAG = re.compile(r"<image(\d+)>")
 def load(directory: str, allow_partial: bool = False) -> Iterator[Item | Rejected]:
     """Loads the questions of the test split; `category` is the task. See `perl_jax.benchmarks`."""
     paths = _common.files(directory, PATTERNS, REPOSITORY)
-    pictures = hub_files.Pictures(Path(directory), ())
-    return _common.read(paths, functools.partial(_item, pictures=pictures), ROWS, REPOSITORY, allow_partial)
+    store = hub_files.ImageStore(Path(directory), ())
+    return _common.read(paths, functools.partial(_item, store=store), ROWS, REPOSITORY, allow_partial)
 
 
-def _item(row: dict, name: str, pictures: hub_files.Pictures) -> Item:
+def _item(row: dict, name: str, store: hub_files.ImageStore) -> Item:
     task = _common.column(row, "task")
     if task not in _FIELD:
         raise InputError(f"unknown task {task!r}")
-    images = _common.numbered_pictures(row, pictures, 6)
+    images = _common.numbered_images(row, store, 6)
     published, label = _common.column(row, "question"), _common.column(row, "label")
     if not label.strip():
         raise InputError("no answer")
@@ -137,11 +137,11 @@ def score(item: Item, text: str, protocol: str) -> Score:
     """Scores a response; in `official` 0, with nothing extracted, if it is not JSON with an `answer`."""
     label = item.row.answer.lower().replace("\\", "").split("%")[0].strip()
     if protocol == "official":
-        found = _json_answer(text)
-        return Score(float(found is not None and _is_right(item.category, label, found)), found)
-    found = extract_boxed(text)
-    if found and _is_right(item.category, label, _cleaned(found.replace("\\", ""))):
-        return Score(1.0, found)
+        answer = _json_answer(text)
+        return Score(float(answer is not None and _is_right(item.category, label, answer)), answer)
+    answer = extract_boxed(text)
+    if answer and _is_right(item.category, label, _cleaned(answer.replace("\\", ""))):
+        return Score(1.0, answer)
     any_of = [part.strip() for part in item.row.answer.split(",")] if item.category == "RefCoco" else ()
     return _common.boxed_score(item.row, text, any_of)
 
@@ -153,41 +153,41 @@ def _cleaned(answer: str) -> str:
 def _json_answer(text: str) -> str | None:
     start, end = max(text.find("{"), 0), text.rfind("}") + 1
     try:
-        said = json.loads(text[start:end].replace('\\"', "").replace("\\", ""))["answer"]
-        return None if said is None else _cleaned(str(said)) or None
+        answer = json.loads(text[start:end].replace('\\"', "").replace("\\", ""))["answer"]
+        return None if answer is None else _cleaned(str(answer)) or None
     except (KeyError, TypeError, ValueError, RecursionError):
         return None
 
 
-def _is_right(task: str, label: str, said: str) -> bool:
+def _is_right(task: str, label: str, answer: str) -> bool:
     """Compares by the authors' rules; their tolerance is empty for negative labels. An empty answer is incorrect."""
-    if not label or not said:
+    if not label or not answer:
         return False
     if task == "RefCoco":
-        return said in label.split(",")
+        return answer in label.split(",")
     if task in ("GeomShape", "GeomCost"):
-        return _within(label, said, 0.03)
+        return _within(label, answer, 0.03)
     if task == "Clocks":
-        true, guess = _number(label), _number(said)
+        true, guess = _number(label), _number(answer)
         return true is not None and guess is not None and true - 10 <= guess <= true + 10
-    return _same(label, said) or _within(label, said, 0.01)
+    return _same(label, answer) or _within(label, answer, 0.01)
 
 
-def _same(label: str, said: str) -> bool:
+def _same(label: str, answer: str) -> bool:
     number = _number(label)
     return (
-        label == said
-        or (number is not None and number == _number(said))
-        or (label in ("f", "g", "h") and said == f"{label}(x)")
-        or label == f"({said})"
-        or said == f"({label})"
-        or said.replace(" ", "") == label
-        or label.replace(" ", "") == said
+        label == answer
+        or (number is not None and number == _number(answer))
+        or (label in ("f", "g", "h") and answer == f"{label}(x)")
+        or label == f"({answer})"
+        or answer == f"({label})"
+        or answer.replace(" ", "") == label
+        or label.replace(" ", "") == answer
     )
 
 
-def _within(label: str, said: str, share: float) -> bool:
-    true, guess = _number(label), _number(said)
+def _within(label: str, answer: str, share: float) -> bool:
+    true, guess = _number(label), _number(answer)
     return true is not None and guess is not None and (1 - share) * true <= guess <= (1 + share) * true
 
 

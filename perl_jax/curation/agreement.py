@@ -17,11 +17,11 @@ def markdown(labels: Iterable[tuple[str, str, str]], examples: int = 2) -> str:
     """
     from sklearn.metrics import cohen_kappa_score  # takes 1 s to import
 
-    counts, shown = Counter(), defaultdict(list)
+    counts, disagreements = Counter(), defaultdict(list)
     for rules, model, question in labels:
         counts[rules, model] += 1
-        if rules != model and len(shown[rules, model]) < examples:
-            shown[rules, model].append(line(question))
+        if rules != model and len(disagreements[rules, model]) < examples:
+            disagreements[rules, model].append(line(question))
     effects, total = records.ORDER_EFFECTS, counts.total()
     if not total:
         return "No question was labelled both by the rules and by the model."
@@ -34,7 +34,7 @@ def markdown(labels: Iterable[tuple[str, str, str]], examples: int = 2) -> str:
         statistics.Table(["", *(f"model: {model}" for model in effects)], rows).markdown(),
         f"{equal} of {total} labels agree ({equal / total:.0%}); Cohen's kappa {kappa}.",
     ]
-    for (rules, model), questions in sorted(shown.items(), key=lambda item: -counts[item[0]]):
+    for (rules, model), questions in sorted(disagreements.items(), key=lambda item: -counts[item[0]]):
         quoted = "; ".join(f'"{question}"' for question in questions)
         parts.append(f"{rules} by the rules, {model} by the model: {counts[rules, model]}, such as {quoted}")
     return "\n\n".join(parts)

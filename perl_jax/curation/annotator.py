@@ -125,28 +125,28 @@ def annotate(endpoint: Endpoint, rows: Iterable) -> Iterator[tuple[object, Annot
             return None
         conversation = messages(row)
         reply = endpoint.ask(conversation, temperature=0)
-        made = parse(reply, row)
-        if made.reason in ("", NOT_CHECKABLE):
-            return made
-        mend = REPAIR.format(problem=f"{made.reason}: {made.detail}")
-        conversation += [{"role": "assistant", "content": reply[:_LONGEST_REPLY]}, {"role": "user", "content": mend}]
+        annotation = parse(reply, row)
+        if annotation.reason in ("", NOT_CHECKABLE):
+            return annotation
+        repair = REPAIR.format(problem=f"{annotation.reason}: {annotation.detail}")
+        conversation += [{"role": "assistant", "content": reply[:_LONGEST_REPLY]}, {"role": "user", "content": repair}]
         return parse(endpoint.ask(conversation, temperature=0), row)
 
-    for row, made in endpoint.each(rows, work):
-        if isinstance(made, Failure):
-            made = Annotation(reason=f"endpoint: {made.reason}", detail=made.detail)
-        yield row, made
+    for row, annotation in endpoint.each(rows, work):
+        if isinstance(annotation, Failure):
+            annotation = Annotation(reason=f"endpoint: {annotation.reason}", detail=annotation.detail)
+        yield row, annotation
 
 
 def messages(row: Row) -> list[dict]:
     """The request for a row's annotation: one user message, because not every model has a system role."""
-    asked = {
+    request = {
         "images": len(row.images),
         "question": _split(row.question)[1],
         "choices": list(row.choices),
         "answer": row.answer,
     }
-    text = f"{PROMPT}\n\nNow this one:\n\n{json.dumps(asked, ensure_ascii=False)}"
+    text = f"{PROMPT}\n\nNow this one:\n\n{json.dumps(request, ensure_ascii=False)}"
     return [{"role": "user", "content": text}]
 
 
@@ -157,13 +157,13 @@ def parse(reply: str, row: Row) -> Annotation:
     choices, its question, choices and answer are kept unchanged.
     """
     try:
-        said = _last_object(reply)
-        if said["checkable"] is False:
-            return Annotation(reason=NOT_CHECKABLE, detail=line(str(said.get("reason") or "")))
-        if said["checkable"] is not True:
+        fields = _last_object(reply)
+        if fields["checkable"] is False:
+            return Annotation(reason=NOT_CHECKABLE, detail=line(str(fields.get("reason") or "")))
+        if fields["checkable"] is not True:
             raise Failure("reply misses a field", "checkable must be true or false")
-        question, choices, answer, kind = _rephrased(said, row)
-        effect, evidence, confidence = _label(said, "\n".join((row.question, *row.choices, row.answer, question)))
+        question, choices, answer, kind = _rephrased(fields, row)
+        effect, evidence, confidence = _label(fields, "\n".join((row.question, *row.choices, row.answer, question)))
         return Annotation(question, answer, choices, kind, effect, evidence, confidence)
     except Failure as failure:
         return Annotation(reason=failure.reason, detail=failure.detail)
@@ -171,47 +171,47 @@ def parse(reply: str, row: Row) -> Annotation:
 
 def _last_object(reply: str) -> dict:
     reply = reply[-_LONGEST_REPLY:].rpartition("</think>")[2]
-    found, decoder = None, json.JSONDecoder()
+    last, decoder = None, json.JSONDecoder()
     for brace in re.finditer("{", reply):
         try:
             value, _ = decoder.raw_decode(reply, brace.start())
         except (ValueError, RecursionError):
             continue
-        found = value if "checkable" in value else found
-    if found is None:
+        last = value if "checkable" in value else last
+    if last is None:
         raise Failure("reply is no JSON object", reply[:100] or "nothing")
-    return found
+    return last
 
 
-def _rephrased(said: dict, row: Row) -> tuple[str, tuple[str, ...], str, str]:
+def _rephrased(reply: dict, row: Row) -> tuple[str, tuple[str, ...], str, str]:
     """(question, choices, answer, kind), verified on their own and against the row."""
     lead, body = _split(row.question)
     if row.choices:
         question, choices, answer, kind = body, tuple(row.choices), row.answer, "choice"
     else:
-        question, choices, answer, kind = _fields(said)
+        question, choices, answer, kind = _fields(reply)
         original = f"{body}\n{row.answer}".casefold()
         if made_up := [choice for choice in choices if choice.casefold().strip() not in original]:
             raise Failure("choices are made up", made_up[0])
         if len(question) > 2 * len(body) + 200:
             raise Failure("question is longer than it was", question)
     question = lead + question.strip()
-    shown = sum(text.count(symbols.MARKER) for text in (question, *choices))
-    if shown != sum(text.count(symbols.MARKER) for text in (row.question, *row.choices)) or symbols.MARKER in answer:
-        raise Failure("image slots differ", f"{symbols.MARKER} {shown} times: {question}")
-    if beyond := references.beyond("\n".join((question, *choices, answer)), len(row.images)):
-        raise Failure("names an image that is not there", f"{beyond} of {len(row.images)}")
+    slots = sum(text.count(symbols.MARKER) for text in (question, *choices))
+    if slots != sum(text.count(symbols.MARKER) for text in (row.question, *row.choices)) or symbols.MARKER in answer:
+        raise Failure("image slots differ", f"{symbols.MARKER} {slots} times: {question}")
+    if missing_image := references.missing_image("\n".join((question, *choices, answer)), len(row.images)):
+        raise Failure("names a missing image", f"{missing_image} of {len(row.images)}")
     return question, choices, _short(answer.strip(), choices, kind, row), kind
 
 
-def _fields(said: dict) -> tuple[str, tuple[str, ...], str, str]:
-    question, answer, kind, choices = said.get("question"), said.get("answer"), said.get("kind"), said.get("choices")
-    choices = [] if choices is None else choices
+def _fields(reply: dict) -> tuple[str, tuple[str, ...], str, str]:
+    question, answer, kind = reply.get("question"), reply.get("answer"), reply.get("kind")
+    choices = [] if reply.get("choices") is None else reply["choices"]
     if isinstance(answer, int | float) and not isinstance(answer, bool):
         answer = str(answer)
     texts = [question, answer, *(choices if isinstance(choices, list) else [None])]
-    sound = all(isinstance(text, str) and not re.search("[\0\ud800-\udfff]", text) for text in texts)
-    if not (sound and question.replace(symbols.MARKER, "").strip() and all(map(compare.normalized, choices))):
+    valid = all(isinstance(text, str) and not re.search("[\0\ud800-\udfff]", text) for text in texts)
+    if not (valid and question.replace(symbols.MARKER, "").strip() and all(map(compare.normalized, choices))):
         raise Failure("reply misses a field", "question, answer and choices must be texts, none empty")
     if kind not in records.KINDS:
         raise Failure("unknown kind", f"{kind!r}, not one of {', '.join(records.KINDS)}")
@@ -221,10 +221,10 @@ def _fields(said: dict) -> tuple[str, tuple[str, ...], str, str]:
 def _short(answer: str, choices: Sequence[str], kind: str, row: Row) -> str:
     """The answer, for a choice its letter; rejected if it does not fit its kind or states what the row does not."""
     if kind == "choice":
-        chosen = _chosen(answer, choices)
+        chosen = _letters_meant(answer, choices)
         if len(chosen) != 1 or not 2 <= len(choices) <= len(_LETTERS):
-            raise Failure("answer is no choice", f"{answer} of {len(choices)} choices")
-        if chosen[0] not in _chosen(row.answer, choices):
+            raise Failure("answer is not a choice", f"{answer} of {len(choices)} choices")
+        if chosen[0] not in _letters_meant(row.answer, choices):
             raise Failure("answer is made up", f"{chosen[0]} is not what was answered: {row.answer}")
         return chosen[0]
     if not answer or len(answer) > LONGEST_ANSWER or not answer.isprintable():
@@ -240,22 +240,26 @@ def _short(answer: str, choices: Sequence[str], kind: str, row: Row) -> str:
     words = re.findall(r"[^\W\d_]+|\d+", answer.casefold())
     if not words and answer not in row.answer:
         raise Failure("answer is made up", f"{answer!r} is not in the answer")
-    if new := [word for word in words if not _says(source, word)]:
+    if new := [word for word in words if not _contains(source, word)]:
         raise Failure("answer is made up", f"{new[0]!r} is not in the question or its answer")
     return answer
 
 
-def _chosen(answer: str, choices: Sequence[str]) -> list[str]:
+def _letters_meant(answer: str, choices: Sequence[str]) -> list[str]:
     """Letters of the choices that an answer may mean: by equality, else by contained text, else by contained letter."""
     letters, answer_text = list(zip(_LETTERS, choices)), compare.normalized(answer)
     return (
         [letter for letter, _ in letters if compare.is_correct({"answer": letter, "choices": list(choices)}, answer)]
-        or [letter for letter, text in letters if (plain := compare.normalized(text)) and plain in answer_text]
+        or [
+            letter
+            for letter, text in letters
+            if (choice_text := compare.normalized(text)) and choice_text in answer_text
+        ]
         or [letter for letter, _ in letters if re.search(rf"\b{letter}\b", answer)]
     )
 
 
-def _says(text: str, word: str) -> bool:
+def _contains(text: str, word: str) -> bool:
     if not word.isdecimal():
         return word in _JUDGEMENTS or word in text
     place = slice(int(word) - 1, int(word))
@@ -263,20 +267,20 @@ def _says(text: str, word: str) -> bool:
     return re.search("|".join((rf"(?<!\d){word}(?!\d)", *(rf"\b{name}\b" for name in words))), text) is not None
 
 
-def _label(said: dict, text: str) -> tuple[str, str, float]:
+def _label(reply: dict, text: str) -> tuple[str, str, float]:
     """(order_effect, evidence, confidence); the confidence is 0 if the evidence is not in the text."""
-    effect, evidence, confidence = said.get("order_effect"), said.get("evidence"), said.get("confidence")
+    effect, evidence, confidence = reply.get("order_effect"), reply.get("evidence"), reply.get("confidence")
     if effect not in records.ORDER_EFFECTS:
         raise Failure("unknown order_effect", f"{effect!r}, not one of {', '.join(records.ORDER_EFFECTS)}")
     if isinstance(confidence, bool) or not isinstance(confidence, int | float) or not 0 <= confidence <= 1:
-        raise Failure("confidence is no number from 0 to 1", repr(confidence))
+        raise Failure("confidence is not a number from 0 to 1", repr(confidence))
     quotes = [evidence] if isinstance(evidence, str) else evidence if isinstance(evidence, list) else []
-    quotes = [quote for quote in quotes if isinstance(quote, str) and _plain(quote)]
-    found = bool(quotes) and all(_plain(quote) in _plain(text) for quote in quotes)
-    return effect, line("; ".join(quotes)), float(confidence) if found else 0.0
+    quotes = [quote for quote in quotes if isinstance(quote, str) and _normalized(quote)]
+    supported = bool(quotes) and all(_normalized(quote) in _normalized(text) for quote in quotes)
+    return effect, line("; ".join(quotes)), float(confidence) if supported else 0.0
 
 
-def _plain(text: str) -> str:
+def _normalized(text: str) -> str:
     return " ".join(text.casefold().replace("’", "'").split()).strip(" .\"'")
 
 

@@ -56,11 +56,11 @@ def build(
         raise InputError(f"--holdout={holdout}: give a share below 1, of a source without a split {HELD_OUT!r}")
     filters, ledger = image_rules.Filters(decontaminate), Ledger(holdout, show)
 
-    def kept(split: str) -> Iterator[records.Record]:
+    def kept_records(split: str) -> Iterator[records.Record]:
         rows = module.records(input, split, seed=seed, **options)
         return itertools.islice(ledger.entered(split, _graded(_curated(rows, annotate, filters))), limit)
 
-    splits = {split: kept(split) for split in module.SPLITS}
+    splits = {split: kept_records(split) for split in module.SPLITS}
     if holdout:
         splits[HELD_OUT] = ledger.held_out()  # read after all other splits, when it is complete
     try:
@@ -110,7 +110,7 @@ class Ledger:
 
     def reject(self, split: str, record: records.Record, error: InputError) -> None:
         """Logs a record that cannot be written."""
-        row = {"split": split, "id": record.get("id"), "reason": "not a whole record", "detail": str(error)}
+        row = {"split": split, "id": record.get("id"), "reason": "not a valid record", "detail": str(error)}
         self.rejected.append(row)
 
     def reasons(self, split: str) -> dict[str, int]:
@@ -140,12 +140,14 @@ def _graded(items: Iterable[Item]) -> Iterator[Item]:
             curated = [item for item in chunk if isinstance(item, Curated)]
             if curated and grader is None:  # it starts processes, which only curated rows need
                 grader = stack.enter_context(grading.Grader("boxed"))
-            shown = [permute.render(item.record) for item in curated]
-            pairs = [(sample, f"<think></think>\\boxed{{{sample['answer']}}}") for sample in shown]
+            samples = [permute.render(item.record) for item in curated]
+            pairs = [(sample, f"<think></think>\\boxed{{{sample['answer']}}}") for sample in samples]
             scores = grader.grade(pairs) if curated else []
-            refused = {id(item): sample for item, sample, score in zip(curated, shown, scores) if score["reward"] < 1}
+            unlearnable = {
+                id(item): sample for item, sample, score in zip(curated, samples, scores) if score["reward"] < 1
+            }
             for item in chunk:
-                if sample := refused.get(id(item)):
+                if sample := unlearnable.get(id(item)):
                     item = data.Rejected(sample["id"], "the reward does not accept the answer", sample["answer"])
                 yield item
 

@@ -54,8 +54,8 @@ def checkable(row: Row) -> Row | Rejected:
     if choices or row.kind == "choice":
         return _choice(row._replace(question=question, choices=choices), answer)
     for rule in (_images, _number, _verdict, _short):
-        if found := rule(row, answer):
-            return row._replace(**found)
+        if fields := rule(row, answer):
+            return row._replace(**fields)
     return Rejected(row.id, "answer cannot be checked by a rule", answer)
 
 
@@ -73,8 +73,8 @@ def split_choices(question: str) -> tuple[str, list[str]]:
     for start in [i for i, mark in enumerate(marks) if mark[1] == "A"][::-1]:
         run = marks[start:]
         lettered = [mark[1] for mark in run] == [*symbols.LETTERS[: len(run)]]
-        apart = all("(" in mark[0] or mark.start() == 0 or question[mark.start() - 1] == "\n" for mark in run)
-        if len(run) > 1 and lettered and apart:
+        separate = all("(" in mark[0] or mark.start() == 0 or question[mark.start() - 1] == "\n" for mark in run)
+        if len(run) > 1 and lettered and separate:
             ends = [mark.start() for mark in run[1:]] + [len(question)]
             choices = [question[mark.end() : end].strip().rstrip(";") for mark, end in zip(run, ends)]
             head = _OPTIONS_HEAD.sub("", question[: run[0].start()].rstrip()).rstrip()
@@ -95,23 +95,23 @@ def _choice(row: Row, answer: str) -> Row | Rejected:
             return Rejected(row.id, "a choice without choices", answer)
         return row._replace(answer=match[1].upper(), kind="choice")
     texts = [_folded(choice) for choice in row.choices]
-    told = [text for text in texts if text not in ("", symbols.MARKER)]  # the other choices differ only by letter
-    if len(set(told)) < len(told):
+    distinct = [text for text in texts if text not in ("", symbols.MARKER)]  # the other choices differ only by letter
+    if len(set(distinct)) < len(distinct):
         return Rejected(row.id, "two choices are equal", " | ".join(row.choices))
-    if (said := _folded(answer)) and texts.count(said) == 1:
-        return letter(texts.index(said))
+    if (answer_text := _folded(answer)) and texts.count(answer_text) == 1:
+        return letter(texts.index(answer_text))
     if match := _LETTER.fullmatch(answer):
         index = symbols.letter_place(match[1])
-        return letter(index) if index < len(texts) else Rejected(row.id, "answer is no choice", answer)
+        return letter(index) if index < len(texts) else Rejected(row.id, "answer is not a choice", answer)
     if match := _LETTER_AND_TEXT.fullmatch(answer):
         index = symbols.letter_place(match[1] or match[2])
-        said = _folded(match[3])
-        if index < len(texts) and (texts[index] == said or (texts[index] == "" and said not in texts)):
+        answer_text = _folded(match[3])
+        if index < len(texts) and (texts[index] == answer_text or (texts[index] == "" and answer_text not in texts)):
             return letter(index)
     head = _folded(_ANSWER_HEAD.sub("", answer))
     if head and texts.count(head) == 1:
         return letter(texts.index(head))
-    return Rejected(row.id, "answer is no choice", answer)
+    return Rejected(row.id, "answer is not a choice", answer)
 
 
 def _number(row: Row, answer: str) -> dict | None:
@@ -138,8 +138,8 @@ def _images(row: Row, answer: str) -> dict | None:
     """The requested image or images, if the answer names them and none that the question itself mentions."""
     if not references.asks_for_image(row.question) or len(re.findall(r"\bwhich\b", row.question, re.I)) > 1:
         return None
-    if listed := _set(row.question, answer):
-        return {"answer": listed, "kind": "order"}
+    if image_set := _set(row.question, answer):
+        return {"answer": image_set, "kind": "order"}
     named = _numbers(answer)
     if named & _numbers(row.question) or not named or not named <= set(range(1, len(row.images) + 1)):
         return None

@@ -46,12 +46,12 @@ def curate(row: Row, annotation: Annotation | None = None) -> Curated | Rejected
     >>> curate(row).record["question"], curate(row).record["answer"], curate(row).decision.order_effect
     ('<image:0><image:1>\\nWhich image is brighter? Answer with its number.', '{image:1}', 'rewrite')
     """
-    if broken := rules.check(row):
-        return Rejected(row.id, *broken)
+    if broken_rule := rules.check(row):
+        return Rejected(row.id, *broken_rule)
     row = row._replace(question=_slots_in_front(row.question))
     if annotation is not None and annotation.reason == NOT_CHECKABLE:
         return Rejected(row.id, annotation.reason, annotation.detail)
-    short = checkable(_annotated(row, annotation))
+    short = checkable(_with_annotation(row, annotation))
     return short if isinstance(short, Rejected) else _with_symbols(row, short, annotation)
 
 
@@ -73,8 +73,9 @@ def _with_symbols(row: Row, short: Row, annotation: Annotation | None) -> Curate
             answer = references.answer_to_symbols(answer, question, count)
         question = references.to_symbols(question, count)
         choices = references.choices_to_symbols(choices, question, count)
-    if count > 1 and (beyond := references.beyond("\n".join((short.question, *short.choices, short.answer)), count)):
-        return Rejected(row.id, "names an image that is not there", f"{beyond}, {count} images")
+    texts = "\n".join((short.question, *short.choices, short.answer))
+    if count > 1 and (missing_image := references.missing_image(texts, count)):
+        return Rejected(row.id, "names a missing image", f"{missing_image}, {count} images")
     try:
         decision = _decide(row, short, question, choices, answer, annotation)
     except InputError as error:
@@ -102,7 +103,7 @@ def _slots_in_front(question: str) -> str:
     return question if not slots or symbols.MARKER in body else symbols.MARKER * slots + "\n" + body
 
 
-def _annotated(row: Row, annotation) -> Row:
+def _with_annotation(row: Row, annotation) -> Row:
     if annotation is None or annotation.reason:
         return row
     return row._replace(
@@ -126,32 +127,35 @@ def _numbered(question: str, choices: list[str], count: int) -> tuple[str, list[
 
 def _decide(row: Row, short: Row, question: str, choices: list[str], answer: str, annotation) -> Decision:
     label, by = references.label(question, choices, answer, len(row.images)), "rules"
-    if label.order_effect == "rewrite" and _letter_of_nothing(short, choices, answer):
+    if label.order_effect == "rewrite" and _letter_without_choice(short, choices, answer):
         label = references.Label("fixed", f"the letter {answer}, whose choice is not in the text", references.UNSURE)
-    both = {}
+    labels = {}
     if annotation is not None and not annotation.reason:
-        said = references.Label(annotation.order_effect, annotation.evidence, annotation.confidence)
-        both = {"rules": label._asdict(), "model": said._asdict()}
-        if len(row.images) > 1 and said.confidence >= TRUSTED:
-            by, label = "model", _carried_out(said, label, symbols.mentioned("\n".join((question, *choices, answer))))
+        model_label = references.Label(annotation.order_effect, annotation.evidence, annotation.confidence)
+        labels = {"rules": label._asdict(), "model": model_label._asdict()}
+        if len(row.images) > 1 and model_label.confidence >= TRUSTED:
+            mentioned = symbols.mentioned("\n".join((question, *choices, answer)))
+            by, label = "model", _supported_label(model_label, label, mentioned)
     if row.order_effect is not None:
         label, by = references.Label(row.order_effect, row.reason or "given by the source", 1.0), "given"
-    same = (short.question, list(short.choices), short.answer) == (row.question, list(row.choices), row.answer)
-    original = None if same else {"question": row.question, "choices": list(row.choices), "answer": row.answer}
-    return Decision(row.id, *label, by, original, **both)
+    unchanged = (short.question, list(short.choices), short.answer) == (row.question, list(row.choices), row.answer)
+    original = None if unchanged else {"question": row.question, "choices": list(row.choices), "answer": row.answer}
+    return Decision(row.id, *label, by, original, **labels)
 
 
-def _carried_out(said: references.Label, ruled: references.Label, mentioned: list[int]) -> references.Label:
+def _supported_label(
+    model_label: references.Label, rule_label: references.Label, mentioned: list[int]
+) -> references.Label:
     """The model's label if the text supports it: mentions always move, and `rewrite` needs mentions."""
-    if said.order_effect == "invariant" and mentioned:
-        return ruled
-    if said.order_effect == "rewrite" and ruled.order_effect != "rewrite":
-        why = f"{said.evidence}: to be rewritten, but the rules found {ruled.evidence}"
-        return references.Label("fixed", why, references.UNSURE)
-    return said
+    if model_label.order_effect == "invariant" and mentioned:
+        return rule_label
+    if model_label.order_effect == "rewrite" and rule_label.order_effect != "rewrite":
+        evidence = f"{model_label.evidence}: to be rewritten, but the rules found {rule_label.evidence}"
+        return references.Label("fixed", evidence, references.UNSURE)
+    return model_label
 
 
-def _letter_of_nothing(short: Row, choices: list[str], answer: str) -> bool:
+def _letter_without_choice(short: Row, choices: list[str], answer: str) -> bool:
     return short.kind == "choice" and not choices and not symbols.mentioned(answer)
 
 
@@ -159,7 +163,7 @@ def _fault(record: Record, short: Row, count: int) -> tuple[str, str] | None:
     """Why the record does not render back to the row's text or cannot be permuted, as (reason, detail), or None."""
     sample = {**record, "images": list(range(count))}
     try:
-        shown = permute.render(sample)
+        rendered = permute.render(sample)
         places = permute.movable_places(sample)
         order = list(range(count))
         for place, image in zip(places, reversed(places)):
@@ -171,12 +175,12 @@ def _fault(record: Record, short: Row, count: int) -> tuple[str, str] | None:
         return "text and images do not fit", str(error)
     if back != sample:
         return "an order and back is not the same", record["question"]
-    plain = symbols.words("\n".join((short.question, *short.choices, short.answer)), count)
-    rendered = "\n".join((shown["question"], *shown["choices"], shown["answer"]))
-    if _bare(plain) != _bare(rendered):
+    expected = symbols.words("\n".join((short.question, *short.choices, short.answer)), count)
+    actual = "\n".join((rendered["question"], *rendered["choices"], rendered["answer"]))
+    if _without_slots(expected) != _without_slots(actual):
         return "references do not render back to the text", record["question"]
     return None
 
 
-def _bare(text: str) -> str:
+def _without_slots(text: str) -> str:
     return " ".join(symbols.SLOT.sub("", text).replace(symbols.MARKER, "").split())

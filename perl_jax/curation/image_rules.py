@@ -14,10 +14,10 @@ from perl_jax import data, records
 from perl_jax.curation import rules
 from perl_jax.curation.curate import Curated
 from perl_jax.records import hub_files
-from perl_jax.records.images import stored
+from perl_jax.records.images import to_stored_format
 
 NEAR = 4  # images whose perceptual hashes (64 bits) differ in at most this many bits count as equal
-PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 QUESTIONS = ("question", "problem", "query", "prompt")  # column names of questions in evaluation sets
 LONG = 40  # minimum characters of a question for equality to count as overlap
 
@@ -26,24 +26,24 @@ class Filters:
     """Loads the images of curated records and applies the image rules; one instance per source."""
 
     def __init__(self, decontaminate: Iterable[str] = ()):
-        self._duplicates = rules.Duplicates()
+        self._duplicates = rules.DuplicateFilter()
         self._overlap = Overlap(decontaminate)
 
-    def __call__(self, item: Curated, shown: Sequence[data.Picture]) -> Curated | data.Rejected:
+    def __call__(self, item: Curated, readers: Sequence[data.ImageReader]) -> Curated | data.Rejected:
         record, name = item.record, item.record["id"]
         images = []
-        for number, picture in enumerate(shown, start=1):
+        for number, read_image in enumerate(readers, start=1):
             try:
-                images.append(stored(picture(), f"image {number}"))
+                images.append(to_stored_format(read_image(), f"image {number}"))
             except InputError as error:
-                return data.Rejected(name, "picture", str(error))
-            if small := rules.picture_size(Image.open(io.BytesIO(images[-1])).size):
-                return data.Rejected(name, "picture size", f"image {number}: {small}")
+                return data.Rejected(name, "unreadable image", str(error))
+            if too_small := rules.image_size(Image.open(io.BytesIO(images[-1])).size):
+                return data.Rejected(name, "image size", f"image {number}: {too_small}")
         text = "\n".join((record["question"], *record["choices"]))
-        if twin := self._duplicates(name, text, images):
-            return data.Rejected(name, "duplicate", twin)
-        if known := self._overlap(record["question"], images):
-            return data.Rejected(name, "overlap with an evaluation set", known)
+        if duplicate_of := self._duplicates(name, text, images):
+            return data.Rejected(name, "duplicate", duplicate_of)
+        if overlap := self._overlap(record["question"], images):
+            return data.Rejected(name, "overlap with an evaluation set", overlap)
         return item._replace(record={**record, "images": images})
 
 
@@ -53,10 +53,10 @@ class Overlap:
     def __init__(self, directories: Iterable[str]):
         questions, hashes = {}, {}
         for directory in directories:
-            for question, shown in _held_out(directory):
-                if len(plain := rules.normalized(question)) >= LONG:
-                    questions[plain] = directory
-                hashes |= dict.fromkeys(filter(None, map(perceptual_hash, shown)), directory)
+            for question, images in _evaluation_set(directory):
+                if len(text := rules.normalized(question)) >= LONG:
+                    questions[text] = directory
+                hashes |= dict.fromkeys(filter(None, map(perceptual_hash, images)), directory)
         self._questions, self._where = questions, list(hashes.values())
         self._hashes = np.array(list(hashes), np.uint64)
 
@@ -64,10 +64,10 @@ class Overlap:
         if directory := self._questions.get(rules.normalized(question)):
             return f"its question is in {directory}"
         for number, image in enumerate(images if len(self._hashes) else (), start=1):
-            if found := perceptual_hash(image):
-                apart = np.bitwise_count(self._hashes ^ np.uint64(found))
-                if apart.min() <= NEAR:
-                    return f"image {number} is in {self._where[int(apart.argmin())]}"
+            if image_hash := perceptual_hash(image):
+                distances = np.bitwise_count(self._hashes ^ np.uint64(image_hash))
+                if distances.min() <= NEAR:
+                    return f"image {number} is in {self._where[int(distances.argmin())]}"
         return None
 
 
@@ -79,49 +79,49 @@ def perceptual_hash(image: bytes) -> int | None:
     import imagehash
 
     try:
-        picture = Image.open(io.BytesIO(stored(image, "picture"))).convert("L")
+        grey = Image.open(io.BytesIO(to_stored_format(image, "image"))).convert("L")
     except InputError:
         return None
-    if np.asarray(picture.resize((16, 16))).std() < 4:  # of 256 grey levels
+    if np.asarray(grey.resize((16, 16))).std() < 4:  # of 256 grey levels
         return None
-    return int(str(imagehash.phash(picture)), 16)
+    return int(str(imagehash.phash(grey)), 16)
 
 
-def _held_out(directory: str) -> Iterator[tuple[str, list[bytes]]]:
+def _evaluation_set(directory: str) -> Iterator[tuple[str, list[bytes]]]:
     """Yields (question, images) of a record set, or of all files of a folder in Hugging Face format."""
     if not os.path.isdir(directory):
-        raise InputError(f"--decontaminate={directory} is no directory")
+        raise InputError(f"--decontaminate={directory} is not a directory")
     if os.path.isfile(os.path.join(directory, "dataset_info.json")):
         for split in records.splits(directory):
             yield from ((record["question"], record["images"]) for record in records.open_split(directory, split))
         return
-    found = False
+    any_items = False
     for path in sorted(Path(directory).rglob("*")):
-        for question, shown in _of_file(path):
-            found = True
-            yield question, shown
-    if not found:
-        raise InputError(f"--decontaminate={directory} holds no records, questions or pictures")
+        for question, images in _read_file(path):
+            any_items = True
+            yield question, images
+    if not any_items:
+        raise InputError(f"--decontaminate={directory} holds no records, questions or images")
 
 
-def _of_file(path: Path) -> Iterator[tuple[str, list[bytes]]]:
-    if path.suffix.lower() in PICTURES:
+def _read_file(path: Path) -> Iterator[tuple[str, list[bytes]]]:
+    if path.suffix.lower() in IMAGE_SUFFIXES:
         yield "", [path.read_bytes()]
     elif path.suffix.lower() == ".zip":
         with zipfile.ZipFile(path) as archive:
-            members = [name for name in archive.namelist() if Path(name).suffix.lower() in PICTURES]
+            members = [name for name in archive.namelist() if Path(name).suffix.lower() in IMAGE_SUFFIXES]
             yield from (("", [archive.read(name)]) for name in members)
     elif path.suffix.lower() in hub_files.FORMATS:
         for _, row in hub_files.rows(path):
             if isinstance(row, dict):
                 texts = [row[key] for key in QUESTIONS if isinstance(row.get(key), str)]
-                yield "".join(texts[:1]), list(_held(list(row.values())))
+                yield "".join(texts[:1]), list(_embedded_images(list(row.values())))
 
 
-def _held(value: object) -> Iterator[bytes]:
+def _embedded_images(value: object) -> Iterator[bytes]:
     """The images embedded in a row, at any depth."""
     if isinstance(value, bytes) and value:
         yield value
     elif isinstance(value, dict | list):
-        for part in value.values() if isinstance(value, dict) else value:
-            yield from _held(part)
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from _embedded_images(inner)

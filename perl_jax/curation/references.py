@@ -117,14 +117,14 @@ def answer_to_symbols(answer: str, question: str, count: int) -> str:
     return to_symbols(answer, count)
 
 
-def beyond(text: str, count: int) -> str | None:
+def missing_image(text: str, count: int) -> str | None:
     """The first numbered reference to a missing image, or None.
 
-    >>> beyond("Is image 3 darker than image 1?", 2)
+    >>> missing_image("Is image 3 darker than image 1?", 2)
     'image 3'
     """
-    found = (match for pattern in (_NUMBERED, _MARKED) for match in pattern.finditer(text))
-    return next((match[0] for match in found if not 1 <= int(re.search(r"\d+", match[0])[0]) <= count), None)
+    matches = (match for pattern in (_NUMBERED, _MARKED) for match in pattern.finditer(text))
+    return next((match[0] for match in matches if not 1 <= int(re.search(r"\d+", match[0])[0]) <= count), None)
 
 
 def asks_for_image(question: str) -> bool:
@@ -147,9 +147,9 @@ def choices_to_symbols(choices: Sequence[str], question: str, count: int) -> lis
     """
     bare = [_BARE.fullmatch(choice) for choice in choices]
     points = [match and _pointer(match[2], _place_of(count)) for match in bare]
-    told = [point for match, point in zip(bare, points) if match]
+    pointers = [point for match, point in zip(bare, points) if match]
     numbers = any(match and match[2].isdigit() for match in bare)
-    if count < 2 or not asks_for_image(question) or None in told or (numbers and len({*told}) < count):
+    if count < 2 or not asks_for_image(question) or None in pointers or (numbers and len({*pointers}) < count):
         points = [None] * len(choices)
     return [
         match[1] + point + match[3] if point else to_symbols(choice, count)
@@ -168,15 +168,15 @@ def label(question: str, choices: Sequence[str], answer: str, count: int) -> Lab
     if count < 2:
         return Label("invariant", "one image or none", 1.0)
     text = symbols.SLOT.sub("", "\n".join((question, *choices, answer)))
-    plain = symbols.SET.sub("@", symbols.MENTION.sub("@", text))
+    masked = symbols.SET.sub("@", symbols.MENTION.sub("@", text))
     ordering = len(symbols.mentioned(answer)) == count and _ASKS_FOR_ORDER.search(question)
     for pattern, confidence in ((_TIME, LIKELY), (_PLACE, UNSURE)):
-        found = [match[0] for match in pattern.finditer(plain) if not ordering or match[0].lower() not in _OF_ORDERING]
-        if found:
-            return Label("fixed", ", ".join(dict.fromkeys(found)), confidence)
-    asked = symbols.MENTION.sub("@", symbols.SLOT.sub("", "\n".join((question, *choices))))
+        words = [match[0] for match in pattern.finditer(masked) if not ordering or match[0].lower() not in _OF_ORDERING]
+        if words:
+            return Label("fixed", ", ".join(dict.fromkeys(words)), confidence)
+    question_text = symbols.MENTION.sub("@", symbols.SLOT.sub("", "\n".join((question, *choices))))
     # A single small number may be an image's ("which image, 1 or 3, ..."), but not if it is the answer.
-    lone = sorted(set(_LONE_NUMBER.findall(asked)) & set(map(str, range(1, count + 1))))
+    lone = sorted(set(_LONE_NUMBER.findall(question_text)) & set(map(str, range(1, count + 1))))
     if lone and asks_for_image(question):
         return Label("fixed", ", ".join(lone), UNSURE)
     if not symbols.mentioned(answer) and not choices and _ENUMERATION.search(answer) and _SEVERAL.search(question):
@@ -213,8 +213,8 @@ def _marked(match: re.Match, place: Place) -> str | None:
 def _listed(match: re.Match, place: Place) -> str | None:
     if None in (places := [place(int(number)) for number in re.findall(r"\d+", match[2])]):
         return None
-    after = iter(places)
-    return match[1] + re.sub(r"\d+", lambda _: symbols.mention(next(after), "number"), match[2])
+    numbers = iter(places)
+    return match[1] + re.sub(r"\d+", lambda _: symbols.mention(next(numbers), "number"), match[2])
 
 
 def _ranged(match: re.Match, place: Place) -> str | None:
@@ -238,11 +238,11 @@ def _lettered(match: re.Match, place: Place) -> str | None:
 
 
 def _ordinals(match: re.Match, place: Place) -> str | None:
-    found = [_pointer(word[0], place) for word in _WORD.finditer(match[2])]
-    if None in found:
+    mentions = [_pointer(word[0], place) for word in _WORD.finditer(match[2])]
+    if None in mentions:
         return None
-    after = iter(found)
-    return _WORD.sub(lambda _: next(after), match[2])
+    replacements = iter(mentions)
+    return _WORD.sub(lambda _: next(replacements), match[2])
 
 
 _PATTERNS = (
@@ -302,5 +302,5 @@ def _outside_symbols(pattern: re.Pattern, replace: Callable[[re.Match], str], te
     # Each symbol is masked by one character, so that patterns see the text on both sides.
     kept = parts[1::2]
     masked = "\x00".join(parts[::2])
-    after = iter(kept)
-    return re.sub("\x00", lambda _: next(after), pattern.sub(safe, masked))
+    replacements = iter(kept)
+    return re.sub("\x00", lambda _: next(replacements), pattern.sub(safe, masked))

@@ -37,12 +37,12 @@ SCRIPT = """
 const cards = [...document.querySelectorAll(".card")], find = name => document.getElementById(name);
 let unsaved = false;
 function show() {
-  const said = cards.map(card => ({id: card.dataset.id, split: card.dataset.split,
+  const verdicts = cards.map(card => ({id: card.dataset.id, split: card.dataset.split,
     order_effect: card.dataset.effect, verdict: card.querySelector("input:checked")?.value ?? null,
     note: card.querySelector("[type=text]").value})).filter(each => each.verdict || each.note);
-  const count = verdict => said.filter(each => each.verdict == verdict).length;
+  const count = verdict => verdicts.filter(each => each.verdict == verdict).length;
   find("tally").textContent = `${count("right")} right, ${count("wrong")} wrong, of ${cards.length}`;
-  find("verdicts").value = JSON.stringify(said, null, 1);
+  find("verdicts").value = JSON.stringify(verdicts, null, 1);
 }
 document.addEventListener("input", () => { unsaved = true; show(); });
 find("download").onclick = () => {
@@ -83,33 +83,33 @@ def write(directory: str, out: str, count: int, seed: int = 0) -> None:
         raise InputError(f"a review of {count} records in {out}: ask for one or more, in a file named *.html")
     summary = _summary(directory)
     splits = {split: records.open_split(directory, split) for split in summary["splits"]}
-    shown = [(split, splits[split][i]) for split, i in chosen(splits, count, seed)]
-    shown.sort(key=lambda pair: (pair[1]["order_effect"], pair[1]["source"], pair[0], pair[1]["id"]))
-    wanted, decisions, by = {record["id"] for _, record in shown}, {}, collections.Counter()
+    samples = [(split, splits[split][i]) for split, i in sample(splits, count, seed)]
+    samples.sort(key=lambda pair: (pair[1]["order_effect"], pair[1]["source"], pair[0], pair[1]["id"]))
+    wanted, decisions, deciders = {record["id"] for _, record in samples}, {}, collections.Counter()
     for line in files.json_lines(Path(directory, "decisions.jsonl")):
-        by[str(line.get("by"))] += 1
+        deciders[str(line.get("by"))] += 1
         if line.get("id") in wanted:
             decisions[line["id"]] = line
     rejected = list(files.json_lines(Path(directory, "rejected.jsonl")))
     body = [
         element("h1", f"Review of {summary['name']}"),
-        *_head(summary["splits"], by, len(shown), len(rejected)),
+        *_head(summary["splits"], deciders, len(samples), len(rejected)),
         _bar(),
-        *(_card(split, record, decisions.get(record["id"], {})) for split, record in shown),
+        *(_card(split, record, decisions.get(record["id"], {})) for split, record in samples),
         *_rejected(rejected),
     ]
     files.write(Path(out), html.page("Review", body, STYLE, SCRIPT))
 
 
-def chosen(splits: Mapping[str, records.Split], count: int, seed: int) -> list[tuple[str, int]]:
+def sample(splits: Mapping[str, records.Split], count: int, seed: int) -> list[tuple[str, int]]:
     """(split, index) of at most `count` records, alternating between labels, and within a label between sources."""
-    found: dict[str, dict[str, list]] = {}
+    by_label: dict[str, dict[str, list]] = {}
     for number, (split, stored) in enumerate(splits.items()):
         for i in np.random.default_rng([seed, number]).permutation(len(stored))[:SCANNED]:
             record = stored[int(i)]
-            sources = found.setdefault(record["order_effect"], {})
+            sources = by_label.setdefault(record["order_effect"], {})
             sources.setdefault(record["source"], []).append((split, int(i)))
-    return _in_turn(_in_turn(sources.values()) for sources in found.values())[:count]
+    return _in_turn(_in_turn(sources.values()) for sources in by_label.values())[:count]
 
 
 def _in_turn(lists: Iterable[list]) -> list:
@@ -157,18 +157,18 @@ def _summary(directory: str) -> dict:
 # The page
 
 
-def _head(splits: Mapping[str, Mapping], by: Mapping[str, int], shown: int, rejected: int) -> list[Html]:
+def _head(splits: Mapping[str, Mapping], deciders: Mapping[str, int], shown: int, rejected: int) -> list[Html]:
     labels = sum((collections.Counter(split["order_effect"]) for split in splits.values()), collections.Counter())
     total = sum(split["records"] for split in splits.values())
     sizes = {name: split["records"] for name, split in splits.items()}
     parts = [f"{shown} of {total} records ({_counts(sizes)})", _counts(labels)]
-    parts += [f"decided by {_counts(by)}" if by else "what decided is not known (no decisions.jsonl)"]
-    how = (
+    parts += [f"decided by {_counts(deciders)}" if deciders else "it is not known what decided (no decisions.jsonl)"]
+    explanation = (
         "Right: the answer is right in both orders, and the label is (rewrite: wording and answer follow the "
-        "pictures; invariant: only the pictures move; fixed: the order carries meaning). Words that differ are "
+        "images; invariant: only the images move; fixed: the order carries meaning). Words that differ are "
         "highlighted."
     )
-    return [element("p", " · ".join([*parts, f"{rejected} rows rejected"])), note(how)]
+    return [element("p", " · ".join([*parts, f"{rejected} rows rejected"])), note(explanation)]
 
 
 def _counts(counts: Mapping[str, int]) -> str:
@@ -179,25 +179,25 @@ def _counts(counts: Mapping[str, int]) -> str:
 def _bar() -> Html:
     buttons = [element("button", text, id=text.lower(), type="button") for text in ("Download", "Copy")]
     verdicts = element("textarea", id="verdicts", rows="8", readonly="")
-    kept = element("details", element("summary", "Verdicts as JSON"), verdicts, id="folded")
-    return element("div", *buttons, element("span", id="tally"), kept, class_="bar")
+    details = element("details", element("summary", "Verdicts as JSON"), verdicts, id="folded")
+    return element("div", *buttons, element("span", id="tally"), details, class_="bar")
 
 
 def _card(split: str, record: records.Record, decision: Mapping) -> Html:
     title = element("h3", f"{record['id']} ", dim(f"{split} · {record['source']} · {record['kind']}"))
     try:
-        inside = [_label(record, decision), *_sides(record, decision)]
+        content = [_label(record, decision), *_sides(record, decision)]
     except InputError as error:
-        inside = [element("p", str(error), class_="alarm")]
-    ticks = [
+        content = [element("p", str(error), class_="alarm")]
+    radios = [
         element("label", element("input", type="radio", name=f"{split} {record['id']}", value=value), value)
         for value in ("right", "wrong")
     ]
-    verdict = element("div", *ticks, element("input", type="text", placeholder="note"), class_="verdict")
+    verdict = element("div", *radios, element("input", type="text", placeholder="note"), class_="verdict")
     return element(
         "div",
         title,
-        *inside,
+        *content,
         verdict,
         class_="card",
         data_id=record["id"],
@@ -228,29 +228,29 @@ def _reason(decision: Mapping) -> list[str]:
 
 def _sides(record: records.Record, decision: Mapping) -> list[Html]:
     """The record in original and permuted order side by side, and its wording in the source."""
-    (_, own), *others = views(record)
+    (_, original), *others = views(record)
     images = [
-        html.thumbnail(open_image(data, f"record {record['id']!r}, image {i + 1}"), f"picture {i + 1}")
+        html.thumbnail(open_image(data, f"record {record['id']!r}, image {i + 1}"), f"image {i + 1}")
         for i, data in enumerate(record["images"])
     ]
-    other = others[0][1] if others else own
-    columns = _columns(own, other)
+    other = others[0][1] if others else original
+    columns = _columns(original, other)
     if others:
         order = " ".join(str(i + 1) for i in others[0][0])
-        heads = ["the original order", f"order {order}"]
-        same = own[2:] == other[2:] and record["order_effect"] == "rewrite"
+        titles = ["the original order", f"order {order}"]
+        unchanged = original[2:] == other[2:] and record["order_effect"] == "rewrite"
     else:
-        heads, same = ["the original order; nothing may move"], False
+        titles, unchanged = ["the original order; nothing may move"], False
     sides = [
-        element("div", dim(head), _pictures(view, images), column)
-        for head, view, column in zip(heads, (own, other), columns)
+        element("div", dim(title), _thumbnails(view, images), column)
+        for title, view, column in zip(titles, (original, other), columns)
     ]
-    if same:
+    if unchanged:
         sides.append(element("p", tag("labelled rewrite, but no word changes", alarm=True)))
-    return [element("div", *sides, class_="sides"), *_source(own, decision.get("original"))]
+    return [element("div", *sides, class_="sides"), *_source(original, decision.get("original"))]
 
 
-def _pictures(view: View, images: Sequence[Html]) -> Html:
+def _thumbnails(view: View, images: Sequence[Html]) -> Html:
     """The images in the order that a model sees them, each with the number that the text uses."""
     figures = []
     for place, original in zip(view.places, view.originals):
@@ -259,9 +259,9 @@ def _pictures(view: View, images: Sequence[Html]) -> Html:
     return element("div", *figures, class_="thumbs")
 
 
-def _columns(own: View, other: View) -> tuple[Html, Html]:
+def _columns(original: View, other: View) -> tuple[Html, Html]:
     """Question, choices and answer of both, with differences highlighted."""
-    pairs = zip(*(differing(a, b) for a, b in zip(_lines(own), _lines(other))))
+    pairs = zip(*(differing(a, b) for a, b in zip(_lines(original), _lines(other))))
     return tuple(element("div", *(element("div", text) for text in column), class_="text") for column in pairs)
 
 
@@ -272,21 +272,21 @@ def _lines(view: View) -> list[str]:
     return [texts[0], *(f"{symbols.letter(i)}. {text}" for i, text in enumerate(texts[1:])), f"Answer: {view.answer}"]
 
 
-def _source(own: View, original: object) -> list[Html]:
+def _source(view: View, original: object) -> list[Html]:
     """What was rephrased, beside the source's question, choices and answer."""
     if not isinstance(original, dict):
         return []
-    texts = {"question": own.question, "choices": "\n".join(own.choices), "answer": own.answer}
+    texts = {"question": view.question, "choices": "\n".join(view.choices), "answer": view.answer}
     rows = []
-    for key, now in texts.items():
-        was = original.get(key) or ""
-        was = "\n".join(map(str, was)) if isinstance(was, list | tuple) else str(was)
-        if _plain(was) != _plain(now):
-            rows.append([key, *(element("td", text, class_="text") for text in differing(was, now))])
+    for key, current in texts.items():
+        before = original.get(key) or ""
+        before = "\n".join(map(str, before)) if isinstance(before, list | tuple) else str(before)
+        if _without_slots(before) != _without_slots(current):
+            rows.append([key, *(element("td", text, class_="text") for text in differing(before, current))])
     return [table(["", "in the source", "now"], rows, "words") if rows else note("Wording as in the source.")]
 
 
-def _plain(text: str) -> str:
+def _without_slots(text: str) -> str:
     return " ".join(text.replace(permute.MARKER, " ").split())
 
 
@@ -296,11 +296,11 @@ def _rejected(rows: Sequence[Mapping]) -> list[Html]:
     for row in rows:
         reasons.setdefault(str(row.get("reason")), []).append(row)
     parts = []
-    for reason, found in sorted(reasons.items(), key=lambda pair: -len(pair[1])):
-        some = [found[int(i)] for i in np.linspace(0, len(found) - 1, min(REJECTED_SHOWN, len(found)))]
+    for reason, matching in sorted(reasons.items(), key=lambda pair: -len(pair[1])):
+        examples = [matching[int(i)] for i in np.linspace(0, len(matching) - 1, min(REJECTED_SHOWN, len(matching)))]
         cells = [
             [row.get("split"), row.get("id"), element("td", str(row.get("detail"))[:CHARACTERS], class_="text")]
-            for row in some
+            for row in examples
         ]
-        parts += [element("h3", f"{reason}: {len(found)}"), table(["split", "id", "detail"], cells, "words")]
+        parts += [element("h3", f"{reason}: {len(matching)}"), table(["split", "id", "detail"], cells, "words")]
     return [folded(f"Rejected: {len(rows)} rows", *parts)] if rows else []

@@ -27,7 +27,7 @@ _PRONOUN = re.compile(
     r"(?:it|they|them|he|she|him|his|her|this one|that one|these|those)\b",
     re.I,
 )
-_ANSWER_SAID = re.compile(r"\b(?:the )?(?:correct |right |final )?answer(?: is|:| =)\s*[\"'(\\$]*(.+)", re.I | re.S)
+_STATED_ANSWER = re.compile(r"\b(?:the )?(?:correct |right |final )?answer(?: is|:| =)\s*[\"'(\\$]*(.+)", re.I | re.S)
 _DASH = re.compile("[\N{HYPHEN}\N{NON-BREAKING HYPHEN}\N{EN DASH}\N{EM DASH}\N{MINUS SIGN}]")
 _HYPHEN = re.compile(r"(?<=[^\W\d_]{2})-(?=[^\W\d_]{2})")
 _SIGNS = "_-*/%‰#&@′″"  # kept, although punctuation in Unicode
@@ -62,11 +62,11 @@ def text(row: Row) -> str | None:
     """The text must be storable and renderable: no NUL, no lone surrogate, no special vision tokens.
 
     >>> text(Row("1", [], "Is it\\0?", "No", "mine"))
-    'a NUL, half a surrogate pair or a token of the model'
+    'a NUL, a lone surrogate or a special token'
     """
-    whole = "\n".join((row.id, row.question, row.answer, row.source, *row.choices))
-    bad = "\0" in whole or re.search("[\ud800-\udfff]", whole) or re.search(r"<\|[a-z_]+\|>", whole)
-    return "a NUL, half a surrogate pair or a token of the model" if bad else None
+    joined = "\n".join((row.id, row.question, row.answer, row.source, *row.choices))
+    invalid = "\0" in joined or re.search("[\ud800-\udfff]", joined) or re.search(r"<\|[a-z_]+\|>", joined)
+    return "a NUL, a lone surrogate or a special token" if invalid else None
 
 
 def slots(row: Row) -> str | None:
@@ -75,9 +75,9 @@ def slots(row: Row) -> str | None:
     >>> slots(Row("1", [None], "<image><image>Which?", "2", "mine"))
     '2 slots, 1 images'
     """
-    shown = "\n".join((row.question, *row.choices))
-    found = shown.count(symbols.MARKER) + len(symbols.SLOT.findall(shown))
-    return f"{found} slots, {len(row.images)} images" if found not in (0, len(row.images)) else None
+    texts = "\n".join((row.question, *row.choices))
+    count = texts.count(symbols.MARKER) + len(symbols.SLOT.findall(texts))
+    return f"{count} slots, {len(row.images)} images" if count not in (0, len(row.images)) else None
 
 
 def image_count(row: Row) -> str | None:
@@ -96,32 +96,32 @@ def leak(row: Row) -> str | None:
     '(Answer: 4)'
     >>> leak(Row("1", [], "The answer is a letter. Which?", "B", "mine", choices=["cat", "dog"]))
     """
-    match = _ANSWER_SAID.search(row.question)
+    match = _STATED_ANSWER.search(row.question)
     if match is None:
         return None
-    said, answer = " ".join(match[1].split()).casefold(), " ".join(row.answer.split()).casefold()
-    told = said.startswith(answer) and not re.match(r"\w", said[len(answer) :])
+    stated, answer = " ".join(match[1].split()).casefold(), " ".join(row.answer.split()).casefold()
+    leaks = stated.startswith(answer) and not re.match(r"\w", stated[len(answer) :])
     start = max(0, match.start() - 1)
-    return row.question[start : start + 60].strip() if answer and told else None
+    return row.question[start : start + 60].strip() if answer and leaks else None
 
 
 TEXT_RULES: Sequence[Callable[[Row], str | None]] = (text, self_contained, length, image_count, slots, leak)
 
 
-def picture_size(size: tuple[int, int]) -> str | None:
+def image_size(size: tuple[int, int]) -> str | None:
     """Both sides of an image must have at least MIN_SIDE pixels.
 
-    >>> picture_size((200, 1))
+    >>> image_size((200, 1))
     '200 x 1 pixels, 14 a side at least'
     """
     width, height = size
     return f"{width} x {height} pixels, {MIN_SIDE} a side at least" if min(size) < MIN_SIDE else None
 
 
-class Duplicates:
+class DuplicateFilter:
     """Detects repeated questions on the same images; the first is kept.
 
-    >>> seen = Duplicates()
+    >>> seen = DuplicateFilter()
     >>> seen("1", "Which  one?", [b"picture"]), seen("2", "which one", [b"picture"])
     (None, 'as 1')
     """
@@ -147,14 +147,14 @@ def normalized(question: str) -> str:
     ('which one of image 1', 'x² - 1 = 0 half open')
     """
     text = symbols.SLOT.sub(" ", question).replace(symbols.MARKER, " ").casefold()
-    found = _HYPHEN.sub(" ", _DASH.sub("-", text).replace("**", " "))
-    return " ".join(re.findall(r"\w+|[^\w\s]", "".join(map(_told, found)))) or " ".join(text.split())
+    marked = _HYPHEN.sub(" ", _DASH.sub("-", text).replace("**", " "))
+    return " ".join(re.findall(r"\w+|[^\w\s]", "".join(map(_kept_or_space, marked)))) or " ".join(text.split())
 
 
-def _told(character: str) -> str:
+def _kept_or_space(character: str) -> str:
     """The character, or a space for plain punctuation and invisible characters."""
-    plain = unicodedata.category(character)[0] in "PZC" and character not in _SIGNS
-    return " " if plain or character in _MARKUP else character
+    dropped = unicodedata.category(character)[0] in "PZC" and character not in _SIGNS
+    return " " if dropped or character in _MARKUP else character
 
 
 def check(row: Row) -> tuple[str, str] | None:

@@ -14,9 +14,9 @@ import pkgutil
 from types import ModuleType
 
 from models.errors import InputError
-from perl_jax.records.rows import Picture, Rejected, Row
+from perl_jax.records.rows import ImageReader, Rejected, Row
 
-__all__ = ["Picture", "Rejected", "Row", "find", "names"]
+__all__ = ["ImageReader", "Rejected", "Row", "find", "names"]
 
 
 def names() -> list[str]:

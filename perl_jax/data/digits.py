@@ -79,7 +79,7 @@ def records(
         chosen = [int(rng.choice(pools[digit])) for digit in digits]
         yield Record(
             id=f"digits-{split}-{seed}-{number}",
-            images=[_ragged(rng, index, image_size) if ragged else picture(index, image_size) for index in chosen],
+            images=[_ragged(rng, index, image_size) if ragged else digit_image(index, image_size) for index in chosen],
             question="".join(f"<image:{i}>" for i in range(count)) + question,
             choices=[],
             answer=answer,
@@ -93,7 +93,7 @@ def records(
 
 
 @functools.cache
-def picture(index: int, size: int) -> bytes:
+def digit_image(index: int, size: int) -> bytes:
     """Encodes scikit-learn's digit number `index` as an RGB PNG of `size` x `size` pixels."""
     return _png(_grey(index, size))
 
@@ -105,15 +105,15 @@ def _question(rng, name, count, bias):
     if name == "which":
         # Other digits may repeat, so that occurring only once does not identify X.
         others = [digit for digit in range(10) if digit != digits[place]]
-        shown = [digit if i == place else int(rng.choice(others)) for i, digit in enumerate(digits)]
-        return shown, f"Which image shows {digits[place]}?", f"{{image:{place}|number}}", "rewrite", {place}
+        digits_shown = [digit if i == place else int(rng.choice(others)) for i, digit in enumerate(digits)]
+        return digits_shown, f"Which image shows {digits[place]}?", f"{{image:{place}|number}}", "rewrite", {place}
     if name == "what":
         return digits, f"What does {{image:{place}|lower}} show?", str(digits[place]), "rewrite", {place}
     if name == "count":
         wanted, others = digits[0], digits[1:]
         hits = set(rng.choice(count, size=rng.integers(0, count + 1), replace=False).tolist())
-        shown = [wanted if i in hits else int(rng.choice(others)) for i in range(count)]
-        return shown, f"How many images show {wanted}?", str(len(hits)), "invariant", hits
+        digits_shown = [wanted if i in hits else int(rng.choice(others)) for i in range(count)]
+        return digits_shown, f"How many images show {wanted}?", str(len(hits)), "invariant", hits
     if name == "largest":
         largest = digits.index(max(digits))
         digits[largest], digits[place] = digits[place], digits[largest]
@@ -161,7 +161,7 @@ def _png(image: Image.Image) -> bytes:
 
 def _check(input, split, bias, image_size, min_images, max_images, questions):
     if input is not None:
-        raise InputError(f"the source digits brings its pictures along; leave out the input {input!r}")
+        raise InputError(f"the source digits includes its images; leave out the input {input!r}")
     if split not in SPLITS:
         raise InputError(f"the source digits has no split {split!r}, only {', '.join(SPLITS)}")
     if not 0 <= bias <= 1 or image_size < 1 or not 2 <= min_images <= max_images <= 10:

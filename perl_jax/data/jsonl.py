@@ -63,29 +63,29 @@ def records(
     rows = hub_files.rows(input)
     first = list(itertools.islice(rows, _LOOKED_AT))
     names = _names(input, {key: None for _, row in first if isinstance(row, dict) for key in _paths(row)}, map or {})
-    pictures, source = hub_files.Pictures(Path(input).parent), Path(input).stem
+    store, source = hub_files.ImageStore(Path(input).parent), Path(input).stem
     for number, row in itertools.chain(first, rows):
         try:
             if isinstance(row, InputError):
                 raise row
-            yield _row({ours: _value(row, name) for ours, name in names.items()}, row, number, source, pictures)
+            yield _row({ours: _value(row, name) for ours, name in names.items()}, row, number, source, store)
         except InputError as error:
             yield Rejected(str(number), "malformed row", str(error))
 
 
-def _names(file: str, there: Mapping[str, None], mapped: Mapping[str, str]) -> dict[str, str]:
+def _names(file: str, columns: Mapping[str, None], mapped: Mapping[str, str]) -> dict[str, str]:
     """{our column: its name in the file}, for the columns present."""
-    shown = ", ".join(name for name in there if "." not in name) or "none"
+    known = ", ".join(name for name in columns if "." not in name) or "none"
     for ours, name in mapped.items():
         if ours not in COLUMNS:
-            raise InputError(f"--map: there is no column {ours!r} to give a name to, only {', '.join(COLUMNS)}")
-        if name not in there:
-            raise InputError(f"{file} has no column {name!r} for {ours}; it has {shown}")
-    names = {ours: next((name for name in _NAMES.get(ours, (ours,)) if name in there), None) for ours in COLUMNS}
+            raise InputError(f"--map: {ours!r} is none of the columns {', '.join(COLUMNS)}")
+        if name not in columns:
+            raise InputError(f"{file} has no column {name!r} for {ours}; it has {known}")
+    names = {ours: next((name for name in _NAMES.get(ours, (ours,)) if name in columns), None) for ours in COLUMNS}
     names |= mapped
     for needed in ("question", "answer"):
         if names[needed] is None:
-            raise InputError(f"{file} has no column {needed}; it has {shown}: say which it is, --map {needed}=NAME")
+            raise InputError(f"{file} has no column {needed}; it has {known}: name it by --map {needed}=NAME")
     return {ours: name for ours, name in names.items() if name is not None}
 
 
@@ -104,43 +104,43 @@ def _value(row: Mapping, name: str) -> object:
     return row[column].get(field) if isinstance(row.get(column), dict) else None
 
 
-def _row(values: Mapping, row: Mapping, number: int, source: str, pictures: hub_files.Pictures) -> Row:
-    question, given = values["question"], values.get("images")
-    images = [] if given is None else list(given) if isinstance(given, list | tuple) else [given]
+def _row(values: Mapping, row: Mapping, number: int, source: str, store: hub_files.ImageStore) -> Row:
+    question, value = values["question"], values.get("images")
+    images = [] if value is None else list(value) if isinstance(value, list | tuple) else [value]
     if isinstance(question, list):  # chat messages
-        question, held = chat_messages.question(question)
-        if held and images:
-            raise InputError("it has pictures in its messages and in a column of their own")
-        images = images or held
+        question, embedded = chat_messages.question(question)
+        if embedded and images:
+            raise InputError("it has images both in its messages and in a column")
+        images = images or embedded
     question = hub_files.text(question, "question")
-    choices = [hub_files.plain(choice, "choice") for choice in _listed(values.get("choices"), "choices")]
+    choices = [hub_files.text_or_number(choice, "choice") for choice in _listed(values.get("choices"), "choices")]
     slots = sum(text.count(symbols.MARKER) for text in (question, *choices))
     if slots not in (0, len(images)):
         raise InputError(f"its text has {slots} {symbols.MARKER}, but it has {len(images)} images")
-    known = _perl(row, len(images))
+    perl_fields = _perl(row, len(images))
     return Row(
-        id=hub_files.plain(values["id"], "id") if values.get("id") not in (None, "") else str(number),
-        images=[pictures.picture(image) for image in images],
+        id=hub_files.text_or_number(values["id"], "id") if values.get("id") not in (None, "") else str(number),
+        images=[store.reader(image) for image in images],
         question=question,
-        answer=_final(hub_files.plain(values["answer"], "answer")),
-        source=hub_files.plain(values.get("source") or source, "source"),
+        answer=_final(hub_files.text_or_number(values["answer"], "answer")),
+        source=hub_files.text_or_number(values.get("source") or source, "source"),
         choices=choices,
         kind=_one_of(values.get("kind"), records_lib.KINDS, "kind"),
-        **{**known, **_order_effect(values, len(images))},
+        **{**perl_fields, **_order_effect(values, len(images))},
     )
 
 
 def _order_effect(values: Mapping, count: int) -> dict:
     """The row's own fields about other orders; {} if it has none."""
-    said = {}
+    fields = {}
     if effect := _one_of(values.get("order_effect"), records_lib.ORDER_EFFECTS, "order_effect"):
-        said = {"order_effect": effect, "reason": "said in the file"}
+        fields = {"order_effect": effect, "reason": "given in the file"}
     if values.get("movable") is not None:
         movable = _listed(values["movable"], "movable")
         if not all(isinstance(place, int) and 0 <= place < count for place in movable):
             raise InputError(f"movable {movable!r} are not places of its {count} images, counted from 0")
-        said["movable"] = movable
-    return said
+        fields["movable"] = movable
+    return fields
 
 
 def _perl(row: Mapping, count: int) -> dict:

@@ -13,7 +13,7 @@ from models.errors import InputError
 from models.image_files import Encoded
 from perl_jax import symbols
 from perl_jax.answers.formulas import MAX_CHARACTERS
-from perl_jax.data import Picture, Rejected, Row
+from perl_jax.data import ImageReader, Rejected, Row
 from perl_jax.records import chat_messages, hub_files
 
 SPLITS = ("train",)
@@ -71,14 +71,14 @@ def records(
     if download:
         hub_files.download(REPOSITORY, input, [f"data/{split}-*"])
     files, number = _files(Path(input), split), 0
-    pictures = {file.parent: hub_files.Pictures(file.parent, sorted(file.parent.glob("*.zip"))) for file in files}
+    stores = {file.parent: hub_files.ImageStore(file.parent, sorted(file.parent.glob("*.zip"))) for file in files}
     for file in files:
         for _, row in hub_files.rows(file):
             number += 1
             try:
                 if isinstance(row, InputError):
                     raise row
-                yield _row(row, f"k12-{number}", pictures[file.parent])
+                yield _row(row, f"k12-{number}", stores[file.parent])
             except InputError as error:
                 yield Rejected(f"k12-{number}", "malformed row", str(error))
 
@@ -112,8 +112,12 @@ def one_value(answer: str) -> tuple[str, str]:
         return answer, "text"
     if _SIGN.fullmatch(answer):
         return answer, "text"
-    plain = _COMMAND.sub(" ", answer)
-    if not re.search(r"[\dA-Za-z]|\\pi|π", answer) or _WORD.search(plain) or re.search(r"[?∵∴\"]", plain):
+    without_commands = _COMMAND.sub(" ", answer)
+    if (
+        not re.search(r"[\dA-Za-z]|\\pi|π", answer)
+        or _WORD.search(without_commands)
+        or re.search(r"[?∵∴\"]", without_commands)
+    ):
         raise InputError("prose")
     if _RELATED.search(answer) or _NOTATION.search(answer) or not _is_range(answer):
         raise InputError("a relation or notation that no rule compares")
@@ -143,29 +147,29 @@ def _files(path: Path, split: str) -> list[Path]:
     if path.is_file():
         return [path]
     for pattern in (f"data/{split}-*.parquet", f"{split}-*.parquet", "*.jsonl", "*.json"):
-        if found := sorted(path.glob(pattern)):
-            return found
+        if matches := sorted(path.glob(pattern)):
+            return matches
     raise InputError(
         f"{path} holds no data/{split}-*.parquet, no .jsonl and no .json file: download it, with --option=download=True"
     )
 
 
-def _row(row: dict, name: str, pictures: hub_files.Pictures) -> Row | Rejected:
+def _row(row: dict, name: str, store: hub_files.ImageStore) -> Row | Rejected:
     if messages := row.get("conversations") or row.get("message"):
-        question, held = chat_messages.question(messages)
-        given = row.get("image_urls") or held
+        question, embedded = chat_messages.question(messages)
+        values = row.get("image_urls") or embedded
     else:
-        question, given = hub_files.text(row.get("question"), "question"), row.get("image") or row.get("image_path")
-    given = given if isinstance(given, list) else [given]
-    images = [pictures.picture(value) for value in given if any(value.values() if isinstance(value, dict) else [value])]
+        question, values = hub_files.text(row.get("question"), "question"), row.get("image") or row.get("image_path")
+    values = values if isinstance(values, list) else [values]
+    images = [store.reader(value) for value in values if any(value.values() if isinstance(value, dict) else [value])]
     if messages:
         images = [image for image in images if not _is_blank(image)]
     question = question.replace(symbols.MARKER, "").strip()
-    written = hub_files.plain(row.get("answer"), "answer")
+    published = hub_files.text_or_number(row.get("answer"), "answer")
     try:
-        answer, kind = one_value(written)
+        answer, kind = one_value(published)
     except InputError as reason:
-        return Rejected(name, f"answer: {reason}", written)
+        return Rejected(name, f"answer: {reason}", published)
     if answer.strip("()") in chat_messages.option_letters(question):
         answer, kind = answer.strip("()"), "choice"
     given_id = row.get("id")
@@ -179,9 +183,11 @@ def _row(row: dict, name: str, pictures: hub_files.Pictures) -> Row | Rejected:
     )
 
 
-def _is_blank(picture: Picture) -> bool:
+def _is_blank(read_image: ImageReader) -> bool:
     try:
-        image = Encoded(picture(), "picture")
-        return (image.width, image.height) == _BLANK and all(low == high for low, high in image.decoded().getextrema())
+        decoded = Encoded(read_image(), "image")
+        return (decoded.width, decoded.height) == _BLANK and all(
+            low == high for low, high in decoded.decoded().getextrema()
+        )
     except InputError:  # reported when the image is stored
         return False

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from models.errors import InputError
-from perl_jax.data import Picture, Rejected, Row
+from perl_jax.data import ImageReader, Rejected, Row
 from perl_jax.records import hub_files
 from perl_jax.records.chat_messages import OPTION, option_letters
 from perl_jax.symbols import MARKER
@@ -45,11 +45,11 @@ class Known(NamedTuple):
     movable: Callable[[str], list[int] | None] = lambda question: None  # question -> its movable positions
 
 
-def _beside_reference(question: str) -> list[int] | None:
+def _all_but_reference(question: str) -> list[int] | None:
     """All positions but that of a reference image shown where it is named; one named by number can move too."""
-    if not (shown := _REFERENCE.search(question)):
+    if not (match := _REFERENCE.search(question)):
         return None
-    reference = question[: shown.start()].count(MARKER)
+    reference = question[: match.start()].count(MARKER)
     return [place for place in range(question.count(MARKER)) if place != reference]
 
 
@@ -59,14 +59,14 @@ def _shown_as_options(question: str) -> list[int] | None:
 
 
 _FRAMES = Known("fixed", "frames of a film in the order of time")
-_DIRECTED = Known("fixed", "a difference, told from the first image to the second")
+_DIRECTED = Known("fixed", "a difference, described from the first image to the second")
 _KNOWN = {  # configs not listed are decided by their wording
     "nextqa": _FRAMES,
     "star": _FRAMES,
-    "visual_story_telling": Known("fixed", "pictures of a story in its order"),
+    "visual_story_telling": Known("fixed", "images of a story in its order"),
     "spot-the-diff": _DIRECTED,
     "birds-to-words": _DIRECTED,
-    "dreamsim": Known(movable=_beside_reference),
+    "dreamsim": Known(movable=_all_but_reference),
     "iconqa": Known(movable=_shown_as_options),
 }
 
@@ -96,17 +96,17 @@ def records(
         raise InputError(f"the source mantis needs --input=FOLDER and has the split train; got {input!r}, {split!r}")
     if download:
         if not configs:
-            raise InputError("mantis: say which configs to download, as configs=nlvr2,dreamsim: all are too many")
+            raise InputError("mantis: name the configs to download, as configs=nlvr2,dreamsim: all are too large")
         hub_files.download(REPOSITORY, input, [f"{name}/{split}*" for name in configs])
     for folder, files in _folders(Path(input), split, configs).items():
-        pictures = hub_files.Pictures(folder, hub_files.image_zips(folder, split))
+        store = hub_files.ImageStore(folder, hub_files.image_zips(folder, split))
         config = "" if folder == Path(input) else folder.name
         numbered = (row for file in files for _, row in hub_files.rows(file))
         for number, row in enumerate(numbered, start=1):
             named = row.get("source") if isinstance(row, dict) else None
             source = config or (named if named and isinstance(named, str) and named.isprintable() else "mantis")
             if config or not configs or source in configs:
-                yield from _questions(f"{source}-{number}", source, row, pictures)
+                yield from _questions(f"{source}-{number}", source, row, store)
 
 
 def _folders(folder: Path, split: str, configs: Sequence[str]) -> dict[Path, list[Path]]:
@@ -115,23 +115,23 @@ def _folders(folder: Path, split: str, configs: Sequence[str]) -> dict[Path, lis
     def files(place: Path) -> list[Path]:
         return sorted(place.glob(f"{split}-*.parquet")) or sorted(place.glob(f"{split}.json"))
 
-    if found := files(folder):
-        return {folder: found}
+    if paths := files(folder):
+        return {folder: paths}
     places = sorted(place for place in folder.iterdir() if place.is_dir()) if folder.is_dir() else []
-    there = {place: found for place in places if (found := files(place))}
-    if not there:
+    folders = {place: paths for place in places if (paths := files(place))}
+    if not folders:
         raise InputError(
             f"{folder} holds neither {split}.json nor folders with {split}-*.parquet: download it, with "
             "--option=download=True --option=configs=..."
         )
-    if unknown := set(configs) - {place.name for place in there}:
-        raise InputError(f"{folder} has no config {min(unknown)!r}; it has {', '.join(place.name for place in there)}")
-    return {place: found for place, found in there.items() if not configs or place.name in configs}
+    if unknown := set(configs) - {place.name for place in folders}:
+        raise InputError(
+            f"{folder} has no config {min(unknown)!r}; it has {', '.join(place.name for place in folders)}"
+        )
+    return {place: paths for place, paths in folders.items() if not configs or place.name in configs}
 
 
-def _questions(
-    name: str, source: str, row: dict | InputError, pictures: hub_files.Pictures
-) -> Iterator[Row | Rejected]:
+def _questions(name: str, source: str, row: dict | InputError, store: hub_files.ImageStore) -> Iterator[Row | Rejected]:
     """Yields a row's pairs. Images without a slot come before its first text, as in the authors' loader."""
     try:
         if isinstance(row, InputError):
@@ -144,11 +144,11 @@ def _questions(
     if missing < 0:
         yield Rejected(name, "slots differ from images", f"{len(images) - missing} slots, {len(images)} images")
         return
-    images, before = [pictures.picture(image) for image in images], missing
+    images, before = [store.reader(image) for image in images], missing
     for turn in range(0, len(turns), 2):
         pair = turns[turn : turn + 2]
-        own = pair[0][1].count(MARKER)
-        yield _pair(f"{name}.{turn // 2}", source, pair, images[: before + own], MARKER * before, turn // 2)
+        slots = pair[0][1].count(MARKER)
+        yield _pair(f"{name}.{turn // 2}", source, pair, images[: before + slots], MARKER * before, turn // 2)
         before += sum(text.count(MARKER) for _, text in pair)
 
 
@@ -168,14 +168,14 @@ def _parts(row: dict) -> tuple[list, list[tuple[str, str]]]:
     return list(images or []), turns
 
 
-def _pair(name: str, source: str, pair, images: list[Picture], front: str, turn: int) -> Row | Rejected:
+def _pair(name: str, source: str, pair, images: list[ImageReader], front: str, turn: int) -> Row | Rejected:
     if [role for role, _ in pair] != ["user", "assistant"]:
         return Rejected(name, "turns are not user, assistant", ", ".join(role for role, _ in pair))
     question, answer = front + _LEADING.sub(r"\1", pair[0][1].strip()), _ANSWER.sub("", pair[1][1].strip())
     if MARKER in answer:
         return Rejected(name, "answer shows an image", answer)
     known = _KNOWN.get(source, Known())
-    letter = _named(answer, question)
+    letter = _option_letter(answer, question)
     return Row(
         id=name,
         images=images,
@@ -190,7 +190,7 @@ def _pair(name: str, source: str, pair, images: list[Picture], front: str, turn:
     )
 
 
-def _named(answer: str, question: str) -> str | None:
+def _option_letter(answer: str, question: str) -> str | None:
     """The letter that an answer names, alone or before the option's text, if the question has that option."""
     match = _LETTER.fullmatch(answer)
     letter = match and (match[1] or match[2])

@@ -28,26 +28,27 @@ LINES = 10.0  # seconds between progress lines without a terminal
 Row = dict[str, object]
 
 
-def in_batches(
-    numbers: Sequence[int], lengths: Mapping[int, int], most: int, done: Container[int] = ()
+def length_sorted_batches(
+    numbers: Sequence[int], lengths: Mapping[int, int], batch_size: int, done: Container[int] = ()
 ) -> list[list[int]]:
-    """Batches of at most `most` questions, sorted from short to long to reduce padding, all of one size but the last.
-    Questions in `done` are then removed from their batches.
+    """Batches of at most `batch_size` questions, sorted from short to long to reduce padding.
 
-    >>> in_batches([0, 1, 2, 3, 4], {0: 9, 1: 5, 2: 7, 3: 5, 4: 8}, most=4)
+    All are of one size but the last. Questions in `done` are then removed from their batches.
+
+    >>> length_sorted_batches([0, 1, 2, 3, 4], {0: 9, 1: 5, 2: 7, 3: 5, 4: 8}, batch_size=4)
     [[1, 3, 2], [4, 0]]
-    >>> in_batches([0, 1, 2, 3, 4], {0: 9, 1: 5, 2: 7, 3: 5, 4: 8}, most=4, done={0, 3, 4})
+    >>> length_sorted_batches([0, 1, 2, 3, 4], {0: 9, 1: 5, 2: 7, 3: 5, 4: 8}, batch_size=4, done={0, 3, 4})
     [[1, 2]]
     """
     ordered = sorted(numbers, key=lambda number: (lengths[number], number))
-    count = max(1, -(-len(ordered) // most))
-    size = max(1, -(-len(ordered) // count))
-    whole = [ordered[start : start + size] for start in range(0, len(ordered), size)]
-    left = [[number for number in batch if number not in done] for batch in whole]
-    return [batch for batch in left if batch]
+    batch_count = max(1, -(-len(ordered) // batch_size))
+    size = max(1, -(-len(ordered) // batch_count))
+    batches = [ordered[start : start + size] for start in range(0, len(ordered), size)]
+    remaining = [[number for number in batch if number not in done] for batch in batches]
+    return [batch for batch in remaining if batch]
 
 
-def draw_key(name: str) -> int:
+def sampler_id(name: str) -> int:
     """A question's number for the sampler's random draws, the same in any data set."""
     return int.from_bytes(hashlib.blake2b(name.encode(errors="replace"), digest_size=4).digest(), "little")
 
@@ -55,7 +56,7 @@ def draw_key(name: str) -> int:
 # The file: JSON lines, the settings first, then one row per line.
 
 
-def begin(file: Path, settings: Mapping, key: Callable[[Row], Hashable]) -> dict[Hashable, Row]:
+def read_or_create(file: Path, settings: Mapping, key: Callable[[Row], Hashable]) -> dict[Hashable, Row]:
     """The rows of a file, by key; creates the file if needed. Raises InputError: other settings, or not such a file."""
     lines = []
 
@@ -69,15 +70,19 @@ def begin(file: Path, settings: Mapping, key: Callable[[Row], Hashable]) -> dict
 
     processes.after_first(read)
     try:
-        head, *rows = map(json.loads, lines)
-        made = dict(head["settings"])
+        first, *rows = map(json.loads, lines)
+        saved = dict(first["settings"])
         rows = {key(row): row for row in rows}
     except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{file} holds something else than rollouts ({error}); move it away") from error
-    now = json.loads(json.dumps(settings))  # as the file stores them
-    if other := [name for name in now | made if (name in made, made.get(name)) != (name in now, now.get(name))]:
-        said = "; ".join(f"{name} {made.get(name, 'not said')}, now {now.get(name, 'not said')}" for name in other)
-        raise InputError(f"{file} was made with other settings ({said}); give those, or another directory")
+        raise InputError(f"{file} is not a file of rollouts ({error}); move it away") from error
+    current = json.loads(json.dumps(settings))  # as the file stores them
+    if different := [
+        name for name in current | saved if (name in saved, saved.get(name)) != (name in current, current.get(name))
+    ]:
+        differences = "; ".join(
+            f"{name} {saved.get(name, 'not set')}, now {current.get(name, 'not set')}" for name in different
+        )
+        raise InputError(f"{file} was made with other settings ({differences}); give those, or another directory")
     processes.check_equal(sorted(map(str, rows)), f"a {file.name}")
     return rows
 
@@ -106,37 +111,39 @@ class Writer:
 # Batches
 
 
-def lengths(numbers: Sequence[int], begun: Callable[[int], Row], console: Console) -> list[Row]:
-    """`begun(number)` of each question, in rising order: a row with `number` and `prompt` (tokens), or with `skipped`:
-    why it cannot be asked. Processes share the work; the skipped are named."""
-    found = []
+def measure_lengths(numbers: Sequence[int], measure: Callable[[int], Row], console: Console) -> list[Row]:
+    """`measure(number)` of each question, in rising order; processes share the work.
+
+    A row has `number` and `prompt` (tokens), or `skipped`: why it cannot be asked, which is printed.
+    """
+    local_rows = []
     with logs.progress(console, "prompt", len(numbers)) as add:
         for number in numbers:
             if processes.is_mine(number):
-                found.append(begun(number))
+                local_rows.append(measure(number))
             add(1)
-    rows = sorted(itertools.chain(*processes.exchange(found)), key=lambda row: row["number"])
-    name_skipped([row for row in rows if "skipped" in row], console)
+    rows = sorted(itertools.chain(*processes.exchange(local_rows)), key=lambda row: row["number"])
+    print_skipped([row for row in rows if "skipped" in row], console)
     return rows
 
 
-def name_skipped(rows: Iterable[Row], console: Console) -> None:
+def print_skipped(rows: Iterable[Row], console: Console) -> None:
     """Prints why each of these rows is skipped, counted from 1."""
     for count, row in enumerate(rows, start=1):
         console.print(f"skipped ({count}): {row['skipped']}", soft_wrap=True, markup=False)
 
 
-def ahead(make: Callable, parts: Iterable) -> Iterator:
-    """`make(part)` of each part, computing the next one in a thread while the caller works on the current one."""
+def prefetch(make: Callable, items: Iterable) -> Iterator:
+    """`make(item)` of each item, computing the next one in a thread while the caller works on the current one."""
     with ThreadPoolExecutor(1) as thread:
-        waiting = None
-        for part in parts:
-            coming = thread.submit(make, part)
-            if waiting:
-                yield waiting.result()
-            waiting = coming
-        if waiting:
-            yield waiting.result()
+        pending = None
+        for item in items:
+            submitted = thread.submit(make, item)
+            if pending:
+                yield pending.result()
+            pending = submitted
+        if pending:
+            yield pending.result()
 
 
 class Questions(Protocol):
@@ -148,13 +155,13 @@ class Questions(Protocol):
     def key(self, number: int) -> int:
         """The id by which the sampler draws its responses."""
 
-    def begin(self, numbers: list[int]) -> Callable[[int, int, np.ndarray], None] | None:
-        """What hears of each response (prompt of the batch, response, tokens) as it ends, if anything does."""
+    def listener(self, numbers: list[int]) -> Callable[[int, int, np.ndarray], None] | None:
+        """Called with each response (prompt of the batch, response, tokens) as it ends; None: nothing is."""
 
     def rows(self, numbers: list[int], prompts: list[tuple], out: rollout.Rollouts) -> list[Row]:
         """The rows of these prompts, the first ones of `out`, as `encode` gave them."""
 
-    def skipped(self, number: int, why: str) -> Row:
+    def skipped(self, number: int, reason: str) -> Row:
         """The row of a prompt that cannot be shown."""
 
 
@@ -166,8 +173,8 @@ class Batch(NamedTuple):
     faults: list[tuple[int, str]]  # (place, what is wrong): of those that this process has looked at
 
 
-def answer(
-    parts: Sequence[list[int]],
+def generate(
+    batches: Sequence[list[int]],
     questions: Questions,
     model: Callable,
     prompts: Prompts,
@@ -175,13 +182,13 @@ def answer(
     writer: Writer,
     console: Console,
     unit: str = "question",
-    figure: Callable[[], str] = str,
+    status: Callable[[], str] = str,
 ) -> None:
-    """Adds a row for each question of each part, and says how far it is. All processes make the same call.
+    """Adds a row for each question of each batch, and prints its progress. All processes make the same call.
 
     Args:
-        parts: batches of questions by number (`in_batches`); a smaller one is filled up to the largest, so that all
-            have the shapes of one program.
+        batches: batches of questions by number (`length_sorted_batches`). A smaller one is filled up to the
+            largest, so that all have the shapes of one program.
         questions: what they are.
         model: loads the model; called only where something is left to ask.
         prompts: that they are encoded with.
@@ -189,21 +196,23 @@ def answer(
         writer: where the rows go.
         console: for progress, rate and remaining time.
         unit: name of one question in progress lines.
-        figure: text to add to a progress line.
+        status: text to add to a progress line.
     """
-    said, done, total, size = -LINES, 0, sum(map(len, parts)), max(map(len, parts), default=0)
+    last_printed, done, total, largest = -LINES, 0, sum(map(len, batches)), max(map(len, batches), default=0)
     with logs.progress(console, unit, total) as add:
-        for batch in ahead(partial(_encoded, questions, prompts), parts):
-            new = _answered(batch, size, questions, model, prompts, sampling, console)
+        for batch in prefetch(partial(_encode_batch, questions, prompts), batches):
+            new = _generate_batch(batch, largest, questions, model, prompts, sampling, console)
             writer.add(new)
             done += len(new)
-            rate, left = add(len(new))
-            if not console.is_terminal and (time.monotonic() - said > LINES or done == total):
-                said = time.monotonic()
-                console.print(f"{unit} {done}/{total}{figure()}  {rate}  {logs.minutes(left)} left", soft_wrap=True)
+            rate, remaining = add(len(new))
+            if not console.is_terminal and (time.monotonic() - last_printed > LINES or done == total):
+                last_printed = time.monotonic()
+                console.print(
+                    f"{unit} {done}/{total}{status()}  {rate}  {logs.minutes(remaining)} left", soft_wrap=True
+                )
 
 
-def _encoded(questions: Questions, prompts: Prompts, numbers: list[int]) -> Batch:
+def _encode_batch(questions: Questions, prompts: Prompts, numbers: list[int]) -> Batch:
     """A batch with the images of this process's shards decoded."""
     encoded, faults = [], []
     for place, number in enumerate(numbers):
@@ -212,11 +221,13 @@ def _encoded(questions: Questions, prompts: Prompts, numbers: list[int]) -> Batc
         except InputError as error:  # gone since the lengths were taken
             encoded.append(None)
             faults.append((place, str(error)))
-    found = prompts.prepare([prompt[1] if prompt else [] for prompt in encoded], mesh.shards(), mesh.local_shards())
-    return Batch(numbers, encoded, faults + [(place, line) for place, line in enumerate(found) if line])
+    image_errors = prompts.prepare(
+        [prompt[1] if prompt else [] for prompt in encoded], mesh.shards(), mesh.local_shards()
+    )
+    return Batch(numbers, encoded, faults + [(place, line) for place, line in enumerate(image_errors) if line])
 
 
-def _answered(
+def _generate_batch(
     batch: Batch,
     size: int,
     questions: Questions,
@@ -228,18 +239,18 @@ def _answered(
     faults = dict(itertools.chain(*processes.exchange(batch.faults)))
     for line in faults.values():
         console.print(f"skipped: {line}", soft_wrap=True, markup=False)
-    shown = [place for place in range(len(batch.numbers)) if place not in faults]
+    valid = [place for place in range(len(batch.numbers)) if place not in faults]
     rows = iter(())
-    if shown:
-        numbers, encoded = ([values[place] for place in shown] for values in (batch.numbers, batch.prompts))
-        keys, fill = [questions.key(number) for number in numbers], size - len(shown)
-        told = questions.begin(numbers)
+    if valid:
+        numbers, encoded = ([values[place] for place in valid] for values in (batch.numbers, batch.prompts))
+        keys, padding = [questions.key(number) for number in numbers], size - len(valid)
+        listener = questions.listener(numbers)
         out = rollout.generate(
             model(),
-            encoded + encoded[-1:] * fill,
-            ids=keys + keys[-1:] * fill,
+            encoded + encoded[-1:] * padding,
+            ids=keys + keys[-1:] * padding,
             eos_ids=prompts.processor.eos_ids,
-            finished=told and (lambda n, g, tokens: told(n, g, tokens) if n < len(numbers) else None),
+            finished=listener and (lambda n, g, tokens: listener(n, g, tokens) if n < len(numbers) else None),
             **sampling,
             **prompts.limits,
         )

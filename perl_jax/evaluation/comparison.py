@@ -1,7 +1,7 @@
 """Comparison of several models' benchmark results, with published figures: tables, and a section of the HTML report.
 
 `perl_jax.report` writes both. Nothing is recomputed: accuracies and consistency come from each results.json. The last
-named model is compared with each other one by `figures.against`, on the answers themselves.
+named model is compared with each other one by `figures.compare_with`, on the answers themselves.
 """
 
 import json
@@ -14,7 +14,7 @@ import numpy as np
 from models.errors import InputError
 from perl_jax.evaluation import examples, plots, published
 from perl_jax.evaluation.consistency import COMPARED, by_question
-from perl_jax.evaluation.figures import against
+from perl_jax.evaluation.figures import compare_with
 from perl_jax.evaluation.results import Key, Model, Result
 from perl_jax.evaluation.statistics import Estimate, Table, difference, p_value, percent, points
 from perl_jax.runtime import html
@@ -41,14 +41,14 @@ class Section(NamedTuple):
 def keys(models: Sequence[Model]) -> list[Key]:
     """All (benchmark, protocol) pairs that any model has: the paper's benchmarks in its order, then others."""
     place = {name: i for i, name in enumerate(published.BENCHMARKS)}
-    found = {key for model in models for key in model.results}
-    return sorted(found, key=lambda key: (key[1], place.get(key[0], len(place)), key))
+    result_keys = {key for model in models for key in model.results}
+    return sorted(result_keys, key=lambda key: (key[1], place.get(key[0], len(place)), key))
 
 
 def sections(models: Sequence[Model]) -> list[Section]:
     """The tables that have rows."""
-    found = [_accuracy(models), _printed(models), _consistency(models), *_differences(models)]
-    return [section for section in found if section.table.rows]
+    all_sections = [_accuracy(models), _printed(models), _consistency(models), *_differences(models)]
+    return [section for section in all_sections if section.table.rows]
 
 
 def markdown(models: Sequence[Model]) -> str:
@@ -70,9 +70,9 @@ def body(models: Sequence[Model]) -> list[Html]:
     ]
     cards = {key: examples.cards(models, key) for key in keys(models) if key in models[-1].results}
     if any(cards.values()):
-        out.append(element("h2", "Questions to look at"))
-    for key, found in cards.items():
-        out += [element("h3", ", ".join(key)), *found] if found else []
+        out.append(element("h2", "Example questions"))
+    for key, questions in cards.items():
+        out += [element("h3", ", ".join(key)), *questions] if questions else []
     return [*out, element("h2", "How the results were made"), *map(_provenance, models)]
 
 
@@ -84,9 +84,9 @@ def _accuracy(models: Sequence[Model]) -> Section:
     means = _means(models, columns)
     rows = []
     for model in models:
-        found = {key: model.results.get(key) for key in columns}
-        average = [_mean([found[key] for key in mean]) for mean in means.values()]
-        rows.append([model.name, *map(_cell, found.values()), *average])
+        results = {key: model.results.get(key) for key in columns}
+        average = [_mean([results[key] for key in mean]) for mean in means.values()]
+        rows.append([model.name, *map(_cell, results.values()), *average])
     for other in published.MODELS:
         cells = [_figures(other, key[0]) for key in columns]
         average = [f"{other.computed([name for name, _ in mean]):.2f}" for mean in means.values()]
@@ -98,7 +98,7 @@ def _accuracy(models: Sequence[Model]) -> Section:
         "interval. boxed: reason, then box, as in training; official: the benchmark's own prompt and rules."
     ]
     if any(model.results[key].facts.get("partial") for model in models for key in model.results):
-        notes.append(f"{PARTIAL} not the whole benchmark: no figure to set beside printed ones.")
+        notes.append(f"{PARTIAL} part of the benchmark: not comparable with published figures.")
     notes += [
         f"Mean, {protocol}: over {', '.join(name for name, _ in mean)}, which all rows of ours have, each "
         "benchmark counting the same."
@@ -106,10 +106,10 @@ def _accuracy(models: Sequence[Model]) -> Section:
     ]
     if len(rows) > len(models):
         notes.append(
-            "As printed: the same figures stand under each protocol, for neither prompt nor judge is said; of "
+            "As printed: the same figures appear under each protocol, since neither prompt nor judge is stated; of "
             "a cell's figures the first counts in the mean. The numbers are those of the sources below."
         )
-    return Section("Accuracy", Table(header, rows), [*notes, *_unlike(models, columns)])
+    return Section("Accuracy", Table(header, rows), [*notes, *_differing_settings(models, columns)])
 
 
 def _means(models: Sequence[Model], columns: Sequence[Key]) -> dict[str, list[Key]]:
@@ -162,20 +162,20 @@ def _printed(models: Sequence[Model]) -> Section:
     return Section("As printed elsewhere", Table(header, rows), notes)
 
 
-def _unlike(models: Sequence[Model], columns: Sequence[Key]) -> list[str]:
+def _differing_settings(models: Sequence[Model], columns: Sequence[Key]) -> list[str]:
     """The settings that differ between models, one line per benchmark and protocol."""
     lines = []
     for key in columns:
         facts = {model.name: _settings(model.results[key].facts) for model in models if key in model.results}
-        names = dict.fromkeys(name for found in facts.values() for name in found)
-        unlike = {
-            name: [f"{model} {html.clipped(found.get(name, 'not said'))}" for model, found in facts.items()]
+        names = dict.fromkeys(name for settings in facts.values() for name in settings)
+        differing = {
+            name: [f"{model} {html.clipped(settings.get(name, 'not set'))}" for model, settings in facts.items()]
             for name in names
-            if len({json.dumps(found.get(name, "not said")) for found in facts.values()}) > 1
+            if len({json.dumps(settings.get(name, "not set")) for settings in facts.values()}) > 1
         }
-        if unlike:
-            words = "; ".join(f"{name} ({', '.join(values)})" for name, values in unlike.items())
-            lines.append(" ".join(f"Not the same for all in {', '.join(key)}: {words}.".split()))
+        if differing:
+            text = "; ".join(f"{name} ({', '.join(values)})" for name, values in differing.items())
+            lines.append(" ".join(f"Not the same for all in {', '.join(key)}: {text}.".split()))
     return lines
 
 
@@ -196,10 +196,10 @@ def _consistency(models: Sequence[Model]) -> Section:
     rows, greedy = [], False
     for key in keys(models):
         for model in models:
-            found = model.results[key].consistency if key in model.results else None
-            if found:
-                greedy |= not found["control"]["drawn"]
-                rows.append([model.name, ", ".join(key), *_orders(found)])
+            figures = model.results[key].consistency if key in model.results else None
+            if figures:
+                greedy |= not figures["control"]["drawn"]
+                rows.append([model.name, ", ".join(key), *_orders(figures)])
     header = [
         "",
         "benchmark",
@@ -217,7 +217,7 @@ def _consistency(models: Sequence[Model]) -> Section:
         "Questions asked in several orders of their images. Flip rate: the answers, brought back to the "
         "question's original order, are not all the same (lower is better); original order again: as often as there "
         "are orders, but without moving anything, so that the difference is what the order does.",
-        "Place: of the one picture on which the answer hangs; accuracy there minus the same questions' mean over "
+        "Place: of the one image that decides the answer; accuracy there minus the same questions' mean over "
         "their orders. The best of several places lies above 0 by chance alone: see the interval.",
     ]
     if greedy:
@@ -225,24 +225,24 @@ def _consistency(models: Sequence[Model]) -> Section:
     return Section("Consistency under permutation", Table(header, rows), notes)
 
 
-def _orders(found: Mapping) -> list[str]:
-    measures = [found[name] for name in ("accuracy", "permuted", "consistent", "flip")] + [found["control"]["flip"]]
+def _orders(figures: Mapping) -> list[str]:
+    measures = [figures[name] for name in ("accuracy", "permuted", "consistent", "flip")] + [figures["control"]["flip"]]
     return [
-        f"{found['questions']:,}",
-        *(percent(Estimate.read(measure)) for measure in measures),
-        points(Estimate.read(found["difference"]["flip"])),
-        *_ends(found["places"]),
+        f"{figures['questions']:,}",
+        *(percent(Estimate.from_json(measure)) for measure in measures),
+        points(Estimate.from_json(figures["difference"]["flip"])),
+        *_ends(figures["places"]),
     ]
 
 
 def _ends(places: Sequence[Mapping]) -> list[str]:
     """The positions at which the decisive image helps most and least."""
-    found = {place["place"] + 1: Estimate.read(place["difference"]) for place in places}
-    found = {place: estimate for place, estimate in found.items() if estimate.questions}
-    if len(found) < 2:
+    estimates = {place["place"] + 1: Estimate.from_json(place["difference"]) for place in places}
+    estimates = {place: estimate for place, estimate in estimates.items() if estimate.questions}
+    if len(estimates) < 2:
         return ["–", "–"]
-    ends = [pick(found, key=lambda place: found[place].mean) for pick in (max, min)]
-    return [f"image {place}: {points(found[place])}" for place in ends]
+    ends = [pick(estimates, key=lambda place: estimates[place].mean) for pick in (max, min)]
+    return [f"image {place}: {points(estimates[place])}" for place in ends]
 
 
 def _differences(models: Sequence[Model]) -> list[Section]:
@@ -253,7 +253,7 @@ def _differences(models: Sequence[Model]) -> list[Section]:
         name = f"{last.name} minus {other.name}"
         for key in (key for key in keys(models) if key in last.results and key in other.results):
             ours, theirs = last.results[key], other.results[key]
-            accuracy.append([name, ", ".join(key), *_against(ours.rows, theirs.rows)])
+            accuracy.append([name, ", ".join(key), *_compared(ours.rows, theirs.rows)])
             if ours.consistency and theirs.consistency:
                 orders.append([name, ", ".join(key), *_in_orders(ours, theirs)])
     header = [
@@ -284,30 +284,33 @@ def _differences(models: Sequence[Model]) -> list[Section]:
 
 def _in_orders(ours: Result, theirs: Result) -> list[str]:
     first, second = (by_question(result.rows, result.facts["figures"]["samples"]) for result in (ours, theirs))
-    found = [difference(first[measure], second[measure]) for measure in COMPARED]
-    return [f"{found[0].questions:,}", *map(points, found)]
+    differences = [difference(first[measure], second[measure]) for measure in COMPARED]
+    return [f"{differences[0].questions:,}", *map(points, differences)]
 
 
-def _against(rows: Sequence, other_rows: Sequence) -> list[str]:
+def _compared(rows: Sequence, other_rows: Sequence) -> list[str]:
     try:
-        found = against(rows, other_rows)
+        figures = compare_with(rows, other_rows)
     except InputError:  # no shared question
         return ["0", "–", "–", "–", "–"]
     return [
-        *(f"{found[name]:,}" for name in ("questions", "first_only", "second_only")),
-        p_value(found["p"]),
-        points(Estimate.read(found["difference"])),
+        *(f"{figures[name]:,}" for name in ("questions", "first_only", "second_only")),
+        p_value(figures["p"]),
+        points(Estimate.from_json(figures["difference"])),
     ]
 
 
 def _provenance(model: Model) -> Html:
     """The recorded settings of each of a model's results."""
     rows = [
-        [", ".join(key), *(text_cell(_plain(result.facts.get(name))) for name in ("model", "data", "settings", "time"))]
+        [
+            ", ".join(key),
+            *(text_cell(_as_text(result.facts.get(name))) for name in ("model", "data", "settings", "time")),
+        ]
         for key, result in sorted(model.results.items())
     ]
     return folded(model.name, table(["", "model", "data", "settings", "time"], rows, "words"))
 
 
-def _plain(value: object) -> str:
+def _as_text(value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value)

@@ -54,41 +54,41 @@ def consistency(rows: Sequence[Row], samples: int) -> dict | None:
     """
     if not any(row["role"] == "permuted" for row in rows):
         return None
-    asked, left = _questions(rows, samples)
-    drawn = any(question.control for question in asked.values())
-    permuted = {name: _measures(question) for name, question in asked.items()}
+    questions, not_permuted = _questions(rows, samples)
+    drawn = any(question.control for question in questions.values())
+    permuted = {name: _measures(question) for name, question in questions.items()}
     control = {
         name: _measures(question.control or _repeated(question))
-        for name, question in asked.items()
+        for name, question in questions.items()
         if question.control or not drawn
     }
     values = {key: _column(permuted, key) for key in ("accuracy", *COMPARED)}
-    alike = {key: _column(control, key) for key in COMPARED}
+    control_values = {key: _column(control, key) for key in COMPARED}
     return {
-        "questions": len(asked),
-        "orders": sum(len(question.right) for question in asked.values()),
+        "questions": len(questions),
+        "orders": sum(len(question.right) for question in questions.values()),
         "samples": samples,
-        "not_permuted": dict(Counter(left.values())),
-        **{key: bootstrapped(value).plain() for key, value in values.items()},
-        "control": {"drawn": drawn, **{key: bootstrapped(value).plain() for key, value in alike.items()}},
-        "difference": {key: statistics.difference(values[key], alike[key]).plain() for key in COMPARED},
-        "places": _places(asked),
+        "not_permuted": dict(Counter(not_permuted.values())),
+        **{key: bootstrapped(value).to_json() for key, value in values.items()},
+        "control": {"drawn": drawn, **{key: bootstrapped(value).to_json() for key, value in control_values.items()}},
+        "difference": {key: statistics.difference(values[key], control_values[key]).to_json() for key in COMPARED},
+        "places": _places(questions),
     }
 
 
 def by_question(rows: Sequence[Row], samples: int) -> dict[str, dict[tuple, float]]:
     """Value of each question asked in several orders, by measure (as in `consistency`) and by (id, reference answers in
     its orders). Keys of two results are equal exactly if both were asked the same."""
-    asked, _ = _questions(rows, samples)
+    questions, _ = _questions(rows, samples)
     answers: dict[str, list] = defaultdict(list)
     for row in rows:
         if row["role"] != "control":
             answers[row["id"]].append((tuple(row["order"]), row["answer"]))
-    found = {(name, *sorted(answers[name])): _measures(question) for name, question in asked.items()}
-    return {key: _column(found, key) for key in ("accuracy", *COMPARED)}
+    measured = {(name, *sorted(answers[name])): _measures(question) for name, question in questions.items()}
+    return {key: _column(measured, key) for key in ("accuracy", *COMPARED)}
 
 
-def right(row: Row) -> list[bool]:
+def fully_correct(row: Row) -> list[bool]:
     """Whether each response is fully correct, [D]; a benchmark may score the parts of a question."""
     return [value >= 1 for value in row["correct"]]
 
@@ -98,29 +98,32 @@ def _questions(rows: Sequence[Row], samples: int) -> tuple[dict[str, Question], 
     groups: dict[str, list[Row]] = defaultdict(list)
     for row in sorted(rows, key=lambda row: row["id"]):  # sums must not depend on the order of the rows
         groups[row["id"]].append(row)
-    left = {name: why for name, group in groups.items() if (why := _why_not(group)) is not None}
-    return {name: _question(group, samples) for name, group in groups.items() if name not in left}, left
+    not_permuted = {name: reason for name, group in groups.items() if (reason := _why_not_permuted(group)) is not None}
+    return {name: _question(group, samples) for name, group in groups.items() if name not in not_permuted}, not_permuted
 
 
-def _why_not(group: Sequence[Row]) -> str | None:
+def _why_not_permuted(group: Sequence[Row]) -> str | None:
     """Why a question's orders cannot be compared; None if they can."""
     fault = next((row["fault"] for row in group if row["fault"] is not None), None)
     if fault is not None or any(row["role"] == "permuted" for row in group):
         return fault
-    return next((row["fixed"] for row in group if row["fixed"] is not None), "not said")
+    return next((row["fixed"] for row in group if row["fixed"] is not None), "no reason given")
 
 
 def _question(group: Sequence[Row], samples: int) -> Question:
-    first = next(row for row in group if row["role"] == "original")
-    rows = [first, *sorted((row for row in group if row["role"] == "permuted"), key=lambda row: row["order"])]
-    again = next((row for row in group if row["role"] == "control"), None)
-    matrix, meanings = np.array([right(row) for row in rows]), [row["meaning"] for row in rows]
+    original = next(row for row in group if row["role"] == "original")
+    rows = [original, *sorted((row for row in group if row["role"] == "permuted"), key=lambda row: row["order"])]
+    control_row = next((row for row in group if row["role"] == "control"), None)
+    matrix, meanings = np.array([fully_correct(row) for row in rows]), [row["meaning"] for row in rows]
     control = None
-    if again is not None:
-        drawn = np.array(right(again)).reshape(samples, len(rows) - 1).T
-        said = [again["meaning"][i :: len(rows) - 1] for i in range(len(rows) - 1)]
+    if control_row is not None:
+        control_correct = np.array(fully_correct(control_row)).reshape(samples, len(rows) - 1).T
+        control_meanings = [control_row["meaning"][i :: len(rows) - 1] for i in range(len(rows) - 1)]
         control = Question(
-            np.vstack([matrix[:1], drawn]), [first["meaning"], *said], [first["place"]] * len(rows), None
+            np.vstack([matrix[:1], control_correct]),
+            [original["meaning"], *control_meanings],
+            [original["place"]] * len(rows),
+            None,
         )
     return Question(matrix, meanings, [row["place"] for row in rows], control)
 
@@ -144,21 +147,25 @@ def _measures(question: Question) -> dict[str, float]:
 
 
 def _column(measures: Mapping[Name, Mapping[str, float]], key: str) -> dict[Name, float]:
-    return {name: found[key] for name, found in measures.items()}
+    return {name: values[key] for name, values in measures.items()}
 
 
-def _places(asked: Mapping[str, Question]) -> list[dict]:
+def _places(questions: Mapping[str, Question]) -> list[dict]:
     """Accuracy by position, for each position at which some question's decisive image was shown."""
     at: dict[int, dict[str, float]] = defaultdict(dict)
-    away: dict[int, dict[str, float]] = defaultdict(dict)
-    for name, question in asked.items():
+    relative: dict[int, dict[str, float]] = defaultdict(dict)
+    for name, question in questions.items():
         by_order, seen = question.right.mean(1), set(question.places) - {None}
         for place in seen:
-            at[place][name] = float(by_order[[here == place for here in question.places]].mean())
+            at[place][name] = float(by_order[[shown_at == place for shown_at in question.places]].mean())
             if len(seen) > 1:
-                away[place][name] = at[place][name] - float(by_order.mean())
+                relative[place][name] = at[place][name] - float(by_order.mean())
     return [
-        {"place": place, "accuracy": bootstrapped(at[place]).plain(), "difference": bootstrapped(away[place]).plain()}
+        {
+            "place": place,
+            "accuracy": bootstrapped(at[place]).to_json(),
+            "difference": bootstrapped(relative[place]).to_json(),
+        }
         for place in sorted(at)
     ]
 
@@ -166,53 +173,53 @@ def _places(asked: Mapping[str, Question]) -> list[dict]:
 # Text output
 
 
-def markdown(found: Mapping[str, object] | None) -> list[str]:
+def markdown(figures: Mapping[str, object] | None) -> list[str]:
     """The section of results.md, as paragraphs and tables; [] without figures."""
-    if found is None:
+    if figures is None:
         return []
-    left = f" Not moved: {counted(found['not_permuted'])}." if found["not_permuted"] else ""
+    not_permuted = f" Not moved: {counted(figures['not_permuted'])}." if figures["not_permuted"] else ""
     parts = [
         "## Consistency under permutation",
-        f"{found['questions']:,} questions were asked in {found['orders']:,} orders, the original included, with "
-        f"{found['samples']:,} response{'s' * (found['samples'] > 1)} to each.{left}",
-        measures_table(found).markdown(),
-        *_notes(found),
+        f"{figures['questions']:,} questions were asked in {figures['orders']:,} orders, the original included, with "
+        f"{figures['samples']:,} response{'s' * (figures['samples'] > 1)} to each.{not_permuted}",
+        measures_table(figures).markdown(),
+        *_notes(figures),
     ]
-    if found["places"]:
+    if figures["places"]:
         parts += [
-            places_table(found).markdown(),
-            "By the place of the one picture on which the answer hangs, where there is one. The last column is "
-            "less the same questions' mean over all their orders, of those whose picture was shown in several "
+            places_table(figures).markdown(),
+            "By the place of the one image that decides the answer, where there is one. The last column subtracts the "
+            "same questions' mean over all their orders, for questions whose image was shown in several "
             "places: high places exist only in questions with many images, which may be harder.",
         ]
     return parts
 
 
-def measures_table(found: Mapping) -> Table:
+def measures_table(figures: Mapping) -> Table:
     """Each measure in several orders, in the control, and their difference."""
-    again = "original order, drawn again" if found["control"]["drawn"] else "original order, repeated"
+    control_title = "original order, drawn again" if figures["control"]["drawn"] else "original order, repeated"
     rows = [
         [
-            words,
-            percent(Estimate.read(found[key])),
-            percent(Estimate.read(found["control"][key])),
-            points(Estimate.read(found["difference"][key])),
+            title,
+            percent(Estimate.from_json(figures[key])),
+            percent(Estimate.from_json(figures["control"][key])),
+            points(Estimate.from_json(figures["difference"][key])),
         ]
-        for key, words in COMPARED.items()
-        if key != "worst" or found["samples"] > 1  # else it is consistent accuracy
+        for key, title in COMPARED.items()
+        if key != "worst" or figures["samples"] > 1  # else it is consistent accuracy
     ]
-    first = ["accuracy", percent(Estimate.read(found["accuracy"])), "–", "–"]
-    return Table(["", "several orders", again, "difference, points"], [first, *rows])
+    accuracy_row = ["accuracy", percent(Estimate.from_json(figures["accuracy"])), "–", "–"]
+    return Table(["", "several orders", control_title, "difference, points"], [accuracy_row, *rows])
 
 
-def places_table(found: Mapping) -> Table:
+def places_table(figures: Mapping) -> Table:
     """Accuracy by the position of the decisive image, counted from 1 as in the questions."""
     rows = []
-    for each in found["places"]:
-        accuracy, difference = Estimate.read(each["accuracy"]), Estimate.read(each["difference"])
+    for place in figures["places"]:
+        accuracy, difference = Estimate.from_json(place["accuracy"]), Estimate.from_json(place["difference"])
         rows.append(
             [
-                str(each["place"] + 1),
+                str(place["place"] + 1),
                 f"{accuracy.questions:,}",
                 percent(accuracy),
                 f"{difference.questions:,}",
@@ -220,12 +227,13 @@ def places_table(found: Mapping) -> Table:
             ]
         )
     return Table(
-        ["picture shown as image", "questions", "accuracy", "in several places", "minus their mean, points"], rows
+        ["decisive image shown as image", "questions", "accuracy", "in several places", "minus their mean, points"],
+        rows,
     )
 
 
-def _notes(found: Mapping) -> list[str]:
-    worst = "Worst order: the share of right responses in the order where it is lowest. " * (found["samples"] > 1)
+def _notes(figures: Mapping) -> list[str]:
+    worst = "Worst order: the share of right responses in the order where it is lowest. " * (figures["samples"] > 1)
     notes = [
         "Means over questions, with 95% bootstrap intervals by question (10,000 resamples; values that are all the "
         "same leave no width, which does not make them certain). Permuted accuracy: the mean over a question's other "
@@ -235,7 +243,7 @@ def _notes(found: Mapping) -> list[str]:
         "that minds no order differs from that by chance alone, so the difference is what permuting does. Not "
         "separated: its interval holds 0.",
     ]
-    if not found["control"]["drawn"]:
+    if not figures["control"]["drawn"]:
         notes[1] = (
             "Original order, repeated: the answers are greedy, so asking again would not change them; the flip "
             "rate there is 0 by construction, and the difference is what permuting does. Not separated: its "

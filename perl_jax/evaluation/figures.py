@@ -13,7 +13,7 @@ import numpy as np
 from models.errors import InputError
 from perl_jax.answers.compare import normalized
 from perl_jax.evaluation import consistency, statistics
-from perl_jax.evaluation.consistency import Row, right
+from perl_jax.evaluation.consistency import Row, fully_correct
 from perl_jax.evaluation.statistics import Estimate, Table, counted, p_value, percent, points, proportion
 
 SETTINGS = ("samples", "temperature", "permute", "max_new_tokens", "seed")
@@ -33,29 +33,35 @@ def figures(rows: Sequence[Row], samples: int, macro: bool) -> dict:
     - `pass_at`: {k: the probability that one of k samples is correct} for k of 1, 2, 4, ..., samples; `majority`:
       accuracy of the majority vote. None with one sample.
     """
-    own = _own(rows)
-    accuracy = {row["id"]: float(np.mean(right(row))) for row in own}
+    original_rows = _original_rows(rows)
+    accuracy = {row["id"]: float(np.mean(fully_correct(row))) for row in original_rows}
     categories = defaultdict(list)
-    for row in own:
+    for row in original_rows:
         categories[row["category"]].append(row)
-    scores = {row["id"]: float(np.mean(row["correct"])) for row in own}
+    scores = {row["id"]: float(np.mean(row["correct"])) for row in original_rows}
     several = samples > 1
     return {
-        "questions": len(own),
+        "questions": len(original_rows),
         "samples": samples,
         "headline": "macro" if macro else "micro",
-        "micro": proportion(accuracy).plain(),
-        "macro": _macro([[accuracy[row["id"]] for row in group] for group in categories.values()]).plain(),
-        "credit": proportion(scores).plain() if any(0 < x < 1 for row in own for x in row["correct"]) else None,
-        "not_asked": dict(Counter(row["fault"] for row in own if row["fault"] is not None)),
-        **_rates(own),
+        "micro": proportion(accuracy).to_json(),
+        "macro": _macro([[accuracy[row["id"]] for row in group] for group in categories.values()]).to_json(),
+        "credit": proportion(scores).to_json()
+        if any(0 < x < 1 for row in original_rows for x in row["correct"])
+        else None,
+        "not_asked": dict(Counter(row["fault"] for row in original_rows if row["fault"] is not None)),
+        **_rates(original_rows),
         "categories": {name: _category(categories[name], accuracy) for name in sorted(categories)},
-        "pass_at": {str(k): proportion(_pass_at(own, k)).plain() for k in _powers(samples)} if several else None,
-        "majority": proportion({row["id"]: float(majority(row)) for row in own}).plain() if several else None,
+        "pass_at": {str(k): proportion(_pass_at(original_rows, k)).to_json() for k in _powers(samples)}
+        if several
+        else None,
+        "majority": proportion({row["id"]: float(majority(row)) for row in original_rows}).to_json()
+        if several
+        else None,
     }
 
 
-def against(rows: Sequence[Row], other_rows: Sequence[Row]) -> dict:
+def compare_with(rows: Sequence[Row], other_rows: Sequence[Row]) -> dict:
     """Compares rows with another result's rows, on the questions that both were asked in original order, JSON-able.
 
     `first_only`, `second_only`, `p`: McNemar's test on the first response of each. `difference`: in accuracy over all
@@ -65,7 +71,8 @@ def against(rows: Sequence[Row], other_rows: Sequence[Row]) -> dict:
     Raises InputError if no question is shared.
     """
     here, there = (
-        {(row["id"], row["answer"]): row for row in _own(each) if row["fault"] is None} for each in (rows, other_rows)
+        {(row["id"], row["answer"]): row for row in _original_rows(result) if row["fault"] is None}
+        for result in (rows, other_rows)
     )
     shared = here.keys() & there.keys()
     if not shared:
@@ -73,8 +80,12 @@ def against(rows: Sequence[Row], other_rows: Sequence[Row]) -> dict:
             f"the two results share none of their {len(here):,} and {len(there):,} questions: compare "
             "results on the same benchmark and snapshot"
         )
-    test = statistics.mcnemar(*({key: right(row)[0] for key, row in each.items()} for each in (here, there)))
-    mine, others = ({key: float(np.mean(right(row))) for key, row in each.items()} for each in (here, there))
+    test = statistics.mcnemar(
+        *({key: fully_correct(row)[0] for key, row in result.items()} for result in (here, there))
+    )
+    accuracy, other_accuracy = (
+        {key: float(np.mean(fully_correct(row))) for key, row in result.items()} for result in (here, there)
+    )
     return {
         "questions": len(shared),
         "only_here": len(here) - len(shared),
@@ -82,18 +93,18 @@ def against(rows: Sequence[Row], other_rows: Sequence[Row]) -> dict:
         "first_only": test.first,
         "second_only": test.second,
         "p": test.p,
-        "difference": statistics.difference(mine, others).plain(),
+        "difference": statistics.difference(accuracy, other_accuracy).to_json(),
     }
 
 
-def pass_at(k: int, drawn: int, correct: int) -> float:
-    """Unbiased estimate of the probability that one of k responses is correct, from `correct` correct ones of `drawn`
+def pass_at(k: int, samples: int, correct: int) -> float:
+    """Unbiased estimate of the probability that one of k responses is correct, from `correct` correct ones of `samples`
     (Chen et al. 2021, arXiv 2107.03374): the share of the subsets of size k that contain a correct one.
 
     >>> pass_at(1, 4, 1), pass_at(2, 4, 1), pass_at(4, 4, 1)
     (0.25, 0.5, 1.0)
     """
-    return 1 - math.comb(drawn - correct, k) / math.comb(drawn, k)
+    return 1 - math.comb(samples - correct, k) / math.comb(samples, k)
 
 
 def majority(row: Row) -> bool:
@@ -102,17 +113,17 @@ def majority(row: Row) -> bool:
     Votes are equal if their meanings are, or without one their texts; a missing or empty answer is no vote.
     """
     votes = [
-        meaning if meaning is not None else normalized(found or "") or None
-        for meaning, found in zip(row["meaning"], row["extracted"])
+        meaning if meaning is not None else normalized(answer or "") or None
+        for meaning, answer in zip(row["meaning"], row["extracted"])
     ]
     counts = Counter(vote for vote in votes if vote is not None)
     if not counts:
         return False
     [(winner, _)] = counts.most_common(1)
-    return right(row)[votes.index(winner)]
+    return fully_correct(row)[votes.index(winner)]
 
 
-def _own(rows: Sequence[Row]) -> list[Row]:
+def _original_rows(rows: Sequence[Row]) -> list[Row]:
     """Each question in its original order, sorted by id, so that sums do not depend on the order of the rows."""
     return sorted((row for row in rows if row["role"] == "original"), key=lambda row: row["id"])
 
@@ -125,11 +136,11 @@ def _macro(groups: Sequence[Sequence[float]]) -> Estimate:
 def _rates(rows: Sequence[Row]) -> dict:
     asked = [row for row in rows if row["fault"] is None]
     lengths = [length for row in asked for length in row["lengths"]]
-    failures = [found is None for row in asked for found in row["extracted"]]
-    cut = [bool(each) for row in asked for each in row["truncated"]]
+    failures = [answer is None for row in asked for answer in row["extracted"]]
+    truncated = [bool(value) for row in asked for value in row["truncated"]]
     means = {
         name: float(np.mean(values)) if values else None
-        for name, values in (("failures", failures), ("truncated", cut), ("length", lengths))
+        for name, values in (("failures", failures), ("truncated", truncated), ("length", lengths))
     }
     return {"responses": len(lengths), **means}
 
@@ -138,7 +149,7 @@ def _category(rows: Sequence[Row], accuracy: Mapping[str, float]) -> dict:
     rates = _rates(rows)
     return {
         "questions": len(rows),
-        "accuracy": proportion({row["id"]: accuracy[row["id"]] for row in rows}).plain(),
+        "accuracy": proportion({row["id"]: accuracy[row["id"]] for row in rows}).to_json(),
         "failures": rates["failures"],
         "truncated": rates["truncated"],
     }
@@ -149,7 +160,7 @@ def _powers(samples: int) -> list[int]:
 
 
 def _pass_at(rows: Sequence[Row], k: int) -> dict[str, float]:
-    return {row["id"]: pass_at(k, len(row["correct"]), sum(right(row))) for row in rows}
+    return {row["id"]: pass_at(k, len(row["correct"]), sum(fully_correct(row))) for row in rows}
 
 
 # Text output
@@ -157,60 +168,62 @@ def _pass_at(rows: Sequence[Row], k: int) -> dict[str, float]:
 
 def markdown(result: Mapping) -> str:
     """The text of results.md, generated from a results.json."""
-    found = result["figures"]
-    parts = [*_header(result), _headline(found), summary_table(found).markdown(), *_notes(found)]
-    if len(found["categories"]) > 1:
-        parts += ["## Categories", category_table(found).markdown()]
-    parts += consistency.markdown(result["consistency"]) + _against(result["against"])
+    measured = result["figures"]
+    parts = [*_header(result), _headline(measured), summary_table(measured).markdown(), *_notes(measured)]
+    if len(measured["categories"]) > 1:
+        parts += ["## Categories", category_table(measured).markdown()]
+    parts += consistency.markdown(result["consistency"]) + _comparison(result["against"])
     return "\n\n".join(parts) + "\n"
 
 
-def summary_table(found: Mapping) -> Table:
+def summary_table(measured: Mapping) -> Table:
     """Accuracies and rates of a result's `figures`."""
     names = {"macro": "accuracy, mean over categories", "micro": "accuracy, all questions"}
-    names = {key: names[key] for key in sorted(names, key=lambda key: key != found["headline"])}
-    rows = [[words, percent(Estimate.read(found[key]))] for key, words in names.items()]
-    if found["credit"]:
-        rows.append(["partial credit", percent(Estimate.read(found["credit"]))])
-    rows += [[f"pass@{k}", percent(Estimate.read(each))] for k, each in (found["pass_at"] or {}).items()]
-    if found["majority"]:
-        rows.append(["majority vote", percent(Estimate.read(found["majority"]))])
-    length = "–" if found["length"] is None else f"{found['length']:,.1f}"
+    names = {key: names[key] for key in sorted(names, key=lambda key: key != measured["headline"])}
+    rows = [[title, percent(Estimate.from_json(measured[key]))] for key, title in names.items()]
+    if measured["credit"]:
+        rows.append(["partial credit", percent(Estimate.from_json(measured["credit"]))])
     rows += [
-        ["no answer found, of responses", _share(found["failures"])],
-        ["truncated, of responses", _share(found["truncated"])],
+        [f"pass@{k}", percent(Estimate.from_json(estimate))] for k, estimate in (measured["pass_at"] or {}).items()
+    ]
+    if measured["majority"]:
+        rows.append(["majority vote", percent(Estimate.from_json(measured["majority"]))])
+    length = "–" if measured["length"] is None else f"{measured['length']:,.1f}"
+    rows += [
+        ["no answer found, of responses", _share(measured["failures"])],
+        ["truncated, of responses", _share(measured["truncated"])],
         ["mean response, tokens", length],
     ]
-    return Table(["", f"{found['questions']:,} questions"], rows)
+    return Table(["", f"{measured['questions']:,} questions"], rows)
 
 
-def category_table(found: Mapping) -> Table:
+def category_table(measured: Mapping) -> Table:
     """One row per category."""
     rows = []
-    for name, each in found["categories"].items():
+    for name, category in measured["categories"].items():
         rows.append(
             [
                 " ".join(name.split()) or "–",
-                f"{each['questions']:,}",
-                percent(Estimate.read(each["accuracy"])),
-                _share(each["failures"]),
-                _share(each["truncated"]),
+                f"{category['questions']:,}",
+                percent(Estimate.from_json(category["accuracy"])),
+                _share(category["failures"]),
+                _share(category["truncated"]),
             ]
         )
     return Table(["category", "questions", "accuracy", "no answer found", "truncated"], rows)
 
 
 def _header(result: Mapping) -> list[str]:
-    found, judge = result["figures"], result["judge"]
-    asked = found["questions"] - sum(found["not_asked"].values())
+    measured, judge = result["figures"], result["judge"]
+    asked = measured["questions"] - sum(measured["not_asked"].values())
     settings = ", ".join(f"{name} {result['settings'][name]}" for name in SETTINGS if name in result["settings"])
     rows = f"{asked:,} questions asked of {result['rows']:,} rows in the snapshot."
     if result["rejected"]:
         rows += f" Left out, and not counted: {counted(result['rejected'])}."
-    if found["not_asked"]:
-        rows += f" Could not be asked, and count as wrong: {counted(found['not_asked'])}."
+    if measured["not_asked"]:
+        rows += f" Could not be asked, and count as wrong: {counted(measured['not_asked'])}."
     if result["partial"]:
-        rows += " **Partial**: not the whole benchmark, so no figure to set beside published ones."
+        rows += " **Partial**: part of the benchmark, so not comparable with published figures."
     by = f"rules, then the judge {judge['model']}" if judge else "rules alone"
     return [
         f"# {result['benchmark']}, protocol {result['protocol']}",
@@ -219,47 +232,47 @@ def _header(result: Mapping) -> list[str]:
     ]
 
 
-def _headline(found: Mapping) -> str:
-    what = {"macro": f"the mean over {len(found['categories'])} categories", "micro": "over all questions"}
-    accuracy = percent(Estimate.read(found[found["headline"]]))
-    return f"**Accuracy {accuracy}**: {what[found['headline']]}, as the benchmark reports it."
+def _headline(measured: Mapping) -> str:
+    what = {"macro": f"the mean over {len(measured['categories'])} categories", "micro": "over all questions"}
+    accuracy = percent(Estimate.from_json(measured[measured["headline"]]))
+    return f"**Accuracy {accuracy}**: {what[measured['headline']]}, as the benchmark reports it."
 
 
-def _notes(found: Mapping) -> list[str]:
+def _notes(measured: Mapping) -> list[str]:
     notes = [
         "In brackets 95% intervals on the number of questions: Wilson's, and for the mean over categories a "
         "bootstrap of the questions within each (10,000 resamples)."
     ]
-    if found["credit"]:
+    if measured["credit"]:
         notes[0] += " Accuracy counts a question as right if all its parts are; partial credit is the share of parts."
-    if found["pass_at"]:
+    if measured["pass_at"]:
         notes.append(
-            f"A question's accuracy is the mean over its {found['samples']:,} samples. pass@k: one of k "
+            f"A question's accuracy is the mean over its {measured['samples']:,} samples. pass@k: one of k "
             "samples is right, estimated without bias from all of them. Majority vote: the most frequent "
             "answer is right, of equally frequent ones that drawn first; no answer is no vote."
         )
     return notes
 
 
-def _against(found: Mapping | None) -> list[str]:
-    if not found:
+def _comparison(comparison: Mapping | None) -> list[str]:
+    if not comparison:
         return []
     row = [
-        f"{found['questions']:,}",
-        f"{found['first_only']:,}",
-        f"{found['second_only']:,}",
-        p_value(found["p"]),
-        points(Estimate.read(found["difference"])),
+        f"{comparison['questions']:,}",
+        f"{comparison['first_only']:,}",
+        f"{comparison['second_only']:,}",
+        p_value(comparison["p"]),
+        points(Estimate.from_json(comparison["difference"])),
     ]
     header = ["questions of both", "right only here", "right only there", "McNemar's p", "difference, points"]
-    name = found.get("name", "another result")
+    name = comparison.get("name", "another result")
     return [
         f"## Against {name}",
         Table(header, [row]).markdown(),
         "McNemar's exact two-sided test, on the first response to each question. The difference in accuracy, here "
         "minus there, is over all samples, with a 95% bootstrap interval by question (10,000 paired resamples; not "
-        f"separated: it holds 0). {found['only_here']:,} questions stand here only, {found['only_there']:,} there "
-        "only.",
+        f"separated: it holds 0). {comparison['only_here']:,} questions are only here, {comparison['only_there']:,} "
+        "only there.",
     ]
 
 

@@ -14,13 +14,13 @@ LONG = 1000  # longest answer, in characters, that is parsed as a reference to a
 _NUMBER = re.compile(r"[-+]?(?:[0-9]+|[0-9]{1,3}(?:,[0-9]{3})+)(?:\.[0-9]+)?")
 
 
-def meaning(record: Mapping, order: Sequence[int], asked: Mapping, extracted: str | None, correct: bool) -> str | None:
+def meaning(record: Mapping, order: Sequence[int], sample: Mapping, extracted: str | None, correct: bool) -> str | None:
     """The meaning of an extracted answer in the record's original order; equal meanings are the same answer.
 
     Args:
         record: the question with symbols, in its original order.
         order: in which it was asked.
-        asked: kind, choices and question as asked in that order (`permute.render`).
+        sample: kind, choices and question as asked in that order (`permute.render`).
         extracted: the answer as given; None if none was extracted.
         correct: whether it is correct; correct answers have the same meaning whatever their wording.
 
@@ -32,28 +32,28 @@ def meaning(record: Mapping, order: Sequence[int], asked: Mapping, extracted: st
     count = len(order)
     if correct:
         return compare.normalized(symbols.words(record["answer"], count))
-    said = compare.normalized(extracted)
-    if not said or len(extracted) > LONG:
-        return said or None
+    text = compare.normalized(extracted)
+    if not text or len(extracted) > LONG:
+        return text or None
     try:
-        if (form := _in_form(record, asked, extracted)) or record.get("kind") == "order":
-            return compare.normalized(permute.canonical_answer(form or said, record, order))
-        if _NUMBER.fullmatch(said) and record.get("kind") == "number":
-            return f"{Decimal(said.replace(',', '')).normalize():f}"
-        return symbols.words(symbols.move(references.to_symbols(said, count), order), count)
+        if (reference_form := _in_form(record, sample, extracted)) or record.get("kind") == "order":
+            return compare.normalized(permute.canonical_answer(reference_form or text, record, order))
+        if _NUMBER.fullmatch(text) and record.get("kind") == "number":
+            return f"{Decimal(text.replace(',', '')).normalize():f}"
+        return symbols.words(symbols.move(references.to_symbols(text, count), order), count)
     except InputError:  # braces in the answer, or left and right among more than two
-        return said
+        return text
 
 
-def _in_form(record: Mapping, asked: Mapping, extracted: str) -> str | None:
+def _in_form(record: Mapping, sample: Mapping, extracted: str) -> str | None:
     """A wrong answer in the form of the reference answer, as a choice letter or words for an image; else None."""
-    choices = asked.get("choices") or ()
-    if asked.get("kind") == "choice":
+    choices = sample.get("choices") or ()
+    if sample.get("kind") == "choice":
         forms, kind = symbols.LETTERS[: len(choices) or None], "choice"
     else:
         forms, kind = _images(record), "text"
-    told = {"kind": kind, "choices": choices, "question": asked["question"]}
-    return next((form for form in forms if compare.is_correct({**told, "answer": form}, extracted)), None)
+    candidate = {"kind": kind, "choices": choices, "question": sample["question"]}
+    return next((form for form in forms if compare.is_correct({**candidate, "answer": form}, extracted)), None)
 
 
 def _images(record: Mapping) -> list[str]:

@@ -22,7 +22,7 @@ INSIDE = "images stand inside its sentences"
 UNBOUND = "its letters may be those of images"
 
 
-class Asked(NamedTuple):
+class OrderedQuestion(NamedTuple):
     """A benchmark question in one order of its images."""
 
     item: Item  # in this order: its row has the images in this order, and the reference answer for it
@@ -37,26 +37,26 @@ class Asked(NamedTuple):
         return self.order == permute.original_order(len(self.order))
 
 
-def in_orders(item: Item, count: int, seed: int) -> list[Asked]:
+def in_orders(item: Item, count: int, seed: int) -> list[OrderedQuestion]:
     """The question in its original order and wording, then in `count` others, or in all others if there are fewer.
 
     Other orders are drawn uniformly without replacement, by (seed, id).
     """
-    own = permute.original_order(len(item.row.images))
+    original = permute.original_order(len(item.row.images))
     record = movable(item) if count else None
     if not isinstance(record, Mapping):
-        return [Asked(item, own, list(own), None, None, record)]
+        return [OrderedQuestion(item, original, list(original), None, None, record)]
     others = math.factorial(len(permute.movable_places(record))) - 1
     _, *orders = permute.draw_orders(record, min(count, others), 1.0, seed=seed, epoch=0, step=0)
-    first = _moved(item, record, own)._replace(item=item, shown=list(own))
-    return [first, *(_moved(item, record, order) for order in orders)]
+    unmoved = _in_order(item, record, original)._replace(item=item, shown=list(original))
+    return [unmoved, *(_in_order(item, record, order) for order in orders)]
 
 
 def movable(item: Item) -> Mapping | str:
     """The question as a record whose images are their indices in the row; or why its images cannot be permuted."""
     count = len(item.row.images)
     if count < 2:
-        return "one picture" if count else "no picture"
+        return "one image" if count else "no image"
     record = item.columns.get("record")
     if record is None:
         if _common.inside_sentences(item.row.question) and not any(MARKER in choice for choice in item.row.choices):
@@ -71,19 +71,19 @@ def movable(item: Item) -> Mapping | str:
         record = {**curated.record, "images": list(range(count))}
     if record["order_effect"] == "fixed":
         return FIXED
-    return record if permute.movable_places(record) else "fewer than two pictures can move"
+    return record if permute.movable_places(record) else "fewer than two images can move"
 
 
 def _unbound(row: Row) -> bool:
     """Whether the answer is a letter that the text does not define: it may name an image by its position."""
-    own = rf"(?<![A-Za-z]){re.escape(row.answer)}\s*[.:)、．：）]"
-    return row.kind == "choice" and not row.choices and not re.search(own, row.question)
+    defined = rf"(?<![A-Za-z]){re.escape(row.answer)}\s*[.:)、．：）]"
+    return row.kind == "choice" and not row.choices and not re.search(defined, row.question)
 
 
-def _moved(item: Item, record: Mapping, order: permute.Order) -> Asked:
-    own, moved = permute.render(record)["images"], permute.apply(record, order)
+def _in_order(item: Item, record: Mapping, order: permute.Order) -> OrderedQuestion:
+    original, moved = permute.render(record)["images"], permute.apply(record, order)
     sample = permute.render(moved)
-    shown = [own.index(image) for image in sample["images"]]
+    shown = [original.index(image) for image in sample["images"]]
     row = item.row._replace(
         images=[item.row.images[place] for place in shown],
         question=sample["question"],
@@ -92,7 +92,7 @@ def _moved(item: Item, record: Mapping, order: permute.Order) -> Asked:
     )
     place = decisive_place(moved)
     place = None if place is None else sample["images"].index(moved["images"][place])
-    return Asked(item._replace(row=row), order, shown, place, record, None)
+    return OrderedQuestion(item._replace(row=row), order, shown, place, record, None)
 
 
 def decisive_place(record: Mapping) -> int | None:
@@ -105,15 +105,15 @@ def decisive_place(record: Mapping) -> int | None:
     1
     """
     answer, choices, count = record["answer"], list(record.get("choices") or ()), len(record["images"])
-    letter = _letter_place(answer) if record.get("kind") == "choice" else None
-    if letter is not None and record["order_effect"] == "rewrite" and permute.choices_are_images(record):
+    choice = _letter_place(answer) if record.get("kind") == "choice" else None
+    if choice is not None and record["order_effect"] == "rewrite" and permute.choices_are_images(record):
         movable = sorted(record.get("movable") or ())
-        place = movable[letter] if len(choices) == len(movable) < count and letter < len(movable) else letter
+        place = movable[choice] if len(choices) == len(movable) < count and choice < len(movable) else choice
         return place if place < count else None
-    if letter is not None and letter < len(choices):
-        answer = choices[letter]
-    shown = map(int, symbols.SLOT.findall(answer))
-    for named in ({*symbols.mentioned(answer), *shown}, {*symbols.mentioned(record["question"])}):
+    if choice is not None and choice < len(choices):
+        answer = choices[choice]
+    slots = map(int, symbols.SLOT.findall(answer))
+    for named in ({*symbols.mentioned(answer), *slots}, {*symbols.mentioned(record["question"])}):
         if named:
             return named.pop() if len(named) == 1 else None
     return None
@@ -124,10 +124,10 @@ def _letter_place(answer: str) -> int | None:
     return symbols.letter_place(letter) if letter in symbols.LETTERS else None
 
 
-def meaning(asked: Asked, extracted: str | None, correct: bool) -> str | None:
+def meaning(question: OrderedQuestion, extracted: str | None, correct: bool) -> str | None:
     """The meaning of an extracted answer in the question's original order; None if it is asked in no other order."""
-    if asked.record is None:
+    if question.record is None:
         return None
-    row = asked.item.row
-    told = {"kind": row.kind, "choices": row.choices, "question": row.question}
-    return meanings.meaning(asked.record, asked.order, told, extracted, correct)
+    row = question.item.row
+    sample = {"kind": row.kind, "choices": row.choices, "question": row.question}
+    return meanings.meaning(question.record, question.order, sample, extracted, correct)

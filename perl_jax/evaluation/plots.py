@@ -24,9 +24,13 @@ def figures(models: Sequence[Model], keys: Sequence[Key]) -> list[Html]:
     if flips:
         out.append(("flip rate ●, and of the same order asked again ○", _rows(flips)))
     for key in keys:
-        found = {i: model.results[key].consistency for i, model in enumerate(models) if key in model.results}
-        if lines := {i: each["places"] for i, each in found.items() if each and each["places"]}:
-            out.append((f"accuracy by place of the decisive picture: {', '.join(key)}", _places(lines)))
+        consistencies = {i: model.results[key].consistency for i, model in enumerate(models) if key in model.results}
+        if lines := {
+            i: consistency["places"]
+            for i, consistency in consistencies.items()
+            if consistency and consistency["places"]
+        }:
+            out.append((f"accuracy by place of the decisive image: {', '.join(key)}", _places(lines)))
     return [element("figure", element("figcaption", title), plot) for title, plot in out]
 
 
@@ -40,11 +44,11 @@ def _dots(models: Sequence[Model], key: Key, read) -> list[Dot]:
     ]
 
 
-def _flips(found: Mapping | None) -> list[tuple[Estimate, bool]]:
-    if not found:
+def _flips(consistency: Mapping | None) -> list[tuple[Estimate, bool]]:
+    if not consistency:
         return []
-    control = [(Estimate.read(found["control"]["flip"]), False)] if found["control"]["drawn"] else []
-    return [(Estimate.read(found["flip"]), True), *control]
+    control = [(Estimate.from_json(consistency["control"]["flip"]), False)] if consistency["control"]["drawn"] else []
+    return [(Estimate.from_json(consistency["flip"]), True), *control]
 
 
 def _rows(dots: Mapping[Key, Sequence[Dot]], printed: bool = False) -> Html:
@@ -66,7 +70,7 @@ def _rows(dots: Mapping[Key, Sequence[Dot]], printed: bool = False) -> Html:
     axes.set_yticks(range(len(dots)), [", ".join(key) for key in dots], parse_math=False)
     axes.set_ylim(len(dots) - 0.5, -0.5)
     axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-    return _drawn(figure, axes)
+    return _finished(figure, axes)
 
 
 def _places(lines: Mapping[int, Sequence[Mapping]]) -> Html:
@@ -77,17 +81,20 @@ def _places(lines: Mapping[int, Sequence[Mapping]]) -> Html:
     figure = Figure(figsize=(4.2, 2.6), layout="constrained")
     axes = figure.subplots()
     for i, places in lines.items():
-        found = [Estimate.read(place["accuracy"]) for place in places]
+        estimates = [Estimate.from_json(place["accuracy"]) for place in places]
         at = [place["place"] + 1 + 0.06 * i for place in places]
-        spread = [[each.mean - each.low for each in found], [each.high - each.mean for each in found]]
-        axes.errorbar(at, [each.mean for each in found], spread, marker="o", markersize=4, color=_colour(i))
+        spread = [
+            [estimate.mean - estimate.low for estimate in estimates],
+            [estimate.high - estimate.mean for estimate in estimates],
+        ]
+        axes.errorbar(at, [estimate.mean for estimate in estimates], spread, marker="o", markersize=4, color=_colour(i))
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     axes.set_xlabel("shown as image", fontsize=9)
-    return _drawn(figure, axes)
+    return _finished(figure, axes)
 
 
-def _drawn(figure, axes) -> Html:
+def _finished(figure, axes) -> Html:
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.25)
     axes.tick_params(labelsize=9)

@@ -56,8 +56,8 @@ class Model(NamedTuple):
 
 
 def _row(*values: float, **others: tuple[Figure, ...]) -> dict[str, tuple[Figure, ...]]:
-    own = {name: (Figure(value, "readme"),) for name, value in zip(BENCHMARKS, values, strict=True)}
-    return {name: cell + others.get(name, ()) for name, cell in own.items()}
+    cells = {name: (Figure(value, "readme"),) for name, value in zip(BENCHMARKS, values, strict=True)}
+    return {name: cell + others.get(name, ()) for name, cell in cells.items()}
 
 
 MODELS = (

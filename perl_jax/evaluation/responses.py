@@ -20,7 +20,8 @@ from models.errors import InputError
 from models.image_files import Encoded
 from perl_jax import rollout
 from perl_jax.evaluation import batched_inference
-from perl_jax.evaluation.orders import Asked
+from perl_jax.evaluation.orders import OrderedQuestion
+from perl_jax.records import prompt_lengths
 from perl_jax.records.prompts import Prompts
 from perl_jax.runtime import processes
 
@@ -49,10 +50,10 @@ class Setup(NamedTuple):
     batch: int  # most prompts per batch
 
 
-class Answered(NamedTuple):
+class Responses(NamedTuple):
     """The responses to a question in one order."""
 
-    asked: Asked
+    question: OrderedQuestion
     role: str  # original: in the original order; permuted; control: in the original order, sampled again
     texts: Sequence[str]
     lengths: Sequence[int]  # tokens, including the end token
@@ -60,7 +61,7 @@ class Answered(NamedTuple):
     fault: str | None  # why it could not be asked; then the texts are empty
 
 
-def collect(setup: Setup, asked: Sequence[Asked], file: Path, settings: Mapping) -> list[Answered]:
+def collect(setup: Setup, questions: Sequence[OrderedQuestion], file: Path, settings: Mapping) -> list[Responses]:
     """The responses to each question in each order, from `file` and from the model. All processes get the same.
 
     A row of the file has `id`, `order`, `asked` (a hash of the text), `prompt` (tokens), and lists with one entry per
@@ -71,38 +72,47 @@ def collect(setup: Setup, asked: Sequence[Asked], file: Path, settings: Mapping)
         InputError: the file was made with other settings, or with other questions of these ids; or it is not such a
             file.
     """
-    rows = {key: row for key, row in batched_inference.begin(file, settings, key_of).items() if "fault" not in row}
+    rows = {
+        key: row for key, row in batched_inference.read_or_create(file, settings, key_of).items() if "fault" not in row
+    }
     console = Console(stderr=True, highlight=False, quiet=not processes.first())
-    keys, hashes = [(each.item.row.id, each.order) for each in asked], [words(setup, each) for each in asked]
+    keys = [(question.item.row.id, question.order) for question in questions]
+    hashes = [question_hash(setup, question) for question in questions]
     _check(rows, keys, hashes, file)
     with batched_inference.Writer(file, rows, key_of) as writer:
         done = {n for n, key in enumerate(keys) if key in rows}
         missing = [n for n in range(len(keys)) if n not in done]
-        found = batched_inference.lengths(missing, functools.partial(_begun, setup, asked), console)
+        measured = batched_inference.measure_lengths(missing, functools.partial(_measure, setup, questions), console)
         lengths = {n: rows[keys[n]]["prompt"] for n in done}
-        lengths |= {row["number"]: row["prompt"] for row in found if "skipped" not in row}
+        lengths |= {row["number"]: row["prompt"] for row in measured if "skipped" not in row}
         writer.add(
             [
-                _row(asked[row["number"]], hashes[row["number"]], **_fault(row["skipped"]))
-                for row in found
+                _row(questions[row["number"]], hashes[row["number"]], **_fault(row["skipped"]))
+                for row in measured
                 if "skipped" in row
             ]
         )
-        for count, numbers in grouped(responses_of(setup.sampling, asked), lengths).items():
-            parts = batched_inference.in_batches(numbers, lengths, setup.batch, done)
+        for count, numbers in group_by_count(response_counts(setup.sampling, questions), lengths).items():
+            batches = batched_inference.length_sorted_batches(numbers, lengths, setup.batch, done)
             sampling = setup.sampling._asdict() | {"samples": count}
-            questions = _Questions(setup, asked, hashes)
-            batched_inference.answer(parts, questions, setup.model, setup.prompts, sampling, writer, console, "prompt")
-    return [part for each, key in zip(asked, keys) for part in parted(each, rows[key], setup.sampling.samples)]
+            ordered = _Questions(setup, questions, hashes)
+            batched_inference.generate(
+                batches, ordered, setup.model, setup.prompts, sampling, writer, console, "prompt"
+            )
+    return [
+        responses
+        for question, key in zip(questions, keys)
+        for responses in split_by_role(question, rows[key], setup.sampling.samples)
+    ]
 
 
-def parted(asked: Asked, row: Mapping, samples: int) -> list[Answered]:
+def split_by_role(question: OrderedQuestion, row: Mapping, samples: int) -> list[Responses]:
     """A row's responses by role."""
     if "fault" in row:
         row = {"texts": [""] * samples, "lengths": [0] * samples, "truncated": [False] * samples, **row}
-    roles = {"original" if asked.is_original else "permuted": slice(samples), "control": slice(samples, None)}
+    roles = {"original" if question.is_original else "permuted": slice(samples), "control": slice(samples, None)}
     return [
-        Answered(asked, role, row["texts"][part], row["lengths"][part], row["truncated"][part], row.get("fault"))
+        Responses(question, role, row["texts"][part], row["lengths"][part], row["truncated"][part], row.get("fault"))
         for role, part in roles.items()
         if row["texts"][part]
     ]
@@ -112,105 +122,120 @@ def key_of(row: Mapping) -> Key:
     return row["id"], tuple(row["order"])
 
 
-def responses_of(sampling: Sampling, asked: Sequence[Asked]) -> list[int]:
+def response_counts(sampling: Sampling, questions: Sequence[OrderedQuestion]) -> list[int]:
     """Number of responses per prompt: for a question's original order, this includes its control."""
     orders = {}
-    for each in asked:
-        orders[each.item.row.id] = orders.get(each.item.row.id, 0) + 1
-    drawn = sampling.temperature > 0
-    return [sampling.samples * (orders[each.item.row.id] if each.is_original and drawn else 1) for each in asked]
+    for question in questions:
+        orders[question.item.row.id] = orders.get(question.item.row.id, 0) + 1
+    sampled = sampling.temperature > 0
+    return [
+        sampling.samples * (orders[question.item.row.id] if question.is_original and sampled else 1)
+        for question in questions
+    ]
 
 
-def grouped(draws: Sequence[int], numbers: Iterable[int]) -> dict[int, list[int]]:
-    """The `numbers` grouped by their number of responses, ascending; all prompts of a batch get equally many."""
-    return {count: [n for n in numbers if draws[n] == count] for count in sorted({draws[n] for n in numbers})}
+def group_by_count(counts: Sequence[int], numbers: Iterable[int]) -> dict[int, list[int]]:
+    """The `numbers` group_by_count by their number of responses, ascending; all prompts of a batch get equally many."""
+    return {count: [n for n in numbers if counts[n] == count] for count in sorted({counts[n] for n in numbers})}
 
 
-def messages(setup: Setup, asked: Asked) -> list[dict]:
+def messages(setup: Setup, question: OrderedQuestion) -> list[dict]:
     """Chat messages of a question: the benchmark's own, for `boxed` with the policy's system text and instruction."""
-    found = setup.benchmark.prompt(asked.item, setup.protocol)
+    prompt = setup.benchmark.prompt(question.item, setup.protocol)
     if setup.protocol != "boxed":
-        return found
-    *head, last = found
+        return prompt
+    *head, last = prompt
     system = [{"role": "system", "content": setup.prompts.system}] if setup.prompts.system else []
     content = "\n".join(part for part in (last["content"], setup.prompts.instruction) if part)
     return [*system, *head, {**last, "content": content}]
 
 
-def words(setup: Setup, asked: Asked) -> str:
+def question_hash(setup: Setup, question: OrderedQuestion) -> str:
     """A hash of a question's text in its order and of its reference answer."""
-    said = json.dumps([messages(setup, asked), asked.shown, asked.item.row.answer])
-    return hashlib.blake2b(said.encode(), digest_size=8).hexdigest()
+    content = json.dumps([messages(setup, question), question.shown, question.item.row.answer])
+    return hashlib.blake2b(content.encode(), digest_size=8).hexdigest()
 
 
 def _check(rows: Mapping[Key, Mapping], keys: Sequence[Key], hashes: Sequence[str], file: Path) -> None:
-    for key, said in zip(keys, hashes):
-        if key in rows and rows[key].get("asked") != said:  # a row without a hash may have had any text
+    for key, text_hash in zip(keys, hashes):
+        if key in rows and rows[key].get("asked") != text_hash:  # a row without a hash may have had any text
             raise InputError(
-                f"{file}: question {key[0]!r} had other words or another answer when it was asked; give "
+                f"{file}: question {key[0]!r} has changed since it was asked; give "
                 "the data of that time, or another --out"
             )
 
 
-def _row(asked: Asked, said: str, **more) -> dict:
-    return {"id": asked.item.row.id, "order": list(asked.order), "asked": said, **more}
+def _row(question: OrderedQuestion, text_hash: str, **more) -> dict:
+    return {"id": question.item.row.id, "order": list(question.order), "asked": text_hash, **more}
 
 
 def _fault(detail: str) -> dict:
     return {"fault": TOO_LONG if TOO_LONG in detail else "it cannot be shown", "detail": detail}
 
 
-def _encoded(setup: Setup, asked: Asked) -> tuple[list[int], list[Encoded]]:
-    """(token ids, images) of a question; InputError if it cannot be asked."""
-    row, prompts = asked.item.row, setup.prompts
-    try:
-        pictures = [Encoded(read(), f"picture {place + 1}") for place, read in zip(asked.shown, row.images)]
-        ids, pictures = prompts.processor(messages(setup, asked), pictures, **prompts.limits)
-    except InputError as error:
-        raise InputError(f"question {row.id!r}: {error}") from error
-    if len(ids) > prompts.max_tokens:
+def _prompt(setup: Setup, question: OrderedQuestion) -> tuple[list[dict], list[Encoded]]:
+    """(chat messages, images) of a question."""
+    images = [Encoded(read(), f"image {i + 1}") for i, read in zip(question.shown, question.item.row.images)]
+    return messages(setup, question), images
+
+
+def _check_length(setup: Setup, tokens: int) -> None:
+    if tokens > setup.prompts.max_tokens:
         raise InputError(
-            f"question {row.id!r}: {TOO_LONG}: {len(ids):,} tokens, more than {prompts.max_tokens:,}; "
-            "raise --max_prompt_tokens, or show smaller pictures with --max_pixels"
+            f"{TOO_LONG}: {tokens:,} tokens, more than {setup.prompts.max_tokens:,}; "
+            "raise --max_prompt_tokens, or show smaller images with --max_pixels"
         )
-    return ids, pictures
 
 
-def _begun(setup: Setup, asked: Sequence[Asked], number: int) -> dict:
+def _encode(setup: Setup, question: OrderedQuestion) -> tuple[list[int], list[Encoded]]:
+    """(token ids, images) of a question; InputError if it cannot be asked."""
     try:
-        return {"number": number, "prompt": len(_encoded(setup, asked[number])[0])}
+        ids, images = setup.prompts.encode_messages(*_prompt(setup, question))
+        _check_length(setup, len(ids))
     except InputError as error:
-        return {"number": number, "skipped": str(error)}
+        raise InputError(f"question {question.item.row.id!r}: {error}") from error
+    return ids, images
+
+
+def _measure(setup: Setup, questions: Sequence[OrderedQuestion], number: int) -> dict:
+    """{"number", "prompt"}, its tokens; or {"number", "skipped"}: why it cannot be asked."""
+    question = questions[number]
+    try:
+        tokens = prompt_lengths.token_count(*_prompt(setup, question), setup.prompts)
+        _check_length(setup, tokens)
+    except InputError as error:
+        return {"number": number, "skipped": f"question {question.item.row.id!r}: {error}"}
+    return {"number": number, "prompt": tokens}
 
 
 class _Questions(NamedTuple):
-    """As `batched_inference.answer` takes them."""
+    """As `batched_inference.generate` takes them."""
 
     setup: Setup
-    asked: Sequence[Asked]
+    questions: Sequence[OrderedQuestion]
     hashes: Sequence[str]  # of their words
 
     def encode(self, number: int) -> tuple[list[int], list[Encoded]]:
-        return _encoded(self.setup, self.asked[number])
+        return _encode(self.setup, self.questions[number])
 
     def key(self, number: int) -> int:
-        return batched_inference.draw_key(f"{self.asked[number].item.row.id} {self.asked[number].order}")
+        return batched_inference.sampler_id(f"{self.questions[number].item.row.id} {self.questions[number].order}")
 
-    def begin(self, numbers: list[int]) -> None:
+    def listener(self, numbers: list[int]) -> None:
         return None  # answers are scored when all of them are there
 
-    def skipped(self, number: int, why: str) -> dict:
-        return _row(self.asked[number], self.hashes[number], **_fault(why))
+    def skipped(self, number: int, reason: str) -> dict:
+        return _row(self.questions[number], self.hashes[number], **_fault(reason))
 
     def rows(self, numbers: list[int], prompts: list[tuple], out: rollout.Rollouts) -> list[dict]:
-        processor, found = self.setup.prompts.processor, []
-        for number, (ids, _), drawn, lengths in zip(numbers, prompts, out.tokens, out.lengths):
-            tokens = [each[:length].tolist() for each, length in zip(drawn, lengths)]
-            said = {
+        processor, new_rows = self.setup.prompts.processor, []
+        for number, (ids, _), samples, lengths in zip(numbers, prompts, out.tokens, out.lengths):
+            tokens = [sample[:length].tolist() for sample, length in zip(samples, lengths)]
+            fields = {
                 "prompt": len(ids),
-                "texts": [processor.decode(each) for each in tokens],
+                "texts": [processor.decode(sample) for sample in tokens],
                 "lengths": lengths.tolist(),
-                "truncated": [each[-1] not in processor.eos_ids for each in tokens],
+                "truncated": [sample[-1] not in processor.eos_ids for sample in tokens],
             }
-            found.append(_row(self.asked[number], self.hashes[number], **said))
-        return found
+            new_rows.append(_row(self.questions[number], self.hashes[number], **fields))
+        return new_rows

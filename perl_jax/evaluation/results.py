@@ -46,8 +46,8 @@ class Result(NamedTuple):
     @property
     def headline(self) -> Estimate:
         """Accuracy as the benchmark reports it, over questions or as the mean over categories."""
-        found = self.facts["figures"]
-        return Estimate.read(found[found["headline"]])
+        figures = self.facts["figures"]
+        return Estimate.from_json(figures[figures["headline"]])
 
     @property
     def consistency(self) -> Mapping | None:
@@ -61,11 +61,11 @@ class Result(NamedTuple):
             groups.setdefault(str(row["id"]), {}).setdefault(str(row["role"]), []).append(row)
         return {
             id_: Question(
-                [found["original"][0], *sorted(found.get("permuted", ()), key=lambda row: row["order"])],
-                found.get("control", [None])[0],
+                [by_role["original"][0], *sorted(by_role.get("permuted", ()), key=lambda row: row["order"])],
+                by_role.get("control", [None])[0],
             )
-            for id_, found in groups.items()
-            if "original" in found
+            for id_, by_role in groups.items()
+            if "original" in by_role
         }
 
 
@@ -82,18 +82,18 @@ def read(name: str, directory: Path) -> Model:
     Raises:
         InputError: no results there, files of another format, or the same benchmark and protocol twice.
     """
-    found: dict[Key, Result] = {}
+    results: dict[Key, Result] = {}
     for file in sorted(directory.glob(f"*/{RESULTS}")):
         result = _result(file)
-        if result.key in found:
+        if result.key in results:
             raise InputError(f"{file}: {' '.join(result.key)} is in {directory} twice; move one of them away")
-        found[result.key] = result
-    if not found:
+        results[result.key] = result
+    if not results:
         raise InputError(
             f"{directory} holds no results (<benchmark>-<protocol>/results.json); "
             f"python -m perl_jax.evaluate --out={directory} writes them"
         )
-    return Model(name, found)
+    return Model(name, results)
 
 
 def _result(file: Path) -> Result:
@@ -106,6 +106,6 @@ def _result(file: Path) -> Result:
             raise
         raise InputError(
             f"{file}: not the results of an evaluation ({one_line(error, kind=True)}); "
-            "evaluate again, answers already given are kept"
+            "evaluate again; responses already generated are kept"
         ) from error
     return result

@@ -39,14 +39,14 @@ class Estimate(NamedTuple):
         """Whether the interval excludes 0."""
         return not self.low <= 0 <= self.high
 
-    def plain(self) -> dict[str, float | None]:
+    def to_json(self) -> dict[str, float | None]:
         """As a dict for JSON, with NaN as None."""
         return {name: None if math.isnan(value) else value for name, value in self._asdict().items()}
 
     @classmethod
-    def read(cls, plain: Mapping[str, float | None]) -> "Estimate":
-        """The inverse of `plain`."""
-        return cls(*(math.nan if plain[name] is None else plain[name] for name in cls._fields))
+    def from_json(cls, values: Mapping[str, float | None]) -> "Estimate":
+        """The inverse of `to_json`."""
+        return cls(*(math.nan if values[name] is None else values[name] for name in cls._fields))
 
 
 class McNemar(NamedTuple):
@@ -87,11 +87,11 @@ def measures(rows: Sequence[Row], right: Sequence[float] | None = None) -> dict[
     }
     score = {id(row): float(p) for row, p in zip(rows, [row["correct"] for row in rows] if right is None else right)}
     for question, group in by_question(rows).items():
-        drawn = [score[id(row)] for row in group if not row["original"]]
+        permuted = [score[id(row)] for row in group if not row["original"]]
         if group[0]["original"]:
             out["accuracy" if group[0]["images"] > 1 else "single"][question] = score[id(group[0])]
-        if drawn:
-            out["permuted"][question] = sum(drawn) / len(drawn)
+        if permuted:
+            out["permuted"][question] = sum(permuted) / len(permuted)
         if len(group) > 1:
             out["consistent"][question] = math.prod(score[id(row)] for row in group)
             if right is None:
@@ -240,13 +240,13 @@ class Section(NamedTuple):
 
 def section(title: str, results: Sequence[Result]) -> Section:
     """The figures of all runs on one held-out set, and the differences of the last run to each other one."""
-    found = [measures(result.rows) for result in results]
+    measured = [measures(result.rows) for result in results]
     key = next((result.rows for result in reversed(results) if result.rows), [])
     figures = [_figures("chance", chance(key), math.nan, interval=False)]
-    figures += [_figures(result.name, mine, result.seconds) for result, mine in zip(results, found)]
+    figures += [_figures(result.name, values, result.seconds) for result, values in zip(results, measured)]
     differences = [
-        _differences(f"{results[-1].name} minus {result.name}", found[-1], mine)
-        for result, mine in zip(results[:-1], found)
+        _differences(f"{results[-1].name} minus {result.name}", measured[-1], values)
+        for result, values in zip(results[:-1], measured)
     ]
     steps = ", ".join(f"{result.name} {result.step}" for result in results if result.rows)
     notes = [
@@ -280,9 +280,9 @@ def _figures(name: str, values: Mapping, seconds: float, interval: bool = True) 
 
 
 def _differences(name: str, last: Mapping, other: Mapping) -> list[str]:
-    found = [difference(last[key], other[key]) for key in COMPARED]
-    counts = dict.fromkeys(str(estimate.questions) for estimate in found)
-    return [name, " / ".join(counts), *map(points, found)]
+    estimates = [difference(last[key], other[key]) for key in COMPARED]
+    counts = dict.fromkeys(str(estimate.questions) for estimate in estimates)
+    return [name, " / ".join(counts), *map(points, estimates)]
 
 
 def points(estimate: Estimate) -> str:

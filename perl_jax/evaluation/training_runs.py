@@ -56,12 +56,12 @@ class Run(NamedTuple):
 
     def values(self, metric: str, stage: str | None = None) -> dict[tuple[str, int], float]:
         """The finite values of a metric by (stage, step), in step order."""
-        found = {
-            key: values.get(metric)
-            for key, values in sorted(self.metrics.items(), key=lambda item: item[0][1])
+        values = {
+            key: logged.get(metric)
+            for key, logged in sorted(self.metrics.items(), key=lambda item: item[0][1])
             if stage in (None, key[0])
         }
-        return {key: value for key, value in found.items() if isinstance(value, int | float) and math.isfinite(value)}
+        return {key: value for key, value in values.items() if isinstance(value, int | float) and math.isfinite(value)}
 
 
 def read(name: str, path: Path) -> Run:
@@ -86,11 +86,11 @@ def predictions(file: Path) -> list[dict]:
 
 def _starts(file: Path) -> list[dict]:
     try:
-        found = json.loads(file.read_text(encoding="utf-8", errors="replace")) if file.exists() else []
+        starts = json.loads(file.read_text(encoding="utf-8", errors="replace")) if file.exists() else []
     except ValueError:
         logging.warning("%s: skipped, it is not JSON", file)
-        found = []
-    return [start for start in found if isinstance(start, dict)] if isinstance(found, list) else []
+        starts = []
+    return [start for start in starts if isinstance(start, dict)] if isinstance(starts, list) else []
 
 
 def sections(runs: Sequence[Run]) -> list[statistics.Section]:
@@ -101,15 +101,15 @@ def sections(runs: Sequence[Run]) -> list[statistics.Section]:
 
 def markdown(runs: Sequence[Run]) -> str:
     """The held-out figures as Markdown."""
-    found = sections(runs)
-    return statistics.markdown(found) if found else "No evaluation yet.\n"
+    all_sections = sections(runs)
+    return statistics.markdown(all_sections) if all_sections else "No evaluation yet.\n"
 
 
 def body(runs: Sequence[Run]) -> list[Html]:
     """The section of the HTML report."""
-    found, out = sections(runs), []
-    for part in found:
-        out += [element("h2", "Held-out figures" + f": {part.title}" * (len(found) > 1))]
+    held_out, out = sections(runs), []
+    for part in held_out:
+        out += [element("h2", "Held-out figures" + f": {part.title}" * (len(held_out) > 1))]
         out += [table(*part.figures, "figures runs-last"), table(*part.differences, "figures")]
         out += map(note, part.notes)
     if plots := _curves(runs):
@@ -119,7 +119,7 @@ def body(runs: Sequence[Run]) -> list[Html]:
             note("Training curves are running means over a twentieth of the run, around each step; faint: every step."),
             element("div", *plots, class_="plots"),
         ]
-    for part in found if len(runs) > 1 else ():
+    for part in held_out if len(runs) > 1 else ():
         out += _changes(runs[0], runs[-1], part.title)
     if any(run.groups for run in runs):
         out.append(element("h2", "Rollouts"))
@@ -139,8 +139,8 @@ def _curves(runs: Sequence[Run]) -> list[Html]:
         ]
         for key in ("permuted", "accuracy", "flip"):
             lines = [
-                {step: statistics.proportion(found[key]).mean for step, found in mine.items() if found[key]}
-                for mine in at
+                {step: statistics.proportion(measures[key]).mean for step, measures in by_step.items() if measures[key]}
+                for by_step in at
             ]
             panels.append((f"{statistics.COLUMNS[key]}, held out" + f" ({name})" * (len(names) > 1), lines, "o"))
     for title, stage, metric in CURVES:
@@ -182,13 +182,13 @@ def _plot(lines: Sequence[Mapping[int, float]], marker: str) -> Html:
 
 def _changes(first: Run, last: Run, name: str) -> list[Html]:
     """The questions whose correctness changed from `first` to `last`, at most `CHANGED_SHOWN` of each kind."""
-    found = statistics.changed(last.result(name).rows, first.result(name).rows)
-    if not any(found):
+    changed = statistics.changed(last.result(name).rows, first.result(name).rows)
+    if not any(changed):
         return []
     kinds = {
-        "right in more orders": found.gained,
-        "right in fewer orders": found.lost,
-        "right in as many orders, but in others": found.mixed,
+        "right in more orders": changed.gained,
+        "right in fewer orders": changed.lost,
+        "right in as many orders, but in others": changed.mixed,
     }
     out = [element("h2", f"Questions that changed from {first.name} to {last.name}", dim(f" {name}"))]
     for kind, pairs in kinds.items():
@@ -216,8 +216,8 @@ def _group(name: str, group: Mapping) -> Html:
     try:
         strongest = max(abs(a) for row in group["advantages"] for a in row) or 1.0
         for order, question, *parts in zip(*(group[key] for key in GROUP_KEYS)):
-            asked = f"order {_order(order)}\n{clipped(question)}"
-            rows.append([element("td", asked, colspan="3", class_="text dim")])
+            heading = f"order {_order(order)}\n{clipped(question)}"
+            rows.append([element("td", heading, colspan="3", class_="text dim")])
             for text, reward, advantage in zip(*parts):
                 colour = "26,152,80" if advantage > 0 else "215,48,39"
                 style = f"background:rgba({colour},{0.45 * abs(advantage) / strongest:.2f})"

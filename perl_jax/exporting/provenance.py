@@ -165,8 +165,8 @@ def _result(result: evaluated.Result) -> Result:
     consistency = (
         Consistency(
             summary["questions"],
-            *(Estimate.read(summary[key]) for key in ("permuted", "consistent", "flip")),
-            Estimate.read(summary["control"]["flip"]),
+            *(Estimate.from_json(summary[key]) for key in ("permuted", "consistent", "flip")),
+            Estimate.from_json(summary["control"]["flip"]),
         )
         if summary
         else None

@@ -18,7 +18,7 @@ from perl_jax.evaluation import batched_inference
 from perl_jax.filtering import selection
 from perl_jax.grading import Grader
 from perl_jax.records import Split, prompt_lengths
-from perl_jax.records.prompts import Prompts, opened
+from perl_jax.records.prompts import Prompts, with_lazy_images
 from perl_jax.records.question import in_orders
 from perl_jax.runtime import processes
 from perl_jax.training import batch as batches
@@ -35,7 +35,7 @@ class Setup(NamedTuple):
     prompts: Prompts
     grader: Grader
     batch: int  # records rolled out at a time, at most
-    lengths: Sequence[Mapping]  # of the split's prompts, by `prompt_lengths.measured`
+    lengths: Sequence[Mapping]  # of the split's prompts, by `prompt_lengths.load_or_measure`
 
 
 def measure(
@@ -58,22 +58,22 @@ def measure(
     Raises:
         InputError: the file was made with other settings, or is not such a file.
     """
-    rows = batched_inference.begin(file, settings, NUMBER)
+    rows = batched_inference.read_or_create(file, settings, NUMBER)
     console = Console(stderr=True, highlight=False, quiet=not processes.first())
     with batched_inference.Writer(file, rows, NUMBER) as writer:
-        excluded = {number: why for number in numbers if (why := _excluded(setup, number))}
+        excluded = {number: reason for number in numbers if (reason := _excluded(setup, number))}
         skipped = [
-            {**_row(setup, number, setup.split[number]), "prompt": None, "skipped": why}
-            for number, why in excluded.items()
+            {**_row(setup, number, setup.split[number]), "prompt": None, "skipped": reason}
+            for number, reason in excluded.items()
             if number not in rows
         ]
-        batched_inference.name_skipped(skipped, console)
+        batched_inference.print_skipped(skipped, console)
         writer.add(skipped)
         lengths = {number: setup.lengths[number]["tokens"] for number in numbers if number not in excluded}
-        parts = batched_inference.in_batches(list(lengths), lengths, setup.batch, done=rows)
+        batches = batched_inference.length_sorted_batches(list(lengths), lengths, setup.batch, done=rows)
         questions = _Questions(setup, blind)
-        batched_inference.answer(
-            parts,
+        batched_inference.generate(
+            batches,
             questions,
             setup.model,
             setup.prompts,
@@ -81,7 +81,7 @@ def measure(
             writer,
             console,
             unit="grey question" if blind else "question",
-            figure=lambda: f"  accuracy {np.mean(questions.right):.3f}" if questions.right else "",
+            status=lambda: f"  accuracy {np.mean(questions.right):.3f}" if questions.right else "",
         )
     return {number: rows[number] for number in numbers}
 
@@ -91,11 +91,11 @@ def measure(
 
 def _excluded(setup: Setup, number: int) -> str:
     """Why training would leave a record out, too; "" if it would not. Reads no record."""
-    line = setup.lengths[number]
-    if not (reason := prompt_lengths.left_out(line, setup.prompts.max_tokens)):
+    measured = setup.lengths[number]
+    if not (reason := prompt_lengths.exclusion_reason(measured, setup.prompts.max_tokens)):
         return ""
-    why = line.get("detail") or f"its prompt may have {line['tokens']} tokens, {reason}"
-    return why if line["id"] in why else f"record {line['id']!r}: {why}"
+    detail = measured.get("detail") or f"its prompt may have {measured['tokens']} tokens, {reason}"
+    return detail if measured["id"] in detail else f"record {measured['id']!r}: {detail}"
 
 
 def _row(setup: Setup, number: int, record: Mapping) -> dict:
@@ -105,7 +105,7 @@ def _row(setup: Setup, number: int, record: Mapping) -> dict:
 
 
 class _Questions:
-    """Records in their original order, as `batched_inference.answer` takes them; graded while others are decoded."""
+    """Records in their original order, as `batched_inference.generate` takes them; graded while others are decoded."""
 
     def __init__(self, setup: Setup, blind: bool):
         self._setup, self._blind = setup, blind
@@ -113,37 +113,37 @@ class _Questions:
         self.right: list[int] = []  # 1 for each right response so far
 
     def encode(self, number: int) -> tuple[list[int], list]:
-        record = opened(self._setup.split[number])
-        record = greyed(record) if self._blind else record
+        record = with_lazy_images(self._setup.split[number])
+        record = with_grey_images(record) if self._blind else record
         question = in_orders(record, [permute.original_order(len(record["images"]))], self._setup.prompts)
         self._encoded[number] = question
         return question.prompts[0]
 
     def key(self, number: int) -> int:
-        return batched_inference.draw_key(self._encoded[number].record["id"])
+        return batched_inference.sampler_id(self._encoded[number].record["id"])
 
-    def begin(self, numbers: list[int]) -> batches.Grading:
+    def listener(self, numbers: list[int]) -> batches.Grading:
         source = batches.Source(self._setup.config, None, self._setup.prompts, self._setup.grader)
         self._grading = batches.Grading(source, [self._encoded[number] for number in numbers])
         return self._grading
 
-    def skipped(self, number: int, why: str) -> dict:
+    def skipped(self, number: int, reason: str) -> dict:
         question = self._encoded.pop(number, None)
         record = question.record if question else self._setup.split[number]
-        return {**_row(self._setup, number, record), "skipped": why}
+        return {**_row(self._setup, number, record), "skipped": reason}
 
     def rows(self, numbers: list[int], prompts: list[tuple], out: rollout.Rollouts) -> list[dict]:
         scores, rows = self._grading.scores(), []
         for n, number in enumerate(numbers):
             record = self._encoded.pop(number).record
-            right = scores.correct[n, 0].astype(int).tolist()
-            self.right += right
+            correct = scores.correct[n, 0].astype(int).tolist()
+            self.right += correct
             rows.append(
                 {
                     **_row(self._setup, number, record),
                     "images": len(record["images"]),
                     "guess": selection.guess(record),
-                    "scores": right,
+                    "scores": correct,
                     "lengths": out.lengths[n].tolist(),
                     "truncated": int(np.sum(~scores.ended[n])),
                     "response": scores.texts[n][0][0],
@@ -152,7 +152,7 @@ class _Questions:
         return rows
 
 
-def greyed(record):
+def with_grey_images(record):
     """An opened record with each image replaced by a grey one of the same size."""
     return {**record, "images": [Encoded(_grey(image.width, image.height), "grey") for image in record["images"]]}
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from perl_jax.evaluation.statistics import Table
-from perl_jax.filtering.selection import FATES, LEAST, Candidate, shares
+from perl_jax.filtering.selection import LEAST, OUTCOMES, Candidate, shares
 
 NEAR = 0.02  # largest distance of a kept mean from the target that is not reported
 PANELS = 9  # of the histogram: all records, the largest sources, and all others together
@@ -24,36 +24,36 @@ def by_source(candidates: Sequence[Candidate]) -> dict[str, list[Candidate]]:
 
 def mean(candidates: Sequence[Candidate]) -> float | None:
     """The mean accuracy of the measured records; None if there are none."""
-    found = [candidate.accuracy for candidate in candidates if candidate.accuracy is not None]
-    return float(np.mean(found)) if found else None
+    accuracies = [candidate.accuracy for candidate in candidates if candidate.accuracy is not None]
+    return float(np.mean(accuracies)) if accuracies else None
 
 
-def kept(candidates: Sequence[Candidate], fates: Mapping[str, str]) -> list[Candidate]:
-    """The records with fate "kept"."""
-    return [candidate for candidate in candidates if fates[candidate.id] == "kept"]
+def kept(candidates: Sequence[Candidate], outcomes: Mapping[str, str]) -> list[Candidate]:
+    """The records with outcome "kept"."""
+    return [candidate for candidate in candidates if outcomes[candidate.id] == "kept"]
 
 
-def table(candidates: Sequence[Candidate], fates: Mapping[str, str]) -> Table:
-    """A row per source, and one for all: records by fate, and the mean accuracy before and after."""
+def table(candidates: Sequence[Candidate], outcomes: Mapping[str, str]) -> Table:
+    """A row per source, and one for all: records by outcome, and the mean accuracy before and after."""
     groups = by_source(candidates)
     rows = []
     for name, group in [*groups.items(), *([("all", candidates)] if len(groups) != 1 else [])]:
-        met = [fates[candidate.id] for candidate in group]
-        means = ["–" if value is None else f"{value:.3f}" for value in (mean(group), mean(kept(group, fates)))]
-        rows.append([name, f"{len(group):,}", *(f"{met.count(fate):,}" for fate in FATES), *means])
-    return Table(["source", "records", *FATES, "mean before", "mean after"], rows)
+        results = [outcomes[candidate.id] for candidate in group]
+        means = ["–" if value is None else f"{value:.3f}" for value in (mean(group), mean(kept(group, outcomes)))]
+        rows.append([name, f"{len(group):,}", *(f"{results.count(outcome):,}" for outcome in OUTCOMES), *means])
+    return Table(["source", "records", *OUTCOMES, "mean before", "mean after"], rows)
 
 
-def shortfalls(candidates: Sequence[Candidate], fates: Mapping[str, str], target: float) -> list[str]:
+def shortfalls(candidates: Sequence[Candidate], outcomes: Mapping[str, str], target: float) -> list[str]:
     """A line for each source whose kept mean misses the target, with the reason, and one for empty sources."""
     lines, empty = [], []
     for name, group in by_source(candidates).items():
-        left = kept(group, fates)
-        if not left:
+        kept_records = kept(group, outcomes)
+        if not kept_records:
             empty.append(name)
-        elif abs(mean(left) - target) > NEAR:
-            band = [candidate.accuracy for candidate in group if fates[candidate.id] in ("kept", "thinned")]
-            lines.append(f"{name}: the mean is {mean(left):.3f}, not {target:g}: {_why(band, target)}")
+        elif abs(mean(kept_records) - target) > NEAR:
+            band = [candidate.accuracy for candidate in group if outcomes[candidate.id] in ("kept", "thinned")]
+            lines.append(f"{name}: the mean is {mean(kept_records):.3f}, not {target:g}: {_why(band, target)}")
     return lines + ([f"{', '.join(empty)}: no record is kept"] if empty else [])
 
 
@@ -65,12 +65,12 @@ def _why(band: Sequence[float], target: float) -> str:
         return f"no record of the band is {'harder' if easy else 'easier'}"
     if abs(off) < 1e-6:
         return "the records are too few to come nearer"
-    return f"too many are {'easy' if easy else 'hard'}, and the furthest off are thinned to {LEAST:.0%} already"
+    return f"too many are {'easy' if easy else 'hard'}, and the furthest are already thinned to {LEAST:.0%}"
 
 
 def histogram(
     candidates: Sequence[Candidate],
-    fates: Mapping[str, str],
+    outcomes: Mapping[str, str],
     file: Path,
     *,
     low: float,
@@ -89,7 +89,7 @@ def histogram(
     figure = Figure(figsize=(1 + 4 * columns, 1 + 2.9 * rows), layout="constrained", dpi=130)
     grid = figure.subplots(rows, columns, squeeze=False).ravel()
     for axes, (name, group) in zip(grid, panels):
-        _panel(axes, name, group, fates, low, high, target, rollouts)
+        _panel(axes, name, group, outcomes, low, high, target, rollouts)
     for axes in grid[len(panels) :]:
         axes.set_visible(False)
     handles = [
@@ -109,16 +109,16 @@ def _panels(candidates: Sequence[Candidate]) -> list[tuple[str, Sequence[Candida
     groups = list(by_source(candidates).items())
     if len(groups) == 1:
         return groups
-    own = groups if len(groups) < PANELS else groups[: PANELS - 2]
-    rest = [candidate for _, group in groups[len(own) :] for candidate in group]
-    return [("all", candidates), *own, *([(f"{len(groups) - len(own)} other sources", rest)] if rest else [])]
+    shown = groups if len(groups) < PANELS else groups[: PANELS - 2]
+    rest = [candidate for _, group in groups[len(shown) :] for candidate in group]
+    return [("all", candidates), *shown, *([(f"{len(groups) - len(shown)} other sources", rest)] if rest else [])]
 
 
 def _panel(
     axes,
     name: str,
     group: Sequence[Candidate],
-    fates: Mapping[str, str],
+    outcomes: Mapping[str, str],
     low: float,
     high: float,
     target: float,
@@ -126,19 +126,19 @@ def _panel(
 ) -> None:
     steps = min(rollouts, BINS)
     centres = np.arange(steps + 1) / steps
-    left = kept(group, fates)
+    kept_records = kept(group, outcomes)
 
-    def counts(some: Sequence[Candidate]) -> np.ndarray:
-        places = [round(candidate.accuracy * steps) for candidate in some if candidate.accuracy is not None]
-        return np.bincount(places, minlength=steps + 1)
+    def counts(records: Sequence[Candidate]) -> np.ndarray:
+        bins = [round(candidate.accuracy * steps) for candidate in records if candidate.accuracy is not None]
+        return np.bincount(bins, minlength=steps + 1)
 
     axes.axvspan(low - 0.5 / steps, high + 0.5 / steps, color=BAND, zorder=0)
     axes.bar(centres, counts(group), width=0.86 / steps, color=BEFORE, zorder=2)
-    axes.bar(centres, counts(left), width=0.5 / steps, color=AFTER, zorder=3)
+    axes.bar(centres, counts(kept_records), width=0.5 / steps, color=AFTER, zorder=3)
     axes.axvline(target, color=TARGET, linestyle="--", linewidth=1.4, zorder=4)
-    if left:
+    if kept_records:
         axes.plot(
-            mean(left),
+            mean(kept_records),
             1.0,
             marker="v",
             markersize=8,
@@ -148,8 +148,8 @@ def _panel(
             transform=axes.get_xaxis_transform(),
         )
     measured = sum(candidate.accuracy is not None for candidate in group)
-    means = " → ".join("–" if value is None else f"{value:.2f}" for value in (mean(group), mean(left)))
-    axes.set_title(f"{name}: {measured:,} → {len(left):,}, mean {means}", fontsize=10, parse_math=False)
+    means = " → ".join("–" if value is None else f"{value:.2f}" for value in (mean(group), mean(kept_records)))
+    axes.set_title(f"{name}: {measured:,} → {len(kept_records):,}, mean {means}", fontsize=10, parse_math=False)
     axes.set_xlim(-0.7 / steps, 1 + 0.7 / steps)
     axes.set_xticks(np.arange(0, 1.01, 0.2))
     axes.yaxis.get_major_locator().set_params(integer=True)

@@ -16,7 +16,7 @@ import numpy as np
 
 from perl_jax import permute
 
-FATES = ("skipped", "below", "above", "blind", "thinned", "kept")  # the first that applies
+OUTCOMES = ("skipped", "below", "above", "blind", "thinned", "kept")  # the first that applies
 LEAST = 0.02  # least share of records kept at each accuracy, so that no accuracy disappears
 OPEN = 0.1  # chance of guessing an answer without choices: a digit, a small count
 CONFIDENCE = 0.95  # of the test that blind accuracy is above chance
@@ -33,32 +33,32 @@ class Candidate(NamedTuple):
 
 
 def select(candidates: Sequence[Candidate], low: float, high: float, target: float, seed: int = 0) -> dict[str, str]:
-    """The fate of each record, one of FATES by id.
+    """The outcome of each record, one of OUTCOMES by id.
 
     Kept are records in the band `low` to `high`, both included, that are not answered blind, thinned so that each
     source's mean accuracy is as near `target` as `shares` allows.
 
     >>> records = [Candidate(f"{a}-{i}", "mine", a / 10) for a in range(11) for i in range(10)]
-    >>> fates = select(records, 0.1, 0.9, 0.4)
-    >>> [list(fates.values()).count(fate) for fate in FATES]
+    >>> outcomes = select(records, 0.1, 0.9, 0.4)
+    >>> [list(outcomes.values()).count(outcome) for outcome in OUTCOMES]
     [0, 10, 10, 0, 26, 64]
     """
-    fates, sources = {}, defaultdict(list)
+    outcomes, sources = {}, defaultdict(list)
     for candidate in candidates:
         if candidate.accuracy is None:
-            fates[candidate.id] = "skipped"
+            outcomes[candidate.id] = "skipped"
         elif candidate.accuracy < low:
-            fates[candidate.id] = "below"
+            outcomes[candidate.id] = "below"
         elif candidate.accuracy > high:
-            fates[candidate.id] = "above"
+            outcomes[candidate.id] = "above"
         elif candidate.blind:
-            fates[candidate.id] = "blind"
+            outcomes[candidate.id] = "blind"
         else:
-            fates[candidate.id] = "thinned"
+            outcomes[candidate.id] = "thinned"
             sources[candidate.source].append(candidate)
     for group in sources.values():
-        fates |= dict.fromkeys(_thinned(group, target, seed), "kept")
-    return {candidate.id: fates[candidate.id] for candidate in candidates}
+        outcomes |= dict.fromkeys(_thinned(group, target, seed), "kept")
+    return {candidate.id: outcomes[candidate.id] for candidate in candidates}
 
 
 def shares(accuracies: Sequence[float], target: float) -> np.ndarray:
@@ -71,21 +71,21 @@ def shares(accuracies: Sequence[float], target: float) -> np.ndarray:
     >>> shares([0.2, 0.4, 0.8], 0.4).round(3).tolist(), shares([0.8, 0.9], 0.4).round(3).tolist()
     ([1.0, 1.0, 0.5], [0.044, 0.02])
     """
-    away = np.asarray(accuracies, np.float64) - target
-    away *= np.sign(away.sum())  # above 0: on the side with too many
-    far = away.max(initial=0.0)
-    if far <= 0:
-        return np.ones(len(away))
+    distance = np.asarray(accuracies, np.float64) - target
+    distance *= np.sign(distance.sum())  # above 0: on the side with too many
+    furthest = distance.max(initial=0.0)
+    if furthest <= 0:
+        return np.ones(len(distance))
 
     def kept(rate: float) -> np.ndarray:
-        return np.minimum(1.0, np.exp(-rate * away))
+        return np.minimum(1.0, np.exp(-rate * distance))
 
-    least, most = 0.0, -math.log(LEAST) / far
-    if (kept(most) * away).sum() > 0:
+    least, most = 0.0, -math.log(LEAST) / furthest
+    if (kept(most) * distance).sum() > 0:
         return kept(most)
     for _ in range(60):
         middle = (least + most) / 2
-        least, most = (middle, most) if (kept(middle) * away).sum() > 0 else (least, middle)
+        least, most = (middle, most) if (kept(middle) * distance).sum() > 0 else (least, middle)
     return kept(most)
 
 

@@ -28,7 +28,7 @@ def question(messages: object) -> tuple[str, list]:
         try:
             messages = json.loads(messages)
         except (ValueError, RecursionError) as error:
-            raise InputError("its messages are text, and no JSON") from error
+            raise InputError("its messages are text, but not JSON") from error
     if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
         raise InputError("its messages are not a list of {role, content}")
     turns = [message for message in messages if message.get("role") != "system"]
@@ -36,7 +36,7 @@ def question(messages: object) -> tuple[str, list]:
         roles = ", ".join(ascii(turn.get("role")) for turn in turns)
         raise InputError(f"its messages must hold one user turn beside system texts, not: {roles or 'none'}")
     content = turns[0].get("content")
-    return _joined(content) if isinstance(content, list) else (hub_files.text(content, "its message"), [])
+    return _text_and_images(content) if isinstance(content, list) else (hub_files.text(content, "its message"), [])
 
 
 def option_letters(text: str) -> set[str]:
@@ -48,17 +48,17 @@ def option_letters(text: str) -> set[str]:
     return {first or second for first, second in OPTION.findall(text)}
 
 
-def _joined(parts: list) -> tuple[str, list]:
-    texts, pictures = [], []
+def _text_and_images(parts: list) -> tuple[str, list]:
+    texts, images = [], []
     for part in parts:
         kind = part.get("type") if isinstance(part, dict) else None
         if kind == "text":
             texts.append(hub_files.text(part.get("text"), "a part of its message"))
         elif kind in ("image", "image_url"):
             texts.append(MARKER)
-            pictures += [part] if any(value for key, value in part.items() if key != "type") else []
+            images += [part] if any(value for key, value in part.items() if key != "type") else []
         else:
             raise InputError(f"a part of its message is of type {kind!r}; known are text and image")
-    if len(pictures) not in (0, texts.count(MARKER)):
-        raise InputError(f"{len(pictures)} of the {texts.count(MARKER)} image parts of its message hold a picture")
-    return "".join(texts), pictures
+    if len(images) not in (0, texts.count(MARKER)):
+        raise InputError(f"{len(images)} of the {texts.count(MARKER)} image parts of its message hold an image")
+    return "".join(texts), images

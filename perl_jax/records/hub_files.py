@@ -19,15 +19,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from models.errors import InputError, one_line
-from perl_jax.records.rows import Picture
+from perl_jax.records.rows import ImageReader
 
 FORMATS = (".jsonl", ".json", ".parquet")
 MAX_BYTES = 1 << 28  # of one encoded image; a zip member may declare any size
 _ROWS_AT_A_TIME = 64  # of a Parquet file, whose rows may embed images
-_KEPT = 16  # images cached in memory: questions of one conversation share images
+_CACHED_IMAGES = 16  # images cached in memory: questions of one conversation share images
 _BASE64 = re.compile(r"[A-Za-z0-9+/\s]{32,}={0,2}\s*")
-_HOLDERS = ("bytes", "path", "image", "url", "image_url")  # struct fields that hold an image or its path
-_BEGINNINGS = (b"\x89PNG", b"\xff\xd8", b"RIFF", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"\0\0\0\x0cjP")
+_IMAGE_FIELDS = ("bytes", "path", "image", "url", "image_url")  # struct fields that hold an image or its path
+_IMAGE_SIGNATURES = (b"\x89PNG", b"\xff\xd8", b"RIFF", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"\0\0\0\x0cjP")
 
 
 def rows(path: str | Path) -> Iterator[tuple[int, dict | InputError]]:
@@ -56,11 +56,11 @@ def text(value: object, name: str) -> str:
     if not isinstance(value, str):
         raise InputError(f"{name} is a {type(value).__name__}, not text")
     if "\0" in value or any("\ud800" <= character <= "\udfff" for character in value):
-        raise InputError(f"{name} holds a NUL or half a surrogate pair, which is no text")
+        raise InputError(f"{name} contains a NUL or a lone surrogate")
     return value
 
 
-def plain(value: object, name: str) -> str:
+def text_or_number(value: object, name: str) -> str:
     """As `text`, but numbers are converted to text; NaN, sometimes written for a missing value, is not a number."""
     number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     return text(str(value) if number else value, name)
@@ -85,7 +85,7 @@ def download(repo: str, folder: str | Path, patterns: Sequence[str] | None = Non
         ) from error
 
 
-class Pictures:
+class ImageStore:
     """Finds and reads the images of a data file: in its folder and, for published data sets, in zips opened once.
 
     For a user's own file (`zips=None`) a path is used as given. For published files (`zips` may be empty) it is looked
@@ -99,10 +99,10 @@ class Pictures:
     def __init__(self, folder: str | Path, zips: Sequence[str | Path] | None = None):
         self._folder = os.path.realpath(folder)
         self._published = zips is not None
-        self._zips = [_opened(path) for path in zips or ()]
-        self._file = functools.lru_cache(maxsize=_KEPT)(self._read_path)
+        self._zips = [_open_zip(path) for path in zips or ()]
+        self._file = functools.lru_cache(maxsize=_CACHED_IMAGES)(self._read_path)
 
-    def picture(self, value: object) -> Picture:
+    def reader(self, value: object) -> ImageReader:
         """Returns a function that reads an image given as bytes, as text (a path, a file:// URL, base64, a data: URL),
         or as a struct holding one of these under `bytes`, `path`, `image` or `url`."""
         return functools.partial(self._read, value)
@@ -110,23 +110,23 @@ class Pictures:
     def _read(self, value: object) -> bytes:
         for _ in range(2):  # {"image_url": {"url": ...}} is the deepest nesting in use
             if isinstance(value, Mapping):
-                value = next((value[key] for key in _HOLDERS if value.get(key)), None)
+                value = next((value[key] for key in _IMAGE_FIELDS if value.get(key)), None)
         if isinstance(value, bytes) and value:
             return value
         if not isinstance(value, str) or not value:
-            raise InputError(f"a picture is given as {type(value).__name__} {_short(value)}; give a path or its bytes")
+            raise InputError(f"an image is given as {type(value).__name__} {_short(value)}; give a path or its bytes")
         if value.startswith("data:"):
             return _data_url(value)
         if re.match(r"https?://", value, re.I):
-            raise InputError(f"picture {_short(value)} is on the web: download it and give its path")
-        decoded = _plain_base64(value)
+            raise InputError(f"image {_short(value)} is on the web: download it and give its path")
+        decoded = _image_in_base64(value)
         return self._file(value) if decoded is None else decoded
 
     def _read_path(self, value: str) -> bytes:
         path = urllib.parse.unquote(value.removeprefix("file://")) if value.startswith("file://") else value
         parts = [part for part in path.split("/") if part not in ("", ".")]
         if ".." in parts:
-            raise InputError(f"picture {_short(value)} climbs out of its folder: give a path inside it")
+            raise InputError(f"image {_short(value)} leaves its folder: give a path inside it")
         try:
             tails = _tails(path, parts)
             roots = [self._folder, *self._image_folders]
@@ -139,24 +139,24 @@ class Pictures:
         except (OSError, ValueError) as error:  # an invalid path, or one without read permission
             if isinstance(error, InputError):
                 raise
-            raise InputError(f"picture {_short(value)} cannot be read ({one_line(error)})") from error
+            raise InputError(f"image {_short(value)} cannot be read ({one_line(error)})") from error
 
     def _read_inside(self, path: str, value: str) -> bytes:
         real = os.path.realpath(path)
         if os.path.commonpath([self._folder, real]) != self._folder:
-            raise InputError(f"picture {_short(value)} lies outside {self._folder}: put it there, beside its file")
+            raise InputError(f"image {_short(value)} is outside {self._folder}: put it there, beside its file")
         _check_bytes(os.path.getsize(real), value)
         with open(real, "rb") as file:
             return file.read()
 
     def _read_zipped(self, tails: list[str], value: str) -> bytes:
-        found = self._members(tails)
-        if not found:
+        members = self._members(tails)
+        if not members:
             zips = f" and its {len(self._zips)} zips" if self._zips else ""
-            raise InputError(f"picture {_short(value)} is not in {self._folder}{zips}")
-        if len({name for _, name in found}) > 1:
-            raise InputError(f"picture {_short(value)} may be {found[0][1]} or {found[-1][1]} of the zips")
-        archive, name = found[0]
+            raise InputError(f"image {_short(value)} is not in {self._folder}{zips}")
+        if len({name for _, name in members}) > 1:
+            raise InputError(f"image {_short(value)} may be {members[0][1]} or {members[-1][1]} of the zips")
+        archive, name = members[0]
         _check_bytes(archive.getinfo(name).file_size, value)
         try:
             return archive.read(name)
@@ -167,12 +167,12 @@ class Pictures:
         """The zip members that match the longest tail: the whole path, or the end of it."""
         for tail in tails:
             candidates = self._index.get(tail.rpartition("/")[2], ())
-            if found := [(archive, name) for archive, name in candidates if name == tail]:
-                return found
-            says_little = "/" not in tail and tail != tails[0]  # a bare file name may match an unrelated member
-            found = [(archive, name) for archive, name in candidates if name.endswith("/" + tail)]
-            if found and not says_little:
-                return found
+            if members := [(archive, name) for archive, name in candidates if name == tail]:
+                return members
+            ambiguous = "/" not in tail and tail != tails[0]  # a bare file name may match an unrelated member
+            members = [(archive, name) for archive, name in candidates if name.endswith("/" + tail)]
+            if members and not ambiguous:
+                return members
         return []
 
     @functools.cached_property
@@ -213,7 +213,7 @@ def _list(path: Path) -> Iterator[tuple[int, object]]:
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
     except json.JSONDecodeError as error:
-        raise InputError(f"{path} is not JSON ({error}); one with an object a line is to be named .jsonl") from error
+        raise InputError(f"{path} is not JSON ({error}); name a file with one object per line .jsonl") from error
     if not isinstance(content, list):
         raise InputError(f"{path} holds a {type(content).__name__}, not a list of rows")
     yield from enumerate(content, start=1)
@@ -236,7 +236,7 @@ def _table(path: Path) -> Iterator[tuple[int, object]]:
                 yield number + 1, InputError(f"rows {number + 1} to {end} cannot be read ({one_line(error)})")
 
 
-def _opened(path: str | Path) -> zipfile.ZipFile:
+def _open_zip(path: str | Path) -> zipfile.ZipFile:
     try:
         return zipfile.ZipFile(path)
     except (OSError, zipfile.BadZipFile) as error:
@@ -253,14 +253,14 @@ def _tails(path: str, parts: list[str]) -> list[str]:
 def _data_url(value: str) -> bytes:
     head, comma, body = value.partition(",")
     if not comma or not head.endswith(";base64"):
-        raise InputError(f"picture {_short(value)} is no data: URL in base64")
+        raise InputError(f"image {_short(value)} is not a data: URL in base64")
     try:
         return base64.b64decode("".join(body.split()), validate=True)
     except (binascii.Error, ValueError) as error:
-        raise InputError(f"picture {_short(value)} is no base64 ({one_line(error)})") from error
+        raise InputError(f"image {_short(value)} is not base64 ({one_line(error)})") from error
 
 
-def _plain_base64(value: str) -> bytes | None:
+def _image_in_base64(value: str) -> bytes | None:
     """The decoded bytes if the text is base64 of an image; else None, and the text is a path."""
     if not _BASE64.fullmatch(value):
         return None
@@ -268,13 +268,13 @@ def _plain_base64(value: str) -> bytes | None:
         data = base64.b64decode("".join(value.split()), validate=True)
     except (binascii.Error, ValueError):
         return None
-    return data if data.startswith(_BEGINNINGS) else None
+    return data if data.startswith(_IMAGE_SIGNATURES) else None
 
 
 def _check_bytes(count: int, value: str) -> None:
     if count > MAX_BYTES:
-        raise InputError(f"picture {_short(value)} has {count:,} bytes; at most {MAX_BYTES:,} are read")
+        raise InputError(f"image {_short(value)} has {count:,} bytes; at most {MAX_BYTES:,} are read")
 
 
 def _short(value: object) -> str:
-    return shown if len(shown := ascii(value)) <= 100 else f"{shown[:97]}..."
+    return text if len(text := ascii(value)) <= 100 else f"{text[:97]}..."

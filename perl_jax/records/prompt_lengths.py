@@ -6,14 +6,12 @@ workdir if that directory is read-only), shared by all runs with the same settin
 """
 
 import collections
-import dataclasses
 import hashlib
 import itertools
 import json
 import logging
 import math
 import os
-import sys
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,7 +23,7 @@ from rich.progress import track
 
 from models.errors import InputError
 from perl_jax import permute, records, symbols
-from perl_jax.records.prompts import Prompts, opened
+from perl_jax.records.prompts import Prompts, with_lazy_images
 from perl_jax.runtime import files, processes
 
 logger = logging.getLogger(__name__)
@@ -35,7 +33,7 @@ WORDINGS = 120  # most wordings tried for one record
 LETTERS = 10  # upper bound on the tokens of one image mention, such as "Image 12" or "seventh"
 
 
-def shown(splits: Mapping[str, Sequence[str]], prompts: Prompts, workdir: Path) -> tuple[dict, dict]:
+def select(splits: Mapping[str, Sequence[str]], prompts: Prompts, workdir: Path) -> tuple[dict, dict]:
     """Selects the records whose prompts have at most `prompts.max_tokens` tokens in every order of their images.
 
     For {split: directories} returns {split: {directory: ascending indices of kept records}} and {split: {directory:
@@ -44,51 +42,53 @@ def shown(splits: Mapping[str, Sequence[str]], prompts: Prompts, workdir: Path) 
     Raises:
         InputError: no record of a split of a directory can be used.
     """
-    kept, counts, named = {split: {} for split in splits}, {split: {} for split in splits}, []
-    for split, directory in [(split, directory) for split, found in splits.items() for directory in found]:
-        lines = measured(directory, split, prompts, workdir)
-        reasons = [left_out(line, prompts.max_tokens) for line in lines]
-        here = np.array([place for place, reason in enumerate(reasons) if not reason], np.int64)
-        found = dict(collections.Counter(reason for reason in reasons if reason).most_common())
-        kept[split][directory], counts[split][directory] = here, found
-        named += [
-            {"directory": directory, "split": split, **line, "reason": reason}
-            for line, reason in zip(lines, reasons)
+    kept, counts, excluded = {split: {} for split in splits}, {split: {} for split in splits}, []
+    for split, directory in [(split, directory) for split, directories in splits.items() for directory in directories]:
+        lengths = load_or_measure(directory, split, prompts, workdir)
+        reasons = [exclusion_reason(length, prompts.max_tokens) for length in lengths]
+        indices = np.array([place for place, reason in enumerate(reasons) if not reason], np.int64)
+        exclusions = dict(collections.Counter(reason for reason in reasons if reason).most_common())
+        kept[split][directory], counts[split][directory] = indices, exclusions
+        excluded += [
+            {"directory": directory, "split": split, **length, "reason": reason}
+            for length, reason in zip(lengths, reasons)
             if reason
         ]
-        said = ", ".join(f"{count:,} {reason}" for reason, count in found.items())
-        if not len(here):
-            raise InputError(f"no record of split {split!r} of {directory} can be shown: {said}; the last: {named[-1]}")
-        if said and processes.first():
+        summary = ", ".join(f"{count:,} {reason}" for reason, count in exclusions.items())
+        if not len(indices):
+            raise InputError(
+                f"no record of split {split!r} of {directory} can be used: {summary}; the last: {excluded[-1]}"
+            )
+        if summary and processes.first():
             logger.warning(
-                "%s of the %s records in split %r of %s are left out: %s; %s names them",
-                f"{len(lines) - len(here):,}",
-                f"{len(lines):,}",
+                "%s of the %s records in split %r of %s are left out: %s; %s lists them",
+                f"{len(lengths) - len(indices):,}",
+                f"{len(lengths):,}",
                 split,
                 directory,
-                said,
+                summary,
                 workdir / EXCLUDED,
             )
     if processes.first():
-        _write(workdir / EXCLUDED, named)
+        _write(workdir / EXCLUDED, excluded)
     return kept, counts
 
 
-def measured(directory: str, split: str, prompts: Prompts, workdir: Path) -> list[dict]:
+def load_or_measure(directory: str, split: str, prompts: Prompts, workdir: Path) -> list[dict]:
     """The `measure` result of each record of a split, from the cache file, which process 0 writes if missing."""
-    about = _about(directory, split, prompts)
-    name = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
+    cache_key = _cache_key(directory, split, prompts)
+    name = hashlib.sha256(json.dumps(cache_key, sort_keys=True).encode()).hexdigest()[:16]
     file = Path(directory if os.access(directory, os.W_OK) else workdir) / f"lengths-{name}.jsonl"
-    found = []
+    lengths = []
 
     def read_or_make():
-        found[:] = _read(file, about)
-        if not found:
-            found[:] = _made(directory, split, prompts)
-            _write(file, [about, *found])
+        lengths[:] = _read(file, cache_key)
+        if not lengths:
+            lengths[:] = _measure_split(directory, split, prompts)
+            _write(file, [cache_key, *lengths])
 
     processes.after_first(read_or_make)
-    return found
+    return lengths
 
 
 def measure(record: records.Record, prompts: Prompts) -> dict:
@@ -98,19 +98,23 @@ def measure(record: records.Record, prompts: Prompts) -> dict:
     Pixels are not decoded. If the image mentions can be worded in more than `WORDINGS` ways, returns an upper bound:
     the tokens of the original order plus `LETTERS` for each mention.
     """
-    unlimited = dataclasses.replace(prompts, max_tokens=sys.maxsize)
-    reason = "with a picture that cannot be read"
+    reason = "with an image that cannot be read"
     try:
-        record = opened(record)
+        record = with_lazy_images(record)
         reason = "whose references to images do not fit"
         permute.render(record)
         orders, more = wordings(record)
         samples = [permute.render(permute.apply(record, order)) for order in orders]
         reason = "whose prompt cannot be made"
-        tokens = more + max(len(unlimited.encode(sample)[0]) for sample in samples)
+        tokens = more + max(token_count(prompts.messages(sample), sample["images"], prompts) for sample in samples)
     except InputError as error:
         return {"id": record["id"], "reason": reason, "detail": str(error)}
     return {"id": record["id"], "tokens": tokens}
+
+
+def token_count(messages: Sequence[Mapping], images: Sequence, prompts: Prompts) -> int:
+    """The tokens of one prompt, without a limit: what training, filter, inspection and evaluation go by."""
+    return len(prompts.encode_messages(messages, images)[0])
 
 
 def wordings(record: records.Record) -> tuple[list[permute.Order], int]:
@@ -118,35 +122,35 @@ def wordings(record: records.Record) -> tuple[list[permute.Order], int]:
 
     If there are too many: the original order alone, and an upper bound on the tokens of all mentions.
     """
-    own, places = permute.original_order(len(record["images"])), permute.movable_places(record)
+    original, places = permute.original_order(len(record["images"])), permute.movable_places(record)
     mentions = [image for text in (record["question"], *record["choices"]) for image in symbols.mentioned(text)]
-    moved = sorted(set(mentions) & set(places))
-    if record["order_effect"] != "rewrite" or not moved:
-        return [own], 0
-    if math.perm(len(places), len(moved)) > WORDINGS:
-        return [own], LETTERS * len(mentions)
-    return list(dict.fromkeys([own, *_orders(own, places, moved)])), 0
+    moved_images = sorted(set(mentions) & set(places))
+    if record["order_effect"] != "rewrite" or not moved_images:
+        return [original], 0
+    if math.perm(len(places), len(moved_images)) > WORDINGS:
+        return [original], LETTERS * len(mentions)
+    return list(dict.fromkeys([original, *_orders(original, places, moved_images)])), 0
 
 
-def _orders(own: permute.Order, places: Sequence[int], moved: Sequence[int]) -> Iterator[permute.Order]:
-    """One order for each placement of the `moved` images on `places`; the other images fill the remaining places."""
-    others = [image for image in places if image not in moved]
-    for taken in itertools.permutations(places, len(moved)):
-        left = [place for place in places if place not in taken]
-        order = list(own)
-        for image, place in zip([*moved, *others], [*taken, *left]):
+def _orders(original: permute.Order, places: Sequence[int], moved_images: Sequence[int]) -> Iterator[permute.Order]:
+    """One order for each placement of `moved_images` on `places`; the other images fill the remaining places."""
+    others = [image for image in places if image not in moved_images]
+    for new_places in itertools.permutations(places, len(moved_images)):
+        other_places = [place for place in places if place not in new_places]
+        order = list(original)
+        for image, place in zip([*moved_images, *others], [*new_places, *other_places]):
             order[place] = image
         yield tuple(order)
 
 
-def left_out(line: Mapping, max_tokens: int) -> str:
+def exclusion_reason(length: Mapping, max_tokens: int) -> str:
     """Why a record is left out, by what `measure` says of it; "" if it is not."""
-    if "reason" in line:
-        return line["reason"]
-    return f"longer than config.prompt.max_tokens = {max_tokens}" if line["tokens"] > max_tokens else ""
+    if "reason" in length:
+        return length["reason"]
+    return f"longer than config.prompt.max_tokens = {max_tokens}" if length["tokens"] > max_tokens else ""
 
 
-def _about(directory: str, split: str, prompts: Prompts) -> dict:
+def _cache_key(directory: str, split: str, prompts: Prompts) -> dict:
     """Everything that prompt lengths depend on, JSON-able."""
     processor = prompts.processor
     texts = json.loads(prompts.to_json())
@@ -161,23 +165,23 @@ def _about(directory: str, split: str, prompts: Prompts) -> dict:
     }
 
 
-def _made(directory: str, split: str, prompts: Prompts) -> list[dict]:
-    stored, started, console = records.open_split(directory, split), time.monotonic(), Console(stderr=True)
+def _measure_split(directory: str, split: str, prompts: Prompts) -> list[dict]:
+    stored, start, console = records.open_split(directory, split), time.monotonic(), Console(stderr=True)
     logger.info("measuring the prompts of %s records of %s", f"{len(stored):,}", directory)
-    places = track(range(len(stored)), "records", console=console, disable=not console.is_terminal)
-    found = [measure(stored[place], prompts) for place in places]
-    logger.info("measured in %.0f s", time.monotonic() - started)
-    return found
+    indices = track(range(len(stored)), "records", console=console, disable=not console.is_terminal)
+    lengths = [measure(stored[index], prompts) for index in indices]
+    logger.info("measured in %.0f s", time.monotonic() - start)
+    return lengths
 
 
-def _read(file: Path, about: Mapping) -> list[dict]:
-    """Results cached under the key `about`; empty if the file is missing, broken or has another key."""
+def _read(file: Path, cache_key: Mapping) -> list[dict]:
+    """Results cached under `cache_key`; empty if the file is missing, broken or has another key."""
     try:
         with file.open(encoding="utf-8") as lines:
-            first, *found = map(json.loads, lines)
+            first, *lengths = map(json.loads, lines)
     except (OSError, ValueError):
         return []
-    return found if first == about else []
+    return lengths if first == cache_key else []
 
 
 def _write(file: Path, lines: Sequence[Mapping]) -> None:

@@ -38,7 +38,7 @@ class Prompts:
 
     def encode(self, record) -> tuple[list[int], list]:
         """(token ids, images) of a rendered record; InputError, naming the record, if the prompt is too long."""
-        ids, images = self.processor(self.messages(record), record["images"], **self.limits)
+        ids, images = self.encode_messages(self.messages(record), record["images"])
         if len(ids) > self.max_tokens:
             raise InputError(
                 f"record {record['id']!r}: its prompt has {len(ids)} tokens, more than "
@@ -46,8 +46,14 @@ class Prompts:
             )
         return ids, images
 
-    def prepare(self, pictures: Sequence[Sequence[Encoded]], shards: int, own: Container[int]) -> list[str | None]:
-        """Decodes and resizes, in threads, the images of each record on the shards `own` of `shards`.
+    def encode_messages(self, messages: Sequence[Mapping], images: Sequence) -> tuple[list[int], list]:
+        """(token ids, images) of chat messages of any length; pixels are not decoded."""
+        return self.processor(messages, images, **self.limits)
+
+    def prepare(
+        self, images: Sequence[Sequence[Encoded]], shards: int, local_shards: Container[int]
+    ) -> list[str | None]:
+        """Decodes and resizes, in threads, the images of each record that are packed on `local_shards`, of `shards`.
 
         Several processes thus check each image once, mostly on the process that packs it. Returns, for each record, the
         error of its first broken image, or None.
@@ -55,14 +61,14 @@ class Prompts:
 
         def fault(record: Sequence[Encoded]) -> str | None:
             try:
-                for picture in record:
-                    if int(picture.preferred_position * shards) in own:
-                        resized(picture, self.processor.vision, **self.limits)
+                for image in record:
+                    if int(image.preferred_position * shards) in local_shards:
+                        resized(image, self.processor.vision, **self.limits)
             except InputError as error:
                 return str(error)
             return None
 
-        return list(_threads().map(fault, pictures))
+        return list(_threads().map(fault, images))
 
     @property
     def limits(self) -> dict[str, int]:
@@ -87,7 +93,7 @@ class Prompts:
         prompts = cls.of_json(processor, read_json(file), str(file))
         if prompts.limits != {"min_pixels": processor.min_pixels, "max_pixels": processor.max_pixels}:
             raise InputError(
-                f"{path}: its image processor limits pictures to {processor.min_pixels} and "
+                f"{path}: its image processor limits images to {processor.min_pixels} and "
                 f"{processor.max_pixels} pixels, {FILE} to {prompts.min_pixels} and {prompts.max_pixels}; "
                 "make them equal"
             )
@@ -100,7 +106,7 @@ class Prompts:
             if not isinstance(saved.get(name), kind):
                 raise InputError(f"{where}: {name} must be {kind.__name__}, not {saved.get(name)!r}")
         if saved.get("template_sha256") != _digest(processor):
-            raise InputError(f"{where}: its chat template was another than the model has now; restore that one")
+            raise InputError(f"{where}: its chat template differs from the model's; restore that of training")
         return cls(processor, **{name: saved[name] for name in FIELDS})
 
 
@@ -120,7 +126,7 @@ def _digest(processor: models.Processor) -> str:
     return hashlib.sha256(processor.template.encode()).hexdigest()
 
 
-def opened(record):
+def with_lazy_images(record):
     """The record with lazily decoded images instead of encoded bytes."""
     images = [Encoded(data, f"record {record['id']!r}, image {i + 1}") for i, data in enumerate(record["images"])]
     return {**record, "images": images}

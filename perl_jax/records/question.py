@@ -18,9 +18,9 @@ class Question(NamedTuple):
 
 def in_orders(record: Mapping, orders: Sequence[permute.Order], prompts: Prompts) -> Question:
     """An opened record in these orders; equal ones are rendered and encoded once. InputError for an invalid record."""
-    shown = {}
+    by_order = {}
     for order in dict.fromkeys(orders):
         sample = permute.render(permute.apply(record, order))
-        shown[order] = sample, prompts.encode(sample)
-    samples, encoded = zip(*(shown[order] for order in orders))
+        by_order[order] = sample, prompts.encode(sample)
+    samples, encoded = zip(*(by_order[order] for order in orders))
     return Question(record, list(orders), list(samples), list(encoded))

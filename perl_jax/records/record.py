@@ -4,7 +4,7 @@ from typing import NotRequired, TypedDict
 
 from models.errors import InputError
 from perl_jax import permute, symbols
-from perl_jax.records.images import stored
+from perl_jax.records.images import to_stored_format
 
 KINDS = ("choice", "number", "text", "order")
 ORDER_EFFECTS = ("invariant", "rewrite", "fixed")
@@ -32,10 +32,10 @@ class Record(TypedDict):
 def validate(record: Record) -> None:
     """Raises InputError, naming the record, unless it is valid: known labels, non-empty question and answer, one slot
     per image, mentions of existing images only, images that decode."""
-    checked(record)
+    validated(record)
 
 
-def checked(record) -> Record:
+def validated(record) -> Record:
     """Validates the record and returns it with its images in stored format; raises InputError."""
     name = record.get("id") if isinstance(record, dict) else None
     if not isinstance(name, str) or not name:
@@ -46,7 +46,7 @@ def checked(record) -> Record:
     _check_labels(record, where)
     _check_texts(record, where)
     _check_symbols(record)
-    images = [stored(data, f"{where}, image {i}") for i, data in enumerate(record["images"])]
+    images = [to_stored_format(data, f"{where}, image {i}") for i, data in enumerate(record["images"])]
     return {**record, "images": images}
 
 
@@ -56,7 +56,7 @@ def _check_labels(record, where):
             raise InputError(f"{where}: {key} {record[key]!r} is none of {', '.join(known)}")
     accuracy = record["accuracy"]
     if accuracy is not None and not 0 <= accuracy <= 1:
-        raise InputError(f"{where}: accuracy {accuracy!r} is not between 0 and 1; give None where it is not known")
+        raise InputError(f"{where}: accuracy {accuracy!r} is not between 0 and 1; give None if it is unknown")
 
 
 def _check_texts(record, where):
@@ -81,7 +81,7 @@ def _check_text(text, where):
     if not isinstance(text, str):
         raise InputError(f"{where} is a {type(text).__name__}, not text")
     if "\0" in text or any("\ud800" <= character <= "\udfff" for character in text):
-        raise InputError(f"{where} holds a NUL or half a surrogate pair, which is no text; remove it")
+        raise InputError(f"{where} contains a NUL or a lone surrogate; remove it")
 
 
 def _check_symbols(record):

@@ -3,14 +3,16 @@
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-Picture = Callable[[], bytes]  # reads one encoded image in the source's format; raises InputError if it cannot be read
+ImageReader = Callable[
+    [], bytes
+]  # reads one encoded image in the source's format; raises InputError if it cannot be read
 
 
 class Row(NamedTuple):
     """A question in plain text, as the source has it."""
 
     id: str  # unique in its source
-    images: Sequence[Picture]  # [K]
+    images: Sequence[ImageReader]  # [K]
     question: str  # `<image>` marks where the next image is shown, here or in a choice; without any, images come first
     answer: str  # for a choice: its letter, its text, or both
     source: str

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator
 import numpy as np
 
 from models.errors import InputError, one_line
-from perl_jax.records.record import Record, checked
+from perl_jax.records.record import Record, validated
 from perl_jax.runtime import files
 
 _TEXTS = ("id", "question", "answer", "kind", "order_effect", "source")
@@ -229,9 +229,11 @@ def _from_example(data: bytes) -> Record:
 def _accepted(split, items, seen: set[str], reject) -> Iterator[Record]:
     for item in items:
         try:
-            record = checked(item)
+            record = validated(item)
             if record["id"] in seen:
-                raise InputError(f"record {record['id']!r} of split {split!r} has an id that was used before")
+                raise InputError(
+                    f"record {record['id']!r} of split {split!r} has an id that an earlier record has; make ids unique"
+                )
         except InputError as error:
             if reject is None:
                 raise

@@ -44,7 +44,7 @@ def sources(text: str) -> dict[str, float]:
     return weights
 
 
-class Part:
+class Subset:
     """The records of a stored split that a run uses, with `len()` and `[i]`.
 
     In a mixture a record's id becomes `NUMBER:ID`, because data sets may share ids and ids must be unique in a run.
@@ -59,7 +59,7 @@ class Part:
         self._kept = np.arange(len(self._split)) if kept is None else np.asarray(kept, np.int64)
         self._prefix = f"{number}:" if number else ""
         if not len(self._kept):
-            raise InputError(f"no record of split {split!r} of {directory} can be shown")
+            raise InputError(f"no record of split {split!r} of {directory} can be used")
 
     def __len__(self) -> int:
         return len(self._kept)
@@ -75,31 +75,33 @@ class Part:
         return f"{len(self._split) - len(self)} of {len(self._split)} ({digest})"
 
 
-def open_parts(directories: Sequence[str], split: str, kept: Mapping[str, np.ndarray] | None = None) -> list[Part]:
-    """The part of each directory; with `kept`, only its directories and the records at its indices."""
+def open_subsets(
+    directories: Sequence[str], split: str, indices: Mapping[str, np.ndarray] | None = None
+) -> list[Subset]:
+    """The subset of each directory; with `indices`, only its directories and the records at its indices."""
     numbers = range(1, len(directories) + 1) if len(directories) > 1 else (0,)
     return [
-        Part(directory, split, kept and kept[directory], number)
+        Subset(directory, split, indices and indices[directory], number)
         for number, directory in zip(numbers, directories)
-        if kept is None or directory in kept
+        if indices is None or directory in indices
     ]
 
 
-def having(directories: Sequence[str], split: str) -> list[str]:
+def directories_with_split(directories: Sequence[str], split: str) -> list[str]:
     """The directories that have a split; InputError if none does."""
     known = {directory: records.splits(directory) for directory in directories}
     name = re.split(r"[\[+]", split)[0]
-    found = [directory for directory, names in known.items() if name in names]
-    if not found:
-        said = "; ".join(f"{directory} has {', '.join(names)}" for directory, names in known.items())
-        raise InputError(f"no set of config.data has a split {split!r}: {said}")
-    return found
+    matching = [directory for directory, names in known.items() if name in names]
+    if not matching:
+        splits = "; ".join(f"{directory} has {', '.join(names)}" for directory, names in known.items())
+        raise InputError(f"no set of config.data has a split {split!r}: {splits}")
+    return matching
 
 
-def first_of(parts: Sequence[Part], limit: int) -> Iterator[records.Record]:
+def first_records(subsets: Sequence[Subset], limit: int) -> Iterator[records.Record]:
     """The first `limit` records of several parts, round-robin."""
-    places = sorted((i, n) for n, part in enumerate(parts) for i in range(min(len(part), limit)))
-    return (parts[n][i] for i, n in places[:limit])
+    indices = sorted((i, n) for n, subset in enumerate(subsets) for i in range(min(len(subset), limit)))
+    return (subsets[n][i] for i, n in indices[:limit])
 
 
 class Stream:
@@ -110,7 +112,7 @@ class Stream:
             weight, with separate epochs per directory.
         split: of every directory.
         seed: of the shuffle, 0 to 2**32 - 1.
-        kept: `{directory: indices}` of the records to draw, from `prompt_lengths.shown`; None: all.
+        kept: `{directory: indices}` of the records to draw, from `prompt_lengths.select`; None: all.
         process_index, process_count: the draws of a `take` are cut into `process_count` blocks in order, and this
             process gets its block. Every process must make the same calls.
         threads: number that read records.
@@ -137,7 +139,7 @@ class Stream:
         weights = {sources: 1.0} if isinstance(sources, str) else dict(sources)
         if not weights or min(weights.values()) <= 0:
             raise InputError(f"a mixture needs directories with positive weights, not {weights}")
-        self._parts = open_parts(list(weights), split, kept)
+        self._parts = open_subsets(list(weights), split, kept)
         sizes = [len(part) for part in self._parts]
         self._draws = _mixture(sizes, list(weights.values()), seed)
         self._identity = {

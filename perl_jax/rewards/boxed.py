@@ -67,9 +67,9 @@ def extract_boxed(text: str) -> str | None:
         elif match[0] == "\\boxed{":
             opened.append(match.end())
         elif match[0] == "}" and opened:
-            begin = opened.pop()
-            if begin is not None and begin > start:
-                start, inside = begin, text[begin : match.start()]
+            opening = opened.pop()
+            if opening is not None and opening > start:
+                start, inside = opening, text[opening : match.start()]
     return None if inside is None else inside.strip()
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from models.errors import InputError
 from perl_jax import mesh, permute, rewards, rollout
 from perl_jax.grading import Grader
-from perl_jax.records.prompts import Prompts, opened
+from perl_jax.records.prompts import Prompts, with_lazy_images
 from perl_jax.records.question import Question, in_orders
 from perl_jax.records.stream import Stream
 from perl_jax.runtime import processes
@@ -134,7 +134,7 @@ class Questions:
 
     def _in_orders(self, record, n_s: int, p: float, step: int) -> Question:
         config = self._config
-        record = opened(record)
+        record = with_lazy_images(record)
         if config.data.fixed_shuffle:
             record = permute.apply(record, permute.uniform_orders(record, 1, config.seed)[0])
         orders = permute.draw_orders(record, n_s, p, seed=config.seed, epoch=record["epoch"], step=step)

@@ -12,7 +12,7 @@ from models.errors import InputError
 from perl_jax import mesh, permute, rewards, rollout
 from perl_jax.evaluation import statistics
 from perl_jax.evaluation.meaning import meaning
-from perl_jax.records.prompts import Prompts, opened
+from perl_jax.records.prompts import Prompts, with_lazy_images
 from perl_jax.records.question import Question, in_orders
 from perl_jax.rewards.boxed import extract_boxed
 from perl_jax.runtime import processes
@@ -32,7 +32,7 @@ def questions(records, prompts: Prompts, count: int, seed: int) -> list[Question
     Raises InputError, in every process of a run, for an invalid record.
     """
     out = []
-    for record in map(opened, records):
+    for record in map(with_lazy_images, records):
         permuted = permute.uniform_orders(record, count, seed) if permute.movable_places(record) else []
         orders = [permute.original_order(len(record["images"])), *permuted]
         out.append(in_orders(record, orders, prompts))

@@ -17,7 +17,7 @@ from perl_jax import permute, rewards, symbols
 from perl_jax.engine import tree_packing
 from perl_jax.grading import Grader
 from perl_jax.records import prompt_lengths, stream
-from perl_jax.records.prompts import Prompts, opened
+from perl_jax.records.prompts import Prompts, with_lazy_images
 from perl_jax.records.question import Question
 from perl_jax.training import batch as batches
 from perl_jax.training import schedule
@@ -154,11 +154,11 @@ def _with_items(text: str, items: Sequence[str]) -> str:
 def data_stats(config, directories: Sequence[str], prompts: Prompts, grader: Grader, workdir: Path) -> DataStats:
     """Statistics of a sample of all record sets of the run, deterministic in the seed.
 
-    Prompt lengths are those that the run goes by (`prompt_lengths.measured`).
+    Prompt lengths are those that the run goes by (`prompt_lengths.load_or_measure`).
     """
     split = config.data.split
-    lengths = [prompt_lengths.measured(directory, split, prompts, workdir) for directory in directories]
-    parts = stream.open_parts(directories, split)
+    lengths = [prompt_lengths.load_or_measure(directory, split, prompts, workdir) for directory in directories]
+    parts = stream.open_subsets(directories, split)
     places = [(part, i, length) for part, lines in zip(parts, lengths) for i, length in enumerate(lines)]
     unit = prompts.processor.vision.spatial_merge_size**2
     unlimited = dataclasses.replace(prompts, max_tokens=sys.maxsize)  # what the run leaves out is shown, too
@@ -169,14 +169,14 @@ def data_stats(config, directories: Sequence[str], prompts: Prompts, grader: Gra
             faults.append(length["detail"])
             continue
         try:
-            sample = permute.render(opened(part[i]))
+            sample = permute.render(with_lazy_images(part[i]))
             ids, images = unlimited.encode(sample)
         except InputError as error:  # invalid since the lengths were measured
             faults.append(str(error))
             continue
         tokens.append(length["tokens"])
         patches += [unit * prompts.processor.image_tokens(image, **prompts.limits) for image in images]
-        fits = not prompt_lengths.left_out(length, prompts.max_tokens)
+        fits = not prompt_lengths.exclusion_reason(length, prompts.max_tokens)
         if fits and len(examples) < max(config.questions, config.warmup.questions):
             examples.append((ids, images))
         samples.append({key: value for key, value in sample.items() if key != "images"})

@@ -43,7 +43,7 @@ def write(config, workdir: Path, count: int) -> str:
     workdir.mkdir(parents=True, exist_ok=True)
     data = run_data.data_sources(config, workdir)
     prompts, sizes = policy.without_weights(config, workdir, run_data.texts(config, list(data)))
-    kept, _ = prompt_lengths.shown({config.data.split: list(data)}, prompts, workdir)
+    kept, _ = prompt_lengths.select({config.data.split: list(data)}, prompts, workdir)
     with Grader(config.reward, weights=config.reward_weights, **config.grading) as grader:
         stream = Stream(data, split=config.data.split, seed=config.seed, kept=kept[config.data.split])
         source = batches.Questions(config, stream, prompts)

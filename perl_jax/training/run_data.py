@@ -7,7 +7,7 @@ from models.errors import InputError
 from perl_jax import permute, symbols
 from perl_jax.curation.build import build
 from perl_jax.records.question import Question
-from perl_jax.records.stream import first_of, open_parts, sources
+from perl_jax.records.stream import first_records, open_subsets, sources
 from perl_jax.runtime import processes
 from perl_jax.training import held_out
 from perl_jax.training.schedule import target_response
@@ -45,7 +45,7 @@ def data_sources(config, workdir: Path) -> dict[str, float]:
 
 def texts(config, directories):
     """Training texts for a new model's tokenizer: whole conversations, as used in training."""
-    for record in first_of(open_parts(directories, config.data.split), 2000):
+    for record in first_records(open_subsets(directories, config.data.split), 2000):
         sample = permute.render(record)
         question = sample["question"].replace(symbols.MARKER, "")
         yield f"system\n{config.prompt.system}user\n{question}\n{config.prompt.instruction}assistant\n"
@@ -54,5 +54,5 @@ def texts(config, directories):
 
 def held_out_questions(config, parts, prompts) -> list[Question]:
     """The first `config.eval.limit` records, taken from the parts in turn, in their evaluation orders."""
-    selected = first_of(parts, config.eval.limit)
+    selected = first_records(parts, config.eval.limit)
     return held_out.questions(selected, prompts, config.eval.permute, config.seed)

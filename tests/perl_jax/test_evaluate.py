@@ -26,7 +26,8 @@ from perl_jax import benchmarks, evaluate, permute, records, rollout
 from perl_jax.benchmarks import mathverse, mathvision
 from perl_jax.curation.build import build
 from perl_jax.evaluation import orders, responses
-from perl_jax.records.prompts import opened
+from perl_jax.records import prompt_lengths
+from perl_jax.records.prompts import with_lazy_images
 
 FOLDER = "records-boxed"
 
@@ -64,15 +65,15 @@ def assert_same(out, other):
         rows(other / FOLDER, "predictions.jsonl"), key=key
     )
     assert rows(out / FOLDER) == rows(other / FOLDER)
-    actual, expected = results(out), results(other)
+    result, expected = results(out), results(other)
     for part in ("figures", "consistency", "settings", "rows", "rejected"):
-        assert actual[part] == expected[part], part
+        assert result[part] == expected[part], part
 
 
 def test_what_it_leaves(full_run):
     """A line a prompt, all its responses in it; a line a question, order and role; figures, and a page to read."""
-    predictions = rows(full_run / FOLDER, "predictions.jsonl")
-    assert len(predictions) == 16 * 2 == len({(row["id"], tuple(row["order"])) for row in predictions})
+    text = rows(full_run / FOLDER, "predictions.jsonl")
+    assert len(text) == 16 * 2 and len({(row["id"], tuple(row["order"])) for row in text}) == len(text)
     scored = rows(full_run / FOLDER)
     for role, count, draws in (("original", 16, 2), ("permuted", 16, 2), ("control", 16, 2)):
         mine = [row for row in scored if row["role"] == role]
@@ -82,13 +83,13 @@ def test_what_it_leaves(full_run):
             for row in mine
             for key in ("texts", "lengths", "correct", "extracted", "meaning", "truncated")
         )
-    for row in predictions:
+    for row in text:
         assert row["prompt"] > 10 and all(1 <= length <= 8 for length in row["lengths"])
-        scores_of = next(one for one in scored if (one["id"], one["order"]) == (row["id"], row["order"]))
-        assert row["texts"][:2] == scores_of["texts"]
-    written = results(full_run)
-    assert written["rows"] == 16 and written["figures"]["questions"] == 16 and not written["partial"]
-    assert written["consistency"]["questions"] == 16 and written["figures"]["pass_at"].keys() == {"1", "2"}
+        original = next(one for one in scored if (one["id"], one["order"]) == (row["id"], row["order"]))
+        assert row["texts"][:2] == original["texts"]
+    result = results(full_run)
+    assert result["rows"] == 16 and result["figures"]["questions"] == 16 and not result["partial"]
+    assert result["consistency"]["questions"] == 16 and result["figures"]["pass_at"].keys() == {"1", "2"}
     page = (full_run / FOLDER / "results.md").read_text()
     assert "# records, protocol boxed" in page and "flip rate" in page and "original order, drawn again" in page
 
@@ -109,10 +110,10 @@ def test_in_other_batches_and_in_two_parts_it_is_the_same(full_run, options, tmp
 
 def started(out, options, count: int = 1, die: int = 0) -> list[subprocess.Popen]:
     coordinator = f"localhost:{free_port()}" if count > 1 else ""
-    arguments = [out, json.dumps({**options, **DRAWN}), coordinator, count]
+    text = [out, json.dumps({**options, **DRAWN}), coordinator, count]
     return [
         subprocess.Popen(
-            [sys.executable, evaluate_run.__file__, *map(str, [*arguments, index, die])],
+            [sys.executable, evaluate_run.__file__, *map(str, [*text, index, die])],
             env=os.environ | {"JAX_PLATFORMS": "cpu"},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -158,16 +159,16 @@ def test_other_settings_are_not_mixed(full_run, options, changes, words):
 def test_other_words_are_not_mixed(full_run, options, tmp_path):
     """The same ids, but another question."""
     config = tiny_run.config()
-    data_options = config.data.options.to_dict() | {"eval_size": 16, "questions": ("what", "largest")}
-    build("digits", str(tmp_path / "data"), **data_options)
+    question = config.data.options.to_dict() | {"eval_size": 16, "questions": ("what", "largest")}
+    build("digits", str(tmp_path / "data"), **question)
     shutil.copytree(full_run, tmp_path / "out")
-    with pytest.raises(InputError, match="had other words or another answer when it was asked"):
+    with pytest.raises(InputError, match="has changed since it was asked"):
         evaluate_run.run(tmp_path / "out", **{**options, **DRAWN, "data": str(tmp_path / "data")})
 
 
 def test_a_row_that_does_not_say_what_was_asked_is_not_taken():
     for row in ({"id": "q"}, {"asked": None}, {"asked": ""}, {"asked": "g"}):
-        with pytest.raises(InputError, match="question 'q' had other words or another answer when it was asked"):
+        with pytest.raises(InputError, match="question 'q' has changed since it was asked"):
             responses._check({("q", (0,)): row}, [("q", (0,))], ["h"], Path("predictions.jsonl"))
     responses._check({("q", (0,)): {"asked": "h"}}, [("q", (0,)), ("new", (0,))], ["h", "i"], Path("predictions.jsonl"))
 
@@ -175,62 +176,99 @@ def test_a_row_that_does_not_say_what_was_asked_is_not_taken():
 def test_a_record_is_asked_as_in_training(options):
     """The same tokens and images, in any order."""
     chosen = evaluate.Options(**{**evaluate_run.SMALL, **options, "out": ""})
-    setup = evaluate.make_setup(chosen, benchmarks.find("records"), Path(options["model"]))
+    setup = evaluate.prepared(chosen, benchmarks.find("records"), Path(options["model"]))
     setup = setup._replace(prompts=dataclasses.replace(setup.prompts, system="Be brief.", instruction="In a box."))
     split = records.open_split(options["data"], "eval")
     for item, record in zip(evaluate.read(chosen, setup.benchmark).items, split, strict=True):
-        for ordered in orders.in_orders(item, count=1, seed=0):
-            sample = permute.render(permute.apply(opened(record), ordered.order))
+        for question in orders.in_orders(item, count=1, seed=0):
+            sample = permute.render(permute.apply(with_lazy_images(record), question.order))
             ids, images = setup.prompts.encode(sample)
-            encoded_ids, encoded_images = responses._encoded(setup, ordered)
-            assert encoded_ids == ids and [each.digest for each in encoded_images] == [each.digest for each in images]
-            assert ordered.item.row.answer == sample["answer"]
+            result, shown = responses._encode(setup, question)
+            assert result == ids and [each.digest for each in shown] == [each.digest for each in images]
+            assert question.item.row.answer == sample["answer"]
+
+
+def test_what_is_too_long_is_told_as_in_training(options):
+    """One measure of prompts for all: what training leaves out for its length, evaluation does not ask in its longest
+    order; one token more of the limit, and both take it."""
+    chosen = evaluate.Options(**{**evaluate_run.SMALL, **options, "out": ""})
+    setup = evaluate.prepared(chosen, benchmarks.find("records"), Path(options["model"]))
+    split = records.open_split(options["data"], "eval")
+    for item, record in zip(evaluate.read(chosen, setup.benchmark).items, split, strict=True):
+        line = prompt_lengths.measure(record, setup.prompts)
+        questions = orders.in_orders(item, count=24, seed=0)
+        for limit in (line["tokens"], line["tokens"] - 1):
+            limited = setup._replace(prompts=dataclasses.replace(setup.prompts, max_tokens=limit))
+            rows = [responses._measure(limited, questions, number) for number in range(len(questions))]
+            skipped = [row["skipped"] for row in rows if "skipped" in row]
+            assert bool(skipped) == bool(prompt_lengths.exclusion_reason(line, limit)) == (limit < line["tokens"])
+            assert all(f"question {item.row.id!r}: {responses.TOO_LONG}" in reason for reason in skipped)
+            assert max((row["prompt"] for row in rows if "prompt" in row), default=0) <= limit
+            for row, question in zip(rows, questions):
+                if "prompt" in row:
+                    assert row["prompt"] == len(responses._encode(limited, question)[0])
+                else:
+                    with pytest.raises(InputError, match=responses.TOO_LONG):
+                        responses._encode(limited, question)
+
+
+def test_all_measure_prompts_by_one_function(options, monkeypatch):
+    setup = evaluate.prepared(
+        evaluate.Options(**{**evaluate_run.SMALL, **options, "out": ""}),
+        benchmarks.find("records"),
+        Path(options["model"]),
+    )
+    record = records.open_split(options["data"], "eval")[0]
+    [question] = orders.in_orders(next(setup.benchmark.load(options["data"])), count=0, seed=0)
+    monkeypatch.setattr(prompt_lengths, "token_count", lambda messages, images, prompts: 7)
+    assert prompt_lengths.measure(record, setup.prompts)["tokens"] == 7
+    assert responses._measure(setup, [question], 0) == {"number": 0, "prompt": 7}
 
 
 # Policies whose figures are known
 
 
-def answer_by(monkeypatch, policy):
+def respond(monkeypatch, policy):
     """In place of a model's responses those of `policy(asked, number of the response)`."""
 
     def rows(self, numbers, prompts, count):
-        out = []
+        result = []
         for number, (ids, _) in zip(numbers, prompts, strict=True):
-            texts = [policy(self.asked[number], draw) for draw in range(count)]
-            row = {"texts": texts, "lengths": [len(text) + 1 for text in texts], "truncated": [False] * count}
-            out.append(responses._row(self.asked[number], self.hashes[number], prompt=len(ids), **row))
-        return out
+            texts = [policy(self.questions[number], draw) for draw in range(count)]
+            fields = {"texts": texts, "lengths": [len(text) + 1 for text in texts], "truncated": [False] * count}
+            result.append(responses._row(self.questions[number], self.hashes[number], prompt=len(ids), **fields))
+        return result
 
     monkeypatch.setattr(rollout, "generate", lambda model, prompts, samples, **_: samples)
     monkeypatch.setattr(responses._Questions, "rows", rows)
 
 
 def test_one_that_knows(options, tmp_path, monkeypatch):
-    answer_by(monkeypatch, lambda ordered, draw: f"\\boxed{{{ordered.item.row.answer}}}")
-    written = evaluate_run.run(tmp_path, **options, permute=1)
-    assert written["figures"]["micro"]["mean"] == 1 and written["figures"]["failures"] == 0
-    same = written["consistency"]
+    respond(monkeypatch, lambda question, draw: f"\\boxed{{{question.item.row.answer}}}")
+    result = evaluate_run.run(tmp_path, **options, permute=1)
+    assert result["figures"]["micro"]["mean"] == 1 and result["figures"]["failures"] == 0
+    same = result["consistency"]
     assert same["consistent"]["mean"] == same["worst"]["mean"] == 1 and same["flip"]["mean"] == 0
     assert not same["control"]["drawn"], "greedy answers do not change when they are asked for again"
 
 
 def test_one_that_points_at_a_place(options, tmp_path, monkeypatch):
     """Right where the image lies there, and never the same in two orders: all of it order, nothing of it chance."""
-    answer_by(monkeypatch, lambda ordered, draw: r"\boxed{1}" if "Which" in ordered.item.row.question else r"\boxed{x}")
-    measures = evaluate_run.run(tmp_path, **options, permute=1, temperature=1.0)["consistency"]
+    respond(monkeypatch, lambda question, draw: r"\boxed{1}" if "Which" in question.item.row.question else r"\boxed{x}")
+    result = evaluate_run.run(tmp_path, **options, permute=1, temperature=1.0)["consistency"]
     which = [row for row in rows(tmp_path / FOLDER) if "Which" in row["question"]]
-    assert len(which) > 6 and measures["consistent"]["mean"] == 0
-    assert measures["flip"]["mean"] == pytest.approx(len({row["id"] for row in which}) / 16)
-    assert measures["control"]["flip"]["mean"] == 0 and measures["difference"]["flip"]["low"] > 0
+    assert len(which) > 6 and result["consistent"]["mean"] == 0
+    assert result["flip"]["mean"] == pytest.approx(len({row["id"] for row in which}) / 16)
+    assert result["control"]["flip"]["mean"] == 0 and result["difference"]["flip"]["low"] > 0
     by_place = {row["place"]: row["correct"] for row in which}
     assert by_place == {0: [1.0], 1: [0.0]}
 
 
 def test_one_that_guesses(options, tmp_path, monkeypatch):
     """The answer of the first draw is another one's than that of the second, in any order: chance, not order."""
-    answer_by(monkeypatch, lambda ordered, draw: f"\\boxed{{{ordered.item.row.answer if draw % 2 else 'x'}}}")
-    measures = evaluate_run.run(tmp_path, **options, permute=1, temperature=1.0, samples=2)["consistency"]
-    assert measures["control"]["flip"]["mean"] == measures["flip"]["mean"] == 0  # draw r beside draw r
+    respond(monkeypatch, lambda question, draw: f"\\boxed{{{question.item.row.answer if draw % 2 else 'x'}}}")
+    result = evaluate_run.run(tmp_path, **options, permute=1, temperature=1.0, samples=2)["consistency"]
+    assert result["control"]["flip"]["mean"] == result["flip"]["mean"] == 0  # draw r beside draw r
 
 
 # Published files
@@ -259,7 +297,7 @@ def snapshot(tmp_path):
 @pytest.mark.parametrize("protocol", ["boxed", "official"])
 def test_a_broken_snapshot(options, snapshot, tmp_path, monkeypatch, protocol):
     """What cannot be asked counts as wrong, what is no question is left out by reason; a mended one goes on."""
-    answer_by(monkeypatch, lambda figures, draw: r"It is \boxed{60}.")
+    respond(monkeypatch, lambda question, draw: r"It is \boxed{60}.")
     chosen = {
         **options,
         "benchmark": "mathvision",
@@ -268,14 +306,14 @@ def test_a_broken_snapshot(options, snapshot, tmp_path, monkeypatch, protocol):
         "allow_partial": True,
         "max_prompt_tokens": 400,
     }
-    written = evaluate_run.run(tmp_path / "out", **chosen)
-    figures = written["figures"]
-    assert figures["questions"] == 3 and figures["not_asked"] == {"it cannot be shown": 2}
-    assert written["rejected"] == {"duplicate id": 1, "malformed row": 2}
-    assert written["partial"] and figures["micro"]["mean"] == pytest.approx(1 / figures["questions"])
+    result = evaluate_run.run(tmp_path / "out", **chosen)
+    question = result["figures"]
+    assert question["questions"] == 3 and question["not_asked"] == {"it cannot be shown": 2}
+    assert result["rejected"] == {"duplicate id": 1, "malformed row": 2}
+    assert result["partial"] and question["micro"]["mean"] == pytest.approx(1 / question["questions"])
     (snapshot / "images" / "8.jpg").write_bytes(png(size=(60, 56)))
     again = evaluate_run.run(tmp_path / "out", **chosen)["figures"]
-    assert sum(again["not_asked"].values()) == 1 and again["micro"]["mean"] == pytest.approx(2 / figures["questions"])
+    assert sum(again["not_asked"].values()) == 1 and again["micro"]["mean"] == pytest.approx(2 / question["questions"])
 
 
 def test_a_snapshot_of_another_size(options, snapshot, tmp_path):
@@ -296,8 +334,9 @@ def test_a_judge(options, tmp_path, monkeypatch):
         {**row, "image": "image.png"},
         *({**free, "sample_index": str(i), "answer": f"$x={i} a$"} for i in range(3)),
     )
-    answer_by(
-        monkeypatch, lambda asked, _: r"\boxed{D}" if asked.item.row.choices else f"x is a times {asked.item.row.id}"
+    respond(
+        monkeypatch,
+        lambda question, _: r"\boxed{D}" if question.item.row.choices else f"x is a times {question.item.row.id}",
     )
     chosen = {
         **options,
@@ -310,13 +349,13 @@ def test_a_judge(options, tmp_path, monkeypatch):
     }
 
     def answer(request):
-        asked = request["messages"][-1]["content"]
-        return "1" if "a times 0" in asked else "0" if "a times 1" in asked else "I cannot say"
+        question = request["messages"][-1]["content"]
+        return "1" if "a times 0" in question else "0" if "a times 1" in question else "I cannot say"
 
     with FakeEndpoint(answer) as server:
-        written = evaluate_run.run(tmp_path / "out", **chosen, judge=server.url)
-        assert written["judge"] == {"model": "judge", "url": server.url, "asked": 3, "failed": 0}
-        assert written["figures"]["micro"]["mean"] == 2 / 4 and written["figures"]["failures"] == 1 / 4
+        result = evaluate_run.run(tmp_path / "out", **chosen, judge=server.url)
+        assert result["judge"] == {"model": "judge", "url": server.url, "asked": 3, "failed": 0}
+        assert result["figures"]["micro"]["mean"] == 2 / 4 and result["figures"]["failures"] == 1 / 4
         evaluate_run.run(tmp_path / "out", **chosen, judge=server.url)
         assert len(server.requests) == 3
     plain = evaluate_run.run(tmp_path / "out", **{**chosen, "judge_model": ""})
@@ -337,12 +376,11 @@ def test_each_benchmark_from_its_files_to_a_score(options, tmp_path, monkeypatch
         (tmp_path / "data" / path).write_bytes(png(place))
     (tmp_path / "data").mkdir(exist_ok=True)
     published.load(tmp_path / "data", published.row())
-    right_answer = benchmark.EXAMPLE["right"]
-    answer_by(
-        monkeypatch,
-        lambda ordered, _: right_answer if protocol == "official" else f"\\boxed{{{ordered.item.row.answer}}}",
+    text = benchmark.EXAMPLE["right"]
+    respond(
+        monkeypatch, lambda question, _: text if protocol == "official" else f"\\boxed{{{question.item.row.answer}}}"
     )
-    written = evaluate_run.run(
+    result = evaluate_run.run(
         tmp_path / "out",
         **{
             **options,
@@ -356,13 +394,13 @@ def test_each_benchmark_from_its_files_to_a_score(options, tmp_path, monkeypatch
     )
     scored = rows(tmp_path / "out" / f"{name}-{protocol}")
     assert scored and all(row["correct"] == [1.0] and row["fault"] is None for row in scored), scored
-    assert written["figures"]["micro"]["mean"] == 1 and written["figures"]["not_asked"] == {}
+    assert result["figures"]["micro"]["mean"] == 1 and result["figures"]["not_asked"] == {}
 
 
 def test_a_prompt_that_is_too_long(options, tmp_path, capsys):
-    written = evaluate_run.run(tmp_path, **{**options, "max_prompt_tokens": 20})
-    assert written["figures"]["not_asked"] == {responses.TOO_LONG: 16} and written["figures"]["micro"]["mean"] == 0
-    assert "raise --max_prompt_tokens, or show smaller pictures with --max_pixels" in capsys.readouterr().err
+    result = evaluate_run.run(tmp_path, **{**options, "max_prompt_tokens": 20})
+    assert result["figures"]["not_asked"] == {responses.TOO_LONG: 16} and result["figures"]["micro"]["mean"] == 0
+    assert "raise --max_prompt_tokens, or show smaller images with --max_pixels" in capsys.readouterr().err
 
 
 # The command
@@ -372,24 +410,24 @@ def test_a_prompt_that_is_too_long(options, tmp_path, capsys):
     ("flags", "words"),
     [
         ({"benchmark": "blnik"}, "unknown benchmark 'blnik'; known are blink, "),
-        ({"protocol": "official"}, "--protocol=official: records has the protocols boxed"),
+        ({"protocol": "official"}, "--protocol=official: records knows boxed"),
         ({"benchmark": "blink", "protocol": "official", "permute": 1}, "--permute rewrites the question"),
-        ({"samples": 4}, "at temperature 0 all --samples are the same"),
+        ({"samples": 4}, "--samples above 1 are all alike at temperature 0"),
         ({"judge": "http://localhost/v1"}, "--judge and --judge_model go together"),
         (
             {"judge": "http://localhost/v1", "judge_model": "a"},
             "for --protocol=official of mathverse, mathvista, mv_math",
         ),
-        ({"download": True}, "records is not on the hub"),
+        ({"download": True}, "records is in no repository of the hub"),
         ({"data": "nowhere"}, "nowhere holds no records"),
         ({"model": "nowhere"}, "nowhere: no such directory"),
         ({"max_pixels": 100}, "--max_pixels=100"),
-        ({"against": "nowhere"}, "--against=nowhere: no scores.jsonl there or in its folder records-boxed"),
+        ({"against": "nowhere"}, "--against=nowhere: no scores.jsonl there, and none in a folder records-boxed"),
     ],
 )
 def test_flags_that_cannot_be(options, tmp_path, flags, words):
-    all_flags = {**evaluate_run.SMALL, **options, "out": tmp_path / "out", **flags}
-    done = command_line.run("evaluate", *(f"--{name}={value}" for name, value in all_flags.items()))
+    text = {**evaluate_run.SMALL, **options, "out": tmp_path / "out", **flags}
+    done = command_line.run("evaluate", *(f"--{name}={value}" for name, value in text.items()))
     assert done.code == 1 and words in done.err and done.err.startswith("error: ") and done.err.count("\n") == 1
     assert not list(tmp_path.iterdir())
 

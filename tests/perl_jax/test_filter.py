@@ -43,9 +43,9 @@ def full_run(changes, tmp_path_factory):
 
 def rows(workdir, name: str = "rollouts.jsonl") -> dict[int, dict]:
     _, *lines = (workdir / name).read_text(encoding="utf-8").splitlines()
-    objects = [json.loads(line) for line in lines]
-    assert len({row["number"] for row in objects}) == len(objects), "nothing is rolled out twice"
-    return {row["number"]: row for row in objects}
+    result = [json.loads(line) for line in lines]
+    assert len({row["number"] for row in result}) == len(result), "nothing is rolled out twice"
+    return {row["number"]: row for row in result}
 
 
 def assert_same(workdir, other):
@@ -64,10 +64,10 @@ def test_what_it_keeps(full_run, changes):
     for record in kept:
         assert 0.2 <= record["accuracy"] == shares[record["id"]] <= 0.9
         assert record == {**before[record["id"]], "accuracy": record["accuracy"]}
-    written, held_out = (
+    original, held_out = (
         list(records.open_split(str(path), "eval")) for path in (full_run / "records", changes["data.directory"])
     )
-    assert written == held_out
+    assert original == held_out
     assert (full_run / "accuracy.png").stat().st_size > 10_000
     page = (full_run / "filter.md").read_text()
     assert "| digits_what | 12 |" in page and f"| {len(kept)} |" in page and "accuracy.png" in page
@@ -97,10 +97,10 @@ def started(workdir, changes, count: int = 1, die: int = 0) -> list[subprocess.P
     """`count` processes of one filter, with a device each."""
     coordinator = f"localhost:{free_port()}" if count > 1 else ""
     environment = os.environ | {"JAX_PLATFORMS": "cpu"}
-    arguments = [workdir, json.dumps(changes), json.dumps(OPTIONS), coordinator, count]
+    text = [workdir, json.dumps(changes), json.dumps(OPTIONS), coordinator, count]
     return [
         subprocess.Popen(
-            [sys.executable, filter_run.__file__, *map(str, [*arguments, index, die])],
+            [sys.executable, filter_run.__file__, *map(str, [*text, index, die])],
             env=environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -134,8 +134,8 @@ def test_another_target_needs_no_rollouts_and_replaces_the_records(changes, full
     filter_run.run(tmp_path, changes, **OPTIONS)
     assert_same(tmp_path, full_run)
     filter_run.run(tmp_path, changes, **{**OPTIONS, "low": 0.3, "target": 0.5})
-    accuracies = [record["accuracy"] for record in records.open_split(str(tmp_path / "records"))]
-    assert accuracies and min(accuracies) >= 0.3
+    result = [record["accuracy"] for record in records.open_split(str(tmp_path / "records"))]
+    assert result and min(result) >= 0.3
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
 
 
@@ -149,21 +149,21 @@ def test_rollouts_of_other_settings_are_not_mixed(full_run, changes):
 def test_blind(changes, tmp_path, monkeypatch):
     """A reward that no image changes: what is mostly right goes, for it is so without images; what is right no more
     often than by guessing stays."""
-    calls, grey = [], difficulty.greyed
+    shown, grey = [], difficulty.greyed
 
     def noted(record):
-        calls.append((record, grey(record)))
-        return calls[-1][1]
+        shown.append((record, grey(record)))
+        return shown[-1][1]
 
     monkeypatch.setattr(difficulty, "greyed", noted)
     options = {**OPTIONS, "rollouts": 8, "blind": True, "batch": 12}
     page = filter_run.run(tmp_path, {**changes, "reward": "tiny_reward:easy"}, **options)
     blind = rows(tmp_path, "blind.jsonl")
     inside = [n for n, row in rows(tmp_path).items() if 0.2 <= sum(row["scores"]) / 8 <= 0.9]
-    assert sorted(blind) == sorted(inside) and len(calls) == len(inside)
-    for record, greyed in calls:
-        for image, other in zip(record["images"], greyed["images"], strict=True):
-            assert (image.width, image.height) == (other.width, other.height)
+    assert sorted(blind) == sorted(inside) and len(shown) == len(inside)
+    for record, greyed in shown:
+        for original, other in zip(record["images"], greyed["images"], strict=True):
+            assert (original.width, original.height) == (other.width, other.height)
             assert other.decoded().getextrema() == ((128, 128),) * 3
     assert any(row["response"] != rows(tmp_path)[n]["response"] for n, row in blind.items())
     gone = {line.split(" | ")[0]: int(line.split(" | ")[5]) for line in page.splitlines() if "| digits" in line}
@@ -183,17 +183,15 @@ def test_what_cannot_be_shown_is_skipped_and_named(full_run, changes, tmp_path, 
     )
     short = sorted(set(lengths.values()))[-2]
     page = filter_run.run(tmp_path, {**changes, "prompt.max_tokens": short}, **OPTIONS, limit=20)
-    measured, printed = rows(tmp_path), capsys.readouterr().err
+    result, text = rows(tmp_path), capsys.readouterr().err
     long = [number for number, length in lengths.items() if length > short]
-    assert len(measured) == 20 and sorted(n for n, row in measured.items() if "skipped" in row) == sorted(
-        [shortest, *long]
-    )
+    assert len(result) == 20 and sorted(n for n, row in result.items() if "skipped" in row) == sorted([shortest, *long])
     for number in (shortest, *long):
-        assert f"- skipped: {measured[number]['skipped']}" in page and measured[number]["skipped"] in printed
-    assert f"record '{broken}', image 1: " in measured[shortest]["skipped"]
-    assert "limited to the first 20 of 24 records" in page
+        assert f"- skipped: {result[number]['skipped']}" in page and result[number]["skipped"] in text
+    assert f"record '{broken}', image 1: " in result[shortest]["skipped"]
+    assert "looked at: the first 20 of 24 records" in page
     assert all(
-        measured[number]["scores"] == rows(full_run)[number]["scores"] for number in measured.keys() - {shortest, *long}
+        result[number]["scores"] == rows(full_run)[number]["scores"] for number in result.keys() - {shortest, *long}
     )
 
 
@@ -214,23 +212,23 @@ def test_settings_that_cannot_be(changes, tmp_path, config, options, words):
 
 def test_when_nothing_is_kept_the_page_says_how_hard_it_was(full_run, changes, tmp_path, monkeypatch):
     (tmp_path / "rollouts.jsonl").write_bytes((full_run / "rollouts.jsonl").read_bytes())
-    with pytest.raises(InputError, match=r"no record has an accuracy between 0.3 and 0.4: see .*filter\.md"):
+    with pytest.raises(InputError, match=r"no record lies in the band 0.3 to 0.4 and is kept: see .*filter\.md"):
         filter_run.run(tmp_path, changes, **{**OPTIONS, "low": 0.3, "high": 0.4, "target": 0.35})
     assert "no record is kept" in (tmp_path / "filter.md").read_text() and not (tmp_path / "records").exists()
 
 
 def test_its_defaults_are_what_a_plan_counts_with(changes, tmp_path, monkeypatch):
     """As many rollouts, and as many prompts at once as in training."""
-    calls = []
+    seen = []
 
     def noted(setup, file, settings, numbers):
-        calls.append((setup.batch, setup.config.rollouts))
+        seen.append((setup.batch, setup.config.rollouts))
         raise InputError("enough")
 
     monkeypatch.setattr(difficulty, "measure", noted)
     with pytest.raises(InputError, match="enough"):
         filter_run.run(tmp_path, changes)
-    assert calls == [(roofline.decode_batch(tiny_run.config()), roofline.FILTERED[1])]
+    assert seen == [(roofline.at_once(tiny_run.config()), roofline.FILTERED[1])]
 
 
 def test_the_command(full_run, changes, tmp_path, monkeypatch):

@@ -20,7 +20,7 @@ from perl_jax.curation import build
 SMALL = {"train_size": 12, "eval_size": 5, "image_size": 28}
 
 
-def made(*rows):
+def source_of(*rows):
     """A source of these rows, in place of whichever is asked for."""
     return lambda name: SimpleNamespace(SPLITS=("train",), records=lambda input, split, seed=0: iter(rows))
 
@@ -58,12 +58,12 @@ def test_limit_and_seed(tmp_path):
 
 def test_rejected_rows_are_listed_with_reasons(tmp_path, monkeypatch):
     bad = {**RECORD, "id": "c", "question": "\0?"}
-    monkeypatch.setattr(data, "find", made(RECORD, data.Rejected("b", "malformed row"), bad))
+    monkeypatch.setattr(data, "find", source_of(RECORD, data.Rejected("b", "malformed row"), bad))
     summary = build.build("made", tmp_path / "set")
     lines = [json.loads(line) for line in (tmp_path / "set" / build.REJECTED).read_text().splitlines()]
     assert [(line["split"], line["id"], line["reason"]) for line in lines] == [
         ("train", "b", "malformed row"),
-        ("train", "c", "not a whole record"),
+        ("train", "c", "not a valid record"),
     ]
     assert summary["rejected"]["train"] == {line["reason"]: 1 for line in lines}
     assert all(line["reason"] in prepare.table(summary) for line in lines)
@@ -81,7 +81,7 @@ def test_failures_leave_nothing(tmp_path, monkeypatch):
         with pytest.raises(InputError, match=words):
             build.build(source, tmp_path / "set", **options)
         assert not os.listdir(tmp_path)
-    monkeypatch.setattr(data, "find", made(data.Rejected("b", "malformed row", "not JSON")))
+    monkeypatch.setattr(data, "find", source_of(data.Rejected("b", "malformed row", "not JSON")))
     with pytest.raises(InputError, match="not JSON"):
         build.build("made", tmp_path / "set")
     assert not os.listdir(tmp_path)
@@ -168,9 +168,9 @@ def own_file(tmp_path):
 def test_a_sources_example_is_what_becomes_of_its_public_files(tmp_path, source, files):
     (tmp_path / "in").mkdir()
     build.build(source, tmp_path / "set", str(files(tmp_path / "in")))
-    [made] = records.open_split(tmp_path / "set")
-    images = made.pop("images")
-    assert made == data.find(source).EXAMPLE
+    [source_of] = records.open_split(tmp_path / "set")
+    images = source_of.pop("images")
+    assert source_of == data.find(source).EXAMPLE
     assert images == [png(i, (40, 30)) for i in range(len(images))]
 
 
@@ -204,11 +204,11 @@ def test_what_the_rules_leave_out_is_named(tmp_path):
     summary = build.build("jsonl", tmp_path / "set", own_set(tmp_path, [good, *others]))
     reasons = (
         "duplicate",
-        "picture",
+        "unreadable image",
         "answer cannot be checked by a rule",
         "leak",
         "the reward does not accept the answer",
-        "answer is no choice",
+        "answer is not a choice",
     )
     assert summary["rejected"]["train"] == dict.fromkeys(reasons, 1)
     [decision] = lines(tmp_path / "set" / build.DECISIONS)
@@ -218,7 +218,7 @@ def test_what_the_rules_leave_out_is_named(tmp_path):
 def test_held_out_images_are_in_no_other_split(tmp_path):
     rows = [row | {"images": [f"{i}.png"]} for i, row in enumerate(own_rows(60, question="Is it red?"))]
     for i in range(60):
-        (tmp_path / f"{i}.png").write_bytes(png(i // 2, (40, 30)))  # each picture twice
+        (tmp_path / f"{i}.png").write_bytes(png(i // 2, (40, 30)))  # each image twice
         rows[i]["question"] = f"Is it number {i}?"
     summary = build.build("jsonl", tmp_path / "set", own_set(tmp_path, rows), holdout=0.3)
     assert list(summary["splits"]) == ["train", "eval"]

@@ -427,7 +427,7 @@ def test_a_mixture_without_its_longest_prompts(tmp_path):
     data, twin = tiny_run.trained() / "data", tmp_path / "twin"
     shutil.copytree(data, twin)
     settings = prompts.Prompts(qwen.Processor.from_pretrained(tiny_run.trained() / "init"), **tiny_run.config().prompt)
-    lengths = [line["tokens"] for line in prompt_lengths.measured(str(data), "train", settings, tmp_path)]
+    lengths = [line["tokens"] for line in prompt_lengths.load_or_measure(str(data), "train", settings, tmp_path)]
     limit = sorted(set(lengths))[-2]
     steps = short(
         tmp_path,

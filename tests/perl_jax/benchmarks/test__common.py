@@ -8,7 +8,9 @@ import pytest
 from public_files import jsonl
 
 from models.errors import InputError
-from perl_jax.benchmarks import Item, _common
+from perl_jax import symbols
+from perl_jax.benchmarks import Item, _common, blink, mmiu
+from perl_jax.curation import references
 from perl_jax.data import Rejected, Row
 
 
@@ -64,8 +66,8 @@ def test_the_published_number_passes_with_rejected_rows_counted(tmp_path):
 def test_files_are_those_of_the_first_pattern(tmp_path):
     for name in ("b-2.parquet", "b-1.parquet", "c.parquet"):
         (tmp_path / name).touch()
-    found = _common.files(tmp_path, ("a-*.parquet", "b-*.parquet", "*.parquet"), "some/set")
-    assert [path.name for path in found] == ["b-1.parquet", "b-2.parquet"]
+    result = _common.files(tmp_path, ("a-*.parquet", "b-*.parquet", "*.parquet"), "some/set")
+    assert [path.name for path in result] == ["b-1.parquet", "b-2.parquet"]
     with pytest.raises(InputError, match=r"holds no a\*: download the data set some/set"):
         _common.files(tmp_path, ("a*",), "some/set")
 
@@ -113,3 +115,38 @@ def test_a_list_is_a_list(value):
     with pytest.raises(InputError, match="not a list"):
         _common.column_list({"options": value}, "options")
     assert _common.column_list({"options": None}, "options") == [] == _common.column_list({}, "options")
+
+
+@pytest.mark.parametrize("benchmark", [blink, mmiu])
+@pytest.mark.parametrize("word", ["first", "second", "former", "left one", "right one"])
+@pytest.mark.parametrize("form", [str, str.upper, str.capitalize])
+def test_places_that_no_rule_moves_are_the_same_in_both(benchmark, word, form):
+    """A word that is left where symbols stand for what can move; and no other word that begins or ends like it."""
+    for text in ("{}", "the {} shows", "Is it the {}?", "the {},", "{{image:1|ordinal}} and the {}"):
+        assert benchmark._PLACE.search(text.format(form(word))), text
+    for text in ("{}ly", "un{}", "{}_", "x{}x"):
+        assert not benchmark._PLACE.search(text.format(form(word))), text
+
+
+@pytest.mark.parametrize(
+    ("word", "in_blink", "in_mmiu"), [("third", True, False), ("fourth", True, False), ("latter", False, True)]
+)
+def test_places_that_only_one_has(word, in_blink, in_mmiu):
+    assert bool(blink._PLACE.search(f"the {word}")) == in_blink
+    assert bool(mmiu._PLACE.search(f"the {word}")) == in_mmiu
+
+
+@pytest.mark.parametrize("count", [2, 3, 4])
+def test_a_place_that_became_a_symbol_is_none_that_is_left(count):
+    for number, ordinal in enumerate(symbols.ORDINALS[:count], start=1):
+        for text in (f"Is it the {ordinal} image?", f"Is it image {number}?", f"Is it the {ordinal} one?"):
+            moved = references.to_symbols(text, count)
+            assert moved != text and not blink._PLACE.search(moved) and not mmiu._PLACE.search(moved)
+
+
+@pytest.mark.parametrize("benchmark", [blink, mmiu])
+@pytest.mark.parametrize("kind", ["choices", "options"])
+@pytest.mark.parametrize("end", ["", ".", ":", ".\n"])
+def test_what_stands_before_the_choices_is_the_same_in_both(benchmark, kind, end):
+    assert benchmark._SELECT.sub("", f"Which one?\nSelect from the following {kind}{end}") == "Which one?"
+    assert benchmark._SELECT.sub("", "Select from these.") == "Select from these."

@@ -24,8 +24,8 @@ def test_its_examples():
     (r"\binom{4}{2}", 6), (r"\lfloor2.5\rfloor", 2), (r"50\%", 0.5), ("50%", None), (r"100\%", 1), ("2.675", 2.67),
 ])  # fmt: skip
 def test_what_a_formula_is(text, value):
-    found = _latex_value.value(text)
-    assert (found if found is None else round(found, 2)) == value
+    result = _latex_value.value(text)
+    assert (result if result is None else round(result, 2)) == value
 
 
 @pytest.mark.parametrize(

@@ -30,10 +30,10 @@ LONG = "it shows what the question asks for, and the other ones show something e
     ],
 )
 def test_the_letter_that_a_response_names(text, letter):
-    assert _vlmevalkit.found(text, ["a cat", "a dog", "a cow"]) == letter
+    assert _vlmevalkit.chosen_letter(text, ["a cat", "a dog", "a cow"]) == letter
 
 
 def test_any_text_does_not_name_a_choice_of_nothing():
     for nothing in ("", " "):
-        assert _vlmevalkit.found("It's a dog", [nothing, "a dog"]) == "B"
-        assert _vlmevalkit.found("It's a cat", [nothing, "a dog"]) is None
+        assert _vlmevalkit.chosen_letter("It's a dog", [nothing, "a dog"]) == "B"
+        assert _vlmevalkit.chosen_letter("It's a cat", [nothing, "a dog"]) is None

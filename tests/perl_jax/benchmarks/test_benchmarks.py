@@ -42,11 +42,11 @@ HOSTILE = [
 ]  # fmt: skip
 
 
-class Pictures:
+class Images:
     def __call__(self, name):
         return self
 
-    def picture(self, value):
+    def reader(self, value):
         return None
 
 
@@ -60,7 +60,7 @@ def items(name):
     for changes in [{}, *OTHERS.get(name, [])]:
         if name == "remi" and changes:
             changes = {**changes, "question": "<image1><image2><image3> Which?"}
-        yield module._item({**row, **changes}, "row", Pictures())
+        yield module._item({**row, **changes}, "row", Images())
 
 
 def test_the_documentation_names_their_data():

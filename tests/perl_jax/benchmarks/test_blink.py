@@ -35,7 +35,7 @@ def row(**changes):
     return {**{f"image_{i + 1}": {"bytes": png(i), "path": None} for i in range(count)}, **new}
 
 
-def asked(question, choices, **changes):
+def row_with_choices(question, choices, **changes):
     lines = "".join(f"\n({letter}) {choice}" for letter, choice in zip("ABCDE", choices))
     prompt = f"{question}\nSelect from the following choices.{lines}"
     return row(choices=choices, prompt=prompt, **changes)
@@ -62,7 +62,7 @@ def test_the_example(tmp_path):
     assert (made.row.question, made.row.choices, made.row.answer) == tuple(
         example[key] for key in ("question", "choices", "answer")
     )
-    assert made.category == "Jigsaw" and [picture() for picture in made.row.images] == [png(i) for i in range(3)]
+    assert made.category == "Jigsaw" and [image() for image in made.row.images] == [png(i) for i in range(3)]
     assert blink.score(made, example["right"], "official") == (1, "(B)")
     assert blink.score(made, example["wrong"], "official") == (0, "(C)")
 
@@ -150,7 +150,7 @@ def test_a_prompt_with_other_choices_leaves_the_question(tmp_path):
     ],
 )
 def test_what_another_order_does(tmp_path, task, images, question, choices, effect):
-    made = item(tmp_path, asked(question, choices, images=images, sub_task=task))
+    made = item(tmp_path, row_with_choices(question, choices, images=images, sub_task=task))
     assert made.row.question == question
     record, decision = curate(made.row)
     assert decision.order_effect == effect and record["answer"] == "B"
@@ -160,12 +160,12 @@ def test_words_follow_their_images(tmp_path):
     """The latter two of Visual_Similarity change places, and the reference stays."""
     question = "Take the first image as reference. Which of the latter two images is more like the first one?"
     choices = ["the second image", "the third image"]
-    made = item(tmp_path, asked(question, choices, sub_task="Visual_Similarity"))
+    made = item(tmp_path, row_with_choices(question, choices, sub_task="Visual_Similarity"))
     sample = {**curate(made.row).record, "images": list("rab")}
     assert permute.movable_places(sample) == [1, 2]
     moved = permute.render(permute.apply(sample, (0, 2, 1)))
     assert moved["choices"] == choices[::-1] and moved["answer"] == "B" and moved["images"] == list("rba")
-    pair = item(tmp_path, asked(REFERENCE, POINTS, images=2, sub_task="Visual_Correspondence"))
+    pair = item(tmp_path, row_with_choices(REFERENCE, POINTS, images=2, sub_task="Visual_Correspondence"))
     moved = permute.render(permute.apply({**curate(pair.row).record, "images": list("ab")}, (1, 0)))
     swapped = REFERENCE.replace("first", "?").replace("second", "first").replace("?", "second", 2)
     assert moved["question"].split("\n")[1] == swapped and moved["choices"] == POINTS

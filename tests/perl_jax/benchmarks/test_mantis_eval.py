@@ -55,7 +55,7 @@ def test_the_example(tmp_path):
     assert (made.row.question, made.row.choices, made.row.answer) == tuple(
         example[key] for key in ("question", "choices", "answer")
     )
-    assert [picture() for picture in made.row.images] == [png(0), png(1)]
+    assert [image() for image in made.row.images] == [png(0), png(1)]
     assert content(made, "official") == example["official"]
     assert mantis_eval.score(made, example["right"], "official") == (1, "B")
     assert mantis_eval.score(made, example["wrong"], "official") == (0, "A")
@@ -154,7 +154,7 @@ def test_boxed(tmp_path, text, right, extracted):
 
 def test_a_boxed_short_answer(tmp_path):
     made = item(tmp_path, question_type="short-answer", options=[], answer="4")
-    assert [mantis_eval.score(made, rf"\boxed{{{said}}}", "boxed").correct for said in ("4.0", "5")] == [1, 0]
+    assert [mantis_eval.score(made, rf"\boxed{{{text}}}", "boxed").correct for text in ("4.0", "5")] == [1, 0]
 
 
 def test_prompts(tmp_path):
@@ -210,7 +210,7 @@ def test_a_second_row_of_an_id(tmp_path):
     assert [type(one) for one in load(tmp_path, row(), row())] == [Item, Rejected]
 
 
-def test_a_picture_that_is_not_there_is_told_when_it_is_read(tmp_path):
+def test_an_image_that_is_not_there_is_told_when_it_is_read(tmp_path):
     made = item(tmp_path, images=[{"bytes": None, "path": "gone.png"}] * 2)
     with pytest.raises(InputError, match=r"gone\.png"):
         made.row.images[0]()

@@ -145,7 +145,7 @@ def test_boxed(tmp_path, text, answer, right):
     assert mathverse.score(free(tmp_path, answer), text, "boxed").correct == right
 
 
-def test_a_question_that_only_the_picture_has(tmp_path):
+def test_a_question_that_only_the_image_has(tmp_path):
     made = item(tmp_path, problem_version="Vision Only", question="", query_wo=None, question_for_eval="Find angle 2.")
     assert made.row.question and made.row.choices == [] and mathverse.score(made, r"\boxed{D}", "boxed") == (1, "D")
     assert mathverse.prompt(made, "official")[0]["content"].startswith("<image>\nAccording to the question shown in")

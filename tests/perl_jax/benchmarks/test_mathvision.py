@@ -133,7 +133,7 @@ def test_choices_that_are_drawn_are_not_told_twice(tmp_path):
         ),
     )
     assert [item.row.choices for item in items] == [[], [], PLAIN]
-    assert items[0].row.question == text  # panels have their names in the one picture
+    assert items[0].row.question == text  # panels have their names in the one image
     assert [mathvision.prompt(item, "official")[0]["content"].count("(A)") for item in items] == [0, 2, 1]
 
 

@@ -65,13 +65,13 @@ def test_the_example(tmp_path):
     assert (made.row.question, made.row.choices, made.row.answer) == tuple(
         example[key] for key in ("question", "choices", "answer")
     )
-    assert [picture() for picture in made.row.images] == [png(0), png(1)]
+    assert [image() for image in made.row.images] == [png(0), png(1)]
     assert made.category == "forensic_detection_blink" and made.row.id == "forensic_detection_blink.all-1"
     assert mmiu.score(made, example["right"], "official") == (1, "B")
     assert mmiu.score(made, example["wrong"], "official") == (0, "A")
 
 
-def test_unpacked_pictures_and_missing_ones(tmp_path):
+def test_unpacked_images_and_missing_ones(tmp_path):
     (tmp_path / "Low-level-semantic" / "forensic").mkdir(parents=True)
     (tmp_path / "Low-level-semantic" / "forensic" / "0_0.jpg").write_bytes(png(3))
     first, second = item(tmp_path).row.images
@@ -120,9 +120,11 @@ def test_prompts(tmp_path):
     official = f"<image><image>{published['context']}\n{published['question']}\n{hint}"
     assert content(made, "official") == official
     assert content(item(tmp_path, animals()), "official").startswith("<image><image>What differs?\nFind the")
-    apart = item(tmp_path, row(context="Look."))
-    assert content(apart, "official") == f"<image><image>Look.\n{published['options']}\n{published['question']}\n{hint}"
-    assert content(apart, "boxed") == content(made, "boxed").replace("One of the two images is drawn.", "Look.")
+    separate = item(tmp_path, row(context="Look."))
+    assert (
+        content(separate, "official") == f"<image><image>Look.\n{published['options']}\n{published['question']}\n{hint}"
+    )
+    assert content(separate, "boxed") == content(made, "boxed").replace("One of the two images is drawn.", "Look.")
 
 
 def test_options_that_are_no_list_of_letters_stay_in_the_question(tmp_path):

@@ -37,7 +37,7 @@ def test_the_example(tmp_path):
     made, example = item(tmp_path), mv_math.EXAMPLE
     plain = made.row
     assert (plain.question, plain.choices, plain.answer) == (example["question"], example["choices"], example["answer"])
-    assert [picture() for picture in plain.images] == [png(i) for i in range(1, 5)]
+    assert [image() for image in plain.images] == [png(i) for i in range(1, 5)]
     assert made.category == "Solid Geometry" and plain.id == "1"
     assert mv_math.prompt(made, "official")[0]["content"] == example["official"]
     assert mv_math.prompt(made, "boxed")[0]["content"].endswith("\nC. <image>\nD. <image>")
@@ -127,12 +127,12 @@ def test_boxed(tmp_path, text, changes, right):
 @pytest.mark.parametrize(
     ("text", "scored"), [("I do", (0, None)), ("Answer: B", (1, "B")), ("one sees that it must be C", (0, "C"))]
 )
-def test_choices_that_only_the_pictures_have(tmp_path, text, scored):
+def test_choices_that_only_the_images_have(tmp_path, text, scored):
     made = item(tmp_path, question="Which of <image_1> and <image_2>?", input_image=["1.jpg", "2.jpg"])
     assert made.row.choices == [] and mv_math.score(made, text, "official") == scored
 
 
-def test_letters_that_are_pictures_can_move(tmp_path):
+def test_letters_that_are_images_can_move(tmp_path):
     """Nothing is fixed by the benchmark, and the rules of curation find what must be rewritten."""
     made = item(tmp_path).row
     assert made.order_effect is None and made.kind == "choice"
@@ -141,10 +141,10 @@ def test_letters_that_are_pictures_can_move(tmp_path):
     assert curated.record["choices"] == [f"<image:{i}>" for i in range(4)] and curated.record["answer"] == "B"
 
 
-def test_a_picture_without_a_slot_stands_in_front(tmp_path):
+def test_an_image_without_a_slot_stands_in_front(tmp_path):
     made = item(tmp_path, question="Of <image_1>, <image_2> and <image_4>?", answer_type="single-step")
     assert made.row.question == "<image>Of <image>, <image> and <image>?"
-    assert [picture() for picture in made.row.images] == [png(i) for i in (3, 1, 2, 4)]
+    assert [image() for image in made.row.images] == [png(i) for i in (3, 1, 2, 4)]
 
 
 def test_bad_rows_are_rejected_one_by_one(tmp_path):

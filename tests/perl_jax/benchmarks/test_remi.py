@@ -42,7 +42,7 @@ def content(item, protocol):
 def test_the_example(tmp_path):
     made, example = item(tmp_path), remi.EXAMPLE
     assert (made.row.question, made.row.answer) == (example["question"], example["answer"])
-    assert [picture() for picture in made.row.images] == [png(i) for i in range(3)]
+    assert [image() for image in made.row.images] == [png(i) for i in range(3)]
     assert made.category == "EmojiAlgebra" and made.row.id == "EmojiAlgebra.test-1"
     assert remi.score(made, example["right"], "official") == (1, "92")
     assert remi.score(made, example["wrong"], "official") == (0, None)

@@ -27,9 +27,9 @@ def row(question=QUESTION, answer=ANSWER, images=2, **fields):
     return Row("r", [png] * images, question, answer, "mine", **fields)
 
 
-def said(**changes):
-    """A good reply to `row()`, with changes."""
-    good = {
+def valid(**changes):
+    """A valid reply to `row()`, with changes."""
+    fields = {
         "checkable": True,
         "reason": "",
         "question": "Which image shows more people, image 1 or image 2?",
@@ -40,7 +40,7 @@ def said(**changes):
         "order_effect": "rewrite",
         "confidence": 0.9,
     }
-    return json.dumps({**good, **changes})
+    return json.dumps({**fields, **changes})
 
 
 def fails(reply, this=None):
@@ -51,7 +51,7 @@ def fails(reply, this=None):
 
 
 def test_a_good_reply():
-    made = annotator.parse(said(), row())
+    made = annotator.parse(valid(), row())
     assert made == annotator.Annotation(
         question="<image><image>\nWhich image shows more people, image 1 or image 2?",
         answer="Image 2",
@@ -97,14 +97,15 @@ def test_the_prompts_examples_show_each_label():
     ],
 )
 def test_the_object_is_found(wrapped):
-    assert annotator.parse(wrapped.format(said()), row()) == annotator.parse(said(), row())
+    assert annotator.parse(wrapped.format(valid()), row()) == annotator.parse(valid(), row())
 
 
 RUBBISH = [
     "", " ", "null", "true", "42", "[]", "{}", "I cannot help with that.", "{" * 30_000, '{"a":' * 5000, "[" * 9000,
-    said()[:-1], said()[1:], said().replace('"', "'"), "\0", "\ud800", "\udc80{", '{"checkable"}', '{"checkable": tru',
+    valid()[:-1], valid()[1:], valid().replace('"', "'"), "\0", "\ud800", "\udc80{", '{"checkable"}',
+    '{"checkable": tru',
     json.dumps([1, 2]), json.dumps("text"), '{"order_effect": "rewrite"}', "x" * 1_000_000,
-    "<think>" + said() + "</think>",
+    "<think>" + valid() + "</think>",
 ]  # fmt: skip
 
 
@@ -137,28 +138,28 @@ def test_rubbish_has_a_reason(reply):
         ({"order_effect": "Rewrite"}, "unknown order_effect"),
         ({"order_effect": {"a": 1}}, "unknown order_effect"),
         ({"order_effect": None}, "unknown order_effect"),
-        ({"confidence": 1.5}, "confidence is no number from 0 to 1"),
-        ({"confidence": -0.1}, "confidence is no number from 0 to 1"),
-        ({"confidence": "high"}, "confidence is no number from 0 to 1"),
-        ({"confidence": True}, "confidence is no number from 0 to 1"),
-        ({"confidence": None}, "confidence is no number from 0 to 1"),
-        ({"confidence": float("nan")}, "confidence is no number from 0 to 1"),
-        ({"confidence": float("inf")}, "confidence is no number from 0 to 1"),
+        ({"confidence": 1.5}, "confidence is not a number from 0 to 1"),
+        ({"confidence": -0.1}, "confidence is not a number from 0 to 1"),
+        ({"confidence": "high"}, "confidence is not a number from 0 to 1"),
+        ({"confidence": True}, "confidence is not a number from 0 to 1"),
+        ({"confidence": None}, "confidence is not a number from 0 to 1"),
+        ({"confidence": float("nan")}, "confidence is not a number from 0 to 1"),
+        ({"confidence": float("inf")}, "confidence is not a number from 0 to 1"),
         ({"answer": ""}, "answer is not short"),
         ({"answer": "Well, " + ANSWER}, "answer is not short"),
         ({"answer": "Image 2\nImage 2"}, "answer is not short"),
         ({"answer": "."}, "answer does not fit its kind"),
         ({"answer": "crowd", "kind": "number"}, "answer does not fit its kind"),
         ({"answer": "2", "kind": "order"}, "answer does not fit its kind"),
-        ({"answer": "A", "kind": "choice"}, "answer is no choice"),
+        ({"answer": "A", "kind": "choice"}, "answer is not a choice"),
         ({"answer": "a bus"}, "answer is made up"),
         ({"answer": "12", "kind": "number"}, "answer is made up"),
         ({"choices": ["a crowd", "an elephant"], "answer": "A"}, "choices are made up"),
-        ({"choices": ["image 1", "image 2"], "answer": "C"}, "answer is no choice"),
-        ({"choices": ["image 1"], "answer": "A"}, "answer is no choice"),
-        ({"answer": "Image 3"}, "names an image that is not there"),
-        ({"question": "Is image 0 larger?"}, "names an image that is not there"),
-        ({"question": "Is picture #3 larger?"}, "names an image that is not there"),
+        ({"choices": ["image 1", "image 2"], "answer": "C"}, "answer is not a choice"),
+        ({"choices": ["image 1"], "answer": "A"}, "answer is not a choice"),
+        ({"answer": "Image 3"}, "names a missing image"),
+        ({"question": "Is image 0 larger?"}, "names a missing image"),
+        ({"question": "Is picture #3 larger?"}, "names a missing image"),
         ({"question": f"Is image {'9' * 5000} larger?"}, "question is longer than it was"),
         ({"question": "Which image? " * 50}, "question is longer than it was"),
         ({"question": "<image> shows more people than <image>, why?"}, "image slots differ"),
@@ -166,7 +167,7 @@ def test_rubbish_has_a_reason(reply):
     ],
 )
 def test_what_cannot_be_used_has_a_reason(changes, reason):
-    assert fails(said(**changes)) == reason
+    assert fails(valid(**changes)) == reason
 
 
 @pytest.mark.parametrize(
@@ -182,13 +183,13 @@ def test_what_cannot_be_used_has_a_reason(changes, reason):
     ],
 )
 def test_a_label_without_its_words_has_no_confidence(changes):
-    made = annotator.parse(said(**changes), row())
+    made = annotator.parse(valid(**changes), row())
     assert (made.reason, made.confidence) == ("", 0.0)
 
 
 @pytest.mark.parametrize("evidence", ["Image 1 or  image 2", '"image 1 or image 2"', "which image shows", "a crowd,"])
 def test_evidence_may_differ_in_case_and_spaces(evidence):
-    assert annotator.parse(said(evidence=evidence), row()).confidence == 0.9
+    assert annotator.parse(valid(evidence=evidence), row()).confidence == 0.9
 
 
 @pytest.mark.parametrize(
@@ -200,7 +201,7 @@ def test_evidence_may_differ_in_case_and_spaces(evidence):
     ],
 )
 def test_slots_around_a_question_are_its_first_line(question, shown):
-    made = annotator.parse(said(question="Is it blue?", answer="Yes", evidence="it"), row(question, "Yes, it is."))
+    made = annotator.parse(valid(question="Is it blue?", answer="Yes", evidence="it"), row(question, "Yes, it is."))
     assert made.question == shown
     assert json.loads(asked_row(row(question)))["question"] == "Is it red?"
 
@@ -212,9 +213,9 @@ def asked_row(this):
 def test_slots_inside_a_question_stay_with_its_words():
     this = row("If <image> is the reference, which of <image> and <image> is more like it?", "The second of two.", 3)
     good = "If <image> is the reference, which is more like it, <image> or <image>?"
-    assert annotator.parse(said(question=good, answer="second", evidence="which of"), this).question == good
+    assert annotator.parse(valid(question=good, answer="second", evidence="which of"), this).question == good
     assert "<image>" in json.loads(asked_row(this))["question"]
-    assert fails(said(question="If <image> is the reference, which is more like it?", answer="second"), this) == (
+    assert fails(valid(question="If <image> is the reference, which is more like it?", answer="second"), this) == (
         "image slots differ"
     )
 
@@ -234,7 +235,7 @@ def test_slots_inside_a_question_stay_with_its_words():
     ],
 )
 def test_an_answer_says_what_the_reference_says(answer, text, kind):
-    reply = said(question="What is it?", answer=answer, kind=kind, evidence="it")
+    reply = valid(question="What is it?", answer=answer, kind=kind, evidence="it")
     made = annotator.parse(reply, row("What is it?", text))
     assert (made.reason, made.answer, made.kind) == ("", str(answer), kind)
 
@@ -258,20 +259,20 @@ def test_an_answer_says_what_the_reference_says(answer, text, kind):
 )
 def test_choices_are_read_from_the_question_and_the_answer_is_the_references(answer, reference, letter):
     this = row("Why does he bend?\nA. tie shoe\nB. pick up ball", reference)
-    reply = said(question="Why does he bend?", choices=["tie shoe", "pick up ball"], answer=answer, kind="choice")
+    reply = valid(question="Why does he bend?", choices=["tie shoe", "pick up ball"], answer=answer, kind="choice")
     if letter:
         made = annotator.parse(reply, this)
         assert (made.answer, made.choices, made.kind) == (letter, ("tie shoe", "pick up ball"), "choice")
     else:
-        assert fails(reply, this) in ("answer is no choice", "answer is made up")
+        assert fails(reply, this) in ("answer is not a choice", "answer is made up")
 
 
 @pytest.mark.parametrize("nothing", ["", "...", "$$"])
 def test_a_choice_of_nothing_is_not_in_every_answer(nothing):
     choices = [nothing, "a red car"]
-    made = annotator.parse(said(evidence="Which"), row("Which is it?", "It is a red car.", choices=choices))
+    made = annotator.parse(valid(evidence="Which"), row("Which is it?", "It is a red car.", choices=choices))
     assert (made.reason, made.answer) == ("", "B")
-    assert fails(said(), row("Which is it?", "It is a bus.", choices=choices)) == "answer is no choice"
+    assert fails(valid(), row("Which is it?", "It is a bus.", choices=choices)) == "answer is not a choice"
 
 
 @pytest.mark.parametrize(
@@ -286,23 +287,23 @@ def test_a_choice_of_nothing_is_not_in_every_answer(nothing):
     ],
 )
 def test_an_answer_without_words_stands_in_the_reference(answer, text, kind, made_up):
-    reply = said(question="What is it?", answer=answer, kind=kind, evidence="it")
+    reply = valid(question="What is it?", answer=answer, kind=kind, evidence="it")
     made = annotator.parse(reply, row("What is it?", text))
     assert (made.reason, made.answer) == (("answer is made up", "") if made_up else ("", answer))
 
 
 def test_a_row_with_choices_stays_as_it_is():
     this = row("<image>\nWhich is like it?", "(C)", 4, choices=["<image>"] * 3)
-    made = annotator.parse(said(question="Other?", choices=["one"], answer="A", kind="text", evidence="Which"), this)
+    made = annotator.parse(valid(question="Other?", choices=["one"], answer="A", kind="text", evidence="Which"), this)
     assert (made.question, made.choices, made.answer, made.kind) == (this.question, ("<image>",) * 3, "C", "choice")
-    assert fails(said(), row("<image>Which?", "the red one", 3, choices=["<image>"] * 2)) == "answer is no choice"
+    assert fails(valid(), row("<image>Which?", "the red one", 3, choices=["<image>"] * 2)) == "answer is not a choice"
 
 
 def test_every_field_may_be_anything():
     strange = [None, True, -1, 1e999, "", "\0", "\ud800", "<image>" * 9, "{image:0}", [], [[]], {}, {"a": 1}, "२" * 999]
-    for key in json.loads(said()):
+    for key in json.loads(valid()):
         for value in strange:
-            made = annotator.parse(said(**{key: value}), row())
+            made = annotator.parse(valid(**{key: value}), row())
             assert made.reason or made.order_effect in ("invariant", "rewrite", "fixed")
 
 
@@ -317,18 +318,16 @@ def reading(tmp_path, answer, rows, **options):
 def test_rows_keep_their_order_and_are_asked_once(tmp_path):
     rows = [row(f"Is it {colour}?", "Yes") for colour in ("red", "blue", "green")]
 
-    found, requests = reading(tmp_path, fake_endpoint.annotator, rows)
-    assert [(this, made.question) for this, made in found] == [(this, this.question) for this in rows]
+    result, requests = reading(tmp_path, fake_endpoint.annotator, rows)
+    assert [(this, made.question) for this, made in result] == [(this, this.question) for this in rows]
     assert requests[0]["temperature"] == 0 and len(requests) == 3
     again, requests = reading(tmp_path, fake_endpoint.annotator, rows)
-    assert again == found and not requests
+    assert again == result and not requests
 
 
 def test_a_reply_that_cannot_be_used_is_sent_back_once(tmp_path):
     def answer(request):
-        return (
-            said() if "names an image that is not there: Image 5 of 2" in last_text(request) else said(answer="Image 5")
-        )
+        return valid() if "names a missing image: Image 5 of 2" in last_text(request) else valid(answer="Image 5")
 
     ((_, made),), requests = reading(tmp_path, answer, [row()])
     assert made.answer == "Image 2"
@@ -342,12 +341,12 @@ def test_rubbish_twice_is_a_reason_and_the_next_rows_go_on(tmp_path):
         first = request["messages"][0]["content"].rpartition("\n")[2]
         if "bad" in first:
             return "no idea"
-        return Reply(400, '{"message": "too long"}') if "long" in first else said(answer="Yes", evidence="red")
+        return Reply(400, '{"message": "too long"}') if "long" in first else valid(answer="Yes", evidence="red")
 
     rows = [row(f"Is it {what}?", "Yes") for what in ("red", "bad", "long", "red, too")]
-    found, requests = reading(tmp_path, answer, rows)
-    assert [made.reason for _, made in found] == ["", "reply is no JSON object", "endpoint: HTTP 400", ""]
-    assert found[2][1].detail == "too long" and len(requests) == 5
+    result, requests = reading(tmp_path, answer, rows)
+    assert [made.reason for _, made in result] == ["", "reply is no JSON object", "endpoint: HTTP 400", ""]
+    assert result[2][1].detail == "too long" and len(requests) == 5
 
 
 def test_what_no_model_need_read_is_not_asked_about(tmp_path):
@@ -357,15 +356,15 @@ def test_what_no_model_need_read_is_not_asked_about(tmp_path):
         row("How many?", "4", 1),
         row("Is it red?", "Yes"),
     ]
-    found, requests = reading(tmp_path, fake_endpoint.annotator, rows)
-    assert [this for this, _ in found] == rows and len(requests) == 1
-    assert [made is None for _, made in found] == [True, True, True, False]
+    result, requests = reading(tmp_path, fake_endpoint.annotator, rows)
+    assert [this for this, _ in result] == rows and len(requests) == 1
+    assert [made is None for _, made in result] == [True, True, True, False]
 
 
 def test_hostile_texts_go_through(tmp_path):
     rows = [row("\0 <image> \ud800 {image:0}" + " " * 50_000 + "x", "\udc80"), row("", ""), row("<image>" * 99, "", 99)]
-    found, _ = reading(tmp_path, lambda request: Reply(body=completion(said())), rows)
-    assert len(found) == 3 and all(made is None or made.reason for _, made in found)
+    result, _ = reading(tmp_path, lambda request: Reply(body=completion(valid())), rows)
+    assert len(result) == 3 and all(made is None or made.reason for _, made in result)
 
 
 def test_the_labels_mean_what_permute_does():

@@ -33,8 +33,8 @@ def test_examples():
     ],
 )
 def test_options_are_taken_out_of_the_question(question, choices):
-    head, found = split_choices(question)
-    assert found == choices
+    head, result = split_choices(question)
+    assert result == choices
     assert head == ("Which?" if choices else question)
 
 
@@ -59,18 +59,18 @@ def test_options_are_taken_out_of_the_question(question, choices):
     ],
 )
 def test_a_choice_is_its_letter(answer, letter):
-    found = checkable(row("Which?", answer, choices=["the cat", "the dog"]))
+    result = checkable(row("Which?", answer, choices=["the cat", "the dog"]))
     if letter is None:
-        assert isinstance(found, Rejected) and found.reason == "answer is no choice"
+        assert isinstance(result, Rejected) and result.reason == "answer is not a choice"
     else:
-        assert (found.answer, found.kind) == (letter, "choice")
+        assert (result.answer, result.kind) == (letter, "choice")
 
 
 @pytest.mark.parametrize("answer", ["...", "The answer is ", "Answer: .", "B. the cat", "the cat and the dog"])
 def test_an_answer_of_nothing_is_not_the_choice_of_nothing(answer):
     for nothing in ("", ".", " "):
-        found = checkable(row("Which?", answer, choices=["the cat", nothing]))
-        assert isinstance(found, Rejected) and found.reason == "answer is no choice"
+        result = checkable(row("Which?", answer, choices=["the cat", nothing]))
+        assert isinstance(result, Rejected) and result.reason == "answer is not a choice"
 
 
 def test_a_letter_tells_a_choice_without_a_text():
@@ -122,8 +122,8 @@ def test_equal_choices_are_told_beside_one_that_has_no_text(other):
     ],
 )
 def test_short_answers(question, answer, new, kind, hint):
-    found = checkable(row(question, answer))
-    assert (found.answer, found.kind, found.question) == (new, kind, hint or question)
+    result = checkable(row(question, answer))
+    assert (result.answer, result.kind, result.question) == (new, kind, hint or question)
 
 
 @pytest.mark.parametrize(

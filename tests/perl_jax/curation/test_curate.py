@@ -81,7 +81,7 @@ def test_symbols_of_a_persons_own_are_kept():
 @pytest.mark.parametrize(
     ("bad", "reason"),
     [
-        (row("Is image 3 red?", "Yes"), "names an image that is not there"),
+        (row("Is image 3 red?", "Yes"), "names a missing image"),
         (row("<image:0><image:0>Is it?", "Yes"), "text and images do not fit"),
         (row("Is {image:5} red?", "Yes"), "text and images do not fit"),
         (row("Why so?", "It was raining, and the road was wet."), "answer cannot be checked by a rule"),
@@ -89,7 +89,7 @@ def test_symbols_of_a_persons_own_are_kept():
     ],
 )
 def test_left_out(bad, reason):
-    assert isinstance(found := curate(bad), Rejected) and found.reason == reason
+    assert isinstance(result := curate(bad), Rejected) and result.reason == reason
 
 
 def test_what_the_source_knows_goes_first():

@@ -1,4 +1,4 @@
-"""Pictures are read once their text has passed; what cannot be shown, stands twice or is in an evaluation set goes."""
+"""Images are read once their text has passed; what cannot be shown, stands twice or is in an evaluation set goes."""
 
 import io
 import json
@@ -16,7 +16,7 @@ from perl_jax.data import Rejected, Row
 
 
 def photograph(seed, size=(96, 64), format="PNG"):
-    """A picture with large shapes: what a perceptual hash tells pictures by."""
+    """An image with large shapes: what a perceptual hash tells images by."""
     coarse = np.random.default_rng(seed).integers(0, 255, (4, 6, 3), dtype=np.uint8)
     buffer = io.BytesIO()
     Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC).save(buffer, format)
@@ -35,7 +35,7 @@ def broken():
     raise InputError("picture 'a.png' is not there")
 
 
-def test_pictures_are_read_and_kept():
+def test_images_are_read_and_kept():
     made = passed(image_rules.Filters(), item(images=2), photograph(1), photograph(2))
     assert made.record["images"] == [photograph(1), photograph(2)]
 
@@ -43,17 +43,17 @@ def test_pictures_are_read_and_kept():
 @pytest.mark.parametrize(
     ("picture", "reason", "detail"),
     [
-        (broken, "picture", "a.png"),
-        (lambda: b"no picture", "picture", "image 2"),
-        (lambda: photograph(1, (300, 9)), "picture size", "300 x 9"),
+        (broken, "unreadable image", "a.png"),
+        (lambda: b"no picture", "unreadable image", "image 2"),
+        (lambda: photograph(1, (300, 9)), "image size", "300 x 9"),
     ],
 )
 def test_left_out_with_the_reason(picture, reason, detail):
-    found = image_rules.Filters()(item(images=2), [lambda: photograph(1), picture])
-    assert isinstance(found, Rejected) and found.reason == reason and detail in found.detail
+    result = image_rules.Filters()(item(images=2), [lambda: photograph(1), picture])
+    assert isinstance(result, Rejected) and result.reason == reason and detail in result.detail
 
 
-def test_the_same_question_on_the_same_pictures():
+def test_the_same_question_on_the_same_images():
     filters = image_rules.Filters()
     assert not isinstance(passed(filters, item("1"), photograph(1)), Rejected)
     assert not isinstance(passed(filters, item("2"), photograph(2)), Rejected)
@@ -61,7 +61,7 @@ def test_the_same_question_on_the_same_pictures():
     assert passed(filters, item("4", "Is it  RED ?"), photograph(1)).detail == "as 1"
 
 
-def test_a_perceptual_hash_knows_a_picture_that_was_saved_anew():
+def test_a_perceptual_hash_knows_an_image_that_was_saved_anew():
     known = image_rules.perceptual_hash(photograph(1))
     for other in (photograph(1, (480, 320)), photograph(1, format="JPEG"), photograph(1, (60, 60))):
         assert (known ^ image_rules.perceptual_hash(other)).bit_count() <= image_rules.NEAR
@@ -115,8 +115,8 @@ def table(tmp_path):
 def test_overlap_with_an_evaluation_set(tmp_path, held_out):
     filters = image_rules.Filters([str(held_out(tmp_path))])
     for name, question, image in (("1", "Is it red?", photograph(7, (300, 200))), ("2", QUESTION, photograph(8))):
-        found = passed(filters, item(name, question), image)
-        assert isinstance(found, Rejected) and found.reason == "overlap with an evaluation set", name
+        result = passed(filters, item(name, question), image)
+        assert isinstance(result, Rejected) and result.reason == "overlap with an evaluation set", name
     assert not isinstance(passed(filters, item("3"), photograph(9)), Rejected)
 
 

@@ -13,8 +13,8 @@ from perl_jax.curation.references import answer_to_symbols, label, to_symbols
 
 
 def test_examples():
-    found = doctest.testmod(references)
-    assert found.attempted >= 5 and not found.failed
+    result = doctest.testmod(references)
+    assert result.attempted >= 5 and not result.failed
 
 
 @pytest.mark.parametrize(("text", "count", "stored"), [
@@ -136,9 +136,9 @@ def test_choices_that_are_references_alone(choices, stored):
     ],
 )
 def test_labels_and_their_evidence(question, choices, answer, effect, evidence):
-    found = label(question, choices, answer, 3)
-    assert (found.order_effect, evidence in found.evidence) == (effect, True), found
-    assert 0 < found.confidence <= 1
+    result = label(question, choices, answer, 3)
+    assert (result.order_effect, evidence in result.evidence) == (effect, True), result
+    assert 0 < result.confidence <= 1
     assert label(question, choices, answer, 1).order_effect == "invariant"
 
 

@@ -111,7 +111,9 @@ def test_rare_labels_and_sources_are_seen(many, tmp_path):
     assert {"e", "f"} < set(shown) and set(shown) & {"r0", "r1"} and len(shown) == 6
     assert cards(written(many, tmp_path / "b.html", 4, seed=1))[:2] == ["f", "e"], "by label"
     assert len(cards(written(many, tmp_path / "all.html", 99))) == 64
-    assert "6 of 64 records (train 63, eval 1) · rewrite 62, fixed 1, invariant 1 · what decided is not known" in page
+    assert (
+        "6 of 64 records (train 63, eval 1) · rewrite 62, fixed 1, invariant 1 · it is not known what decided" in page
+    )
 
 
 def test_the_choice_is_a_function_of_the_seed(many, tmp_path):
@@ -122,16 +124,16 @@ def test_the_choice_is_a_function_of_the_seed(many, tmp_path):
 def test_a_set_that_is_too_large_is_sampled(many, monkeypatch):
     monkeypatch.setattr(review, "SCANNED", 10)
     splits = {split: records.open_split(str(many), split) for split in ("train", "eval")}
-    chosen = review.chosen(splits, 99, 0)
-    assert collections.Counter(split for split, _ in chosen) == {"train": 10, "eval": 1}
-    assert len(set(chosen)) == 11
+    sample = review.sample(splits, 99, 0)
+    assert collections.Counter(split for split, _ in sample) == {"train": 10, "eval": 1}
+    assert len(set(sample)) == 11
 
 
 def test_both_orders_and_what_they_rest_on(few, tmp_path):
     page = written(few, tmp_path / "deep" / "review.html")
     seen = Tags(page)
     words = " ".join(seen.words.split())
-    for said in (
+    for text in (
         "3 of 3 records",
         "decided by given 1, rules 1",
         "30 rows rejected",
@@ -147,7 +149,7 @@ def test_both_orders_and_what_they_rest_on(few, tmp_path):
         "labelled rewrite, but no word changes",
         "too long: 29",
     ):
-        assert said in words, said
+        assert text in words, text
     assert page.count("labelled rewrite, but no word changes") == 1
     assert "▣1" in words and "▣2" in words
     assert "<mark>first</mark>" in page and "<mark>second</mark>" in page
@@ -184,8 +186,10 @@ def test_words_that_differ():
 
 
 def test_places_of_slots_that_stand_in_another_order():
-    (_, own), (order, other) = review.views(record("q", question="<image:1> and <image:0>: {image:0}?", answer="a"))
-    assert own.places == own.originals == [1, 0] and order == (1, 0)
+    (_, original), (order, other) = review.views(
+        record("q", question="<image:1> and <image:0>: {image:0}?", answer="a")
+    )
+    assert original.places == original.originals == [1, 0] and order == (1, 0)
     assert other.places == [1, 0] and other.originals == [0, 1] and "Image 2?" in other.question
 
 

@@ -57,7 +57,7 @@ def test_what_breaks_none(good):
 
 
 def test_duplicates_are_the_same_pictures_and_words():
-    seen = rules.Duplicates()
+    seen = rules.DuplicateFilter()
     assert [
         seen(*case)
         for case in (
@@ -84,7 +84,7 @@ def test_duplicates_are_the_same_pictures_and_words():
     ],
 )
 def test_a_sign_makes_another_question(one, other):
-    seen = rules.Duplicates()
+    seen = rules.DuplicateFilter()
     assert seen("1", one, [b"a"]) is seen("2", other, [b"a"]) is None
     assert (seen("3", one, [b"a"]), seen("4", f" {other}\n", [b"a"])) == ("as 1", "as 2")
 

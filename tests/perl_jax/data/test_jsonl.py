@@ -39,7 +39,7 @@ def test_doctests():
 def test_the_example_comes_from_a_row(tmp_path):
     """As the stages after this one will make it: what is plain here is a symbol there."""
     row = one(tmp_path, OWN)
-    assert [picture() for picture in row.images] == [png(0), png(1)]
+    assert [image() for image in row.images] == [png(0), png(1)]
     assert (row.id, row.question, row.answer, row.source) == ("1", OWN["question"], OWN["answer"], "mine")
     assert (row.choices, row.kind, row.order_effect, row.movable) == ([], None, None, None)
     assert source.EXAMPLE["question"] == f"<image:0><image:1>\n{row.question}"
@@ -59,7 +59,7 @@ def test_every_column_is_read(tmp_path):
     }
     made = one(tmp_path, row)
     assert (made.id, made.choices, made.answer, made.source, made.kind) == ("7", ["a", "2"], "2", "cats", "choice")
-    assert (made.order_effect, made.movable, made.reason) == ("invariant", [1, 0], "said in the file")
+    assert (made.order_effect, made.movable, made.reason) == ("invariant", [1, 0], "given in the file")
 
 
 def test_symbols_and_slots_pass_through(tmp_path):
@@ -70,21 +70,21 @@ def test_symbols_and_slots_pass_through(tmp_path):
     assert one(tmp_path, {"question": "1 + 1?", "answer": "2"}).images == []
 
 
-def test_pictures_come_in_every_way(tmp_path):
+def test_images_come_in_every_way(tmp_path):
     text = base64.b64encode(png(5)).decode()
     made = one(tmp_path, OWN | {"images": [str(tmp_path / "a.png"), text, {"path": "b.png"}]})
-    assert [picture() for picture in made.images] == [png(0), png(5), png(1)]
+    assert [image() for image in made.images] == [png(0), png(5), png(1)]
     assert one(tmp_path, OWN | {"images": "c.png"}).images[0]() == png(2)
 
 
-def test_a_picture_outside_costs_its_row_later(tmp_path):
-    """Pictures are read by the stages that need them; the line says what is wrong."""
+def test_an_image_outside_costs_its_row_later(tmp_path):
+    """Images are read by the stages that need them; the line says what is wrong."""
     folder = tmp_path / "set"
     folder.mkdir()
     (row,) = source.records(str(jsonl(folder / "mine.jsonl", OWN | {"images": ["../a.png", "http://host/a.png"]})))
-    for picture, words in zip(row.images, ("climbs out", "download it")):
+    for image, words in zip(row.images, ("leaves its folder", "download it")):
         with pytest.raises(InputError, match=words):
-            picture()
+            image()
 
 
 @pytest.mark.parametrize(
@@ -127,7 +127,7 @@ def test_columns_are_renamed(tmp_path):
     ("columns", "words"),
     [
         ({"question": "nothing"}, "no column 'nothing' for question; it has images, question, answer"),
-        ({"frage": "question"}, "no column 'frage'.*id, images, question"),
+        ({"frage": "question"}, "'frage' is none of the columns id, images, question"),
     ],
 )
 def test_a_column_that_is_not_there_ends_the_run(tmp_path, columns, words):
@@ -176,7 +176,7 @@ def verl(name, count, **more):
 def test_verl_parquet(tmp_path):
     (made,) = source.records(str(parquet(tmp_path / "train.parquet", [verl("geometry3k", 2)])))
     assert (made.question, made.answer, made.source) == ("<image><image>Which?", "A", "geometry3k")
-    assert [picture() for picture in made.images] == [png(0), png(1)]
+    assert [image() for image in made.images] == [png(0), png(1)]
     assert made.order_effect is None
 
 
@@ -207,8 +207,8 @@ def test_trl_prompts(tmp_path, column, value, answer):
     for part, name in zip((parts[0], parts[2]), ("b.png", "c.png")):
         part["image"] = name
     del row["images"]
-    assert [picture() for picture in one(tmp_path, row).images] == [png(1), png(2)]
-    assert "of their own" in refused(tmp_path, row | {"images": ["a.png"]})
+    assert [image() for image in one(tmp_path, row).images] == [png(1), png(2)]
+    assert "both in its messages and in a column" in refused(tmp_path, row | {"images": ["a.png"]})
 
 
 def test_a_json_list(tmp_path):

@@ -25,7 +25,7 @@ def test_doctests():
 
 
 def test_the_example_comes_from_mmk12(tmp_path):
-    """As the stages after this one will make it: the picture's slot comes with them."""
+    """As the stages after this one will make it: the image's slot comes with them."""
     parquet(tmp_path / "data" / "train-00000-of-00001.parquet", [ROW | {"id": None}, ROW], MMK12)
     parquet(tmp_path / "data" / "test-00000-of-00001.parquet", [ROW], MMK12)
     first, second = k12.records(str(tmp_path))
@@ -66,9 +66,9 @@ def mm_eureka(name, branch, answer="3"):
 
 @pytest.mark.parametrize("branch", ["internvl", "qwen"])
 def test_mm_eureka_jsonl(tmp_path, branch):
-    """Its paths are the authors'; a blank picture stands for none."""
-    pictures = {"1.png": png(3), "2.png": blank(), "3.png": blank((200, 224)), "4.png": png(1, (224, 224))}
-    zipped(tmp_path / "pictures.zip", {f"train/images/{name}": data for name, data in pictures.items()})
+    """Its paths are the authors'; a blank image stands for none."""
+    images = {"1.png": png(3), "2.png": blank(), "3.png": blank((200, 224)), "4.png": png(1, (224, 224))}
+    zipped(tmp_path / "pictures.zip", {f"train/images/{name}": data for name, data in images.items()})
     jsonl(tmp_path / "train.jsonl", *[mm_eureka(f"{i}.png", branch) for i in range(1, 6)], b"half a line")
     *made, last = k12.records(str(tmp_path))
     assert [row.question for row in made] == ["How many?"] * 5
@@ -129,8 +129,8 @@ def test_a_folder_that_is_none_is_named(tmp_path, monkeypatch):
     for path in (None, str(tmp_path), str(tmp_path / "nowhere")):
         with pytest.raises(InputError, match=r"FOLDER|parquet"):
             list(k12.records(path))
-    asked = []
-    monkeypatch.setattr(hub_files, "download", lambda *args: asked.append(args))
+    requested = []
+    monkeypatch.setattr(hub_files, "download", lambda *args: requested.append(args))
     with pytest.raises(InputError, match="parquet"):
         list(k12.records(str(tmp_path), download=True))
-    assert asked == [("FanqingM/MMK12", str(tmp_path), ["data/train-*"])]
+    assert requested == [("FanqingM/MMK12", str(tmp_path), ["data/train-*"])]

@@ -1,4 +1,4 @@
-"""Conversations as the hub publishes them become one row a question, with the pictures that it is about."""
+"""Conversations as the hub publishes them become one row a question, with the images that it is about."""
 
 import json
 
@@ -16,7 +16,7 @@ def row(source, count, *texts, **changes):
 
 
 def publish(tmp_path, **configs):
-    """The folder of a snapshot on the `main` revision: Parquet without pictures, and a zip of them, for each config."""
+    """The folder of a snapshot on the `main` revision: Parquet without images, and a zip of them, for each config."""
     for config, rows in configs.items():
         folder = tmp_path / config.replace("__", "-")
         parquet(folder / "train-00000-of-00001.parquet", rows, MANTIS)
@@ -30,7 +30,7 @@ def read(tmp_path, source, count, *texts, **changes):
 
 
 def shown(made):
-    return [picture() for picture in made.images]
+    return [image() for image in made.images]
 
 
 def test_the_example_comes_from_a_row(tmp_path):
@@ -142,7 +142,7 @@ def test_configs_are_those_of_the_folder(tmp_path):
         list(mantis.records(folder, configs="nlvr2,dreamsim"))
 
 
-def test_a_config_in_parts_and_unpacked_pictures(tmp_path):
+def test_a_config_in_parts_and_unpacked_images(tmp_path):
     folder = tmp_path / "nlvr2"
     for part in range(2):
         parquet(folder / f"train-0000{part}-of-00002.parquet", [row("nlvr2", 2, "a", "b")] * 2, MANTIS)
@@ -161,7 +161,7 @@ def test_a_config_in_parts_and_unpacked_pictures(tmp_path):
 
 
 def test_the_script_revision_and_a_json_list(tmp_path):
-    """One names pictures by where they were unpacked, the other by paths from its own folder."""
+    """One names images by where they were unpacked, the other by paths from its own folder."""
     absolute = row("nlvr2", 0, "a", "b", images=[{"bytes": None, "path": "/home/them/nlvr2/train_images/1.png"}])
     (made,) = mantis.records(publish(tmp_path / "script", nlvr2=[absolute]))
     assert shown(made) == [png(1)]
@@ -184,21 +184,21 @@ def test_a_folder_that_is_none_is_named(tmp_path):
 
 
 def test_a_download_names_its_configs(tmp_path, monkeypatch):
-    asked = []
+    requested = []
 
     def fetch(*args):
-        asked.append(args)
+        requested.append(args)
         publish(tmp_path, nlvr2=[row("nlvr2", 1, "a", "b")])
 
     monkeypatch.setattr(hub_files, "download", fetch)
     assert len(list(mantis.records(str(tmp_path), configs="nlvr2", download=True))) == 1
-    assert asked == [("TIGER-Lab/Mantis-Instruct", str(tmp_path), ["nlvr2/train*"])]
-    with pytest.raises(InputError, match="which configs"):
+    assert requested == [("TIGER-Lab/Mantis-Instruct", str(tmp_path), ["nlvr2/train*"])]
+    with pytest.raises(InputError, match="name the configs"):
         list(mantis.records(str(tmp_path), download=True))
 
 
 def test_what_is_no_text_never_reaches_a_reason(tmp_path):
-    """A reason is written to a file in UTF-8, which half a surrogate pair is not."""
+    """A reason is written to a file in UTF-8, which a lone surrogate is not."""
     bad = [
         row("\ud800", 0, "a", "b\0"),
         row("x", 0, "a", "b", conversation=[{"role": "\ud800", "content": "a"}]),

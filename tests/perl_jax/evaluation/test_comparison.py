@@ -71,7 +71,7 @@ def test_accuracy(three):
     ]
     text = comparison.markdown(three)
     assert "Mean, boxed: over mantis_eval, blink, which all rows of ours have" in text and "Mean, official" not in text
-    assert "† not the whole benchmark" in text and text.count("[1] github.com/alchemistyzz/PeRL") == 1
+    assert "† part of the benchmark" in text and text.count("[1] github.com/alchemistyzz/PeRL") == 1
 
 
 def test_what_is_printed(three):
@@ -140,7 +140,7 @@ def test_a_setting_that_is_not_said_is_not_one_that_is_none(tmp_path):
         evaluation_results.write(tmp_path / name, evaluation_results.rows(5), "d", settings={"samples": 1, **more})
         for name, more in (("a", {}), ("b", {"blind": None}), ("c", {"blind": "None"}), ("d", {"blind": None}))
     ]
-    assert "blind (a not said, b None)" in comparison.markdown(read(*made[:2]))
+    assert "blind (a not set, b None)" in comparison.markdown(read(*made[:2]))
     assert "blind (b None, c None)" in comparison.markdown(read(*made[1:3]))
     assert "Not the same" not in comparison.markdown(read(made[1], made[3]))
 
@@ -161,14 +161,14 @@ def test_the_page_holds_everything_and_no_script(three):
     for words in (
         "46.80",
         "McNemar's p",
-        "accuracy by place of the decisive picture: blink, boxed",
+        "accuracy by place of the decisive image: blink, boxed",
         "True answer: B",
         "answered better by PeRL than by base: 6",
         "order 2 3 1",
         "How the results were made",
         "70.80\xa0[1]",
         "temperature",
-        "Without pictures: ",
+        "Without images: ",
     ):
         assert words in seen.words, words
     assert len(page) < 3e6
@@ -177,6 +177,6 @@ def test_the_page_holds_everything_and_no_script(three):
 def test_a_benchmark_that_the_last_model_has_not(tmp_path):
     a = evaluation_results.write(tmp_path / "a", evaluation_results.rows(5, permuted=(3, 3)), "d")
     b = evaluation_results.write(tmp_path / "b", evaluation_results.rows(5), "d", protocol="official")
-    found = tables(read(a, b))
-    assert "Differences" not in found and found["Accuracy"][2][1:] == ["25.0% [11.2, 46.9] of 20 †", "–"]
-    assert "Questions to look at" not in Tags("".join(comparison.body(read(a, b)))).words
+    result = tables(read(a, b))
+    assert "Differences" not in result and result["Accuracy"][2][1:] == ["25.0% [11.2, 46.9] of 20 †", "–"]
+    assert "Example questions" not in Tags("".join(comparison.body(read(a, b)))).words

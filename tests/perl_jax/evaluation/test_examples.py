@@ -1,4 +1,4 @@
-"""Questions to look at: which they are, and that they are shown as they were asked."""
+"""Example questions: which they are, and that they are shown as they were asked."""
 
 import base64
 import io
@@ -31,8 +31,8 @@ def test_kinds():
     last = [row(q, ORDERS[0], right=q in (0, 1, 4)) for q in range(6)]
     last += [row(q, ORDERS[1], "permuted", right=q in (0, 4, 5)) for q in range(6)]
     last += [row(q, ORDERS[0], "control", right=q in (0, 2, 3, 4)) for q in range(6)]
-    found = questions(examples.kinds([first, model("PeRL", last)], KEY))
-    assert found == {
+    result = questions(examples.kinds([first, model("PeRL", last)], KEY))
+    assert result == {
         "answered better by PeRL than by GRPO": ["q4"],
         "answered worse by PeRL than by GRPO": ["q2", "q3"],
         "PeRL changes its answer with the order": ["q5", "q1"],  # q1 changed it in its own order, too
@@ -43,13 +43,13 @@ def test_kinds():
 def test_only_what_both_were_asked_is_compared():
     first = evaluation_results.rows(0, questions=4)
     first[1]["answer"] = "another"
-    first[2] |= {"fault": "picture missing", "texts": [""], "extracted": [None], "meaning": [None]}
-    found = examples.kinds([model("a", first), model("b", evaluation_results.rows(3, questions=3))], KEY)
-    assert questions(found) == {"answered better by b than by a": ["q0"]}
+    first[2] |= {"fault": "image missing", "texts": [""], "extracted": [None], "meaning": [None]}
+    result = examples.kinds([model("a", first), model("b", evaluation_results.rows(3, questions=3))], KEY)
+    assert questions(result) == {"answered better by b than by a": ["q0"]}
 
 
 def test_an_order_that_could_not_be_asked_is_no_flip():
-    rows = [row(0, ORDERS[0]), {**row(0, ORDERS[1], "permuted"), "fault": "picture missing", "meaning": [None]}]
+    rows = [row(0, ORDERS[0]), {**row(0, ORDERS[1], "permuted"), "fault": "image missing", "meaning": [None]}]
     assert examples.kinds([model("a", rows)], KEY) == []
 
 
@@ -72,7 +72,7 @@ def two(tmp_path):
     return [model("first", rows[0], data), model(f"last {ATTACK}", rows[1], data)]
 
 
-def test_cards_show_pictures_in_the_orders_asked(two):
+def test_cards_show_images_in_the_orders_asked(two):
     cards = examples.cards(two, KEY)
     seen = Tags("".join(cards))
     assert "script" not in seen.tags and f"{ATTACK} of last" in seen.words
@@ -80,15 +80,15 @@ def test_cards_show_pictures_in_the_orders_asked(two):
     assert "asked again in its original order: the same answer" in seen.words and "answer found: B" in seen.words
     [flips] = [card for card in cards if "changes its answer" in card]
     colours = [colour(value) for name, value in Tags(flips).attributes if name == "src"]
-    own = [[170, 51, 51], [51, 170, 51], [51, 51, 170]]
-    shown = [own[i] for order in ORDERS for i in order]  # q6, the order with another answer first
+    original = [[170, 51, 51], [51, 170, 51], [51, 51, 170]]
+    shown = [original[i] for order in ORDERS for i in order]  # q6, the order with another answer first
     assert np.abs(np.array(colours) - shown).max() < 12
     order = [flips.index(words) for words in ("the original order", "order 2 3 1", "order 3 1 2")]
     assert order == sorted(order) and flips.count("decisive") == 2 * 3
 
 
 def colour(source):
-    """That of a picture's corner."""
+    """That of an image's corner."""
     with Image.open(io.BytesIO(base64.b64decode(source.split(",")[1]))) as image:
         return image.convert("RGB").getpixel((5, 5))
 
@@ -106,7 +106,7 @@ def test_a_bounded_number_of_bounded_words(two):
 def test_words_alone_where_the_data_is_gone(two, tmp_path):
     gone = model("last", two[1].results[KEY].rows, tmp_path / "gone")
     text = "".join(examples.cards([gone], KEY))
-    assert "Without pictures: " in text and "gone holds no" in text and "<img" not in text and "True answer" in text
+    assert "Without images: " in text and "gone holds no" in text and "<img" not in text and "True answer" in text
     assert "<img" in "".join(examples.cards([two[0], gone], KEY))  # another result knows where they are
     fewer = evaluation_results.snapshot(tmp_path / "fewer", 3)
     assert "the data no longer has q6" in "".join(examples.cards([model("a", gone.results[KEY].rows, fewer)], KEY))
@@ -114,10 +114,10 @@ def test_words_alone_where_the_data_is_gone(two, tmp_path):
     assert "unknown benchmark" in "".join(examples.cards([other], ("unheard", "boxed")))
 
 
-def test_a_picture_that_cannot_be_read(two, monkeypatch):
-    monkeypatch.setattr("perl_jax.records.hub_files.Pictures.picture", lambda self, value: lambda: b"no picture")
+def test_an_image_that_cannot_be_read(two, monkeypatch):
+    monkeypatch.setattr("perl_jax.records.hub_files.ImageStore.reader", lambda self, value: lambda: b"no image")
     text = "".join(examples.cards(two, KEY))
-    assert "picture 1 cannot be shown" in text and "<img" not in text
+    assert "image 1 cannot be shown" in text and "<img" not in text
 
 
 def test_a_question_that_could_not_be_asked(two):
@@ -128,4 +128,4 @@ def test_a_question_that_could_not_be_asked(two):
     ]
     seen = Tags("".join(examples.cards([two[0], model("middle", rows), two[1]], KEY)))
     assert seen.words.count("could not be asked: " + ATTACK) == len(ORDERS)  # q2, of five that got better
-    assert seen.words.count("was not asked this") == len(ORDERS)
+    assert seen.words.count("not asked in this order") == len(ORDERS)

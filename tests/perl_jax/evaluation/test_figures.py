@@ -14,7 +14,7 @@ from scipy.stats import binomtest
 from models.errors import InputError
 from perl_jax.evaluation import figures as module
 from perl_jax.evaluation.consistency import consistency
-from perl_jax.evaluation.figures import against, figures, majority, markdown, pass_at
+from perl_jax.evaluation.figures import compare_with, figures, majority, markdown, pass_at
 
 
 def scored(name, correct, category="a", **changes):
@@ -48,7 +48,7 @@ def missing(name, samples=1, category="a"):
         name,
         [0.0] * samples,
         category,
-        fault="picture missing",
+        fault="image missing",
         texts=[""] * samples,
         lengths=[0] * samples,
         extracted=[None] * samples,
@@ -58,7 +58,7 @@ def missing(name, samples=1, category="a"):
 
 def result(rows, samples=1, macro=False, **changes):
     """A results.json, after a round trip through it."""
-    found = {
+    measured = {
         "benchmark": "blink",
         "protocol": "boxed",
         "judge": None,
@@ -74,7 +74,7 @@ def result(rows, samples=1, macro=False, **changes):
         "against": None,
         **changes,
     }
-    return json.loads(json.dumps(found, allow_nan=False))
+    return json.loads(json.dumps(measured, allow_nan=False))
 
 
 def test_doctests():
@@ -83,14 +83,16 @@ def test_doctests():
 
 def test_accuracy_over_questions_and_over_categories():
     rows = [*(scored(f"a{i}", [float(i < 6)]) for i in range(8)), *(scored(f"b{i}", [float(i)], "b") for i in range(2))]
-    found = figures(rows, 1, macro=True)
-    assert found["questions"] == 10 and found["headline"] == "macro"
-    assert found["micro"]["mean"] == pytest.approx(0.7) and found["macro"]["mean"] == pytest.approx((0.75 + 0.5) / 2)
+    measured = figures(rows, 1, macro=True)
+    assert measured["questions"] == 10 and measured["headline"] == "macro"
+    assert measured["micro"]["mean"] == pytest.approx(0.7) and measured["macro"]["mean"] == pytest.approx(
+        (0.75 + 0.5) / 2
+    )
     wilson = binomtest(7, 10).proportion_ci(method="wilson")
-    assert (found["micro"]["low"], found["micro"]["high"]) == pytest.approx(tuple(wilson))
-    assert found["macro"]["low"] < found["macro"]["mean"] < found["macro"]["high"]
-    assert found["categories"]["a"]["accuracy"]["mean"] == 0.75 and found["categories"]["b"]["questions"] == 2
-    assert figures(rows, 1, macro=False) == {**found, "headline": "micro"}
+    assert (measured["micro"]["low"], measured["micro"]["high"]) == pytest.approx(tuple(wilson))
+    assert measured["macro"]["low"] < measured["macro"]["mean"] < measured["macro"]["high"]
+    assert measured["categories"]["a"]["accuracy"]["mean"] == 0.75 and measured["categories"]["b"]["questions"] == 2
+    assert figures(rows, 1, macro=False) == {**measured, "headline": "micro"}
 
 
 def test_samples_of_a_question_do_not_narrow_its_interval():
@@ -105,18 +107,23 @@ def test_rates_are_of_responses_and_faults_count_as_wrong_questions_only():
         scored("2", [1.0, 1.0], "b", lengths=[20, 26]),
         missing("3", 2),
     ]
-    found = figures(rows, 2, False)
-    assert found["micro"]["mean"] == pytest.approx((0.5 + 1 + 0) / 3)
-    assert (found["responses"], found["failures"], found["truncated"], found["length"]) == (4, 0.25, 0.25, 30.0)
-    assert found["not_asked"] == {"picture missing": 1}
-    assert found["categories"]["a"]["questions"] == 2 and found["categories"]["a"]["failures"] == 0.5
-    assert found["categories"]["b"]["truncated"] == 0.0
+    measured = figures(rows, 2, False)
+    assert measured["micro"]["mean"] == pytest.approx((0.5 + 1 + 0) / 3)
+    assert (measured["responses"], measured["failures"], measured["truncated"], measured["length"]) == (
+        4,
+        0.25,
+        0.25,
+        30.0,
+    )
+    assert measured["not_asked"] == {"image missing": 1}
+    assert measured["categories"]["a"]["questions"] == 2 and measured["categories"]["a"]["failures"] == 0.5
+    assert measured["categories"]["b"]["truncated"] == 0.0
 
 
 def test_a_part_of_an_answer_is_credit_and_not_an_accuracy():
     rows = [scored("1", [1.0]), scored("2", [0.5]), scored("3", [2 / 3]), scored("4", [0.0])]
-    found = figures(rows, 1, False)
-    assert found["micro"]["mean"] == 0.25 and found["credit"]["mean"] == pytest.approx((1 + 1 / 2 + 2 / 3) / 4)
+    measured = figures(rows, 1, False)
+    assert measured["micro"]["mean"] == 0.25 and measured["credit"]["mean"] == pytest.approx((1 + 1 / 2 + 2 / 3) / 4)
     assert figures([scored("1", [1.0]), scored("2", [0.0])], 1, False)["credit"] is None
 
 
@@ -124,10 +131,10 @@ def test_a_part_of_an_answer_is_credit_and_not_an_accuracy():
 @pytest.mark.parametrize("samples", [1, 4])
 def test_nothing_to_count_is_null_and_no_crash(rows, samples):
     rows = [missing(row["id"], samples) for row in rows]
-    found = result(rows, samples, macro=True)
-    assert found["figures"]["failures"] is None and found["figures"]["length"] is None
-    assert found["figures"]["micro"]["mean"] == (0.0 if rows else None) == found["figures"]["macro"]["mean"]
-    assert "nan" not in markdown(found).lower()
+    measured = result(rows, samples, macro=True)
+    assert measured["figures"]["failures"] is None and measured["figures"]["length"] is None
+    assert measured["figures"]["micro"]["mean"] == (0.0 if rows else None) == measured["figures"]["macro"]["mean"]
+    assert "nan" not in markdown(measured).lower()
 
 
 @given(st.lists(st.booleans(), min_size=1, max_size=7), st.data())
@@ -139,11 +146,11 @@ def test_pass_at_k_is_the_share_of_subsets_with_a_right_answer(drawn, data):
 
 def test_pass_at_k_of_a_benchmark():
     rows = [scored("1", [1.0, 0.0, 0.0, 0.0, 0.0]), scored("2", [1.0] * 5), scored("3", [0.0] * 5), missing("4", 5)]
-    found = figures(rows, 5, False)
-    assert list(found["pass_at"]) == ["1", "2", "4", "5"]
-    means = [each["mean"] for each in found["pass_at"].values()]
+    measured = figures(rows, 5, False)
+    assert list(measured["pass_at"]) == ["1", "2", "4", "5"]
+    means = [each["mean"] for each in measured["pass_at"].values()]
     assert means == pytest.approx([(p + 1) / 4 for p in (1 / 5, 2 / 5, 4 / 5, 1)])
-    assert found["pass_at"]["1"] == pytest.approx(found["micro"])
+    assert measured["pass_at"]["1"] == pytest.approx(measured["micro"])
     assert list(figures(rows[:0], 8, False)["pass_at"]) == ["1", "2", "4", "8"]
     assert figures([scored("1", [1.0])], 1, False)["pass_at"] is None
 
@@ -210,29 +217,29 @@ def test_against_another_result():
         scored("neither", [0.0]),
         scored("no", [1.0]),
     ]
-    found = against(here, there)
-    assert (found["questions"], found["first_only"], found["second_only"]) == (11, 9, 0)
-    assert (found["only_here"], found["only_there"]) == (2, 2)
-    assert found["p"] == pytest.approx(binomtest(9, 9).pvalue)
-    assert found["difference"]["mean"] == pytest.approx(9 / 11) and found["difference"]["low"] > 0
-    back = against(there, here)
-    assert (back["first_only"], back["p"], back["difference"]["mean"]) == (0, found["p"], pytest.approx(-9 / 11))
+    measured = compare_with(here, there)
+    assert (measured["questions"], measured["first_only"], measured["second_only"]) == (11, 9, 0)
+    assert (measured["only_here"], measured["only_there"]) == (2, 2)
+    assert measured["p"] == pytest.approx(binomtest(9, 9).pvalue)
+    assert measured["difference"]["mean"] == pytest.approx(9 / 11) and measured["difference"]["low"] > 0
+    back = compare_with(there, here)
+    assert (back["first_only"], back["p"], back["difference"]["mean"]) == (0, measured["p"], pytest.approx(-9 / 11))
 
 
 def test_against_takes_the_first_response_for_the_test_and_all_for_the_difference():
-    found = against([scored("1", [0.0, 1.0, 1.0, 1.0])], [scored("1", [1.0])])
-    assert (found["first_only"], found["second_only"], found["p"]) == (0, 1, 1.0)
-    assert found["difference"]["mean"] == -0.25
+    measured = compare_with([scored("1", [0.0, 1.0, 1.0, 1.0])], [scored("1", [1.0])])
+    assert (measured["first_only"], measured["second_only"], measured["p"]) == (0, 1, 1.0)
+    assert measured["difference"]["mean"] == -0.25
 
 
 def test_against_what_shares_nothing():
     with pytest.raises(InputError, match="share none of their 1 and 2 questions"):
-        against([scored("1", [1.0])], [scored("2", [1.0]), scored("3", [1.0])])
+        compare_with([scored("1", [1.0])], [scored("2", [1.0]), scored("3", [1.0])])
 
 
 def test_results_in_words():
     rows = [*(scored(f"a{i}", [float(i % 2), 1.0], "a|b") for i in range(8)), missing("lost", 2, "c")]
-    other = against(rows, [scored(f"a{i}", [1.0, 1.0], "a|b") for i in range(8)])
+    other = compare_with(rows, [scored(f"a{i}", [1.0, 1.0], "a|b") for i in range(8)])
     text = markdown(
         result(
             rows,
@@ -251,7 +258,7 @@ def test_results_in_words():
         "samples 2, temperature 0.0",
         "8 questions asked of 1,200 rows",
         "malformed row (30), duplicate id (2)",
-        "wrong: picture missing (1)",
+        "wrong: image missing (1)",
         "**Partial**",
         "the mean over 2 categories",
         "## Against GRPO",

@@ -1,4 +1,4 @@
-"""A question in other orders of its pictures: its words, read without the code, mean the pictures that are shown."""
+"""A question in other orders of its images: its words, read without the code, mean the images that are shown."""
 
 import math
 
@@ -25,7 +25,7 @@ def case(request):
 
 
 @pytest.fixture
-def asked(case, tmp_path, monkeypatch):
+def ordered(case, tmp_path, monkeypatch):
     if case.benchmark == "records":
         (item,) = own_records(monkeypatch, record(case))
     else:
@@ -33,8 +33,8 @@ def asked(case, tmp_path, monkeypatch):
     return item, orders.in_orders(item, 1000, 0)
 
 
-def pictures(item: Item) -> str:
-    return "".join("abcde"[PNG.index(picture())] for picture in item.row.images)
+def images_shown(item: Item) -> str:
+    return "".join("abcde"[PNG.index(image())] for image in item.row.images)
 
 
 def words(case: Case, shown: str, text: str) -> str:
@@ -43,14 +43,19 @@ def words(case: Case, shown: str, text: str) -> str:
     return case.text_in(shown, text)
 
 
-def test_each_order_shows_what_its_words_mean(case, asked):
-    item, all_of_them = asked
-    own, *others = all_of_them
+def test_each_order_shows_what_its_words_mean(case, ordered):
+    item, all_of_them = ordered
+    original, *others = all_of_them
     names = "abcde"[: case.count]
-    assert own.is_original and own.fixed is None and own.item == item and not any(each.is_original for each in others)
+    assert (
+        original.is_original
+        and original.fixed is None
+        and original.item == item
+        and not any(each.is_original for each in others)
+    )
     assert len(all_of_them) == math.factorial(case.count - len(case.fixed)) == len({each.order for each in all_of_them})
     for each in all_of_them:
-        shown = pictures(each.item)
+        shown = images_shown(each.item)
         assert [names[place] for place in each.shown] == list(shown) == [names[image] for image in each.order]
         assert all(shown.index(name) == names.index(name) for name in case.fixed)
         assert each.place == (shown.index(case.decisive) if case.decisive else None)
@@ -60,31 +65,31 @@ def test_each_order_shows_what_its_words_mean(case, asked):
         assert each.item.row.answer == words(case, shown, case.right(shown))
 
 
-def test_own_words_are_those_without_other_orders(case, asked):
-    item, (own, *others) = asked
+def test_own_words_are_those_without_other_orders(case, ordered):
+    item, (original, *others) = ordered
     (alone,) = orders.in_orders(item, 0, 0)
     assert alone.item == item and (alone.record, alone.place, alone.fixed) == (None, None, None)
     benchmark = find(case.benchmark)
-    assert benchmark.prompt(own.item, "boxed") == benchmark.prompt(alone.item, "boxed")
-    slots = [benchmark.prompt(each.item, "boxed")[0]["content"].count("<image>") for each in (own, *others)]
+    assert benchmark.prompt(original.item, "boxed") == benchmark.prompt(alone.item, "boxed")
+    slots = [benchmark.prompt(each.item, "boxed")[0]["content"].count("<image>") for each in (original, *others)]
     assert set(slots) == {case.count}
 
 
-def test_scores_and_meanings(case, asked):
-    """The same picture or choice means the same in all orders, and another one something else."""
-    _, all_of_them = asked
+def test_scores_and_meanings(case, ordered):
+    """The same image or choice means the same in all orders, and another one something else."""
+    _, all_of_them = ordered
     score, meanings, stuck = find(case.benchmark).score, {}, set()
     for each in all_of_them:
-        shown = pictures(each.item)
+        shown = images_shown(each.item)
         first = case.count - len(case.choices)
         letters = "ABCDE"[: len(case.choices)]
-        told = dict(zip(shown[first:] if case.bound else letters, letters))
+        sample = dict(zip(shown[first:] if case.bound else letters, letters))
         if not case.choices:
-            told = {answer: words(case, shown, answer) for answer in (*case.wrong, case.answer)}
-        for thing, answer in told.items():
-            found = score(each.item, rf"\boxed{{{answer}}}", "boxed")
-            assert found.correct == (thing in (case.answer, case.decisive if case.bound else None)), (thing, answer)
-            meaning = orders.meaning(each, found.extracted, found.correct == 1)
+            sample = {answer: words(case, shown, answer) for answer in (*case.wrong, case.answer)}
+        for thing, answer in sample.items():
+            results = score(each.item, rf"\boxed{{{answer}}}", "boxed")
+            assert results.correct == (thing in (case.answer, case.decisive if case.bound else None)), (thing, answer)
+            meaning = orders.meaning(each, results.extracted, results.correct == 1)
             assert meanings.setdefault(thing, meaning) == meaning
         if case.choices:
             stuck.add(orders.meaning(each, "A", each.item.row.answer == "A"))
@@ -95,12 +100,12 @@ def test_scores_and_meanings(case, asked):
         assert (len(stuck) > 1) == case.bound
 
 
-def test_a_wrong_picture_means_the_same_in_any_words(tmp_path):
+def test_a_wrong_image_means_the_same_in_any_words(tmp_path):
     case = next(case for case in CASES if case.answer == "Image {c.n}")
     for each in orders.in_orders(load(case, tmp_path), 1000, 0):
-        place = Place(pictures(each.item).index("a"))
-        said = [f"Image {place.n}", f"the {place.nth} image", str(place.n), f"image {place.n}.", f"({place.n})"]
-        assert {orders.meaning(each, text, False) for text in said} == {"image 1"}
+        place = Place(images_shown(each.item).index("a"))
+        fields = [f"Image {place.n}", f"the {place.nth} image", str(place.n), f"image {place.n}.", f"({place.n})"]
+        assert {orders.meaning(each, text, False) for text in fields} == {"image 1"}
         assert orders.meaning(each, f"the dog of image {place.n}", False) == "the dog of image 1"
         nothing = (None, "", "$$", "...", '""', r"\(\)", "$" * 2000)
         assert {orders.meaning(each, text, False) for text in nothing} == {None}
@@ -108,46 +113,46 @@ def test_a_wrong_picture_means_the_same_in_any_words(tmp_path):
         assert orders.meaning(each, "A cat.", False) == orders.meaning(each, "a cat", False) == "a cat"
 
 
-def plain(question: str, answer: str, count: int, choices=(), kind=None, **more) -> Item:
+def item_of(question: str, answer: str, count: int, choices=(), kind=None, **more) -> Item:
     images = [(lambda place=place: place) for place in range(count)]
     row = Row("q", images, question, answer, "mine", choices=list(choices), kind=kind, **more)
     return Item(row, "", {})
 
 
-RETRIEVAL = plain("Which of the images shows a cat?", "the third image", 5)
+RETRIEVAL = item_of("Which of the images shows a cat?", "the third image", 5)
 
 
 @pytest.mark.parametrize("count", [1, 3, 119, 500])
 def test_how_many_orders_and_which(count):
-    found = [each.order for each in orders.in_orders(RETRIEVAL, count, 7)]
-    assert found[0] == (0, 1, 2, 3, 4) and len(set(found)) == len(found) == min(count, 119) + 1
-    assert found == [each.order for each in orders.in_orders(RETRIEVAL, count, 7)]
-    assert [each.order for each in orders.in_orders(RETRIEVAL, 500, 7)][: count + 1] == found
+    results = [each.order for each in orders.in_orders(RETRIEVAL, count, 7)]
+    assert results[0] == (0, 1, 2, 3, 4) and len(set(results)) == len(results) == min(count, 119) + 1
+    assert results == [each.order for each in orders.in_orders(RETRIEVAL, count, 7)]
+    assert [each.order for each in orders.in_orders(RETRIEVAL, 500, 7)][: count + 1] == results
     other = RETRIEVAL._replace(row=RETRIEVAL.row._replace(id="r"))
     drawn = {orders.in_orders(one, 1, seed)[1].order for one in (RETRIEVAL, other) for seed in range(9)}
     assert len(drawn) > 9, "another seed or id, another order"
 
 
-def test_many_pictures_are_drawn_and_not_counted_up():
-    many = plain("Which of the following images shows a cat?", "image 30", 32)
-    found = orders.in_orders(many, 20, 0)
-    assert len({each.order for each in found}) == 21
-    for each in found:
-        assert each.shown == list(each.order) == [picture() for picture in each.item.row.images]
+def test_many_images_are_drawn_and_not_counted_up():
+    many = item_of("Which of the following images shows a cat?", "image 30", 32)
+    results = orders.in_orders(many, 20, 0)
+    assert len({each.order for each in results}) == 21
+    for each in results:
+        assert each.shown == list(each.order) == [image() for image in each.item.row.images]
         assert each.place == each.order.index(29) and each.item.row.answer == f"image {each.place + 1}"
 
 
 @settings(max_examples=40, deadline=None)
 @given(st.integers(2, 8), st.data(), st.integers(0, 99))
-def test_the_place_is_where_the_decisive_picture_stands(count, data, seed):
+def test_the_place_is_where_the_decisive_image_stands(count, data, seed):
     number = data.draw(st.integers(1, count))
-    asks = plain("Which image is brighter?", f"Image {number}", count)
-    names = plain(f"Is image {number} red?", "yes", count)
-    chooses = plain("Which image?", "B", count, ["none", f"image {number}"], "choice")
+    asks = item_of("Which image is brighter?", f"Image {number}", count)
+    names = item_of(f"Is image {number} red?", "yes", count)
+    chooses = item_of("Which image?", "B", count, ["none", f"image {number}"], "choice")
     for item in (asks, names, chooses):
         for each in orders.in_orders(item, 3, seed):
             assert each.shown[each.place] == number - 1
-    two = plain(f"Is image {number} like image {number % count + 1}?", "yes", count)
+    two = item_of(f"Is image {number} like image {number % count + 1}?", "yes", count)
     assert {each.place for each in orders.in_orders(two, 3, seed)} == {None}
 
 
@@ -163,25 +168,25 @@ def test_records_keep_what_must_not_move_and_count_places_as_shown(monkeypatch):
     for each in orders.in_orders(turned, 99, 0):
         place = int(each.item.row.answer.removeprefix("image ")) - 1
         assert each.order[place] == 2 and PNG.index(each.item.row.images[each.place]()) == 2
-        assert [turned.row.images[shown]() for shown in each.shown] == [picture() for picture in each.item.row.images]
+        assert [turned.row.images[shown]() for shown in each.shown] == [image() for image in each.item.row.images]
     assert [each.fixed for each in orders.in_orders(fixed, 9, 0)] == [orders.FIXED]
 
 
 @pytest.mark.parametrize(
     ("item", "why"),
     [
-        (plain("Is it red?", "yes", 1), "one picture"),
-        (plain("Is it red?", "yes", 0), "no picture"),
-        (plain("What happens next?", "rain", 2), orders.FIXED),
-        (plain("Is <image> like <image>?", "yes", 2), orders.INSIDE),
-        (plain("Which image?", "B", 2, order_effect="fixed", reason="a film"), orders.FIXED),
-        (plain("Which one is a cat?", "B", 4, kind="choice"), orders.UNBOUND),
-        (plain("<image>Is it red?", "yes", 2), "text and images do not fit"),
-        (plain("Is image 5 red?", "yes", 2), "names an image that is not there"),
-        (plain("Is {image:7} red?", "yes", 2), "text and images do not fit"),
-        (plain("Which?", "B", 3, ["<image><image>", "<image>"], "choice"), "fewer than two pictures can move"),
-        (plain("Is it red?", "yes", 3, order_effect="rewrite", movable=[1]), "fewer than two pictures can move"),
-        (plain("Is it red?", "yes", 3, order_effect="rewrite", movable=[1, 7]), "text and images do not fit"),
+        (item_of("Is it red?", "yes", 1), "one image"),
+        (item_of("Is it red?", "yes", 0), "no image"),
+        (item_of("What happens next?", "rain", 2), orders.FIXED),
+        (item_of("Is <image> like <image>?", "yes", 2), orders.INSIDE),
+        (item_of("Which image?", "B", 2, order_effect="fixed", reason="a film"), orders.FIXED),
+        (item_of("Which one is a cat?", "B", 4, kind="choice"), orders.UNBOUND),
+        (item_of("<image>Is it red?", "yes", 2), "text and images do not fit"),
+        (item_of("Is image 5 red?", "yes", 2), "names a missing image"),
+        (item_of("Is {image:7} red?", "yes", 2), "text and images do not fit"),
+        (item_of("Which?", "B", 3, ["<image><image>", "<image>"], "choice"), "fewer than two images can move"),
+        (item_of("Is it red?", "yes", 3, order_effect="rewrite", movable=[1]), "fewer than two images can move"),
+        (item_of("Is it red?", "yes", 3, order_effect="rewrite", movable=[1, 7]), "text and images do not fit"),
     ],
 )
 def test_why_a_question_is_asked_in_its_own_order_alone(item, why):
@@ -191,8 +196,8 @@ def test_why_a_question_is_asked_in_its_own_order_alone(item, why):
     assert orders.meaning(alone, "B", False) is None
 
 
-def test_letters_that_the_question_itself_explains_do_not_bind_pictures():
-    item = plain("How long is AB?\nA. 1 cm B. 2 cm", "B", 2, kind="choice")
+def test_letters_that_the_question_itself_explains_do_not_bind_images():
+    item = item_of("How long is AB?\nA. 1 cm B. 2 cm", "B", 2, kind="choice")
     assert {each.item.row.answer for each in orders.in_orders(item, 9, 0)} == {"B"} and orders.movable(item)["images"]
 
 
@@ -214,7 +219,7 @@ TEXT = st.lists(st.sampled_from([
     st.lists(TEXT, max_size=3),
 )
 def test_whatever_a_row_says_the_run_goes_on(question, answer, choices, count, kind, effect, extracted):
-    item = plain(question, answer, count, choices, kind, order_effect=effect)
+    item = item_of(question, answer, count, choices, kind, order_effect=effect)
     for each in orders.in_orders(item, 4, 0):
         assert sorted(each.shown) == list(range(count)) and len(each.item.row.choices) == len(choices)
         assert each.place is None or 0 <= each.place < count

@@ -29,7 +29,7 @@ def test_all_plots(tmp_path):
     assert [title.split(";")[0].split(",")[0] for title in titles] == [
         "accuracy",
         "flip rate ●",
-        "accuracy by place of the decisive picture: blink",
+        "accuracy by place of the decisive image: blink",
     ]
     assert all(svg.startswith(b"<?xml") for svg in svgs) and len(svgs) == 3
     assert b"#8c959f" in svgs[0]  # what is printed for BLINK

@@ -68,12 +68,12 @@ def test_orders_of_one_question_count_as_one_question():
 
 
 def test_chance_is_what_the_answer_key_gives_away():
-    own = [row(name, answer=answer) for name, answer in zip("abcd", "1112")]
+    original = [row(name, answer=answer) for name, answer in zip("abcd", "1112")]
     drawn = [row(name, (1, 0), False, answer=answer) for name, answer in zip("abcd", "2211")]
     alone = [row("s", (0,), answer="7"), row("t", (0,), answer="8")]
     elsewhere = row("e", source="other", answer="9")
-    found = statistics.chance([*own, *drawn, *alone, elsewhere])
-    means = {name: np.mean(list(values.values())) for name, values in found.items() if values}
+    result = statistics.chance([*original, *drawn, *alone, elsewhere])
+    means = {name: np.mean(list(values.values())) for name, values in result.items() if values}
     at = [0.75, 0.75, 0.75, 0.25]
     expected = {"accuracy": (sum(at) + 1) / 5, "permuted": 0.5, "consistent": sum(at) / 4 * 0.5, "single": 0.5}
     assert means == pytest.approx(expected)
@@ -125,9 +125,9 @@ def test_bootstrap_within_groups_is_that_of_drawing_within_them():
     rng = np.random.default_rng(9)
     means = [group[rng.integers(0, len(group), (10_000, len(group)))].mean(1) for group in groups]
     expected = np.quantile(np.mean(means, 0), (0.025, 0.975))
-    found = statistics.stratified_bootstrap(groups)
-    assert found == pytest.approx(expected, abs=0.006)
-    assert np.diff(found) < np.diff(statistics.paired_bootstrap(groups[0])), "three groups vary less than one"
+    result = statistics.stratified_bootstrap(groups)
+    assert result == pytest.approx(expected, abs=0.006)
+    assert np.diff(result) < np.diff(statistics.paired_bootstrap(groups[0])), "three groups vary less than one"
     assert statistics.stratified_bootstrap([[1.0], [0.0, 0.0]]) == (0.5, 0.5)
     assert all(map(math.isnan, statistics.stratified_bootstrap([])))
 
@@ -139,18 +139,18 @@ def test_mcnemar_is_an_exact_test_on_what_differs(pairs):
     one, other = (sum(a and not b for a, b in each) for each in (pairs, [(b, a) for a, b in pairs]))
     least, n = min(one, other), one + other
     p = min(1, 2 * sum(math.comb(n, i) for i in range(least + 1)) / 2**n)  # both tails of a fair coin's n throws
-    found = statistics.mcnemar(first, second)
-    assert found == (one, other, pytest.approx(p))
-    assert statistics.mcnemar(second, first) == (other, one, found.p)
+    result = statistics.mcnemar(first, second)
+    assert result == (one, other, pytest.approx(p))
+    assert statistics.mcnemar(second, first) == (other, one, result.p)
 
 
 def test_an_estimate_goes_to_json_and_back():
     there = statistics.proportion({"a": 1.0, "b": 0.0})
-    assert statistics.Estimate.read(json.loads(json.dumps(there.plain(), allow_nan=False))) == there
-    nothing = statistics.proportion({}).plain()
+    assert statistics.Estimate.from_json(json.loads(json.dumps(there.to_json(), allow_nan=False))) == there
+    nothing = statistics.proportion({}).to_json()
     assert nothing == {"mean": None, "low": None, "high": None, "questions": 0}
-    assert math.isnan(statistics.Estimate.read(nothing).mean)
-    assert statistics.percent(statistics.Estimate.read(nothing)) == "–"
+    assert math.isnan(statistics.Estimate.from_json(nothing).mean)
+    assert statistics.percent(statistics.Estimate.from_json(nothing)) == "–"
 
 
 def test_counts_in_words():
@@ -164,8 +164,8 @@ def test_difference_pairs_by_question_whatever_the_order_of_rows():
     first, last = random_rows(1), random_rows(2)
     expected = statistics.difference(statistics.measures(last)["permuted"], statistics.measures(first)["permuted"])
     shuffled = [first[i] for i in np.random.default_rng(0).permutation(len(first))]
-    found = statistics.difference(statistics.measures(last)["permuted"], statistics.measures(shuffled)["permuted"])
-    assert found == expected
+    result = statistics.difference(statistics.measures(last)["permuted"], statistics.measures(shuffled)["permuted"])
+    assert result == expected
     same = statistics.difference(statistics.measures(first)["permuted"], statistics.measures(shuffled)["permuted"])
     assert same == (0, 0, 0, 30) and not same.separated
 
@@ -173,8 +173,8 @@ def test_difference_pairs_by_question_whatever_the_order_of_rows():
 def test_a_question_asked_otherwise_is_not_paired():
     rows = [row("a"), row("b"), row("c")]
     other = [row("a", correct=False), row("b", answer="2"), row("c", order=(1, 0))]
-    found = statistics.difference(statistics.measures(rows)["accuracy"], statistics.measures(other)["accuracy"])
-    assert found == (1, 1, 1, 1)
+    result = statistics.difference(statistics.measures(rows)["accuracy"], statistics.measures(other)["accuracy"])
+    assert result == (1, 1, 1, 1)
 
 
 def test_separated_is_an_interval_without_0():
@@ -183,8 +183,8 @@ def test_separated_is_an_interval_without_0():
 
 
 def test_changed_questions_by_what_they_gained():
-    def question(name, own, moved):
-        return [row(name, correct=own), row(name, (1, 0), False, correct=moved)]
+    def question(name, original, moved):
+        return [row(name, correct=original), row(name, (1, 0), False, correct=moved)]
 
     before = [*question("up", 0, 1), *question("down", 1, 1), *question("swap", 0, 1), *question("same", 1, 0)]
     after = [
@@ -194,10 +194,10 @@ def test_changed_questions_by_what_they_gained():
         *question("down", 0, 1),
         *question("up", 1, 1),
     ]
-    found = statistics.changed(after, before)
-    names = [[old[0]["id"] for old, _ in kind] for kind in found]
+    result = statistics.changed(after, before)
+    names = [[old[0]["id"] for old, _ in kind] for kind in result]
     assert names == [["up"], ["down"], ["swap"]]
-    assert [[each["correct"] for each in side] for side in found.gained[0]] == [[0, 1], [1, 1]]
+    assert [[each["correct"] for each in side] for side in result.gained[0]] == [[0, 1], [1, 1]]
 
 
 def test_tables_say_what_is_not_separated():

@@ -1,4 +1,4 @@
-"""A filter's table adds up, says why a target was missed, and its picture is drawn for any number of sources."""
+"""A filter's table adds up, says why a target was missed, and its image is drawn for any number of sources."""
 
 import numpy as np
 import pytest
@@ -26,7 +26,7 @@ def test_the_table_adds_up(sources):
     assert len(table.rows) == (sources + 1 if sources > 1 else 1), "one source is all"
     for row in table.rows:
         counts = dict(zip(table.header, row))
-        assert sum(int(counts[fate]) for fate in selection.FATES) == int(counts["records"])
+        assert sum(int(counts[outcome]) for outcome in selection.OUTCOMES) == int(counts["records"])
         assert float(counts["mean after"]) == pytest.approx(0.38, abs=0.05)
     assert [int(row[1]) for row in table.rows[:sources]] == sorted((30 + s for s in range(sources)), reverse=True)
     assert int(table.rows[-1][1]) == len(records)
@@ -37,7 +37,7 @@ def test_the_table_adds_up(sources):
     [
         ([0.6, 0.8] * 40, "no record of the band is harder"),
         ([0.1, 0.2] * 40, "no record of the band is easier"),
-        ([0.8] * 3000 + [0.3] * 2, "too many are easy, and the furthest off are thinned to 2% already"),
+        ([0.8] * 3000 + [0.3] * 2, "too many are easy, and the furthest are already thinned to 2%"),
         ([0.3, 0.6, 0.6], "the records are too few to come nearer"),
         ([0.0, 1.0], "no record is kept"),
     ],
@@ -54,14 +54,14 @@ def test_a_target_that_is_met_is_not_told():
 
 
 @pytest.mark.parametrize("sources", [1, 2, 12])
-def test_the_picture(tmp_path, sources):
+def test_the_image(tmp_path, sources):
     """It shows something, and no more panels than fit, of all records."""
     records = some(sources)
-    fates = selection.select(records, **BAND)
-    filter_report.histogram(records, fates, tmp_path / "a.png", **BAND, rollouts=10)
-    with Image.open(tmp_path / "a.png") as picture:
-        assert picture.format == "PNG" and min(picture.size) > 300
-        assert {(11, 95, 179), (182, 190, 200)} <= {colour for _, colour in picture.convert("RGB").getcolors(10**6)}
+    outcomes = selection.select(records, **BAND)
+    filter_report.histogram(records, outcomes, tmp_path / "a.png", **BAND, rollouts=10)
+    with Image.open(tmp_path / "a.png") as image:
+        assert image.format == "PNG" and min(image.size) > 300
+        assert {(11, 95, 179), (182, 190, 200)} <= {colour for _, colour in image.convert("RGB").getcolors(10**6)}
     panels = filter_report._panels(records)
     assert len(panels) == {1: 1, 2: 3, 12: 9}[sources]
     parts = panels[1:] if sources > 1 else panels

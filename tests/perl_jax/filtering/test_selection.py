@@ -21,8 +21,8 @@ def candidates(accuracies, source: str = "s") -> list[Candidate]:
 
 
 def kept(records, target: float = 0.38, seed: int = 0) -> list[Candidate]:
-    fates = selection.select(records, LOW, HIGH, target, seed)
-    return [record for record in records if fates[record.id] == "kept"]
+    outcomes = selection.select(records, LOW, HIGH, target, seed)
+    return [record for record in records if outcomes[record.id] == "kept"]
 
 
 def test_examples():
@@ -32,11 +32,11 @@ def test_examples():
 @given(ACCURACIES, TARGETS)
 def test_only_the_band_is_kept(accuracies, target):
     records = candidates(accuracies)
-    fates = selection.select(records, LOW, HIGH, target)
-    assert list(fates) == [record.id for record in records]
+    outcomes = selection.select(records, LOW, HIGH, target)
+    assert list(outcomes) == [record.id for record in records]
     for record in records:
         place = "below" if record.accuracy < LOW else "above" if record.accuracy > HIGH else "inside"
-        assert fates[record.id] in (("thinned", "kept") if place == "inside" else (place,))
+        assert outcomes[record.id] in (("thinned", "kept") if place == "inside" else (place,))
 
 
 def test_the_band_holds_its_ends_and_what_is_not_measured_or_blind_has_a_fate_of_its_own():
@@ -71,9 +71,9 @@ def test_the_mean_comes_to_the_target_where_no_share_is_at_its_least(accuracies,
 def test_what_is_kept_is_what_the_shares_say_to_within_a_record(accuracies, target):
     inside = [accuracy for accuracy in accuracies if LOW <= accuracy <= HIGH]
     share = selection.shares(inside, target)
-    found = [record.accuracy for record in kept(candidates(accuracies), target)]
-    assert abs(len(found) - share.sum()) <= 0.5 + 1e-6
-    assert abs(sum(found) - (share * inside).sum()) <= 1
+    values = [record.accuracy for record in kept(candidates(accuracies), target)]
+    assert abs(len(values) - share.sum()) <= 0.5 + 1e-6
+    assert abs(sum(values) - (share * inside).sum()) <= 1
 
 
 @pytest.mark.parametrize("mixture", [(1, 1), (2, 1), (1, 1.5), (0.3, 0.3)])
@@ -81,7 +81,7 @@ def test_each_source_comes_to_the_target_with_all_its_difficulties(mixture):
     """Beta-distributed difficulties, two sources that lie on either side of the target."""
     rng = np.random.default_rng(0)
     sources = {"a": rng.beta(*mixture, 400), "b": rng.beta(*mixture[::-1], 400)}
-    records = [record for name, found in sources.items() for record in candidates(np.round(found * 10) / 10, name)]
+    records = [record for name, values in sources.items() for record in candidates(np.round(values * 10) / 10, name)]
     left = kept(records)
     for name in sources:
         mine = [record.accuracy for record in left if record.source == name]
@@ -114,14 +114,14 @@ def test_sources_do_not_touch_each_other_and_a_seed_draws_others():
 
 
 def test_guessing_is_not_answering_blind():
-    """Among records in the band: pure guesses mostly stay, what pictures do nothing for mostly goes, what they help
+    """Among records in the band: pure guesses mostly stay, what images do nothing for mostly goes, what they help
     with stays."""
     rng = np.random.default_rng(0)
 
     def dropped(accuracy: float, blind: float, chance: float) -> float:
         right = rng.binomial(10, [accuracy, blind], (2000, 2)) / 10
-        found = [selection.answered_blind(a, b, 10, chance) for a, b in right if LOW <= a <= HIGH]
-        return np.mean(found)
+        values = [selection.answered_blind(a, b, 10, chance) for a, b in right if LOW <= a <= HIGH]
+        return np.mean(values)
 
     for chance in (0.1, 0.25, 0.5):
         assert dropped(chance, chance, chance) < 0.05
@@ -130,7 +130,7 @@ def test_guessing_is_not_answering_blind():
 
 
 @given(st.integers(0, 10), st.integers(0, 10), st.integers(1, 10), st.floats(0.05, 0.9))
-def test_one_that_is_wrong_without_its_pictures_is_never_blind(right, blind, rollouts, chance):
+def test_one_that_is_wrong_without_its_images_is_never_blind(right, blind, rollouts, chance):
     if blind == 0:
         assert not selection.answered_blind(min(right, rollouts) / rollouts, 0.0, rollouts, chance)
     elif blind <= rollouts and selection.answered_blind(0.5, blind / rollouts, rollouts, chance):

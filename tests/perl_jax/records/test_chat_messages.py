@@ -47,7 +47,7 @@ def test_forms(messages, text, pictures):
 @pytest.mark.parametrize(
     ("messages", "words"),
     [
-        ("What?", "no JSON"),
+        ("What?", "not JSON"),
         (7, "not a list"),
         ([7], "not a list"),
         ([], "none"),
@@ -58,7 +58,7 @@ def test_forms(messages, text, pictures):
         ([user(["a"])], "type None"),
         ([user([IMAGE, {"type": "image"}])], "1 of the 2"),
         ([user("a\0")], "NUL"),
-        ("[" * 100_000, "no JSON"),
+        ("[" * 100_000, "not JSON"),
     ],
 )
 def test_other_forms_are_named(messages, words):

@@ -1,4 +1,4 @@
-"""Files as the hub publishes them: each row and picture is read or named, and nothing outside a file's folder is."""
+"""Files as the hub publishes them: each row and image is read or named, and nothing outside a file's folder is."""
 
 import base64
 import json
@@ -17,13 +17,13 @@ from models.errors import InputError
 from perl_jax.records import hub_files
 
 
-def read(pictures, value):
-    return pictures.picture(value)()
+def read(store, value):
+    return store.reader(value)()
 
 
-def refused(pictures, value, words):
+def refused(store, value, words):
     with pytest.raises(InputError, match=words) as caught:
-        read(pictures, value)
+        read(store, value)
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 600
 
 
@@ -96,21 +96,21 @@ def test_what_is_no_text(value):
 
 
 def test_numbers_as_text():
-    assert [hub_files.plain(value, "it") for value in (3, 0.5, "x")] == ["3", "0.5", "x"]
+    assert [hub_files.text_or_number(value, "it") for value in (3, 0.5, "x")] == ["3", "0.5", "x"]
     for value in (float("nan"), True, None, []):
         with pytest.raises(InputError, match=r"^it "):
-            hub_files.plain(value, "it")
+            hub_files.text_or_number(value, "it")
 
 
-# Pictures
+# Images
 
 
-def test_every_way_to_give_a_picture(tmp_path):
+def test_every_way_to_give_an_image(tmp_path):
     data, other = png(1), png(2)
     (tmp_path / "sub dir").mkdir()
     (tmp_path / "sub dir" / "a.png").write_bytes(data)
-    (tmp_path / ("a" * 64)).write_bytes(other)  # might be base64, but no picture
-    pictures, text = hub_files.Pictures(tmp_path), base64.b64encode(data).decode()
+    (tmp_path / ("a" * 64)).write_bytes(other)  # might be base64, but no image
+    store, text = hub_files.ImageStore(tmp_path), base64.b64encode(data).decode()
     for value in (
         "sub dir/a.png",
         "./sub dir/a.png",
@@ -126,16 +126,16 @@ def test_every_way_to_give_a_picture(tmp_path):
         {"type": "image", "image": "sub dir/a.png"},
         {"image_url": {"url": f"data:image/png;base64,{text}"}},
     ):
-        assert read(pictures, value) == data, value
-    assert read(pictures, "a" * 64) == other
+        assert read(store, value) == data, value
+    assert read(store, "a" * 64) == other
 
 
 def test_nothing_is_read_before_it_is_asked_for(tmp_path):
-    picture = hub_files.Pictures(tmp_path).picture("a.png")
+    image = hub_files.ImageStore(tmp_path).reader("a.png")
     (tmp_path / "a.png").write_bytes(png())
-    assert picture() == png()
+    assert image() == png()
     (tmp_path / "a.png").unlink()
-    assert picture() == png()  # a conversation's questions share what was read
+    assert image() == png()  # a conversation's questions share what was read
 
 
 def test_paths_that_leave_the_folder(tmp_path):
@@ -146,14 +146,14 @@ def test_paths_that_leave_the_folder(tmp_path):
     os.symlink(tmp_path / "a.png", folder / "link.png")
     os.symlink(tmp_path, folder / "up")
     os.mkfifo(folder / "pipe.png")
-    for pictures in (hub_files.Pictures(folder), hub_files.Pictures(folder, [])):
-        refused(pictures, "../a.png", "climbs")
-        refused(pictures, "x/../../a.png", "climbs")
-        refused(pictures, "link.png", "outside")
-        refused(pictures, "up/a.png", "outside")
-        refused(pictures, "pipe.png", "not in")
-        refused(pictures, "none.png", "not in")
-    refused(hub_files.Pictures(folder), str(tmp_path / "a.png"), "outside")
+    for store in (hub_files.ImageStore(folder), hub_files.ImageStore(folder, [])):
+        refused(store, "../a.png", "leaves")
+        refused(store, "x/../../a.png", "leaves")
+        refused(store, "link.png", "outside")
+        refused(store, "up/a.png", "outside")
+        refused(store, "pipe.png", "not in")
+        refused(store, "none.png", "not in")
+    refused(hub_files.ImageStore(folder), str(tmp_path / "a.png"), "outside")
 
 
 @pytest.mark.parametrize(
@@ -174,33 +174,33 @@ def test_paths_that_leave_the_folder(tmp_path):
         ("data:text/plain,hi", "data:"),
     ],
 )
-def test_values_that_are_no_picture(tmp_path, value, words):
-    refused(hub_files.Pictures(tmp_path), value, words)
+def test_values_that_are_no_image(tmp_path, value, words):
+    refused(hub_files.ImageStore(tmp_path), value, words)
 
 
 def test_zips_are_searched_as_given_then_by_tail(tmp_path):
     members = {"train_images/nights/1.png": png(1), "other/nights/1.png": png(2), "2.png": png(3), "dir/": b""}
     first = zipped(tmp_path / "a.zip", members)
     second = zipped(tmp_path / "b.zip", {"more/3.png": png(4), "2.png": png(5)})
-    pictures = hub_files.Pictures(tmp_path, [first, second])
-    assert read(pictures, "other/nights/1.png") == png(2)
-    assert read(pictures, "train_images/nights/1.png") == png(1)
-    assert read(pictures, "3.png") == png(4)
-    assert read(pictures, "/home/them/data/2.png") == png(3)  # the first zip's, where both have it
-    assert read(pictures, "/home/them/more/3.png") == read(pictures, "/home/b/more/3.png") == png(4)
-    refused(pictures, "their/2.png", "not in")  # a file of that name is not yet that file
-    refused(pictures, "nights/1.png", "may be train_images/nights/1.png or other/nights/1.png")
-    refused(pictures, "4.png", "its 2 zips")
-    refused(pictures, "dir/", "not in")
+    store = hub_files.ImageStore(tmp_path, [first, second])
+    assert read(store, "other/nights/1.png") == png(2)
+    assert read(store, "train_images/nights/1.png") == png(1)
+    assert read(store, "3.png") == png(4)
+    assert read(store, "/home/them/data/2.png") == png(3)  # the first zip's, where both have it
+    assert read(store, "/home/them/more/3.png") == read(store, "/home/b/more/3.png") == png(4)
+    refused(store, "their/2.png", "not in")  # a file of that name is not yet that file
+    refused(store, "nights/1.png", "may be train_images/nights/1.png or other/nights/1.png")
+    refused(store, "4.png", "its 2 zips")
+    refused(store, "dir/", "not in")
 
 
-def test_published_pictures_may_be_unpacked(tmp_path):
+def test_published_images_may_be_unpacked(tmp_path):
     (tmp_path / "train_images" / "deep").mkdir(parents=True)
     (tmp_path / "train_images" / "deep" / "1.png").write_bytes(png(1))
-    pictures = hub_files.Pictures(tmp_path, [])
+    store = hub_files.ImageStore(tmp_path, [])
     for path in ("train_images/deep/1.png", "deep/1.png", "file:///mnt/theirs/images/deep/1.png"):
-        assert read(pictures, path) == png(1)
-    refused(hub_files.Pictures(tmp_path), "deep/1.png", "not in")  # a person's own path means what it says
+        assert read(store, path) == png(1)
+    refused(hub_files.ImageStore(tmp_path), "deep/1.png", "not in")  # a person's own path means what it says
 
 
 def test_bad_zips_and_members(tmp_path, monkeypatch):
@@ -210,16 +210,16 @@ def test_bad_zips_and_members(tmp_path, monkeypatch):
     content = bytearray(file.read_bytes())
     content[start + 60] ^= 255
     file.write_bytes(content)
-    pictures = hub_files.Pictures(tmp_path, [file])
-    refused(pictures, "../out.png", "climbs")
-    refused(pictures, "out.png", "not in")
-    refused(pictures, "abs.png", "not in")
-    refused(pictures, "bad.png", "cannot be unpacked")
+    store = hub_files.ImageStore(tmp_path, [file])
+    refused(store, "../out.png", "leaves")
+    refused(store, "out.png", "not in")
+    refused(store, "abs.png", "not in")
+    refused(store, "bad.png", "cannot be unpacked")
     monkeypatch.setattr(hub_files, "MAX_BYTES", 100)
-    refused(pictures, "big.png", "at most 100")
+    refused(store, "big.png", "at most 100")
     (tmp_path / "b.zip").write_bytes(content[:50])
     with pytest.raises(InputError, match=r"b\.zip cannot be opened.*again"):
-        hub_files.Pictures(tmp_path, [tmp_path / "b.zip"])
+        hub_files.ImageStore(tmp_path, [tmp_path / "b.zip"])
 
 
 def test_zips_are_found_by_their_listing(tmp_path):
@@ -230,12 +230,12 @@ def test_zips_are_found_by_their_listing(tmp_path):
     assert hub_files.image_zips(tmp_path, "val") == []
 
 
-def test_parquet_structs_hold_pictures(tmp_path):
+def test_parquet_structs_hold_images(tmp_path):
     schema = pyarrow.schema([("image", STRUCT)])
     (tmp_path / "a.png").write_bytes(png(1))
     rows = [{"image": {"bytes": png(2), "path": "a.png"}}, {"image": {"path": "a.png"}}]
-    path, pictures = parquet(tmp_path / "a.parquet", rows, schema), hub_files.Pictures(tmp_path)
-    assert [read(pictures, row["image"]) for _, row in hub_files.rows(path)] == [png(2), png(1)]
+    path, store = parquet(tmp_path / "a.parquet", rows, schema), hub_files.ImageStore(tmp_path)
+    assert [read(store, row["image"]) for _, row in hub_files.rows(path)] == [png(2), png(1)]
 
 
 def test_a_download_without_a_network_is_one_line(tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""Whatever picture a source has, what is stored is an RGB PNG or JPEG, or a line that says what is wrong with it."""
+"""Whatever image a source has, what is stored is an RGB PNG or JPEG, or a line that says what is wrong with it."""
 
 import io
 import struct
@@ -26,13 +26,13 @@ def encoded(image, form="PNG", **options):
 
 
 def stored(data):
-    """The stored form of a picture, opened: always RGB, one frame."""
-    opened = Image.open(io.BytesIO(images.stored(data, "x")))
+    """The stored form of an image, opened: always RGB, one frame."""
+    opened = Image.open(io.BytesIO(images.to_stored_format(data, "x")))
     assert opened.mode == "RGB" and opened.format in ("PNG", "JPEG") and getattr(opened, "n_frames", 1) == 1
     return opened
 
 
-def test_an_animated_picture_is_its_first_frame():
+def test_an_animated_image_is_its_first_frame():
     frames = [Image.new("RGB", (8, 6), colour) for colour in ("red", "lime", "blue")]
     for form in ("GIF", "PNG", "WEBP", "TIFF", "MPO"):
         options = {"lossless": True} if form == "WEBP" else {}
@@ -64,7 +64,7 @@ def test_long_sides_are_kept_up_to_the_ratio_that_the_model_takes():
     assert stored(encoded(Image.new("RGB", (30_000, 150)))).size == (30_000, 150)
     for size in ((30_000, 149), (149, 30_000), (1, 1), (1, 100), (60_000, 1)):
         with pytest.raises(InputError, match=f"^x: .*{size[0]} x {size[1]} pixels"):
-            images.stored(encoded(Image.new("L", size)), "x")
+            images.to_stored_format(encoded(Image.new("L", size)), "x")
 
 
 def bomb(width, height):
@@ -78,10 +78,10 @@ def test_what_pillow_only_warns_of_is_refused_too():
     limit = Image.MAX_IMAGE_PIXELS
     for pixels in (limit + 20_000, 2 * limit + 20_000):  # a warning, an error
         with pytest.raises(InputError, match=r"^x: .*decompression bomb"):
-            images.stored(bomb(10_000, pixels // 10_000), "x")
+            images.to_stored_format(bomb(10_000, pixels // 10_000), "x")
     for form in ("GIF", "BMP"):  # whatever the format's decoder would do
         with pytest.raises(InputError, match=r"^x: "):
-            images.stored(encoded(Image.new("1", (10_000, limit // 10_000 + 1)), form), "x")
+            images.to_stored_format(encoded(Image.new("1", (10_000, limit // 10_000 + 1)), form), "x")
 
 
 @pytest.mark.parametrize(
@@ -100,7 +100,7 @@ def test_what_pillow_only_warns_of_is_refused_too():
         (bytearray(picture()), "bytearray"),
     ],
 )
-def test_a_bad_picture_is_one_line(data, words):
+def test_a_bad_image_is_one_line(data, words):
     with pytest.raises(InputError, match=f"^x: .*{words}") as caught:
-        images.stored(data, "x")
+        images.to_stored_format(data, "x")
     assert "\n" not in str(caught.value)

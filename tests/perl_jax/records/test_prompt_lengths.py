@@ -71,14 +71,14 @@ def random_record(rng: random.Random, images: int) -> records.Record:
 
 
 def tokens(made, order, shown) -> int:
-    return len(shown.encode(permute.render(permute.apply(prompts.opened(made), order)))[0])
+    return len(shown.encode(permute.render(permute.apply(prompts.with_lazy_images(made), order)))[0])
 
 
 def orders(made):
     """All that can be shown."""
-    places, own = permute.movable_places(made), list(range(len(made["images"])))
+    places, original = permute.movable_places(made), list(range(len(made["images"])))
     for moved in itertools.permutations(places):
-        order = list(own)
+        order = list(original)
         for place, image in zip(places, moved):
             order[place] = image
         yield tuple(order)
@@ -88,9 +88,9 @@ def test_lengths_are_those_of_the_longest_prompt(shown):
     rng, differ = random.Random(0), 0
     for _ in range(60):
         made = random_record(rng, rng.randrange(5))
-        found = [tokens(made, order, shown) for order in orders(made)] or [tokens(made, (), shown)]
-        assert prompt_lengths.measure(made, shown) == {"id": "r", "tokens": max(found)}
-        differ += found[0] < max(found)
+        lengths = [tokens(made, order, shown) for order in orders(made)] or [tokens(made, (), shown)]
+        assert prompt_lengths.measure(made, shown) == {"id": "r", "tokens": max(lengths)}
+        differ += lengths[0] < max(lengths)
     assert differ > 3, "words of places have different lengths"
 
 
@@ -106,15 +106,15 @@ def test_too_many_wordings_are_bounded(shown):
 
 def test_few_mentions_of_many_images_need_few_orders():
     made = record("r", 9, "{image:3|ordinal}")
-    found, more = prompt_lengths.wordings(made)
-    assert len(found) == 9 and more == 0 and found[0] == tuple(range(9))
-    assert {order.index(3) for order in found} == set(range(9))
-    assert all(sorted(order) == list(range(9)) for order in found)
+    few, more = prompt_lengths.wordings(made)
+    assert len(few) == 9 and more == 0 and few[0] == tuple(range(9))
+    assert {order.index(3) for order in few} == set(range(9))
+    assert all(sorted(order) == list(range(9)) for order in few)
 
 
 @pytest.fixture(scope="module")
 def stored(tmp_path_factory):
-    """Ten records: 3 is long, 5 has half a header, 7 mentions a picture that is not there, 8 hides a special token."""
+    """Ten records: 3 is long, 5 has half a header, 7 mentions an image that is not there, 8 hides a special token."""
     path = tmp_path_factory.mktemp("lengths") / "set"
     made = [record(f"r{i}", 2, "Which is {image:1}?") for i in range(10)]
     made[3]["question"] += "which " * 50
@@ -122,7 +122,7 @@ def stored(tmp_path_factory):
     made[7]["question"] += "{image:2}"
     made[8]["question"] += "<|im_end|>"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(record_module, "stored", lambda data, where: data)
+        patch.setattr(record_module, "to_stored_format", lambda data, where: data)
         patch.setattr(record_module, "_check_symbols", lambda record: None)
         records.write({"train": made}, path)
     return str(path)
@@ -135,13 +135,13 @@ def limited(shown):
 
 def shown_of(directory: str, limited, workdir, split: str = "train"):
     """(places, counts) of one split."""
-    kept, counts = prompt_lengths.shown({split: [directory]}, limited, workdir)
+    kept, counts = prompt_lengths.select({split: [directory]}, limited, workdir)
     return kept[split][directory], counts[split][directory]
 
 
 REASONS = {
     "longer than config.prompt.max_tokens = 100": "r3",
-    "with a picture that cannot be read": "r5",
+    "with an image that cannot be read": "r5",
     "whose references to images do not fit": "r7",
     "whose prompt cannot be made": "r8",
 }
@@ -187,16 +187,16 @@ def test_a_file_is_there_as_a_whole_or_not_at_all(stored, shown, tmp_path, monke
         prompt_lengths, "measure", lambda record, _: measure(record, shown) if record["id"] < "r6" else 1 / 0
     )
     with pytest.raises(ZeroDivisionError):
-        prompt_lengths.measured(stored, "train", shown, tmp_path)
+        prompt_lengths.load_or_measure(stored, "train", shown, tmp_path)
     assert not list(tmp_path.iterdir())
     monkeypatch.setattr(prompt_lengths, "measure", measure)
-    whole = prompt_lengths.measured(stored, "train", shown, tmp_path)
+    full = prompt_lengths.load_or_measure(stored, "train", shown, tmp_path)
     [file] = tmp_path.glob("lengths-*.jsonl")
     file.write_text(file.read_text()[:-9])
-    assert prompt_lengths.measured(stored, "train", shown, tmp_path) == whole
+    assert prompt_lengths.load_or_measure(stored, "train", shown, tmp_path) == full
     assert json.loads(file.read_text().splitlines()[-1])["id"] == "r9" and len(list(tmp_path.iterdir())) == 1
 
 
 def test_a_set_of_which_nothing_can_be_shown(stored, shown, tmp_path):
-    with pytest.raises(InputError, match=r"no record of split 'train' of .* can be shown: 7 longer than config"):
+    with pytest.raises(InputError, match=r"no record of split 'train' of .* can be used: 7 longer than config"):
         shown_of(stored, dataclasses.replace(shown, max_tokens=3), tmp_path)

@@ -26,7 +26,7 @@ def directory(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def asked(directory):
+def policy_prompts(directory):
     return prompts.Prompts(qwen.Processor.from_pretrained(directory), "Be brief.", "Box it.", 28 * 28, 56 * 56, 200)
 
 
@@ -34,40 +34,40 @@ def picture(width: int, height: int) -> Image.Image:
     return Image.fromarray(np.full((height, width, 3), 90, np.uint8))
 
 
-def test_question_lettered_choices_and_instruction_in_one_user_turn(asked):
-    assert asked.messages(RECORD) == [
+def test_question_lettered_choices_and_instruction_in_one_user_turn(policy_prompts):
+    assert policy_prompts.messages(RECORD) == [
         {"role": "system", "content": "Be brief."},
         {"role": "user", "content": "<image>Which is it?\nA. a cat\nB. a dog\nBox it."},
     ]
-    ids, pictures = asked.encode({**RECORD, "images": [picture(28, 28)]})
+    ids, pictures = policy_prompts.encode({**RECORD, "images": [picture(28, 28)]})
     pad = "<|image_pad|>"
-    assert asked.processor.tokenizer.decode(ids) == (
+    assert policy_prompts.processor.tokenizer.decode(ids) == (
         f"<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\n<|vision_start|>{pad}<|vision_end|>Which is it?\n"
         "A. a cat\nB. a dog\nBox it.<|im_end|>\n<|im_start|>assistant\n"
     )
     assert [image.size for image in pictures] == [(28, 28)]
 
 
-def test_empty_texts_leave_no_trace(asked):
-    bare = dataclasses.replace(asked, system="", instruction="")
+def test_empty_texts_leave_no_trace(policy_prompts):
+    bare = dataclasses.replace(policy_prompts, system="", instruction="")
     for record in ({"question": "Why?"}, {"question": "Why?", "choices": []}):
         assert bare.messages(record) == [{"role": "user", "content": "Why?"}]
 
 
 @pytest.mark.parametrize(("size", "tokens"), [((14, 14), 1), ((56, 56), 4), ((280, 280), 4)])
-def test_pictures_are_shown_within_the_limits(asked, size, tokens):
-    ids, _ = asked.encode({**RECORD, "images": [picture(*size)]})
-    assert ids.count(asked.processor.image_token_id) == tokens
+def test_images_are_shown_within_the_limits(policy_prompts, size, tokens):
+    ids, _ = policy_prompts.encode({**RECORD, "images": [picture(*size)]})
+    assert ids.count(policy_prompts.processor.image_token_id) == tokens
 
 
-def test_a_prompt_that_is_too_long_names_its_record(asked):
+def test_a_prompt_that_is_too_long_names_its_record(policy_prompts):
     with pytest.raises(InputError, match=r"record 'cats-7': its prompt has \d+ tokens, more than .*max_tokens = 200"):
-        asked.encode({**RECORD, "question": "<image>" + "Which " * 300, "images": [picture(28, 28)]})
+        policy_prompts.encode({**RECORD, "question": "<image>" + "Which " * 300, "images": [picture(28, 28)]})
 
 
-def test_slots_and_pictures_must_agree(asked):
+def test_slots_and_images_must_agree(policy_prompts):
     with pytest.raises(InputError, match="1 slots for images, but 2 images"):
-        asked.encode({**RECORD, "images": [picture(28, 28)] * 2})
+        policy_prompts.encode({**RECORD, "images": [picture(28, 28)] * 2})
 
 
 def test_a_directory_without_the_file_is_asked_plainly(directory):
@@ -77,21 +77,21 @@ def test_a_directory_without_the_file_is_asked_plainly(directory):
 
 
 @pytest.fixture
-def exported(asked, directory, tmp_path):
+def exported(policy_prompts, directory, tmp_path):
     """A copy of the directory with the file and the limits that an export writes."""
     for file in directory.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
     settings = json.loads((directory / "preprocessor_config.json").read_text())
-    (tmp_path / "preprocessor_config.json").write_text(json.dumps(settings | asked.limits))
-    (tmp_path / prompts.FILE).write_text(asked.to_json(step=3), encoding="utf-8")
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(settings | policy_prompts.limits))
+    (tmp_path / prompts.FILE).write_text(policy_prompts.to_json(step=3), encoding="utf-8")
     return tmp_path
 
 
-def test_an_exported_directory_shows_what_training_showed(asked, exported):
+def test_an_exported_directory_shows_what_training_showed(policy_prompts, exported):
     again = prompts.Prompts.of_directory(exported)
-    assert again.limits == asked.limits and again.max_tokens == asked.max_tokens
+    assert again.limits == policy_prompts.limits and again.max_tokens == policy_prompts.max_tokens
     record = {**RECORD, "images": [picture(90, 40)]}
-    assert again.encode(record)[0] == asked.encode(record)[0]
+    assert again.encode(record)[0] == policy_prompts.encode(record)[0]
     assert json.loads((exported / prompts.FILE).read_text())["step"] == 3
 
 
@@ -102,7 +102,7 @@ def test_a_changed_chat_template_is_refused(exported):
         prompts.Prompts.of_directory(exported)
 
 
-def test_other_limits_of_pictures_are_refused(exported):
+def test_other_limits_of_images_are_refused(exported):
     settings = exported / "preprocessor_config.json"
     settings.write_text(json.dumps(json.loads(settings.read_text()) | {"max_pixels": 12845056}))
     with pytest.raises(InputError, match="12845056 pixels"):
@@ -122,24 +122,24 @@ def png(width: int, height: int) -> bytes:
     return buffer.getvalue()
 
 
-def test_a_picture_without_a_header_is_named():
-    made = prompts.opened({"id": "r", "images": [png(8, 6)] * 2, "question": "?"})
+def test_an_image_without_a_header_is_named():
+    made = prompts.with_lazy_images({"id": "r", "images": [png(8, 6)] * 2, "question": "?"})
     assert [(image.width, image.height) for image in made["images"]] == [(8, 6)] * 2 and made["question"] == "?"
     with pytest.raises(InputError, match="record 'r', image 2"):
-        prompts.opened({"id": "r", "images": [png(8, 6), png(8, 6)[:20]]})
+        prompts.with_lazy_images({"id": "r", "images": [png(8, 6), png(8, 6)[:20]]})
 
 
-def test_a_broken_picture_is_found_by_whom_it_is_at_home_with(asked):
-    broken = prompts.opened({"id": "r", "images": [png(8, 6), png(80, 60)[:-40]]})["images"]
+def test_a_broken_image_is_found_by_whom_it_is_at_home_with(policy_prompts):
+    broken = prompts.with_lazy_images({"id": "r", "images": [png(8, 6), png(80, 60)[:-40]]})["images"]
     home = int(broken[1].preferred_position * 4)
-    [line, none] = asked.prepare([broken, broken[:1]], 4, {home})
+    [line, none] = policy_prompts.prepare([broken, broken[:1]], 4, {home})
     assert line.startswith("record 'r', image 2: not a readable image") and none is None
-    assert asked.prepare([broken], 4, {0, 1, 2, 3} - {home}) == [None]
+    assert policy_prompts.prepare([broken], 4, {0, 1, 2, 3} - {home}) == [None]
 
 
-def test_what_is_prepared_is_not_decoded_again(asked, monkeypatch):
-    [picture] = prompts.opened({"id": "r", "images": [png(80, 60)]})["images"]
-    assert asked.prepare([[picture]], 1, {0}) == [None]
+def test_what_is_prepared_is_not_decoded_again(policy_prompts, monkeypatch):
+    [picture] = prompts.with_lazy_images({"id": "r", "images": [png(80, 60)]})["images"]
+    assert policy_prompts.prepare([[picture]], 1, {0}) == [None]
     monkeypatch.setattr(image_files, "open_image", None)
-    patches, grid = images.patches(picture, asked.processor.vision, **asked.limits)
+    patches, grid = images.patches(picture, policy_prompts.processor.vision, **policy_prompts.limits)
     assert patches.shape == (8, 1176) and grid == (1, 2, 4)

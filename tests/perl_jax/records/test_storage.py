@@ -57,7 +57,7 @@ def test_others_can_open_the_set(tmp_path):
     assert [np.shape(image) for image in source[1]["images"]] == [(30, 21, 3)] * 2
 
 
-def test_pictures_are_rgb_and_upright_when_stored(tmp_path):
+def test_images_are_rgb_and_upright_when_stored(tmp_path):
     turned = Image.Exif()
     turned[0x0112] = 6  # a quarter turn
     deep = io.BytesIO()

@@ -12,7 +12,7 @@ from PIL import Image
 
 from models.errors import InputError
 from perl_jax import records
-from perl_jax.records.stream import Stream, first_of, having, open_parts, sources
+from perl_jax.records.stream import Stream, directories_with_split, first_records, open_subsets, sources
 
 
 def write(directory, name, count):
@@ -70,22 +70,22 @@ def test_records_are_those_stored(sets):
 
 
 def test_the_sizes_of_takes_do_not_matter(sets):
-    whole, parts = Stream(sets["big"]).take(60), Stream(sets["big"])
-    assert whole == [record for count in (7, 0, 1, 16, 16, 3, 16, 1) for record in parts.take(count)]
+    full, parts = Stream(sets["big"]).take(60), Stream(sets["big"])
+    assert full == [record for count in (7, 0, 1, 16, 16, 3, 16, 1) for record in parts.take(count)]
 
 
 def test_resume_is_exact_at_any_point(sets):
-    whole = ids(Stream(sets["big"], seed=1).take(70))
+    full = ids(Stream(sets["big"], seed=1).take(70))
     for position in (*range(0, 50, 7), 22, 23, 24):
         first = Stream(sets["big"], seed=1)
         first.take(position)
         state = json.loads(json.dumps(first.state()))
         resumed = Stream(sets["big"], seed=1)
         resumed.restore(state)
-        assert ids(resumed.take(20)) == whole[position : position + 20]
+        assert ids(resumed.take(20)) == full[position : position + 20]
         first.take(9)
         first.restore(state)  # also backwards, on a stream that has read ahead
-        assert ids(first.take(20)) == whole[position : position + 20]
+        assert ids(first.take(20)) == full[position : position + 20]
 
 
 def test_processes_share_one_stream(sets):
@@ -127,11 +127,11 @@ KEPT = {"big": np.array([0, 2, 3, 5, 7, 11, 13, 17, 19]), "small": np.array([1, 
 def test_only_what_is_kept_is_drawn_the_same_by_any_number_of_processes(sets):
     """Of a mixture, resumed in the middle by another number of processes than had begun."""
     mixture, kept = {sets["big"]: 22, sets["small"]: 36}, {sets[name]: places for name, places in KEPT.items()}
-    whole = Stream(mixture, seed=7, kept=kept).take(96)
-    by_set = collections.Counter(record["source"] for record in whole)
+    complete = Stream(mixture, seed=7, kept=kept).take(96)
+    by_set = collections.Counter(record["source"] for record in complete)
     assert abs(by_set["big"] - 96 * 22 / 58) < 1 and by_set.total() == 96
     for number, (name, places) in enumerate(KEPT.items(), start=1):
-        drawn = collections.Counter((record["epoch"], record["id"]) for record in whole if record["source"] == name)
+        drawn = collections.Counter((record["epoch"], record["id"]) for record in complete if record["source"] == name)
         assert set(drawn.values()) == {1}
         full = [{identifier for epoch, identifier in drawn if epoch == e} for e in range(by_set[name] // len(places))]
         assert len(full) > 1 and all(ids == {f"{number}:{name}{i}" for i in places} for ids in full)
@@ -143,11 +143,11 @@ def test_only_what_is_kept_is_drawn_the_same_by_any_number_of_processes(sets):
         taken = [record for stream in first for record in stream.take(40)]
         for stream in then:
             stream.restore(json.loads(json.dumps(first[-1].state())))
-        assert taken + [record for stream in then for record in stream.take(56)] == whole
+        assert taken + [record for stream in then for record in stream.take(56)] == complete
 
 
 def test_nothing_kept_is_refused(sets):
-    with pytest.raises(InputError, match=r"no record of split 'train' of .*small can be shown"):
+    with pytest.raises(InputError, match=r"no record of split 'train' of .*small can be used"):
         Stream(sets["small"], kept={sets["small"]: np.array([], int)})
 
 
@@ -160,16 +160,16 @@ def test_sets_that_share_ids_stay_apart(sets):
 
 def test_records_in_turn_of_those_that_have_the_split(sets, tmp_path):
     directories = [sets["big"], sets["one"], sets["small"]]
-    found = ids(first_of(open_parts(directories, "train"), 8))
-    assert found == ["1:big0", "2:one0", "3:small0", "1:big1", "3:small1", "1:big2", "3:small2", "1:big3"]
-    assert len(list(first_of(open_parts(directories, "train"), 99))) == 29
+    result = ids(first_records(open_subsets(directories, "train"), 8))
+    assert result == ["1:big0", "2:one0", "3:small0", "1:big1", "3:small1", "1:big2", "3:small2", "1:big3"]
+    assert len(list(first_records(open_subsets(directories, "train"), 99))) == 29
     held_out = str(tmp_path / "held-out")
-    records.write({"eval": [open_parts(directories, "train")[1][0]]}, held_out)
-    assert having([*directories, held_out], "eval[:1]") == [held_out]
-    [part] = open_parts(directories, "train", {sets["small"]: np.array([3])})
+    records.write({"eval": [open_subsets(directories, "train")[1][0]]}, held_out)
+    assert directories_with_split([*directories, held_out], "eval[:1]") == [held_out]
+    [part] = open_subsets(directories, "train", {sets["small"]: np.array([3])})
     assert [part[i]["id"] for i in range(len(part))] == ["3:small3"]
     with pytest.raises(InputError, match=r"has a split 'eval': .*big has train; .*one has train"):
-        having(directories, "eval")
+        directories_with_split(directories, "eval")
 
 
 def test_a_mixture_in_words():

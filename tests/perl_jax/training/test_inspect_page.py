@@ -54,7 +54,7 @@ def test_the_page_shows_what_the_steps_draw(data, tmp_path):
 
     made = config(data)
     prompts, _ = policy.without_weights(made, tmp_path, run_data.texts(made, [data]))
-    kept, _ = prompt_lengths.shown({"train": [data]}, prompts, tmp_path)
+    kept, _ = prompt_lengths.select({"train": [data]}, prompts, tmp_path)
     stream = Stream(data, split="train", seed=made.seed, kept=kept["train"])
     questions = batch.Questions(made, stream, prompts)
     drawn = [question for step in (1, 2, 3) for question in questions.take(*schedule.draw(made, step))][:6]
