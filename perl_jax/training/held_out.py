@@ -4,14 +4,16 @@ Greedy, so that a flipped answer is not sampling noise.
 """
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
+import models
 from models.errors import InputError
 from perl_jax import mesh, permute, rewards, rollout
 from perl_jax.evaluation import statistics
 from perl_jax.evaluation.meaning import meaning
+from perl_jax.grading import Grader
 from perl_jax.records.prompts import Prompts, opened
 from perl_jax.records.question import Question, in_orders
 from perl_jax.rewards.boxed import extract_boxed
@@ -26,7 +28,7 @@ NAMES = {
 }
 
 
-def questions(records, prompts: Prompts, count: int, seed: int) -> list[Question]:
+def questions(records: Iterable[Mapping], prompts: Prompts, count: int, seed: int) -> list[Question]:
     """Each record in its original order and, where its images can move, in `count` uniformly drawn ones.
 
     Raises InputError, in every process of a run, for an invalid record.
@@ -42,12 +44,16 @@ def questions(records, prompts: Prompts, count: int, seed: int) -> list[Question
     return out
 
 
-def ask(model, asked: Sequence[Question], prompts: Prompts, grader, max_new_tokens: int, batch: int) -> list[dict]:
+def ask(
+    model: models.Model, asked: Sequence[Question], prompts: Prompts, grader: Grader, max_new_tokens: int, batch: int
+) -> list[dict]:
     """Evaluates all questions greedily, `batch` prompts at a time; returns the rows of `predictions`."""
     return predictions(asked, answer(model, asked, prompts, max_new_tokens, batch), grader)
 
 
-def answer(model, asked: Sequence[Question], prompts: Prompts, max_new_tokens: int, batch: int) -> list[list[str]]:
+def answer(
+    model: models.Model, asked: Sequence[Question], prompts: Prompts, max_new_tokens: int, batch: int
+) -> list[list[str]]:
     """The greedy response to each question in each of its orders, [question][order]."""
     flat = [prompt for question in asked for prompt in question.prompts]
     out = rollout.generate(
@@ -64,7 +70,7 @@ def answer(model, asked: Sequence[Question], prompts: Prompts, max_new_tokens: i
     return [[next(texts) for _ in question.orders] for question in asked]
 
 
-def predictions(asked: Sequence[Question], texts: Sequence[Sequence[str]], grader) -> list[dict]:
+def predictions(asked: Sequence[Question], texts: Sequence[Sequence[str]], grader: Grader) -> list[dict]:
     """One row per question and order: response, correctness, and the answer in original order."""
     pairs = [(sample, text) for question, row in zip(asked, texts) for sample, text in zip(question.samples, row)]
     scores = iter(grader.grade(pairs))

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from ml_collections import ConfigDict
 
 import models
 from models.errors import InputError
@@ -17,7 +18,7 @@ from perl_jax import permute, rewards, symbols
 from perl_jax.engine import tree_packing
 from perl_jax.grading import Grader
 from perl_jax.records import prompt_lengths, stream
-from perl_jax.records.prompts import Prompts, opened
+from perl_jax.records.prompts import Limits, Prompts, opened
 from perl_jax.records.question import Question
 from perl_jax.training import batch as batches
 from perl_jax.training import schedule
@@ -33,7 +34,7 @@ class Asked(NamedTuple):
 
     order: permute.Order
     drawn: int  # how many of the step's orders are this one; 0: not drawn by the step
-    sample: dict  # rendered
+    sample: permute.Sample  # rendered
     prompt: tuple  # (ids, images)
     answers: list[str]  # the true answer first
     scores: list[dict[str, float]]  # rewards of each answer
@@ -51,7 +52,7 @@ class Shown(NamedTuple):
     step: int
     stage: str
     probability: float  # of a permuted order
-    record: dict
+    record: permute.Sample
     asked: list[Asked]
 
 
@@ -75,9 +76,12 @@ class Fill(NamedTuple):
     pictures: float | None  # share of real patches; None without images
 
 
-def questions(config, source: batches.Questions, prompts: Prompts, grader: Grader, count: int) -> list[Shown]:
+def questions(
+    config: ConfigDict, source: batches.Questions, prompts: Prompts, grader: Grader, count: int
+) -> list[Shown]:
     """The first `count` questions of steps 1, 2, ..., in the orders drawn, or in a permuted order if none is drawn."""
-    found, step = [], 1
+    found: list[Shown] = []
+    step = 1
     while len(found) < count and step <= config.warmup.steps + config.total_steps:
         most, n_s, p, _ = schedule.draw(config, step)
         for question in source.take(min(most, count - len(found)), n_s, p, step):
@@ -92,7 +96,7 @@ def questions(config, source: batches.Questions, prompts: Prompts, grader: Grade
     ]
 
 
-def in_orders(config, prompts: Prompts, question: Question, step: int) -> list[Asked]:
+def in_orders(config: ConfigDict, prompts: Prompts, question: Question, step: int) -> list[Asked]:
     """A question in each distinct order that its step draws, plus a permuted one if none of these is permuted."""
     record, drawn = question.record, collections.Counter(question.orders)
     of_order = dict(zip(question.orders, zip(question.samples, question.prompts)))
@@ -108,7 +112,9 @@ def in_orders(config, prompts: Prompts, question: Question, step: int) -> list[A
     return out
 
 
-def graded(config, prompts: Prompts, grader: Grader, pairs: Sequence[tuple[dict, str]]) -> list[dict[str, float]]:
+def graded(
+    config: ConfigDict, prompts: Prompts, grader: Grader, pairs: Sequence[tuple[permute.Sample, str]]
+) -> list[dict[str, float]]:
     """The rewards of responses with these answers, formatted by `config.warmup.response`."""
     processor = prompts.processor
     texts = (schedule.taught_response(config, {**sample, "answer": answer}) for sample, answer in pairs)
@@ -123,7 +129,7 @@ def wrong_answers(sample: permute.Sample) -> list[str]:
     return [*others[:WRONG], f"{true} or {others[0]}", ""] if others else [""]
 
 
-def _others(sample: permute.Sample) -> list[str]:
+def _others(sample: permute.Sample) -> Sequence[str]:
     rendered, places = permute.render(sample), range(len(sample["images"]))
     true, choices = rendered["answer"], rendered.get("choices") or []
     if choices:
@@ -149,7 +155,7 @@ def _with_items(text: str, items: Sequence[str]) -> str:
     return _ITEM.sub(lambda _: next(rest), text)
 
 
-def survey(config, directories: Sequence[str], prompts: Prompts, grader: Grader, workdir: Path) -> Survey:
+def survey(config: ConfigDict, directories: Sequence[str], prompts: Prompts, grader: Grader, workdir: Path) -> Survey:
     """Statistics of a sample of all record sets of the run, deterministic in the seed.
 
     Prompt lengths are those that the run goes by (`prompt_lengths.measured`).
@@ -160,7 +166,8 @@ def survey(config, directories: Sequence[str], prompts: Prompts, grader: Grader,
     places = [(part, i, length) for part, lines in zip(parts, lengths) for i, length in enumerate(lines)]
     unit = prompts.processor.vision.spatial_merge_size**2
     of_any_length = dataclasses.replace(prompts, max_tokens=sys.maxsize)  # what the run leaves out is shown, too
-    tokens, patches, faults, kept, samples = [], [], [], [], []
+    tokens, patches, faults, samples = [], [], [], []
+    kept: list[tuple] = []
     for place in np.random.default_rng(config.seed).permutation(len(places))[:SAMPLED]:
         part, i, length = places[place]
         if "tokens" not in length:
@@ -183,7 +190,7 @@ def survey(config, directories: Sequence[str], prompts: Prompts, grader: Grader,
     return Survey(len(places), np.array(tokens), np.array(patches), faults, kept, unrewarded)
 
 
-def too_long(config, seen: Survey) -> float:
+def too_long(config: ConfigDict, seen: Survey) -> float:
     """The share of valid records whose prompts are longer than the run allows."""
     return float(np.mean(seen.tokens > config.prompt.max_tokens)) if len(seen.tokens) else 0.0
 
@@ -191,7 +198,7 @@ def too_long(config, seen: Survey) -> float:
 # Shapes
 
 
-def fills(config, sizes: models.Config, prompts: Prompts, asked: Sequence[tuple]) -> list[Fill]:
+def fills(config: ConfigDict, sizes: models.Config, prompts: Prompts, asked: Sequence[tuple]) -> list[Fill]:
     """The padding of a step's shapes on one device, for questions (ids, images).
 
     Response lengths are unknown: an update is shown with the shortest, a bare answer, and the longest.
@@ -214,7 +221,7 @@ def fills(config, sizes: models.Config, prompts: Prompts, asked: Sequence[tuple]
     return found
 
 
-def of_rollout(sizes: models.Config, asked: Sequence[tuple], batch: int, limits: dict) -> Fill:
+def of_rollout(sizes: models.Config, asked: Sequence[tuple], batch: int, limits: Limits) -> Fill:
     """The padding of a step's prompts, prefilled `batch` at a time, as `rollout.generate` packs them."""
     rows = min(batch or len(asked), len(asked))
     parts = [asked[first : first + rows] for first in range(0, len(asked), rows)]
@@ -225,7 +232,12 @@ def of_rollout(sizes: models.Config, asked: Sequence[tuple], batch: int, limits:
 
 
 def of_update(
-    config, sizes: models.Config, asked: Sequence[tuple], shape: tuple[int, int, int], limits: dict, stage: str
+    config: ConfigDict,
+    sizes: models.Config,
+    asked: Sequence[tuple],
+    shape: tuple[int, int, int],
+    limits: Limits,
+    stage: str,
 ) -> Fill:
     """The padding of one optimizer step with `shape` (orders, rollouts, tokens) of responses to each question."""
     O, G, R = shape
@@ -239,7 +251,7 @@ def of_update(
     return Fill(f"{stage}, responses of {R} tokens", said, 1 - forest.padding, _pictures(forest.batches))
 
 
-def _pictures(packs) -> float | None:
+def _pictures(packs: Sequence) -> float | None:
     """The share of real patches in packs with `vision`; None without any."""
     found = [pack.vision.images >= 0 for pack in packs if pack.vision is not None]
     return sum(map(np.sum, found)) / sum(map(np.size, found)) if found else None

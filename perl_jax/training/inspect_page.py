@@ -9,10 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from ml_collections import ConfigDict
 
 import models
 from models import images
-from perl_jax import policy
+from perl_jax import permute, policy
 from perl_jax.grading import Grader
 from perl_jax.records import prompt_lengths
 from perl_jax.records.prompts import Prompts
@@ -34,7 +35,7 @@ STYLE = """
 """
 
 
-def write(config, workdir: Path, count: int) -> str:
+def write(config: ConfigDict, workdir: Path, count: int) -> str:
     """Writes WORKDIR/inspect.html with the first `count` questions of the run; returns a summary.
 
     Raises InputError for a config, data or reward with which the run could not start.
@@ -63,7 +64,7 @@ def write(config, workdir: Path, count: int) -> str:
     return "\n".join([text for text, _ in said] + [f"wrote {workdir / FILE}"])
 
 
-def facts(config, shown: Sequence[Shown], seen: Survey) -> list[tuple[str, bool]]:
+def facts(config: ConfigDict, shown: Sequence[Shown], seen: Survey) -> list[tuple[str, bool]]:
     """The summary's lines, each with whether it is an alarm."""
     asked = [asked for question in shown for asked in question.asked]
     beaten, tokens = sum(not each.best for each in asked), seen.tokens
@@ -95,7 +96,7 @@ def _named(title: str, names: Sequence[str]) -> list[Html]:
     return [folded(f"{title}: {len(names)}", element("div", some, class_="said"))] if names else []
 
 
-def _shapes(config, seen: Survey, filled: Sequence[Fill]) -> list[Html]:
+def _shapes(config: ConfigDict, seen: Survey, filled: Sequence[Fill]) -> list[Html]:
     """Prompt and image lengths, and padding."""
     plots = [
         ("records by tokens of their prompt", seen.tokens, config.prompt.max_tokens),
@@ -170,7 +171,7 @@ def _drawn(shown: Shown, asked: Asked, orders: int) -> list[Html]:
     return [tag(name), dim(f"{asked.drawn} of the step's {orders} orders, p = {shown.probability:.2f}")]
 
 
-def _pictures(prompts: Prompts, record, asked: Asked) -> Html:
+def _pictures(prompts: Prompts, record: permute.Sample, asked: Asked) -> Html:
     """The images as the model gets them, in this order."""
     vision, figures = prompts.processor.vision, []
     for picture in asked.prompt[1]:
