@@ -22,4 +22,5 @@ fi
 
 ruff check .
 ruff format --check --quiet .
+mypy
 exec python -m pytest -n 2 --dist loadfile "$@"

@@ -34,11 +34,18 @@ import importlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from models.errors import InputError
 
 MARKER = "<image>"  # in the text of a chat message: the place of the next of its images
+
+if TYPE_CHECKING:
+    import jax
+    from flax import nnx
+
+    from models.source import Source
+
 FAMILIES = {"qwen2_5_vl": "Qwen2_5_VLForConditionalGeneration"}  # model_type: its entry in `architectures`
 
 
@@ -125,6 +132,20 @@ class Config(Protocol):
     embedding_size: int  # E: the hidden size, plus the sizes of any features that later layers add at the same token
 
 
+class Decoder(Protocol):
+    """The decoder of a `Model`."""
+
+    layers: "nnx.Module | nnx.List"
+
+    def __call__(
+        self, h: "jax.Array", positions: "jax.Array", attend: Callable, caches: Any = None, *, remat: bool = False
+    ) -> tuple["jax.Array", Any]:
+        """(h [T, E], positions int32 [3, T], attend, caches=None, *, remat=False) -> (hidden [T, D], caches): the
+        decoder over one row, up to its last norm. `attend(q [T, H, d], k [T, J, d], v [T, J, d], cache) -> (out [T, H,
+        d], cache)` is each layer's attention (attention.py), with positions already in q and k; `caches` has an entry a
+        layer. A row of tokens that are no images may come as [T, D]."""
+
+
 class Model(Protocol):
     """A network, made by Model(config, rngs=, dtype=float32, compute_dtype=None, source=None).
 
@@ -135,26 +156,24 @@ class Model(Protocol):
     """
 
     config: Config
-    source: Any  # `source.Source` of the loaded directory, or None
+    source: "Source | None"  # the loaded directory
     compute_dtype: Any
     visual: Any
-    model: Callable
-    """(h [T, E], positions int32 [3, T], attend, caches=None, *, remat=False) -> (hidden [T, D], caches): the decoder
-    over one row, up to its last norm. `attend(q [T, H, d], k [T, J, d], v [T, J, d], cache) -> (out [T, H, d], cache)`
-    is each layer's attention (attention.py), with positions already in q and k; `caches` has an entry a layer. A row of
-    tokens that are no images may come as [T, D]."""
+    model: Decoder
 
-    def encode(self, pack, *, remat=False, constrain=lambda h: h):
+    def encode(self, pack: Any, *, remat: bool = False, constrain: Callable = lambda h: h) -> "jax.Array":
         """Image tokens [R, C / merge^2, E] of a pack; `constrain` is called on the matrix of patches [R * C, ...]."""
 
-    def embed(self, ids, image_index=None, image_tokens=None):
+    def embed(
+        self, ids: "jax.Array", image_index: "jax.Array | None" = None, image_tokens: "jax.Array | None" = None
+    ) -> "jax.Array":
         """Embeddings [..., E] of ids [...], with image tokens at (row, place) where image_index [..., 2] is not -1.
 
         Embeddings are [..., D] without `image_tokens`.
         """
 
-    def head(self):
+    def head(self) -> "jax.Array":
         """The output matrix [D, V] in the compute dtype."""
 
-    def logits(self, h):
+    def logits(self, h: "jax.Array") -> "jax.Array":
         """Logits, float32 [..., V], of hidden states [..., D]."""

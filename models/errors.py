@@ -8,7 +8,7 @@ class InputError(ValueError):
     """
 
 
-def one_line(error: Exception, kind: bool = False) -> str:
+def one_line(error: BaseException, kind: bool = False) -> str:
     """What an exception says, on one line of at most 200 characters; its class where it says nothing, or with `kind`.
 
     >>> one_line(KeyError("a")), one_line(ValueError("a\\n  b")), one_line(OSError())

@@ -23,6 +23,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 from absl import flags
+from ml_collections import ConfigDict
 
 from models.errors import InputError
 from perl_jax import mesh, policy, records
@@ -69,7 +70,7 @@ class Measured(NamedTuple):
         return Candidate(row["id"], row["source"], _share(row), blind)
 
 
-def apply(config, workdir: Path, options: Options) -> str:
+def apply(config: ConfigDict, workdir: Path, options: Options) -> str:
     """Filters the records of `config` into `workdir`, resuming if started before; returns filter.md.
 
     All processes of a run make the same call. Raises InputError for invalid configs, flags and data, and where no
@@ -131,7 +132,7 @@ def check(options: Options) -> None:
         )
 
 
-def record_indices(config, data: str, options: Options) -> range:
+def record_indices(config: ConfigDict, data: str, options: Options) -> range:
     """The indices of the records to measure. Raises InputError where the config's split is only a part of a split."""
     if config.data.split not in (known := records.summary(data)["splits"]):
         raise InputError(
@@ -142,7 +143,7 @@ def record_indices(config, data: str, options: Options) -> range:
     return range(min(count, options.limit or count))
 
 
-def cache_key(config, data: str, base: policy.Base, options: Options) -> dict:
+def cache_key(config: ConfigDict, data: str, base: policy.Base, options: Options) -> dict:
     """Everything that the scores of rollouts depend on."""
     sampling = {key: value for key, value in config.sampling.items() if key != "batch"}
     return {

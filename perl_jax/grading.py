@@ -15,11 +15,12 @@ import math
 import resource
 import sys
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from multiprocessing import context, spawn
 from threading import Lock
+from typing import Any
 
-from pebble import ProcessExpired, ProcessPool
+from pebble import ProcessExpired, ProcessFuture, ProcessPool
 
 from models.errors import InputError, one_line
 from perl_jax import rewards
@@ -28,7 +29,7 @@ log = logging.getLogger(__name__)
 
 MAX_CHUNK = 64
 # A record for any reward: `weights` are checked on an empty response to it.
-_TRIAL = {
+_TRIAL: dict[str, object] = {
     "id": "trial",
     "question": "1 + 1 = ?",
     "choices": [],
@@ -73,9 +74,11 @@ class Grader:
         self.timeouts = self.crashes = self.errors = self._elsewhere = 0
         self._reward_name, self._workers, self._timeout = reward_name, workers, timeout
         self._memory = int(memory_gib * 2**30)
-        self._parts = set()  # names seen so far: a failed response has zeros for all of them
+        self._parts: set[str] = set()  # names seen so far: a failed response has zeros for all of them
         self._warned = self._closed = False
-        self._started = {}  # pair: (the future of its chunk, its index in the chunk)
+        self._started: dict[
+            tuple, tuple[ProcessFuture, int]
+        ] = {}  # pair: (the future of its chunk, its index in the chunk)
         self._pool = self._start()
         if self._weights:
             self._try_weights()
@@ -151,7 +154,7 @@ class Grader:
         """The scores of all processes, given those of this one."""
         from perl_jax.runtime import processes
 
-        scored = {}
+        scored: dict[tuple, dict[str, float]] = {}
         shares = processes.exchange([scores, failed])
         for index, (theirs, failures) in enumerate(shares):
             scored |= zip([key for key in every if _number(key) % len(shares) == index], theirs)
@@ -162,7 +165,9 @@ class Grader:
 
     def _distinct(self, pairs: Iterable[_Pair]) -> tuple[list[tuple], dict[tuple, _Pair]]:
         """The key of each pair, and one pair without images for each key."""
-        slim, keys, distinct = {}, [], {}
+        slim: dict[int, tuple[Mapping[str, object], dict[str, object], str]] = {}
+        keys: list[tuple] = []
+        distinct: dict[tuple, _Pair] = {}
         for record, text in pairs:
             if id(record) not in slim:
                 light = {key: value for key, value in record.items() if key != "images"}
@@ -242,12 +247,12 @@ def _number(key: tuple) -> int:
     return zlib.crc32("\0".join(key).encode(errors="surrogatepass"))
 
 
-def pool(workers: int, initializer, *arguments: object) -> ProcessPool:
+def pool(workers: int, initializer: Callable[..., None], *arguments: object) -> ProcessPool:
     """Killable worker processes that do not import the main module."""
     return ProcessPool(workers, context=_Context(), initializer=initializer, initargs=arguments)
 
 
-def outcome(future):
+def outcome(future: ProcessFuture) -> Any:
     """A task's result, or the exception with which its worker was stopped or lost."""
     try:
         return future.result()
@@ -297,7 +302,7 @@ _lock = Lock()
 
 
 @contextlib.contextmanager
-def _without_main():
+def _without_main() -> Iterator[None]:
     full = spawn.get_preparation_data
 
     def partial(name: str) -> dict[str, object]:

@@ -6,18 +6,23 @@ A permutation group is one question in O orders of its images, with G rollouts p
 packing: `update.step` computes `token_losses` over packed rows that hold several groups.
 """
 
+from collections.abc import Mapping
 from functools import partial
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 AGGREGATES = ("token-mean", "seq-mean-token-mean", "seq-mean-token-sum-norm")
 LOG_RATIO_LIMIT = 20.0  # avoids overflow in exp()
 KL_LIMIT = 10.0
 
+Array = TypeVar("Array", np.ndarray, jax.Array)
 
-def group_advantages(rewards_OG, scale: str = "std", eps: float = 1e-6) -> np.ndarray:
+
+def group_advantages(rewards_OG: ArrayLike, scale: str = "std", eps: float = 1e-6) -> np.ndarray:
     """Advantages of one group, float64 [O, G]: rewards normalised over all its orders and rollouts.
 
     (r - mean) / (std + eps) with the unbiased std (ddof 1); `scale="none"` only subtracts the mean (Dr. GRPO). A group
@@ -33,7 +38,7 @@ def group_advantages(rewards_OG, scale: str = "std", eps: float = 1e-6) -> np.nd
     return centred / (rewards.std(ddof=1) + eps) if scale == "std" else centred
 
 
-def advantages(rewards_QOG, scale: str = "std", eps: float = 1e-6) -> np.ndarray:
+def advantages(rewards_QOG: ArrayLike, scale: str = "std", eps: float = 1e-6) -> np.ndarray:
     """`group_advantages` of each group, float32 [..., O, G]."""
     rewards = np.asarray(rewards_QOG)
     groups = rewards.reshape(-1, *rewards.shape[-2:])
@@ -41,7 +46,15 @@ def advantages(rewards_QOG, scale: str = "std", eps: float = 1e-6) -> np.ndarray
     return np.array(values, np.float32).reshape(rewards.shape)
 
 
-def group_loss(logp_OGR, old_logp_OGR, advantages_OG, weights_OG, mask_OGR, ref_logp_OGR=None, **clipping):
+def group_loss(
+    logp_OGR: ArrayLike,
+    old_logp_OGR: ArrayLike,
+    advantages_OG: ArrayLike,
+    weights_OG: jax.Array,
+    mask_OGR: ArrayLike,
+    ref_logp_OGR: ArrayLike | None = None,
+    **clipping: Any,
+) -> tuple[jax.Array, tuple[dict[str, jax.Array], dict[str, jax.Array]]]:
     """One group's share of a step's loss, float32 [], and the `totals` of its token statistics.
 
     `weights_OG` are the token weights of each response (`response_weights`); `clipping` is as in `token_losses`.
@@ -51,17 +64,17 @@ def group_loss(logp_OGR, old_logp_OGR, advantages_OG, weights_OG, mask_OGR, ref_
 
 
 def loss(
-    logp,
-    old_logp,
-    advantages,
-    mask,
-    ref_logp=None,
-    clip_low=0.2,
-    clip_high=0.2,
-    dual_clip=3.0,
-    kl_coef=0.0,
-    aggregate="token-mean",
-):
+    logp: ArrayLike,
+    old_logp: ArrayLike,
+    advantages: ArrayLike,
+    mask: ArrayLike,
+    ref_logp: ArrayLike | None = None,
+    clip_low: float = 0.2,
+    clip_high: float = 0.2,
+    dual_clip: float | None = 3.0,
+    kl_coef: float = 0.0,
+    aggregate: str = "token-mean",
+) -> tuple[jax.Array, dict[str, jax.Array]]:
     """The loss of one optimizer step and its metrics: (float32 [], {name: float32 []}).
 
     logp, old_logp, ref_logp, mask [Q, O, G, R], advantages [Q, O, G]; leading axes may be omitted, for one group or for
@@ -69,7 +82,7 @@ def loss(
     loss is 0. `kl_coef` > 0 needs `ref_logp`.
     """
 
-    def grouped(x, axes: int):
+    def grouped(x: ArrayLike, axes: int) -> jax.Array:
         x = jnp.asarray(x)
         return x.reshape(*[1] * (axes - x.ndim), *x.shape)
 
@@ -83,7 +96,7 @@ def loss(
     return shares.sum(), metrics(sums, maxima, jnp.sum(mask))
 
 
-def response_weights(lengths, aggregate: str = "token-mean", norm_length: int | None = None):
+def response_weights(lengths: Array, aggregate: str = "token-mean", norm_length: int | None = None) -> Array:
     """The weight of each token of a response in an optimizer step, float [...], from all response lengths [...].
 
     `token-mean`: equal for all tokens; `seq-mean-token-mean`: equal for all responses, and for all tokens within one;
@@ -96,13 +109,24 @@ def response_weights(lengths, aggregate: str = "token-mean", norm_length: int | 
     if aggregate == "seq-mean-token-mean":
         return non_empty / lengths.clip(1) / responses
     if aggregate == "seq-mean-token-sum-norm":
+        if norm_length is None:
+            raise ValueError(f"{aggregate} needs norm_length, the length by which it divides")
         return non_empty / norm_length / responses
     raise ValueError(f"aggregate is one of {', '.join(AGGREGATES)}, not {aggregate!r}")
 
 
 def token_losses(
-    logp, old_logp, advantages, mask, ref_logp=None, *, clip_low=0.2, clip_high=0.2, dual_clip=3.0, kl_coef=0.0
-):
+    logp: ArrayLike,
+    old_logp: ArrayLike,
+    advantages: ArrayLike,
+    mask: ArrayLike,
+    ref_logp: ArrayLike | None = None,
+    *,
+    clip_low: float = 0.2,
+    clip_high: float = 0.2,
+    dual_clip: float | None = 3.0,
+    kl_coef: float = 0.0,
+) -> tuple[jax.Array, dict[str, jax.Array]]:
     """The loss of each token, float32 [..., R], and per-token statistics {name: [..., R]}, 0 where mask is 0.
 
     PPO's clipped objective with a dual clip for negative advantages, plus `kl_coef` times the k3 estimate of the KL
@@ -130,11 +154,11 @@ def token_losses(
     return jnp.where(keep, losses, 0.0), {name: jnp.where(keep, x, 0).astype(jnp.float32) for name, x in stats.items()}
 
 
-def totals(stats):
+def totals(stats: Mapping[str, jax.Array]) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
     """Reduces token statistics {name: [..., R]} to (sums {name: []}, maxima {name: []}), which micro-batches add up."""
     return {name: x.sum() for name, x in stats.items()}, {"ratio_max": stats["ratio"].max()}
 
 
-def metrics(sums, maxima, tokens):
+def metrics(sums: Mapping[str, jax.Array], maxima: Mapping[str, jax.Array], tokens: ArrayLike) -> dict[str, jax.Array]:
     """The metrics of an optimizer step from the totals over `tokens` tokens: means, and maxima."""
     return {**{name: x / jnp.maximum(tokens, 1) for name, x in sums.items()}, **maxima}

@@ -11,8 +11,9 @@ axes; a dimension that the axis does not divide is replicated. Rows (an update's
 images, a sampler's prompts with their streams) are sharded over all axes but `tensor`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -21,8 +22,11 @@ from flax import nnx
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
+from jax.typing import DTypeLike
 
 from models.errors import InputError
+
+Tree = TypeVar("Tree")  # a pytree of arrays
 
 ROWS = ("slice", "data", "fsdp")
 AXES = (*ROWS, "tensor")
@@ -33,7 +37,9 @@ LAYOUTS = {  # of weights: logical name -> mesh axis; other names are not sharde
 }
 
 
-def make(devices=None, *, slice: int = 1, data: int = 1, fsdp: int = -1, tensor: int = 1) -> Mesh:
+def make(
+    devices: Sequence[jax.Device] | None = None, *, slice: int = 1, data: int = 1, fsdp: int = -1, tensor: int = 1
+) -> Mesh:
     """The mesh of `devices` (default: all), with the given axis sizes; one may be -1, for all remaining devices.
 
     Raises InputError for sizes that do not match the number of devices.
@@ -73,10 +79,10 @@ def local_shards() -> frozenset[int]:
     if mesh.empty:
         return frozenset([0])
     parts = NamedSharding(mesh, P(ROWS)).addressable_devices_indices_map((shards(),)).values()
-    return frozenset(part.start or 0 for (part,) in parts)
+    return frozenset(part.start or 0 for (part,) in filter(None, parts))
 
 
-def partition_spec(shape, axes, layout: str = "train") -> P:
+def partition_spec(shape: Sequence[int], axes: Sequence[str], layout: str = "train") -> P:
     """The partition spec of a weight of `shape` with logical `axes`, one per dimension, in the current mesh.
 
     For a layer taken out of a stack, `axes` may still have the stack's leading axis.
@@ -91,7 +97,7 @@ def head_axis(heads: int) -> str | None:
     return "tensor" if heads % jax.sharding.get_abstract_mesh().shape["tensor"] == 0 else None
 
 
-def sharding(shape, axes) -> NamedSharding:
+def sharding(shape: Sequence[int], axes: Sequence[str]) -> NamedSharding:
     """The sharding of a weight in training, as an argument of `models.load`."""
     return NamedSharding(jax.sharding.get_mesh(), partition_spec(shape, axes))
 
@@ -99,11 +105,11 @@ def sharding(shape, axes) -> NamedSharding:
 # Inside compiled programs.
 
 
-def rows(tree, axis: int = 0, heads: int | None = None):
+def rows(tree: Tree, axis: int = 0, heads: int | None = None) -> Tree:
     """Shards dimension `axis` of the arrays as rows, and dimension `heads` over `tensor` where it divides that."""
 
-    def where(x):
-        names = [None] * x.ndim
+    def where(x: jax.Array) -> P:
+        names: list[str | tuple[str, ...] | None] = [None] * x.ndim
         names[axis] = ROWS
         if heads is not None:
             names[heads] = head_axis(x.shape[heads])
@@ -113,7 +119,7 @@ def rows(tree, axis: int = 0, heads: int | None = None):
     return tree if empty else jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, where(x)), tree)
 
 
-def by_width(x, axis: int = 0):
+def by_width(x: jax.Array, axis: int = 0) -> jax.Array:
     """Shards the width of embeddings [..., D] over `fsdp`, like the embedding table, if divisible."""
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or x.shape[-1] % mesh.shape["fsdp"]:
@@ -122,28 +128,28 @@ def by_width(x, axis: int = 0):
     return jax.lax.with_sharding_constraint(x, spec)
 
 
-def from_width(x, axis: int = 0):
+def from_width(x: jax.Array, axis: int = 0) -> jax.Array:
     """Reshards embeddings looked up `by_width` to `rows`; without this intermediate, XLA would replicate all rows."""
     return rows(by_width(x, axis), axis)
 
 
-def to_width(x, axis: int = 0):
+def to_width(x: jax.Array, axis: int = 0) -> jax.Array:
     """The inverse of `from_width`, for embeddings to be looked up; its gradient is resharded likewise."""
     return by_width(rows(x, axis), axis)
 
 
-def replicated(tree):
+def replicated(tree: Tree) -> Tree:
     """Replicates the arrays on all devices."""
     empty = jax.sharding.get_abstract_mesh().empty
     return tree if empty else jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, P()), tree)
 
 
-def weights(state: nnx.State, layout: str = "train") -> nnx.State:
+def weights(state: Tree, layout: str = "train") -> Tree:
     """Shards weights, or a pytree like them (gradients, optimizer moments), as in `layout`."""
     if jax.sharding.get_abstract_mesh().empty:
         return state
 
-    def place(leaf):
+    def place(leaf: Any) -> Any:
         if not isinstance(leaf, nnx.Variable):
             return leaf
         where = partition_spec(leaf.shape, leaf.get_metadata("axes"), layout)
@@ -152,7 +158,7 @@ def weights(state: nnx.State, layout: str = "train") -> nnx.State:
     return jax.tree.map(place, state, is_leaf=lambda leaf: isinstance(leaf, nnx.Variable))
 
 
-def by_row(f: Callable, in_axes=0, out_axes=0) -> Callable:
+def by_row(f: Callable, in_axes: int | tuple[int, ...] = 0, out_axes: int | tuple[int, ...] = 0) -> Callable:
     """`jax.vmap` over sharded rows."""
     return jax.vmap(f, in_axes, out_axes, spmd_axis_name=None if jax.sharding.get_abstract_mesh().empty else ROWS)
 
@@ -160,7 +166,7 @@ def by_row(f: Callable, in_axes=0, out_axes=0) -> Callable:
 def vmap_one_row(f: Callable) -> Callable:
     """`by_row` with one row per shard. A single row is not batched: XLA is slower on batches of one on a CPU."""
 
-    def single(*args):
+    def single(*args: Any) -> Any:
         return jax.tree.map(lambda x: x[None], f(*jax.tree.map(lambda x: x[0], args)))
 
     return single if shards() == 1 else by_row(f)
@@ -174,7 +180,7 @@ def by_shard(f: Callable, shared: int = 0) -> Callable:
     if shards() == 1:
         return f
 
-    def sharded(*args):
+    def sharded(*args: Any) -> Any:
         specs = tuple(P() if i < shared else P(ROWS) for i in range(len(args)))
         return jax.shard_map(f, in_specs=specs, out_specs=P(ROWS), axis_names=set(ROWS), check_vma=False)(*args)
 
@@ -190,7 +196,7 @@ def by_heads(attention: Callable) -> Callable:
     if mesh.empty or mesh.size == 1:
         return attention
 
-    def sharded(q, k, v, *more):
+    def sharded(q: jax.Array, k: jax.Array, v: jax.Array, *more: Any) -> jax.Array:
         heads = P(None, head_axis(k.shape[1]))
         specs = heads, heads, heads, *[P()] * len(more)
         return jax.shard_map(attention, in_specs=specs, out_specs=heads, check_vma=False)(q, k, v, *more)
@@ -201,7 +207,7 @@ def by_heads(attention: Callable) -> Callable:
 # Outside compiled programs.
 
 
-def place(tree, axis: int = 0):
+def place(tree: Tree, axis: int = 0) -> Tree:
     """Puts host arrays on the devices, with dimension `axis` sharded as rows."""
     mesh = jax.sharding.get_mesh()
     if mesh.empty:
@@ -210,10 +216,10 @@ def place(tree, axis: int = 0):
     return jax.tree.map(lambda x: jax.make_array_from_callback(x.shape, where, lambda index: x[index]), tree)
 
 
-def shapes(tree, like):
+def shapes(tree: Tree, like: Any) -> Tree:
     """ShapeDtypeStructs with the shapes of `tree` and the shardings of `like`, for ahead-of-time compilation."""
 
-    def shape(x, like):
+    def shape(x: Any, like: Any) -> jax.ShapeDtypeStruct:
         where = like.sharding if getattr(like, "committed", False) else None
         return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where)
 
@@ -232,10 +238,12 @@ def reshard(state: nnx.State, layout: str) -> nnx.State:
 
 
 @partial(jax.jit, static_argnums=1)
-def _reshard(state, layout: str):
+def _reshard(state: nnx.State, layout: str) -> nnx.State:
     return weights(state, layout)
 
 
-def abstract(shape, dtype=jnp.int32, *where) -> jax.ShapeDtypeStruct:
+def abstract(
+    shape: Sequence[int], dtype: DTypeLike = jnp.int32, *where: str | tuple[str, ...] | None
+) -> jax.ShapeDtypeStruct:
     """An abstract array on the current mesh, sharded along its dimensions as `where` says."""
     return jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(jax.sharding.get_mesh(), P(*where)))

@@ -12,15 +12,16 @@ import json
 import math
 import operator
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import count as count_from
+from typing import Any
 
 from models.errors import InputError
 from perl_jax import symbols
 from perl_jax.symbols import MARKER, MENTION, SET, SLOT
 
 Order = tuple[int, ...]
-Sample = dict[str, object]
+Sample = Mapping[str, Any]
 
 _BARE_LETTER = re.compile(r"(\W*)([A-Za-z])(\W*)")
 _BARE_ITEM = re.compile(r"\d+|\b[A-Za-z]\b")
@@ -133,7 +134,8 @@ def uniform_orders(sample: Sample, count: int, seed: int) -> list[Order]:
     Deterministic in (seed, id); distinct until all permutations are used.
     """
     original, places = original_order(len(_images(sample))), movable_places(sample)
-    orders, used = [], set()
+    orders: list[Order] = []
+    used: set[Order] = set()
     for index in range(count):
         if len(used) == math.factorial(len(places)):
             used = set()
@@ -278,7 +280,7 @@ def _words(sample: Sample, text: str) -> str:
     return _named(sample, symbols.words, text, len(_images(sample)))
 
 
-def _named(sample: Sample, function, *args) -> str:
+def _named(sample: Sample, function: Callable[..., str], *args: object) -> str:
     try:
         return function(*args)
     except InputError as error:
@@ -372,9 +374,11 @@ def _hash(*key: object) -> int:
 
 def _draw(original: Order, places: list[int], used: set[Order], key: tuple) -> Order:
     """A uniform permutation of `places` that is not in `used` (at least one must be left)."""
-    for attempt in count_from():
+
+    def drawn(attempt: int) -> Order:
         order = list(original)
         for place, image in zip(places, sorted(places, key=lambda place: _hash(*key, attempt, place))):
             order[place] = image
-        if tuple(order) not in used:
-            return tuple(order)
+        return tuple(order)
+
+    return next(order for order in map(drawn, count_from()) if order not in used)

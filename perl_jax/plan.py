@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import jax
 from absl import flags
+from ml_collections import ConfigDict
 
 import models
 from models.errors import InputError
@@ -98,7 +99,7 @@ def topologies(name: str) -> list[str]:
     )
 
 
-def plan(config, topology: str, assumed: Assumed) -> Plan:
+def plan(config: ConfigDict, topology: str, assumed: Assumed) -> Plan:
     """The plan of a run on a topology. Raises InputError for an unknown one."""
     sizes = sizes_of(config.model)
     family, _, count = topology.partition(":")
@@ -109,7 +110,7 @@ def plan(config, topology: str, assumed: Assumed) -> Plan:
     return compile_for(config, sizes, assumed, programs.devices_of(topology, config.mesh.slice))
 
 
-def compile_for(config, sizes: models.Config, assumed: Assumed, devices) -> Plan:
+def compile_for(config: ConfigDict, sizes: models.Config, assumed: Assumed, devices) -> Plan:
     """A plan with memory use reported by the compiler."""
     kind, compiled = devices[0].device_kind, {}
     with jax.set_mesh(mesh.make(devices, **config.mesh)):
@@ -128,7 +129,7 @@ def compile_for(config, sizes: models.Config, assumed: Assumed, devices) -> Plan
     return Plan(compiled=True, resident=resident, needed=needed, sent=sent, network=network, **timing)
 
 
-def estimate(config, sizes: models.Config, assumed: Assumed, kind: str, devices) -> Plan:
+def estimate(config: ConfigDict, sizes: models.Config, assumed: Assumed, kind: str, devices) -> Plan:
     """A plan with estimated memory use, for as many devices of this kind as `devices`."""
     with jax.set_mesh(mesh.make(devices, **config.mesh)):
         check_config.check_shards(config, mesh.shards())
@@ -141,7 +142,7 @@ def estimate(config, sizes: models.Config, assumed: Assumed, kind: str, devices)
     return Plan(compiled=False, resident=resident, needed=needed, sent={}, network=None, **timing)
 
 
-def times(config, sizes: models.Config, assumed: Assumed, kind: str, count: int, shards: int) -> dict:
+def times(config: ConfigDict, sizes: models.Config, assumed: Assumed, kind: str, count: int, shards: int) -> dict:
     """The fields of a plan that do not depend on memory."""
     on = config, sizes, assumed, flops.DEVICES[kind], count, shards
     return {
@@ -174,7 +175,7 @@ def phases(compiled: Mapping[str, Compiled | float], resident: Mapping[str, floa
     return out
 
 
-def largest_rows(config, topology: str, assumed: Assumed) -> int | None:
+def largest_rows(config: ConfigDict, topology: str, assumed: Assumed) -> int | None:
     """The largest `micro_batch.row_tokens`, in steps of 2,048, that fits by estimate; None where none does."""
     config, best = config.copy_and_resolve_references(), None
     for tokens in range(2048, 2**17, 2048):
@@ -185,7 +186,7 @@ def largest_rows(config, topology: str, assumed: Assumed) -> int | None:
     return best
 
 
-def report(config, planned: Plan, assumed: Assumed, price: float) -> str:
+def report(config: ConfigDict, planned: Plan, assumed: Assumed, price: float) -> str:
     """A plan as Markdown."""
     memory = flops.DEVICES[planned.device].memory
     method = "compiled ahead of time, not run" if planned.compiled else "estimated, not compiled"

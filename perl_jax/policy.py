@@ -10,6 +10,8 @@ from typing import NamedTuple
 
 import jax
 from flax import nnx
+from jax.sharding import NamedSharding
+from ml_collections import ConfigDict
 
 import models
 from models import lora
@@ -31,7 +33,7 @@ class Base(NamedTuple):
     fingerprint: str
 
 
-def load(config, workdir: Path, texts: Iterable[str]) -> tuple[models.Model, Base]:
+def load(config: ConfigDict, workdir: Path, texts: Iterable[str]) -> tuple[models.Model, Base]:
     """The model to train, on the current mesh, each weight loaded in its training dtype, and its base.
 
     Adds new adapters if `config.lora` has a rank. Otherwise as `base`.
@@ -43,19 +45,19 @@ def load(config, workdir: Path, texts: Iterable[str]) -> tuple[models.Model, Bas
     return adapted(config, model, mesh.sharding), base_model
 
 
-def frozen(config, base: Base) -> models.Model:
+def frozen(config: ConfigDict, base: Base) -> models.Model:
     """The base model on the current mesh for inference alone, in the compute dtype."""
     return models.load(base.path, dtype=config.compute_dtype, sharding=mesh.sharding)
 
 
-def base(config, workdir: Path, texts: Iterable[str]) -> Base:
+def base(config: ConfigDict, workdir: Path, texts: Iterable[str]) -> Base:
     """The base that `config.model` names, or without a name a new model of `config.scratch`'s sizes.
 
     A new model is made once, in the workdir; `texts` train its tokenizer. Raises InputError where neither is given.
     """
     path = _place(config, workdir)
 
-    def make():
+    def make() -> None:
         if not config.model and not path.exists():
             from_scratch, sizes = _new(config)
             from_scratch.make(path, sizes, texts, seed=config.seed)
@@ -65,7 +67,7 @@ def base(config, workdir: Path, texts: Iterable[str]) -> Base:
     return Base(prompts, str(path), fingerprint(path))
 
 
-def without_weights(config, workdir: Path, texts: Iterable[str]) -> tuple[Prompts, models.Config]:
+def without_weights(config: ConfigDict, workdir: Path, texts: Iterable[str]) -> tuple[Prompts, models.Config]:
     """The prompts that `load` would give, and the model's config, without reading, making or downloading weights."""
     path = _place(config, workdir, weights=False)
     with tempfile.TemporaryDirectory() as folder:
@@ -77,14 +79,14 @@ def without_weights(config, workdir: Path, texts: Iterable[str]) -> tuple[Prompt
         return prompts, models.read_config(path)
 
 
-def _place(config, workdir: Path, weights: bool = True) -> Path:
+def _place(config: ConfigDict, workdir: Path, weights: bool = True) -> Path:
     """The model's directory; that of a new model is in the workdir once it is made."""
     if not config.model and not config.scratch:
         raise InputError("config.model must name a Hugging Face directory, or config.scratch give sizes of a new model")
     return directory(config.model, weights) if config.model else workdir / "init"
 
 
-def _new(config) -> tuple[ModuleType, dict]:
+def _new(config: ConfigDict) -> tuple[ModuleType, dict]:
     """The `from_scratch` module and the sizes of a new model.
 
     The family is that of `config.scratch.model_type`, or the first.
@@ -94,25 +96,27 @@ def _new(config) -> tuple[ModuleType, dict]:
     return models.family({"model_type": model_type}).from_scratch, sizes
 
 
-def adapted(config, model: models.Model, sharding=None) -> models.Model:
+def adapted(
+    config: ConfigDict, model: models.Model, sharding: Callable[..., NamedSharding] | None = None
+) -> models.Model:
     """The model with the adapters of `config.lora`, if any."""
     return lora.add(model, **config.lora, seed=config.seed, sharding=sharding) if config.lora.rank else model
 
 
-def trainable(config) -> Callable[[str], bool]:
+def trainable(config: ConfigDict) -> Callable[[str], bool]:
     """A predicate for trainable weights, by attribute path."""
     if config.lora.rank:
         return lora.is_adapter
     return lambda path: config.train_vision or not path.startswith("visual.")
 
 
-def dtypes(config) -> Callable[[str], str]:
+def dtypes(config: ConfigDict) -> Callable[[str], str]:
     """The dtype of each weight by attribute path: float32 if trainable, else the compute dtype."""
     trains = trainable(config)
     return lambda path: "float32" if trains(path) else config.compute_dtype
 
 
-def reference(config, model: models.Model) -> models.Model | None:
+def reference(config: ConfigDict, model: models.Model) -> models.Model | None:
     """The reference model of the KL penalty for a policy that starts as `model`; None without KL.
 
     With adapters it is the model without them, sharing its arrays. Otherwise it is a copy in the compute dtype, to

@@ -13,12 +13,14 @@ On a mesh each shard decodes all streams of its share of the prompts; streams ne
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from typing import Any
 
 import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.typing import DTypeLike
 
 import models
 from models import lora
@@ -32,15 +34,18 @@ from perl_jax.engine.sampling import Sampling, sample
 
 SEGMENT = 64  # tokens decoded between two host checks
 
-_compiled = set()  # signatures that `compile_ahead` has compiled
+Cache = tuple[jax.Array, jax.Array]  # of one layer: keys and values
+Split = tuple[nnx.GraphDef, nnx.State]  # a model by `nnx.split`
+Finished = Callable[[int, int, np.ndarray], None]
+
+_compiled: set[tuple] = set()  # signatures that `compile_ahead` has compiled
 
 
-@flax.struct.dataclass
-class Streams:
+class Streams(flax.struct.PyTreeNode):
     """Decoding state of N prompts with G streams each. Prompts are padded to P tokens, per-stream KV caches hold C."""
 
-    prompt_kv_cache: list  # prompt KV cache by layer: keys [N, J, d, P], values [N, J, P, d]
-    kv_cache: list  # per-stream KV cache by layer: keys [N * G, J, d, C], values [N * G, J, C, d]
+    prompt_kv_cache: list[Cache]  # prompt KV cache by layer: keys [N, J, d, P], values [N, J, P, d]
+    kv_cache: list[Cache]  # per-stream KV cache by layer: keys [N * G, J, d, C], values [N * G, J, C, d]
     lengths: jax.Array  # int32 [N]: prompt lengths
     starts: jax.Array  # int32 [N]: the position of the first token after each prompt
     keys: jax.Array  # [N, G]
@@ -50,7 +55,7 @@ class Streams:
 
 def generate(
     model: models.Model,
-    prompts: Sequence,
+    prompts: Sequence[tuple[Sequence[int], Sequence]],
     samples: int = 8,
     max_new_tokens: int = 64,
     temperature: float = 1.0,
@@ -58,10 +63,10 @@ def generate(
     top_k: int = 0,
     eos_ids: Sequence[int] = (),
     seed: int = 0,
-    ids: Sequence[int] | None = None,
+    ids: Sequence[int] | np.ndarray | None = None,
     min_pixels: int | None = None,
     max_pixels: int | None = None,
-    finished: Callable[[int, int, np.ndarray], None] | None = None,
+    finished: Finished | None = None,
     batch: int = 0,
 ) -> Rollouts:
     """Samples `samples` responses to each prompt [(input_ids, images), ...] (as `models.pack` takes them).
@@ -99,13 +104,19 @@ def generate(
         inputs = models.pack(
             model.config, [prompts[n] for n in indices], min_pixels, max_pixels, shards, mesh.local_shards()
         )
-        on_end = finished and (lambda n, g, tokens, first=first: finished(first + n, g, tokens))
-        batches.append(Decoded(count, N, samples, max_new_tokens, shards, on_end))
+        batches.append(Decoded(count, N, samples, max_new_tokens, shards, _counted_from(first, finished)))
         _generate(*parts, options, inputs, ids[indices], seed, batches[-1])
     return rollouts(batches, model.source.pad_id if model.source else 0)
 
 
-def _generate(parts, decoder, options: Sampling, inputs: Inputs, ids, seed: int, decoded: Decoded) -> None:
+def _counted_from(first: int, finished: Finished | None) -> Finished | None:
+    """`finished` for a batch whose prompts start at number `first`."""
+    return finished and (lambda n, g, tokens: finished(first + n, g, tokens))
+
+
+def _generate(
+    parts: Split, decoder: Split, options: Sampling, inputs: Inputs, ids: np.ndarray, seed: int, decoded: Decoded
+) -> None:
     """Decodes one batch into `decoded`. `parts` is the split model, `decoder` the split `for_decoding(model)`."""
     (count, G, R), shards = decoded.shape, mesh.shards()
     cache_sizes, sizes = capacities(R), batch_sizes(len(ids), G, R, shards)
@@ -142,14 +153,22 @@ def _generate(parts, decoder, options: Sampling, inputs: Inputs, ids, seed: int,
         t = int(end)
 
 
-def compile_ahead(graph, weights, options: Sampling, streams: Streams, cache_sizes, sizes) -> None:
+def compile_ahead(
+    graph: nnx.GraphDef,
+    weights: nnx.State,
+    options: Sampling,
+    streams: Streams,
+    cache_sizes: Sequence[int],
+    sizes: Sequence[tuple[int, int]],
+) -> None:
     """Compiles all programs that a call may need, once, so that no later step waits for compilation."""
     signature = (graph, options, *cache_sizes, *sizes, streams.prompt_kv_cache[0][0].shape)
     if signature in _compiled:
         return
-    programs, shapes = [], mesh.shapes(streams, streams)
+    programs: list[tuple] = []
+    shapes = mesh.shapes(streams, streams)
     for smaller in [*sizes[1:], None]:
-        moves = smaller and mesh.place((np.zeros(smaller[0], np.int32), np.zeros(smaller, np.int32)))
+        moves = mesh.place((np.zeros(smaller[0], np.int32), np.zeros(smaller, np.int32))) if smaller else ()
         grown = shapes
         for larger in [*cache_sizes[1:], None]:
             programs.append((_decode, graph, weights, options, smaller or (0, 1), grown, np.int32(0), np.int32(0)))
@@ -168,16 +187,16 @@ def compile_ahead(graph, weights, options: Sampling, streams: Streams, cache_siz
 
 def abstract_programs(
     sizes: models.Config,
-    model,
-    decoder,
+    model: Split,
+    decoder: Split,
     options: Sampling,
-    pack,
+    pack: Any,
     *,
     prompts: int,
     samples: int,
     prompt_tokens: int,
     max_new_tokens: int,
-    dtype,
+    dtype: DTypeLike,
 ) -> tuple[dict[str, Callable], Streams]:
     """({name: what lowers it} of the programs of one call, its largest decoding state), without an array.
 
@@ -194,16 +213,17 @@ def abstract_programs(
     N, G, P, cache_sizes = prompts, samples, prompt_tokens, capacities(max_new_tokens)
     J, d, heads = sizes.text.num_key_value_heads, sizes.text.head_dim, mesh.head_axis(sizes.text.num_key_value_heads)
 
-    def rows(*shape, dtype=jnp.int32):
+    def rows(*shape: int, dtype: DTypeLike = jnp.int32) -> Any:  # in place of an array
         return mesh.abstract(shape, dtype, mesh.ROWS)
 
-    def cache(n, tokens):
+    def caches(n: int, tokens: int) -> list:
         shapes = (n, J, d, tokens), (n, J, tokens, d)
-        return tuple(mesh.abstract(shape, dtype, mesh.ROWS, heads) for shape in shapes)
+        cache = tuple(mesh.abstract(shape, dtype, mesh.ROWS, heads) for shape in shapes)
+        return [cache] * sizes.text.num_hidden_layers
 
     key = jax.eval_shape(lambda: jax.random.key(0)).dtype
-    caches = ([cache(n, tokens)] * sizes.text.num_hidden_layers for n, tokens in ((N, P), (N * G, cache_sizes[-1])))
-    streams = Streams(*caches, rows(N), rows(N), rows(N, G, dtype=key), rows(N, G), rows(N, G, dtype=bool))
+    state = rows(N), rows(N), rows(N, G, dtype=key), rows(N, G), rows(N, G, dtype=bool)
+    streams = Streams(caches(N, P), caches(N * G, cache_sizes[-1]), *state)
     h = rows(N, P, sizes.embedding_size, dtype=dtype)
     positions = mesh.abstract((3, N, P), jnp.int32, None, mesh.ROWS)
     ids = rows(N, dtype=jnp.uint32)
@@ -220,15 +240,26 @@ def abstract_programs(
 
 @partial(jax.jit, static_argnums=(0, 2, 3, 4))
 def _start(
-    graph, weights, options: Sampling, G: int, capacity: int, h, position_ids, lengths, starts, ids, seed, prompts
-):
+    graph: nnx.GraphDef,
+    weights: nnx.State,
+    options: Sampling,
+    G: int,
+    capacity: int,
+    h: jax.Array,
+    position_ids: jax.Array,
+    lengths: jax.Array,
+    starts: jax.Array,
+    ids: jax.Array,
+    seed: jax.Array,
+    prompts: jax.Array,
+) -> tuple[Streams, Segment]:
     """Prefills the prompts, of which the first `prompts` are real, and draws a token each: (streams, segment)."""
     model = nnx.merge(graph, weights)
     hidden, prompt_kv_cache = prefill(model, h, position_ids, lengths)
     prompt_keys = jax.vmap(partial(jax.random.fold_in, jax.random.key(seed)))(ids)
     keys = jax.vmap(lambda key: jax.vmap(partial(jax.random.fold_in, key))(jnp.arange(G)))(prompt_keys)
     hidden = jnp.broadcast_to(hidden[:, None], (*keys.shape, hidden.shape[-1]))
-    token, *logprobs = sample_token(model, options, keys, hidden, 0)
+    token, logprob, sample_logprob = sample_token(model, options, keys, hidden, 0)
     done = is_eos(token, options) | (jnp.arange(len(token)) >= prompts)[:, None]
     J, d = prompt_kv_cache[0][0].shape[1:3]
     kv_cache = [
@@ -236,7 +267,7 @@ def _start(
         for k, v in prompt_kv_cache
     ]
     streams = Streams(prompt_kv_cache, kv_cache, lengths, starts, keys, token, done)
-    first = (x[..., None] for x in (token, *logprobs))
+    first = token[..., None], logprob[..., None], sample_logprob[..., None]
     return placed(streams), mesh.replicated(Segment(*first, jnp.ones(keys.shape, jnp.int32), done))
 
 
@@ -248,11 +279,13 @@ def placed(streams: Streams) -> Streams:
     )
 
 
-def prefill(model, h, position_ids, lengths):
+def prefill(
+    model: models.Model, h: jax.Array, position_ids: jax.Array, lengths: jax.Array
+) -> tuple[jax.Array, list[Cache]]:
     """Hidden states [N, D] of each prompt's last token, and the prompt KV caches: a list of (keys, values) by layer."""
 
-    def attend(q, k, v, cache):
-        return mesh.by_heads(lambda *qkv: causal(*qkv, cache)[0])(q, k, v), (k, v)
+    def attend(q: jax.Array, k: jax.Array, v: jax.Array, cache: None) -> tuple[jax.Array, Cache]:
+        return mesh.by_heads(lambda q, k, v: causal(q, k, v, cache)[0])(q, k, v), (k, v)
 
     h, (keys, values) = mesh.by_row(
         lambda h, positions: model.model(h, positions, attend), in_axes=(0, 1), out_axes=(0, 1)
@@ -262,31 +295,40 @@ def prefill(model, h, position_ids, lengths):
 
 
 @partial(jax.jit, static_argnums=(0, 2, 3), donate_argnums=4)
-def _decode(graph, weights, options: Sampling, smaller: tuple[int, int], streams: Streams, t, stop):
+def _decode(
+    graph: nnx.GraphDef,
+    weights: nnx.State,
+    options: Sampling,
+    smaller: tuple[int, int],
+    streams: Streams,
+    t: jax.Array,
+    stop: jax.Array,
+) -> tuple[Streams, jax.Array, Segment]:
     """Draws tokens t, t + 1, ... below `stop`, until the live streams fit `smaller`: (streams, end, segment)."""
     model = nnx.merge(graph, weights)
     rows, width = smaller
     past, recent, start = split_cache(streams.kv_cache, t - 1)
 
-    def continues(carry):
+    def continues(carry: tuple[jax.Array, Streams, Segment]) -> jax.Array:
         t, streams, _ = carry
         needed = -(-jnp.sum(~streams.done, axis=1) // width)
         shards = mesh.shards()
         return (t < stop) & (jnp.max(jnp.sum(needed.reshape(shards, -1), axis=1)) > rows // shards)
 
-    def body(carry):
+    def body(carry: tuple[jax.Array, Streams, Segment]) -> tuple[jax.Array, Streams, Segment]:
         at, streams, segment = carry
         hidden, kv_cache = decode(model, streams, past, at - 1, start)
         sampled = sample_token(model, options, streams.keys, hidden, at)
-        written = (x.at[:, :, at - t].set(new) for x, new in zip(segment, sampled))
+        tokens, logprobs, sample_logprobs = (x.at[:, :, at - t].set(new) for x, new in zip(segment, sampled))
         done = streams.done | is_eos(sampled[0], options)
-        segment = Segment(*written, segment.lengths + ~streams.done, done)
+        segment = Segment(tokens, logprobs, sample_logprobs, segment.lengths + ~streams.done, done)
         return at + 1, placed(streams.replace(kv_cache=kv_cache, last=sampled[0], done=done)), segment
 
     shape = streams.done.shape
     empty = Segment(
         jnp.zeros((*shape, SEGMENT), jnp.int32),
-        *jnp.zeros((2, *shape, SEGMENT)),
+        jnp.zeros((*shape, SEGMENT)),
+        jnp.zeros((*shape, SEGMENT)),
         jnp.zeros(shape, jnp.int32),
         streams.done,
     )
@@ -296,7 +338,7 @@ def _decode(graph, weights, options: Sampling, smaller: tuple[int, int], streams
     return streams, *mesh.replicated((end, segment))
 
 
-def split_cache(cache, used):
+def split_cache(cache: list[Cache], used: jax.Array) -> tuple[Sequence[Cache | None], list[Cache], jax.Array | int]:
     """Splits the per-stream KV cache into a read-only past, a write buffer and the token offset of the buffer.
 
     `used` is the number of tokens in the cache. On a TPU, a cache longer than a segment is read-only during the loop,
@@ -309,12 +351,12 @@ def split_cache(cache, used):
     return cache, mesh.rows(recent, heads=1), used
 
 
-def merge_cache(past, recent, start):
+def merge_cache(past: Sequence[Cache | None], recent: list[Cache], start: jax.Array | int) -> list[Cache]:
     """Copies a segment's write buffer, from token `start` on, into the per-stream KV caches [..., C]."""
     if past[0] is None:
         return recent
 
-    def join(cache, new, axis: int):
+    def join(cache: jax.Array, new: jax.Array, axis: int) -> jax.Array:
         at = jnp.minimum(start, cache.shape[axis] - SEGMENT)  # a buffer at the end overlaps older tokens
         there = jnp.arange(SEGMENT) >= start - at
         there = there.reshape(*[-1 if i == axis else 1 for i in range(cache.ndim)])
@@ -322,7 +364,7 @@ def merge_cache(past, recent, start):
         new = jnp.where(there, jnp.roll(new, start - at, axis), old)
         return jax.lax.dynamic_update_slice_in_dim(cache, new, at, axis)
 
-    return [(join(k, new_k, 3), join(v, new_v, 2)) for (k, v), (new_k, new_v) in zip(past, recent)]
+    return [(join(k, new_k, 3), join(v, new_v, 2)) for (k, v), (new_k, new_v) in zip(filter(None, past), recent)]
 
 
 def for_decoding(model: models.Model) -> models.Model:
@@ -336,7 +378,9 @@ def for_decoding(model: models.Model) -> models.Model:
     return nnx.merge(graph, mesh.reshard(weights, "decode"))
 
 
-def decode(model, streams: Streams, past, used, start):
+def decode(
+    model: models.Model, streams: Streams, past: Sequence[Cache | None], used: jax.Array, start: jax.Array | int
+) -> tuple[jax.Array, list[Cache]]:
     """One decode step: hidden states [N, G, D] that predict the next tokens, and the updated per-stream KV caches.
 
     `streams.kv_cache` holds tokens `start` to `used`, to which the newest is added; `past` those before `start`
@@ -347,7 +391,9 @@ def decode(model, streams: Streams, past, used, start):
     in_prompt = (jnp.arange(P) < streams.lengths[:, None])[:, None, None]  # [N, 1, 1, P]
     in_cache = jnp.arange(C) <= used - start
 
-    def attend(q, k, v, cache):
+    def attend(
+        q: jax.Array, k: jax.Array, v: jax.Array, cache: tuple[Cache, Cache, Cache | None]
+    ) -> tuple[jax.Array, Cache]:
         (prompt_k, prompt_v), (cache_k, cache_v), past = cache
         k, v = mesh.rows((k, v), heads=1)  # sharded like the caches, which would otherwise be moved
         cache_k, cache_v = cache_k.at[..., used - start].set(k), cache_v.at[..., used - start, :].set(v)
@@ -358,7 +404,8 @@ def decode(model, streams: Streams, past, used, start):
         q = q.reshape(N * G, J, heads, d)
         parts = [of_prompt, partial_attention(q, cache_k, cache_v, in_cache)]
         if past is not None:
-            parts.append(partial_attention(q, *past, jnp.arange(past[0].shape[-1]) < start))
+            past_k, past_v = past
+            parts.append(partial_attention(q, past_k, past_v, jnp.arange(past_k.shape[-1]) < start))
         return merged(*parts).reshape(N * G, -1, d).astype(q.dtype), (cache_k, cache_v)
 
     positions = jnp.broadcast_to((streams.starts + used)[:, None], (3, N, G)).reshape(3, N * G)
@@ -367,23 +414,25 @@ def decode(model, streams: Streams, past, used, start):
     return h.reshape(N, G, -1), kv_cache
 
 
-def sample_token(model, options: Sampling, keys, hidden, t):
+def sample_token(
+    model: models.Model, options: Sampling, keys: jax.Array, hidden: jax.Array, t: jax.Array | int
+) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Token t of each stream and its two log-probs, each [N, G], from hidden states [N, G, D]."""
     keys = jax.vmap(jax.vmap(lambda key: jax.random.fold_in(key, t)))(keys)
     suppress = jnp.array([model.config.image_token_id, model.config.video_token_id])
     return sample(keys, mesh.rows(mesh.rows(model.logits(hidden), heads=2)), suppress, options)
 
 
-def is_eos(token, options: Sampling):
+def is_eos(token: jax.Array, options: Sampling) -> jax.Array:
     """Whether each token is an EOS, bool of the same shape."""
     return jnp.isin(token, jnp.array(options.eos_ids, jnp.int32)) if options.eos_ids else jnp.zeros(token.shape, bool)
 
 
 @jax.jit
-def _shrink(streams: Streams, prompts, slots) -> Streams:
+def _shrink(streams: Streams, prompts: jax.Array, slots: jax.Array) -> Streams:
     """The streams of the smaller batch that `regroup` chose."""
 
-    def of_shard(streams, prompts, slots):
+    def of_shard(streams: Streams, prompts: jax.Array, slots: jax.Array) -> Streams:
         kv_cache = jax.tree.map(lambda x: x[slots.ravel()], streams.kv_cache)
         keys, last = streams.keys.ravel()[slots], streams.last.ravel()[slots]
         prompt_kv_cache, lengths, starts = jax.tree.map(
@@ -395,7 +444,7 @@ def _shrink(streams: Streams, prompts, slots) -> Streams:
 
 
 @partial(jax.jit, static_argnames="capacity")
-def _grow(cache, capacity: int):
+def _grow(cache: Cache, capacity: int) -> Cache:
     """One layer's per-stream KV cache, padded to `capacity` tokens."""
     k, v = cache
     more = capacity - k.shape[-1]

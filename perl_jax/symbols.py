@@ -9,7 +9,8 @@ Words count places, not occurrences: a text should number its slots in the order
 
 import re
 import string
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TypeVar
 
 from models import MARKER as MARKER  # a slot in rendered text
 from models.errors import InputError
@@ -17,6 +18,8 @@ from models.errors import InputError
 SLOT = re.compile(r"<image:(\d+)>")
 MENTION = re.compile(r"\{image:(\d+)(?:\|(\w+))?\}")
 SET = re.compile(r"\{images:(\d+(?:,\d+)+)(?:\|(\w+))?\}")
+
+_Style = TypeVar("_Style")
 
 LETTERS = tuple(string.ascii_uppercase)  # of places and of choices; "AB" is not one
 ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth")
@@ -112,7 +115,7 @@ def move(text: str, place_of: Sequence[int]) -> str:
     def new(match: re.Match) -> list[int]:
         return [place_of[_inside(place, len(place_of))] for place in _places(match)]
 
-    text = MENTION.sub(lambda match: mention(*new(match), match[2]), text)
+    text = MENTION.sub(lambda match: mention(new(match)[0], match[2]), text)
     return SET.sub(lambda match: mention_set(new(match), match[2]), text)
 
 
@@ -139,7 +142,7 @@ def _range(numbers: Sequence[int], between: str | None) -> str:
     return f"{', '.join(map(str, numbers[:-1]))} and {numbers[-1]}"
 
 
-def _style(styles: dict, match: re.Match):
+def _style(styles: Mapping[str | None, _Style], match: re.Match) -> _Style:
     if match[2] not in styles:
         raise InputError(f"unknown style in {match[0]} (known: {', '.join(style for style in styles if style)})")
     return styles[match[2]]

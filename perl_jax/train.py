@@ -6,12 +6,16 @@ from its last checkpoint: all random draws depend on (seed, step, question) alon
 
 import json
 import logging
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 from absl import flags
+from ml_collections import ConfigDict
 
+import models
 from models.errors import InputError
 from perl_jax import grpo, mesh, policy, records, rollout, update
 from perl_jax.grading import Grader
@@ -25,7 +29,7 @@ from perl_jax.training import check_config, checkpoint, held_out, inspect_page, 
 logger = logging.getLogger("perl_jax.train")  # not __name__, which is __main__ for the command
 
 
-def train(config, workdir: Path, profile: tuple[int, int] = (0, 0)) -> None:
+def train(config: ConfigDict, workdir: Path, profile: tuple[int, int] = (0, 0)) -> None:
     """Runs, or resumes, the experiment `config` in `workdir`. Raises InputError for invalid configs and data.
 
     Steps `profile[0]` to `profile[1]` are traced to WORKDIR/profile, for TensorBoard or Perfetto.
@@ -38,7 +42,7 @@ def train(config, workdir: Path, profile: tuple[int, int] = (0, 0)) -> None:
         run(config, workdir, profile)
 
 
-def run(config, workdir: Path, profile: tuple[int, int]) -> None:
+def run(config: ConfigDict, workdir: Path, profile: tuple[int, int]) -> None:
     """`train` on the current mesh."""
     workdir.mkdir(parents=True, exist_ok=True)
     data = run_data.data_sources(config, workdir)
@@ -77,7 +81,7 @@ def run(config, workdir: Path, profile: tuple[int, int]) -> None:
         with writes(workdir, config.to_dict(), last, **facts) as log, Compilations() as compilations:
 
             def evaluate(step: int) -> dict[str, float]:
-                first = {}  # the metrics of the first set, used for `best`
+                first: dict[str, float] = {}  # the metrics of the first set, used for `best`
                 for name, questions in sets.items():
                     rows = held_out.evaluate(
                         state.model,
@@ -122,7 +126,14 @@ def run(config, workdir: Path, profile: tuple[int, int]) -> None:
                     checkpoints.save(step, state, info, scores)
 
 
-def perl(config, step, state, source, reference, clock):
+def perl(
+    config: ConfigDict,
+    step: int,
+    state: update.State,
+    source: batches.Source,
+    reference: models.Model | None,
+    clock: logs.Clock,
+) -> tuple[update.State, dict[str, float], list[dict]]:
     """One PeRL step: permuted orders, rollouts, rewards, pooled advantages, update.
 
     Returns (state, metrics, sample groups for the log).
@@ -165,7 +176,9 @@ def perl(config, step, state, source, reference, clock):
     return state, values, batches.log_rows(batch, config.log_groups)
 
 
-def gather(config, step, model, source, clock) -> batches.Batch:
+def gather(
+    config: ConfigDict, step: int, model: models.Model, source: batches.Source, clock: logs.Clock
+) -> batches.Batch:
     """Samples Q questions x O orders x G responses and computes their advantages [Q, O, G].
 
     The online filter keeps groups with unequal rewards; `refill` samples further questions until there are Q of them,
@@ -199,12 +212,21 @@ def gather(config, step, model, source, clock) -> batches.Batch:
     return batches.concat_rounds([batches.with_signal(batch) for batch in rounds], config.questions)
 
 
-def with_logprobs(field: str, model, groups, forward) -> list[update.Group]:
+def with_logprobs(
+    field: str, model: models.Model, groups: Sequence[update.Group], forward: Mapping[str, Any]
+) -> list[update.Group]:
     """The groups with `field` set to their log-probs under `model`."""
     return [group._replace(**{field: logp}) for group, logp in zip(groups, update.logprobs(model, groups, **forward))]
 
 
-def warm_up(config, step, state, source, reference, clock):
+def warm_up(
+    config: ConfigDict,
+    step: int,
+    state: update.State,
+    source: batches.Source,
+    reference: models.Model | None,
+    clock: logs.Clock,
+) -> tuple[update.State, dict[str, float], list[dict]]:
     """One supervised step: GRPO with the reference answer as the only rollout and advantage 1 is maximum likelihood."""
     del reference
     with clock("data"):
@@ -229,13 +251,19 @@ def warm_up(config, step, state, source, reference, clock):
     return state, values, []
 
 
-def prepare_next(config, step: int, source) -> None:
+def prepare_next(config: ConfigDict, step: int, source: batches.Source) -> None:
     """Starts preparing the next step's questions in the background, during this step's update."""
     if step < config.warmup.steps + config.total_steps:
         source.questions.prepare(*schedule.draw(config, step + 1))
 
 
-def resume(checkpoints, done: int, state: update.State, source: batches.Source, facts) -> update.State:
+def resume(
+    checkpoints: checkpoint.Checkpoints,
+    done: int,
+    state: update.State,
+    source: batches.Source,
+    facts: Mapping[str, Any],
+) -> update.State:
     """Restores the state and the data stream of a checkpoint; InputError if base model or adapters differ."""
     saved = checkpoints.run(done)
     if saved["base"] != facts["base"]:
@@ -256,7 +284,7 @@ def resume(checkpoints, done: int, state: update.State, source: batches.Source, 
 FLAGS = flags.FLAGS
 
 
-def main(_) -> None:
+def main(_: Sequence[str]) -> None:
     check_config.check_parts(FLAGS.config)
     if FLAGS.inspect:
         print(inspect_page.write(FLAGS.config, Path(FLAGS.workdir), FLAGS.inspect))

@@ -7,7 +7,7 @@ Token weights are known beforehand, so the split into micro-batches does not cha
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.struct
 import jax
@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
+from jax.typing import DTypeLike
 
 import models
 from models.attention import Spans, spanned
@@ -22,7 +23,7 @@ from models.layers import logits as logits_of
 from perl_jax import grpo, mesh
 from perl_jax.engine import tree_packing
 from perl_jax.engine.embeddings import embedded, embeddings
-from perl_jax.engine.tree_packing import Group, Rows
+from perl_jax.engine.tree_packing import Array, Group, Rows
 
 __all__ = ["Group", "State", "init", "logprobs", "step"]
 
@@ -30,8 +31,7 @@ CHUNK = 1 << 26  # logits in memory at a time in `chunked_logprobs`: 256 MiB in 
 PIECES = 8  # least number of chunks of scored tokens, so that chunks of only padding can be skipped
 
 
-@flax.struct.dataclass
-class State:
+class State(flax.struct.PyTreeNode):
     """Training state carried from step to step; trained weights are float32 masters."""
 
     trainable: nnx.State
@@ -53,14 +53,15 @@ def init(
 
     Frozen weights are shared with the model and keep their dtype.
     """
-    graph, trained, frozen = nnx.split(model, lambda path, _: not trainable or trainable(".".join(map(str, path))), ...)
+    graph, trained, *rest = nnx.split(model, lambda path, _: not trainable or trainable(".".join(map(str, path))), ...)
+    (frozen,) = rest
     trained = jax.tree.map(lambda w: jnp.array(w, jnp.float32, copy=True), trained)
     trained, opt_state = _first(optimizer, trained)
     return State(trained, frozen, opt_state, graph, optimizer)
 
 
 @partial(jax.jit, static_argnums=0, donate_argnums=1)
-def _first(optimizer, trained):
+def _first(optimizer: optax.GradientTransformation, trained: nnx.State) -> tuple[nnx.State, optax.OptState]:
     return mesh.weights(trained), mesh.weights(optimizer.init(trained))
 
 
@@ -72,8 +73,7 @@ class Options(NamedTuple):
     remat: bool
 
 
-@flax.struct.dataclass
-class Tokens:
+class Tokens(flax.struct.PyTreeNode):
     """Loss inputs of a micro-batch's scored tokens, float32 [B, S, C] each."""
 
     weights: np.ndarray  # 0 where there is no token
@@ -98,19 +98,19 @@ def step(
     state: State,
     groups: Sequence[Group],
     *,
-    clip_low=0.2,
-    clip_high=0.2,
-    dual_clip=3.0,
-    kl_coef=0.0,
-    aggregate="token-mean",
+    clip_low: float = 0.2,
+    clip_high: float = 0.2,
+    dual_clip: float | None = 3.0,
+    kl_coef: float = 0.0,
+    aggregate: str = "token-mean",
     norm_length: int | None = None,
-    temperature=1.0,
+    temperature: float = 1.0,
     rows: int | None = None,
     row_tokens: int | None = None,
-    remat=False,
+    remat: bool = False,
     min_pixels: int | None = None,
     max_pixels: int | None = None,
-):
+) -> tuple[State, dict[str, float]]:
     """One optimizer step over groups that share O and G: (state, metrics {name: float}). Donates `state`.
 
     The loss is `grpo.loss` over all groups, independent of the micro-batch size given by `rows` and `row_tokens` (see
@@ -171,7 +171,7 @@ def placed(batch: Rows) -> Rows:
 
 
 @jax.jit
-def _zeros(tree):
+def _zeros(tree: nnx.State) -> nnx.State:
     return mesh.weights(jax.tree.map(jnp.zeros_like, tree))
 
 
@@ -179,30 +179,37 @@ def _zeros(tree):
 
 
 @partial(jax.jit, static_argnums=4)
-def _embed(state: State, ids, image_index, vision, remat: bool):
+def _embed(
+    state: State, ids: jax.Array, image_index: jax.Array, vision: Any, remat: bool
+) -> tuple[jax.Array, Callable]:
     """Input embeddings [B, S, C, D], each image encoded once, and the VJP to the weights."""
 
-    def of_weights(trainable):
+    def of_weights(trainable: nnx.State) -> jax.Array:
         return embedded(nnx.merge(state.graph, trainable, state.frozen), ids, image_index, vision, 1, remat)
 
     return jax.vjp(of_weights, state.trainable)
 
 
 @partial(jax.jit, static_argnums=5, donate_argnums=(0, 2))
-def _add_rows(grads, state: State, h, rows: Rows, tokens: Tokens, options: Options):
+def _add_rows(
+    grads: nnx.State, state: State, h: jax.Array, rows: Rows, tokens: Tokens, options: Options
+) -> tuple[nnx.State, jax.Array, tuple]:
     """Accumulates the gradient over each shard's rows in turn: (grads, gradient of h, (loss, sums, maxima) [B])."""
 
-    def objective(trainable, h, row: Rows, tokens: Tokens):
+    clipping: dict[str, Any] = dict(options.losses)
+
+    def objective(trainable: nnx.State, h: jax.Array, row: Rows, tokens: Tokens) -> tuple[jax.Array, tuple]:
         model = nnx.merge(state.graph, trainable, state.frozen)
         logp, entropy = token_logprobs(model, h, row, options.temperature, options.remat)
         old = jax.lax.stop_gradient(logp) if tokens.old_logprobs is None else tokens.old_logprobs
         scored = row.index >= 0
         losses, stats = grpo.token_losses(
-            *(x[..., None] for x in (logp, old)),
+            logp[..., None],
+            old[..., None],
             tokens.advantages,
             scored[..., None],
             None if tokens.ref_logprobs is None else tokens.ref_logprobs[..., None],
-            **dict(options.losses),
+            **clipping,
         )
         more = {"entropy": entropy, "logprob": logp}
         if tokens.sampler_logprobs is not None:
@@ -210,7 +217,7 @@ def _add_rows(grads, state: State, h, rows: Rows, tokens: Tokens, options: Optio
         stats |= {name: jnp.where(scored, x, 0.0) for name, x in more.items()}
         return jnp.sum(losses[..., 0] * tokens.weights), grpo.totals(jax.lax.stop_gradient(stats))
 
-    def add(grads, inputs):
+    def add(grads: nnx.State, inputs: tuple[jax.Array, Rows, Tokens]) -> tuple[nnx.State, tuple]:
         (loss, totals), (more, h_grads) = jax.value_and_grad(objective, (0, 1), has_aux=True)(state.trainable, *inputs)
         return mesh.weights(jax.tree.map(jnp.add, grads, more)), (mesh.rows(h_grads), (loss, *totals))
 
@@ -219,12 +226,14 @@ def _add_rows(grads, state: State, h, rows: Rows, tokens: Tokens, options: Optio
 
 
 @partial(jax.jit, donate_argnums=0)
-def _add_pulled(grads, pull, h_grads):
+def _add_pulled(grads: nnx.State, pull: Callable, h_grads: jax.Array) -> nnx.State:
     return mesh.weights(jax.tree.map(jnp.add, grads, *pull(h_grads)))
 
 
 @partial(jax.jit, static_argnums=0, donate_argnums=(1, 2))
-def _apply(optimizer, trained, opt_state, grads):
+def _apply(
+    optimizer: optax.GradientTransformation, trained: nnx.State, opt_state: optax.OptState, grads: nnx.State
+) -> tuple[nnx.State, optax.OptState, dict[str, jax.Array]]:
     updates, opt_state = optimizer.update(grads, opt_state, trained)
     norms = {"grad_norm": optax.tree.norm(grads), "update_norm": optax.tree.norm(updates)}
     trained = mesh.weights(optax.apply_updates(trained, updates))
@@ -232,7 +241,15 @@ def _apply(optimizer, trained, opt_state, grads):
 
 
 def abstract_programs(
-    sizes: models.Config, state: State, options: Options, pack, *, rows: int, row_tokens: int, old_logprobs: bool, dtype
+    sizes: models.Config,
+    state: State,
+    options: Options,
+    pack: Any,
+    *,
+    rows: int,
+    row_tokens: int,
+    old_logprobs: bool,
+    dtype: DTypeLike,
 ) -> dict[str, Callable]:
     """{name: what lowers it} of the programs of an optimizer step, without an array.
 
@@ -247,11 +264,12 @@ def abstract_programs(
     """
     B, S, C = rows, mesh.shards(), row_tokens
 
-    def row(*more, dtype=jnp.int32):
+    def row(*more: int, dtype: DTypeLike = jnp.int32) -> Any:  # in place of an array
         return mesh.abstract((B, S, C, *more), dtype, None, mesh.ROWS)
 
-    positions, spans = mesh.abstract((B, S, 3, C), jnp.int32, None, mesh.ROWS), Spans(row(), row(), row())
-    packed = Rows(None, positions, None, spans, None, row(), row(), row(), prompts=C, window=C)
+    positions: Any = mesh.abstract((B, S, 3, C), jnp.int32, None, mesh.ROWS)
+    spans = Spans(row(), row(), row())
+    packed = Rows(row(), positions, row(2), spans, pack, row(), row(), row(), prompts=C, window=C).without_content()
     reals = row(dtype=jnp.float32)
     of_reference = reals if dict(options.losses)["kl_coef"] else None
     tokens = Tokens(reals, reals, reals if old_logprobs else None, of_reference, reals)
@@ -300,24 +318,28 @@ def logprobs(
 
 
 @partial(jax.jit, static_argnums=(0, 4))
-def _logprobs(graph, weights, h, rows: Rows, temperature: float):
+def _logprobs(graph: nnx.GraphDef, weights: nnx.State, h: jax.Array, rows: Rows, temperature: float) -> jax.Array:
     return mesh.replicated(rows_logprobs(nnx.merge(graph, weights), h, rows, temperature))
 
 
-def rows_logprobs(model: models.Model, h, rows: Rows, temperature: float = 1.0):
+def rows_logprobs(model: models.Model, h: jax.Array, rows: Rows, temperature: float = 1.0) -> jax.Array:
     """`token_logprobs` of all rows of a micro-batch, on each shard in sequence, float32 [B, S, C]."""
-    return jax.lax.map(lambda row: token_logprobs(model, *row, temperature)[0], (h, rows))
+    return jax.lax.map(lambda row: token_logprobs(model, row[0], row[1], temperature)[0], (h, rows))
 
 
-def token_logprobs(model: models.Model, h, row: Rows, temperature: float = 1.0, remat: bool = False):
+def token_logprobs(
+    model: models.Model, h: jax.Array, row: Rows, temperature: float = 1.0, remat: bool = False
+) -> tuple[jax.Array, jax.Array]:
     """Log-probs of the scored tokens of one row per shard, and entropies of their distributions, float32 [S, C].
 
     h [S, C, D] are the rows' input embeddings. Where `row.index` is -1 both are 0. The entropy carries no gradient.
     """
 
-    def hidden(h, positions, spans):
-        def attend(q, k, v, cache):
-            return mesh.by_heads(lambda *qkvs: spanned(*qkvs, row.prompts, row.window))(q, k, v, spans), cache
+    def hidden(h: jax.Array, positions: jax.Array, spans: Spans) -> jax.Array:
+        attention = partial(spanned, prompts=row.prompts, window=row.window)
+
+        def attend(q: jax.Array, k: jax.Array, v: jax.Array, cache: Any) -> tuple[jax.Array, Any]:
+            return mesh.by_heads(attention)(q, k, v, spans), cache
 
         return model.model(h, positions, attend, remat=remat)[0]
 
@@ -326,7 +348,9 @@ def token_logprobs(model: models.Model, h, row: Rows, temperature: float = 1.0, 
     return chunked_logprobs(model, h, row.targets, row.index >= 0, temperature)
 
 
-def chunked_logprobs(model: models.Model, hidden, targets, scored, temperature: float):
+def chunked_logprobs(
+    model: models.Model, hidden: jax.Array, targets: Array, scored: Array, temperature: float
+) -> tuple[jax.Array, jax.Array]:
     """Log-probs of targets [S, C] under hidden [S, C, D], and entropies, both float32 [S, C]; 0 where not `scored`.
 
     At most `CHUNK` logits of a shard are in memory at a time, forward or backward; chunks without a scored token are
@@ -335,23 +359,25 @@ def chunked_logprobs(model: models.Model, hidden, targets, scored, temperature: 
     return mesh.by_shard(partial(_of_shard, temperature), shared=1)(model.head(), hidden, targets, scored)
 
 
-def _of_shard(temperature: float, head, hidden, targets, scored):
+def _of_shard(
+    temperature: float, head: jax.Array, hidden: jax.Array, targets: jax.Array, scored: jax.Array
+) -> tuple[jax.Array, ...]:
     S, C = targets.shape
     size = max(1, min(-(-C // PIECES), CHUNK // head.shape[1]))
 
-    def logprobs(h, target):
+    def logprobs(h: jax.Array, target: jax.Array) -> tuple[jax.Array, jax.Array]:
         logits = logits_of(h, head) / temperature
         logp = jax.nn.log_softmax(logits, axis=-1)
         entropy = -jnp.sum(jnp.exp(logp) * logp, axis=-1)
         return jnp.take_along_axis(logp, target[..., None], axis=-1)[..., 0], jax.lax.stop_gradient(entropy)
 
     @jax.checkpoint  # outside `cond`, whose residuals would keep the head's weights for every chunk
-    def chunk(inputs):
+    def chunk(inputs: tuple[jax.Array, jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         h, target, scored = inputs
         none = jnp.zeros(target.shape), jnp.zeros(target.shape)
         return jax.lax.cond(scored.any(), logprobs, lambda *_: none, h, target)
 
-    def pieces(x):
+    def pieces(x: jax.Array) -> jax.Array:
         x = jnp.pad(x, [(0, 0), (0, -C % size)] + [(0, 0)] * (x.ndim - 2))
         return x.reshape(S, -1, size, *x.shape[2:]).swapaxes(0, 1)
 

@@ -10,6 +10,7 @@ from collections.abc import Container, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import flax.struct
+import jax
 import numpy as np
 
 import models
@@ -31,26 +32,28 @@ class Group(NamedTuple):
     sampler_logprobs: Sequence | None = None  # only for the `sampler_gap` metric
 
 
-@flax.struct.dataclass
-class Rows:
+Array = np.ndarray | jax.Array  # on the host, and then on the devices
+
+
+class Rows(flax.struct.PyTreeNode):
     """One micro-batch: B rows of C tokens on each of S shards.
 
     Fields of scored response tokens hold up to C of them per row, in front.
     """
 
-    ids: np.ndarray  # int32 [B, S, C]
-    position_ids: np.ndarray  # int32 [B, S, 3, C]: M-RoPE
-    image_index: np.ndarray  # int32 [B, S, C, 2]: (row, merged token) in the vision pack; -1 for text
+    ids: Array  # int32 [B, S, C]
+    position_ids: Array  # int32 [B, S, 3, C]: M-RoPE
+    image_index: Array  # int32 [B, S, C, 2]: (row, merged token) in the vision pack; -1 for text
     spans: Spans  # of int32 [B, S, C]: what each token attends to
     vision: Any  # the model family's pack of images, or None
-    sources: np.ndarray  # int32 [B, S, C]: index in the row whose hidden state predicts the token
-    targets: np.ndarray  # int32 [B, S, C]: the token
-    index: np.ndarray  # int32 [B, S, C]: index among all response tokens of the groups; -1: none
+    sources: Array  # int32 [B, S, C]: index in the row whose hidden state predicts the token
+    targets: Array  # int32 [B, S, C]: the token
+    index: Array  # int32 [B, S, C]: index among all response tokens of the groups; -1: none
     prompts: int = flax.struct.field(pytree_node=False)  # most prompt tokens in a row
     window: int = flax.struct.field(pytree_node=False)  # most tokens of a response
 
     @property
-    def content(self):
+    def content(self) -> tuple[Array, Array, Any]:
         """(ids, image_index, vision): the inputs of the embeddings."""
         return self.ids, self.image_index, self.vision
 

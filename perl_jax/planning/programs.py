@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from ml_collections import ConfigDict
 
 import models
 from models.errors import InputError
@@ -48,7 +49,9 @@ def devices_of(topology: str, slices: int = 1) -> list:
         ) from error
 
 
-def programs(config, sizes: models.Config, assumed: Assumed) -> tuple[dict[str, Callable], dict[str, float]]:
+def programs(
+    config: ConfigDict, sizes: models.Config, assumed: Assumed
+) -> tuple[dict[str, Callable], dict[str, float]]:
     """({name: function that lowers it}, {resident buffer: bytes on a device}) on the current mesh, for one step."""
     model = model_of(config, sizes)
     optimizer = schedule.optimizer(config, config.warmup.steps + 1)
@@ -72,7 +75,7 @@ def programs(config, sizes: models.Config, assumed: Assumed) -> tuple[dict[str, 
     }
 
 
-def model_of(config, sizes: models.Config) -> models.Model:
+def model_of(config: ConfigDict, sizes: models.Config) -> models.Model:
     """The abstract model that the config trains, each weight in the dtype of `policy.load`."""
     network = models.family(sizes).Model
     model = nnx.eval_shape(
@@ -87,7 +90,7 @@ def model_of(config, sizes: models.Config) -> models.Model:
     return nnx.merge(graph, nnx.from_flat_state(weights))
 
 
-def of_reference(config, model: models.Model) -> float:
+def of_reference(config: ConfigDict, model: models.Model) -> float:
     """Bytes on one device of a reference policy that shares no weights."""
     if not config.loss.kl_coef or config.lora.rank:
         return 0.0
@@ -106,14 +109,16 @@ def with_sharding(tree, layout: str = "train"):
     return jax.tree.map(place, tree, is_leaf=lambda leaf: isinstance(leaf, nnx.Variable))
 
 
-def images(config, sizes: models.Config, assumed: Assumed, count: int):
+def images(config: ConfigDict, sizes: models.Config, assumed: Assumed, count: int):
     """An abstract vision pack of `count` images, one per row, which may be longer than the image."""
     patches, _ = lengths(config, sizes, assumed)
     pack = models.family(sizes).pack_shapes(sizes.vision, patches, count, mesh.shards())
     return jax.tree.map(lambda x: mesh.abstract(x.shape, x.dtype, mesh.ROWS), pack)
 
 
-def sampling(config, sizes: models.Config, assumed: Assumed, model, decoder) -> tuple[dict, rollout.Streams]:
+def sampling(
+    config: ConfigDict, sizes: models.Config, assumed: Assumed, model, decoder
+) -> tuple[dict, rollout.Streams]:
     """The programs of rollouts with the largest per-stream KV caches, and their decoding state."""
     c, shards = config.sampling, mesh.shards()
     in_prompts = -(-decode_batch(config) // (config.n_s + 1)) * assumed.images
@@ -131,7 +136,7 @@ def sampling(config, sizes: models.Config, assumed: Assumed, model, decoder) -> 
     )
 
 
-def updating(config, sizes: models.Config, assumed: Assumed, state: update.State) -> dict[str, Callable]:
+def updating(config: ConfigDict, sizes: models.Config, assumed: Assumed, state: update.State) -> dict[str, Callable]:
     """The programs of an update."""
     tokens = config.micro_batch.rows * mesh.shards() * config.micro_batch.row_tokens
     questions = max(1, tokens // question_tokens(config, sizes, assumed))

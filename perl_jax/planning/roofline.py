@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
+from ml_collections import ConfigDict
 
 import models
 from models.packing import bucket
@@ -35,7 +36,7 @@ class Assumed(NamedTuple):
     efficiency: float = 0.4  # share of a device's rates that is achieved
 
 
-def lengths(config, sizes: models.Config, assumed: Assumed) -> tuple[int, int]:
+def lengths(config: ConfigDict, sizes: models.Config, assumed: Assumed) -> tuple[int, int]:
     """(patches of an image, tokens of a prompt)."""
     side = sizes.vision.patch_size * sizes.vision.spatial_merge_size
     patches = int(config.prompt.max_pixels**0.5 // side) ** 2 * sizes.vision.spatial_merge_size**2
@@ -43,13 +44,15 @@ def lengths(config, sizes: models.Config, assumed: Assumed) -> tuple[int, int]:
     return patches, min(assumed.images * tokens + assumed.words, config.prompt.max_tokens)
 
 
-def question_tokens(config, sizes: models.Config, assumed: Assumed) -> int:
+def question_tokens(config: ConfigDict, sizes: models.Config, assumed: Assumed) -> int:
     """Tokens of a question in an update: each order's prompt and responses."""
     _, prompt = lengths(config, sizes, assumed)
     return (config.n_s + 1) * (prompt + config.rollouts * assumed.response)
 
 
-def step(config, sizes: models.Config, assumed: Assumed, device: flops.Device, count: int, shards: int) -> dict:
+def step(
+    config: ConfigDict, sizes: models.Config, assumed: Assumed, device: flops.Device, count: int, shards: int
+) -> dict:
     """Seconds of a training step by part, on `count` devices with rows in `shards` shards."""
     patches, prompt = lengths(config, sizes, assumed)
     Q, O, C = config.questions, config.n_s + 1, config.micro_batch.row_tokens
@@ -63,13 +66,13 @@ def step(config, sizes: models.Config, assumed: Assumed, device: flops.Device, c
     }
 
 
-def decode_batch(config) -> int:
+def decode_batch(config: ConfigDict) -> int:
     """The number of prompts decoded at a time."""
     prompts = config.questions * (config.n_s + 1)
     return min(config.sampling.batch or prompts, prompts)
 
 
-def work(config, sizes: models.Config, assumed: Assumed) -> int:
+def work(config: ConfigDict, sizes: models.Config, assumed: Assumed) -> int:
     """FLOPs of a training step: all groups once for sampling, three times for the update."""
     patches, prompt = lengths(config, sizes, assumed)
     responses = [[assumed.response] * config.rollouts] * (config.n_s + 1)
@@ -77,12 +80,12 @@ def work(config, sizes: models.Config, assumed: Assumed) -> int:
     return 4 * config.questions * flops.group(sizes, [patches] * assumed.images, prompts, responses)
 
 
-def passes(config) -> int:
+def passes(config: ConfigDict) -> int:
     """The cost of an update, in forward passes."""
     return 3 + bool(config.remat) + (config.optimizer.steps_per_batch > 1) + (config.loss.kl_coef > 0)
 
 
-def micro_batches(config, sizes: models.Config, assumed: Assumed, shards: int) -> int:
+def micro_batches(config: ConfigDict, sizes: models.Config, assumed: Assumed, shards: int) -> int:
     """The number of micro-batches of a training step."""
     steps = config.optimizer.steps_per_batch
     tokens = config.questions * question_tokens(config, sizes, assumed) / steps

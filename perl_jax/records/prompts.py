@@ -7,6 +7,7 @@ import json
 from collections.abc import Container, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TypedDict
 
 import models
 from models.errors import InputError
@@ -18,6 +19,13 @@ from perl_jax.runtime import processes
 
 FILE = "perl_jax.json"  # in an exported directory: the prompt settings of training
 FIELDS = {"system": str, "instruction": str, "min_pixels": int, "max_pixels": int, "max_tokens": int}
+
+
+class Limits(TypedDict):
+    """Limits on the size of an image."""
+
+    min_pixels: int
+    max_pixels: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +79,7 @@ class Prompts:
         return list(_threads().map(fault, images))
 
     @property
-    def limits(self) -> dict[str, int]:
+    def limits(self) -> Limits:
         """Keyword arguments for `pack`, `generate` and `step`."""
         return {"min_pixels": self.min_pixels, "max_pixels": self.max_pixels}
 

@@ -12,7 +12,7 @@ class Question(NamedTuple):
 
     record: Mapping
     orders: list[permute.Order]  # [O]
-    samples: list[dict]  # [O] rendered records, each with the answer for its order
+    samples: list[permute.Sample]  # [O] rendered records, each with the answer for its order
     prompts: list[tuple]  # [O] (ids, images)
 
 

@@ -3,11 +3,12 @@
 import dataclasses
 import itertools
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+from ml_collections import ConfigDict
 
 from models.errors import InputError
 from perl_jax import mesh, permute, rewards, rollout
@@ -26,7 +27,7 @@ EARLY = 32  # ended responses are sent to the grader in chunks of this size
 class Source(NamedTuple):
     """The inputs of batch construction."""
 
-    config: object
+    config: ConfigDict
     questions: "Questions"
     prompts: Prompts
     grader: Grader
@@ -44,21 +45,22 @@ class Batch:
     advantages: np.ndarray  # float32 [Q, O, G]
     log: dict[str, float]
 
-    def select(self, indices: Sequence[int]) -> "Batch":
+    def select(self, indices: np.ndarray) -> "Batch":
         """The batch of the chosen questions, with the log of all."""
-        lists = [[values[q] for q in indices] for values in self._lists()]
-        return Batch(*lists, self.rewards[indices], self.advantages[indices], self.log)
+        questions, responses, logprobs, texts = ([values[q] for q in indices] for values in self._lists())
+        return Batch(questions, responses, logprobs, texts, self.rewards[indices], self.advantages[indices], self.log)
 
     @classmethod
     def concat(cls, batches: Sequence["Batch"]) -> "Batch":
         """Concatenates batches, with the log of the first."""
-        lists = [list(itertools.chain(*values)) for values in zip(*(batch._lists() for batch in batches))]
+        every = zip(*(batch._lists() for batch in batches))
+        questions, responses, logprobs, texts = (list(itertools.chain(*values)) for values in every)
         rewards, advantages = (
             np.concatenate([getattr(batch, name) for batch in batches]) for name in ("rewards", "advantages")
         )
-        return cls(*lists, rewards, advantages, batches[0].log)
+        return cls(questions, responses, logprobs, texts, rewards, advantages, batches[0].log)
 
-    def _lists(self) -> tuple[list, ...]:
+    def _lists(self) -> tuple[list, list, list, list]:
         return self.questions, self.responses, self.sampler_logprobs, self.texts
 
 
@@ -77,7 +79,7 @@ class Questions:
     `take`, since collectives from a background thread would interleave with others.
     """
 
-    def __init__(self, config, stream: Stream, prompts: Prompts):
+    def __init__(self, config: ConfigDict, stream: Stream, prompts: Prompts):
         self._config, self._stream, self._prompts = config, stream, prompts
         self._share = mesh.shards(), mesh.local_shards()
         self._thread = ThreadPoolExecutor(1)
@@ -102,7 +104,7 @@ class Questions:
             draw = self._draw(count, n_s, p, step, kept, draw.skipped + len(faults))
         return draw.questions
 
-    def prepare(self, *arguments) -> None:
+    def prepare(self, *arguments: Any) -> None:
         """Starts preparing the questions of the next `take`, which must have the same arguments."""
         before = self._stream.state()
         self._prepared = arguments, self._thread.submit(self._draw, *arguments), before
@@ -111,10 +113,10 @@ class Questions:
         """The stream position excluding prepared questions, for a checkpoint."""
         return self._prepared[2] if self._prepared else self._stream.state()
 
-    def restore(self, state) -> None:
+    def restore(self, state: Mapping) -> None:
         self._stream.restore(state)
 
-    def _draw(self, count: int, n_s: int, p: float, step: int, kept=(), skipped: int = 0) -> Draw:
+    def _draw(self, count: int, n_s: int, p: float, step: int, kept: Sequence[Question] = (), skipped: int = 0) -> Draw:
         questions = list(kept)
         while len(questions) < count:
             for record in self._stream.take(count - len(questions)):
@@ -132,7 +134,7 @@ class Questions:
         errors = self._prompts.prepare([question.record["images"] for question in questions], *self._share)
         return Draw(questions, [(place, line) for place, line in enumerate(errors) if line], skipped)
 
-    def _in_orders(self, record, n_s: int, p: float, step: int) -> Question:
+    def _in_orders(self, record: Mapping, n_s: int, p: float, step: int) -> Question:
         config = self._config
         record = with_lazy_images(record)
         if config.data.fixed_shuffle:
@@ -158,8 +160,11 @@ class Grading:
     """
 
     def __init__(self, source: Source, questions: Sequence[Question]):
-        self._source, self._questions, self._waiting = source, questions, []
-        self._ended = {}  # (prompt, rollout): ((record, text) for the grader, whether it ended with an EOS)
+        self._source, self._questions = source, questions
+        self._waiting: list[tuple[permute.Sample, str]] = []
+        self._ended: dict[
+            tuple[int, int], tuple
+        ] = {}  # (prompt, rollout): ((record, text) for the grader, whether it ended with an EOS)
 
     def __call__(self, n: int, g: int, tokens: np.ndarray) -> None:
         q, o = divmod(n, self._source.config.n_s + 1)
@@ -176,7 +181,7 @@ class Grading:
         """The scores of all responses, ordered by prompt and rollout."""
         config, grader = self._source.config, self._source.grader
         shape = (len(self._questions), config.n_s + 1, config.rollouts)
-        pairs, ended = zip(*(self._ended[place] for place in np.ndindex(shape[0] * shape[1], shape[2])))
+        pairs, ended = zip(*(self._ended[n, g] for n, g in np.ndindex(shape[0] * shape[1], shape[2])))
         failed = grader.failed
         parts = grader.grade(pairs)
         reward_array = np.array([score["reward"] for score in parts], np.float32).reshape(shape)
@@ -203,13 +208,19 @@ def nested(values: Sequence, shape: tuple[int, int, int]) -> list:
 
 
 def batch_from_rollouts(
-    config, p: float, questions: list[Question], out: rollout.Rollouts, scores: Scores, advantages
+    config: ConfigDict,
+    p: float,
+    questions: list[Question],
+    out: rollout.Rollouts,
+    scores: Scores,
+    advantages: np.ndarray,
 ) -> Batch:
     """The batch of one sampler call, with its metrics in `log`."""
-    shape = scores.rewards.shape
+    Q, O, G = scores.rewards.shape
+    shape = Q, O, G
     lengths = out.lengths.ravel()
 
-    def ragged(values):
+    def ragged(values: np.ndarray) -> list:
         rows = values.reshape(len(lengths), -1)
         return nested([row[:length] for row, length in zip(rows, lengths)], shape)
 

@@ -2,6 +2,10 @@
 
 import math
 import re
+from collections.abc import Iterator
+from typing import Any
+
+from ml_collections import ConfigDict
 
 from models.errors import InputError, one_line
 from perl_jax import grpo, rewards
@@ -39,7 +43,7 @@ AT_LEAST = {
 }
 
 
-def check(config) -> None:
+def check(config: ConfigDict) -> None:
     """Raises InputError, naming the key, for an invalid value."""
     values = dict(_flat(config))
     for key, known in ONE_OF.items():
@@ -79,7 +83,7 @@ def check(config) -> None:
         )
 
 
-def check_shards(config, shards: int) -> None:
+def check_shards(config: ConfigDict, shards: int) -> None:
     """Raises InputError where more than `config.max_padding` of a rollout's rows on the mesh would be empty."""
     orders = config.n_s + 1
     prompts = config.questions * orders
@@ -93,14 +97,14 @@ def check_shards(config, shards: int) -> None:
         )
 
 
-def check_parts(config) -> None:
+def check_parts(config: ConfigDict) -> None:
     """Raises InputError for a sub-config that was replaced as a whole, which bypasses ml_collections' lock."""
     for name, part in config.items():
         if hasattr(part, "is_locked") and not part.is_locked and name not in ("scratch", "reward_weights"):
             raise InputError(f"config.{name} is replaced as a whole; set config.{name}.{', '.join(part)} one by one")
 
 
-def _flat(config, prefix: str = ""):
+def _flat(config: ConfigDict, prefix: str = "") -> Iterator[tuple[str, Any]]:
     for key, value in config.items():
         yield prefix + key, value
         if hasattr(value, "items"):

@@ -2,8 +2,9 @@
 
 import contextlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -48,10 +49,10 @@ class Checkpoints:
         }
         self._manager = ocp.CheckpointManager(directory, options=options, item_handlers=handlers)
 
-    def __enter__(self):
+    def __enter__(self) -> "Checkpoints":
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         self._manager.close()  # waits for pending writes
 
     def latest(self) -> int | None:
@@ -65,7 +66,7 @@ class Checkpoints:
         """The step of the checkpoint saved with the highest metric, or None where none has one."""
         scores = {step: self._manager.metrics(step) for step in self.steps()}
         scores = {step: next(iter(metrics.values())) for step, metrics in scores.items() if metrics}
-        return max(scores, key=scores.get, default=None)
+        return max(scores, key=lambda step: scores[step], default=None)
 
     def save(self, step: int, state: State, run: Mapping, metrics: Mapping[str, float]) -> None:
         """Starts an asynchronous write; the arrays are copied before this returns, so the state may be donated."""
@@ -74,7 +75,7 @@ class Checkpoints:
             optimizer=ocp.args.StandardSave(_named(state.opt_state)),
             run=ocp.args.JsonSave(dict(run)),
         )
-        known = {self._best: float(metrics[self._best])} if self._best in metrics else None
+        known = {self._best: float(metrics[self._best])} if self._best and self._best in metrics else None
         self._manager.save(step, args=args, metrics=known, force=True)
 
     def run(self, step: int) -> dict:
@@ -95,7 +96,7 @@ class Checkpoints:
         (weights,) = self._restore(step, weights=trained)
         nnx.update(model, weights)
 
-    def _restore(self, step: int, **trees):
+    def _restore(self, step: int, **trees: Any) -> list:
         for item, tree in trees.items():  # Orbax would cut or pad an array of another shape
             saved, expected = self._shapes(step, item), {name: x.shape for name, x in _named(tree).items()}
             if differ := sorted(name for name in saved | expected if saved.get(name) != expected.get(name)):
@@ -121,7 +122,7 @@ class Checkpoints:
 
 
 @contextlib.contextmanager
-def _damage_as_input_error(step: int):
+def _damage_as_input_error(step: int) -> Iterator[None]:
     """Turns Orbax's errors about a damaged checkpoint into a one-line InputError."""
     try:
         yield
@@ -135,11 +136,11 @@ def _placed(restored: jax.Array, like: jax.Array) -> jax.Array:
     return restored if like.committed else jax.numpy.array(np.asarray(restored))
 
 
-def _named(tree) -> dict[str, jax.Array]:
+def _named(tree: Any) -> dict[str, jax.Array]:
     """A pytree's arrays by name, in the tree's order: 'visual.blocks.attn.qkv.kernel'."""
     return {_name(path): leaf for path, leaf in jax.tree.leaves_with_path(tree)}
 
 
-def _name(path) -> str:
+def _name(path: Iterable) -> str:
     keys = (str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key)))) for key in path)
     return ".".join(key for key in keys if key not in ("value", "raw_value"))

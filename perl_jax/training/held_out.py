@@ -4,14 +4,16 @@ Greedy, so that a flipped answer is not sampling noise.
 """
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
+import models
 from models.errors import InputError
 from perl_jax import mesh, permute, rewards, rollout
 from perl_jax.evaluation import statistics
 from perl_jax.evaluation.meaning import meaning
+from perl_jax.grading import Grader
 from perl_jax.records.prompts import Prompts, with_lazy_images
 from perl_jax.records.question import Question, in_orders
 from perl_jax.rewards.boxed import extract_boxed
@@ -26,7 +28,7 @@ NAMES = {
 }
 
 
-def questions(records, prompts: Prompts, count: int, seed: int) -> list[Question]:
+def questions(records: Iterable[Mapping], prompts: Prompts, count: int, seed: int) -> list[Question]:
     """Each record in its original order and, where its images can move, in `count` uniformly drawn ones.
 
     Raises InputError, in every process of a run, for an invalid record.
@@ -43,14 +45,19 @@ def questions(records, prompts: Prompts, count: int, seed: int) -> list[Question
 
 
 def evaluate(
-    model, questions: Sequence[Question], prompts: Prompts, grader, max_new_tokens: int, batch: int
+    model: models.Model,
+    questions: Sequence[Question],
+    prompts: Prompts,
+    grader: Grader,
+    max_new_tokens: int,
+    batch: int,
 ) -> list[dict]:
     """Evaluates all questions greedily, `batch` prompts at a time; returns the rows of `predictions`."""
     return predictions(questions, generate(model, questions, prompts, max_new_tokens, batch), grader)
 
 
 def generate(
-    model, questions: Sequence[Question], prompts: Prompts, max_new_tokens: int, batch: int
+    model: models.Model, questions: Sequence[Question], prompts: Prompts, max_new_tokens: int, batch: int
 ) -> list[list[str]]:
     """The greedy response to each question in each of its orders, [question][order]."""
     flat = [prompt for question in questions for prompt in question.prompts]
@@ -68,7 +75,7 @@ def generate(
     return [[next(texts) for _ in question.orders] for question in questions]
 
 
-def predictions(questions: Sequence[Question], texts: Sequence[Sequence[str]], grader) -> list[dict]:
+def predictions(questions: Sequence[Question], texts: Sequence[Sequence[str]], grader: Grader) -> list[dict]:
     """One row per question and order: response, correctness, and the answer in original order."""
     pairs = [(sample, text) for question, row in zip(questions, texts) for sample, text in zip(question.samples, row)]
     scores = iter(grader.grade(pairs))

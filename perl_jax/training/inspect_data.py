@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from ml_collections import ConfigDict
 
 import models
 from models.errors import InputError
@@ -17,7 +18,7 @@ from perl_jax import permute, rewards, symbols
 from perl_jax.engine import tree_packing
 from perl_jax.grading import Grader
 from perl_jax.records import prompt_lengths, stream
-from perl_jax.records.prompts import Prompts, with_lazy_images
+from perl_jax.records.prompts import Limits, Prompts, with_lazy_images
 from perl_jax.records.question import Question
 from perl_jax.training import batch as batches
 from perl_jax.training import schedule
@@ -33,7 +34,7 @@ class InspectedOrder(NamedTuple):
 
     order: permute.Order
     times: int  # how many of the step's orders are this one; 0: not drawn by the step
-    sample: dict  # rendered
+    sample: permute.Sample  # rendered
     prompt: tuple  # (ids, images)
     answers: list[str]  # the true answer first
     scores: list[dict[str, float]]  # rewards of each answer
@@ -51,7 +52,7 @@ class InspectedQuestion(NamedTuple):
     step: int
     stage: str
     probability: float  # of a permuted order
-    record: dict
+    record: permute.Sample
     orders: list[InspectedOrder]
 
 
@@ -76,10 +77,11 @@ class Fill(NamedTuple):
 
 
 def questions(
-    config, source: batches.Questions, prompts: Prompts, grader: Grader, count: int
+    config: ConfigDict, source: batches.Questions, prompts: Prompts, grader: Grader, count: int
 ) -> list[InspectedQuestion]:
     """The first `count` questions of steps 1, 2, ..., in the orders drawn, or in a permuted order if none is drawn."""
-    inspected, step = [], 1
+    inspected: list[InspectedQuestion] = []
+    step = 1
     while len(inspected) < count and step <= config.warmup.steps + config.total_steps:
         most, n_s, p, _ = schedule.draw(config, step)
         for question in source.take(min(most, count - len(inspected)), n_s, p, step):
@@ -94,7 +96,7 @@ def questions(
     ]
 
 
-def in_orders(config, prompts: Prompts, question: Question, step: int) -> list[InspectedOrder]:
+def in_orders(config: ConfigDict, prompts: Prompts, question: Question, step: int) -> list[InspectedOrder]:
     """A question in each distinct order that its step draws, plus a permuted one if none of these is permuted."""
     record, counts = question.record, collections.Counter(question.orders)
     by_order = dict(zip(question.orders, zip(question.samples, question.prompts)))
@@ -110,7 +112,9 @@ def in_orders(config, prompts: Prompts, question: Question, step: int) -> list[I
     return out
 
 
-def graded(config, prompts: Prompts, grader: Grader, pairs: Sequence[tuple[dict, str]]) -> list[dict[str, float]]:
+def graded(
+    config: ConfigDict, prompts: Prompts, grader: Grader, pairs: Sequence[tuple[permute.Sample, str]]
+) -> list[dict[str, float]]:
     """The rewards of responses with these answers, formatted by `config.warmup.response`."""
     processor = prompts.processor
     texts = (schedule.target_response(config, {**sample, "answer": answer}) for sample, answer in pairs)
@@ -125,7 +129,7 @@ def wrong_answers(sample: permute.Sample) -> list[str]:
     return [*others[:WRONG], f"{true} or {others[0]}", ""] if others else [""]
 
 
-def _others(sample: permute.Sample) -> list[str]:
+def _others(sample: permute.Sample) -> Sequence[str]:
     rendered, places = permute.render(sample), range(len(sample["images"]))
     true, choices = rendered["answer"], rendered.get("choices") or []
     if choices:
@@ -151,7 +155,9 @@ def _with_items(text: str, items: Sequence[str]) -> str:
     return _ITEM.sub(lambda _: next(remaining), text)
 
 
-def data_stats(config, directories: Sequence[str], prompts: Prompts, grader: Grader, workdir: Path) -> DataStats:
+def data_stats(
+    config: ConfigDict, directories: Sequence[str], prompts: Prompts, grader: Grader, workdir: Path
+) -> DataStats:
     """Statistics of a sample of all record sets of the run, deterministic in the seed.
 
     Prompt lengths are those that the run goes by (`prompt_lengths.load_or_measure`).
@@ -162,7 +168,8 @@ def data_stats(config, directories: Sequence[str], prompts: Prompts, grader: Gra
     places = [(part, i, length) for part, lines in zip(parts, lengths) for i, length in enumerate(lines)]
     unit = prompts.processor.vision.spatial_merge_size**2
     unlimited = dataclasses.replace(prompts, max_tokens=sys.maxsize)  # what the run leaves out is shown, too
-    tokens, patches, faults, examples, samples = [], [], [], [], []
+    tokens, patches, faults, samples = [], [], [], []
+    examples: list[tuple] = []
     for place in np.random.default_rng(config.seed).permutation(len(places))[:SAMPLED]:
         part, i, length = places[place]
         if "tokens" not in length:
@@ -185,7 +192,7 @@ def data_stats(config, directories: Sequence[str], prompts: Prompts, grader: Gra
     return DataStats(len(places), np.array(tokens), np.array(patches), faults, examples, unrewarded)
 
 
-def too_long(config, stats: DataStats) -> float:
+def too_long(config: ConfigDict, stats: DataStats) -> float:
     """The share of valid records whose prompts are longer than the run allows."""
     return float(np.mean(stats.tokens > config.prompt.max_tokens)) if len(stats.tokens) else 0.0
 
@@ -193,7 +200,7 @@ def too_long(config, stats: DataStats) -> float:
 # Shapes
 
 
-def fills(config, sizes: models.Config, prompts: Prompts, examples: Sequence[tuple]) -> list[Fill]:
+def fills(config: ConfigDict, sizes: models.Config, prompts: Prompts, examples: Sequence[tuple]) -> list[Fill]:
     """The padding of a step's shapes on one device, for questions (ids, images).
 
     Response lengths are unknown: an update is shown with the shortest, a bare answer, and the longest.
@@ -216,7 +223,7 @@ def fills(config, sizes: models.Config, prompts: Prompts, examples: Sequence[tup
     return out
 
 
-def of_rollout(sizes: models.Config, questions: Sequence[tuple], batch: int, limits: dict) -> Fill:
+def of_rollout(sizes: models.Config, questions: Sequence[tuple], batch: int, limits: Limits) -> Fill:
     """The padding of a step's prompts, prefilled `batch` at a time, as `rollout.generate` packs them."""
     rows = min(batch or len(questions), len(questions))
     parts = [questions[first : first + rows] for first in range(0, len(questions), rows)]
@@ -227,7 +234,12 @@ def of_rollout(sizes: models.Config, questions: Sequence[tuple], batch: int, lim
 
 
 def of_update(
-    config, sizes: models.Config, questions: Sequence[tuple], shape: tuple[int, int, int], limits: dict, stage: str
+    config: ConfigDict,
+    sizes: models.Config,
+    questions: Sequence[tuple],
+    shape: tuple[int, int, int],
+    limits: Limits,
+    stage: str,
 ) -> Fill:
     """The padding of one optimizer step with `shape` (orders, rollouts, tokens) of responses to each question."""
     O, G, R = shape
@@ -241,7 +253,7 @@ def of_update(
     return Fill(f"{stage}, responses of {R} tokens", packed, 1 - forest.padding, _real_patches(forest.batches))
 
 
-def _real_patches(packs) -> float | None:
+def _real_patches(packs: Sequence) -> float | None:
     """The share of real patches in packs with `vision`; None without any."""
     real = [pack.vision.images >= 0 for pack in packs if pack.vision is not None]
     return sum(map(np.sum, real)) / sum(map(np.size, real)) if real else None

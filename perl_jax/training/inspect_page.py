@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from ml_collections import ConfigDict
 
 import models
 from models import images
@@ -34,7 +35,7 @@ STYLE = """
 """
 
 
-def write(config, workdir: Path, count: int) -> str:
+def write(config: ConfigDict, workdir: Path, count: int) -> str:
     """Writes WORKDIR/inspect.html with the first `count` questions of the run; returns a summary.
 
     Raises InputError for a config, data or reward with which the run could not start.
@@ -63,7 +64,7 @@ def write(config, workdir: Path, count: int) -> str:
     return "\n".join([text for text, _ in lines] + [f"wrote {workdir / FILE}"])
 
 
-def facts(config, questions: Sequence[InspectedQuestion], stats: DataStats) -> list[tuple[str, bool]]:
+def facts(config: ConfigDict, questions: Sequence[InspectedQuestion], stats: DataStats) -> list[tuple[str, bool]]:
     """The summary's lines, each with whether it is an alarm."""
     inspected = [inspected for question in questions for inspected in question.orders]
     unranked, tokens = sum(not each.best for each in inspected), stats.tokens
@@ -95,7 +96,7 @@ def _named(title: str, names: Sequence[str]) -> list[Html]:
     return [folded(f"{title}: {len(names)}", element("div", some, class_="text"))] if names else []
 
 
-def _shapes(config, stats: DataStats, fills: Sequence[Fill]) -> list[Html]:
+def _shapes(config: ConfigDict, stats: DataStats, fills: Sequence[Fill]) -> list[Html]:
     """Prompt and image lengths, and padding."""
     plots = [
         ("records by prompt tokens", stats.tokens, config.prompt.max_tokens),
@@ -170,7 +171,7 @@ def _order_tags(question: InspectedQuestion, inspected: InspectedOrder, orders: 
     return [tag(name), dim(f"{inspected.times} of the step's {orders} orders, p = {question.probability:.2f}")]
 
 
-def _image_figures(prompts: Prompts, record, inspected: InspectedOrder) -> Html:
+def _image_figures(prompts: Prompts, record: permute.Sample, inspected: InspectedOrder) -> Html:
     """The images as the model gets them, in this order."""
     vision, figures = prompts.processor.vision, []
     for image in inspected.prompt[1]:

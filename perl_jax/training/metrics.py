@@ -1,14 +1,17 @@
 """Metrics of a step, by fixed names: pure functions of a batch's arrays [Q, O, G]."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
+import models
 from perl_jax import permute
 from perl_jax.engine import flops
+from perl_jax.runtime.logs import Clock
 
 
-def of_rewards(scores: Sequence[dict], records: Sequence[dict], shape: tuple[int, int, int]) -> dict[str, float]:
+def of_rewards(scores: Sequence[dict], records: Sequence[Mapping], shape: tuple[int, int, int]) -> dict[str, float]:
     """Means of each part of the reward: overall, by source and by kind; scores [Q * O * G], records [Q]."""
     out = {}
     for name in scores[0]:
@@ -54,12 +57,12 @@ def of_orders(orders: Sequence[Sequence[Sequence[int]]], p: float) -> dict[str, 
 def of_update(steps: Sequence[dict]) -> dict[str, float]:
     """Means over a batch's optimizer steps; maxima stay maxima."""
     return {
-        f"update/{name}": (max if name.endswith("max") else np.mean)([float(s[name]) for s in steps])
+        f"update/{name}": float((max if name.endswith("max") else np.mean)([float(s[name]) for s in steps]))
         for name in steps[0]
     }
 
 
-def of_speed(config, batch, clock, all_computed: bool) -> dict[str, float]:
+def of_speed(config: models.Config, batch: Any, clock: Clock, all_computed: bool) -> dict[str, float]:
     """Tokens per second of rollout and update, and MFU (`flops`; omitted where the device's peak is unknown).
 
     A rollout counts response tokens, an update also prompt tokens, of groups with a gradient or, if `all_computed`, of

@@ -1,19 +1,23 @@
 """The records of a run: training sets, texts for a new tokenizer, held-out questions."""
 
 import json
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+
+from ml_collections import ConfigDict
 
 from models.errors import InputError
 from perl_jax import permute, symbols
 from perl_jax.curation.build import build
+from perl_jax.records.prompts import Prompts
 from perl_jax.records.question import Question
-from perl_jax.records.stream import first_records, open_subsets, sources
+from perl_jax.records.stream import Subset, first_records, open_subsets, sources
 from perl_jax.runtime import processes
 from perl_jax.training import held_out
 from perl_jax.training.schedule import target_response
 
 
-def data_sources(config, workdir: Path) -> dict[str, float]:
+def data_sources(config: ConfigDict, workdir: Path) -> dict[str, float]:
     """{records directory: weight} of the config; a built-in source is first written to the workdir."""
     c = config.data
     if not c.directory and not c.source:
@@ -22,7 +26,7 @@ def data_sources(config, workdir: Path) -> dict[str, float]:
         return sources(c.directory)
     directory = workdir / "data"
 
-    def make():
+    def make() -> None:
         settings = {"source": c.source, "seed": config.seed, "options": c.options.to_dict()}
         settings_file = workdir / "data.json"  # written first, so that it describes any existing records
         if directory.exists() and not settings_file.exists():
@@ -43,7 +47,7 @@ def data_sources(config, workdir: Path) -> dict[str, float]:
     return {str(directory): 1.0}
 
 
-def texts(config, directories):
+def texts(config: ConfigDict, directories: Sequence[str]) -> Iterator[str]:
     """Training texts for a new model's tokenizer: whole conversations, as used in training."""
     for record in first_records(open_subsets(directories, config.data.split), 2000):
         sample = permute.render(record)
@@ -52,7 +56,7 @@ def texts(config, directories):
         yield target_response(config, sample)
 
 
-def held_out_questions(config, parts, prompts) -> list[Question]:
+def held_out_questions(config: ConfigDict, parts: Sequence[Subset], prompts: Prompts) -> list[Question]:
     """The first `config.eval.limit` records, taken from the parts in turn, in their evaluation orders."""
     selected = first_records(parts, config.eval.limit)
     return held_out.questions(selected, prompts, config.eval.permute, config.seed)

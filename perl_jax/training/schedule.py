@@ -4,16 +4,18 @@ Pure functions of the config and the step number, so that a resumed run is ident
 """
 
 import optax
+from ml_collections import ConfigDict
 
+import models
 from models.errors import InputError
 from perl_jax import permute
 
 
-def stage(config, step: int) -> str:
+def stage(config: ConfigDict, step: int) -> str:
     return "warmup" if step <= config.warmup.steps and config.warmup.steps else "perl"
 
 
-def draw(config, step: int) -> tuple[int, int, float, int]:
+def draw(config: ConfigDict, step: int) -> tuple[int, int, float, int]:
     """Arguments of `batch.Questions.take`: number of questions, further orders, permutation probability, step."""
     if step <= config.warmup.steps:
         return config.warmup.questions, 0, 0.0, step
@@ -21,7 +23,7 @@ def draw(config, step: int) -> tuple[int, int, float, int]:
     return config.questions, config.n_s, p, step
 
 
-def target_response(config, sample) -> str:
+def target_response(config: ConfigDict, sample: permute.Sample) -> str:
     """The warm-up's target response to a rendered sample: `config.warmup.response`, filled in."""
     captions = "".join(
         config.warmup.caption.format(place=i + 1, caption=caption)
@@ -30,7 +32,7 @@ def target_response(config, sample) -> str:
     return config.warmup.response.replace("{captions}", captions).replace("{answer}", sample["answer"])
 
 
-def target_tokens(config, sample, processor) -> list[int]:
+def target_tokens(config: ConfigDict, sample: permute.Sample, processor: models.Processor) -> list[int]:
     """`target_response` as token ids with an EOS; InputError if longer than a rollout may be."""
     ids = [*processor.encode(target_response(config, sample)), processor.eos_ids[0]]
     if len(ids) > config.sampling.max_new_tokens:
@@ -41,7 +43,7 @@ def target_tokens(config, sample, processor) -> list[int]:
     return ids
 
 
-def optimizer(config, step: int) -> optax.GradientTransformation:
+def optimizer(config: ConfigDict, step: int) -> optax.GradientTransformation:
     """AdamW with global norm clipping, at the stage's learning rate."""
     c = config.optimizer
     if stage(config, step) == "warmup":

@@ -242,6 +242,11 @@ def test_unknown_aggregate():
         grpo.loss(PI, OLD, A, MASK, aggregate="mean")
 
 
+def test_a_constant_length_must_be_given():
+    with pytest.raises(ValueError, match="norm_length"):
+        grpo.response_weights(np.array([1, 2]), "seq-mean-token-sum-norm")
+
+
 @given(batch=batches(), aggregate=st.sampled_from(grpo.AGGREGATES), extra=st.integers(1, 4))
 @settings(max_examples=30)
 def test_padding_counts_nowhere(batch, aggregate, extra):
