@@ -149,13 +149,13 @@ def test_rollouts_of_other_settings_are_not_mixed(full_run, changes):
 def test_blind(changes, tmp_path, monkeypatch):
     """A reward that no image changes: what is mostly right goes, for it is so without images; what is right no more
     often than by guessing stays."""
-    shown, grey = [], difficulty.greyed
+    shown, grey = [], difficulty.with_grey_images
 
     def noted(record):
         shown.append((record, grey(record)))
         return shown[-1][1]
 
-    monkeypatch.setattr(difficulty, "greyed", noted)
+    monkeypatch.setattr(difficulty, "with_grey_images", noted)
     options = {**OPTIONS, "rollouts": 8, "blind": True, "batch": 12}
     page = filter_run.run(tmp_path, {**changes, "reward": "tiny_reward:easy"}, **options)
     blind = rows(tmp_path, "blind.jsonl")
