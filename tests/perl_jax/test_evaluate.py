@@ -176,7 +176,7 @@ def test_a_row_that_does_not_say_what_was_asked_is_not_taken():
 def test_a_record_is_asked_as_in_training(options):
     """The same tokens and images, in any order."""
     chosen = evaluate.Options(**{**evaluate_run.SMALL, **options, "out": ""})
-    setup = evaluate.prepared(chosen, benchmarks.find("records"), Path(options["model"]))
+    setup = evaluate.make_setup(chosen, benchmarks.find("records"), Path(options["model"]))
     setup = setup._replace(prompts=dataclasses.replace(setup.prompts, system="Be brief.", instruction="In a box."))
     split = records.open_split(options["data"], "eval")
     for item, record in zip(evaluate.read(chosen, setup.benchmark).items, split, strict=True):
@@ -192,7 +192,7 @@ def test_what_is_too_long_is_told_as_in_training(options):
     """One measure of prompts for all: what training leaves out for its length, evaluation does not ask in its longest
     order; one token more of the limit, and both take it."""
     chosen = evaluate.Options(**{**evaluate_run.SMALL, **options, "out": ""})
-    setup = evaluate.prepared(chosen, benchmarks.find("records"), Path(options["model"]))
+    setup = evaluate.make_setup(chosen, benchmarks.find("records"), Path(options["model"]))
     split = records.open_split(options["data"], "eval")
     for item, record in zip(evaluate.read(chosen, setup.benchmark).items, split, strict=True):
         line = prompt_lengths.measure(record, setup.prompts)
@@ -213,7 +213,7 @@ def test_what_is_too_long_is_told_as_in_training(options):
 
 
 def test_all_measure_prompts_by_one_function(options, monkeypatch):
-    setup = evaluate.prepared(
+    setup = evaluate.make_setup(
         evaluate.Options(**{**evaluate_run.SMALL, **options, "out": ""}),
         benchmarks.find("records"),
         Path(options["model"]),
@@ -410,19 +410,19 @@ def test_a_prompt_that_is_too_long(options, tmp_path, capsys):
     ("flags", "words"),
     [
         ({"benchmark": "blnik"}, "unknown benchmark 'blnik'; known are blink, "),
-        ({"protocol": "official"}, "--protocol=official: records knows boxed"),
+        ({"protocol": "official"}, "--protocol=official: records has the protocols boxed"),
         ({"benchmark": "blink", "protocol": "official", "permute": 1}, "--permute rewrites the question"),
-        ({"samples": 4}, "--samples above 1 are all alike at temperature 0"),
+        ({"samples": 4}, "at temperature 0 all --samples are the same"),
         ({"judge": "http://localhost/v1"}, "--judge and --judge_model go together"),
         (
             {"judge": "http://localhost/v1", "judge_model": "a"},
             "for --protocol=official of mathverse, mathvista, mv_math",
         ),
-        ({"download": True}, "records is in no repository of the hub"),
+        ({"download": True}, "records is not on the hub"),
         ({"data": "nowhere"}, "nowhere holds no records"),
         ({"model": "nowhere"}, "nowhere: no such directory"),
         ({"max_pixels": 100}, "--max_pixels=100"),
-        ({"against": "nowhere"}, "--against=nowhere: no scores.jsonl there, and none in a folder records-boxed"),
+        ({"against": "nowhere"}, "--against=nowhere: no scores.jsonl there or in its folder records-boxed"),
     ],
 )
 def test_flags_that_cannot_be(options, tmp_path, flags, words):

@@ -189,7 +189,7 @@ def test_what_cannot_be_shown_is_skipped_and_named(full_run, changes, tmp_path, 
     for number in (shortest, *long):
         assert f"- skipped: {result[number]['skipped']}" in page and result[number]["skipped"] in text
     assert f"record '{broken}', image 1: " in result[shortest]["skipped"]
-    assert "looked at: the first 20 of 24 records" in page
+    assert "limited to the first 20 of 24 records" in page
     assert all(
         result[number]["scores"] == rows(full_run)[number]["scores"] for number in result.keys() - {shortest, *long}
     )
@@ -212,7 +212,7 @@ def test_settings_that_cannot_be(changes, tmp_path, config, options, words):
 
 def test_when_nothing_is_kept_the_page_says_how_hard_it_was(full_run, changes, tmp_path, monkeypatch):
     (tmp_path / "rollouts.jsonl").write_bytes((full_run / "rollouts.jsonl").read_bytes())
-    with pytest.raises(InputError, match=r"no record lies in the band 0.3 to 0.4 and is kept: see .*filter\.md"):
+    with pytest.raises(InputError, match=r"no record has an accuracy between 0.3 and 0.4: see .*filter\.md"):
         filter_run.run(tmp_path, changes, **{**OPTIONS, "low": 0.3, "high": 0.4, "target": 0.35})
     assert "no record is kept" in (tmp_path / "filter.md").read_text() and not (tmp_path / "records").exists()
 
@@ -228,7 +228,7 @@ def test_its_defaults_are_what_a_plan_counts_with(changes, tmp_path, monkeypatch
     monkeypatch.setattr(difficulty, "measure", noted)
     with pytest.raises(InputError, match="enough"):
         filter_run.run(tmp_path, changes)
-    assert seen == [(roofline.at_once(tiny_run.config()), roofline.FILTERED[1])]
+    assert seen == [(roofline.decode_batch(tiny_run.config()), roofline.FILTERED[1])]
 
 
 def test_the_command(full_run, changes, tmp_path, monkeypatch):

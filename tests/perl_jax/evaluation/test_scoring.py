@@ -168,7 +168,7 @@ def test_processes_share_the_questions(monkeypatch):
     full = scoring.score_responses("records", "boxed", rows, 1)
     shares, done = [], []
     for index in range(2):
-        monkeypatch.setattr(processes, "owns", lambda number, index=index: number % 2 == index)
+        monkeypatch.setattr(processes, "is_mine", lambda number, index=index: number % 2 == index)
         monkeypatch.setattr(processes, "exchange", lambda value: shares.append(value) or [value])
         with pytest.raises(KeyError):  # the other one's are missing
             scoring.score_responses("records", "boxed", rows, 1)
