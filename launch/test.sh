@@ -23,4 +23,4 @@ fi
 ruff check .
 ruff format --check --quiet .
 mypy
-exec python -m pytest -n 2 --dist loadfile "$@"
+exec python -m pytest -n 2 --dist loadfile --no-loadscope-reorder "$@"

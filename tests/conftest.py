@@ -1,4 +1,4 @@
-"""What all tests share: the environment that they run in (`support/environment.py`), tiny models, cleared caches."""
+"""What all tests share: their environment (`support/environment.py`), their order, tiny models, cleared caches."""
 
 import environment  # noqa: F401  (before the first import of jax)
 import hypothesis
@@ -11,12 +11,27 @@ hypothesis.settings.register_profile("perl_jax", deadline=None)
 hypothesis.settings.load_profile("perl_jax")
 
 
+def pytest_collection_modifyitems(items):
+    """Files with slow tests first, so that no process is left alone with one of them at the end."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 @pytest.fixture(scope="module", autouse=True)
 def few_programs():
     """Compiled programs do not outlive their module: thousands of them exhaust the memory maps that a process may have,
     and XLA then crashes while it compiles another."""
     yield
     jax.clear_caches()
+
+
+@pytest.fixture
+def optimized():
+    """Compiles with XLA's optimizations, for programs that run so often that they pay."""
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
 
 
 @pytest.fixture(scope="session")

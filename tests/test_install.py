@@ -120,6 +120,7 @@ def test_ours_are_imported_wherever_it_runs(programs, elsewhere):
         assert Path(file).is_relative_to(programs.parent)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("elsewhere", ["packages"], indirect=True)
 def test_commands_run_elsewhere(programs, elsewhere):
     """Grading workers, which import anew, included."""
@@ -132,6 +133,7 @@ def test_commands_run_elsewhere(programs, elsewhere):
         assert "--model" in called(*start, "--help", cwd=elsewhere, code=None).stdout
 
 
+@pytest.mark.slow
 def test_an_editable_install_is_found_from_the_folder_above(checkout, tmp_path):
     """Where the repository's own folder has the name of the package in it."""
     there = environment_with(tmp_path / "venv", "--editable", checkout)

@@ -17,6 +17,7 @@ PAGE = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 LIBRARY = (REPOSITORY / "perl_jax" / "README.md").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_the_snippet_runs(tmp_path, monkeypatch):
     """On a small model with the published limits of pictures, which allow more than `models.pack` does by itself."""
     shutil.copytree(tiny_run.trained() / "init", tmp_path / "model")

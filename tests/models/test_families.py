@@ -53,6 +53,7 @@ def test_an_unknown_family(raw, tmp_path):
         assert "\n" not in str(error.value) and str(raw.get("model_type")) in str(error.value)
 
 
+@pytest.mark.slow
 def test_through_the_door_and_back(models, tmp_path):
     model = models["tied"]
     door.save(model, tmp_path / "model")

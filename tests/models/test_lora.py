@@ -15,6 +15,8 @@ from models import qwen2_5_vl as qwen
 from models.errors import InputError
 from perl_jax import rollout, update
 
+pytestmark = pytest.mark.slow
+
 TEXT = r"model\.layers\.(self_attn|mlp)\..*"
 PIXELS = {"max_pixels": tiny.MAX_PIXELS}
 

@@ -262,6 +262,7 @@ def test_the_host_holds_a_piece_at_a_time(tmp_path, monkeypatch, sharded, dtype)
     assert sum(size for size, _ in held) == sum(parameters), "each once"
 
 
+@pytest.mark.slow
 def test_named_takes_models_states_gradients_and_dicts():
     model = random_model()
     names = tensors_of(model)
@@ -462,6 +463,7 @@ def torch_model(tied: bool, dtype: str):
     return theirs.to(getattr(torch, dtype))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_transformers_writes_and_reads(tmp_path, tied, dtype):

@@ -224,6 +224,7 @@ def test_images_that_cannot_be_read(base, tmp_path):
     refused("temperature", "sample", f"--model={base}", "--prompt=What?", "--temperature=-1")
 
 
+@pytest.mark.slow
 def test_a_question_about_two_images_is_answered(base, tmp_path):
     for name in ("a.png", "b.png"):
         Image.fromarray(np.full((28, 28, 3), 200, np.uint8)).save(tmp_path / name)

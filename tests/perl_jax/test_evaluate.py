@@ -29,6 +29,8 @@ from perl_jax.evaluation import orders, responses
 from perl_jax.records import prompt_lengths
 from perl_jax.records.prompts import with_lazy_images
 
+pytestmark = pytest.mark.slow
+
 FOLDER = "records-boxed"
 
 

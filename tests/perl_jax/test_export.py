@@ -20,6 +20,8 @@ from perl_jax.exporting import provenance, usage_snippets
 from perl_jax.records import prompts
 from perl_jax.training import checkpoint
 
+pytestmark = pytest.mark.slow
+
 LAST = tiny_run.WARMUP + tiny_run.STEPS
 
 

@@ -20,6 +20,8 @@ from perl_jax.curation.build import build
 from perl_jax.filtering import difficulty
 from perl_jax.planning import roofline
 
+pytestmark = pytest.mark.slow
+
 OPTIONS = {"rollouts": 4, "low": 0.2, "high": 0.9, "target": 0.4, "batch": 8}
 
 

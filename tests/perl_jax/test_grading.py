@@ -143,6 +143,7 @@ HOSTILE = [r"9^{9^{9}}", r"10^{10^{10}}", "9^9^9^9", "9^999999999", "7^{99999999
            "(9999^{9999})!", r"\sin(\sin(\sin(x)))^{99}", "((((9^99)^99)^99)^99)", "x^{y^{z^{w}}}"]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_hostile_answers_are_bounded_and_the_rest_of_the_batch_is_graded():
     """Those of SOURCES that hung math-verify, and more; some end in a worker's limits, which are short here."""
     record = {"id": "hostile", "answer": r"\frac{1}{2}", "kind": "number"}

@@ -140,6 +140,7 @@ def test_loss_equals_a_plain_loop(batch, aggregate, dual_clip, clips, kl_coef):
     assert float(loss) == pytest.approx(expected, rel=2e-5, abs=2e-5)
 
 
+@pytest.mark.slow
 @settings(max_examples=40)
 @given(
     batch=batches(), poison=st.sampled_from([np.nan, np.inf, -np.inf, 1e30]), aggregate=st.sampled_from(grpo.AGGREGATES)

@@ -54,6 +54,7 @@ def shortened(results: dict, most: int) -> dict:
     return {**results, **cut, "lengths": results["lengths"].clip(max=most)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MESHES)
 def test_a_mesh_computes_what_one_device_does(results, name):
     """Float32: tokens equal; log-probs, metrics and updated weights (a step of SGD: the gradient) within 2e-5."""
@@ -67,11 +68,13 @@ def test_a_mesh_computes_what_one_device_does(results, name):
     assert "lengths" not in expected or len(set(expected["lengths"].ravel())) > 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MESHES)
 def test_nothing_is_compiled_again(results, name):
     assert results[2][name]["compiled"] == 0
 
 
+@pytest.mark.slow
 def test_decoding_gathers_no_weights(results):
     """Read off the compiled programs, their loops and what stands before them."""
     config = mesh_run.config().text
@@ -83,6 +86,7 @@ def test_decoding_gathers_no_weights(results):
         assert bool(gathered) == bool(mesh_run.CASES[case][1]) and not gathered & weights, name
 
 
+@pytest.mark.slow
 def test_decoding_moves_nothing_but_what_is_drawn(results):
     """Where no layer is parted; in the training layout each token's activations would go around."""
     programs, streams = results[2]["fsdp"], [8, mesh_run.SAMPLES]  # a prompt for each device

@@ -233,6 +233,7 @@ def test_held_out_images_are_in_no_other_split(tmp_path):
     assert {line["split"] for line in lines(tmp_path / "set" / build.DECISIONS)} == {"train", "eval"}
 
 
+@pytest.mark.slow
 def test_a_language_model_rephrases_and_labels_and_is_asked_once(tmp_path):
     rows = own_rows(3) + [
         {
@@ -263,6 +264,7 @@ def test_a_language_model_rephrases_and_labels_and_is_asked_once(tmp_path):
     assert records.fingerprint(tmp_path / "set") == records.fingerprint(tmp_path / "again")
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_where_it_was(tmp_path):
     file = own_set(tmp_path, own_rows(12))
     with FakeEndpoint(annotator) as server:

@@ -126,6 +126,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_the_command(two, tmp_path):
     def command(*args):
         program = [sys.executable, "-m", "perl_jax.report", *args]

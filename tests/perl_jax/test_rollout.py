@@ -104,6 +104,7 @@ def test_same_id_and_prompt_same_tokens_in_any_batch(model, prompts, sampled, ch
     np.testing.assert_array_equal(out.lengths, sampled.lengths[chosen])
 
 
+@pytest.mark.slow
 def test_other_prompts_change_nothing(model, prompts, sampled):
     others = [
         tiny.prompt(model.config, [11], seed=9),
@@ -128,6 +129,7 @@ def test_a_response_may_be_one_token(model, prompts, sampled):
     assert (out.lengths == 1).all()
 
 
+@pytest.mark.slow
 def test_streams_ids_and_seeds_differ(model, prompts, sampled):
     equal = generate(model, [prompts[1]] * 4, ids=[5, 6, 7, 2**31])
     streams = equal.tokens.reshape(-1, R).tolist()
@@ -138,6 +140,7 @@ def test_streams_ids_and_seeds_differ(model, prompts, sampled):
     np.testing.assert_array_equal(again.tokens, sampled.tokens)
 
 
+@pytest.mark.slow
 def test_first_tokens_follow_the_distribution(model, prompts):
     """Over many streams of one prompt, which differ in the rollout's number alone."""
     count = 4000
@@ -186,6 +189,7 @@ def test_no_eos_never_stops(sampled):
 # Distributions.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("temperature, top_p, top_k", [(1.0, 1.0, 0), (0.7, 0.8, 20), (1.5, 1.0, 3), (1.0, 0.5, 0)])
 def test_both_log_probs(model, prompts, sampled, temperature, top_p, top_k):
     """The raw one is the model's; the other is that of the filtered and renormalised distribution."""
@@ -213,6 +217,7 @@ def plain_filter(logits, top_k: int, top_p: float):
     return out
 
 
+@pytest.mark.slow
 def test_the_updates_log_probs_are_the_samplers(model, prompts):
     out = generate(model, prompts, temperature=0.7, top_p=0.8, top_k=20)
     groups = [
@@ -223,6 +228,7 @@ def test_the_updates_log_probs_are_the_samplers(model, prompts):
     np.testing.assert_allclose(logprobs[:, 0], out.logprobs, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_image_and_video_tokens_are_never_sampled(models, temperature):
     """With a head that always prefers one of the two."""
@@ -254,6 +260,7 @@ def small_shapes(monkeypatch, request):
     rollout._compiled.clear()
 
 
+@pytest.mark.slow
 def test_growing_and_shrinking_change_nothing(model, prompts, sampled, small_shapes):
     """Each stream is the one of the plain call, up to its end, whatever it was batched with on the way.
 
@@ -281,6 +288,7 @@ def test_growing_and_shrinking_change_nothing(model, prompts, sampled, small_sha
     assert compilations.count == 0 and len(lengths) > 3
 
 
+@pytest.mark.slow
 def test_the_tail_is_decoded_in_a_small_batch(model, prompts, sampled, small_shapes, monkeypatch):
     """Tokens that the device computes: with one stream that goes on alone, few more than there are."""
     goes_on = {*sampled.tokens[0, 0].tolist(), *sampled.tokens[:, :, 0].ravel().tolist()}
@@ -366,6 +374,7 @@ def test_a_prompts_cache_is_not_repeated_for_its_streams(models):
     assert size == text.num_hidden_layers * 2 * 2 * tokens * heads[0] * heads[1] * 4
 
 
+@pytest.mark.slow
 def test_an_image_given_twice_is_encoded_once(model, monkeypatch):
     """Prompts that show the same two images in both orders, as copies: one pack of two images."""
     packed = []

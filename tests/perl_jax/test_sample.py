@@ -26,6 +26,7 @@ def images():
     return [Image.fromarray(tiny.noise_image(40, 30, seed)) for seed in (1, 2)]
 
 
+@pytest.mark.slow
 def test_images_come_first_unless_the_prompt_has_slots(exported, images):
     settings = prompts.Prompts.of_directory(exported)
     for question, full_question in (("Which?", "<image><image>Which?"), ("<image>or<image>?", "<image>or<image>?")):

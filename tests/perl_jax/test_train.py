@@ -24,6 +24,8 @@ from perl_jax.records.stream import Stream
 from perl_jax.runtime import logs
 from perl_jax.training import batch, checkpoint, schedule
 
+pytestmark = pytest.mark.slow
+
 LAST = tiny_run.WARMUP + tiny_run.STEPS
 UPDATE = {
     "loss",

@@ -77,6 +77,7 @@ def test_golden_greedy_tokens(golden):
     np.testing.assert_array_equal(out.tokens[:, 0], [expected[f"greedy/{b}"] for b in range(len(prompts))])
 
 
+@pytest.mark.slow
 def test_golden_gradients(golden):
     model, inputs, _, expected = golden
     ours = {name: np.asarray(value) for name, value in qwen.named(next_token_gradient(model, inputs)).items()}
@@ -109,6 +110,7 @@ def compare_live(model, theirs, prompts, max_pixels=tiny.MAX_PIXELS):
     return inputs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", tiny.CONFIGS)
 def test_transformers_forward_and_gradients(models, theirs, name):
     import reference
@@ -119,6 +121,7 @@ def test_transformers_forward_and_gradients(models, theirs, name):
     assert_gradients_close(ours, reference.next_token_gradient(theirs[name], prompts, tiny.MAX_PIXELS))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("depth, blocks", [(2, ()), (2, (0, 1)), (2, (0,)), (5, (4,)), (5, (1, 2))])
 def test_transformers_any_full_attention_blocks(depth, blocks):
     """None, all, first, last, two in the middle; depth 5 is a loop, depth 2 unrolled."""
@@ -131,6 +134,7 @@ def test_transformers_any_full_attention_blocks(depth, blocks):
     compare_live(model, reference.with_weights(model), tiny.prompts(model.config)[2:])
 
 
+@pytest.mark.slow
 def test_transformers_any_number_of_images(models, theirs):
     """0 to 5 ragged images a prompt in one padded batch, and limits that shrink all of them."""
     sizes = [(61, 95), (200, 40), (112, 113), (30, 30), (83, 141)]
@@ -215,6 +219,7 @@ def test_a_prompts_logits_do_not_depend_on_its_batch(models):
         np.testing.assert_allclose(together[b, :length], alone[:length], atol=2e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", tiny.CONFIGS)
 def test_remat_equals_none(models, name):
     model = models[name]

@@ -11,6 +11,7 @@ from models import qwen2_5_vl as qwen
 from perl_jax.engine import embeddings
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("remat", [False, True])
 def test_parts_equal_the_whole(models, monkeypatch, remat):
     """In values and in gradients (up to 10), float32."""

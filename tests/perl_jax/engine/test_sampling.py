@@ -79,10 +79,11 @@ def assert_fits(counts, expected):
     assert abs(chi2 - freedom) < 5 * math.sqrt(2 * freedom), (chi2, freedom)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("head", [0, 100_000, 152_063])
 def test_draws_reach_the_tail_of_a_large_vocabulary(head):
     """Half the mass on one token, the rest shared by 130k: every region comes up as often as it should."""
-    size, count = 152_064, 200_000
+    size, count = 152_064, 60_000
     possible = np.arange(size) % 7 != 3
     possible[head] = True
     probs = np.where(possible, 0.5 / (possible.sum() - 1), 0)

@@ -100,6 +100,7 @@ def test_the_culprit_counts_as_wrong_is_named_and_leaves_its_neighbours(hostile,
     assert caplog.text.count("could not be scored") == 1 and "'bad'" in caplog.text and why in caplog.text
 
 
+@pytest.mark.slow
 def test_several_that_hang_are_scored_side_by_side(hostile, monkeypatch):
     together, outcomes = [], scoring._outcomes
     monkeypatch.setattr(
@@ -143,6 +144,7 @@ HOSTILE = [
 ]
 
 
+@pytest.mark.slow
 def test_what_models_may_write(monkeypatch):
     monkeypatch.setattr(scoring, "TIMEOUT", 3.0)
     number = question("n", "12", (), "number")

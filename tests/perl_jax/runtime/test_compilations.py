@@ -5,6 +5,7 @@ import logging
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 import tiny
 
 from benchmarks import compilations as ragged
@@ -55,8 +56,9 @@ def test_compiled_ahead_is_not_compiled_again():
         assert compilations.take()["compile/count"] == 0
 
 
-def test_sixty_ragged_steps_compile_nothing_after_warm_up():
+@pytest.mark.slow
+def test_sixty_ragged_steps_compile_nothing_after_warm_up(optimized):
     """Sampling and update with new images, prompts and responses of other lengths in every step."""
-    steps = list(ragged.steps(tiny.random_model(tiny.CONFIGS["tied"]), 60))
+    steps = list(ragged.steps(tiny.random_model(tiny.CONFIGS["untied"]), 60))
     programs = [step["programs"] for step in steps]
     assert programs[0] >= 5 and sum(programs[20:]) == 0, programs
