@@ -32,7 +32,7 @@ def group_advantages(rewards_OG: ArrayLike, scale: str = "std", eps: float = 1e-
     if scale not in ("std", "none"):
         raise ValueError(f"scale is 'std' or 'none', not {scale!r}")
     rewards = np.asarray(rewards_OG, np.float64)
-    if rewards.max() == rewards.min():
+    if np.max(rewards) == np.min(rewards):
         return np.zeros_like(rewards)
     centred = rewards - rewards.mean()
     return centred / (rewards.std(ddof=1) + eps) if scale == "std" else centred

@@ -147,9 +147,10 @@ def step(
     trained, opt_state, norms = _apply(state.optimizer, state.trainable, state.opt_state, grads)
     state = state.replace(trainable=trained, opt_state=opt_state)
     stats, norms = jax.device_get((stats, norms))
-    return state, _metrics(stats, scored.sum()) | norms | {
-        "tokens": lengths.sum(),
-        "computed_share": scored.sum() / max(lengths.sum(), 1),
+    tokens_in_loss, tokens_in_all = int(scored.sum()), int(lengths.sum())
+    return state, _metrics(stats, tokens_in_loss) | norms | {
+        "tokens": tokens_in_all,
+        "computed_share": tokens_in_loss / max(tokens_in_all, 1),
         "padding": forest.padding,
         "split_trees": forest.split,
     }

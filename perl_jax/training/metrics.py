@@ -44,7 +44,7 @@ def of_responses(lengths: np.ndarray, truncated: np.ndarray, logprobs: np.ndarra
         "response/length_mean": lengths.mean(),
         "response/length_max": lengths.max(),
         "response/truncated": truncated.mean(),
-        "response/entropy": -logprobs.sum() / lengths.sum(),
+        "response/entropy": -float(logprobs.sum()) / int(lengths.sum()),
     }
 
 

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AbstractDevice, AbstractMesh
 
 from models import attention, kernels
 from models.attention import Spans
@@ -126,7 +127,9 @@ def lowered(monkeypatch, platform: str, backend: str, dtype, sharding=None):
 
     q, k, v = (array(2, T, heads, d) for heads in (H, J, J))
     spans = Spans(*[array(2, T, dtype=jnp.int32)] * 3)
-    return jax.jit(jax.grad(loss, (0, 1, 2))).trace(q, k, v, spans).lower(lowering_platforms=(platform,))
+    device = AbstractDevice("NVIDIA H100 80GB HBM3" if backend == "gpu" else "TPU v5 lite", None, backend)
+    with jax.sharding.use_abstract_mesh(AbstractMesh((), (), abstract_device=device)):
+        return jax.jit(jax.grad(loss, (0, 1, 2))).trace(q, k, v, spans).lower(lowering_platforms=(platform,))
 
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32])
