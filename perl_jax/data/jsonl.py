@@ -323,7 +323,10 @@ def _row(
     if chat_messages.is_messages(answer):
         answer = chat_messages.answer(answer)
     answer = _final(hub_files.text_or_number(answer, "answer"))
-    listed, answer = choices.read(values["choices"], answer)
+    listed, short = choices.read(values["choices"], answer)
+    if listed and isinstance(values["answer"], int):
+        _check_number(values["answer"], listed, short)
+    answer = short
     question, *listed = _with_markers([asked.question, *listed])
     slots = sum(text.count(symbols.MARKER) for text in (question, *listed))
     if slots not in (0, len(images)):
@@ -340,6 +343,13 @@ def _row(
         turn=asked.turn + (len(hub_files.listed(history))),
         **{**_perl(row, len(images)), **_order_effect(values, len(images))},
     )
+
+
+def _check_number(number: int, listed: Sequence[str], answer: str) -> None:
+    """InputError where a number may count the choices, from 0 or 1, and may be the text of another one."""
+    counted = {listed[place] for place in (number, number - 1) if 0 <= place < len(listed)}
+    if answer == str(number) and counted - {answer}:
+        raise InputError(f"its answer {number} may count the choices from 0 or 1, or be one's text: give its letter")
 
 
 def _asked(question: object) -> chat_messages.Exchange:

@@ -165,7 +165,6 @@ def _from_hub(repo: str, subset: str, split: str) -> Files:
                 f"where there is a network, `hf download {repo} --repo-type dataset`"
             ) from error
         names = chosen(file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file())
-    parent = folder / PurePosixPath(names[0]).parent
     zips = sorted(folder.rglob("*.zip"))
     # Cached files are links to files beside the snapshots.
-    return Files([folder / name for name in names], parent, repo.partition("/")[2], zips, folder.parent.parent)
+    return Files([folder / name for name in names], folder, repo.partition("/")[2], zips, folder.parent.parent)

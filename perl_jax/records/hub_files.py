@@ -24,6 +24,7 @@ from models.errors import InputError, one_line
 from perl_jax.records.rows import ImageReader
 
 FORMATS = (".jsonl", ".json", ".parquet", ".csv", ".tsv")
+_LONGEST_CELL = 10_000  # characters that may be paths of images
 MAX_BYTES = 1 << 28  # of one encoded image; a zip member may declare any size
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".jp2")
 _ROWS_AT_A_TIME = 64  # of a Parquet file, whose rows may embed images
@@ -236,7 +237,7 @@ def _is_one_image(value: object) -> bool:
 
 
 def listed(value: object) -> list:
-    """An image column's value as a list: of one image, of a list, or of the JSON or printed Python of a list."""
+    """An image column's value as a list: of one image, a list, its JSON or printed Python, or paths with separators."""
     if isinstance(value, str) and value.lstrip().startswith("["):
         for parse in (json.loads, ast.literal_eval):
             try:
@@ -247,6 +248,11 @@ def listed(value: object) -> list:
                 return found
     if value is None or value == "":
         return []
+    if isinstance(value, str) and len(value) < _LONGEST_CELL:  # a cell with several paths: a.png;b.png
+        for separator in ";|,\n":
+            parts = [part.strip() for part in value.split(separator)]
+            if len(parts) > 1 and all(part.lower().endswith(IMAGE_SUFFIXES) for part in parts):
+                return parts
     return list(value) if isinstance(value, list | tuple) else [value]
 
 

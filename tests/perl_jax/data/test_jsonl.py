@@ -4,9 +4,10 @@ import base64
 import doctest
 import json
 
+import huggingface_hub.constants
 import pyarrow
 import pytest
-from public_files import STRUCT, jsonl, parquet, png
+from public_files import STRUCT, jsonl, parquet, png, zipped
 
 from models.errors import InputError
 from perl_jax.data import Rejected
@@ -295,6 +296,7 @@ def test_numbered_markers(tmp_path, marker, first):
         {"image_a": "a.png", "image_b": "b.png"},
         {"img1": ["a.png"], "img2": ["b.png"]},
         {"images": "['a.png', 'b.png']"},
+        {"images": "a.png; b.png"},
         {"pictures": ["a.png", "b.png"]},
         {"image_path": '["a.png", "b.png"]', "image_id": 7},
         {"images": [], "image_1": "a.png", "image_2": "b.png"},
@@ -439,3 +441,43 @@ def test_one_path_that_means_two_images(tmp_path):
     (made,) = source.records(str(jsonl(tmp_path / "rows" / "b.jsonl", CHOSEN)), images=str(tmp_path))
     with pytest.raises(InputError, match=r"may be .*: rename one"):
         made.images[0]()
+
+
+@pytest.mark.parametrize(
+    ("options", "answer", "clear"),
+    [
+        (["cat", "dog"], 1, False),
+        (["2", "1", "3"], 1, False),
+        (["1", "2", "3"], 2, False),  # from 0 it is "3"
+        (["30", "60"], 60, True),
+        (["30", "1"], "1", True),
+        ({"1": "cat", "2": "dog"}, 2, True),
+    ],
+)
+def test_a_number_that_may_count_the_choices(tmp_path, options, answer, clear):
+    made = one(tmp_path, CHOSEN | {"options": options, "answer": answer})
+    assert isinstance(made, Rejected) != clear
+    assert clear or "may count the choices from 0 or 1" in made.detail
+
+
+def test_a_data_set_of_the_hub(tmp_path, monkeypatch):
+    """As it is cached, without a network: links to files beside the snapshot; images by path or in a zip."""
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    root = tmp_path / "datasets--owner--shapes"
+    for folder in ("blobs", "refs", "snapshots/abc/data", "snapshots/abc/images"):
+        (root / folder).mkdir(parents=True)
+    (root / "refs" / "main").write_text("abc")
+    rows = [{"image": name, "problem": "Is it?", "answer": "Yes"} for name in ("images/a.png", "b.png")]
+    snapshot, blobs = root / "snapshots" / "abc", root / "blobs"
+    for name, blob in (
+        ("data/train.jsonl", jsonl(blobs / "1", *rows)),
+        ("data/test.jsonl", jsonl(blobs / "2", rows[0])),
+        ("images.zip", zipped(blobs / "3", {"images/b.png": png(1)})),
+    ):
+        (snapshot / name).symlink_to(blob)
+    (blobs / "4").write_bytes(png(0))
+    (snapshot / "images" / "a.png").symlink_to(blobs / "4")
+    made = list(source.records("owner/shapes@train"))
+    assert [row.images[0]() for row in made] == [png(0), png(1)]
+    assert [(row.id, row.source) for row in made] == [("1", "shapes"), ("2", "shapes")]
