@@ -323,6 +323,8 @@ def _row(
     if chat_messages.is_messages(answer):
         answer = chat_messages.answer(answer)
     answer = _final(hub_files.text_or_number(answer, "answer"))
+    if re.match(r"\[\s*['\"]", answer) and hub_files.listed(answer) != [answer]:
+        raise InputError(f"its answer is a list of texts, {answer[:80]}: give one")
     listed, short = choices.read(values["choices"], answer)
     if listed and isinstance(values["answer"], int):
         _check_number(values["answer"], listed, short)

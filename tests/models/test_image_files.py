@@ -1,6 +1,7 @@
 """Encoded images are decoded once, upright and whole, and broken ones give one line."""
 
 import io
+import struct
 
 import numpy as np
 import pytest
@@ -111,11 +112,26 @@ def test_a_grey_that_stands_for_transparency_is_white():
     assert np.asarray(image_files.open_image(data, "x"))[0, :, 0].tolist() == [255, 128]
 
 
-def test_a_tiff_may_have_12_bits_or_a_white_zero():
-    values = np.array([[0, 1000, 0x8000, 0xFFFF]], np.uint16)
-    data = encoded(Image.fromarray(values), format="TIFF", tiffinfo={262: 0})
-    if Image.open(io.BytesIO(data)).tag_v2[262] == 0:
-        assert np.asarray(image_files.open_image(data, "x"))[0, :, 0].tolist() == [255, 252, 127, 0]
+def grey_tiff(samples, bits, photometric):
+    """An uncompressed TIFF with one row of these 12 or 16-bit samples, written by hand."""
+    data = b"".join(struct.pack("<H", sample) for sample in samples)
+    if bits == 12:
+        packed = sum(sample << 12 * place for place, sample in enumerate(reversed(samples)))
+        data = packed.to_bytes(len(samples) * 12 // 8, "big")
+    size = len(samples)
+    values = {256: size, 257: 1, 258: bits, 259: 1, 262: photometric, 273: 8, 277: 1, 278: 1, 279: len(data)}
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in values.items())
+    directory = struct.pack("<H", len(values)) + entries + bytes(4)
+    return b"II*\0" + struct.pack("<I", 8 + len(data)) + data + directory
+
+
+@pytest.mark.parametrize(
+    ("bits", "photometric", "expected"),
+    [(16, 1, [0, 3, 128, 255]), (16, 0, [255, 252, 127, 0]), (12, 1, [0, 3, 128, 255])],
+)
+def test_a_tiff_may_have_12_bits_or_a_white_zero(bits, photometric, expected):
+    data = grey_tiff([value >> 16 - bits for value in (0, 1000, 0x8000, 0xFFFF)], bits, photometric)
+    assert np.asarray(image_files.open_image(data, "x")).tolist() == [[[value] * 3 for value in expected]]
 
 
 @pytest.mark.parametrize("dtype", [np.int32, np.float32])

@@ -94,6 +94,7 @@ def test_an_image_outside_costs_its_row_later(tmp_path):
         ({"question": None}, "question is a NoneType"),
         ({"answer": ["a"]}, "answer is a list"),
         ({"answer": float("nan")}, "answer is a float"),
+        ({"answer": "['20', 'twenty']"}, "answer is a list of texts"),
         ({"question": "a\0"}, "NUL"),
         ({"answer": "\ud800"}, "surrogate"),
         ({"choices": "a, b"}, "choices is a str"),
