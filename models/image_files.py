@@ -21,9 +21,9 @@ def open_image(data: bytes, where: str) -> Image.Image:
     Raises InputError, naming `where`, for bytes that are no image or only part of one.
     """
     try:
-        return to_rgb(Image.open(io.BytesIO(data), formats=FORMATS), where)
-    except InputError:
-        raise
+        return pil_to_rgb(Image.open(io.BytesIO(data), formats=FORMATS))
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from error
     except Exception as error:  # decoders raise various exceptions for broken bytes
         raise InputError(_unreadable(where, error)) from error
 

@@ -51,6 +51,7 @@ _ANSWER_TAG = re.compile(r"<answer>(.*)</answer>", re.DOTALL)
 _THOUGHTS = re.compile(r"\s*<think>.*</think>\s*", re.DOTALL)
 _SERIES = re.compile(r"(.*(?:image|img|picture|photo|pic).*?)(?:[ _-]?(\d+)|[ _-]([A-Ha-h]))", re.IGNORECASE)
 _NUMBERED_MARKER = re.compile(r"<\|?(?:image|img)[ _]?(\d+)\|?>", re.IGNORECASE)
+_MEDIA = ("video", "videos", "audio", "audios")  # columns of a row that shows something else
 _OTHER_MEDIA = re.compile(r"<(?:video|audio)>")
 
 
@@ -319,6 +320,8 @@ def _row(
     if asked.images and images:
         raise InputError("it has images both in its messages and in a column")
     images = images or asked.images
+    if not images and (media := next((name for name in _MEDIA if not _is_empty(row.get(name))), None)):
+        raise InputError(f"it shows {media}, not images; only images are read")
     answer = values["answer"] if values["answer"] not in (None, "", []) else asked.answer
     if chat_messages.is_messages(answer):
         answer = chat_messages.answer(answer)

@@ -10,7 +10,7 @@ from perl_jax import symbols
 from perl_jax.records import hub_files
 
 _LETTERED_COLUMN = re.compile(r"(?:(?i:(?:option|choice|opt)s?)[ _.-]?)([A-Za-z]|\d)|([A-Z])")
-_LABEL = re.compile(r"(?:\(([A-Za-z])\)|([A-Za-z])[.:)、．])\s*(?=\S)")
+_LABEL = re.compile(r"(?:\(([A-Za-z\d])\)|\[([A-Za-z\d])\]|([A-Za-z])[.:)、．]|(\d)[.:)、．](?=\s))\s*(?=\S)")
 _KEYS = (("label", "text"), ("letter", "text"), ("key", "value"), ("id", "text"), ("label", "value"), ("id", "content"))
 _LISTS = (("label", "text"), ("labels", "texts"), ("labels", "text"), ("label", "choices"))
 
@@ -128,7 +128,7 @@ def _lettered(text: str) -> list[str]:
     """The choices in one line of lettered text; InputError where it is not clear where they begin."""
     text = text.strip()
     places = [mark for mark in _LABEL.finditer(text) if mark.start() == 0 or text[mark.start() - 1] in " \t,;|"]
-    found = [(mark[1] or mark[2]).upper() for mark in places]
+    found = [_label(mark).upper() for mark in places]
     if len(found) < 2 or not _counts(found) or places[0].start() != 0:
         raise InputError(f"choices is a str, {text[:60]!a}, not a list: give a list, or a line for each")
     ends = [mark.start() for mark in places[1:]] + [len(text)]
@@ -142,10 +142,14 @@ def _unlettered(texts: list[str]) -> tuple[list[str] | None, list[str]]:
     marks = [_LABEL.match(text.strip()) for text in texts]
     if len(texts) < 2 or not all(marks):
         return None, texts
-    labels = [mark[1] or mark[2] for mark in marks]
+    labels = [_label(mark) for mark in marks]
     if not _counts([label.upper() for label in labels]):
         return None, texts
     return labels, [text.strip()[mark.end() :].strip() for mark, text in zip(marks, texts)]
+
+
+def _label(mark: re.Match) -> str:
+    return next(filter(None, mark.groups()))
 
 
 def _counts(labels: Sequence[str]) -> bool:
@@ -162,7 +166,10 @@ def _with_letter(labels: Sequence[str], texts: Sequence[str], answer: str) -> st
     named = upper.index(said) if said in upper else None
     equal = [place for place, text in enumerate(texts) if text.strip().casefold() == answer.strip().casefold()]
     if named is None:
-        return answer
+        mark = _LABEL.match(answer.strip())  # label and text: "2. a dog"
+        place = upper.index(_label(mark).upper()) if mark and _label(mark).upper() in upper else None
+        both = place is not None and answer.strip()[mark.end() :].strip().casefold() == texts[place].strip().casefold()
+        return symbols.letter(place) if both else answer
     if equal and equal != [named]:
         raise InputError(f"its answer {answer!r} is the label of one choice and the text of another")
     return symbols.letter(named)

@@ -262,6 +262,7 @@ def test_query_and_response(tmp_path):
         ({"prompt": '{"a": 1}'}, "role None"),
         ({"prompt": [{"role": "tool", "content": "a"}]}, "the role 'tool'"),
         ({"prompt": "<video>Who?"}, "shows <video>"),
+        ({"prompt": "Who?", "images": [], "videos": ["a.mp4"]}, "it shows videos"),
         ({"prompt": "<image 2> <image 1> Which?"}, "images 2, 1; number them"),
         ({"prompt": "<image 1> Which?"}, "1 <image>, but it has 2"),
         ({"prompt": "[" * 5000, "answer": None}, "answer is a NoneType"),

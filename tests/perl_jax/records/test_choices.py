@@ -30,6 +30,7 @@ FORMS = {
     "lines": "\n".join,
     "lettered lines": lambda texts: "\n".join(f"{label}. {text}" for label, text in zip("ABCDEF", texts)),
     "lettered text": lambda texts: " ".join(f"({label}) {text}" for label, text in zip("ABCDEF", texts)),
+    "bracketed text": lambda texts: " ".join(f"[{label}] {text}" for label, text in zip("ABCDEF", texts)),
     "with semicolons": lambda texts: "; ".join(f"{label}: {text}" for label, text in zip("ABCDEF", texts)),
 }
 
@@ -53,7 +54,16 @@ def test_every_form_gives_the_same_choices(form, texts, data):
 def test_numbers_as_labels(start, texts, data):
     place = data.draw(strategies.integers(0, len(texts) - 1))
     named = {str(start + number): text for number, text in enumerate(texts)}
-    assert choices.read(named, str(start + place)) == (texts, "ABCDEF"[place])
+    lines = [f"{label}. {text}" for label, text in named.items()]
+    for form in (named, lines, "\n".join(lines)):
+        for answer in (str(start + place), f"({start + place})", f"{start + place}. {texts[place]}"):
+            assert choices.read(form, answer) == (texts, "ABCDEF"[place])
+        assert choices.read(form, f"{start + place}. another") == (texts, f"{start + place}. another")
+
+
+def test_decimals_are_no_labels():
+    assert choices.read(["1.5", "2.5"], "2.5") == (["1.5", "2.5"], "2.5")
+    assert choices.read("0.5\n1.5", "B") == (["0.5", "1.5"], "B")
 
 
 @pytest.mark.parametrize("value", [None, "", " ", [], {}, "[]"])
