@@ -151,7 +151,7 @@ def _from_hub(repo: str, subset: str, split: str) -> Files:
         return made
 
     try:
-        names = chosen(HfApi().list_repo_files(repo, repo_type="dataset"))
+        names = chosen(file.rfilename for file in HfApi().dataset_info(repo).siblings or ())
         beside = [] if names[0].endswith(".parquet") else _BESIDE_ROWS
         folder = Path(snapshot_download(repo, repo_type="dataset", allow_patterns=[*names, *beside]))
     except InputError:

@@ -2,6 +2,7 @@
 
 import doctest
 import shutil
+from types import SimpleNamespace
 
 import huggingface_hub
 import huggingface_hub.constants
@@ -127,7 +128,8 @@ def test_only_the_split_is_downloaded(hub, monkeypatch, tmp_path):
         asked.extend(allow_patterns)
         return str(root / "snapshots" / "abc")
 
-    monkeypatch.setattr(huggingface_hub.HfApi, "list_repo_files", lambda self, repo, repo_type: names)
+    info = SimpleNamespace(siblings=[SimpleNamespace(rfilename=name) for name in names])
+    monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", lambda self, repo: info)
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
     assert [path.name for path in data_files.find("owner/shapes@train").paths] == ["train.jsonl"]
     assert "data/train.jsonl" in asked and "*.png" in asked and "data/test.jsonl" not in asked
