@@ -97,8 +97,8 @@ class Images:
         """A key that equal images share; its last element is a hash."""
         if isinstance(image, image_files.Encoded):
             return (image.digest,)
-        array = np.asarray(image)
-        return getattr(image, "mode", None), array.shape, hashlib.blake2b(array.tobytes()).digest()
+        array = np.asarray(image_files.to_rgb(image))  # its own values may mean other colours: a palette, a rotation
+        return array.shape, hashlib.blake2b(array.tobytes()).digest()
 
     def _prepared(self, image, digest: bytes) -> Prepared:
         decodable = image if isinstance(image, image_files.Encoded) else image_files.to_rgb(image)

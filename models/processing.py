@@ -1,6 +1,8 @@
 """Converts chat messages with images to token ids; uses only the tokenizer of transformers (no torch)."""
 
+import copy
 import dataclasses
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -79,7 +81,7 @@ class Processor:
         counts = [self.image_tokens(image, min_pixels, max_pixels) for image in all_images]
         if (marks := text.count(IMAGE_TOKEN)) != len(all_images):
             raise InputError(f"the chat template shows {marks} of {len(all_images)} images: check the template")
-        ids = self.encode(text)
+        ids = self._encode_with_special_tokens(text)
         if ids.count(self.image_token_id) != len(all_images):  # a normaliser could turn other text into a special token
             raise InputError(f"the text holds a hidden {IMAGE_TOKEN!r}: remove it")
         at = [place for place, token in enumerate(ids) if token == self.image_token_id]
@@ -109,9 +111,26 @@ class Processor:
         return grid_h * grid_w // self.vision.spatial_merge_size**2
 
     def encode(self, text: str) -> list[int]:
-        """The token ids of a text: no template; special tokens written out in it are encoded as such."""
+        """The token ids of a text: no template; a special token written out in it is text like any other."""
+        ids = self._encode_with_special_tokens(text)
+        if self._special_ids.isdisjoint(ids):
+            return ids
+        return self._literal_backend.encode_batch_fast([text], add_special_tokens=False)[0].ids
+
+    def _encode_with_special_tokens(self, text: str) -> list[int]:
         backend = self.tokenizer.backend_tokenizer  # the wrapper also computes offsets, which take as long as the ids
         return backend.encode_batch_fast([text], add_special_tokens=False)[0].ids
+
+    @functools.cached_property
+    def _special_ids(self) -> frozenset[int]:
+        return frozenset(number for number, token in self.tokenizer.added_tokens_decoder.items() if token.special)
+
+    @functools.cached_property
+    def _literal_backend(self) -> Any:
+        """The tokenizer without special tokens; a copy, since threads share the other."""
+        backend = copy.deepcopy(self.tokenizer.backend_tokenizer)
+        backend.encode_special_tokens = True  # as text
+        return backend
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of token ids, without special tokens."""

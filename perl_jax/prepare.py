@@ -10,6 +10,7 @@ complete; a restarted command gives the same result, without repeating requests 
 import ast
 import contextlib
 import functools
+import inspect
 import json
 import logging
 import os
@@ -85,15 +86,26 @@ def parse_options(pairs: list[str]) -> dict:
     return options
 
 
-def parse_columns(texts: list[str]) -> dict[str, str]:
-    """`["question=problem,answer=solution", "id=key"]` as {ours: theirs}. Raises InputError: no pair, a name twice."""
-    columns = {}
+def parse_columns(texts: list[str]) -> dict[str, str | list[str]]:
+    """`["question=problem,answer=solution", "id=key"]` as {ours: theirs}, or {ours: several} for images and choices.
+
+    Raises:
+        InputError: no pair, a name twice.
+    """
+    columns: dict[str, list[str]] = {}
     for pair in (pair.strip() for text in texts for pair in text.split(",")):
         ours, equals, theirs = pair.partition("=")
-        if not (equals and ours and theirs) or ours in columns:
+        again = theirs in columns[ours] if ours in ("images", "choices") and ours in columns else ours in columns
+        if not (equals and ours and theirs) or again:
             raise InputError(f"--map={pair}: give each of our columns once, as ours=theirs")
-        columns[ours] = theirs
-    return columns
+        columns.setdefault(ours, []).append(theirs)
+    return {ours: theirs if len(theirs) > 1 else theirs[0] for ours, theirs in columns.items()}
+
+
+def unused_columns(columns: dict[str, bool]) -> str:
+    """A line with the columns that were not read; "" if there are none."""
+    names = ", ".join(name for name, was_read in columns.items() if not was_read)
+    return names and f"columns not used: {names} (--map=OURS=THEIRS reads one)"
 
 
 def main(argv: list[str]) -> None:
@@ -101,6 +113,11 @@ def main(argv: list[str]) -> None:
     options = parse_options(FLAGS.option)
     if FLAGS.map:
         options["map"] = parse_columns(FLAGS.map)
+    if FLAGS.images:
+        options["images"] = FLAGS.images
+    columns: dict[str, bool] = {}
+    if "columns" in inspect.signature(data.find(FLAGS.source).records).parameters:
+        options["columns"] = columns
     if FLAGS.download:
         options["download"] = True
     if bool(FLAGS.annotator) != bool(FLAGS.annotator_model):
@@ -128,6 +145,8 @@ def main(argv: list[str]) -> None:
         )
         requests = ", ".join(f"{number:,} {what}" for what, number in model.counts.items()) if annotate else ""
     print("\n\n".join(filter(None, (table(summary), agreement_table(FLAGS.out), requests and f"endpoint: {requests}"))))
+    if unused := unused_columns(columns):
+        print(f"\n{unused}\n")
     print(f"wrote {FLAGS.out}")
     if FLAGS.review:
         page = os.path.join(FLAGS.out, "review.html")
@@ -138,8 +157,11 @@ def main(argv: list[str]) -> None:
 if __name__ == "__main__":
     flags.DEFINE_string("source", None, f"Data source, one of: {', '.join(data.names())}.", required=True)
     flags.DEFINE_string("out", None, "Directory to write; must be new or empty.", required=True)
-    flags.DEFINE_string("input", None, "The source's files, for a source that reads files.")
+    flags.DEFINE_string(
+        "input", None, "The source's files; jsonl takes a file, folder, pattern or hub id, with @split or not."
+    )
     flags.DEFINE_multi_string("map", [], "Columns with other names, as ours=theirs: question=problem,answer=solution.")
+    flags.DEFINE_string("images", None, "A folder in which relative image paths may begin, beside the file's.")
     flags.DEFINE_bool("download", False, "First download the source's files from the hub to --input.")
     flags.DEFINE_integer("limit", None, "Most records of a split.", lower_bound=1)
     flags.DEFINE_integer("seed", 0, "Seed of all random draws.", lower_bound=0)

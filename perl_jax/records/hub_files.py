@@ -1,12 +1,14 @@
-"""Hugging Face data set files in a local directory: rows of JSONL, JSON and Parquet files, and their images.
+"""Data files in a local directory: rows of JSONL, JSON, Parquet, CSV and TSV files, and their images.
 
 One bad row or image does not end a run: an unreadable row is yielded as an InputError, and an image is read only on
 request. Images are files, members of zips (never unpacked to disk), or embedded in the row.
 """
 
+import ast
 import base64
 import binascii
 import collections
+import csv
 import functools
 import json
 import math
@@ -21,8 +23,10 @@ from pathlib import Path
 from models.errors import InputError, one_line
 from perl_jax.records.rows import ImageReader
 
-FORMATS = (".jsonl", ".json", ".parquet")
+FORMATS = (".jsonl", ".json", ".parquet", ".csv", ".tsv")
+_LONGEST_CELL = 10_000  # characters that may be paths of images
 MAX_BYTES = 1 << 28  # of one encoded image; a zip member may declare any size
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".jp2")
 _ROWS_AT_A_TIME = 64  # of a Parquet file, whose rows may embed images
 _CACHED_IMAGES = 16  # images cached in memory: questions of one conversation share images
 _BASE64 = re.compile(r"[A-Za-z0-9+/\s]{32,}={0,2}\s*")
@@ -37,7 +41,7 @@ def rows(path: str | Path) -> Iterator[tuple[int, dict | InputError]]:
         InputError: no such file, an unsupported format, or a file that cannot be read at all.
     """
     path = Path(path)
-    read = {".jsonl": _lines, ".json": _list, ".parquet": _table}.get(path.suffix.lower())
+    read = dict(zip(FORMATS, (_lines, _list, _table, _delimited, _delimited))).get(path.suffix.lower())
     if read is None or not path.is_file():
         raise InputError(f"{path}: {'no such file' if read else 'rows are read from ' + ', '.join(FORMATS)}")
     try:
@@ -45,7 +49,7 @@ def rows(path: str | Path) -> Iterator[tuple[int, dict | InputError]]:
             if not isinstance(row, dict | InputError):
                 row = InputError(f"a {type(row).__name__}, not an object with columns")
             yield number, row
-    except (OSError, ValueError, RecursionError) as error:  # pyarrow's exceptions derive from these
+    except (OSError, ValueError, RecursionError, csv.Error) as error:  # pyarrow's exceptions derive from these
         if isinstance(error, InputError):
             raise
         raise InputError(f"{path} cannot be read ({one_line(error)}): download or write it again") from error
@@ -92,12 +96,27 @@ class ImageStore:
     up in the folder, in subfolders named like `train_images`, and in the zips: first the full path, then as the end of
     a member's path. For an absolute path, which existed only on the authors' machine, its tails are looked up.
 
+    Args:
+        folder: where relative paths begin.
+        zips: zips of published files.
+        also: more folders where relative paths may begin.
+        within: the folder that images must not leave, also by symbolic links; `folder` by default.
+
     Raises:
         InputError: a zip that cannot be opened.
     """
 
-    def __init__(self, folder: str | Path, zips: Sequence[str | Path] | None = None):
+    def __init__(
+        self,
+        folder: str | Path,
+        zips: Sequence[str | Path] | None = None,
+        *,
+        also: Sequence[str | Path] = (),
+        within: str | Path | None = None,
+    ):
         self._folder = os.path.realpath(folder)
+        self._folders = list(dict.fromkeys([self._folder, *map(os.path.realpath, also)]))
+        self._within = os.path.realpath(folder if within is None else within)
         self._published = zips is not None
         self._zips = [_open_zip(path) for path in zips or ()]
         self._file = functools.lru_cache(maxsize=_CACHED_IMAGES)(self._read_path)
@@ -125,14 +144,14 @@ class ImageStore:
     def _read_path(self, value: str) -> bytes:
         path = urllib.parse.unquote(value.removeprefix("file://")) if value.startswith("file://") else value
         parts = [part for part in path.split("/") if part not in ("", ".")]
-        if ".." in parts:
-            raise InputError(f"image {_short(value)} leaves its folder: give a path inside it")
+        if ".." in parts and (self._published or self._within == self._folder == self._folders[-1]):
+            raise InputError(f"image {_short(value)} leaves its folder: give a path inside it, or --images=FOLDER")
         try:
             tails = _tails(path, parts)
-            roots = [self._folder, *self._image_folders]
+            roots = [*self._folders, *self._image_folders]
             places = [os.path.join(root, tail) for tail in tails for root in roots]
             if not self._published:
-                places = [os.path.join(self._folder, path)]  # an absolute path is used as given
+                return self._read_given(path, value)
             if file := next(filter(os.path.isfile, places), None):
                 return self._read_inside(file, value)
             return self._read_zipped(tails, value)
@@ -141,10 +160,19 @@ class ImageStore:
                 raise
             raise InputError(f"image {_short(value)} cannot be read ({one_line(error)})") from error
 
+    def _read_given(self, path: str, value: str) -> bytes:
+        """The image at a path, from any of the folders; an absolute path is used as given."""
+        files = [file for folder in self._folders if os.path.isfile(file := os.path.join(folder, path))]
+        if not files:
+            raise InputError(f"image {_short(value)} is not in {' or '.join(self._folders)}")
+        if len({os.path.realpath(file) for file in files}) > 1:
+            raise InputError(f"image {_short(value)} may be {files[0]} or {files[1]}: rename one")
+        return self._read_inside(files[0], value)
+
     def _read_inside(self, path: str, value: str) -> bytes:
         real = os.path.realpath(path)
-        if os.path.commonpath([self._folder, real]) != self._folder:
-            raise InputError(f"image {_short(value)} is outside {self._folder}: put it there, beside its file")
+        if os.path.commonpath([self._within, real]) != self._within:
+            raise InputError(f"image {_short(value)} is outside {self._within}: put it there, or give --images=FOLDER")
         _check_bytes(os.path.getsize(real), value)
         with open(real, "rb") as file:
             return file.read()
@@ -188,6 +216,44 @@ class ImageStore:
     @functools.cached_property
     def _image_folders(self) -> list[str]:
         return sorted(str(path) for path in Path(self._folder).glob("*images*") if path.is_dir())
+
+
+def is_image(value: object) -> bool:
+    """Whether a value has the form of an image that `ImageStore` reads, or of a list of them. Nothing is opened."""
+    images = listed(value)
+    return bool(images) and all(map(_is_one_image, images))
+
+
+def _is_one_image(value: object) -> bool:
+    for _ in range(2):
+        if isinstance(value, Mapping):
+            value = next((value[key] for key in _IMAGE_FIELDS if value.get(key)), None)
+    if isinstance(value, bytes):
+        return value.startswith(_IMAGE_SIGNATURES)
+    if not isinstance(value, str):
+        return False
+    path = value.lower().endswith(IMAGE_SUFFIXES) and "\n" not in value
+    return path or value.startswith("data:image/") or _image_in_base64(value) is not None
+
+
+def listed(value: object) -> list:
+    """An image column's value as a list: of one image, a list, its JSON or printed Python, or paths with separators."""
+    if isinstance(value, str) and value.lstrip().startswith("["):
+        for parse in (json.loads, ast.literal_eval):
+            try:
+                found = parse(value.strip())
+            except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
+                continue
+            if isinstance(found, list):
+                return found
+    if value is None or value == "":
+        return []
+    if isinstance(value, str) and len(value) < _LONGEST_CELL:  # a cell with several paths: a.png;b.png
+        for separator in ";|,\n":
+            parts = [part.strip() for part in value.split(separator)]
+            if len(parts) > 1 and all(part.lower().endswith(IMAGE_SUFFIXES) for part in parts):
+                return parts
+    return list(value) if isinstance(value, list | tuple) else [value]
 
 
 def image_zips(folder: str | Path, split: str = "train") -> list[Path]:
@@ -234,6 +300,21 @@ def _table(path: Path) -> Iterator[tuple[int, object]]:
                         yield number, row
             except (OSError, ValueError, pyarrow.ArrowException) as error:
                 yield number + 1, InputError(f"rows {number + 1} to {end} cannot be read ({one_line(error)})")
+
+
+def _delimited(path: Path) -> Iterator[tuple[int, object]]:
+    """The rows of a CSV or TSV file with a header, all cells text; an empty cell is None."""
+    csv.field_size_limit(MAX_BYTES)  # a cell may be an image in base64
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        table = csv.reader(file, "excel-tab" if path.suffix.lower() == ".tsv" else "excel", strict=True)
+        header = next(table, [])
+        if repeated := [name for name, times in collections.Counter(header).items() if times > 1]:
+            raise InputError(f"{path} has the column {repeated[0]!r} twice: rename one")
+        for number, cells in enumerate(filter(None, table), start=1):
+            if len(cells) != len(header):
+                yield number, InputError(f"row {number} has {len(cells)} cells under {len(header)} columns")
+            else:
+                yield number, {name: cell or None for name, cell in zip(header, cells)}
 
 
 def _open_zip(path: str | Path) -> zipfile.ZipFile:

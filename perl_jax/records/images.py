@@ -4,8 +4,7 @@ import functools
 import io
 import warnings
 
-import numpy as np
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from models import image_files
 from models.errors import InputError, one_line
@@ -36,7 +35,7 @@ def _encoded(data: bytes) -> bytes:
             image.load()
         if _is_stored_format(image):
             return data
-        image = image_files.to_rgb(ImageOps.exif_transpose(_to_8_bits(image)))
+        image = image_files.pil_to_rgb(image)
     except InputError:
         raise
     except Exception as error:  # decoders raise arbitrary exceptions on broken bytes
@@ -64,15 +63,3 @@ def _is_stored_format(image: Image.Image) -> bool:
         and image.getexif().get(ExifTags.Base.Orientation, 1) == 1
         and getattr(image, "n_frames", 1) == 1
     )
-
-
-def _to_8_bits(image: Image.Image) -> Image.Image:
-    """Scales 16-bit greyscale, which PIL would clip; InputError for 32-bit modes, whose white level is unknown."""
-    # PPM in mode I is 16-bit too
-    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM"):
-        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    if image.mode in ("I", "F"):
-        raise InputError(
-            f"an image of 32 bits a pixel (mode {image.mode}) has no known white level; save it with 8 or 16 bits"
-        )
-    return image

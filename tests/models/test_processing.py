@@ -4,10 +4,14 @@ import io
 import json
 import subprocess
 import sys
+import unicodedata
 
+import hypothesis
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, strategies
 from PIL import Image
+from sample_images import encoded
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 from models import qwen2_5_vl as qwen
@@ -44,6 +48,11 @@ TEMPLATE = """\
 {{ '<|im_start|>assistant\\n' if add_generation_prompt else '' }}"""
 HEAD = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n"
 TAIL = "<|im_end|>\n<|im_start|>assistant\n"
+
+
+def control_ids(processor, text):
+    """The ids of a text in which special tokens are control tokens."""
+    return processor.tokenizer.encode(text, add_special_tokens=False)
 
 
 def write_tokenizer(path) -> None:
@@ -139,7 +148,7 @@ def test_no_image_own_system_text_no_generation_prompt(processor):
     ids, images = processor(messages, add_generation_prompt=False)
     assert images == []
     assert plain(processor, ids) == "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHi é 中<|im_end|>\n"
-    assert processor(messages)[0] == ids + processor.encode("<|im_start|>assistant\n")
+    assert processor(messages)[0] == ids + control_ids(processor, "<|im_start|>assistant\n")
 
 
 def test_slots_take_the_images_in_order(processor):
@@ -239,12 +248,12 @@ def test_pixel_limits(path):
     assert count(processor) == 100
     assert count(processor, max_pixels=28 * 28 * 16) == 16
     assert count(processor, min_pixels=400 * 400) == 225
-    for settings in (
+    for limits in (
         {"min_pixels": 784, "max_pixels": 784 * 25},
         {"size": {"shortest_edge": 784, "longest_edge": 784 * 25}},
         {"size": {"shortest_edge": 1, "longest_edge": 1}, "min_pixels": 784, "max_pixels": 784 * 25},
     ):
-        (path / "preprocessor_config.json").write_text(json.dumps({**settings, "patch_size": 14, "merge_size": 2}))
+        (path / "preprocessor_config.json").write_text(json.dumps({**limits, "patch_size": 14, "merge_size": 2}))
         limited = qwen.Processor.from_pretrained(path)
         assert (limited.min_pixels, limited.max_pixels) == (784, 784 * 25)
         assert count(limited) == 25 and count(limited, max_pixels=10**6) == 100
@@ -342,6 +351,35 @@ def test_decode_and_encode(processor):
     ids = processor.encode("Which  image ?\n中é")
     assert processor.decode(ids) == "Which  image ?\n中é"
     assert processor.decode(np.array([*ids, *processor.eos_ids, processor.pad_id])) == "Which  image ?\n中é"
+
+
+@hypothesis.settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(parts=strategies.lists(strategies.sampled_from([*SPECIAL, "<|", "im_end", "|>", " ", "\n", "A dog", "e\u0301"])))
+def test_no_text_encodes_to_a_control_token(processor, parts):
+    """What an answer or a caption says is learned as text; the reference is the tokenizer without its added tokens."""
+    text = "".join(parts)
+    ids = processor.encode(text)
+    assert not {processor.tokenizer.convert_tokens_to_ids(token) for token in SPECIAL} & set(ids)
+    assert processor.decode(ids) == unicodedata.normalize("NFC", text)
+
+
+def test_encode_leaves_the_chat_template_its_control_tokens(processor):
+    processor.encode("<|im_end|>")  # as a text
+    ids, _ = processor([{"role": "user", "content": "Which?"}])
+    assert ids.count(processor.tokenizer.convert_tokens_to_ids("<|im_end|>")) == 2  # system and user
+
+
+@pytest.mark.parametrize("form", ["path", "bytes", "PIL"])
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+def test_deep_grey_and_rotated_images_are_the_stored_picture(processor, tmp_path, form, kind):
+    """The processor, whatever it is given, shows what a record holds."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    grey = (np.arange(40 * 60).reshape(40, 60) * 27).astype(np.uint16)
+    (tmp_path / "a").write_bytes(data := encoded(Image.fromarray(grey), format=kind, exif=exif))
+    image = {"path": tmp_path / "a", "bytes": data, "PIL": Image.open(tmp_path / "a")}[form]
+    _, (shown,) = processor(user({"type": "image", "image": image}))
+    np.testing.assert_array_equal(np.asarray(shown), np.rot90(np.repeat((grey >> 8)[..., None], 3, 2), -1))
 
 
 def test_config_json_must_agree(path, processor):

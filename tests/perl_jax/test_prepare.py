@@ -308,11 +308,13 @@ def run_prepare(*options):
 
 
 def test_columns_by_other_names(tmp_path):
-    row = {"images": ["a.png"], "problem": "Is it red?", "solution": "Yes"}
+    row = {"images": ["a.png"], "problem": "Is it red?", "solution": "Yes", "hint": "Look.", "level": 3, "no": None}
     done = run_prepare(
         "--source=jsonl",
         f"--input={own_set(tmp_path, [row])}",
         f"--out={tmp_path / 'set'}",
-        "--map=question=problem,answer=solution",
+        "--map=question=problem",
+        "--map=answer=solution",
     )
+    assert "columns not used: hint, level (--map=OURS=THEIRS reads one)" in done.stdout
     assert done.returncode == 0 and records.open_split(tmp_path / "set")[0]["question"] == "<image:0>\nIs it red?"

@@ -68,3 +68,43 @@ def test_other_forms_are_named(messages, words):
 
 def test_option_letters():
     assert chat_messages.option_letters("A dog?\n(A) yes\n B. no\nC、x\nD: y\nE z\nAB. w") == set("ABCD")
+
+
+@pytest.mark.parametrize(
+    ("texts", "expected"),
+    [
+        (["<image>A?", "b"], ("<image>A?", "b", 0)),
+        (["<image>A?", "b", "C?", "d"], ("<image>C?", "d", 1)),
+        (["<image>A?", "b", "<image>C?", "d", "E? <image>", "f"], ("<image><image>E? <image>", "f", 2)),
+        (["A?", "b", "C?"], ("C?", None, 1)),
+    ],
+)
+def test_the_last_exchange_of_a_conversation(texts, expected):
+    roles = [("user", "assistant")[place % 2] for place in range(len(texts))]
+    ours = [{"role": role, "content": text} for role, text in zip(roles, texts)]
+    names = {"user": "human", "assistant": "gpt"}
+    sharegpt = [{"from": names[role], "value": text} for role, text in zip(roles, texts)]
+    for messages in (ours, sharegpt, json.dumps(ours), repr(sharegpt), {"messages": ours}):
+        found = chat_messages.exchange(messages)
+        assert (found.question, found.answer, found.turn) == expected
+
+
+def test_user_turns_that_follow_each_other_are_one_question():
+    messages = [user([IMAGE]), user("What is it?"), {"role": "assistant", "content": [{"type": "text", "text": "A"}]}]
+    assert chat_messages.exchange(messages) == ("<image>\nWhat is it?", [IMAGE], "A", 0)
+
+
+@pytest.mark.parametrize(
+    ("messages", "words"),
+    [
+        ([user("a"), {"role": "assistant", "content": [IMAGE]}], "answer shows an image"),
+        ([user("a"), {"role": "assistant", "content": "<image>"}], "answer shows an image"),
+        ([user("a"), {"role": "tool", "content": "b"}], "role 'tool'"),
+        ([user("a"), *[{"role": "assistant", "content": "b"}] * 2], "not: user, assistant, assistant"),
+        ([user([IMAGE]), {"role": "assistant", "content": "b"}, user("<image>")], "only 1 of the images"),
+        ([{"role": "user"}], "NoneType"),
+    ],
+)
+def test_no_exchange(messages, words):
+    with pytest.raises(InputError, match=words):
+        chat_messages.exchange(messages)

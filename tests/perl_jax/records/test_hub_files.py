@@ -1,8 +1,10 @@
 """Files as the hub publishes them: each row and image is read or named, and nothing outside a file's folder is."""
 
 import base64
+import csv
 import json
 import os
+import string
 import subprocess
 import sys
 import zipfile
@@ -11,6 +13,7 @@ from unittest import mock
 import pyarrow
 import pyarrow.parquet
 import pytest
+from hypothesis import given, strategies
 from public_files import STRUCT, jsonl, parquet, png, zipped
 
 from models.errors import InputError
@@ -67,12 +70,12 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path):
     (tmp_path / "half.parquet").write_bytes(parquet(tmp_path / "a.parquet", [{"n": 1}]).read_bytes()[:-20])
     (tmp_path / "lines.json").write_text('{"n": 1}\n{"n": 2}\n')
     (tmp_path / "object.json").write_text('{"n": 1}')
-    (tmp_path / "rows.csv").write_text("n\n1\n")
+    (tmp_path / "rows.xlsx").write_text("n\n1\n")
     for name, words in (
         ("half.parquet", "again"),
         ("lines.json", ".jsonl"),
         ("object.json", "list of rows"),
-        ("rows.csv", ".parquet"),
+        ("rows.xlsx", ".parquet"),
         ("none.jsonl", "no such file"),
     ):
         with pytest.raises(InputError, match=words) as caught:
@@ -260,3 +263,65 @@ def test_parquet_and_the_hub_are_imported_late():
     code = f"import sys; {imports}; print({{'pyarrow', 'huggingface_hub'}} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"
+
+
+@pytest.mark.parametrize(("suffix", "delimiter"), [(".csv", ","), (".tsv", "\t")])
+@given(
+    rows=strategies.lists(
+        strategies.tuples(*[strategies.text(string.printable + "é中", max_size=8)] * 2).filter(any), max_size=4
+    )
+)
+def test_delimited_files_are_what_was_written(tmp_path_factory, suffix, delimiter, rows):
+    path = tmp_path_factory.mktemp("table") / f"a{suffix}"
+    with path.open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file, delimiter=delimiter).writerows([("a", "b"), *rows])
+    assert [row for _, row in hub_files.rows(path)] == [{"a": a or None, "b": b or None} for a, b in rows]
+
+
+def test_a_large_cell_and_a_column_twice(tmp_path):
+    (tmp_path / "a.csv").write_text("image,n\n" + "A" * 1_000_000 + ",1\n1,2,3\n")
+    (_, row), (number, error) = hub_files.rows(tmp_path / "a.csv")
+    assert len(row["image"]) == 1_000_000 and number == 2 and "3 cells under 2 columns" in str(error)
+    (tmp_path / "a.csv").write_text("n,n\n1,2\n")
+    with pytest.raises(InputError, match="column 'n' twice"):
+        list(hub_files.rows(tmp_path / "a.csv"))
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (png(0), True),
+        (base64.b64encode(png(0)).decode(), True),
+        ({"bytes": png(0), "path": None}, True),
+        ({"image_url": {"url": "data:image/png;base64,AAAA"}}, True),
+        ("a/b.JPG", True),
+        (["a.png", "b.webp"], True),
+        ("['a.png', 'b.png']", True),
+        (["a.png", "a cat"], False),
+        ("a cat", False),
+        (b"text", False),
+        ({"path": "a.mp4"}, False),
+        (7, False),
+        ("", False),
+        ([], False),
+        ("[" * 5000, False),
+    ],
+)
+def test_what_looks_like_an_image(value, expected):
+    assert hub_files.is_image(value) == expected
+
+
+def test_the_cached_files_of_the_hub_are_links(tmp_path):
+    """They lie beside the snapshots, so images may be anywhere in the data set's cache, and not outside."""
+    for name in ("repo/blobs", "repo/snapshots/abc"):
+        (tmp_path / name).mkdir(parents=True)
+    for place in ("repo/blobs/1", "2"):
+        (tmp_path / place).write_bytes(png(0))
+    snapshot = tmp_path / "repo" / "snapshots" / "abc"
+    (snapshot / "a.png").symlink_to(tmp_path / "repo" / "blobs" / "1")
+    (snapshot / "b.png").symlink_to(tmp_path / "2")
+    store = hub_files.ImageStore(snapshot, [], within=tmp_path / "repo")
+    assert store.reader("a.png")() == png(0)
+    for reader in (store.reader("b.png"), hub_files.ImageStore(snapshot, []).reader("a.png")):
+        with pytest.raises(InputError, match="is outside"):
+            reader()

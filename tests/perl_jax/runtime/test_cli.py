@@ -100,7 +100,10 @@ def test_columns_of_several_flags_add_up():
         "answer": "a=b",
         "id": "key",
     }
-    for texts in (["question"], ["question="], ["=a"], ["question=a", "question=b"], [""]):
+    several = ["images=left,images=right", "choices=a", "choices=b"]
+    assert prepare.parse_columns(several) == {"images": ["left", "right"], "choices": ["a", "b"]}
+    refused = (["question"], ["question="], ["=a"], ["question=a", "question=b"], ["images=a", "images=a"], [""])
+    for texts in refused:
         with pytest.raises(InputError, match="give each of our columns once, as ours=theirs"):
             prepare.parse_columns(texts)
     with pytest.raises(InputError, match="bias is given twice"):

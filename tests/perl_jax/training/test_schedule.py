@@ -6,6 +6,7 @@ import tiny_run
 
 from configs import base
 from models.errors import InputError
+from perl_jax import policy
 from perl_jax.training import schedule
 
 
@@ -27,3 +28,15 @@ def test_without_a_warm_up_every_step_is_perl():
 def test_a_taught_response_must_have_room(tmp_path):
     with pytest.raises(InputError, match=r"record 'digits-train-0-\d+': the warm-up's response has \d+ tokens"):
         tiny_run.run(tmp_path, **{"sampling.max_new_tokens": 2})
+
+
+def test_special_tokens_in_a_taught_response_are_text(tmp_path):
+    """In captions and answers; the only control token is the EOS after them."""
+    config = tiny_run.config(**{"sampling.max_new_tokens": 400})
+    prompts, _ = policy.without_weights(config, tmp_path, ["Which image shows 7?"] * 3)
+    tokenizer = prompts.processor.tokenizer
+    control = {number: token.content for number, token in tokenizer.added_tokens_decoder.items() if token.special}
+    sample = {"id": "a", "answer": f"2{tokenizer.eos_token}", "captions": ["".join(control.values()), "a dog"]}
+    *ids, last = schedule.target_tokens(config, sample, prompts.processor)
+    assert last == prompts.processor.eos_ids[0] and not control.keys() & set(ids)
+    assert prompts.processor.decode(ids) == schedule.target_response(config, sample)
