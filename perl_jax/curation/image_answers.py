@@ -33,7 +33,11 @@ _NOT_ASKED = re.compile(  # the question asks which image does not
 )
 
 # Several sets of images may be correct for these questions, and a source gives only one.
-_COULD = re.compile(r"\b(?:would|could|might|may|should)\b", re.I)
+_COULD = re.compile(
+    r"\b(?:would|could|might|may|should"
+    r"|can be (?:used|associated|considered|seen|viewed|interpreted|combined|paired))\b",
+    re.I,
+)
 _CAN = re.compile(r"\b(?:would|could|might|may|should|can)\b", re.I)
 _TASTE = re.compile(
     r"\b(?:best|better|ideal(?:ly)?|suit(?:ed|able)|appropriate|fitting|perfect|appealing|attractive|inspir\w+"

@@ -123,6 +123,8 @@ def test_a_set_is_read_without_what_is_no_part_of_it(numbers):
         ("Which two images would you choose, and why?", "Images 1 and 3.", TASTE),
         ("Which two images might fit?", "1, 3", TASTE),
         ("Which images can be used by a guide?", "Images 1 and 3 show maps.", TASTE),
+        ("Which two images can be used to teach?", "Images 1 and 3 can be used to teach.", TASTE),
+        ("Which two images show animals that can fly?", "Images 1 and 3 show birds.", "1 and 3"),
         ("Which two images best show calm?", "Images 1 and 3 show calm.", TASTE),
         ("Which images show joy?", "Image 1 and image 3 show joy, although not for all.", HEDGED),
         ("Which images show shirts?", "Images 1 and 3 do; the text doesn't specify the kind.", HEDGED),
