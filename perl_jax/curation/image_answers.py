@@ -18,8 +18,10 @@ HEDGED = "the source is not sure"
 UNCLEAR = "the images that are meant are not clear"
 
 _NOUN = references.NOUN
-_COUNTED = re.compile(rf"\b(?:which|what) (two|three|four|five) {_NOUN}s\b", re.I)
-_SEVERAL = re.compile(rf"\b(?:which|what)(?: (?:two|three|four|five))? {_NOUN}s\b", re.I)
+_OF_THESE = r"(?: of (?:the|these|those)(?: \w+)?)?"
+_COUNTED = re.compile(rf"\b(?:which|what) (two|three|four|five){_OF_THESE} {_NOUN}s\b", re.I)
+_SEVERAL = re.compile(rf"\b(?:which|what)(?: (?:two|three|four|five){_OF_THESE})? {_NOUN}s\b", re.I)
+_SEVERAL_ONES = re.compile(r"\bwhich (?:two|three|four|five|ones)\b(?P<asked>.*)", re.I | re.S)
 _GROUPS = re.compile(rf"\b{_NOUN} (?:pairs?|sets?|combinations?|groups?)\b", re.I)
 _EACH = re.compile(r"\b(?:each|respectively)\b", re.I)  # asks to match images with things, not for a set
 _OTHER = re.compile(rf"\b(?:other|another) {_NOUN}s?$", re.I)
@@ -94,7 +96,8 @@ def requested(row: Row, answer: str) -> dict | str | None:
     {'question': 'Which images fit? Answer with their numbers.', 'answer': '2 and 3', 'kind': 'order'}
     """
     if not references.asks_for_image(row.question):
-        return None
+        ones = _SEVERAL_ONES.search(row.question)
+        return TASTE if ones and _COULD.search(ones["asked"]) and _BARE_LIST.fullmatch(answer) else None
     question, count = question_halves.asked_image(row.question), len(row.images)
     if question is None:
         return None if re.match(r"(?:yes|no)\b", answer, re.I) else ASKS_TWO
@@ -194,16 +197,29 @@ def _several_images(question: str, asked: str, said: Sequence[Sentence], count: 
         named = named if len(named) >= number else named | beside
         if len(named) != number:
             return None
-    elif len(first.named) > 1:
-        if later - first.named or beside:
+    elif len(first.named | first.beside) > 1:
+        named = set(first.named | first.beside)
+        if (later | beside) - named or not _listed(asked, first.text, named):
             return None
-    elif first.beside:
-        if later - first.named - first.beside or beside - first.beside:
-            return None
-        named |= first.beside
     elif beside or not _each_first(asked, said):
         return None
     return named if len(named) > 1 and not named & (denied | named_images.mentioned(question, count)) else None
+
+
+def _listed(asked: str, text: str, images: Set[int]) -> bool:
+    """Whether a sentence gives these images in one list, or one by one and says of each what is asked."""
+    marks, seen = [], set()
+    for mark in named_images.MENTION.finditer(text):
+        numbers = named_images.numbers(mark[0])
+        if numbers <= images and numbers - seen:
+            marks.append(mark)
+        seen |= numbers
+    if len(marks) == 1:
+        return True
+    parts = [text[mark.end() : end] for mark, end in zip(marks, [*(mark.start() for mark in marks[1:]), len(text)])]
+    return all(len(named_images.numbers(mark[0])) == 1 for mark in marks) and all(
+        _echoes(asked, part, 1) for part in parts
+    )
 
 
 def _each_first(asked: str, said: Sequence[Sentence]) -> bool:
@@ -261,8 +277,8 @@ def _main_part(sentence: str) -> str:
 def _subjects(sentence: Sentence) -> set[int]:
     """The images that a sentence names otherwise than in passing, as in "the man from image 5"."""
     text = sentence.text
-    marks = [mark for mark in re.finditer(r"‹([\d,|]+)›", text) if not _IN_PASSING.search(text[: mark.start()])]
-    return {int(number) for mark in marks for number in re.findall(r"\d+", mark[1])}
+    marks = [mark for mark in named_images.MENTION.finditer(text) if not _IN_PASSING.search(text[: mark.start()])]
+    return set().union(*(named_images.numbers(mark[0]) for mark in marks))
 
 
 def _without(sentence: Sentence, images: Set[int]) -> Sentence:

@@ -13,6 +13,7 @@ from perl_jax.curation import references
 
 # A mention is masked as ‹2›, a list of them as ‹1,3›, and alternatives, of which no one is named, as ‹1|3›.
 _MASK = r"‹[\d,|]+›"
+MENTION = re.compile(_MASK)
 _SYMBOL = re.compile(rf"(?:\b{references.NOUN}s? )?(\{{images?:[^{{}}]*\}})(?: {references.NOUN}s?\b)?", re.I)
 _LIST = re.compile(rf"{_MASK}(?:(?:, (?:in )?{_MASK})*,? (?:and|&|nor) (?:in |from |the |also )*{_MASK})+")
 _ALTERNATIVES = re.compile(rf"{_MASK}(?:, (?:in )?{_MASK})*,? (?:and/)?or (?:in |from |the )*{_MASK}")
@@ -42,7 +43,8 @@ _DOES_NOT = re.compile(  # right after a mention
 _APART = re.compile(  # what follows is compared with the answer, or excepted from it
     r"\b(?:(?:as )?opposed to|unlike|rather than|instead of|(?:when |as )?compared (?:to|with)|comparing|relative to"
     r"|(?:in|by) (?:contrast|comparison) (?:to|with)|contrast(?:s|ing|ed)? (?:to|with)|differ(?:s|ing|ent)? from|versus"
-    r"|vs\b\.?|than|except(?:ing)?(?: for)?|excluding|other than|apart from|aside from|outside of|besides|without"
+    r"|vs\b\.?|than|except(?:ing)?(?: for)?|exceptions?|exclud(?:es?|ed|ing)|contrary to|in place of|distinct from"
+    r"|leaving out|omitting|not including|against|save for|but for|other than|apart from|aside from|besides|without"
     r"|(?:all|any(?:thing)?|each|every\w*|nothing|none|only|no \w+)(?: (?:of )?(?:the|these|those))?(?: \w+)? but)\b",
     re.I,
 )
@@ -115,27 +117,32 @@ def masked(text: str, count: int) -> str:
     return text
 
 
+def numbers(mention: str) -> set[int]:
+    """The images of a masked mention, counted from 1."""
+    return {int(number) for number in _DIGITS.findall(mention)}
+
+
 def _numbers(symbol: str) -> str:
     return ",".join(str(place + 1) for place in symbols.mentioned(symbol))
 
 
 def _read(sentence: str) -> Sentence:
     found: dict[str, set[int]] = {"named": set(), "beside": set(), "apart": set(), "denied": set(), "unclear": set()}
-    for kind, numbers in _kinds(sentence):
-        found[kind] |= numbers
+    for kind, images in _kinds(sentence):
+        found[kind] |= images
     return Sentence(sentence, **{kind: frozenset(found[kind]) for kind in found}, of_all=bool(_ALL.search(sentence)))
 
 
 def _kinds(sentence: str) -> Iterator[tuple[str, set[int]]]:
     """How the sentence names the images of each mention: a field of `Sentence`."""
     only_denied = True
-    for mention in re.finditer(_MASK, sentence):
+    for mention in MENTION.finditer(sentence):
         before, after = sentence[: mention.start()], sentence[mention.end() :]
         kind = _kind(before, after, only_denied)
         if kind == "named" and "|" in mention[0]:
             kind = "unclear"
         only_denied = only_denied and kind == "denied"
-        yield kind, {int(number) for number in re.findall(r"\d+", mention[0])}
+        yield kind, numbers(mention[0])
 
 
 def _kind(before: str, after: str, only_denied: bool) -> str:

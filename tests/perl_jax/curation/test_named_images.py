@@ -34,6 +34,8 @@ pairs = st.permutations([1, 2, 3, 4]).map(lambda order: order[:2])
         ("apart", "It is image {0} rather than image {1}."),
         ("apart", "Image {0} is brighter than image {1}."),
         ("apart", "In contrast to image {1}, image {0} fits."),
+        ("apart", "Image {0} fits, with the exception of image {1}."),
+        ("apart", "Image {0}, excluding image {1}."),
         ("apart", "Although image {1}, with its lamp, comes close, image {0} fits."),
         ("apart", "Image {0} fits, although image {1} comes close."),
         ("beside", "While image {1} is dark, image {0} fits."),
