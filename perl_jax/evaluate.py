@@ -248,6 +248,7 @@ def row(setup: responses.Setup, collected: responses.Responses, scores: list[sco
         "correct": [one.correct for one in scores],
         "extracted": [one.extracted for one in scores],
         "meaning": [one.meaning for one in scores],
+        "undecided": [one.judge is not None for one in scores],
         "place": ordered.place,
         "fixed": ordered.fixed,
         "fault": collected.fault,

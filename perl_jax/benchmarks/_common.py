@@ -21,6 +21,20 @@ PROTOCOLS = ("boxed", "official")
 SELECT = r"Select from the following (?:choices|options)[.:]?"  # what stands before the choices of a published prompt
 
 _RUN_OF_SLOTS = re.compile(r"<image>(?:\s*<image>)*")
+_JUDGED = re.compile(r"\(([A-Z])\)(?:(?!\([A-Z]\)).)*|([A-Z])[.:]?", re.S)
+_JUDGE_EXAMPLES = (
+    (
+        "Question: What is on the table?\nOptions:\n(A) a loaf of bread\n(B) a cup\n(C) a bowl of pears",
+        "There is a small white mug on it.",
+        "B",
+    ),
+    ("Question: Which lamp is brighter?\nOptions:\n(A) lamp A\n(B) lamp B", "I am sorry, I cannot say that.", "Z"),
+    (
+        "Question: Where does the path end?\nOptions:\n(A) at a lake\n(B) at a gate",
+        "(A) There is no lake. (B) There is no gate. So none of the two is right.",
+        "Z",
+    ),
+)
 _MARKED = re.compile(r"answer is:? \(?([A-Z])\b|(?<![A-Za-z'])\(?([A-Z])(?:[).:,}]|\s*$)")
 _LABEL = re.compile(r"\(([A-Z])\)[.:]?|([A-Z])[.:)]")
 
@@ -156,6 +170,40 @@ def marked_letter(text: str, count: int) -> str | None:
     """
     letters = {first or second for first, second in _MARKED.findall(text)}
     return letters.pop() if len(letters) == 1 and letters <= {*symbols.LETTERS[:count]} else None
+
+
+def choice_judge(question: str, options: str, text: str, none: str) -> list[dict]:
+    """Messages that ask a judge which option a reply chooses: a letter in brackets, or (Z) for none of them.
+
+    The instruction follows that of the benchmarks' authors, in our words and with our own examples.
+
+    Args:
+        question: the question without its options.
+        options: a line for each option, with its letter.
+        text: the reply.
+        none: when the judge has to say (Z).
+    """
+    parts = [
+        "An assistant answered a single-choice question. Find the option that is closest in meaning to its answer.",
+        f"{none} Write nothing but one letter in brackets: that of an option, or (Z).",
+    ]
+    for example, answer, letter in _JUDGE_EXAMPLES:
+        parts.append(f"{example}\nAnswer: {answer}\nYour output: ({letter})")
+    parts.append(f"Question: {question}\nOptions:\n{options}\nAnswer: {text}\nYour output:")
+    return user("\n\n".join(parts))
+
+
+def judged_letter(reply: str, count: int) -> str | None:
+    """The letter among `count` that a judge gives; None for (Z) and for a reply of another form.
+
+    >>> judged_letter("(B)", 3), judged_letter("Your output: (B) the dog", 3), judged_letter("B.", 3)
+    ('B', 'B', 'B')
+    >>> judged_letter("(Z)", 3), judged_letter("(D)", 3), judged_letter("(A) or (B)", 3), judged_letter("A dog", 3)
+    (None, None, None, None)
+    """
+    match = _JUDGED.fullmatch(reply.strip().removeprefix("Your output:").strip())
+    letter = match and (match[1] or match[2])
+    return letter if letter in symbols.LETTERS[:count] else None
 
 
 def with_slots(question: str, count: int, shown: int = 0) -> str:

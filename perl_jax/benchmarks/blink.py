@@ -1,7 +1,8 @@
 """BLINK (BLINK-Benchmark/BLINK): 14 visual perception tasks; the 1,901 questions of its `val` split.
 
 The answers of `test` are hidden. Prompt and rules of `official`: eval/test_benchmark.py of zeyofu/BLINK_Benchmark,
-where a language model interprets what its rules cannot; here `_common.marked_letter` does, and leaves more undecided.
+where a language model interprets what its rules cannot; here `_common.marked_letter` does, and then the judge, if there
+is one. Without one more is left undecided, which the results count.
 The headline accuracy is the mean over tasks; lmms-eval and VLMEvalKit report the mean over questions.
 """
 
@@ -66,6 +67,7 @@ _DISCLAIMER = (
 )
 _DISCLAIMED = ("Forensic_Detection", "Jigsaw", "Art_Style")
 _SELECT = re.compile(rf"\s*{_common.SELECT}\s*$", re.I)
+_NONE = "If the answer refuses, selects no option, or differs in meaning from all of them, write (Z)."
 _BRACKETED = tuple(f"({letter})" for letter in "ABCDE")
 _PLACE = _common.place_words("third", "fourth")  # not "latter", which names the two candidates together
 
@@ -166,3 +168,17 @@ def _letter(text: str, options: Sequence[str]) -> str | None:
             return named.pop()
     letter = _common.marked_letter(last, len(options)) or _common.marked_letter(text, len(options))
     return letter and f"({letter})"
+
+
+def judge_messages(item: Item, text: str) -> list[dict] | None:
+    """Messages that ask a judge which choice a response means; None if the rules know or there is nothing to read."""
+    if not text.strip() or score(item, text, "official").extracted is not None:
+        return None
+    options = "\n".join(f"{mark} {choice}" for mark, choice in zip(_BRACKETED, item.row.choices))
+    return _common.choice_judge(item.row.question, options, text, _NONE)
+
+
+def judged(item: Item, text: str, reply: str) -> Score:
+    """The score of a response from the choice that a judge read in it; none for (Z)."""
+    letter = _common.judged_letter(reply, len(item.row.choices))
+    return Score(float(letter == item.row.answer), letter and f"({letter})")

@@ -1,7 +1,8 @@
 """Mantis-Eval (TIGER-Lab/Mantis-Eval): 217 human-written questions over several images; choices or short answers.
 
 Prompt and rules of `official`: mantis/benchmark/eval.py of TIGER-AI-Lab/Mantis. It takes the first letter of a reply,
-so "Both" chooses B and so does `\\boxed{A}`: for a model that thinks or boxes, use `boxed`.
+so "Both" chooses B and so does `\\boxed{A}`: for a model that thinks or boxes, use `boxed`. The authors' released
+script asks no language model, so there is no judge.
 """
 
 import functools

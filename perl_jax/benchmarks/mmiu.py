@@ -1,8 +1,9 @@
 """MMIU (FanqingM/MMIU-Benchmark): 11,698 questions over 2 to 32 images, in 52 tasks of 7 relationships.
 
 Images are read from the seven zips, or from folders of the same names. Prompt and rules of `official`: the authors'
-inference script and evaluate.py of OpenGVLab/MMIU; there a language model interprets longer replies, here rules do. The
-headline accuracy is the mean over tasks. A task is the row's task name, of which there are some 60, not 52.
+inference script and evaluate.py of OpenGVLab/MMIU. There a language model interprets longer replies; here rules do
+first, and then the judge, if there is one. Where it fails the response counts as wrong; the authors leave the row out.
+The headline accuracy is the mean over tasks. A task is the row's task name, of which there are some 60, not 52.
 """
 
 import functools
@@ -51,6 +52,10 @@ _QUESTION_FIRST = """person_reid multiple_image_captioning spot_the_similarity f
     action_quality_assessment temporal_localization mevis ravens_progressive_matrices threed_indoor_recognition
     point_tracking threed_cad_recognition single_object_tracking"""  # tasks, in the authors' script
 _LETTERS = "ABCDEFGHIJKLMN"  # accepted as an answer by the authors' rule
+_NONE = (
+    "If the answer differs in meaning from all options, write (Z). Where the options are mostly numbers, do not be too "
+    "precise: take the one that the answer comes closest to."
+)
 _NO_ANSWER = ("image none", "model error or image error", "image error", "model error")
 _SELECT = re.compile(rf"(?:\s*{_common.SELECT}|(?:^|\s+)Candidates:)\s*$", re.I)
 _OPTION = re.compile(r"^([A-Z]):[ \t]*", re.M)
@@ -213,3 +218,19 @@ def _letter(text: str, choices: list[str], count: int) -> str | None:
 def _names(answer: str, choice: str) -> bool:
     words = " ".join(choice.split()).casefold()
     return bool(re.search(rf"(?<!\w){re.escape(words)}(?!\w)", answer))
+
+
+def judge_messages(item: Item, text: str) -> list[dict] | None:
+    """Messages that ask a judge which option a response means; None if the rules know or there is nothing to read."""
+    plain = text.replace("\u00a0", "").strip()
+    if not plain.strip(".,() ") or plain in _NO_ANSWER or score(item, text, "official").extracted is not None:
+        return None
+    lettered = [f"({symbols.letter(place)}) {choice}" for place, choice in enumerate(item.row.choices)]
+    options = "\n".join(lettered) or item.columns["options"]
+    return _common.choice_judge(item.columns["question"], options, plain, _NONE)
+
+
+def judged(item: Item, text: str, reply: str) -> Score:
+    """The score of a response from the option that a judge read in it; none for (Z)."""
+    letter = _common.judged_letter(reply, len(item.row.choices) or len(_LETTERS))
+    return Score(float(letter == item.row.answer), letter)

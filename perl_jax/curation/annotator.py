@@ -8,6 +8,7 @@ quoted evidence, and has confidence 0 if the evidence is not in the text.
 import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from decimal import Decimal
 from typing import NamedTuple
 
 from perl_jax import records, symbols
@@ -25,6 +26,13 @@ _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 _MORE_WORDS = {0: ("zero", "no", "none"), 1: ("single",), 2: ("both", "pair"), 11: ("eleven",), 12: ("twelve",)}
 # an answer may use these instead of the row's own words
 _JUDGEMENTS = {"yes", "no", "true", "false", "none", "neither", "both", "image"}
+_DASHES = str.maketrans(dict.fromkeys("−–—‐‑", "-"))
+# A dash is the sign of the number that it touches, unless it touches what is before it, too ("3-5", "x-5").
+_NUMBER = re.compile(
+    r"(?P<sign>(?<![\w)\]}.%])[-+](?=\.?\d)|(?:^|(?<=[=(\[{,:$])) ?[-+] (?=\.?\d)|\b(?:minus|negative) (?=\.?\d))?"
+    r"(?<![\d.])(?P<digits>\d{1,3}(?:,\d{3})+(?!\d)(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+)(?P<cent> ?(?:%|per ?cent\b))?"
+)
+_OPERATION = re.compile(r"\\|[*^<>≤≥√]|[\w)\]}]\s*[-+/:·×÷]\s*[\d({\[√]|\d\s*[-+/·×÷]\s*\w|\b\w\s*[-+/·×÷]\s*\w\b")
 
 
 def _example(images: int, question: str, answer: str, choices: Sequence[str] = (), /, **reply) -> tuple[dict, dict]:
@@ -236,13 +244,73 @@ def _short(answer: str, choices: Sequence[str], kind: str, row: Row) -> str:
     }
     if not fits[kind]:
         raise Failure("answer does not fit its kind", f"{answer} as {kind}")
-    source = f"{row.question}\n{row.answer}".casefold()
-    words = re.findall(r"[^\W\d_]+|\d+", answer.casefold())
-    if not words and answer not in row.answer:
-        raise Failure("answer is made up", f"{answer!r} is not in the answer")
-    if new := [word for word in words if not _contains(source, word)]:
-        raise Failure("answer is made up", f"{new[0]!r} is not in the question or its answer")
+    if new := _made_up(answer, f"{row.question}\n{row.answer}", kind == "order"):
+        raise Failure("answer is made up", f"{new!r} is not in the question or its answer")
     return answer
+
+
+def _made_up(answer: str, source: str, places: bool) -> str | None:
+    """The first part of an answer that a source does not have: a word, a signed number, a formula; or None.
+
+    >>> _made_up("-5", "It is 5.", False), _made_up("-5", "It is minus five.", False)
+    ('-5', None)
+    """
+    answer, source = (text.casefold().translate(_DASHES) for text in (answer, source))
+    if places:  # a dash between places is no sign
+        answer = answer.replace("-", " ")
+    words = re.findall(r"[^\W\d_]+", _NUMBER.sub(" ", answer))
+    numbers = [_Number(match) for match in _NUMBER.finditer(answer)]
+    if (_OPERATION.search(answer) or not (words or numbers)) and not _holds(source, answer):
+        return answer
+    in_source = {_Number(match) for match in _NUMBER.finditer(source)}
+    new = [word for word in words if word not in _JUDGEMENTS and word not in source]
+    new += [number.text for number in numbers if number not in in_source and not _named(number, source)]
+    return new[0] if new else None
+
+
+class _Number:
+    """A number in a text: equal to another one of the same value, sign and per cent, in whatever spelling."""
+
+    def __init__(self, match: re.Match):
+        self.text = match[0].strip()
+        self.negative = bool(match["sign"]) and "+" not in match["sign"]
+        self.value = Decimal(match["digits"].replace(",", ""))
+        self.per_cent = bool(match["cent"])
+
+    def _key(self):
+        return self.value, self.negative and self.value != 0, self.per_cent
+
+    def __eq__(self, other):
+        return self._key() == other._key()
+
+    def __hash__(self):
+        return hash(self._key())
+
+
+def _named(number: _Number, source: str) -> bool:
+    """Whether a source gives a whole number in words ("five", "minus five"), or a per cent without its sign."""
+    if number.value != int(number.value):
+        return False
+    value = int(number.value)
+    place = slice(value - 1, value) if value else slice(0, 0)
+    words = (*_MORE_WORDS.get(value, ()), *symbols.NUMERALS[place], *symbols.ORDINALS[place])
+    words += tuple(str(value) + suffix for suffix in ("st", "nd", "rd", "th")) if not number.negative else ()
+    sign = r"(?:minus|negative) " if number.negative else r"(?<!minus )(?<!negative )"
+    cent = r" ?per ?cent" if number.per_cent else ""
+    return bool(words) and re.search(rf"{sign}\b(?:{'|'.join(words)}){cent}\b", source) is not None
+
+
+def _holds(source: str, formula: str) -> bool:
+    """Whether a source has a formula, whatever its spaces, and not as a part of a longer number or name."""
+    plain_source, plain = (
+        re.sub(r"[\s$]|\\left|\\right|\\[,;!]|(?<=\\)[dt](?=frac)", "", text) for text in (source, formula.strip(" ."))
+    )
+    places = (match.start() for match in re.finditer(re.escape(plain), plain_source))
+    signed = r"[\d.,]$" if not plain[:1].isdigit() else r"[-+\d.,*/^]$"
+    return any(
+        not re.search(signed, plain_source[:at]) and not re.match(r"\d|[.,]\d", plain_source[at + len(plain) :])
+        for at in places
+    )
 
 
 def _letters_meant(answer: str, choices: Sequence[str]) -> list[str]:
@@ -257,14 +325,6 @@ def _letters_meant(answer: str, choices: Sequence[str]) -> list[str]:
         ]
         or [letter for letter, _ in letters if re.search(rf"\b{letter}\b", answer)]
     )
-
-
-def _contains(text: str, word: str) -> bool:
-    if not word.isdecimal():
-        return word in _JUDGEMENTS or word in text
-    place = slice(int(word) - 1, int(word))
-    words = (*_MORE_WORDS.get(int(word), ()), *symbols.NUMERALS[place], *symbols.ORDINALS[place])
-    return re.search("|".join((rf"(?<!\d){word}(?!\d)", *(rf"\b{name}\b" for name in words))), text) is not None
 
 
 def _label(reply: dict, text: str) -> tuple[str, str, float]:

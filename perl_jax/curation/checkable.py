@@ -1,14 +1,16 @@
 """Makes answers checkable by rules: extracts a question's choices, and the short answer within a long one.
 
-Uses rules only (paper: rephrasing to checkable questions). Options are removed from the question; an answer that starts
-with a verdict becomes the verdict; one that names the requested image becomes that image; the question then states the
-expected format. A row without a short answer is rejected with a reason.
+Uses rules only (paper: rephrasing to checkable questions). Options are removed from the question, and so is a second
+half that the answer does not settle; an answer that starts with a verdict becomes the verdict; one that names the
+requested image becomes that image; the question then states the expected format. A row is rejected with a reason if its
+answer is not short, not sure, or one of several that would be right.
 """
 
 import re
 
 from perl_jax import symbols
-from perl_jax.curation import references
+from perl_jax.curation import image_answers, question_halves
+from perl_jax.curation.image_answers import ASKS_TWO, HEDGED, TASTE
 from perl_jax.data import Rejected, Row
 
 SHORT_WORDS = 3  # longest answer in words, without its article, that is compared as text
@@ -22,17 +24,8 @@ _ANSWER_HEAD = re.compile(r"^(?:the (?:correct )?)?answer(?: is|:)\s*", re.I)
 _VERDICT = re.compile(r"(yes|no|true|false)\b(?=[,.;!:]|$)", re.I)
 _NUMBER = re.compile(r"[-+−]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?\s*%?")
 _FORMULA = re.compile(r"[\d\s.,+\-−*/^=<>≤≥()\[\]{}|:%°π√∞_a-zA-Z\\$′']+")
-_COUNTED = re.compile(rf"\b(?:which|what) (two|three|four|five) {references.NOUN}s\b", re.I)
-_SEVERAL = re.compile(rf"\b(?:which|what)(?: (?:two|three|four|five))? {references.NOUN}s\b", re.I)
-_EACH = re.compile(r"\b(?:each|respectively)\b", re.I)  # asks to match images with things, not for a set
-# Several sets of images may be correct for these questions, and a source gives only one.
-_TASTE = re.compile(r"\b(?:would|could|might|should|can|do) (?:you|i|we|one|they)\b", re.I)
-_MODAL = re.compile(r"\b(?:would|could|might|may|should|can)\b", re.I)
-_BARE_LIST = re.compile(
-    rf"(?:{references.NOUN}s? )?[1-9]\d?(?:(?:,? and |, | ?& ?)(?:{references.NOUN}s? )?[1-9]\d?)+\.?", re.I
-)
-_WHY = re.compile(r",? and (?:why|how|what|for what|in what)\b[^?]*\?\s*$", re.I)
-_IMAGE_NUMBERS = re.compile(rf"\b{references.NOUN}s? (\d+)((?:(?:,? and |, | ?& ?)\d+)*)\b", re.I)
+
+UNCHECKABLE = "answer cannot be checked by a rule"
 
 
 def checkable(row: Row) -> Row | Rejected:
@@ -50,13 +43,13 @@ def checkable(row: Row) -> Row | Rejected:
     if row.kind not in (None, "choice"):
         if len(answer) > GIVEN_CHARACTERS or "\n" in answer:
             return Rejected(row.id, "answer too long to check", answer)
-        return row._replace(answer=_set(row.question, answer) or answer)
+        return row._replace(answer=image_answers.bare_set(row.question, answer) or answer)
     if choices or row.kind == "choice":
         return _choice(row._replace(question=question, choices=choices), answer)
-    for rule in (_images, _number, _verdict, _short):
-        if fields := rule(row, answer):
-            return row._replace(**fields)
-    return Rejected(row.id, "answer cannot be checked by a rule", answer)
+    for rule in (image_answers.requested, _number, _verdict, _short):
+        if found := rule(row, answer):
+            return Rejected(row.id, found, answer) if isinstance(found, str) else row._replace(**found)
+    return Rejected(row.id, UNCHECKABLE, answer)
 
 
 def split_choices(question: str) -> tuple[str, list[str]]:
@@ -114,79 +107,41 @@ def _choice(row: Row, answer: str) -> Row | Rejected:
     return Rejected(row.id, "answer is not a choice", answer)
 
 
-def _number(row: Row, answer: str) -> dict | None:
+def _number(row: Row, answer: str) -> dict | str | None:
     short = _ANSWER_HEAD.sub("", answer).rstrip(".")
+    fields = {"question": question_halves.without_reason(row.question), "answer": short, "kind": "number"}
     if _NUMBER.fullmatch(short):
-        return {"answer": short, "kind": "number"}
+        return ASKS_TWO if question_halves.two_questions(fields["question"]) else fields
     formula = _FORMULA.fullmatch(short) and re.search(r"\d|\\", short)
     words = re.search(r"[A-Za-z]{3}", re.sub(r"\\[A-Za-z]+", "", short))
-    return {"answer": short, "kind": "number"} if formula and not words and len(short) <= GIVEN_CHARACTERS else None
+    return fields if formula and not words and len(short) <= GIVEN_CHARACTERS else None
 
 
-def _verdict(row: Row, answer: str) -> dict | None:
+def _verdict(row: Row, answer: str) -> dict | str | None:
     match = _VERDICT.match(answer)
     if match is None:
         return None
-    verdict = match[1].capitalize()
+    verdict, question = match[1].capitalize(), question_halves.asked_verdict(row.question)
     if answer.rstrip(".").lower() == verdict.lower():
-        return {"answer": verdict, "kind": "text"}
+        return {"question": row.question if question is None else question, "answer": verdict, "kind": "text"}
+    if question is None:
+        return ASKS_TWO
+    if image_answers.matter_of_taste(question):
+        return TASTE
+    if image_answers.hedged(question, answer):
+        return HEDGED
     pair = "yes or no" if verdict in ("Yes", "No") else "true or false"
-    return {"question": f"{_without_why(row.question)} Answer {pair}.", "answer": verdict, "kind": "text"}
+    return {"question": f"{question} Answer {pair}.", "answer": verdict, "kind": "text"}
 
 
-def _images(row: Row, answer: str) -> dict | None:
-    """The requested image or images, if the answer names them and none that the question itself mentions."""
-    if not references.asks_for_image(row.question) or len(re.findall(r"\bwhich\b", row.question, re.I)) > 1:
-        return None
-    if image_set := _set(row.question, answer):
-        return {"answer": image_set, "kind": "order"}
-    named = _numbers(answer)
-    if named & _numbers(row.question) or not named or not named <= set(range(1, len(row.images) + 1)):
-        return None
-    question = _without_why(row.question)
-    if _SEVERAL.search(row.question):
-        wanted = _COUNTED.search(row.question)
-        if len(named) < 2 or _EACH.search(row.question) or _TASTE.search(row.question):
-            return None
-        if not wanted and _MODAL.search(row.question):
-            return None
-        if len(named) != (symbols.NUMERALS.index(wanted[1].lower()) + 1 if wanted else len(_numbers(_start(answer)))):
-            return None
-        answer = symbols.words(symbols.mention_set([number - 1 for number in named], "and"), max(named))
-        return {"question": f"{question} Answer with their numbers.", "answer": answer, "kind": "order"}
-    if len(named) > 1:
-        return None
-    if re.fullmatch(rf"{references.NOUN} \d+\.?", answer, re.I):
-        return {"answer": answer.rstrip("."), "kind": "text"}
-    return {"question": f"{question} Answer with its number.", "answer": f"Image {named.pop()}", "kind": "text"}
-
-
-def _set(question: str, answer: str) -> str | None:
-    """A bare list of images, "3, 1" or "Images 1 and 3", as a set in words ("1 and 3"), if several are asked for."""
-    numbers = {int(number) for number in re.findall(r"\d+", answer)} if _BARE_LIST.fullmatch(answer) else ()
-    if len(numbers) < 2 or not _SEVERAL.search(question):
-        return None
-    return symbols.words(symbols.mention_set([number - 1 for number in numbers], "and"), max(numbers))
-
-
-def _short(row: Row, answer: str) -> dict | None:
+def _short(row: Row, answer: str) -> dict | str | None:
     short = re.sub(r"^(?:an?|the) ", "", answer.rstrip("."), flags=re.I)
-    return {"answer": answer.rstrip("."), "kind": "text"} if 0 < len(short.split()) <= SHORT_WORDS else None
-
-
-def _numbers(text: str) -> set[int]:
-    """The image numbers that a text names."""
-    return {int(number) for match in _IMAGE_NUMBERS.finditer(text) for number in re.findall(r"\d+", match[0])}
-
-
-def _start(text: str) -> str:
-    """The first sentence, ending at a stop that is not within a number or a name."""
-    return re.split(r"(?<=\w\w[.!?])\s", text, maxsplit=1)[0]
-
-
-def _without_why(question: str) -> str:
-    """The question without its second part that asks for reasons, which a rule cannot check."""
-    return _WHY.sub("?", question.strip())
+    if not 0 < len(short.split()) <= SHORT_WORDS:
+        return None
+    question = question_halves.without_reason(row.question)
+    if question_halves.two_questions(question):
+        return ASKS_TWO
+    return {"question": question, "answer": answer.rstrip("."), "kind": "text"}
 
 
 def _folded(text: str) -> str:

@@ -26,6 +26,8 @@ def figures(rows: Sequence[Row], samples: int, macro: bool) -> dict:
       the questions within each; `headline`: which of the two the benchmark reports (the argument `macro` selects the
       latter).
     - `credit`: the mean score if some response is partly correct (MV-MATH: the share of steps), else None.
+    - `undecided`: the number of `responses` that only a judge could read, if there was none or it failed; they count as
+      wrong, and the headline lies between `low` and `high`, the accuracy if all of them were right. None without any.
     - `not_asked`: number of questions that could not be asked, by reason.
     - `responses`: their number, and of them the shares `failures` (no answer extracted) and `truncated` (at the length
       limit), and the mean `length` in tokens; None without responses.
@@ -49,6 +51,7 @@ def figures(rows: Sequence[Row], samples: int, macro: bool) -> dict:
         "credit": proportion(scores).to_json()
         if any(0 < x < 1 for row in original_rows for x in row["correct"])
         else None,
+        "undecided": _undecided(list(categories.values()), macro),
         "not_asked": dict(Counter(row["fault"] for row in original_rows if row["fault"] is not None)),
         **_rates(original_rows),
         "categories": {name: _category(categories[name], accuracy) for name in sorted(categories)},
@@ -131,6 +134,23 @@ def _original_rows(rows: Sequence[Row]) -> list[Row]:
 def _macro(groups: Sequence[Sequence[float]]) -> Estimate:
     mean = float(np.mean([np.mean(group) for group in groups])) if groups else math.nan
     return Estimate(mean, *statistics.stratified_bootstrap(groups), sum(map(len, groups)))
+
+
+def _undecided(groups: Sequence[Sequence[Row]], macro: bool) -> dict | None:
+    """How many responses are undecided, and the headline if these are all wrong, and all right."""
+    if not macro:
+        groups = [[row for group in groups for row in group]]
+    marks = {row["id"]: row.get("undecided") or [False] * len(row["correct"]) for group in groups for row in group}
+    if not (count := sum(map(sum, marks.values()))):
+        return None
+
+    def headline(undecided: float) -> float:
+        def accuracy(row: Row) -> float:
+            return float(np.mean(np.where(marks[row["id"]], undecided, fully_correct(row))))
+
+        return float(np.mean([np.mean([accuracy(row) for row in group]) for group in groups]))
+
+    return {"responses": count, "low": headline(0.0), "high": headline(1.0)}
 
 
 def _rates(rows: Sequence[Row]) -> dict:
@@ -235,7 +255,14 @@ def _header(result: Mapping) -> list[str]:
 def _headline(measured: Mapping) -> str:
     what = {"macro": f"the mean over {len(measured['categories'])} categories", "micro": "over all questions"}
     accuracy = percent(Estimate.from_json(measured[measured["headline"]]))
-    return f"**Accuracy {accuracy}**: {what[measured['headline']]}, as the benchmark reports it."
+    text = f"**Accuracy {accuracy}**: {what[measured['headline']]}, as the benchmark reports it."
+    if undecided := measured.get("undecided"):
+        low, high = (f"{100 * undecided[name]:.1f}%" for name in ("low", "high"))
+        text += (
+            f" {undecided['responses']:,} of {measured['responses']:,} responses can be read by a judge only "
+            f"(`--judge`), and count as wrong: were they read, it would be between {low} and {high}."
+        )
+    return text
 
 
 def _notes(measured: Mapping) -> list[str]:

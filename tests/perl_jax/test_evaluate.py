@@ -418,7 +418,7 @@ def test_a_prompt_that_is_too_long(options, tmp_path, capsys):
         ({"judge": "http://localhost/v1"}, "--judge and --judge_model go together"),
         (
             {"judge": "http://localhost/v1", "judge_model": "a"},
-            "for --protocol=official of mathverse, mathvista, mv_math",
+            "for --protocol=official of blink, mathverse, mathvista, mmiu, mv_math",
         ),
         ({"download": True}, "records is not on the hub"),
         ({"data": "nowhere"}, "nowhere holds no records"),

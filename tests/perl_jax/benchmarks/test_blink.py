@@ -85,6 +85,20 @@ def test_official(tmp_path, text, extracted):
     assert score == (float(extracted == "(B)"), extracted)
 
 
+def test_a_judge_reads_what_the_rules_leave(tmp_path):
+    made = item(tmp_path)
+    for text in ("(B)", "B.", "It moves (option B) here", "", "  "):
+        assert blink.judge_messages(made, text) is None
+    (message,) = blink.judge_messages(made, "It must be the third.")
+    asked = message["content"].rpartition("Question: ")[2]
+    assert asked.startswith(made.row.question) and asked.endswith("Answer: It must be the third.\nYour output:")
+    assert "\n(A) the second image\n(B) the third image\n" in asked
+    for reply, score in {"(B)": (1, "(B)"), "(B) the third image": (1, "(B)"), "A": (0, "(A)")}.items():
+        assert blink.judged(made, "It must be the third.", reply) == score
+    for reply in ("(Z)", "(Z) Failed", "(C)", "(A) or (B)", "B, or so", "", "both"):
+        assert blink.judged(made, "It must be the third.", reply) == (0, None)
+
+
 @pytest.mark.parametrize(
     ("text", "right", "extracted"),
     [

@@ -91,6 +91,22 @@ def test_official(tmp_path, text, extracted):
     assert score == (float(extracted == "B"), extracted)
 
 
+def test_a_judge_reads_what_the_rules_leave(tmp_path):
+    made = item(tmp_path, animals())
+    for text in ("B", "It is a dog.", "image none", "model error", "", "\u00a0", "()."):
+        assert mmiu.judge_messages(made, text) is None
+    (message,) = mmiu.judge_messages(made, "A puppy!")
+    asked = message["content"].rpartition("Question: ")[2]
+    assert asked == "What differs?\nOptions:\n(A) a car\n(B) a dog\nAnswer: A puppy!\nYour output:"
+    assert mmiu.judged(made, "A puppy!", "(B)") == (1, "B") and mmiu.judged(made, "A puppy!", "A") == (0, "A")
+    for reply in ("(Z)", "Z", "(G)", "", "(A) or (B)"):
+        assert mmiu.judged(made, "A puppy!", reply) == (0, None)
+    unlisted = item(tmp_path, row(options="a car or a dog", context="Find it."))
+    (message,) = mmiu.judge_messages(unlisted, "A puppy!")
+    assert "\nOptions:\na car or a dog\n" in message["content"]
+    assert mmiu.judged(unlisted, "A puppy!", "(B)") == (1, "B")
+
+
 @pytest.mark.parametrize("protocol", mmiu.PROTOCOLS)
 def test_an_answer_that_is_no_option_is_kept_and_never_right(tmp_path, protocol):
     made = item(tmp_path, animals(output="G"))

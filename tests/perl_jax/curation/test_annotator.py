@@ -6,6 +6,8 @@ import json
 import fake_endpoint
 import pytest
 from fake_endpoint import FakeEndpoint, Reply, completion, last_text
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from perl_jax import symbols
@@ -288,6 +290,58 @@ def test_a_choice_of_nothing_is_not_in_every_answer(nothing):
 )
 def test_an_answer_without_words_stands_in_the_reference(answer, text, kind, made_up):
     reply = valid(question="What is it?", answer=answer, kind=kind, evidence="it")
+    made = annotator.parse(reply, row("What is it?", text))
+    assert (made.reason, made.answer) == (("answer is made up", "") if made_up else ("", answer))
+
+
+numbers = st.one_of(st.integers(1, 5000), st.decimals(1, 500, places=2)).map(str)
+signs = st.sampled_from(["-", "−", "–", "minus ", "negative "])
+around = st.sampled_from(["It is {}.", "x = {}", "about {} degrees", "({}, 7)", "${}$", "from 3 to {}"])
+
+
+@settings(max_examples=40)
+@given(numbers, signs, signs, around)
+def test_the_sign_of_a_number_is_not_made_up(number, sign, other_sign, text):
+    for answer, said, made_up in (
+        (number, number, False),
+        (f"+{number}", number, False),
+        (sign + number, other_sign + number, False),
+        (sign + number, number, True),
+        (number, sign + number, True),
+        (f"{number}%", number, True),
+        (f"{number}%", f"{number} percent", False),
+        (f"{number}1", number, True),
+        (f"1{number}", number, True),
+    ):
+        reply = valid(question="What is it?", answer=answer, kind="number", evidence="it")
+        made = annotator.parse(reply, row("What is it?", text.format(said)))
+        assert (made.reason, made.answer) == (("answer is made up", "") if made_up else ("", answer))
+
+
+@pytest.mark.parametrize(
+    ("answer", "text", "made_up"),
+    [
+        ("-5", "It is minus five.", False),
+        ("-5", "It is five.", True),
+        ("5", "It is minus five.", True),
+        ("5", "Pages 3-5.", False),
+        ("3.5", "3 of 5 dogs", True),
+        ("1,000", "1000 dogs", False),
+        ("1/2", "1 of 2 dogs", True),
+        ("1/2", "It is 1 / 2.", False),
+        ("x-5", "x+5", True),
+        ("x - 5", "So x-5.", False),
+        ("a-b=2", "a + b = 2", True),
+        ("x = -5", "x is 5", True),
+        ("\\frac{2}{1}", "$\\frac{1}{2}$", True),
+        ("2^3", "23", True),
+        ("3:45", "3 of 45", True),
+        ("(3, -4)", "(3, 4)", True),
+        ("(3, -4)", "the point (3,−4)", False),
+    ],
+)
+def test_signs_and_operations_are_not_made_up(answer, text, made_up):
+    reply = valid(question="What is it?", answer=answer, kind="number", evidence="it")
     made = annotator.parse(reply, row("What is it?", text))
     assert (made.reason, made.answer) == (("answer is made up", "") if made_up else ("", answer))
 

@@ -120,6 +120,31 @@ def test_rates_are_of_responses_and_faults_count_as_wrong_questions_only():
     assert measured["categories"]["b"]["truncated"] == 0.0
 
 
+@settings(max_examples=25, deadline=None)  # each bootstraps several times
+@given(st.lists(st.tuples(st.booleans(), st.booleans(), st.sampled_from("abc")), min_size=1, max_size=12))
+def test_what_a_judge_could_decide_bounds_the_accuracy(cases):
+    rows = [
+        scored(f"{i}", [float(right and not left)], category, undecided=[left])
+        for i, (right, left, category) in enumerate(cases)
+    ]
+    left = sum(left for _, left, _ in cases)
+    best = [row | {"correct": [1.0]} if row["undecided"][0] else row for row in rows]
+    for macro in (False, True):
+        measured, name = figures(rows, 1, macro), "macro" if macro else "micro"
+        low, high = measured[name]["mean"], figures(best, 1, macro)[name]["mean"]
+        expected = {"responses": left, "low": pytest.approx(low), "high": pytest.approx(high)}
+        assert measured["undecided"] == (expected if left else None)
+
+
+def test_the_page_says_what_is_undecided():
+    measured = result([scored(f"{i}", [float(i < 2)], undecided=[i == 3]) for i in range(4)])
+    text = markdown(measured)
+    assert "1 of 4 responses can be read by a judge only" in text and "between 50.0% and 75.0%" in text
+    assert "judge only" not in markdown(result([scored("1", [1.0], undecided=[False]), scored("2", [0.0])]))
+    del measured["figures"]["undecided"]  # as an earlier version wrote it
+    assert "judge only" not in markdown(measured)
+
+
 def test_a_part_of_an_answer_is_credit_and_not_an_accuracy():
     rows = [scored("1", [1.0]), scored("2", [0.5]), scored("3", [2 / 3]), scored("4", [0.0])]
     measured = figures(rows, 1, False)
