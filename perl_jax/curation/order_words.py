@@ -38,7 +38,8 @@ _HARMLESS = re.compile(
     r"(?! (?:image|picture|photo|pic|one|hand|side)\b)|"
     r"\b(?:left|right)[ -](?:arm|leg|foot|eye|ear|turn|wing|wheel|shoe|shoulder|knee|paw|wrist|lane|angle|now)s?\b|"
     rf"\b{_OWN} (?:left|right) hands?\b|\bright angled?\b|\b(?:on|to|at|in) the (?:left|right)(?: side)? (?:in|of) @|"
-    r"\bto the (?:left|right) of (?:the|a|an|his|her|their|its) (?!image|picture|photo|pic|one|other)\w+|"
+    r"\b(?:to|on) the (?:left|right)(?:[ -](?:hand )?side)? of (?:the|a|an|his|her|their|its) "
+    rf"(?!{NOUN}|one|two|three|other|pair|row|set|first|last)\w+|"
     r"\b(?:is|are|was|were) left\b(?! ?(?:of|or|to|\?))|\bstill life\b",
     re.I,
 )
@@ -46,7 +47,7 @@ _HARMLESS = re.compile(
 _EVENT = re.compile(
     rf"\b(?:after|before) (?:(?:a|an|the|{_OWN}) (?!@|other|first|second|last|next|change|{_THING})|"
     r"(?!becoming|changing)[a-z]+ing\b)|"
-    r"\bbefore[ -]and[ -]after\b(?! each)|[\"“'‘](?:before|after)[\"”'’]|"
+    r"\b[a-z]+ing afterwards?\b|\bbefore[ -]and[ -]after\b(?! each)|[\"“'‘](?:before|after)[\"”'’]|"
     r"\b(?:to|might|could|would|can|should)(?: (?:he|she|they|you|one))? change (?:the|his|her|their|its|your|about)\b",
     re.I,
 )
