@@ -3,11 +3,13 @@
 Each row passes the rule filter, is rewritten to a verifiable question, and gets symbols and a label
 (`perl_jax.curation`); the reward must accept its own answer. Besides the records it writes rejected.jsonl (one line per
 rejected row: split, id, reason, detail) and decisions.jsonl (one line per record: its label, by whom, evidence and
-confidence, and what was rephrased). Prints what was kept and why the rest was not. The directory appears only when
+confidence, and what was rephrased). Prints what was kept, why the rest was not,
+and what made records `fixed`. The directory appears only when
 complete; a restarted command gives the same result, without repeating requests to a language model.
 """
 
 import ast
+import collections
 import contextlib
 import functools
 import inspect
@@ -22,8 +24,9 @@ from models.errors import InputError
 from perl_jax import data
 from perl_jax.curation import agreement, annotator, review
 from perl_jax.curation.build import DECISIONS, build
+from perl_jax.evaluation import statistics
 from perl_jax.runtime import cli
-from perl_jax.runtime.chat_endpoint import Endpoint
+from perl_jax.runtime.chat_endpoint import Endpoint, line
 
 logger = logging.getLogger("perl_jax.prepare")  # not __name__, which is __main__ for the command
 FLAGS = flags.FLAGS
@@ -50,6 +53,27 @@ def agreement_table(directory: str) -> str:
         (decision["rules"]["order_effect"], decision["model"]["order_effect"], decision["id"]) for decision in decisions
     ]
     return agreement.markdown(labels) if labels else ""
+
+
+def doubtful_table(directory: str, most: int = 20) -> str:
+    """The `fixed` labels that rules gave by doubt, counted by their evidence, with one id each; "" without any.
+
+    Such records are trained on in one order only.
+    """
+    with open(os.path.join(directory, DECISIONS), encoding="utf-8") as file:
+        decisions = list(map(json.loads, file))
+    doubtful = [row for row in decisions if row["by"] == "rules" and row["order_effect"] == "fixed"]
+    examples = collections.defaultdict(list)
+    for row in doubtful:
+        examples[row["evidence"].casefold().partition(": ")[0]].append(row["id"])
+    if not doubtful:
+        return ""
+    counts = sorted(examples.items(), key=lambda item: -len(item[1]))
+    rows = [[line(evidence)[:60], str(len(ids)), ids[0]] for evidence, ids in counts[:most]]
+    if len(counts) > most:
+        rows.append([f"{len(counts) - most} more", str(sum(len(ids) for _, ids in counts[most:])), ""])
+    shown = statistics.Table(["evidence", "records", "such as"], rows).markdown()
+    return f"{len(doubtful)} of {len(decisions)} records are fixed, never permuted, by a doubt of the rules:\n\n{shown}"
 
 
 class Progress:
@@ -144,7 +168,19 @@ def main(argv: list[str]) -> None:
             **options,
         )
         requests = ", ".join(f"{number:,} {what}" for what, number in model.counts.items()) if annotate else ""
-    print("\n\n".join(filter(None, (table(summary), agreement_table(FLAGS.out), requests and f"endpoint: {requests}"))))
+    print(
+        "\n\n".join(
+            filter(
+                None,
+                (
+                    table(summary),
+                    doubtful_table(FLAGS.out),
+                    agreement_table(FLAGS.out),
+                    requests and f"endpoint: {requests}",
+                ),
+            )
+        )
+    )
     if unused := unused_columns(columns):
         print(f"\n{unused}\n")
     print(f"wrote {FLAGS.out}")

@@ -24,6 +24,8 @@ _Style = TypeVar("_Style")
 LETTERS = tuple(string.ascii_uppercase)  # of places and of choices; "AB" is not one
 ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth")
 NUMERALS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+ROMANS = ("I", "II", "III", "IV", "V", "VI", "VII", "VIII", "IX", "X")
+CHINESE = ("一", "二", "三", "四", "五", "六", "七", "八", "九", "十")
 
 
 def letter(place: int, total: int = 26) -> str:
@@ -48,18 +50,22 @@ def _ordinal(place: int, total: int) -> str:
     return ORDINALS[place] if place < len(ORDINALS) else _nth(place, total)
 
 
-def _numeral(place: int, total: int) -> str:
-    return NUMERALS[place] if place < len(NUMERALS) else str(place + 1)
+def _listed(words: Sequence[str]) -> Callable[[int, int], str]:
+    """The word of a place; its number past the end."""
+    return lambda place, total: words[place] if place < len(words) else str(place + 1)
 
 
-def _side(place: int, total: int) -> str:
-    if total != 2:
-        raise InputError(f"left and right are places of two images, not of {total}")
-    return ("left", "right")[place]
+def _side(left: str, right: str) -> Callable[[int, int], str]:
+    def side(place: int, total: int) -> str:
+        if total != 2:
+            raise InputError(f"left and right are places of two images, not of {total}")
+        return (left, right)[place]
+
+    return side
 
 
-def _last(word: str) -> Callable[[int, int], str]:
-    return lambda place, total: word if place == total - 1 else _ordinal(place, total)
+def _last(word: str, others: Callable[[int, int], str]) -> Callable[[int, int], str]:
+    return lambda place, total: word if place == total - 1 else others(place, total)
 
 
 def _capital(style: Callable[[int, int], str]) -> Callable[[int, int], str]:
@@ -74,12 +80,17 @@ STYLES: dict[str | None, Callable[[int, int], str]] = {
     "ordinal": _ordinal,
     "Ordinal": _capital(_ordinal),
     "nth": _nth,
-    "numeral": _numeral,
+    "numeral": _listed(NUMERALS),
+    "roman_numeral": _listed(ROMANS),
     "letter": letter,
-    "last": _last("last"),
-    "final": _last("final"),
-    "side": _side,
-    "Side": _capital(_side),
+    "last": _last("last", _ordinal),
+    "final": _last("final", _ordinal),
+    "side": _side("left", "right"),
+    "Side": _side("Left", "Right"),
+    # as in 第二张图, 最后一张图 and 左图
+    "chinese": _listed(CHINESE),
+    "chinese_nth": _last("最后一", lambda place, total: f"第{_listed(CHINESE)(place, total)}"),
+    "chinese_side": _side("左", "右"),
 }
 # style: separator of the first and last of a range; None: always a list
 SET_STYLES = {None: "-", "dash": "–", "to": " to ", "through": " through ", "and": None}

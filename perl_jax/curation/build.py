@@ -6,17 +6,21 @@ import hashlib
 import inspect
 import itertools
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator
 
 from models.errors import InputError
 from perl_jax import data, grading, permute, records
 from perl_jax.curation import image_rules
 from perl_jax.curation.curate import Curated, curate
+from perl_jax.records import hub_files
 from perl_jax.runtime import files
 
 REJECTED, DECISIONS = "rejected.jsonl", "decisions.jsonl"
 HELD_OUT = "eval"
 GRADED = 256  # records graded per batch
+LOOKED_AT = 20  # rows of a file that are searched for images
+_BASE64_HEADS = ("/9j/", "iVBORw0KGgo", "R0lGOD", "UklGR")  # of JPEG, PNG, GIF and WebP
 
 
 def build(
@@ -48,30 +52,74 @@ def build(
         options: keyword arguments of the source's `records`.
 
     Raises:
-        InputError: an unknown source or option, bad input, or a split without records.
+        InputError: an unknown source or option, bad input, a split without records, or no images in any row although
+            some column of the file looks like images.
     """
     module = data.find(source)
     _check_options(source, module, options)
     if holdout and (not 0 < holdout < 1 or HELD_OUT in module.SPLITS):
         raise InputError(f"--holdout={holdout}: give a share below 1, of a source without a split {HELD_OUT!r}")
     filters, ledger = image_rules.Filters(decontaminate), Ledger(holdout, show)
+    any_images = False
+
+    def rows_of(split: str) -> Iterator:
+        nonlocal any_images
+        for row in module.records(input, split, seed=seed, **options):
+            any_images = any_images or bool(row["images"] if isinstance(row, dict) else getattr(row, "images", ()))
+            yield row
 
     def kept_records(split: str) -> Iterator[records.Record]:
-        rows = module.records(input, split, seed=seed, **options)
+        rows = rows_of(split)
         return itertools.islice(ledger.entered(split, _graded(_curated(rows, annotate, filters))), limit)
 
     splits = {split: kept_records(split) for split in module.SPLITS}
     if holdout:
         splits[HELD_OUT] = ledger.held_out()  # read after all other splits, when it is complete
+
+    def finish(directory: str) -> None:
+        if unread := not any_images and image_column(input):
+            raise InputError(_UNREAD.format(input=input, column=unread))
+        ledger.write(directory)
+
     try:
-        summary = records.write(splits, out, name=source, reject=ledger.reject, finish=ledger.write)
+        summary = records.write(splits, out, name=source, reject=ledger.reject, finish=finish)
     except InputError as error:
+        if ledger.rejected and not any_images and (unread := image_column(input)):
+            raise InputError(_UNREAD.format(input=input, column=unread)) from error
         if ledger.rejected:
             raise InputError(
                 f"{error}; {len(ledger.rejected)} rows were rejected, the last: {ledger.rejected[-1]}"
             ) from error
         raise
     return {**summary, "rejected": {split: ledger.reasons(split) for split in splits}}
+
+
+_UNREAD = (
+    "no row of {input} has images, though its column {column!r} looks like images: name it by --map=images={column}"
+)
+
+
+def image_column(file: str | None) -> str | None:
+    """The first column of a file that holds images or paths of images; None if none does, or for a folder."""
+    if file is None or not os.path.isfile(file) or not str(file).lower().endswith(hub_files.FORMATS):
+        return None
+    for _, row in itertools.islice(hub_files.rows(file), LOOKED_AT):
+        for column, value in row.items() if isinstance(row, dict) else ():
+            if _looks_like_image(value):
+                return column
+    return None
+
+
+def _looks_like_image(value: object) -> bool:
+    """Whether a value, or one in its list or struct, is encoded bytes, their base64, or the path of an image file."""
+    if isinstance(value, list | dict):
+        return any(map(_looks_like_image, value.values() if isinstance(value, dict) else value))
+    if isinstance(value, bytes):
+        return len(value) > 100
+    if not isinstance(value, str):
+        return False
+    path = not re.search(r"\s", value) and value.lower().endswith(image_rules.IMAGE_SUFFIXES)
+    return path or value.startswith(("data:image/", *_BASE64_HEADS))
 
 
 Item = records.Record | Curated | data.Rejected

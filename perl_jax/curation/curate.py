@@ -67,6 +67,8 @@ def _with_symbols(row: Row, short: Row, annotation: Annotation | None) -> Curate
     """The record of a row's checkable form `short`, with image references as symbols."""
     count = len(row.images)
     question, choices = _numbered(short.question, list(short.choices), count)
+    row, short = _with_candidates(row, short, references.slot_letters(question, count), count)
+    choices = choices or list(short.choices)
     answer = short.answer
     if not _has_symbols(row):
         if not (short.kind == "choice" and choices):  # the answer is the choice's letter, not an image's
@@ -94,6 +96,19 @@ def _with_symbols(row: Row, short: Row, annotation: Annotation | None) -> Curate
     )
     fault = _fault(record, short, count)
     return Rejected(row.id, *fault) if fault else Curated(record, decision)
+
+
+def _with_candidates(row: Row, short: Row, lettered: list[int] | None, count: int) -> tuple[Row, Row]:
+    """Lets only the lettered images move where others come before them, and makes a letter as the answer a choice.
+
+    As in "<image> is the reference. (A) <image> (B) <image> Which is closer to it?"
+    """
+    if not lettered or len(lettered) == count or row.movable is not None or row.order_effect is not None:
+        return row, short
+    letters = [symbols.letter(i) for i in range(len(lettered))]
+    if not short.choices and short.answer.strip("(). ") in letters:
+        short = short._replace(answer=short.answer.strip("(). "), choices=letters, kind="choice")
+    return row._replace(movable=lettered), short
 
 
 def _slots_in_front(question: str) -> str:
@@ -126,7 +141,7 @@ def _numbered(question: str, choices: list[str], count: int) -> tuple[str, list[
 
 
 def _decide(row: Row, short: Row, question: str, choices: list[str], answer: str, annotation) -> Decision:
-    label, by = references.label(question, choices, answer, len(row.images)), "rules"
+    label, by = references.label(question, choices, answer, len(row.images), row.movable), "rules"
     if label.order_effect == "rewrite" and _letter_without_choice(short, choices, answer):
         label = references.Label("fixed", f"the letter {answer}, whose choice is not in the text", references.UNSURE)
     labels = {}

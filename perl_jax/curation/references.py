@@ -1,8 +1,9 @@
 """Converts plain-text image references to symbols, and labels how reordering the images affects the question.
 
 Uses rules only: patterns of how people refer to one of several images ("image 2", "the second picture", "Image (B)",
-"images 1-3", "the left photo" of two). Words that may depend on the order and that no rule can rewrite ("next", "the
-other image", "before") make a question `fixed`, never permuted. (Paper: semantic label of a sample.)
+"images 1-3", "the left photo" of two; in Chinese "图2", "第二张图"). What the rules do not positively understand is
+`fixed`, never permuted: another language, a lone number or letter ("1 or 2?"), words that may depend on the order
+("next", "the other image"), text between images that may name them. (Paper: semantic label of a sample.)
 """
 
 import re
@@ -10,20 +11,37 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from perl_jax import symbols
+from perl_jax.curation import chinese, language, order_words
+from perl_jax.curation.order_words import NOUN
 
-NOUN = r"(?:image|picture|photograph|photo|pic)"
 _NUMERALS = "|".join(symbols.NUMERALS)
 _ORDINAL = rf"(?:{'|'.join(symbols.ORDINALS)}|\d+(?:st|nd|rd|th)|last|final)"
-_AND = r"(?:,? and |,? or |, | ?& ?| ?/ ?)"
+_AND = r"(?:,? and |,? or |,? and/or |, | ?& ?| ?/ ?| vs\.? | versus )"
+_MARK = r"(?:[_-]|\.? ?| ?#| ?no\.? ?| number(?:ed)? | labell?ed | ?\(| ?\[)"  # between a noun and its number
+_BETWEEN = r"(?:,|:|,? between|,? from| is \w+er,)?"
 
 # One pattern per kind of reference, tried in this order. Group 1 is kept, group 2 is the reference.
 _RANGE = re.compile(rf"\b({NOUN}s )(\d+)(-|–| to | through )(\d+)\b(?![.,:/-]?\d)", re.I)
-_LIST = re.compile(rf"\b({NOUN}s )(\d+(?:{_AND}\d+)+)\b(?![.,:/-]?\d| ?(?:-|–|to\b|through\b))", re.I)
+
+
+def _list_of(item: str) -> str:
+    """A pattern of several items, each perhaps with its own noun or mark: "1, (2) or no. 3"."""
+    return rf"[#(]?{item}\)?(?:{_AND}(?:{NOUN} |no\. ?|[#(])?{item}\)?)+"
+
+
+_LIST = re.compile(rf"\b({NOUN}s?{_BETWEEN} ?)({_list_of('[0-9]+')})(?!\w|[.,:/-]?\d| ?(?:-|–|to\b|through\b))", re.I)
 _NUMBERED = re.compile(rf"\b({NOUN})( )(\d+)\b(?![.,:/-]?\d)", re.I)
-_MARKED = re.compile(rf"\b({NOUN} ?(?:#|no\. ?|number ))(\d+)\b(?![.,:/-]?\d)", re.I)
+_MARKED = re.compile(rf"\b({NOUN}s?{_MARK})(\d+)\b(?![.,:/-]?\d)", re.I)
+_NUMERAL_LIST = re.compile(rf"\b({NOUN}s?{_BETWEEN} )({_list_of(f'(?:{_NUMERALS})')})\b(?! of\b)", re.I)
 _NUMERAL = re.compile(rf"\b({NOUN} )({_NUMERALS})\b(?! of\b)", re.I)
-_LETTER = re.compile(rf"\b({NOUN} \(?)([A-Z])\b(?!['’.]\w)", re.I)
-_ORDINALS = re.compile(rf"\b()({_ORDINAL}(?:{_AND}(?:the )?{_ORDINAL})*)(?= (?:{NOUN}s?|one)\b)", re.I)
+_ROMAN_LIST = re.compile(rf"\b((?i:{NOUN})s? )([IVX]+(?:{_AND}[IVX]+)*)\b(?!['’.]\w)")
+_LETTER_LIST = re.compile(rf"\b((?i:{NOUN})s?{_BETWEEN} )({_list_of('[A-Z]')})(?!\w|['’.]\w)")
+_LETTER = re.compile(rf"\b({NOUN}(?:[_-]| ?[(\[]| ?#| labell?ed | ))([A-Z])\b(?!['’.]\w)", re.I)
+_ORDINALS = re.compile(
+    rf"\b()({_ORDINAL}(?:{_AND}(?:the )?{_ORDINAL})*)"
+    rf"(?= (?:{NOUN}s?|one)\b(?! but\b)| of (?:the|these|those)(?: \w+)? {NOUN}s\b)",
+    re.I,
+)
 _SIDE = re.compile(rf"\b()(left|right)(?=(?:-?hand)?(?:-side| side)? {NOUN}\b)", re.I)
 _ON_SIDE = re.compile(rf"\b({NOUN} (?:on|to|at) the )(left|right)\b(?!-| (?:side|of|hand|edge|corner|half|part))", re.I)
 _WORD = re.compile(_ORDINAL, re.I)
@@ -40,28 +58,46 @@ _HOW_MANY = re.compile(r"\bhow (?:many|much)\b", re.I)
 _ASKS_FOR_ORDER = re.compile(r"\b(?:arrange|order|sort|rank|sequence)\b", re.I)
 _BARE = re.compile(rf"((?:the )?)({_ORDINAL}|left|right|\d+)((?: (?:one|{NOUN}))?\.?)", re.I)
 _BARE_LETTER = re.compile(r"(\(?)([A-Z])(\)?\.?)")
+_BARE_ITEM = re.compile(rf"[\s(]*(\d+|[A-Za-z]|{_NUMERALS})[\s).]*", re.I)
+_ALTERNATIVES = re.compile(
+    rf"\b{NOUN}s?{_BETWEEN} [#(]?(?:\d+|[A-Z])\b[^.?!]*? or (?:{NOUN} )?[#(]?(?:\d+|[A-Z])\b", re.I
+)
+_OPTION_MARK = re.compile(
+    r"(?:^|(?<=\s))\(?([A-Z])[.:)、．]\)?\s+(?!or\b|and\b|than\b|is\b|has\b)(?=[^\W_]{2}|\d|[$@])", re.M
+)
 _ITEMS = re.compile(r"\d+|\b[A-Z]\b")
 _SET = re.compile(rf"(?:{NOUN}s? )?(\d+)(?:{_AND}(?:{NOUN}s? )?\d+)+\.?", re.I)
 
-# If these remain after references became symbols, the question may depend on the order.
-_LISTED = rf"(?:{NOUN}s|options|choices|statements|questions)"
-_LATER = rf"(?<!of the )following(?! (?:\w+ ){{0,2}}{_LISTED}\b)"  # "which of the following images" only lists them
-_TIME = re.compile(
-    rf"\b(?:next|previous|preceding|{_LATER}|before|after(?:wards)?|earlier|later|sequence|order(?! to\b)|"
-    r"chronological(?:ly)?|temporal(?:ly)?|frames?|changed?|changes|appeared|disappeared|becomes?|became|initial(?:ly)?|"
-    r"eventual(?:ly)?|at the (?:start|beginning|end))\b",
-    re.I,
-)
-_PLACE = re.compile(
-    rf"\b(?:left|right|last|final|former|latter|respectively|{'|'.join(symbols.ORDINALS)}|\d+(?:st|nd|rd|th)|"
-    rf"(?:middle|top|bottom|upper|lower|cent(?:er|re)|leftmost|rightmost) {NOUN}|leftmost|rightmost|"
-    rf"(?:{NOUN}|figure|fig\.|panel)s?[ #(]*(?:\d+|[A-H]\b)|{NOUN}s? (?:{_NUMERALS}))\b",
-    re.I,
-)
-_SEVERAL = re.compile(rf"\b(?:{NOUN}s|each|both|two|three|four)\b", re.I)
 _ENUMERATION = re.compile(r"\w,? (?:and|&) \w|\w[,;/] ?\w", re.I)
-_LONE_NUMBER = re.compile(r"(?<![\w.,:/$-])\d(?![\w:/%-]|[.,]\d)")
+_SEVERAL = re.compile(rf"\b(?:{NOUN}s|each|both|two|three|four)\b", re.I)
 _OF_ORDERING = ("order", "sequence", "chronological", "chronologically", "temporal", "temporally")
+_WHICH = re.compile(
+    r"\b(?:which|who|where|choose|select|pick|identify|find the|odd one|what one|arrange|order|sort)\b", re.I
+)
+# An answer that is a number or letter is no image's name for these questions.
+_NUMERIC = re.compile(
+    r"\bhow (?:many|much|old|far|long|tall|high|fast|wide)\b|\bnumber of\b|=|"
+    r"\b(?:count|total|sum|difference|value|area|length|perimeter|volume|probability|time|score|digit|ratio|percentage|"
+    r"average|calculate|compute|solve|evaluate|equals?)\b|多少|几[个個只隻条條本位人辆輛朵颗棵块名件种種倍]|求|[计計]算",
+    re.I,
+)
+_NAME_OF = re.compile(
+    rf"\b(?:number|index|position|label|letter|name|id) of (?:the|an?) (?:\w+ ){{0,3}}{NOUN}\b(?!s)", re.I
+)
+_WRITTEN = re.compile(
+    r"\b(?:letter|number|digit|character)s? (?:is|are|was)? ?(?:written|shown|printed|painted|on)\b", re.I
+)
+
+# What may stand before a slot to name it: "Image 2:", "(B)", "C.", "The first image is", "图1：".
+_CAPTION = re.compile(
+    rf"(?:\b(?P<noun>{NOUN}|figure|fig\.?|option|choice|candidate){_MARK}(?P<number>\d+|[A-Z]|{_NUMERALS})[)\]]?|"
+    rf"(?P<bare>(?<![A-Za-z0-9.])\(?(?:[A-Z]|\d{{1,2}})[).:：、．\]]|\([A-Z]\)[.:]?)|"
+    rf"\b(?P<ordinal>{_ORDINAL}|left|right)(?:-?hand)? {NOUN}|"
+    rf"[图圖][片像]?(?P<chinese>\d+|[A-Z]|[{''.join(symbols.CHINESE)}])|第(?P<nth>[{''.join(symbols.CHINESE)}\d])[张張幅][图圖]?片?)"
+    r"(?: ?(?:is|[:：.=–—-]))?\s*$",
+    re.I,
+)
+_ONLY_BETWEEN = re.compile(r"[\s,，、;；.&]*(?:and|和|与|與|及)?[\s,，、]*")
 
 SURE, LIKELY, UNSURE = 0.95, 0.85, 0.5  # confidence: nothing could move; explicit words; ambiguous words
 
@@ -85,12 +121,17 @@ def to_symbols(text: str, count: int) -> str:
     if count < 2:
         return text
     place = _place_of(count)
-    for pattern, point in _PATTERNS:
+    patterns = _PATTERNS if _ROMAN_NAME.search(text) else [pair for pair in _PATTERNS if pair[0] is not _ROMAN_LIST]
+    if slot_letters(text, count) == list(range(count)):
+        patterns = [*patterns, (_BARE_NAME, _bare_name)]
+    text, kept = _without_captions(text, count)
+    for pattern, point in patterns:
         text = _outside_symbols(pattern, lambda match, point=point: point(match, place) or match[0], text)
     if count == 2:
         for pattern in (_SIDE, _ON_SIDE):
             text = _outside_symbols(pattern, lambda match: match[1] + _side(match[2]), text)
-    return text
+    text = chinese.to_symbols(text, place, count, _outside_symbols)
+    return _KEPT.sub(lambda match: kept[int(match[1])], text)
 
 
 def answer_to_symbols(answer: str, question: str, count: int) -> str:
@@ -105,9 +146,16 @@ def answer_to_symbols(answer: str, question: str, count: int) -> str:
     place = _place_of(count)
     if count < 2 or symbols.mentioned(answer):
         return answer
+    name = answer.strip("(). ")
+    if name in _captions(question) and _own_captions(question, count) and not _quantity(question):
+        at = place(_item(name) + 1) if re.fullmatch(r"\d+|[A-Z]", name) else None
+        if at is not None and slot_letters(question, count) in (None, list(range(count))):
+            return answer.replace(name, symbols.mention(at, _item_style(name)))
     if _ASKS_FOR_ORDER.search(question) and sorted(_items(answer)) == list(range(count)):
         return _ITEMS.sub(lambda item: symbols.mention(_item(item[0]), _item_style(item[0])), answer)
-    if asks_for_image(question):
+    if asks_for_image(question) or (_ALTERNATIVES.search(question) and not _quantity(question)):
+        if pointed := chinese.bare(answer, place):
+            return pointed
         if match := _BARE.fullmatch(answer):
             return match[1] + (_pointer(match[2], place) or match[2]) + match[3]
         if (match := _BARE_LETTER.fullmatch(answer)) and place(_item(match[2]) + 1) is not None:
@@ -124,7 +172,8 @@ def missing_image(text: str, count: int) -> str | None:
     'image 3'
     """
     matches = (match for pattern in (_NUMBERED, _MARKED) for match in pattern.finditer(text))
-    return next((match[0] for match in matches if not 1 <= int(re.search(r"\d+", match[0])[0]) <= count), None)
+    missing = next((match[0] for match in matches if not 1 <= int(re.search(r"\d+", match[0])[0]) <= count), None)
+    return missing or chinese.missing_image(text, count)
 
 
 def asks_for_image(question: str) -> bool:
@@ -133,7 +182,8 @@ def asks_for_image(question: str) -> bool:
     >>> asks_for_image("Which of the two pictures is older?"), asks_for_image("What does image 2 show?")
     (True, False)
     """
-    return bool(_ASKS_FOR_IMAGE.search(question)) and not _HOW_MANY.search(question)
+    asks = _ASKS_FOR_IMAGE.search(question) or chinese.ASKS_FOR_IMAGE.search(question)
+    return bool(asks) and not _HOW_MANY.search(question)
 
 
 def choices_to_symbols(choices: Sequence[str], question: str, count: int) -> list[str]:
@@ -157,34 +207,81 @@ def choices_to_symbols(choices: Sequence[str], question: str, count: int) -> lis
     ]
 
 
-def label(question: str, choices: Sequence[str], answer: str, count: int) -> Label:
+def speaks_of_images(text: str) -> str | None:
+    """The first words that only make sense with an image to look at, or None.
+
+    >>> speaks_of_images("Which of the two pictures is brighter?"), speaks_of_images("He took 3 photos. Why?")
+    ('Which of the two pictures', None)
+    """
+    match = _SPEAKS.search(text)
+    return match[0] if match else chinese.speaks_of_images(text)
+
+
+def slot_letters(question: str, count: int) -> list[int] | None:
+    """The places whose slots have a letter before them, in the order of the letters: all, or all but leading ones.
+
+    None if there are none or they are not A, B, C, ... each directly before its slot.
+
+    >>> slot_letters("(A) <image:0> (B) <image:1> Which is darker?", 2), slot_letters("<image:0><image:1> (A)?", 2)
+    ([0, 1], None)
+    """
+    named = _captions(question)
+    if not named:
+        return None
+    lettered = [place for place, name in enumerate(named) if name is not None]
+    letters = [name for name in named if name is not None]
+    whole = len(named) == count and lettered == list(range(count - len(lettered), count))
+    return (
+        lettered if whole and letters == [symbols.letter(i) for i in range(len(letters))] and len(letters) > 1 else None
+    )
+
+
+def label(
+    question: str, choices: Sequence[str], answer: str, count: int, movable: Sequence[int] | None = None
+) -> Label:
     """Labels a question whose references are symbols with its order_effect.
+
+    `movable`: the places that move, if the source names them.
 
     >>> label("Is {image:1|lower} brighter?", [], "Yes", 2)
     Label(order_effect='rewrite', evidence='image 2', confidence=0.85)
-    >>> label("What happens next?", [], "Nothing", 2)
+    >>> label("What comes next?", [], "Nothing", 2)
     Label(order_effect='fixed', evidence='next', confidence=0.85)
     """
     if count < 2:
         return Label("invariant", "one image or none", 1.0)
-    text = symbols.SLOT.sub("", "\n".join((question, *choices, answer)))
-    masked = symbols.SET.sub("@", symbols.MENTION.sub("@", text))
+    if not_read := language.unknown(question, (*choices, answer)):
+        return Label("fixed", not_read, UNSURE)
+    if between := _text_between_slots(question, count, movable):
+        return Label("fixed", f"text at an image: {between}", UNSURE)
+    asked = asks_for_image(question) or slot_letters(question, count) is not None
+    question, _ = _without_captions(question, count)
+    masked, *masked_choices = map(_masked, (question, *choices))
+    masked_answer = _masked(answer)
+    whole = "\n".join((masked, *masked_choices, masked_answer))
     ordering = len(symbols.mentioned(answer)) == count and _ASKS_FOR_ORDER.search(question)
-    for pattern, confidence in ((_TIME, LIKELY), (_PLACE, UNSURE)):
-        words = [match[0] for match in pattern.finditer(masked) if not ordering or match[0].lower() not in _OF_ORDERING]
-        if words:
-            return Label("fixed", ", ".join(dict.fromkeys(words)), confidence)
-    question_text = symbols.MENTION.sub("@", symbols.SLOT.sub("", "\n".join((question, *choices))))
-    # A single small number may be an image's ("which image, 1 or 3, ..."), but not if it is the answer.
-    lone = sorted(set(_LONE_NUMBER.findall(question_text)) & set(map(str, range(1, count + 1))))
-    if lone and asks_for_image(question):
-        return Label("fixed", ", ".join(lone), UNSURE)
+    anchored = "@" in whole or asked
+    time = [
+        word for word in order_words.time_words(whole, anchored) if not ordering or word.lower() not in _OF_ORDERING
+    ]
+    if time:
+        return Label("fixed", ", ".join(time), LIKELY)
+    only_letters = _only_letters(choices)
+    names = order_words.lone_names(_without_option_letters(_NAMED_CHOICES.sub("", masked)), count)
+    if not only_letters:
+        names += _names_alone(question, masked_choices, count)
+    if not choices:
+        names += _names_alone(question, [masked_answer], count) + order_words.place_words(masked_answer, count)
+    words = order_words.place_words(whole, count) + names + chinese.order_words(whole, count)
+    if words:
+        return Label("fixed", ", ".join(dict.fromkeys(words)), UNSURE)
     if not symbols.mentioned(answer) and not choices and _ENUMERATION.search(answer) and _SEVERAL.search(question):
-        return Label("fixed", f"the answer {answer} may list what images show, one after the other", UNSURE)
-    if choices and all(choice.strip(" ().:") in ("", symbols.letter(k)) for k, choice in enumerate(choices)):
-        if asks_for_image(question) and len(choices) == count:
+        return Label("fixed", f"the answer may list what images show, one after the other: {answer}", UNSURE)
+    if only_letters:
+        if asked and len(choices) == (count if movable is None else len(movable)):
             return Label("rewrite", "letters that name images", LIKELY)
         return Label("fixed", "choices that are only letters", UNSURE)
+    text = "\n".join((question, *choices, answer))
     if mentioned := [*symbols.MENTION.finditer(text), *symbols.SET.finditer(text)]:
         return Label("rewrite", ", ".join(dict.fromkeys(symbols.words(match[0], count) for match in mentioned)), LIKELY)
     if len(symbols.SLOT.findall("\n".join(choices))) > 1:
@@ -192,7 +289,110 @@ def label(question: str, choices: Sequence[str], answer: str, count: int) -> Lab
     return Label("invariant", "no words that point at an image", LIKELY)
 
 
-Place = Callable[[int], int | None]  # index of an image by its number in the text, None past the last image
+def _masked(text: str) -> str:
+    return symbols.SET.sub("@", symbols.MENTION.sub("@", symbols.SLOT.sub("", text)))
+
+
+def _without_option_letters(text: str) -> str:
+    """The text without the letters of options within it: "A. 1 cm B. 2 cm", "A: a cat; B: a dog"."""
+    marks = list(_OPTION_MARK.finditer(text))
+    run = [mark[1] for mark in marks] == [symbols.letter(i) for i in range(len(marks[:26]))]
+    return _OPTION_MARK.sub(" ", text) if run and len(marks) > 1 else text
+
+
+def _only_letters(choices: Sequence[str]) -> bool:
+    return bool(choices) and all(choice.strip(" ().:") in ("", symbols.letter(k)) for k, choice in enumerate(choices))
+
+
+def _names_alone(question: str, texts: Sequence[str], count: int) -> list[str]:
+    """Lone numbers and letters in choices or an answer; a bare one is no name if the question asks for a quantity."""
+    which = _WHICH.search(question) or _NAME_OF.search(question) or chinese.ASKS_FOR_IMAGE.search(question)
+    which = which or symbols.mentioned(question)
+    names = []
+    for text in texts:
+        bare = _BARE_ITEM.fullmatch(text)
+        if bare and (_quantity(question) or _WRITTEN.search(question)):
+            continue
+        if bare and bare[1].isdigit() and len(texts) == 1 and not which:
+            continue
+        names += [text] if bare and bare[1].lower() == "one" else order_words.lone_names(text, count)
+    return names
+
+
+def _quantity(question: str) -> bool:
+    """Whether a question asks for a number that names no image."""
+    return bool(_NUMERIC.search(question)) and not _NAME_OF.search(question)
+
+
+def _captions(question: str) -> list[str | None]:
+    """What stands before each slot of a question to name it, upper-case, or None; [] without slots or any name."""
+    parts = symbols.SLOT.split(question)[:-1:2]
+    matches = [_CAPTION.search(part) for part in parts]
+    names = [match and next(filter(None, match.group(*match.re.groupindex)[1:])) for match in matches]
+    names = [name and name.strip("().:：、．[] ").upper() for name in names]
+    return names if any(names) else []
+
+
+def _own_name(name: str | None, place: int, count: int) -> bool:
+    """Whether a caption names its own place: "2", "B", "II", "TWO", "SECOND", "二" for place 1."""
+    if name is None:
+        return False
+    own = {style(place, count).upper() for key, style in symbols.STYLES.items() if count == 2 or "ide" not in str(key)}
+    return name in own | {f"第{symbols.CHINESE[place]}" if place < len(symbols.CHINESE) else ""}
+
+
+def _own_captions(question: str, count: int) -> bool:
+    """Whether each slot is named by its own place, or the last ones by A, B, C, ..."""
+    named = _captions(question)
+    own = len(named) == count and all(_own_name(name, place, count) for place, name in enumerate(named))
+    return own or slot_letters(question, count) is not None
+
+
+def _without_captions(text: str, count: int) -> tuple[str, list[str]]:
+    """The text with each caption of a slot masked, and the captions: these name places, so they stay as they are."""
+    if not _own_captions(text, count) and not (symbols.SLOT.fullmatch(text.strip()) or _in_a_choice(text, count)):
+        return text, []
+    kept = []
+
+    def mask(match: re.Match) -> str:
+        kept.append(match[0])
+        return f"\x01{len(kept) - 1}\x01"
+
+    pieces = symbols.SLOT.split(text)
+    places = pieces[1::2]
+    heads = [_CAPTION.sub(mask, piece) for piece in pieces[:-1:2]]
+    return "".join(f"{head}<image:{place}>" for head, place in zip(heads, places)) + pieces[-1], kept
+
+
+def _in_a_choice(text: str, count: int) -> bool:
+    """Whether a choice shows one image, after its own name."""
+    slots, named = symbols.SLOT.findall(text), _captions(text)
+    return len(slots) == 1 and len(named) == 1 and _own_name(named[0], int(slots[0]), count)
+
+
+def _text_between_slots(question: str, count: int, movable: Sequence[int] | None) -> str | None:
+    """Text between the slots of a question that may tell them apart, or a mention right at a slot; None if all is well.
+
+    Slots that follow each other, and slots under their own names, can be told apart by nothing but the images.
+    """
+    parts = symbols.SLOT.split(question)[::2]
+    head, *between = parts[:-1] or [""]
+    if len(parts) == 1:
+        return None
+    if _own_captions(question, count):
+        letters = slot_letters(question, count)
+        named = [_CAPTION.sub("", text) for text in parts[letters[0] + 1 if letters else 1 : -1]]
+        return next((text.strip() for text in named if not _ONLY_BETWEEN.fullmatch(text)), None)
+    if re.search(r"\}\)?(?: ?(?:is|[:：.=–—-]))?\s*$", head) or _CAPTION.search(head):
+        return head.strip()[-60:]
+    if re.match(rf"\s*[(\[](?:{{image|{NOUN})", parts[-1], re.I):
+        return parts[-1].strip()[:60]
+    if movable is not None:
+        return None
+    return next((text.strip() for text in between if not _ONLY_BETWEEN.fullmatch(text)), None)
+
+
+Place = chinese.Place
 
 
 def _place_of(count: int) -> Place:
@@ -200,21 +400,72 @@ def _place_of(count: int) -> Place:
 
 
 def _numbered(match: re.Match, place: Place) -> str | None:
-    at = place(int(match[3]))
+    at = _number(match[3], place)
     style = {"Image": None, "image": "lower"}.get(match[1], "number")
     return None if at is None else ("" if style != "number" else match[1] + match[2]) + symbols.mention(at, style)
 
 
+def _number(digits: str, place: Place) -> int | None:
+    return None if digits.startswith("0") else place(int(digits))
+
+
 def _marked(match: re.Match, place: Place) -> str | None:
-    at = place(int(match[2]))
+    at = _number(match[2], place)
     return None if at is None else match[1] + symbols.mention(at, "number")
 
 
 def _listed(match: re.Match, place: Place) -> str | None:
-    if None in (places := [place(int(number)) for number in re.findall(r"\d+", match[2])]):
+    """A list of numbers, letters, numerals or Roman numerals with a symbol for each; None if an image is missing.
+
+    The last of "image 1 and 2 dogs" counts dogs.
+    """
+    items = list(_LISTED.finditer(match[2]))
+    if items and items[-1][0].isdigit() and order_words.counts_something(items[-1][0] + match.string[match.end() :]):
         return None
-    numbers = iter(places)
-    return match[1] + re.sub(r"\d+", lambda _: symbols.mention(next(numbers), "number"), match[2])
+    parsed = [_parsed(item[0], match.re is _ROMAN_LIST) for item in items]
+    if any(number is None or place(number) is None for number, _ in parsed) or len({style for _, style in parsed}) > 1:
+        return None
+    mentions = iter(symbols.mention(place(number), style) for number, style in parsed)
+    return match[1] + _LISTED.sub(lambda _: next(mentions), match[2])
+
+
+_LISTED = re.compile(rf"\d+|\b(?:{_NUMERALS})\b|\b[IVX]+\b|\b[A-Z]\b")
+_ROMAN_NAME = re.compile(rf"\b(?i:{NOUN})s? (?:II|III|IV|VI|VII|VIII|IX)\b")
+_BARE_NAME = re.compile(r"()(?<![A-Za-z0-9'’.])([A-Z])(?![A-Za-z0-9'’]|\.[A-Za-z])")
+_KEPT = re.compile("\x01(\\d+)\x01")
+_NAMED_CHOICES = re.compile(r"\x01\d+\x01")
+_SPEAKS = re.compile(
+    rf"\b(?:{NOUN}|figure|fig\.)s? ?(?:#|no\. ?|\()?(?:\d+|(?-i:[A-H])(?![\w'’]))|"
+    rf"\b(?:which|what|these|those|this|both|each)(?: one)?(?: of (?:the|these|those))?(?: (?:two|three|four|\d))? "
+    rf"{NOUN}s?\b(?! (?:did|do|does|will|was taken|were taken|he|she|they|that|album|frame)\b)|"
+    rf"\b(?:in|of|from|between|see|at) (?:the|this|these) "
+    rf"(?:two |three |four |given |following |left |right |{_ORDINAL} )?(?:{NOUN}|figure)s?\b|"
+    rf"\b(?:{NOUN}|figure|diagram)s? (?:above|below)\b|"
+    rf"\b(?:the|this) (?:following |given |{_ORDINAL} )?(?:{NOUN}|figure)s? (?:shows?|depicts?|is|are)\b",
+    re.I,
+)
+
+
+def _parsed(item: str, roman: bool) -> tuple[int | None, str]:
+    """The number of a listed item, and its style."""
+    if item.isdigit():
+        return (None if item.startswith("0") else int(item)), "number"
+    if item in symbols.NUMERALS:
+        return symbols.NUMERALS.index(item) + 1, "numeral"
+    if roman:
+        return (symbols.ROMANS.index(item) + 1 if item in symbols.ROMANS else None), "roman_numeral"
+    return (symbols.letter_place(item) + 1 if item in symbols.LETTERS else None), "letter"
+
+
+def _bare_name(match: re.Match, place: Place) -> str | None:
+    """A lone capital letter, of a question whose slots have letters."""
+    if not order_words.lone_names(match.string[: match.end()] + match.string[match.end() :], 26):
+        return None
+    before, after = match.string[: match.start()], match.string[match.end() :]
+    if match[2] in "AI" and re.match(r" [a-z]", after) and (not before.strip() or before.rstrip()[-1] in ".!?:\x01>"):
+        return None
+    at = place(_item(match[2]) + 1)
+    return None if at is None else symbols.mention(at, "letter")
 
 
 def _ranged(match: re.Match, place: Place) -> str | None:
@@ -248,6 +499,9 @@ def _ordinals(match: re.Match, place: Place) -> str | None:
 _PATTERNS = (
     (_RANGE, _ranged),
     (_LIST, _listed),
+    (_NUMERAL_LIST, _listed),
+    (_ROMAN_LIST, _listed),
+    (_LETTER_LIST, _listed),
     (_NUMBERED, _numbered),
     (_MARKED, _marked),
     (_NUMERAL, _numeral),

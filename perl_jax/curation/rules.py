@@ -10,6 +10,7 @@ import unicodedata
 from collections.abc import Callable, Sequence
 
 from perl_jax import symbols
+from perl_jax.curation import references
 from perl_jax.data import Row
 
 MAX_IMAGES = 10
@@ -80,6 +81,19 @@ def slots(row: Row) -> str | None:
     return f"{count} slots, {len(row.images)} images" if count not in (0, len(row.images)) else None
 
 
+def speaks_of_images(row: Row) -> str | None:
+    """A text that speaks of images must have one.
+
+    >>> speaks_of_images(Row("1", [], "Which of the two pictures is brighter?", "the first", "mine"))
+    'Which of the two pictures, but it has no images'
+    >>> speaks_of_images(Row("1", [], "He took 3 photos and lost one. How many are left?", "2", "mine"))
+    """
+    if row.images:
+        return None
+    words = references.speaks_of_images("\n".join((row.question, *row.choices)))
+    return words and f"{words}, but it has no images"
+
+
 def image_count(row: Row) -> str | None:
     """At most MAX_IMAGES images.
 
@@ -105,7 +119,15 @@ def leak(row: Row) -> str | None:
     return row.question[start : start + 60].strip() if answer and leaks else None
 
 
-TEXT_RULES: Sequence[Callable[[Row], str | None]] = (text, self_contained, length, image_count, slots, leak)
+TEXT_RULES: Sequence[Callable[[Row], str | None]] = (
+    text,
+    self_contained,
+    length,
+    speaks_of_images,
+    image_count,
+    slots,
+    leak,
+)
 
 
 def image_size(size: tuple[int, int]) -> str | None:

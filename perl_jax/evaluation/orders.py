@@ -64,10 +64,10 @@ def movable(item: Item) -> Mapping | str:
         curated = curate.symbolic(item.row)
         if isinstance(curated, Rejected):
             return curated.reason
-        if curated.decision.order_effect == "fixed":
-            return FIXED
         if _unbound(item.row):
             return UNBOUND
+        if curated.decision.order_effect == "fixed":
+            return FIXED
         record = {**curated.record, "images": list(range(count))}
     if record["order_effect"] == "fixed":
         return FIXED

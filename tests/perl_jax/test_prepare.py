@@ -1,5 +1,6 @@
 """A source becomes a directory of records, whole or not at all, and the command says what it did."""
 
+import itertools
 import json
 import os
 import subprocess
@@ -14,7 +15,7 @@ from fake_endpoint import FakeEndpoint, annotator
 from public_files import MANTIS, jsonl, parquet, png, turns, zipped
 
 from models.errors import InputError
-from perl_jax import data, prepare, records
+from perl_jax import data, permute, prepare, records, symbols
 from perl_jax.curation import build
 
 SMALL = {"train_size": 12, "eval_size": 5, "image_size": 28}
@@ -213,6 +214,99 @@ def test_what_the_rules_leave_out_is_named(tmp_path):
     assert summary["rejected"]["train"] == dict.fromkeys(reasons, 1)
     [decision] = lines(tmp_path / "set" / build.DECISIONS)
     assert (decision["id"], decision["order_effect"], decision["evidence"]) == ("r0", "rewrite", "image 1")
+
+
+# (question, answer, the words for each place): the question, or its answer, names the second of three images by "{}".
+REFERENCES = (
+    ("What animal is in exhibit {}?", "cat", "1 2 3"),
+    ("What animal is in plot {}?", "cat", "A B C"),
+    ("What animal is in drawing {}?", "cat", "one two three"),
+    ("What animal is in the {} snapshot?", "cat", "first second third"),
+    ("What animal is in the {} sketch?", "cat", "1st 2nd 3rd"),
+    ("What animal is in Photo No. {}?", "cat", "1 2 3"),
+    ("What animal is in photo #{}?", "cat", "1 2 3"),
+    ("What animal is in Picture_{}?", "cat", "1 2 3"),
+    ("What animal is in Picture {}, unlike Picture I or Picture III?", "cat", "I II III"),
+    ("What animal is shown in ({})?", "cat", "1 2 3"),
+    ("Who is taller, the man in {} or the woman?", "man", "A B C"),
+    ("Is photograph 1 or {} the older one?", "photograph 2", "1 2 3"),
+    ("What is in the image {} the one with a dog?", "cat", "above next below"),
+    ("Is the {} one a dog?", "No", "upper middle lower"),
+    ("Which of them does not belong?", "{}", "A B C"),
+    ("Which person is happier?", "{}", "1 2 3"),
+    ("Photo 1: <image> Photo 2: <image> Photo 3: <image>\nIs Photo {} a dog?", "No", "1 2 3"),
+    ("(A) <image> (B) <image> (C) <image>\nWhich of these is warmer?", "{}", "A B C"),
+    ("图片{}里有什么动物？", "猫", "1 2 3"),
+    ("第{}幅图里有什么动物？", "猫", "一 二 三"),
+    ("照片{}里有什么动物？", "猫", "A B C"),
+    ("{}一张图里有什么动物？", "猫", "前 另 后"),
+    ("Quel animal voit-on dans la {} photo ?", "chat", "première deuxième troisième"),
+    ("Welches Tier zeigt Bild {}?", "Katze", "1 2 3"),
+    ("¿Qué animal aparece en la foto {}?", "gato", "A B C"),
+    ("写真{}の動物は何ですか", "ねこ", "1 2 3"),
+    ("ما الحيوان في الصورة {}؟", "قطة", "1 2 3"),
+    ("Jakie zwierzę jest na zdjęciu {}?", "kot", "1 2 3"),
+    ("{}번 사진의 동물은 무엇입니까?", "고양이", "1 2 3"),
+    ("Jaké zvíře je na obrázku číslo {}?", "kočka", "1 2 3"),
+)
+
+
+def test_no_reference_in_any_language_is_labelled_unsafely(tmp_path):
+    """What is named by its place is `fixed`, or named by its new place in every order."""
+    rows = []
+    for number, (question, answer, words) in enumerate(REFERENCES):
+        named = words.split()[1]
+        images = [f"{number}-{place}.png" for place in range(3)]
+        for place, name in enumerate(images):
+            (tmp_path / name).write_bytes(png(3 * number + place, (40, 30)))
+        rows.append(
+            {"id": str(number), "images": images, "question": question.format(named), "answer": answer.format(named)}
+        )
+    summary = build.build("jsonl", tmp_path / "set", own_set(tmp_path, rows))
+    assert summary["splits"]["train"]["records"] == len(REFERENCES), summary
+    effects = []
+    for record in records.open_split(tmp_path / "set"):
+        question, answer, words = REFERENCES[int(record["id"])]
+        effects.append(record["order_effect"])
+        assert record["order_effect"] in ("rewrite", "fixed"), record["question"]
+        for order in itertools.permutations(range(3)) if effects[-1] == "rewrite" else ():
+            new = permute.render(permute.apply(record, order))
+            named = words.split()[order.index(1)]
+            expected = question.format(named)
+            if "1 or" in expected or "Picture I" in expected:  # other images are named too, and move as well
+                assert symbols.mentioned(record["question"])[:2] in ([0, 1], [1, 0])
+                continue
+            assert new["question"].removeprefix("<image><image><image>\n") == expected
+            assert new["answer"] == answer.format(named)
+    assert effects.count("rewrite") >= 10
+
+
+def test_what_is_fixed_by_doubt_is_counted(tmp_path):
+    rows = [
+        {"id": str(number), "images": ["a.png", "b.png"], "question": question, "answer": "Yes"}
+        for number, question in enumerate(
+            ("Is the next one red?", "Is the next dog red?", "Ist das rot?", "Are both red?", "Is image 1 red?")
+        )
+    ]
+    build.build("jsonl", tmp_path / "set", own_set(tmp_path, rows))
+    shown = prepare.doubtful_table(tmp_path / "set")
+    assert shown.startswith("3 of 5 records are fixed")
+    assert "| next | 2 | 0 |" in shown and "language that the rules do not know | 1 | 2 |" in shown
+    build.build("jsonl", tmp_path / "sure", own_set(tmp_path, rows[3:]))
+    assert prepare.doubtful_table(tmp_path / "sure") == ""
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["a.png", ["a.png"], {"bytes": "/9j/4AAQSkZJRgABAQAAAQABAAD/2wBDAAMCAgMC"}, "data:image/png;base64,iVBORw0"],
+)
+def test_a_column_of_images_that_is_not_read_is_an_error(tmp_path, value):
+    rows = [{"question": f"Is it {number}?", "answer": "Yes", "shots": value} for number in range(3)]
+    with pytest.raises(InputError, match="'shots' looks like images: name it by --map=images=shots"):
+        build.build("jsonl", tmp_path / "set", own_set(tmp_path, rows), limit=2)
+    assert not (tmp_path / "set").exists()
+    plain = [{"question": f"Is it {number}?", "answer": "Yes", "note": "see a.png of it"} for number in range(3)]
+    assert build.build("jsonl", tmp_path / "set", own_set(tmp_path, plain))["splits"]["train"]["records"] == 3
 
 
 def test_held_out_images_are_in_no_other_split(tmp_path):

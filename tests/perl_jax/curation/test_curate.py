@@ -66,6 +66,32 @@ def test_the_letter_of_a_choice_is_no_letter_of_an_image(choices, moved):
         assert new["images"][ord(new["answer"]) - ord("A")] == "b"
 
 
+@pytest.mark.parametrize(
+    "question",
+    ["(A) <image> (B) <image> (C) <image> Which one is darker?", "A. <image>\nB. <image>\nC. <image>\nWhich is it?"],
+)
+@pytest.mark.parametrize("choices", [("A", "B", "C"), ()])
+def test_the_letter_before_a_slot_names_it(question, choices):
+    made = curate(row(question, "B", 3, choices=choices))
+    assert made.decision.order_effect == "rewrite"
+    for order in itertools.permutations(range(3)):  # the letter of the place that shows the second image
+        assert rendered(made.record, order, 3) == (question, list(choices), "ABC"[order.index(1)])
+
+
+@pytest.mark.parametrize("choices", [("A", "B"), ()])
+def test_an_image_without_a_letter_keeps_its_place_beside_lettered_ones(choices):
+    made = curate(row("<image> is the model. (A) <image> (B) <image> Which one is closer?", "B", 3, choices=choices))
+    sample = {**made.record, "images": list("abc")}
+    assert (made.decision.order_effect, permute.movable_places(sample)) == ("rewrite", [1, 2])
+    assert rendered(made.record, [0, 2, 1], 3)[2] == "A"
+
+
+def test_names_of_slots_stay_and_mentions_follow():
+    made = curate(row("Image 1: <image>\nImage 2: <image>\nIs Image 2 darker? Is it night?", "Yes"))
+    question = rendered(made.record, [1, 0], 2)[0]
+    assert question == "Image 1: <image>\nImage 2: <image>\nIs Image 1 darker? Is it night?"
+
+
 def test_slots_at_the_end_go_to_the_front_and_slots_within_stay():
     assert curate(row("Is it red?<image><image>", "Yes")).record["question"] == "<image:0><image:1>\nIs it red?"
     assert curate(row("Is <image> like <image>?", "Yes")).record["question"] == "Is <image:0> like <image:1>?"

@@ -178,3 +178,146 @@ def test_words_come_back_and_any_order_and_back_is_the_same(text, count):
 def test_what_is_rendered_is_read_as_the_same_symbols(form, place):
     stored = f"Does {form % place} show a cat?"
     assert to_symbols(symbols.words(stored, 5), 5) == stored
+
+
+def test_every_number_and_letter_of_a_list_is_a_mention():
+    for text, places in (
+        ("image 1 and 2", [0, 1]),
+        ("image 1 or 2", [0, 1]),
+        ("photo A, B or C", [0, 1, 2]),
+        ("picture (1) and (3)", [0, 2]),
+        ("Image II or Image III", [1, 2]),
+        ("Image-2", [1]),
+        ("Image_3", [2]),
+        ("img2", [1]),
+        ("Pic. 2", [1]),
+        ("photo number 3", [2]),
+        ("Which image, 1 or 3, is it?", [0, 2]),
+        ("Which image between 1 and 2?", [0, 1]),
+        ("images one, two and three", [0, 1, 2]),
+        ("screenshot 2", [1]),
+        ("image 1 and image 2", [0, 1]),
+        ("image 1 and 2 dogs", [0]),
+        ("the first of the pictures", [0]),
+        ("picture a landscape", []),
+        ("image 02", []),
+        ("the image I took", []),
+    ):
+        stored = to_symbols(text, 3)
+        assert symbols.mentioned(stored) == places, stored
+        assert symbols.words(stored, 3) == text
+
+
+# (a question about place {}, the words for each place); what is true of an image is asked of it wherever it is shown.
+NAMED = (
+    ("Is there a cat in {}?", ("image 1", "image 2", "image 3")),
+    ("Is there a cat in {}?", ("Image-1", "Image-2", "Image-3")),
+    ("Is there a cat in img{}?", ("1", "2", "3")),
+    ("Is there a cat in Pic. {}?", ("1", "2", "3")),
+    ("Is there a cat in photo {} or 9 cats?", ("A", "B", "C")),
+    ("Is there a cat in Image {}, in image II or in image III?", ("I", "II", "III")),
+    ("Is the {} picture a landscape?", ("first", "second", "third")),
+    ("Is the {} of the photos a landscape?", ("first", "second", "third")),
+    ("Which image shows it, {} or 3?", ("1", "2", "3")),
+    ("Does chart {} show it?", ("1", "2", "3")),
+    ("Does it look like the one in {}?", ("A", "B", "C")),
+    ("Is it (A), or is it ({})?", ("A", "B", "C")),
+    ("图{}中有猫吗？", ("1", "2", "3")),
+    ("第{}张图里有猫吗？", ("一", "二", "三")),
+    ("照片{}和照片A一样吗？", ("A", "B", "C")),
+    ("{}里有猫吗？", ("上图", "中图", "下图")),
+    ("Combien de chats dans l'image {} ?", ("1", "2", "3")),
+    ("(A) <image:0> (B) <image:1> (C) <image:2> Is there a cat in {}?", ("A", "B", "C")),
+    (
+        "Image 1: <image:0>\nImage 2: <image:1>\nImage 3: <image:2>\nIs there a cat in {}?",
+        ("Image 1", "Image 2", "Image 3"),
+    ),
+    ("Figure 2: <image:0> Figure 3: <image:1> Figure 4: <image:2> Is there a cat in figure {}?", ("2", "3", "4")),
+    ("<image:0> Image 1 <image:1> Image 2 <image:2> Image 3. Is there a cat in {}?", ("Image 1", "Image 2", "Image 3")),
+)
+
+
+@pytest.mark.parametrize(("form", "names"), NAMED)
+def test_a_question_is_asked_of_the_same_image_in_any_order_or_is_fixed(form, names):
+    for place, order in itertools.product(range(3), itertools.permutations(range(3))):
+        stored = to_symbols(form.format(names[place]), 3)
+        effect = label(stored, [], "Yes", 3).order_effect
+        assert effect in ("rewrite", "fixed")
+        if effect == "rewrite" and symbols.mentioned(stored) == [place]:  # nothing else is named
+            moved = symbols.words(symbols.move(stored, permute.inverse(order)), 3)
+            assert moved == form.format(names[order.index(place)])
+
+
+CAPTIONED = "Image 1: <image:0>\nImage 2: <image:1>\nWhich is darker?"
+LETTERED = "(A) <image:0>\n(B) <image:1>\nWhich one is darker?"
+
+
+@pytest.mark.parametrize("question", [CAPTIONED, LETTERED, "第一张图：<image:0>第二张图：<image:1>哪张图更暗？"])
+def test_the_names_of_slots_stay_where_they_are(question):
+    assert to_symbols(question, 2) == question
+
+
+@pytest.mark.parametrize(
+    ("question", "choices", "answer", "movable", "effect"),
+    [
+        (LETTERED, ["A", "B"], "B", None, "rewrite"),
+        (LETTERED, [], "{image:1|letter}", None, "rewrite"),
+        (LETTERED, ["A", "B", "Both"], "B", None, "fixed"),
+        ("(A) <image:0> (B) <image:1> How many cats are in both?", [], "2", None, "invariant"),
+        ("<image:0> is the model. (A) <image:1> (B) <image:2> Which is it?", ["A", "B"], "B", (1, 2), "rewrite"),
+        ("(A) <image:0> a cat (B) <image:1> a dog. Which is it?", ["A", "B"], "B", None, "fixed"),
+        ("(B) <image:0> (A) <image:1> Which is it?", ["A", "B"], "B", None, "fixed"),
+        ("Is <image:0> darker than <image:1>?", [], "Yes", None, "fixed"),
+        ("Before: <image:0> After: <image:1> Is it dark?", [], "Yes", None, "fixed"),
+        ("{image:0}: <image:0> {image:1}: <image:1> Which is it?", [], "{image:0}", None, "fixed"),
+        ("Look at <image:0> and <image:1>. Are both dark?", [], "Yes", None, "invariant"),
+    ],
+)
+def test_text_at_the_images(question, choices, answer, movable, effect):
+    count = len(symbols.SLOT.findall(question))
+    assert label(question, choices, answer, count, movable).order_effect == effect
+
+
+@pytest.mark.parametrize(
+    ("question", "answer"),
+    [
+        ("Which is the odd one out?", "C"),
+        ("Who is taller?", "A"),
+        ("Which one is darker?", "2"),
+        ("Which is it?", "one"),
+        ("Is {image:0} or {image:1} brighter?", "2"),
+        ("Which picture shows it?", "the other one"),
+        ("Where is it?", "B"),
+        ("What is the number of the darker picture?", "2"),
+    ],
+)
+def test_an_answer_that_may_name_an_image_is_fixed(question, answer):
+    assert label(question, [], answer, 3).order_effect == "fixed"
+
+
+@pytest.mark.parametrize(
+    ("question", "answer"),
+    [
+        ("How many of the images show a cat?", "2"),
+        ("Do both pictures show the same man?", "Yes"),
+        ("What is x?", "3"),
+        ("None of the images shows a cat, does it?", "Yes"),
+        ("Is it a cat in each image?", "No"),
+        ("What letter is written on all of them?", "A"),
+        ("Are all photos of the same cat?", "Yes"),
+    ],
+)
+def test_a_question_that_names_no_image_is_invariant(question, answer):
+    assert label(question, [], answer, 3).order_effect == "invariant"
+
+
+def test_what_speaks_of_images():
+    for text in (
+        "Is image 2 dark?",
+        "What is in the picture?",
+        "Which of these photos is it?",
+        "What does the figure show?",
+    ):
+        assert references.speaks_of_images(text)
+    for text in ("He took 3 photos a day. How many in 4 days?", "What is 3 + 4?", "A photo album costs $5."):
+        assert references.speaks_of_images(text) is None

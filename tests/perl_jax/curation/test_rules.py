@@ -28,6 +28,9 @@ def test_every_rule_has_an_example():
         (row("As you said, is it?", turn=1), "self contained"),
         (row("Is he happy?", turn=3), "self contained"),
         (row("x" * 5000), "length"),
+        (row("Which of the two pictures is brighter?"), "speaks of images"),
+        (row("Which is it?", choices=["Image 1", "Image 2"]), "speaks of images"),
+        (row("图中有几只猫？"), "speaks of images"),
         (row(images=11), "image count"),
         (row("<image> is it?", images=2), "slots"),
         (row("<image><image> is it?", images=1), "slots"),
@@ -49,7 +52,7 @@ def test_what_breaks_a_rule(bad, rule):
         row("Which?", images=3),
         row("The answer is Bob's. Which?"),
         row("What is the right answer to 3 + 4?", "7"),
-        row("Which image shows what they need?", turn=1),
+        row("Which image shows what they need?", images=2, turn=1),
     ],
 )
 def test_what_breaks_none(good):
