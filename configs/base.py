@@ -59,9 +59,11 @@ def get_config() -> ConfigDict:
                 "max_new_tokens": 2048,
                 "batch": 0,  # most prompts decoded at a time, to bound KV cache memory; 0: all of a step
             },
-            "reward": "boxed",  # a file in perl_jax/rewards/, or package.module:function
+            "reward": "boxed",  # a file in perl_jax/rewards/, package.module:function, or path/file.py:function
             "reward_weights": ConfigDict(),  # by part, as reward_weights.accuracy=1.0; empty: the reward's own sum
-            "grading": {"workers": 2, "timeout": 10.0},  # processes, and seconds for a response
+            # Processes; seconds for a response; and the largest share of a batch of responses whose reward may fail or
+            # take longer: above it the run stops, and always if all of the first batch fail.
+            "grading": {"workers": 2, "timeout": 10.0, "max_failed": 0.5},
             "advantage_scale": "std",
             "online_filter": "off",  # groups of equal rewards: off (keep), drop, refill (draw others)
             "refill_rounds": 4,  # most batches of questions that `refill` draws for one step

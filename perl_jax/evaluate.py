@@ -214,6 +214,7 @@ def write_results(
         "data": options.data,
         "settings": response_settings,
         "rows": questions.rows,
+        "limit": options.limit,
         "rejected": questions.rejected,
         "partial": bool(options.limit or options.allow_partial),
         "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
@@ -293,7 +294,9 @@ if __name__ == "__main__":
     )
     flags.DEFINE_float("temperature", default.temperature, "0 always takes the most probable token.", lower_bound=0.0)
     flags.DEFINE_integer("max_new_tokens", default.max_new_tokens, "Most tokens of a response.", lower_bound=1)
-    flags.DEFINE_integer("seed", default.seed, "Seed of sampling and of the orders.", lower_bound=0)
+    flags.DEFINE_integer(
+        "seed", default.seed, "Seed of sampling and of the orders.", lower_bound=0, upper_bound=2**32 - 1
+    )
     flags.DEFINE_integer(
         "permute", default.permute, "Also ask each question in this many other orders of its images.", lower_bound=0
     )

@@ -103,6 +103,11 @@ def numbered(checkpoints: checkpoint.Checkpoints, step: str, workdir: Path) -> i
     """The number of the checkpoint that `step` names."""
     steps = {str(number): number for number in checkpoints.steps()}
     chosen = {"latest": checkpoints.latest(), "best": checkpoints.best(), **steps}.get(step)
+    if chosen is None and step == "best" and steps:
+        raise InputError(
+            f"{workdir} has no best checkpoint: none of {', '.join(steps)} was saved with config.checkpoint.best of an "
+            "evaluation (config.eval.sets); give --step=latest, or one of these"
+        )
     if chosen is None:
         raise InputError(f"{workdir} has no checkpoint {step!r}; there are: {', '.join(steps) or 'none'}")
     return chosen

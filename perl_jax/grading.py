@@ -14,11 +14,14 @@ import logging
 import math
 import resource
 import sys
+import textwrap
+import traceback
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from multiprocessing import context, spawn
+from pathlib import Path
 from threading import Lock
-from typing import Any
+from typing import Any, NamedTuple
 
 from pebble import ProcessExpired, ProcessFuture, ProcessPool
 
@@ -42,7 +45,19 @@ _TRIAL: dict[str, object] = {
     "truncated": False,
 }
 _Pair = tuple[Mapping[str, object], str]
-_Scored = dict[str, float] | str  # the parts of a reward, or an error message
+MAX_PARTS = 64  # of a reward: each is a metric
+MAX_WARNINGS = 20  # different errors that are shown
+PROBE = 8  # responses that must all take too long before the others of a batch are not tried
+
+
+class Failure(NamedTuple):
+    """Why a response has no score; failures of the same kind are warned once."""
+
+    kind: str
+    text: str
+
+
+_Scored = dict[str, float] | Failure
 
 
 class Grader:
@@ -55,9 +70,12 @@ class Grader:
         memory_gib: data memory of a worker; a reward that needs more fails with MemoryError.
         weights: by part; "reward" is then the sum of weight * part, instead of the reward's own value. Raises
             InputError, here or in the first `grade`, for a weight that is not finite or an unknown part.
+        max_failed: `grade` raises InputError where the reward fails on a larger share of its pairs, or on all pairs of
+            the first `grade`. None: never.
 
     `timeouts`, `crashes` and `errors` count the responses that were given zero because the reward hung, crashed its
-    worker, or raised an exception or returned something other than finite numbers. Each is logged with its id.
+    worker, or raised an exception or returned something other than finite numbers. Each different error is logged once,
+    with the id of a record.
     """
 
     def __init__(
@@ -67,6 +85,7 @@ class Grader:
         timeout: float = 10.0,
         memory_gib: float = 2.0,
         weights: Mapping[str, float] | None = None,
+        max_failed: float | None = None,
     ):
         rewards.find(reward_name)
         self._weights = dict(weights or {})
@@ -74,8 +93,11 @@ class Grader:
         self.timeouts = self.crashes = self.errors = self._elsewhere = 0
         self._reward_name, self._workers, self._timeout = reward_name, workers, timeout
         self._memory = int(memory_gib * 2**30)
+        self._max_failed = max_failed
         self._parts: set[str] = set()  # names seen so far: a failed response has zeros for all of them
-        self._warned = self._closed = False
+        self._warned: set[str] = set()  # kinds of failures
+        self._first_failure = ""  # of the current `grade`
+        self._graded = self._closed = False
         self._started: dict[
             tuple, tuple[ProcessFuture, int]
         ] = {}  # pair: (the future of its chunk, its index in the chunk)
@@ -111,7 +133,7 @@ class Grader:
         same pairs; each scores its share.
         """
         keys, every = self._distinct(pairs)
-        distinct, failed = _local_share(every), self.failed
+        distinct, failed, self._first_failure = _local_share(every), self.failed, ""
         outcomes = self._outcomes(distinct)
         together = collections.Counter(id(future) for future, _ in self._started.values())
         lost = [
@@ -120,16 +142,50 @@ class Grader:
             if isinstance(score, Exception) and together[id(self._started[key][0])] > 1
         ]
         self._started = {}
-        outcomes |= self._outcomes({key: distinct[key] for key in lost}, size=1)  # one by one, to find the failing one
-        self._started = {}
+        some = any(isinstance(score, dict) for score in outcomes.values())
+        outcomes |= self._one_by_one({key: distinct[key] for key in lost}, some)  # to find the failing one
         local = {key: self._settle(distinct[key][0], score) for key, score in outcomes.items()}
         scored = self._exchanged(every, [local[key] for key in distinct], self.failed - failed)
         self._check_weights()
+        self._check_failures([not scored[key] for key in keys])
         return [self._weighed({"reward": 0.0} | dict.fromkeys(self._parts, 0.0) | scored[key]) for key in keys]
+
+    def _one_by_one(self, lost: Mapping[tuple, _Pair], some: bool) -> dict:
+        """The outcomes of single responses.
+
+        Where none of the batch has a score (`some`) and the first ones all take too long, so would the others: with a
+        limit on failures they are not tried.
+        """
+        probe = PROBE if self._max_failed is not None and not some else 0
+        outcomes = self._outcomes(dict(list(lost.items())[:probe]), size=1)
+        self._started = {}
+        rest = {key: lost[key] for key in list(lost)[probe:]}
+        if outcomes and all(isinstance(score, TimeoutError) for score in outcomes.values()):
+            outcomes |= dict.fromkeys(rest, next(iter(outcomes.values())))
+        else:
+            outcomes |= self._outcomes(rest, size=1)
+        self._started = {}
+        return outcomes
+
+    def _check_failures(self, failures: Sequence[bool]) -> None:
+        """Raises InputError where the reward failed on too many of the responses."""
+        first, self._graded = not self._graded, self._graded or bool(failures)
+        if self._max_failed is None or not any(failures):
+            return
+        failed = sum(failures)
+        too_many = failed > self._max_failed * len(failures)
+        if too_many or (first and failed == len(failures)):
+            which = f"all {failed} responses" if failed == len(failures) else f"{failed} of {len(failures)} responses"
+            limit = f", more than config.grading.max_failed = {self._max_failed:g} allows" * too_many
+            raise InputError(f"{self._first_failure}; so or alike on {which}{limit}: mend the reward")
 
     def _weighed(self, score: dict[str, float]) -> dict[str, float]:
         if self._weights:
             score["reward"] = sum(weight * score.get(part, 0.0) for part, weight in self._weights.items())
+            if not abs(score["reward"]) <= rewards.MOST:
+                raise InputError(
+                    f"reward_weights make of {_shown(score)} a reward that is no float32; give smaller ones"
+                )
         return score
 
     def _check_weights(self) -> None:
@@ -155,8 +211,9 @@ class Grader:
         from perl_jax.runtime import processes
 
         scored: dict[tuple, dict[str, float]] = {}
-        shares = processes.exchange([scores, failed])
-        for index, (theirs, failures) in enumerate(shares):
+        shares = processes.exchange([scores, failed, self._first_failure])
+        self._first_failure = next(filter(None, (text for *_, text in shares)), "")
+        for index, (theirs, failures, _) in enumerate(shares):
             scored |= zip([key for key in every if _number(key) % len(shares) == index], theirs)
             self._elsewhere += failures
         self._elsewhere -= failed
@@ -208,23 +265,25 @@ class Grader:
             self._pool, self._started = self._start(), {}
             return self._outcomes(distinct, size, fresh=True)
 
-    def _settle(self, record: Mapping[str, object], score: _Scored | Exception) -> dict[str, float]:
+    def _settle(self, record: Mapping[str, object], score: Any) -> dict[str, float]:
         """Passes a score on; counts and logs a failure, which scores zero."""
         if isinstance(score, dict):
             self._parts |= score.keys()
             return score
-        name = f"record {record.get('id')!r}: reward {self._reward_name!r}"
         if isinstance(score, TimeoutError):
             self.timeouts += 1
-            log.warning("%s took more than %g s and was stopped; counted as 0", name, self._timeout)
+            limit = " (config.grading.timeout)" * (self._max_failed is not None)
+            score = Failure("timeout", f"took more than {self._timeout:g} s{limit} and was stopped")
         elif isinstance(score, ProcessExpired):
             self.crashes += 1
-            log.warning("%s ended its process (exit code %s); counted as 0", name, score.exitcode)
+            score = Failure(f"exit {score.exitcode}", f"ended its process (exit code {score.exitcode})")
         else:
             self.errors += 1
-            level = logging.DEBUG if self._warned else logging.WARNING
-            log.log(level, "%s failed: %s; counted as 0 (more of these are only counted)", name, score)
-            self._warned = True
+        line = f"record {record.get('id')!r}: reward {self._reward_name!r} {score.text}"
+        self._first_failure = self._first_failure or line
+        if score.kind not in self._warned and len(self._warned) < MAX_WARNINGS:
+            log.warning("%s; counted as 0 (more of these are only counted)", line)
+        self._warned.add(score.kind)
         return {}
 
     def _start(self) -> ProcessPool:
@@ -287,12 +346,28 @@ def _checked(reward: rewards.Score, record: Mapping[str, object], text: str) -> 
         parts = score if isinstance(score, Mapping) else {"reward": score}
         parts = {str(name): float(value) for name, value in parts.items()}
     except (Exception, SystemExit) as error:  # user code: an exception costs one response, not the run
-        return one_line(error, kind=True)
+        where = _place(error)
+        return Failure(f"{type(error).__name__} {where}", f"failed: {one_line(error, kind=True)}{where}")
     if "reward" not in parts:
-        return f"it returned {sorted(parts)}, without 'reward'"
-    if not all(map(math.isfinite, parts.values())):
-        return f"it returned {parts}, which is not finite"
+        return Failure("parts", f"returned {_shown(sorted(parts))}, without 'reward'")
+    if len(parts) > MAX_PARTS:
+        return Failure("parts", f"returned {len(parts)} parts, more than {MAX_PARTS}: {_shown(sorted(parts))}")
+    if not all(abs(value) <= rewards.MOST for value in parts.values()):
+        return Failure("not finite", f"returned {_shown(parts)}, which is not finite as float32")
     return parts
+
+
+def _place(error: BaseException) -> str:
+    """Where in the reward's own file an error came up, " (file:line)"; "" for an error of this one."""
+    ours = (__file__, rewards.__file__)
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename not in ours]
+    theirs = [frame for frame in frames if frame.filename == frames[0].filename]
+    return f" ({Path(theirs[-1].filename).name}:{theirs[-1].lineno})" if theirs else ""
+
+
+def _shown(value: object) -> str:
+    """A value in one short line."""
+    return textwrap.shorten(repr(value), 200, placeholder=" ...")
 
 
 # Starts workers without the parent's main module, which `spawn` would import again: for a trainer with JAX,

@@ -137,6 +137,7 @@ def directory(name: str, weights: bool = True) -> Path:
     cannot be downloaded.
     """
     if Path(name).exists():
+        check_directory(Path(name))
         return Path(name)
     hub_id = HUB_ID.fullmatch(name)
     if not hub_id:
@@ -151,6 +152,20 @@ def directory(name: str, weights: bool = True) -> Path:
             f"{name}: no such directory, and the hub cannot be reached or has no such model: "
             f"download it where you are online (hf download {hub_id[1]})"
         ) from error
+
+
+def check_directory(path: Path) -> None:
+    """Raises InputError for a directory that holds something of a run, but no model."""
+    if not path.is_dir() or (path / "config.json").exists():
+        return
+    for checkpoints in (path / "checkpoints", path, path.parent):
+        if checkpoints.name == "checkpoints" and checkpoints.is_dir():
+            raise InputError(
+                f"{path} belongs to the workdir of a run and is no model: export it first, "
+                f"python -m perl_jax.export --workdir={checkpoints.parent} --out=DIR, and give DIR"
+            )
+    if (path / "adapter_config.json").exists():
+        raise InputError(f"{path} holds adapters alone, no model: export without --adapter, or merge them with PEFT")
 
 
 def fingerprint(path: Path) -> str:

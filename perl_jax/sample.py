@@ -87,6 +87,6 @@ if __name__ == "__main__":
     flags.DEFINE_integer("samples", 1, "Number of responses; at temperature 0 all are the same.", lower_bound=1)
     flags.DEFINE_float("temperature", 0.0, "0 always takes the most probable token.", lower_bound=0.0)
     flags.DEFINE_integer("max_new_tokens", 256, "Most tokens of a response.", lower_bound=1)
-    flags.DEFINE_integer("seed", 0, "Seed of sampling.", lower_bound=0)
+    flags.DEFINE_integer("seed", 0, "Seed of sampling.", lower_bound=0, upper_bound=2**32 - 1)
     flags.DEFINE_enum("dtype", "float32", ("float32", "bfloat16"), "Dtype of weights and activations.")
     cli.run(main)

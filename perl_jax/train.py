@@ -55,6 +55,8 @@ def run(config: ConfigDict, workdir: Path, profile: tuple[int, int]) -> None:
         name: run_data.held_out_questions(config, open_subsets(list(data), name, kept[name]), base.prompts)
         for name in config.eval.sets
     }
+    for name, questions in list(sets.items())[:1]:
+        check_config.check_best(config, held_out.given_metrics(questions), f"an evaluation of {name!r}")
     facts = {
         "records": {directory: records.fingerprint(directory) for directory in data},
         "excluded": excluded,
@@ -91,15 +93,10 @@ def run(config: ConfigDict, workdir: Path, profile: tuple[int, int]) -> None:
                         config.sampling.max_new_tokens,
                         config.eval.batch,
                     )
-                    prefix = "eval/" + f"{name}/" * bool(first)  # the first set has plain names
+                    prefix = held_out.PREFIX + f"{name}/" * bool(first)  # the first set has plain names
                     values = {prefix + key: value for key, value in held_out.summary(rows).items()}
                     log.evaluation(name, schedule.stage(config, step), step, values, rows)
                     first = first or values
-                if first and config.checkpoint.best and config.checkpoint.best not in first:
-                    raise InputError(
-                        f"config.checkpoint.best is {config.checkpoint.best!r}, but the evaluation has "
-                        f"only {', '.join(first)}"
-                    )
                 return first
 
             if not done:

@@ -133,7 +133,8 @@ class Ledger:
         self._holdout, self._show, self._seen = holdout, show, 0
 
     def entered(self, split: str, items: Iterable[Item]) -> Iterator[records.Record]:
-        """Yields the accepted records of a split; logs the other items."""
+        """Yields the accepted records of a split; logs the other items. InputError where all are held out."""
+        accepted, held_out = 0, len(self._held_out)
         for item in items:
             self._seen += 1
             if isinstance(item, data.Rejected):
@@ -141,12 +142,23 @@ class Ledger:
             elif isinstance(item, Curated) and self._holdout and _share(item.record) < self._holdout:
                 self._held_out.append(item)
             else:
+                accepted += 1
                 yield self._accepted(split, item)
             if self._show:
                 self._show(self._seen - len(self.rejected), len(self.rejected))
+        if not accepted and (count := len(self._held_out) - held_out):
+            raise InputError(
+                f"--holdout={self._holdout:g}: all {count} records of {split!r} would go to {HELD_OUT!r}, each with "
+                "all questions on its images; give a smaller share, or more records"
+            )
 
     def held_out(self) -> Iterator[records.Record]:
-        """Yields the held-out records."""
+        """Yields the held-out records. InputError where there are none, though others are kept."""
+        if not self._held_out and self._decisions:
+            raise InputError(
+                f"--holdout={self._holdout:g}: none of the {len(self._decisions)} records would go to {HELD_OUT!r}, "
+                "each with all questions on its images; give a larger share, or more records"
+            )
         for item in self._held_out:
             yield self._accepted(HELD_OUT, item)
 

@@ -237,7 +237,9 @@ def _header(result: Mapping) -> list[str]:
     measured, judge = result["figures"], result["judge"]
     asked = measured["questions"] - sum(measured["not_asked"].values())
     settings = ", ".join(f"{name} {result['settings'][name]}" for name in SETTINGS if name in result["settings"])
-    rows = f"{asked:,} questions asked of {result['rows']:,} rows in the snapshot."
+    limited = result.get("limit") == result["rows"]  # reading ended there: how many more there are is not known
+    of = f"the first {result['rows']:,} rows (--limit) of" if limited else f"{result['rows']:,} rows in"
+    rows = f"{asked:,} questions asked of {of} the snapshot."
     if result["rejected"]:
         rows += f" Left out, and not counted: {counted(result['rejected'])}."
     if measured["not_asked"]:

@@ -4,10 +4,13 @@ In addition to absl: `-h` and `--help` exit with 0, `--max-new-tokens` is `--max
 accumulates or is refused, and a config is found by its name from any folder.
 """
 
+import contextlib
 import logging
+import math
 import os
 import re
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -17,12 +20,17 @@ import jax
 from absl import app, flags
 from absl import logging as absl_logging
 
-from models.errors import InputError
+from models.errors import InputError, one_line
+from perl_jax.runtime import config_keys
 
 flags.disclaim_key_flags()  # flags defined here count as the command's, and are shown by its --help
 os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # torch is not needed
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"  # part of an installed perl_jax
+A_CONFIG = (  # in one line
+    "a config is a Python file whose get_config() returns that of configs/base.py with changes, as configs/demo.py; "
+    "single values are set by --config.KEY=VALUE"
+)
 IN_CONFIG = {"model": "config.model", "data": "config.data.directory"}  # flags of other commands
 
 
@@ -34,7 +42,7 @@ def run(main: Callable[[Sequence[str]], None], elsewhere: Mapping[str, str] | No
 
     def guarded(argv: Sequence[str]) -> None:
         if len(argv) > 1:
-            refuse(InputError(f"unexpected argument {argv[1]!r}; flags look like --name=value"))
+            refuse(unexpected(normalised(sys.argv), argv[1]))
         absl_logging.set_verbosity(absl_logging.ERROR)  # Orbax logs much through it
         logging.getLogger("perl_jax").setLevel(logging.INFO)
         if not jax.config.jax_compilation_cache_dir:  # keeps compiled programs between runs
@@ -44,6 +52,10 @@ def run(main: Callable[[Sequence[str]], None], elsewhere: Mapping[str, str] | No
             main(argv)
         except InputError as error:
             refuse(error)
+        except (AssertionError, RuntimeError) as error:
+            if (told := without_device(error)) is None:
+                raise
+            refuse(told)
         except KeyboardInterrupt:
             print("stopped; the same command resumes", file=sys.stderr)
             sys.exit(130)
@@ -88,16 +100,139 @@ def parse(argv: Sequence[str], elsewhere: Mapping[str, str]) -> Sequence[str]:
     try:
         check_names(argv, elsewhere)
         arguments = flags.FLAGS(with_config_path(argv))
+        check_finite()
         if "config" in flags.FLAGS:
-            flags.FLAGS.config.keys()  # raises now if the config file cannot be read
+            check_kind(flags.FLAGS.config)  # raises now if the config file cannot be read
         return arguments
     except InputError as error:
         refuse(error)
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
-        text = message(error)
-        key = text.split("'")[1] if text.startswith("'") else ""  # ml_collections reports only the last part of a key
-        named = [a for a in argv if key and a.startswith("--config.") and key in a.partition("=")[0].split(".")]
-        refuse(InputError(f"{named[0]}: no such key in the config: {text}" if named else text))
+        refuse(unknown_key(argv, error) or InputError(explained(message(error))))
+
+
+def check_finite() -> None:
+    """Raises InputError for a flag whose number is infinite or none at all."""
+    for name in flags.FLAGS:
+        value = flags.FLAGS[name].value
+        if isinstance(value, float) and not math.isfinite(value):
+            raise InputError(f"--{name}={value}: give a finite number")
+
+
+def check_kind(config: object) -> None:
+    """Raises InputError unless the config is a ConfigDict."""
+    from ml_collections import ConfigDict
+
+    if not isinstance(config, ConfigDict):
+        raise InputError(
+            f"--config: its get_config() returns a {type(config).__name__}; let it return what configs/base.py's "
+            "get_config() gives, with changes"
+        )
+
+
+def explained(text: str) -> str:
+    """What absl and ml_collections say of flags, as what to do."""
+    if missing := re.match(r"flag --(\w+)=None: Flag --\w+ must have a value", text):
+        example = f", such as --config=demo; the names in configs/ are {config_names()}" * (missing[1] == "config")
+        return f"--{missing[1]} is missing: give --{missing[1]}={missing[1].upper()}{example}"
+    if text.endswith("has no attribute 'get_config'"):
+        return f"--config: the file has no function get_config(); {A_CONFIG}"
+    return text
+
+
+def unknown_key(argv: Sequence[str], error: Exception) -> InputError | None:
+    """What to say of an unknown config key, given in `argv` or used in the config's file; None for other errors."""
+    if "config" not in flags.FLAGS:
+        return None
+    config = flags.FLAGS["config"].value or config_alone(argv)
+    for name in [name for _, name in flags_in(argv) if name.startswith("config.")] if config else ():
+        if is_unknown(config, path := name.removeprefix("config.")):
+            return InputError(f"--{name}: {no_key(config, path)}")
+    root, section, key, place = in_file(error)
+    if root is None or not key:
+        return None
+    path = f"{section}.{key}".removeprefix(".")
+    return InputError(f"{place}: {no_key(root, path)}") if is_unknown(root, path) else None
+
+
+def config_alone(argv: Sequence[str]):
+    """The config of the file in `argv`, without the keys that are set there; None if it cannot be read."""
+    with contextlib.suppress(Exception):  # the caller tells why
+        argv = with_config_path(argv)
+        place = next(place for place, name in flags_in(argv) if name == "config")
+        return flags.FLAGS["config"].parser.parse(argv[place].partition("=")[2] or argv[place + 1])
+    return None
+
+
+def is_unknown(config, path: str) -> bool:
+    """Whether `config` has no key `path`, and none may be added there."""
+    for part in path.split("."):
+        if not hasattr(config, "is_locked"):
+            return True
+        if part not in config:
+            return config.is_locked
+        config = config[part]
+    return False
+
+
+def no_key(config, path: str) -> str:
+    """One line on an unknown key of the config."""
+    meant = config_keys.suggestion(config, path)
+    section = path.rpartition(".")[0]
+    at = config
+    for part in filter(None, section.split(".")):
+        at = at[part] if hasattr(at, "is_locked") and part in at else None
+    there = ", ".join(at) if hasattr(at, "is_locked") else ", ".join(config)
+    where = f"config.{section}" if section and hasattr(at, "is_locked") else "config"
+    hint = f"did you mean config.{meant}?" if meant else f"{where} has {there}"
+    return f"no such key in the config: {path!r}; {hint}"
+
+
+def in_file(error: BaseException) -> tuple:
+    """(config, section, key, "FILE, line N") of an access to a key that there is not, from where it was raised."""
+    frames = list(traceback.walk_tb(error.__traceback__))
+    inside = [frame.f_locals for frame, _ in frames if hasattr(frame.f_locals.get("self"), "is_locked")]
+    theirs = [(frame, line) for frame, line in frames if frame.f_code.co_name == "get_config"]
+    if not inside or not theirs:
+        return None, "", "", ""
+    part, key = inside[-1]["self"], inside[-1].get("name", inside[-1].get("key", inside[-1].get("attribute", "")))
+    frame, line = theirs[-1]
+    for root in [value for value in frame.f_locals.values() if hasattr(value, "is_locked")]:
+        sections = {"": root} | {path: value for path, value in config_keys.flat(root) if hasattr(value, "is_locked")}
+        for path, section in sections.items():
+            if section is part:
+                return root, path, str(key), f"{frame.f_code.co_filename}, line {line}"
+    return None, "", "", ""
+
+
+def unexpected(argv: Sequence[str], argument: str) -> InputError:
+    """What to say of an argument that is no flag, by what stands before it."""
+    text = f"unexpected argument {argument!r}; flags look like --name=value"
+    if re.match(r"[A-Za-z][\w.]*=", argument):
+        return InputError(f"{text}: --{argument}")
+    before = [name for place, name in flags_in(argv) if argument in argv and place < list(argv).index(argument)]
+    flag = before[-1] if before else ""
+    if flag not in flags.FLAGS:
+        return InputError(text)
+    value = flags.FLAGS[flag].value
+    if isinstance(flags.FLAGS[flag], flags.MultiFlag):
+        last = (value or [""])[-1]
+        return InputError(f"{text}; give --{flag} again for each: --{flag}={last} --{flag}={argument}")
+    if isinstance(value, str):
+        return InputError(f'{text}; a value with spaces goes in quotes: --{flag}="{value} {argument}"')
+    return InputError(text)
+
+
+def without_device(error: BaseException) -> InputError | None:
+    """What to say where JAX finds no device of the platform that it is told to use; None for other errors."""
+    frames = traceback.extract_tb(error.__traceback__)
+    if not frames or Path(frames[-1].filename).name != "xla_bridge.py":
+        return None
+    platforms = os.environ.get("JAX_PLATFORMS", "")
+    why = f" ({one_line(error)})" if str(error) else ""
+    return InputError(
+        f"JAX_PLATFORMS={platforms}: JAX finds no such device{why}; install JAX for it (requirements-gpu.txt, "
+        "requirements-tpu.txt), look whether the device is visible, or set JAX_PLATFORMS=cpu"
+    )
 
 
 def defined(name: str) -> tuple[str, str]:
@@ -167,10 +302,16 @@ def config_file(text: str) -> str:
     if str(Path(path).parent) in (".", CONFIGS.name) and not Path(path).name.startswith("_"):
         names += [str(CONFIGS / Path(name).name) for name in names]
     for name in names:
-        if Path(name).is_file():
+        if Path(name).is_file() and Path(name).suffix == ".py":
             return ":".join([name, *arm])
-    known = ", ".join(sorted(file.stem for file in CONFIGS.glob("[!_]*.py")))
-    raise InputError(f"--config={text}: no such file; the names in configs/ are {known}")
+    if Path(path).suffix.lower() in (".yaml", ".yml", ".json", ".toml", ".ini", ".cfg") or Path(path).is_file():
+        raise InputError(f"--config={text}: no Python file; {A_CONFIG}")
+    raise InputError(f"--config={text}: no such file; the names in configs/ are {config_names()}")
+
+
+def config_names() -> str:
+    """The names of the configs in configs/, in one line."""
+    return ", ".join(sorted(file.stem for file in CONFIGS.glob("[!_]*.py")))
 
 
 def message(error: Exception) -> str:

@@ -95,6 +95,8 @@ class RunLog:
         """Logs a step's metrics to TensorBoard and metrics.jsonl, and prints the main ones."""
         self._write(stage, step, values)
         parts = [f"{short} {values[name]:.3g}" for name, short in IN_LINE.items() if name in values]
+        if values.get("grading/failed"):
+            parts.append(f"{values['grading/failed']:.0f} rewards failed")
         if values.get("compile/count"):
             parts.append(f"compiled {values['compile/count']} in {values['compile/seconds']:.1f} s")
         parts.append(f"{values['time/total']:.2f} s")

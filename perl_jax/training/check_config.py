@@ -2,84 +2,210 @@
 
 import math
 import re
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
+import numpy as np
 from ml_collections import ConfigDict
 
 from models.errors import InputError, one_line
 from perl_jax import grpo, rewards
+from perl_jax.training import held_out
 
+
+class Range(NamedTuple):
+    """The numbers that a key may be. A number must lie in it as a float64 and as a float32, as which a run uses it."""
+
+    least: float
+    most: float
+    whole: bool = False  # whole numbers only
+    above: bool = False  # without `least` itself
+    below: bool = False  # without `most` itself
+    also: tuple = ()  # further values
+
+    def holds(self, value: object) -> bool:
+        if not isinstance(value, bool) and value in self.also:
+            return True
+        if isinstance(value, bool) or not isinstance(value, int if self.whole else int | float):
+            return False
+        return all(self._holds(number) for number in ([value] if self.whole else [value, _float32(value)]))
+
+    def _holds(self, number: float) -> bool:
+        after = number > self.least if self.above else number >= self.least
+        return after and (number < self.most if self.below else number <= self.most)
+
+    def __str__(self) -> str:
+        bounds = [f"above {self.least:g}" if self.above else f"at least {self.least:g}"]
+        if self.most not in (MOST_WHOLE, MOST):
+            bounds.append(f"below {self.most:g}" if self.below else f"at most {self.most:.10g}")
+        kind = "a whole number" if self.whole else "a finite number"
+        return " or ".join([f"{' and '.join(bounds)}, {kind}", *map(str, self.also)])
+
+
+MOST_WHOLE, MOST = 2**31 - 1, float(np.finfo(np.float32).max)  # steps and tokens are counted as int32
+
+
+def _float32(value: float) -> float:
+    """The value as a float32 on a device, where the smallest are 0."""
+    if not abs(value) <= 2 * MOST:
+        return math.nan if value != value else math.inf if value > 0 else -math.inf
+    with np.errstate(over="ignore"):
+        rounded = float(np.float32(value))
+    return rounded if abs(rounded) >= np.finfo(np.float32).tiny else 0.0
+
+
+def _count(least: int, most: int = MOST_WHOLE, also: tuple = ()) -> Range:
+    return Range(least, most, whole=True, also=also)
+
+
+POSITIVE, SHARE = Range(0, MOST, above=True), Range(0, 1)
+POSITIVE_SHARE, SHARE_BELOW_1 = Range(0, 1, above=True), Range(0, 1, below=True)
+RANGES = {
+    "lora.rank": _count(0),
+    "lora.alpha": _count(1),
+    "prompt.min_pixels": _count(1),
+    "prompt.max_pixels": _count(1),
+    "prompt.max_tokens": _count(1),
+    "seed": _count(0, 2**32 - 1),
+    **{f"mesh.{axis}": _count(1, also=(-1,)) for axis in ("slice", "data", "fsdp", "tensor")},
+    "max_padding": SHARE,
+    "warmup.steps": _count(0),
+    "warmup.questions": _count(1),
+    "warmup.learning_rate": POSITIVE_SHARE,
+    "total_steps": _count(0),
+    "questions": _count(1),
+    "n_s": _count(0),
+    "rollouts": _count(1),
+    "permute.start": SHARE,
+    "permute.end": SHARE,
+    "permute.warmup_steps": _count(0),
+    "sampling.temperature": Range(0.001, 1000),
+    "sampling.top_p": POSITIVE_SHARE,
+    "sampling.top_k": _count(0),
+    "sampling.max_new_tokens": _count(1),
+    "sampling.batch": _count(0),
+    "grading.workers": _count(1, 1024),
+    "grading.timeout": Range(0, 86400, above=True),
+    "grading.max_failed": SHARE,
+    "refill_rounds": _count(1),
+    "loss.clip_low": POSITIVE_SHARE,
+    "loss.clip_high": POSITIVE,
+    "loss.dual_clip": Range(1, MOST, above=True, also=(None,)),
+    "loss.kl_coef": Range(0, 1000),
+    "optimizer.learning_rate": POSITIVE_SHARE,
+    "optimizer.b1": SHARE_BELOW_1,
+    "optimizer.b2": SHARE_BELOW_1,
+    "optimizer.weight_decay": Range(0, 1000),
+    "optimizer.clip_norm": POSITIVE,
+    "optimizer.steps_per_batch": _count(1),
+    "micro_batch.rows": _count(1),
+    "micro_batch.row_tokens": _count(1),
+    "eval.every": _count(1),
+    "eval.limit": _count(1),
+    "eval.permute": _count(0),
+    "eval.batch": _count(1),
+    "checkpoint.every": _count(1),
+    "checkpoint.keep": _count(1),
+    "log_groups": _count(0),
+}
 ONE_OF = {
+    "compute_dtype": ("bfloat16", "float32"),
     "online_filter": ("off", "drop", "refill"),
     "advantage_scale": ("std", "none"),
     "loss.aggregate": grpo.AGGREGATES,
     "optimizer.mu_dtype": ("float32", "bfloat16"),
 }
-AT_LEAST = {
-    "lora.rank": 0,
-    "lora.alpha": 1,
-    "warmup.steps": 0,
-    "warmup.questions": 1,
-    "total_steps": 0,
-    "questions": 1,
-    "rollouts": 1,
-    "n_s": 0,
-    "refill_rounds": 1,
-    "sampling.max_new_tokens": 1,
-    "sampling.top_k": 0,
-    "sampling.batch": 0,
-    "optimizer.steps_per_batch": 1,
-    "micro_batch.rows": 1,
-    "eval.every": 1,
-    "eval.limit": 1,
-    "eval.permute": 0,
-    "eval.batch": 1,
-    "checkpoint.every": 1,
-    "checkpoint.keep": 1,
-    "log_groups": 0,
-    "prompt.max_tokens": 1,
-    "max_padding": 0,
-}
+SWITCHES = ("train_vision", "data.fixed_shuffle", "remat")
+TEXTS = ("model", "lora.targets", "data.directory", "data.source", "data.split", "prompt.system", "prompt.instruction",
+         "warmup.response", "warmup.caption", "reward", "checkpoint.best")  # fmt: skip
+NEEDED = ("data.split", "reward")  # texts that may not be empty
 
 
 def check(config: ConfigDict) -> None:
-    """Raises InputError, naming the key, for an invalid value."""
+    """Raises InputError, naming the key, what it may be and its value, for a value with which no run is right."""
     values = dict(_flat(config))
+    for key in (*RANGES, *ONE_OF, *SWITCHES, *TEXTS, "data.options", "scratch", "reward_weights", "eval.sets"):
+        if key not in values:
+            raise InputError(f"config.{key} is missing: begin with what configs/base.py's get_config() returns")
+    for key, range_ in RANGES.items():
+        if not range_.holds(values[key]):
+            raise InputError(f"config.{key} is {values[key]!r}; it must be {range_}")
     for key, known in ONE_OF.items():
         if values[key] not in known:
             raise InputError(f"config.{key} is one of {', '.join(known)}, not {values[key]!r}")
-    for key, least in AT_LEAST.items():
-        if values[key] < least:
-            raise InputError(f"config.{key} is {values[key]}; it must be at least {least}")
-    if values["sampling.temperature"] <= 0 or not 0 < values["sampling.top_p"] <= 1:
-        raise InputError("config.sampling: temperature must be above 0, and top_p above 0 and at most 1")
+    for key in SWITCHES:
+        if not isinstance(values[key], bool):
+            raise InputError(f"config.{key} is {values[key]!r}; it must be True or False")
+    for key in TEXTS:
+        if not isinstance(values[key], str) or (key in NEEDED and not values[key].strip()):
+            raise InputError(f"config.{key} is {values[key]!r}; it must be a text{' with words' * (key in NEEDED)}")
+    _check_texts(values)
+    _check_together(values)
+    rewards.check_weights(config.reward_weights)
+    if not isinstance(values["eval.sets"], tuple | list) or not all(isinstance(n, str) for n in values["eval.sets"]):
+        raise InputError(f"config.eval.sets must hold names of splits, such as ('eval',), not {values['eval.sets']!r}")
+    if values["eval.sets"]:
+        check_best(config, held_out.possible_metrics(config.eval.permute), "an evaluation")
+
+
+def _check_texts(values: Mapping[str, Any]) -> None:
+    """Raises InputError for a text that cannot be filled in or is no regular expression."""
     try:
         re.compile(values["lora.targets"])
     except re.error as error:
         raise InputError(
             f"config.lora.targets is {values['lora.targets']!r}: no regular expression ({error})"
         ) from error
+    try:
+        values["warmup.caption"].format(place=1, caption="")
+    except (AttributeError, KeyError, IndexError, ValueError) as error:
+        raise InputError(
+            f"config.warmup.caption is {values['warmup.caption']!r}; it may hold {{place}} and {{caption}} "
+            f"({one_line(error, kind=True)})"
+        ) from error
+    if values["warmup.steps"] and "{answer}" not in values["warmup.response"]:
+        raise InputError(
+            f"config.warmup.response is {values['warmup.response']!r}; without {{answer}} in it, the warm-up would "
+            "teach no answer"
+        )
+
+
+def _check_together(values: Mapping[str, Any]) -> None:
+    """Raises InputError for values that exclude each other."""
     longest = values["prompt.max_tokens"] + values["sampling.max_new_tokens"]
     if values["micro_batch.row_tokens"] < longest:
         raise InputError(
             f"config.micro_batch.row_tokens is {values['micro_batch.row_tokens']}, but a prompt and a "
             f"response may have {longest} tokens (prompt.max_tokens + sampling.max_new_tokens)"
         )
-    rewards.check_weights(config.reward_weights)
-    if not all(isinstance(name, str) for name in values["eval.sets"]):
-        raise InputError(f"config.eval.sets must hold names of splits, such as ('eval',), not {values['eval.sets']}")
-    try:
-        values["warmup.caption"].format(place=1, caption="")
-    except (KeyError, IndexError, ValueError) as error:
+    if values["prompt.min_pixels"] > values["prompt.max_pixels"]:
         raise InputError(
-            f"config.warmup.caption is {values['warmup.caption']!r}; it may hold {{place}} and {{caption}} "
-            f"({one_line(error, kind=True)})"
-        ) from error
+            f"config.prompt.min_pixels is {values['prompt.min_pixels']}; it must be at most "
+            f"config.prompt.max_pixels = {values['prompt.max_pixels']}"
+        )
+    axes = [key for key in RANGES if key.startswith("mesh.") and values[key] == -1]
+    if len(axes) > 1:
+        raise InputError(f"config.{axes[0]} and config.{axes[1]} are both -1, all remaining devices: set one of them")
     if values["loss.kl_coef"] and values["warmup.steps"]:
         raise InputError(
             "config.loss.kl_coef would hold the policy to what it was before the warm-up; train the "
             "warm-up with total_steps=0, export it, and give it as config.model"
+        )
+    if values["total_steps"] and values["rollouts"] * (values["n_s"] + 1) == 1:
+        raise InputError(
+            "config.rollouts is 1 and config.n_s is 0: a group of one response has no advantage, so that nothing is "
+            "learned; set config.rollouts to 2 or more"
+        )
+
+
+def check_best(config: ConfigDict, names: Sequence[str], what: str) -> None:
+    """Raises InputError unless `config.checkpoint.best` is empty or one of `names`, the metrics that `what` gives."""
+    best = config.checkpoint.best
+    source = "eval/accuracy/SOURCE"  # stands for each
+    if best and best not in names and not (source in names and best.startswith(source.removesuffix("SOURCE"))):
+        raise InputError(
+            f"config.checkpoint.best is {best!r}, but {what} has only {', '.join(names)}; give one of these, "
+            "or '' to keep none as the best"
         )
 
 

@@ -26,6 +26,7 @@ NAMES = {
     "flip": "flip_rate",
     "single": "single_image_accuracy",
 }
+PREFIX = "eval/"  # of the first set's metrics
 
 
 def questions(records: Iterable[Mapping], prompts: Prompts, count: int, seed: int) -> list[Question]:
@@ -100,6 +101,31 @@ def predictions(questions: Sequence[Question], texts: Sequence[Sequence[str]], g
                 }
             )
     return rows
+
+
+def possible_metrics(permute: int) -> list[str]:
+    """Names of the metrics that an evaluation may give, by the number of further orders of a question."""
+    others = ("permuted", "consistent", "flip") if permute else ()
+    return [f"{PREFIX}{NAMES[name]}" for name in ("accuracy", *others, "single")] + [f"{PREFIX}accuracy/SOURCE"]
+
+
+def given_metrics(questions: Sequence[Question]) -> list[str]:
+    """Names of the metrics that an evaluation of these questions gives."""
+    rows = [
+        {
+            "id": question.record["id"],
+            "source": question.record["source"],
+            "order": list(order),
+            "original": number == 0,
+            "images": len(order),
+            "answer": question.samples[number]["answer"],
+            "meaning": None,
+            "correct": False,
+        }
+        for question in questions
+        for number, order in enumerate(question.orders)
+    ]
+    return [PREFIX + name for name in summary(rows)]
 
 
 def summary(rows: Sequence[dict]) -> dict[str, float]:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import command_line
 import huggingface_hub.constants
@@ -13,7 +14,9 @@ from environment import REPOSITORY
 from PIL import Image
 
 from configs import base
+from models.errors import InputError
 from models.qwen2_5_vl import from_scratch
+from perl_jax import export
 
 CONFIG = "--config=configs/demo.py"
 
@@ -118,6 +121,25 @@ def test_a_hub_model_without_a_network(monkeypatch):
     refused("no such directory", "sample", "--model=/nowhere/at/all", "--prompt=Why?")
 
 
+def test_what_is_no_model(tmp_path):
+    (tmp_path / "run" / "checkpoints" / "20").mkdir(parents=True)
+    for path in (tmp_path / "run", tmp_path / "run" / "checkpoints", tmp_path / "run" / "checkpoints" / "20"):
+        line = refused("and is no model: export it first", "sample", f"--model={path}", "--prompt=Why?")
+        assert f"perl_jax.export --workdir={tmp_path / 'run'} --out=DIR" in line
+    (tmp_path / "adapter_config.json").write_text("{}")
+    refused("holds adapters alone", "sample", f"--model={tmp_path}", "--prompt=Why?")
+
+
+def test_a_holdout_of_a_small_set(tmp_path):
+    Image.fromarray(tiny.noise_image(40, 30, 1)).save(tmp_path / "one.png")
+    row = {"id": "a", "images": ["one.png"], "question": "How many dots are there?", "answer": "3"}
+    (tmp_path / "rows.jsonl").write_text(json.dumps(row) + "\n")
+    ask = ("prepare", "--source=jsonl", f"--input={tmp_path / 'rows.jsonl'}", f"--out={tmp_path / 'set'}")
+    refused("none of the 1 records would go to 'eval'", *ask, "--holdout=1e-9")
+    refused("all 1 records of 'train' would go to 'eval'", *ask, "--holdout=0.999999999")
+    assert not (tmp_path / "set").exists()
+
+
 # The config of a run
 
 
@@ -138,7 +160,7 @@ def test_keys_and_values_of_a_config(tmp_path):
     ("line", "words"),
     [
         ("totl_steps = 3", "totl_steps"),
-        ("warmup.stepz = 3", 'Did you mean "steps"'),
+        ("warmup.stepz = 3", "did you mean config.warmup.steps?"),
         ("data.optoins = {}", "optoins"),
         ("warmup = {'steps': 3, 'stepz': 3}", "config.warmup is replaced as a whole"),
         ("total_steps = 'many'", "total_steps"),
@@ -247,3 +269,12 @@ def test_exports_that_cannot_be(base, tmp_path):
     refused("no checkpoint 'latest'; there are: none", "export", f"--workdir={base}", f"--out={tmp_path / 'out'}")
     refused("--out", "export", f"--workdir={base}")
     assert not list(tmp_path.iterdir())
+
+
+def test_the_best_step_of_a_run_without_an_evaluation(tmp_path):
+    saved = SimpleNamespace(steps=lambda: [3, 6], latest=lambda: 6, best=lambda: None)
+    assert export.numbered(saved, "latest", tmp_path) == 6 and export.numbered(saved, "3", tmp_path) == 3
+    with pytest.raises(InputError, match=r"no best checkpoint: none of 3, 6 was saved with .* give --step=latest"):
+        export.numbered(saved, "best", tmp_path)
+    with pytest.raises(InputError, match="no checkpoint '4'; there are: 3, 6"):
+        export.numbered(saved, "4", tmp_path)

@@ -29,11 +29,19 @@ def score(record, text):
         raise KeyError("two\\nlines")
     if text == "memory":
         return len(bytearray(3 << 30))
-    return {"nan": float("nan"), "inf": {"reward": float("inf")}, "word": "good", "parts": {"accuracy": 1.0},
+    if text == "many":
+        return {"reward": 1.0} | {f"part {number}": 1.0 for number in range(99)}
+    return {"nan": float("nan"), "inf": {"reward": float("inf")}, "huge": -1e39, "integer": 10**400,
+            "word": "good", "parts": {"accuracy": 1.0},
             "none": None}.get(text, {"reward": 1.0, "length": len(text)})
 
 def plain(record, text):
     return len(text) / 2
+
+def slow(record, text):
+    import pathlib, uuid
+    (pathlib.Path(__file__).parent / "slow" / uuid.uuid4().hex).touch()
+    time.sleep(60)
 
 def picky(record, text):
     return {"reward": 1.0, "length": record["mine"]}
@@ -53,7 +61,8 @@ def user_module(tmp_path_factory):
     folder = tmp_path_factory.mktemp("user")
     (folder / "my_reward.py").write_text(REWARD)
     sys.path.insert(0, str(folder))
-    yield
+    (folder / "slow").mkdir()
+    yield folder
     sys.path.remove(str(folder))
 
 
@@ -88,7 +97,74 @@ def test_failures_inside_a_reward(caplog):
         graded = grader.grade([(RECORD, text) for text in texts])
         assert [score["reward"] for score in graded] == [0.0] * 7 + [1.0]
         assert (grader.errors, grader.timeouts, grader.crashes) == (7, 0, 0)
-    assert len(caplog.records) == 1 and "KeyError" in caplog.text and "'q1'" in caplog.text, "warns once"
+    kinds = ["KeyError", "not finite", "ValueError", "without 'reward'", "TypeError", "MemoryError"]  # once each
+    assert sorted(kind for line in caplog.records for kind in kinds if kind in line.getMessage()) == sorted(kinds)
+    assert len(caplog.records) == len(kinds) and caplog.text.count("'q1'") == len(kinds)
+    assert "(my_reward.py:13)" in caplog.text, "where in the reward"
+
+
+def test_values_that_no_float32_holds_and_endless_parts(caplog):
+    with Grader("my_reward:score", workers=1) as grader, caplog.at_level(logging.WARNING):
+        scores = grader.grade([(RECORD, text) for text in ("huge", "integer", "many", "fine")])
+        assert [score["reward"] for score in scores] == [0.0, 0.0, 0.0, 1.0] and grader.errors == 3
+    assert "not finite as float32" in caplog.text and "100 parts, more than 64" in caplog.text
+    with Grader("my_reward:plain", workers=1) as grader:  # no part to weigh
+        assert grader.grade([(RECORD, "four")]) == [{"reward": 2.0}]
+    heavy = Grader("my_reward:score", workers=1, weights={"length": 3e38})
+    with heavy as grader, pytest.raises(InputError, match="no float32"):
+        grader.grade([(RECORD, "a long text")])
+
+
+def test_each_different_error_is_warned_once(caplog):
+    texts = ["raise", "word", "die", "hang"]
+    with Grader("my_reward:score", workers=2, timeout=0.5) as grader, caplog.at_level(logging.WARNING):
+        for turn in range(2):
+            grader.grade([({**RECORD, "id": f"{text} {turn} {i}"}, text) for text in texts for i in range(2)])
+        assert grader.failed == grader.errors + grader.crashes + grader.timeouts == 16
+    assert len(caplog.records) == 4
+    for words in ("KeyError", "ValueError", "exit code 7", "took more than 0.5 s"):
+        assert sum(words in line.getMessage() for line in caplog.records) == 1
+
+
+@pytest.mark.parametrize(
+    ("bad", "good", "share", "words"),
+    [  # of a first batch, and the largest share that may fail
+        (4, 0, 1.0, "record 'raise 0'.*KeyError.*; so or alike on all 4 responses: mend the reward"),
+        (4, 0, 0.5, "so or alike on all 4 responses, more than config.grading.max_failed = 0.5 allows"),
+        (3, 1, 0.5, "record 'raise 0': reward 'my_reward:score' failed: .* on 3 of 4 responses"),
+        (1, 9, 0.0, "on 1 of 10 responses, more than config.grading.max_failed = 0 allows"),
+        (2, 2, 0.5, None),
+        (3, 1, 1.0, None),
+        (4, 0, None, None),
+        (0, 4, 0.0, None),
+    ],
+)
+def test_a_reward_that_fails_too_often_stops_the_run(bad, good, share, words):
+    texts = ["raise"] * bad + ["fine"] * good
+    pairs = [({**RECORD, "id": f"{text} {number}"}, text) for number, text in enumerate(texts)]
+    with Grader("my_reward:score", workers=1, max_failed=share) as grader:
+        if words is None:
+            assert sum(score["reward"] for score in grader.grade(pairs)) == good
+            return
+        with pytest.raises(InputError, match=words) as error:
+            grader.grade(pairs)
+        assert "\n" not in str(error.value)
+
+
+def test_all_of_a_later_batch_may_fail_where_the_share_allows_it():
+    with Grader("my_reward:score", workers=1, max_failed=1.0) as grader:
+        grader.grade([])
+        grader.grade([(RECORD, "fine")])
+        assert grader.grade([(RECORD, "raise")])[0]["reward"] == 0.0
+
+
+def test_a_reward_that_is_always_too_slow_is_not_awaited_for_each_response(user_module):
+    texts = ["hang" + " " * number for number in range(200)]
+    words = r"took more than 0.2 s \(config.grading.timeout\).* on all 200 responses"
+    slow = Grader("my_reward:slow", workers=2, timeout=0.2, max_failed=0.5)
+    with slow as grader, pytest.raises(InputError, match=words):
+        grader.grade([(RECORD, text) for text in texts])
+    assert len(list((user_module / "slow").iterdir())) < 40, "calls of the reward"
 
 
 def test_a_float_is_the_reward_and_order_and_length_are_kept():

@@ -141,15 +141,145 @@ def test_checkable():
 
 def test_find():
     assert rewards.find("boxed") is boxed.score
-    assert rewards.find("perl_jax.rewards.boxed:has_format") is boxed.has_format
+    assert rewards.find("perl_jax.rewards.boxed:score") is boxed.score
     for name, words in (
         ("boxes", "known are boxed"),
         ("no_such_package.x:y", "ModuleNotFoundError"),
         ("perl_jax.rewards.boxed:nothing", "nothing"),
         ("perl_jax.rewards.boxed:re", "not a function"),
+        ("builtins:int", "not a function"),
+        ("perl_jax.rewards.boxed:", "known are boxed"),
+        (":score", "known are boxed"),
     ):
         with pytest.raises(InputError, match=words):
             rewards.find(name)
+
+
+FOREIGN = """
+import helper_that_exists_nowhere
+"""
+FORMS = """
+loads = []
+loads.append(1)
+
+def score(record, text):
+    return len(loads)
+
+def ours_by_other_names(question, reply, weight=2.0):
+    return weight
+
+def anything(*args, **kwargs):
+    return float(len(args))
+
+def verl(data_source, solution_str, ground_truth, extra_info=None):
+    return {"score": float(solution_str == ground_truth), "is_digit": solution_str.isdigit(), "data": data_source,
+            "id": extra_info["id"]}
+
+def verl_gsm8k(solution_str, ground_truth, method="strict", format_score=0.0, score=1.0):
+    return score if solution_str == ground_truth else format_score
+
+def verl_any(solution_str, ground_truth, **kwargs):
+    return kwargs["extra_info"]["id"] == "q"
+
+def trl(completions, **kwargs):
+    return [1.0 for _ in completions]
+
+def trl_whole(prompts, completions, answer, trainer_state=None):
+    return [1.0]
+
+def easyr1(reward_inputs, format_weight=0.1):
+    return [{"overall": 1.0}]
+
+def easyr1_single(reward_input):
+    return {"overall": 1.0}
+
+def swapped(text, record):
+    return 1.0
+
+def two_texts(prediction, target):
+    return 1.0
+
+def second_only(reply, ground_truth):
+    return 1.0
+
+def verl_and_more(solution_str, ground_truth, tokenizer):
+    return 1.0
+
+def one(text):
+    return 1.0
+
+def three(record, text, tokenizer):
+    return 1.0
+
+def by_name(*, record, text):
+    return 1.0
+
+async def later(record, text):
+    return 1.0
+
+def several(record, text):
+    yield 1.0
+"""
+
+
+@pytest.fixture
+def forms(tmp_path, monkeypatch):
+    """The name of a file's function, from the folder of the file."""
+    (tmp_path / "my folder").mkdir()
+    (tmp_path / "my folder" / "my-forms.py").write_text(FORMS)
+    (tmp_path / "broken.py").write_text(FOREIGN)
+    monkeypatch.chdir(tmp_path)
+    return "my folder/my-forms.py:{}".format
+
+
+def test_a_function_of_a_file(forms, tmp_path):
+    record = {"id": "q", "answer": "4", "source": "mine"}
+    absolute = str(tmp_path / forms("score"))
+    assert [rewards.find(name)(record, "4") for name in (forms("score"), absolute)] == [1, 1], "loaded once"
+    assert rewards.find(forms("ours_by_other_names"))(record, "4") == 2.0
+    assert rewards.find(forms("anything"))(record, "4") == 2.0
+    for name, words in (
+        ("nowhere.py:score", "no file nowhere.py for a reward"),
+        ("my folder/my-forms.py", "give my folder/my-forms.py:function"),
+        (forms("nothing"), "AttributeError"),
+        ("broken.py:score", "ModuleNotFoundError"),
+        ("broken.py:score", "ModuleNotFoundError"),  # still, the second time
+    ):
+        with pytest.raises(InputError, match=words):
+            rewards.find(name)
+
+
+def test_verls_signature_is_taken(forms):
+    record = {"id": "q", "answer": "4", "source": "mine"}
+    for text, right in (("4", 1.0), ("5", 0.0), ("four", 0.0)):
+        score = rewards.find(forms("verl"))(record, text)
+        assert score == {"reward": right, "is_digit": text.isdigit()}, "numbers alone are parts"
+        assert rewards.find(forms("verl_gsm8k"))(record, text) == right
+        assert rewards.find(forms("verl_any"))(record, text)
+
+
+@pytest.mark.parametrize(
+    ("function", "words"),
+    [
+        ("trl", r"takes \(completions, \*\*kwargs\), as in TRL; wrap it: def score\(record, text\): return trl\("),
+        ("trl_whole", "as in TRL"),
+        ("easyr1", "as in EasyR1; wrap it"),
+        ("easyr1_single", "as in EasyR1"),
+        ("swapped", r"takes \(text, record\), but it is called with \(record, text\)"),
+        ("two_texts", "called with"),
+        ("second_only", "called with"),
+        ("verl_and_more", "tokenizer.*more than veRL gives"),
+        ("one", r"takes \(text\), but it is called with \(record, text\)"),
+        ("three", "called with"),
+        ("by_name", "called with"),
+        ("later", "a plain function"),
+        ("several", "a plain function"),
+    ],
+)
+def test_other_signatures_are_refused_in_one_line(forms, function, words):
+    with pytest.raises(InputError, match=words) as error:
+        rewards.find(forms(function))
+    assert "\n" not in str(error.value) and forms(function) in str(error.value)
 
 
 def test_plain_answers_import_neither_math_verify_nor_jax():
@@ -164,9 +294,11 @@ def test_plain_answers_import_neither_math_verify_nor_jax():
 
 def test_weights_are_finite_numbers_of_parts():
     rewards.check_weights({"accuracy": 1, "format": -0.5})
-    for weight in ("1", None, True, float("nan"), float("inf"), [1.0]):
+    for weight in ("1", None, True, float("nan"), float("inf"), [1.0], 1e39, 10**400):
         with pytest.raises(InputError, match=r"reward_weights.accuracy is .*; it must be a finite number"):
             rewards.check_weights({"accuracy": weight})
+    with pytest.raises(InputError, match="are all 0"):
+        rewards.check_weights({"accuracy": 0, "format": 0.0})
     with pytest.raises(InputError, match="name a part"):
         rewards.check_weights({"reward": 1.0})
 

@@ -1,5 +1,7 @@
 """How commands read their flags: names, values that stand apart, what is given twice, configs from any folder."""
 
+import sys
+
 import command_line
 import pytest
 from absl import flags
@@ -92,6 +94,117 @@ def test_a_config_is_found_from_any_folder(tmp_path, monkeypatch):
     for name in ("nope", "mine/demo.py", "__init__", "/demo.py", ""):
         with pytest.raises(InputError, match=r"no such file; the names in configs/ are base, demo, "):
             cli.config_file(name)
+
+
+@pytest.mark.parametrize("name", ["mine.yaml", "mine.yml", "mine.json", "mine", "mine.txt"])
+@pytest.mark.parametrize("there", [True, False])
+def test_a_config_that_is_no_python_file(tmp_path, monkeypatch, name, there):
+    monkeypatch.chdir(tmp_path)
+    if there:
+        (tmp_path / name).write_text("total_steps: 3")
+    known = there or name.rpartition(".")[2] in ("yaml", "yml", "json")
+    words = (
+        "no Python file; a config is a Python file whose get_config" if known else "no such file; the names in configs"
+    )
+    with pytest.raises(InputError, match=words):
+        cli.config_file(name)
+
+
+NOWHERE = "--workdir=/dev/null/run"  # where no run can begin
+
+
+def wrong(*arguments: str) -> str:
+    """The one line that a command says."""
+    done = command_line.run(*arguments)
+    assert done.code == 1 and not done.out and done.err.startswith("error: ") and done.err.count("\n") == 1, done
+    return done.err
+
+
+def test_what_is_missing_is_said(tmp_path, monkeypatch):
+    assert "--config is missing: give --config=CONFIG, such as --config=demo; the names" in wrong("train", NOWHERE)
+    assert "--workdir is missing: give --workdir=WORKDIR" in wrong("train", "--config=demo")
+    assert "--prompt is missing" in wrong("sample", "--model=x")
+    for name, text, words in (
+        ("empty", "x = 1", "the file has no function get_config(); a config is a Python file"),
+        ("plain", "def get_config(): return {'a': 1}", "its get_config() returns a dict; let it return what"),
+        ("own", "import ml_collections as m\nget_config = lambda: m.ConfigDict({'a': 1})", "is missing: begin with"),
+    ):
+        file = tmp_path / f"{name}.py"
+        file.write_text(text)
+        for module in [module for module in sys.modules if module.endswith("config_config")]:
+            monkeypatch.delitem(sys.modules, module)  # of an earlier command in this process
+        assert words in wrong("train", f"--config={file}", NOWHERE)
+
+
+@pytest.mark.parametrize(
+    ("key", "meant"),
+    [
+        ("optimizer.lr", "did you mean config.optimizer.learning_rate?"),
+        ("lr", "did you mean config.optimizer.learning_rate?"),
+        ("rollout.n", "did you mean config.rollouts?"),
+        ("total_steps.x", "did you mean config.total_steps?"),
+        ("sampling.zzz", "config.sampling has batch, max_new_tokens, temperature, top_k, top_p"),
+    ],
+)
+@pytest.mark.parametrize("apart", [True, False])
+def test_a_key_that_there_is_not(key, meant, apart):
+    config = ("--config", "demo") if apart else ("--config=demo",)
+    text = wrong("train", *config, f"--config.{key}=3", NOWHERE)
+    assert text.startswith(f"error: --config.{key}: no such key in the config") and meant in text
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "config.optimizer.lr = 3",
+        "config.update_from_flattened_dict({'optimizer.lr': 3})",
+        "config.update({'optimizer': {'lr': 3}})",
+        "config.optimizer.lr += 1",
+        "config['optimizer']['lr'] = 1",
+        "o = config.optimizer; o.lr = 3",
+    ],
+)
+def test_a_key_in_a_file_that_there_is_not(tmp_path, line):
+    file = tmp_path / "mine.py"
+    file.write_text(f"from configs import base\n\ndef get_config():\n    config = base.get_config()\n    {line}\n")
+    text = wrong("train", f"--config={file}", NOWHERE)
+    assert (
+        f"{file}, line 5: no such key in the config: 'optimizer.lr'; did you mean config.optimizer.learning_rate?"
+        in text
+    )
+
+
+def test_words_that_are_no_flags():
+    for arguments, words in (
+        (["--image", "a", "b"], "unexpected argument 'b'; flags look like --name=value; give --image again for each: "),
+        (["--image=a", "b", "c"], "--image=a --image=b"),
+        (["--prompt", "what", "is"], '--prompt="what is"'),
+        (["seed=3"], "unexpected argument 'seed=3'; flags look like --name=value: --seed=3"),
+        (["what"], "unexpected argument 'what'; flags look like --name=value"),
+    ):
+        prompt = [] if "--prompt" in arguments else ["--prompt=x"]
+        assert words in wrong("sample", "--model=x", *prompt, *arguments)
+
+
+@pytest.mark.parametrize("value", ["nan", "inf"])
+def test_numbers_that_are_none(value):
+    flag, key = f"--temperature={value}", f"--config.optimizer.learning_rate={value}"
+    assert f"{flag}: give a finite number" in wrong("sample", "--model=x", "--prompt=x", flag)
+    assert f"{key}: give a finite number" in wrong("train", "--config=demo", NOWHERE, key)
+
+
+def test_a_platform_without_a_device(monkeypatch):
+    def backends():
+        exec(compile("assert False", "jax/_src/xla_bridge.py", "exec"))
+
+    monkeypatch.setenv("JAX_PLATFORMS", "cuda")
+    with pytest.raises(AssertionError) as error:
+        backends()
+    text = str(cli.without_device(error.value))
+    assert text.startswith("JAX_PLATFORMS=cuda: JAX finds no such device; install JAX for it") and "\n" not in text
+    with pytest.raises(AssertionError) as error:
+        raise AssertionError("of something else")
+    assert cli.without_device(error.value) is None
 
 
 def test_columns_of_several_flags_add_up():

@@ -1,9 +1,19 @@
 """What a config must say is said before anything is computed or written."""
 
 import ast
+import functools
+import importlib
+import inspect
+import math
+import re
 
+import numpy as np
 import pytest
+import tiny_run
 from environment import REPOSITORY
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from ml_collections import ConfigDict
 
 from configs import base
 from models.errors import InputError
@@ -21,7 +31,22 @@ from perl_jax.training import check_config
         ({"lora.targets": "(q_proj"}, r"lora.targets is '\(q_proj': no regular expression"),
         ({"n_s": -1}, "n_s is -1"),
         ({"refill_rounds": 0}, "refill_rounds is 0"),
-        ({"sampling.temperature": 0.0}, "temperature must be above 0"),
+        ({"sampling.temperature": 0.0}, "temperature is 0.0; it must be at least 0.001"),
+        ({"permute.start": 2.0}, "permute.start is 2.0; it must be at least 0 and at most 1"),
+        ({"optimizer.b2": 0.9999999999}, "optimizer.b2 is 0.9999999999; it must be at least 0 and below 1"),  # float32
+        ({"optimizer.learning_rate": 1e-60}, "learning_rate is 1e-60; it must be above 0"),
+        ({"grading.workers": 0}, "grading.workers is 0; it must be at least 1"),
+        ({"seed": 2**32}, "seed is 4294967296; it must be at least 0 and at most 4294967295"),
+        ({"mesh.data": 0}, "mesh.data is 0; it must be at least 1, a whole number or -1"),
+        ({"mesh.data": -1}, "config.mesh.data and config.mesh.fsdp are both -1"),
+        ({"compute_dtype": "float16"}, "compute_dtype is one of bfloat16, float32, not 'float16'"),
+        ({"reward": " "}, "config.reward is ' '"),
+        ({"prompt.min_pixels": 300000}, "min_pixels is 300000; it must be at most config.prompt.max_pixels = 262144"),
+        ({"n_s": 0, "rollouts": 1}, "a group of one response has no advantage"),
+        ({"warmup.steps": 1, "loss.kl_coef": 0.0, "warmup.response": "x"}, "without {answer}"),
+        ({"eval.sets": ("eval",), "eval.permute": 0}, "best is 'eval/permuted_accuracy', but an evaluation has only "),
+        ({"eval.sets": ("eval",), "checkpoint.best": "accuracy"}, "only eval/accuracy, .*, eval/accuracy/SOURCE; give"),
+        ({"reward_weights": {"accuracy": 0.0}}, "reward_weights are all 0"),
         ({"sampling.top_p": 1.5}, "top_p"),
         ({"eval.sets": (3,)}, "config.eval.sets must hold names"),
         ({"warmup.caption": "{number}"}, "warmup.caption is '{number}'"),
@@ -35,6 +60,113 @@ def test_a_value_with_which_no_run_is_right(changes, words):
     config.update_from_flattened_dict(changes)
     with pytest.raises(InputError, match=words):
         check_config.check(config)
+
+
+@pytest.mark.parametrize("name", sorted(file.stem for file in (REPOSITORY / "configs").glob("[!_]*.py")))
+def test_the_configs_of_the_project_are_right(name):
+    module = importlib.import_module(f"configs.{name}")
+    text = inspect.getsource(module.get_config)
+    arms = re.findall(r'(?:if|elif) \w+ (?:==|!=) "([\w.-]+)"', text)  # with their defaults
+    assert len(arms) >= 1 or not inspect.signature(module.get_config).parameters
+    for arguments in [(), *((arm,) for arm in arms)]:
+        check_config.check(module.get_config(*arguments))
+    check_config.check(tiny_run.config())
+    check_config.check(tiny_run.config(**tiny_run.ADAPTERS))
+
+
+def test_every_key_has_its_values():
+    """A new key has to say what it may be."""
+    others = {"scratch", "data.options", "reward_weights", "eval.sets"}
+    said = [*check_config.RANGES, *check_config.ONE_OF, *check_config.SWITCHES, *check_config.TEXTS, *others]
+    assert sorted(said) == sorted(flat(base.get_config()))
+
+
+CONFIG = base.get_config()
+
+
+def refused(key: str, value) -> str:
+    """What is said of a value of a key in a config that is right otherwise."""
+    *sections, name = key.split(".")
+    part = functools.reduce(getattr, sections, CONFIG)
+    default = part[name]
+    with CONFIG.ignore_type():
+        part[name] = None  # otherwise True would be stored as 1.0 where a float was
+        part[name] = value
+        try:
+            with pytest.raises(InputError) as error:
+                check_config.check(CONFIG)
+        finally:
+            part[name] = None
+            part[name] = default
+    return str(error.value)
+
+
+WRONG_KIND = [True, False, "1", "", None, float("nan"), float("inf"), -float("inf"), (1,), 1 + 0j, 10**400, -(10**400)]
+
+
+def outside(range_: check_config.Range):
+    """Numbers outside a range, near it and far from it, and what is no number."""
+    least, most = range_.least, range_.most
+    near = [np.nextafter(least, -math.inf), np.nextafter(np.float32(least), np.float32(-math.inf)), least - 1, -1e300]
+    far = [most * 1.001, most + 1, 2 * most, 1e300]
+    edges = [least] * range_.above + [most] * range_.below
+    wholes = [least - 1, most + 1, -(2**70), 2**70, least + 0.5]
+    return st.one_of(
+        st.sampled_from(WRONG_KIND),
+        st.sampled_from(wholes if range_.whole else [float(number) for number in near + far + edges]),
+        st.integers(max_value=int(least) - 1),
+        st.integers(min_value=int(min(most, 10**50)) + 1 if most < 10**30 else 10**40),
+    ).filter(lambda value: value not in range_.also and (range_.whole or value != most))
+
+
+@pytest.mark.parametrize("key", check_config.RANGES)
+@settings(max_examples=20, deadline=None, derandomize=True)
+@given(data=st.data())
+def test_a_value_out_of_its_range_is_refused(key, data):
+    """In one line that says the key, the range and the value."""
+    range_ = check_config.RANGES[key]
+    value = data.draw(outside(range_))
+    text = refused(key, value)
+    assert f"config.{key} is {value!r}; it must be " in text and "\n" not in text
+    assert f"{'above' if range_.above else 'at least'} {range_.least:g}" in text
+    if range_.most not in (check_config.MOST, check_config.MOST_WHOLE):
+        assert f"{'below' if range_.below else 'at most'} {range_.most:.10g}" in text
+
+
+@pytest.mark.parametrize("key", check_config.RANGES)
+@settings(max_examples=10, deadline=None, derandomize=True)
+@given(data=st.data())
+def test_a_value_within_its_range_is_taken(key, data):
+    range_ = check_config.RANGES[key]
+    assert range_.holds(dict(check_config._flat(base.get_config()))[key]), "the default"
+    least, most = range_.least, range_.most
+    if range_.whole:
+        assert range_.holds(
+            data.draw(st.one_of(st.integers(least, most), st.sampled_from([least, most, *range_.also])))
+        )
+    else:
+        bounds = {"exclude_min": range_.above, "exclude_max": range_.below, "allow_subnormal": False, "width": 32}
+        edges = {"min_value": float(np.float32(least)), "max_value": most}
+        least_taken = max(edges["min_value"], float(np.nextafter(np.float32(least), np.float32(2 * least))))
+        number = data.draw(st.floats(**{**edges, "min_value": least_taken if least else 0.0}, **bounds))
+        assert range_.holds(number)
+
+
+@pytest.mark.parametrize("key", [*check_config.ONE_OF, *check_config.SWITCHES, *check_config.TEXTS])
+def test_a_value_of_another_kind_is_refused(key):
+    for value in (None, 3, 1.5, ("a",), float("nan"), b"x"):
+        text = refused(key, value)
+        assert f"config.{key} is " in text and repr(value) in text
+
+
+def test_a_config_without_a_key():
+    config = base.get_config()
+    with config.unlocked():
+        del config.grading.max_failed
+    with pytest.raises(InputError, match=r"config.grading.max_failed is missing: begin with what configs/base.py"):
+        check_config.check(config)
+    with pytest.raises(InputError, match="is missing"):
+        check_config.check(ConfigDict({"model": "x"}))
 
 
 @pytest.mark.parametrize(

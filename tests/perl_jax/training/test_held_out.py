@@ -98,6 +98,17 @@ def test_an_answer_is_told_as_it_reads_in_the_original_order(questions):
     assert held_out.summary(rows)["flip_rate"] == 1
 
 
+def test_the_metrics_of_an_evaluation_are_known_before_it(questions):
+    for some in (questions, questions[:1], questions[1:2], questions[2:]):
+        right = [[f"\\boxed{{{sample['answer']}}}" for sample in question.samples] for question in some]
+        given = held_out.summary(held_out.predictions(some, right, Grader()))
+        assert held_out.given_metrics(some) == [f"eval/{name}" for name in given]
+        sources = [question.record["source"] for question in some]
+        possible = {name.replace("SOURCE", source) for name in held_out.possible_metrics(2) for source in sources}
+        assert set(held_out.given_metrics(some)) <= possible
+    assert "eval/permuted_accuracy" not in held_out.given_metrics(questions[1:]) + held_out.possible_metrics(0)
+
+
 def test_no_box_is_no_answer(questions):
     rows = held_out.predictions(questions, [["1"] * len(question.samples) for question in questions], Grader())
     assert all(row["meaning"] is None and not row["correct"] for row in rows)
