@@ -61,6 +61,7 @@ def get_config() -> ConfigDict:
             },
             "reward": "boxed",  # a file in perl_jax/rewards/, or package.module:function
             "reward_weights": ConfigDict(),  # by part, as reward_weights.accuracy=1.0; empty: the reward's own sum
+            "reward_rounding": False,  # whether an answer rounded further than the reference is right: 2.5 for 2.45
             "grading": {"workers": 2, "timeout": 10.0},  # processes, and seconds for a response
             "advantage_scale": "std",
             "online_filter": "off",  # groups of equal rewards: off (keep), drop, refill (draw others)

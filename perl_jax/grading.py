@@ -28,6 +28,8 @@ from perl_jax import rewards
 log = logging.getLogger(__name__)
 
 MAX_CHUNK = 64
+MAX_PARTS = 64  # names of parts of a reward: each is a metric
+LARGEST = 3.4028234e38  # of float32, in which advantages are computed
 # A record for any reward: `weights` are checked on an empty response to it.
 _TRIAL: dict[str, object] = {
     "id": "trial",
@@ -55,9 +57,13 @@ class Grader:
         memory_gib: data memory of a worker; a reward that needs more fails with MemoryError.
         weights: by part; "reward" is then the sum of weight * part, instead of the reward's own value. Raises
             InputError, here or in the first `grade`, for a weight that is not finite or an unknown part.
+        rounding: the reward gets records with `rounding` set to True: answers may be rounded further than the
+            reference (`config.reward_rounding`).
 
     `timeouts`, `crashes` and `errors` count the responses that were given zero because the reward hung, crashed its
-    worker, or raised an exception or returned something other than finite numbers. Each is logged with its id.
+    worker, or raised an exception or returned something other than finite numbers of float32. Each is logged with its
+    id. `grade` raises InputError for a reward whose responses have more than MAX_PARTS names of parts in all, and for
+    a weighted sum beyond float32.
     """
 
     def __init__(
@@ -67,9 +73,11 @@ class Grader:
         timeout: float = 10.0,
         memory_gib: float = 2.0,
         weights: Mapping[str, float] | None = None,
+        rounding: bool = False,
     ):
         rewards.find(reward_name)
         self._weights = dict(weights or {})
+        self._added = {"rounding": True} if rounding else {}
         rewards.check_weights(self._weights)
         self.timeouts = self.crashes = self.errors = self._elsewhere = 0
         self._reward_name, self._workers, self._timeout = reward_name, workers, timeout
@@ -130,6 +138,8 @@ class Grader:
     def _weighed(self, score: dict[str, float]) -> dict[str, float]:
         if self._weights:
             score["reward"] = sum(weight * score.get(part, 0.0) for part, weight in self._weights.items())
+            if not abs(score["reward"]) <= LARGEST:
+                raise InputError(f"reward_weights give a reward of {score['reward']:g}, beyond float32; lower them")
         return score
 
     def _check_weights(self) -> None:
@@ -161,6 +171,12 @@ class Grader:
             self._elsewhere += failures
         self._elsewhere -= failed
         self._parts |= {part for score in scored.values() for part in score}
+        if len(self._parts) > MAX_PARTS:
+            some = ", ".join(sorted(self._parts)[:3])
+            raise InputError(
+                f"reward {self._reward_name!r} has {len(self._parts)} parts, such as {some}; "
+                f"it must give each response the same parts, {MAX_PARTS} at most"
+            )
         return scored
 
     def _distinct(self, pairs: Iterable[_Pair]) -> tuple[list[tuple], dict[tuple, _Pair]]:
@@ -170,7 +186,7 @@ class Grader:
         distinct: dict[tuple, _Pair] = {}
         for record, text in pairs:
             if id(record) not in slim:
-                light = {key: value for key, value in record.items() if key != "images"}
+                light = {key: value for key, value in record.items() if key != "images"} | self._added
                 slim[id(record)] = record, light, repr(light)  # keeps the record alive, so that its id is not reused
             _, light, printed = slim[id(record)]
             keys.append((printed, text))
@@ -290,8 +306,10 @@ def _checked(reward: rewards.Score, record: Mapping[str, object], text: str) -> 
         return one_line(error, kind=True)
     if "reward" not in parts:
         return f"it returned {sorted(parts)}, without 'reward'"
-    if not all(map(math.isfinite, parts.values())):
-        return f"it returned {parts}, which is not finite"
+    if len(parts) > MAX_PARTS:
+        return f"it returned {len(parts)} parts, more than {MAX_PARTS}"
+    if not all(abs(value) <= LARGEST for value in parts.values()):
+        return f"it returned {parts}, which is not finite in float32"
     return parts
 
 

@@ -76,11 +76,14 @@ def is_correct(record: Mapping[str, object], prediction: str) -> bool:
     correct: an empty answer or prediction, one with invisible or look-alike characters, and a mathematical one that
     does not parse as exactly one answer.
 
-    - choice: its letter, its text, or both.
-    - text: equal ignoring case and punctuation; an image by its number ("Image 2", "2", "the second image"); yes, no,
+    - choice: its letter, its text, or both; also its value in another notation, if no other choice has it.
+    - text: equal ignoring case, articles, quotes and final stop; an image by its number or letter ("Image 2", "2", "the
+      second image", "image B"); yes, no,
       true or false also as the first word of a sentence that does not name the other one.
     - order: positions as digits, letters or ordinals. An answer joined by "and" is a set; any other is ordered.
-    - number: `formulas.same`, or the image with that number.
+    - number: `formulas.same`, or the image or other thing with that number ("layer 44"). With `rounding` in the record,
+      an answer may be rounded further than the reference.
+    - A reference may begin with "Answer:" or end with "#### 5"; a number of JSON is its exact value.
 
     >>> is_correct({"answer": "B", "kind": "choice", "choices": ["a cat", "a dog"]}, "(B) a dog")
     True

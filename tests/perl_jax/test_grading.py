@@ -30,7 +30,11 @@ def score(record, text):
     if text == "memory":
         return len(bytearray(3 << 30))
     return {"nan": float("nan"), "inf": {"reward": float("inf")}, "word": "good", "parts": {"accuracy": 1.0},
-            "none": None}.get(text, {"reward": 1.0, "length": len(text)})
+            "none": None, "large": 1e39, "many": {"reward": 1.0} | {str(i): 0.0 for i in range(99)},
+            }.get(text, {"reward": 1.0, "length": len(text)})
+
+def named(record, text):
+    return {"reward": 1.0, text: 3e38}
 
 def plain(record, text):
     return len(text) / 2
@@ -83,11 +87,11 @@ def test_a_call_deaf_to_signals_is_killed(grader):
 
 
 def test_failures_inside_a_reward(caplog):
-    texts = ["raise", "nan", "inf", "word", "parts", "none", "memory", "fine"]
+    texts = ["raise", "nan", "inf", "word", "parts", "none", "memory", "large", "many", "fine"]
     with Grader("my_reward:score", workers=1) as grader, caplog.at_level(logging.WARNING):
         graded = grader.grade([(RECORD, text) for text in texts])
-        assert [score["reward"] for score in graded] == [0.0] * 7 + [1.0]
-        assert (grader.errors, grader.timeouts, grader.crashes) == (7, 0, 0)
+        assert [score["reward"] for score in graded] == [0.0] * 9 + [1.0]
+        assert (grader.errors, grader.timeouts, grader.crashes) == (9, 0, 0)
     assert len(caplog.records) == 1 and "KeyError" in caplog.text and "'q1'" in caplog.text, "warns once"
 
 
@@ -192,6 +196,23 @@ def test_a_reward_that_fails_on_the_trial_is_told_with_the_first_responses():
         assert grader.grade([(RECORD, "")])[0]["reward"] == 0.0
         with pytest.raises(InputError, match="has the parts: length"):
             grader.grade([({**RECORD, "mine": 3}, "ok")])
+
+
+def test_the_names_of_parts_are_bounded_and_their_sum_fits_float32():
+    with Grader("my_reward:named", workers=1) as grader:
+        assert all(score["reward"] == 1.0 for score in grader.grade([(RECORD, f"part {i}") for i in range(40)]))
+        with pytest.raises(InputError, match=r"has 81 parts.*it must give each response the same parts"):
+            grader.grade([(RECORD, f"part {i}") for i in range(80)])
+    weighted = Grader("my_reward:named", workers=1, weights={"": 2.0})
+    with weighted, pytest.raises(InputError, match="beyond float32"):
+        weighted.grade([(RECORD, "")])
+
+
+def test_rounding_is_right_only_where_the_config_says_so():
+    record, response = {"id": "q", "answer": "2.45", "kind": "number"}, r"\boxed{2.5}"
+    for rounding in (False, True):
+        with Grader("boxed", workers=1, rounding=rounding) as grader:
+            assert grader.grade([(record, response)])[0]["accuracy"] == rounding
 
 
 def test_half_a_surrogate_pair_is_text_too(grader):
