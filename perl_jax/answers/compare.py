@@ -29,6 +29,9 @@ _GOLD_PREFIX = re.compile(
     r".*####\s*|\W*(?:the )?(?:final |correct )?answer(?: is)?\s*[:：]\s*|\s*the (?:final |correct )?answer is\s+",
     re.IGNORECASE | re.DOTALL,
 )
+_MARK_AFTER_DIGIT = re.compile(
+    r"[0-9]\s*['\"!’”]\s*\$?\s*$(?<![\"”'’])|^[^'\"“‘]*[0-9]\s*['\"’”]"
+)  # 5! and 5' are not 5
 _MATHEMATICAL = re.compile(r"[0-9\\^=+*/]")
 _FURTHER_LETTER = re.compile(r"(?:^|[\s,;(])[a-z](?:[.:)]|$)")
 _ARROW_OR_SPACE = re.compile(
@@ -98,8 +101,9 @@ def is_correct(record: Mapping[str, object], prediction: str) -> bool:
     if answer is None or prediction is None:
         return False
     answer, prediction = _BOLD.sub(r"\1", answer), _BOLD.sub(r"\1", prediction)
-    bare = _GOLD_PREFIX.sub("", answer, count=1) if _GOLD_PREFIX.match(answer) else answer
-    answer, prediction = bare, bare if normalized(prediction) == normalized(answer) else prediction
+    if _GOLD_PREFIX.match(answer):
+        bare = _GOLD_PREFIX.sub("", answer, count=1)
+        answer, prediction = bare, bare if normalized(prediction) == normalized(answer) else prediction
     if not normalized(answer) or not normalized(prediction):
         return False
     choices = [str(choice) for choice in record.get("choices") or ()]
@@ -113,7 +117,9 @@ def is_correct(record: Mapping[str, object], prediction: str) -> bool:
     if kind == "number":
         number, guess = normalized(answer), normalized(prediction)
         return formulas.same(answer, prediction, question, record.get("rounding") is True) or (
-            (number in _SIGNS or number.isdecimal()) and _same_text(number, guess, question)
+            (number in _SIGNS or number.isdecimal())
+            and not _MARK_AFTER_DIGIT.search(prediction)
+            and _same_text(number, guess, question)
         )
     raise InputError(f"record {record.get('id')!r}: unknown kind {kind!r} (choice, number, text or order)")
 

@@ -8,6 +8,7 @@ cm", "3 = 2" as 2, and (1, 2) as the list 1, 2.
 
 import functools
 import logging
+import math
 import re
 from fractions import Fraction
 from typing import NamedTuple
@@ -49,7 +50,7 @@ _REPLACED = [(re.compile(pattern, re.DOTALL), new) for pattern, new in (
     (r"√\s*\(([^()]*)\)|(?<![\\A-Za-z])sqrt\s*\(([^()]*)\)|√\s*([0-9]+|[A-Za-z])", r"\\sqrt{\1\2\3}"),
     (r"\^\s*\{?\s*\\circ\s*\}?|\{\s*\}\s*°|\\degree(?![A-Za-z])|\\?textdegree|º", "°"), (r"\{\s*\}\s*°", "°"),
     (r"([0-9]+)\s*°\s*([0-5]?[0-9])\s*'(?:\s*([0-5]?[0-9])\s*(?:''|\"|″))?(?!')", lambda match: _degrees(match)),
-    (r"\\%", "%"), (r"²", "^2"), (r"³", "^3"), (r"µ", "μ"),
+    (r"°\s*@?\s*([CF])(?![A-Za-z])", r"°\1"), (r"\\%", "%"), (r"²", "^2"), (r"³", "^3"), (r"µ", "μ"),
     (r"(?<![0-9.])([0-9]+) ([0-9]+)/([0-9]+)(?![0-9.])", r"\1\\frac{\2}{\3}"),
     (r"(?<![\w.,({\[])([0-9]{1,3}(?:,[0-9]{3})+)(?![0-9,])", lambda match: match[1].replace(",", "")),
 )]  # fmt: skip
@@ -68,6 +69,11 @@ _QUOTIENT = re.compile(
     rf"|(?<![\w\\])({_SYMBOL})[\s$]*(?:/|:|(?<=[\s$])to(?=[\s$]))[\s$]*({_SYMBOL})(?!\w)"
 )
 _ASKS_FOR = r"(?:find|compute|calculate|evaluate|determine|what is|value of) (?:the )?(?:exact )?(?:value of )?"
+_POINT = re.compile(r"((?:[A-Z]\s*|\(\s*[A-Za-z](?:\s*,\s*[A-Za-z])+\s*\))?\s*=?)\s*(\([^=]*\))")
+_COMPOUND = re.compile(
+    r"([0-9]+(?:\.[0-9]+)?)\s*@?\s*([A-Za-z]+)\s*,?\s*(?:@?and(?![A-Za-z]))?\s*([0-9]+(?:\.[0-9]+)?)\s*@?\s*([A-Za-z]+)"
+)
+_CLOCK = re.compile(r"([0-9]{1,2})\s*:\s*([0-5][0-9])")
 _LETTERS = re.compile(r"(?<![\\A-Za-z])[A-Za-z]+")
 _POWERED = re.compile(r"\^\s*(?:\{([^{}]*)\}|\(([^()]*)\)|-?([0-9]+))")
 _TOWER = re.compile(r"\^[\s{(]*[0-9.]+[\s})]*\^|\^[\s{(]*[0-9.]+\s*!")
@@ -135,7 +141,18 @@ def _cleaned(text: str) -> str | None:
     text = re.sub(r"^\{([^{},;]*)\}$", r"\1", text)  # LaTeX braces, which math-verify would read as a set
     if not _READABLE.fullmatch(text) or _SEVERAL.search(text) or not text:
         return None
+    if compound := _COMPOUND.fullmatch(text):
+        return _sum_of_units(compound) or text
     return text
+
+
+def _sum_of_units(match: re.Match) -> str | None:
+    """A quantity in a unit and a smaller one, such as "1 h 30 min", in the first."""
+    one, other = units.parse(match[2], nouns=False), units.parse(match[4], nouns=False)
+    if not one or not other or one.powers != other.powers or not other.factor < one.factor:
+        return None
+    value = Fraction(match[1]) + Fraction(match[3]) * other.factor / one.factor
+    return rf"\frac{{{value.numerator}}}{{{value.denominator}}}@{match[2]}"
 
 
 def _degrees(match: re.Match) -> str:
@@ -217,6 +234,9 @@ def _closes_at_end(text: str) -> bool:
 
 
 def _same(answer: str, guess: str, how: _How) -> bool:
+    answer, guess = _unnamed(answer, guess), _unnamed(guess, answer)
+    if "=" not in answer + guess and _joins(answer) | _joins(guess) == {"and", "or"}:
+        return False
     one, other = _listed(answer), _listed(guess)
     if _RELATION.search(answer) or _RELATION.search(guess):
         if all(len(parsed.items) == 1 or parsed.brackets for parsed in (one, other)):
@@ -237,6 +257,16 @@ def _same(answer: str, guess: str, how: _How) -> bool:
             return False
         unmatched.remove(match)
     return True
+
+
+def _unnamed(text: str, other: str) -> str:
+    """A point without its name, where the other text has no name or the same: "(1,2)" for "A(1,2)", "(x,y)=(1,2)"."""
+    one, two = _POINT.fullmatch(text.strip()), _POINT.fullmatch(other.strip())
+    return one[2] if one and two and (not two[1] or "".join(one[1].split()) == "".join(two[1].split())) else text
+
+
+def _joins(text: str) -> set[str]:
+    return set(re.findall(r"(?<![A-Za-z\\])(?:and|or)(?![A-Za-z])", text))
 
 
 def _same_one(answer: str, guess: str, how: _How) -> bool:
@@ -293,6 +323,9 @@ def _ratio(text: str) -> tuple[str, str] | None:
 def _same_value(answer: str, guess: str, how: _How) -> bool:
     if ":" in answer + guess and max(answer.count(":"), guess.count(":")) > 1:
         return _same_ratio(answer.split(":"), guess.split(":"))
+    if _is_time(answer, how.question):
+        one, other = _CLOCK.fullmatch(answer), _CLOCK.fullmatch(guess)
+        return bool(one and other and [int(part) for part in one.groups()] == [int(part) for part in other.groups()])
     answer, guess = (_quotient(text) for text in (answer, guess))
     value, unit = _split(answer)
     gold = numbers.read(value)
@@ -301,6 +334,16 @@ def _same_value(answer: str, guess: str, how: _How) -> bool:
         return True  # its letters are variables, not a unit
     scales = _scales(gold, unit, guess_unit, how)
     return any(_equal(value, guess_value, scale, how) for scale in scales)
+
+
+def _is_time(text: str, question: str) -> bool:
+    """Whether "9:30" is a time: the question is of one, or it is no ratio in its lowest terms."""
+    match = _CLOCK.fullmatch(text)
+    if not match or int(match[1]) > 24:
+        return False
+    if re.search(r"(?<![a-z])(?:times?|clock|o'clock|when|hour|watch)(?![a-z])", question, re.IGNORECASE):
+        return not re.search(r"ratio", question, re.IGNORECASE)
+    return math.gcd(int(match[1]), int(match[2])) > 1 and not re.search(r"ratio|:|scale|odds", question, re.IGNORECASE)
 
 
 def _split(text: str, lenient: bool = False) -> tuple[str, units.Unit | None]:

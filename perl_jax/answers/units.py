@@ -74,13 +74,11 @@ _QUANTITIES = [(re.compile(rf"(?<![a-z])(?:{words})", re.IGNORECASE), allowed) f
     (r"temperatures?(?![a-z])", "°C °F K °"), (r"energy|(?:net )?work(?![a-z])|heat(?![a-z])", "J"),
     (r"power(?![a-z])", "W"), (r"voltage", "V"), (r"current(?![a-z])", "A"), (r"pressure", "Pa"),
     (r"frequency", "Hz %"),
+    (r"slope|gradient|coefficient|exponent|quotient|remainder|(?:co)?sine(?![a-z])|\\(?:sin|cos|tan)", "number"),
     (r"percent|%|probability|chance|likel|fraction|rates?(?![a-z])|ratio|proportion|share|discount|increase|decrease"
      r"|growth|margin|percentile|efficiency|百分", "%"),
 )]  # fmt: skip
-_ASKS = re.compile(
-    r"what|find|how (?=many|much|far|long|tall|high|wide|deep|old|fast|heavy)|calculate|determine|compute|evaluate|求",
-    re.IGNORECASE,
-)
+_ASKS = re.compile(r"what|find|how (?=[a-z])|calculate|determine|compute|evaluate|求", re.IGNORECASE)
 _NAMED = (
     r"(?:(?:square|cubic|sq|cu) )?[A-Za-zμ°]+(?:\s*\^\s*\{?[23]\}?|[²³]| squared| cubed)?"
     r"(?:\s*/\s*[A-Za-z]+|(?: per [a-z]+))?"
@@ -89,6 +87,7 @@ _ASKED_UNIT = re.compile(
     rf"(?:(?<![A-Za-z])(?i:in|how many|number of|units? of|units?:)\s+|_{{2,}}\s*|\(\s*(?:in |unit:? )?)(?:the )?"
     rf"(?:(?P<unit>{_NAMED}|%)(?![A-Za-z]))"
 )
+_LETTERS = r"(?!(?:is|of|in|it|an?|to|we|he|do|so)(?![A-Za-z]))[A-Za-z]{1,2}(?![A-Za-z])"  # a name such as x or BC
 _AMBIGUOUS = ("second", "minute", "degree", "foot", "pound", "mole", "day", "week", "yard", "mi", "cent", "in")
 _MENTIONED = re.compile(rf"[0-9}}]\s*\\?[,;~ ]?\s*(?P<unit>{_NAMED}|°|\^\s*\{{?\\circ\}}?)(?![A-Za-z])")
 
@@ -156,7 +155,7 @@ def split(text: str, lenient: bool = False) -> tuple[str, Unit | None]:
         value, words = match["value"], _WORD.findall(match["unit"])
         is_number, has_space = bool(_PLAIN.fullmatch(value)), bool(match["space"])
         known = parse(match["unit"], nouns=is_number and has_space and len(words) <= 2)
-        if words and len(words[0]) == 1 and not (is_number and (has_space or lenient)):
+        if words and len(words[0]) == 1 and match["unit"][0] != "°" and not (is_number and (has_space or lenient)):
             known = None
     return (value, known) if (at or match) and value and known else (text, None)
 
@@ -181,6 +180,12 @@ def scales(unit: Unit, question: str, above_one: bool) -> list[Fraction]:
     question = _TEXT_COMMAND.sub(r" \1 ", question).replace("$", " ")
     if asked := _asked_unit(question):
         return [unit.factor / asked.factor] if asked.powers == unit.powers else []
+    if _counted_only(question) and unit.powers != PERCENT:
+        generic = ("item", "object", "thing", "piece", "time", "unit")
+        named = (
+            re.search(rf"(?<![a-z]){re.escape(unit.powers[0][0])}", question, re.IGNORECASE) if unit.powers else None
+        )
+        return [Fraction(1)] if _counts(unit) and (named or unit.powers[0][0] in generic) else []
     allowed, shares = _allowed(question), not question or bool(_QUANTITIES[-1][0].search(question))
     if unit.powers == PERCENT:
         if allowed and "%" not in allowed:
@@ -206,11 +211,22 @@ def _asked_unit(question: str) -> Unit | None:
 
 
 def _allowed(question: str) -> set[str]:
-    """Units of the quantities named in what a question asks; empty if it names none."""
-    starts = [match.start() for match in _ASKS.finditer(question)]
-    clause = question[starts[-1] :] if starts else question
-    clause = re.split(r"(?<=[?？])", clause)[0]
-    return {unit for words, units in _QUANTITIES if words.search(clause) for unit in units.split()}
+    """Units of the quantity that is named first in what a question asks; empty if it names none.
+
+    Where a letter is asked for ("find x"), the quantities named in the sentence are all possible.
+    """
+    starts = [match.end() for match in _ASKS.finditer(question)]
+    begin = question[max(0, starts[-1] - 4) :] if starts else question  # with "how" or the end of the verb
+    clause = re.split(r"(?<=[?？])|(?<=[a-z$])\.\s", begin)[0]
+    found = [(match.start(), units) for words, units in _QUANTITIES if (match := words.search(clause))]
+    letter = starts and re.match(rf"\W*(?:is )?(?:the )?(?:value of )?\W*{_LETTERS}", question[starts[-1] :])
+    first = min(found, default=(0, ""))[0]
+    return {unit for place, units in found if letter or not starts or place == first for unit in units.split()}
+
+
+def _counted_only(question: str) -> bool:
+    """Whether a question asks how many of something there are, which is no unit of measure."""
+    return bool(re.search(r"(?<![a-z])how many|number of|多少个|几个", question, re.IGNORECASE))
 
 
 def _is_allowed(unit: Unit, allowed: set[str], question: str) -> bool:
