@@ -77,7 +77,7 @@ class Grader:
     ):
         rewards.find(reward_name)
         self._weights = dict(weights or {})
-        self._added = {"rounding": True} if rounding else {}
+        self._added: dict[str, object] = {"rounding": True} if rounding else {}
         rewards.check_weights(self._weights)
         self.timeouts = self.crashes = self.errors = self._elsewhere = 0
         self._reward_name, self._workers, self._timeout = reward_name, workers, timeout

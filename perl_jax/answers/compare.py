@@ -19,6 +19,7 @@ _TEXT_COMMAND = re.compile(
     r"\\(?:text(?:bf|it|rm|sf|tt|normal)?|math(?:rm|bf|it|sf|tt|bb)|bold(?:symbol)?|bm|mbox|emph|underline)\s*\{([^{}]*)\}"
 )
 _BOLD = re.compile(r"(?<![\w)}*])\*\*([^*\n]+)\*\*(?![\w(*])")
+_EMPHASIS = re.compile(r"^\s*(\*|__)([^*_]+)\1\s*$")
 _SPACE = re.compile(r"\\(?:[,;:! ]|q?quad(?![A-Za-z]))|~")
 _MATH_DELIMITER = re.compile(r"\\?\$|\\[()\[\]]")
 _QUOTES, _STOPS = "\"'`“”‘’„«»「」『』《》", ".!。｡।۔．"
@@ -35,7 +36,7 @@ _MARK_AFTER_DIGIT = re.compile(
 _MATHEMATICAL = re.compile(r"[0-9\\^=+*/]")
 _FURTHER_LETTER = re.compile(r"(?:^|[\s,;(])[a-z](?:[.:)]|$)")
 _ARROW_OR_SPACE = re.compile(
-    r"(?:\\(?:[Ll]ong)?[Rr]ightarrow|\\to(?![a-z])|\\[,; {}]|[-=–—]*>|[→⟶⇒➔➡,;\s\[\](){}–—-])+"
+    r"(?:\\(?:[Ll]ong)?[Rr]ightarrow|\\to(?![a-z])|\\[,; {}]|[-=–—]{0,9}>|[→⟶⇒➔➡,;\s\[\](){}–—-])+"
 )
 _RANGE = re.compile(r"[0-9]\s*[-–—]\s*[0-9]")
 
@@ -100,7 +101,7 @@ def is_correct(record: Mapping[str, object], prediction: str) -> bool:
     answer, prediction = clean_text(_written(record["answer"])), clean_text(prediction)
     if answer is None or prediction is None:
         return False
-    answer, prediction = _BOLD.sub(r"\1", answer), _BOLD.sub(r"\1", prediction)
+    answer, prediction = (_EMPHASIS.sub(r"\2", _BOLD.sub(r"\1", text)) for text in (answer, prediction))
     if _GOLD_PREFIX.match(answer):
         bare = _GOLD_PREFIX.sub("", answer, count=1)
         answer, prediction = bare, bare if normalized(prediction) == normalized(answer) else prediction
@@ -203,8 +204,14 @@ def _same_text(answer: str, prediction: str, question: str = "") -> bool:
 
 def _same_image(answer: str, prediction: str) -> bool:
     """Whether two normalized texts name the same image; False if one names none."""
-    number = image_number(answer)
-    return number is not None and number == image_number(prediction)
+    number = _image(answer)
+    return number is not None and number == _image(prediction)
+
+
+def _image(text: str) -> int | None:
+    """The number of an image in any words: "the third image", "image three", "image iii"."""
+    label = _label(text, "")
+    return int(label[1]) if label and label[0] == "image" and label[1].isdecimal() else image_number(text)
 
 
 def _same_label(answer: str, prediction: str, question: str) -> bool:

@@ -31,7 +31,7 @@ _FUNCTIONS = "sin cos tan cot sec csc arcsin arccos arctan log exp min max sqrt"
 _REPLACED = [(re.compile(pattern, re.DOTALL), new) for pattern, new in (
     (r"(^|[-=(\[{,;:^+*/<>]|\\(?:times|cdot|frac)(?![A-Za-z]))\s*–(?=\s*[0-9A-Za-z.\\(])", r"\1-"),
     (r"(?<=[A-Za-z)}\]])\s*–\s*(?=[0-9A-Za-z\\({])|(?<=[0-9])\s*–\s*(?=[A-Za-z\\({])", "-"),
-    (r"\\frac\s*([0-9])\s+([0-9])(?![0-9.])", r"\\frac{\1}{\2}"), (r"\\log\s*_\s*([0-9])\s*", r"\\log_{\1}"),
+    (r"\\[dtc]?frac\s*([0-9])\s+([0-9])(?![0-9.])", r"\\frac{\1}{\2}"), (r"\\log\s*_\s*([0-9])\s*", r"\\log_{\1}"),
     (r"(?<=[0-9])\s*[xX]\s*(?=10\s*\^)", r"\\times "),
     (r"\\varnothing(?![A-Za-z])", r"\\emptyset "), (r"\^\s*\{?\s*\\prime\s*\}?|[′’](?![A-Za-z])", "'"),
     (r"\\begin\{cases\}(.*?)\\end\{cases\}", lambda match: match[1].replace(r"\\", ",")),
@@ -271,7 +271,7 @@ def _joins(text: str) -> set[str]:
 
 def _same_one(answer: str, guess: str, how: _How) -> bool:
     """Compares two single answers, each possibly an equation."""
-    (name, values), (other, guesses) = (_sides(text, how.question) for text in (answer, guess))
+    (name, values), (other, guesses) = (_sides(answer, None), _sides(guess, how.question))
     if len(values) == 1 and not (name and other and name != other):
         if len(guesses) + bool(other) == 1 and name and not re.search(r"[0-9]|\\pi", values[0]):
             return False  # "BD" is not "AC = BD"
@@ -283,10 +283,13 @@ def _same_one(answer: str, guess: str, how: _How) -> bool:
     return len(guesses) + bool(other) == 2 and _agree(answer, guess)
 
 
-def _sides(text: str, question: str) -> tuple[str, list[str]]:
-    """("x", ["6/2", "3"]) for "x = 6/2 = 3"; without a leading name, all sides are values."""
+def _sides(text: str, question: str | None) -> tuple[str, list[str]]:
+    """("x", ["6/2", "3"]) for "x = 6/2 = 3"; without a leading name, all sides are values.
+
+    A ratio of names is a name in the reference answer (`question` is None), or where the question asks for it.
+    """
     first, *rest = (side.strip() for side in _EQUALS.split(text))
-    named = rest and (_NAME.fullmatch(first) or _is_asked(first, question))
+    named = rest and (_NAME.fullmatch(first) or (_ratio(first) if question is None else _is_asked(first, question)))
     return ("".join(first.split()), rest) if named else ("", [first, *rest])
 
 

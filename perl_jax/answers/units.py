@@ -84,7 +84,7 @@ _NAMED = (
     r"(?:\s*/\s*[A-Za-z]+|(?: per [a-z]+))?"
 )
 _ASKED_UNIT = re.compile(
-    rf"(?:(?<![A-Za-z])(?i:in|how many|number of|units? of|units?:)\s+|_{{2,}}\s*|\(\s*(?:in |unit:? )?)(?:the )?"
+    rf"(?:(?<![A-Za-z])(?i:in|how many|number of|units? of|units?:)\s+|_{{2,}}\s*|\(\s*(?i:in |unit:? )?)(?:the )?"
     rf"(?:(?P<unit>{_NAMED}|%)(?![A-Za-z]))"
 )
 _LETTERS = r"(?!(?:is|of|in|it|an?|to|we|he|do|so)(?![A-Za-z]))[A-Za-z]{1,2}(?![A-Za-z])"  # a name such as x or BC
@@ -180,12 +180,12 @@ def scales(unit: Unit, question: str, above_one: bool) -> list[Fraction]:
     question = _TEXT_COMMAND.sub(r" \1 ", question).replace("$", " ")
     if asked := _asked_unit(question):
         return [unit.factor / asked.factor] if asked.powers == unit.powers else []
-    if _counted_only(question) and unit.powers != PERCENT:
+    if _counts(unit) and _asks_for_a_count(question):
         generic = ("item", "object", "thing", "piece", "time", "unit")
         named = (
             re.search(rf"(?<![a-z]){re.escape(unit.powers[0][0])}", question, re.IGNORECASE) if unit.powers else None
         )
-        return [Fraction(1)] if _counts(unit) and (named or unit.powers[0][0] in generic) else []
+        return [Fraction(1)] if named or unit.powers[0][0] in generic else []
     allowed, shares = _allowed(question), not question or bool(_QUANTITIES[-1][0].search(question))
     if unit.powers == PERCENT:
         if allowed and "%" not in allowed:
@@ -224,7 +224,7 @@ def _allowed(question: str) -> set[str]:
     return {unit for place, units in found if letter or not starts or place == first for unit in units.split()}
 
 
-def _counted_only(question: str) -> bool:
+def _asks_for_a_count(question: str) -> bool:
     """Whether a question asks how many of something there are, which is no unit of measure."""
     return bool(re.search(r"(?<![a-z])how many|number of|多少个|几个", question, re.IGNORECASE))
 

@@ -385,8 +385,16 @@ def test_a_value_in_another_notation_names_its_choice_and_no_other(values, data)
         assert not correct(f"{letter} or {'ABCDE'[place]}", "ABCDE"[place], "choice", choices)
 
 
-UNITS = {"length": ["cm", "m", "km"], "area": ["cm^2", "m^2"], "volume": ["cm^3", "m^3"], "time": ["minutes", "hours"],
-         "angle": ["^\\circ"], "percentage": ["%"], "mass": ["kg", "g"], "price": ["dollars"]}  # fmt: skip
+UNITS = {
+    "length": ["cm", "m", "km"],
+    "area": ["cm^2", "m^2"],
+    "volume": ["cm^3", "m^3"],
+    "time": ["minutes", "hours"],
+    "angle": ["^\\circ"],
+    "percentage": ["%"],
+    "mass": ["kg", "g"],
+    "price": ["dollars"],
+}
 
 
 @given(st.sampled_from(sorted(UNITS)), st.sampled_from(sorted(UNITS)), st.integers(2, 999), st.data())
