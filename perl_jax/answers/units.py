@@ -188,7 +188,7 @@ def scales(unit: Unit, question: str, above_one: bool) -> list[Fraction]:
         return [Fraction(1)] if named or unit.powers[0][0] in generic else []
     allowed, shares = _allowed(question), not question or bool(_QUANTITIES[-1][0].search(question))
     if unit.powers == PERCENT:
-        if allowed and "%" not in allowed:
+        if allowed and "%" not in allowed and not re.search(r"percent(?:age)? (?:of|in|de)", question, re.IGNORECASE):
             return []
         return [Fraction(1, 100), *([Fraction(1)] if above_one and shares else [])]
     if allowed and not _is_allowed(unit, allowed, question):
