@@ -154,6 +154,7 @@ def cache_key(config: ConfigDict, data: str, base: policy.Base, options: Options
         "prompt": json.loads(base.prompts.to_json()),
         "sampling": sampling,
         "reward": config.reward,
+        **({"reward_rounding": True} if config.reward_rounding else {}),
         "seed": config.seed,
         "rollouts": options.rollouts,
     }
@@ -166,7 +167,9 @@ def measure(
     batch, load = options.batch or roofline.decode_batch(config), functools.cache(lambda: policy.frozen(config, base))
     config = config.copy_and_resolve_references()
     config.n_s, config.rollouts = 0, options.rollouts
-    with Grader(config.reward, weights=config.reward_weights, **config.grading) as grader:
+    with Grader(
+        config.reward, weights=config.reward_weights, rounding=config.reward_rounding, **config.grading
+    ) as grader:
         split = records.open_split(data, config.data.split)
         lengths = prompt_lengths.load_or_measure(data, config.data.split, base.prompts, workdir)
         setup = difficulty.Setup(config, split, load, base.prompts, grader, batch, lengths)

@@ -72,6 +72,8 @@ class Grader:
             InputError, here or in the first `grade`, for a weight that is not finite or an unknown part.
         max_failed: `grade` raises InputError where the reward fails on a larger share of its pairs, or on all pairs of
             the first `grade`. None: never.
+        rounding: the reward gets records with `rounding` set to True: answers may be rounded further than the
+            reference (`config.reward_rounding`).
 
     `timeouts`, `crashes` and `errors` count the responses that were given zero because the reward hung, crashed its
     worker, or raised an exception or returned something other than finite numbers. Each different error is logged once,
@@ -86,9 +88,11 @@ class Grader:
         memory_gib: float = 2.0,
         weights: Mapping[str, float] | None = None,
         max_failed: float | None = None,
+        rounding: bool = False,
     ):
         rewards.find(reward_name)
         self._weights = dict(weights or {})
+        self._added: dict[str, object] = {"rounding": True} if rounding else {}
         rewards.check_weights(self._weights)
         self.timeouts = self.crashes = self.errors = self._elsewhere = 0
         self._reward_name, self._workers, self._timeout = reward_name, workers, timeout
@@ -218,6 +222,12 @@ class Grader:
             self._elsewhere += failures
         self._elsewhere -= failed
         self._parts |= {part for score in scored.values() for part in score}
+        if len(self._parts) > MAX_PARTS:
+            some = ", ".join(sorted(self._parts)[:3])
+            raise InputError(
+                f"reward {self._reward_name!r} has {len(self._parts)} parts, such as {some}; "
+                f"it must give each response the same parts, {MAX_PARTS} at most"
+            )
         return scored
 
     def _distinct(self, pairs: Iterable[_Pair]) -> tuple[list[tuple], dict[tuple, _Pair]]:
@@ -227,7 +237,7 @@ class Grader:
         distinct: dict[tuple, _Pair] = {}
         for record, text in pairs:
             if id(record) not in slim:
-                light = {key: value for key, value in record.items() if key != "images"}
+                light = {key: value for key, value in record.items() if key != "images"} | self._added
                 slim[id(record)] = record, light, repr(light)  # keeps the record alive, so that its id is not reused
             _, light, printed = slim[id(record)]
             keys.append((printed, text))

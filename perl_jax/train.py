@@ -67,7 +67,9 @@ def run(config: ConfigDict, workdir: Path, profile: tuple[int, int]) -> None:
     last = config.warmup.steps + config.total_steps
 
     with (
-        Grader(config.reward, weights=config.reward_weights, **config.grading) as grader,
+        Grader(
+            config.reward, weights=config.reward_weights, rounding=config.reward_rounding, **config.grading
+        ) as grader,
         checkpoint.Checkpoints(workdir, config.checkpoint.keep, config.checkpoint.best or None) as checkpoints,
     ):
         stream = Stream(data, split=config.data.split, seed=config.seed, kept=kept[config.data.split])

@@ -26,7 +26,7 @@ def test_it_learns_against_chance(tmp_path, optimized):
         return statistics.proportion(statistics.measures(rows_read)["single"])
 
     before, after = last(0), last(112)
-    assert before.mean <= 0.2 and after.questions == 80
+    assert before.mean <= 0.2 and after.questions > 80
     assert after.low > 0.25, "ten digits: chance is a tenth, and the held-out pictures were never trained on"
 
     export(tmp_path / "run", tmp_path / "model")

@@ -15,12 +15,29 @@ from perl_jax.answers import formulas
 
 MAX_CHARACTERS = 256  # of a sentence that is parsed as a verdict
 
-_TEXT_COMMAND = re.compile(r"\\(?:text(?:bf|it|rm|normal)?|math(?:rm|bf|it)|mbox)\s*\{([^{}]*)\}")
-_MATH_DELIMITER = re.compile(r"\$|\\[()\[\]]")
-_LETTER = re.compile(r"\(([a-z])\)[.:]?|([a-z])[.:)]?")
-_LETTER_AND_TEXT = re.compile(r"(?:\(([a-z])\)[.:]?|([a-z])[.:)])\s+(.+)")
+_TEXT_COMMAND = re.compile(
+    r"\\(?:text(?:bf|it|rm|sf|tt|normal)?|math(?:rm|bf|it|sf|tt|bb)|bold(?:symbol)?|bm|mbox|emph|underline)\s*\{([^{}]*)\}"
+)
+_BOLD = re.compile(r"(?<![\w)}*])\*\*([^*\n]+)\*\*(?![\w(*])")
+_EMPHASIS = re.compile(r"^\s*(\*|__)([^*_]+)\1\s*$")
+_SPACE = re.compile(r"\\(?:[,;:! ]|q?quad(?![A-Za-z]))|~")
+_MATH_DELIMITER = re.compile(r"\\?\$|\\[()\[\]]")
+_QUOTES, _STOPS = "\"'`“”‘’„«»「」『』《》", ".!。｡।۔．"
+_OPTION = r"(?:(?:the )?(?:option|choice)[ :]*(?=\(?[a-z](?![a-z])))?"
+_LETTER = re.compile(rf"{_OPTION}(?:\(([a-z])\)[.:]?|([a-z])[.:)]?)")
+_LETTER_AND_TEXT = re.compile(rf"{_OPTION}(?:\(([a-z])\)[.:]?|([a-z])[.:)])\s*(.+)", re.IGNORECASE | re.DOTALL)
+_GOLD_PREFIX = re.compile(
+    r".*####\s*|\W*(?:the )?(?:final |correct )?answer(?: is)?\s*[:：]\s*|\s*the (?:final |correct )?answer is\s+",
+    re.IGNORECASE | re.DOTALL,
+)
+_MARK_AFTER_DIGIT = re.compile(
+    r"[0-9]\s*['\"!’”]\s*\$?\s*$(?<![\"”'’])|^[^'\"“‘]*[0-9]\s*['\"’”]"
+)  # 5! and 5' are not 5
+_MATHEMATICAL = re.compile(r"[0-9\\^=+*/]")
 _FURTHER_LETTER = re.compile(r"(?:^|[\s,;(])[a-z](?:[.:)]|$)")
-_ARROW_OR_SPACE = re.compile(r"(?:\\(?:[Ll]ong)?[Rr]ightarrow|\\to(?![a-z])|\\[,; ]|[-=–—]*>|[→⟶⇒➔➡,;\s\[\](){}–—-])+")
+_ARROW_OR_SPACE = re.compile(
+    r"(?:\\(?:[Ll]ong)?[Rr]ightarrow|\\to(?![a-z])|\\[,; {}]|[-=–—]{0,9}>|[→⟶⇒➔➡,;\s\[\](){}–—-])+"
+)
 _RANGE = re.compile(r"[0-9]\s*[-–—]\s*[0-9]")
 
 _NOUN = r"(?:image|picture|photo|photograph|figure|panel)"
@@ -28,6 +45,23 @@ _IMAGE = re.compile(
     rf"(?:the )?(?:(?P<word>{'|'.join(symbols.ORDINALS)})|(?P<digits>[0-9]{{1,3}})(?:st|nd|rd|th))(?: (?:{_NOUN}|one))?"
     rf"|(?:{_NOUN} ?)?(?:number |no\. ?|#)?\(?(?P<number>[0-9]{{1,3}})\)?"
 )
+_ARTICLE = re.compile(r"(?:a|an|the) (?=[^\W\d_]{2})")
+_ROMAN = ("i", "ii", "iii", "iv", "v", "vi", "vii", "viii", "ix", "x")
+_LABEL = re.compile(
+    rf"(?:the )?(?P<noun>[a-z]{{3,}})(?: (?:number |no\. ?)?|(?=\())#?"
+    rf"\(?(?P<name>[a-z]|[0-9]{{1,12}}|{'|'.join(symbols.NUMERALS)}|{'|'.join(n for n in _ROMAN if len(n) > 1)})\)?"
+)
+_BARE = re.compile(r"\(?([a-z]|[0-9]{1,12})\)?")
+# What a number or letter may label, whatever the question is.
+_LABELLED = """
+image picture photo photograph figure panel layer region row column step level floor line curve graph group case point
+shape block zone cell frame position area part section room box team player question
+"""
+_SIGNS = {
+    "=": "=,equal,equals,equal to,is equal to,are equal,they are equal,they're equal,both are equal,the same,same",
+    ">": ">,\\gt,greater than,is greater than,greater,larger than,larger,more than",
+    "<": "<,\\lt,less than,is less than,less,smaller than,smaller",
+}
 _SIDE = re.compile(rf"(?:the )?(left|right|middle|top|bottom|last|both|neither|all)(?: (?:{_NOUN}s?|one))?")
 _VERDICT = re.compile(r"(yes|no|true|false)(?:\s*[,.;:!(–—-](.*))?", re.DOTALL)
 _DOUBT = "or not nor isn't aren't doesn't don't wrong incorrect maybe perhaps unknown either neither except never"
@@ -46,11 +80,14 @@ def is_correct(record: Mapping[str, object], prediction: str) -> bool:
     correct: an empty answer or prediction, one with invisible or look-alike characters, and a mathematical one that
     does not parse as exactly one answer.
 
-    - choice: its letter, its text, or both.
-    - text: equal ignoring case and punctuation; an image by its number ("Image 2", "2", "the second image"); yes, no,
+    - choice: its letter, its text, or both; also its value in another notation, if no other choice has it.
+    - text: equal ignoring case, articles, quotes and final stop; an image by its number or letter ("Image 2", "2", "the
+      second image", "image B"); yes, no,
       true or false also as the first word of a sentence that does not name the other one.
     - order: positions as digits, letters or ordinals. An answer joined by "and" is a set; any other is ordered.
-    - number: `formulas.same`, or the image with that number.
+    - number: `formulas.same`, or the image or other thing with that number ("layer 44"). With `rounding` in the record,
+      an answer may be rounded further than the reference.
+    - A reference may begin with "Answer:" or end with "#### 5"; a number of JSON is its exact value.
 
     >>> is_correct({"answer": "B", "kind": "choice", "choices": ["a cat", "a dog"]}, "(B) a dog")
     True
@@ -61,20 +98,30 @@ def is_correct(record: Mapping[str, object], prediction: str) -> bool:
     >>> is_correct({"answer": "1,000", "kind": "number"}, "1000.0")
     True
     """
-    answer, prediction = clean_text(str(record["answer"])), clean_text(prediction)
-    if answer is None or prediction is None or not normalized(answer) or not normalized(prediction):
+    answer, prediction = clean_text(_written(record["answer"])), clean_text(prediction)
+    if answer is None or prediction is None:
+        return False
+    answer, prediction = (_EMPHASIS.sub(r"\2", _BOLD.sub(r"\1", text)) for text in (answer, prediction))
+    if _GOLD_PREFIX.match(answer):
+        bare = _GOLD_PREFIX.sub("", answer, count=1)
+        answer, prediction = bare, bare if normalized(prediction) == normalized(answer) else prediction
+    if not normalized(answer) or not normalized(prediction):
         return False
     choices = [str(choice) for choice in record.get("choices") or ()]
-    kind = record.get("kind") or _guess_kind(answer, choices)
+    kind, question = record.get("kind") or _guess_kind(answer, choices), str(record.get("question") or "")
     if kind == "choice":
-        return _same_choice(answer, prediction, choices, str(record.get("question") or ""))
+        return _same_choice(answer, prediction, choices, question)
     if kind == "text":
-        return _same_text(normalized(answer), normalized(prediction))
+        return _same_text(normalized(answer), normalized(prediction), question)
     if kind == "order":
         return _same_places(answer, prediction)
     if kind == "number":
-        number = normalized(answer)
-        return formulas.same(answer, prediction) or (number.isdecimal() and _same_image(number, normalized(prediction)))
+        number, guess = normalized(answer), normalized(prediction)
+        return formulas.same(answer, prediction, question, record.get("rounding") is True) or (
+            (number in _SIGNS or number.isdecimal())
+            and not _MARK_AFTER_DIGIT.search(prediction)
+            and _same_text(number, guess, question)
+        )
     raise InputError(f"record {record.get('id')!r}: unknown kind {kind!r} (choice, number, text or order)")
 
 
@@ -102,11 +149,23 @@ def _deceives(character: str) -> bool:
 def normalized(text: str) -> str:
     r"""The casefolded text without LaTeX text commands, maths delimiters, outer quotes, final stop and repeated spaces.
 
-    >>> normalized(r"\text{The  red} Car.")
-    'the red car'
+    >>> normalized(r"\text{The  red} Car."), normalized("“Don’t。”")
+    ('the red car', "don't")
     """
-    text = _MATH_DELIMITER.sub("", _TEXT_COMMAND.sub(r"\1", text)).replace("\\ ", " ")
-    return " ".join(text.split()).strip("\"'`“”‘’ ").rstrip(".!").strip().casefold()
+    return _readable(text).casefold()
+
+
+def _readable(text: str) -> str:
+    """As `normalized`, in the case in which it was written."""
+    text = _MATH_DELIMITER.sub("", _TEXT_COMMAND.sub(r"\1", _SPACE.sub(" ", text)))
+    text = re.sub("[‘’ʼ]", "'", text)
+    return " ".join(text.split()).strip(_QUOTES + " ").rstrip(_STOPS).strip(_QUOTES + " ")
+
+
+def _written(answer: object) -> str:
+    """A reference answer as text; a whole number of JSON, such as 3.0, without its decimal point."""
+    whole = isinstance(answer, float) and answer.is_integer() and abs(answer) < 1e15
+    return str(int(answer)) if whole else str(answer)
 
 
 def image_number(text: str) -> int | None:
@@ -131,20 +190,53 @@ def _guess_kind(answer: str, choices: list[str]) -> str:
 # Text
 
 
-def _same_text(answer: str, prediction: str) -> bool:
-    if answer == prediction:
+def _same_text(answer: str, prediction: str, question: str = "") -> bool:
+    if answer == prediction or _ARTICLE.sub("", answer, count=1) == _ARTICLE.sub("", prediction, count=1):
         return True
     if answer in _CONTRARY:
         return _verdict(prediction) == answer
+    if answer in _SIGNS:
+        return prediction in _SIGNS[answer].split(",")
     if (side := _SIDE.fullmatch(answer)) and (other := _SIDE.fullmatch(prediction)):
         return side[1] == other[1]
-    return _same_image(answer, prediction)
+    return _same_image(answer, prediction) or _same_label(answer, prediction, question)
 
 
 def _same_image(answer: str, prediction: str) -> bool:
     """Whether two normalized texts name the same image; False if one names none."""
-    number = image_number(answer)
-    return number is not None and number == image_number(prediction)
+    number = _image(answer)
+    return number is not None and number == _image(prediction)
+
+
+def _image(text: str) -> int | None:
+    """The number of an image in any words: "the third image", "image three", "image iii"."""
+    label = _label(text, "")
+    return int(label[1]) if label and label[0] == "image" and label[1].isdecimal() else image_number(text)
+
+
+def _same_label(answer: str, prediction: str, question: str) -> bool:
+    """Whether two normalized texts name the same thing by a letter or number: "image b", "b", "layer 44", "44"."""
+    one, other = _label(answer, question), _label(prediction, question)
+    if one is None or other is None or one[1] != other[1]:
+        return False
+    return one[0] == other[0] or not (one[0] and other[0])
+
+
+def _label(text: str, question: str) -> tuple[str, str] | None:
+    """(noun, letter or digits) of a label, the noun empty for a bare one and "image" for all names of images."""
+    if bare := _BARE.fullmatch(text):
+        return "", bare[1]
+    match = _LABEL.fullmatch(text)
+    if not match:
+        return None
+    noun, name = match["noun"], match["name"]
+    asked = rf"(?<![a-z])(?:which|what)(?: [a-z]+)?(?: (?:number|letter) of)?(?: the)? {noun}(?![a-z])"
+    if noun not in _LABELLED.split() and not re.search(asked, normalized(question)):
+        return None
+    for names in (symbols.NUMERALS, _ROMAN):
+        if len(name) > 1 and name in names:
+            name = str(names.index(name) + 1)
+    return "image" if re.fullmatch(_NOUN, noun) else noun, name
 
 
 def _verdict(text: str) -> str | None:
@@ -165,30 +257,45 @@ def _words(text: str) -> set[str]:
 
 def _same_choice(answer: str, prediction: str, choices: list[str], question: str) -> bool:
     """Compares by letter if both name one (a letter past the last choice is invalid), else by text if it is unique."""
-    texts = [normalized(choice) for choice in choices]
-    gold, guess = normalized(answer), normalized(prediction)
-    if guess == gold and not texts:
+    if normalized(answer) == normalized(prediction) and not choices:
         return True
-    wanted, chosen = _choice_index(gold, texts, question), _choice_index(guess, texts, question)
+    texts = [_readable(choice) for choice in choices]
+    wanted, chosen = (_choice_index(_readable(text), texts, question) for text in (answer, prediction))
     return wanted is not None and wanted == chosen
 
 
-def _choice_index(text: str, texts: list[str], question: str) -> int | None:
-    """Index of the choice that a normalized text names by letter, by letter and text, or by text (or verdict) alone."""
-    match = _LETTER.fullmatch(text)
-    if match:
+def _choice_index(text: str, choices: list[str], question: str) -> int | None:
+    """Index of the choice that a readable text names by letter, by letter and text, or by text, value or verdict."""
+    name, texts = text.casefold(), [choice.casefold() for choice in choices]
+    if len(name) > 4 and texts.count(name) == 1:
+        return texts.index(name)
+    if match := _LETTER.fullmatch(name):
         index = symbols.letter_place(match[1] or match[2])
         if not texts or index < len(texts):
             return index
-    match = _LETTER_AND_TEXT.fullmatch(text)
-    if match:
-        letter, rest = match[1] or match[2], normalized(match[3])
+    if match := _LETTER_AND_TEXT.fullmatch(text):
+        letter, rest = (match[1] or match[2]).casefold(), _readable(match[3])
         index = symbols.letter_place(letter)
         # The choices may be in the question only: then any text may follow that does not name a second letter.
-        if (index < len(texts) and rest == texts[index]) or not (texts or _takes_back(letter, rest, question)):
+        if not texts and not _takes_back(letter, rest.casefold(), question):
             return index
-    name = text if text in texts else _verdict(text)
-    return texts.index(name) if texts.count(name) == 1 else None
+        if index < len(texts) and (rest.casefold() == texts[index] or _same_value(choices[index], rest)):
+            return index
+    if not texts and (label := _label(name, question)) and label[0]:
+        return symbols.letter_place(label[1]) if label[1].isalpha() and name not in normalized(question) else None
+    for same in (lambda choice: choice.casefold() == name, lambda choice: _same_value(choice, text)):
+        equal = [index for index, choice in enumerate(choices) if same(choice)]
+        if equal:
+            return equal[0] if len(equal) == 1 else None
+    verdict = _verdict(name)
+    return texts.index(verdict) if verdict and texts.count(verdict) == 1 else None
+
+
+def _same_value(choice: str, guess: str) -> bool:
+    """Whether a choice and a guess are formulas of one exact value, neither rounded to the other."""
+    if not (_MATHEMATICAL.search(choice) and _MATHEMATICAL.search(guess)):
+        return False
+    return formulas.same(choice, guess) and formulas.same(guess, choice)
 
 
 def _takes_back(letter: str, rest: str, question: str) -> bool:

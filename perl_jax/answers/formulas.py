@@ -13,7 +13,7 @@ import re
 from fractions import Fraction
 from typing import NamedTuple
 
-from perl_jax.answers import units
+from perl_jax.answers import numbers, units
 
 MAX_CHARACTERS = 256  # longer answers are not parsed
 MAX_EXPONENT = 10_000  # limit on the product of a formula's integer exponents, and on the argument of a factorial
@@ -29,6 +29,11 @@ _COMMANDS = r"""
 _FUNCTIONS = "sin cos tan cot sec csc arcsin arccos arctan log exp min max sqrt"
 # Rewrites of common notation to the commands and signs above; applied in this order.
 _REPLACED = [(re.compile(pattern, re.DOTALL), new) for pattern, new in (
+    (r"(^|[-=(\[{,;:^+*/<>]|\\(?:times|cdot|frac)(?![A-Za-z]))\s*–(?=\s*[0-9A-Za-z.\\(])", r"\1-"),
+    (r"(?<=[A-Za-z)}\]])\s*–\s*(?=[0-9A-Za-z\\({])|(?<=[0-9])\s*–\s*(?=[A-Za-z\\({])", "-"),
+    (r"\\[dtc]?frac\s*([0-9])\s+([0-9])(?![0-9.])", r"\\frac{\1}{\2}"), (r"\\log\s*_\s*([0-9])\s*", r"\\log_{\1}"),
+    (r"(?<=[0-9])\s*[xX]\s*(?=10\s*\^)", r"\\times "),
+    (r"\\varnothing(?![A-Za-z])", r"\\emptyset "), (r"\^\s*\{?\s*\\prime\s*\}?|[′’](?![A-Za-z])", "'"),
     (r"\\begin\{cases\}(.*?)\\end\{cases\}", lambda match: match[1].replace(r"\\", ",")),
     (r"\\[dtc]frac(?![A-Za-z])", r"\\frac"),
     (r"\\(?:left|right)(?![A-Za-z])\.?|\\(?:displaystyle|limits|bigl?|bigr?)(?![A-Za-z])|\\!", ""),
@@ -44,7 +49,8 @@ _REPLACED = [(re.compile(pattern, re.DOTALL), new) for pattern, new in (
     (r"∠", r"\\angle "), (r"△|Δ", r"\\triangle "), (r"∅", r"\\emptyset "),
     (r"√\s*\(([^()]*)\)|(?<![\\A-Za-z])sqrt\s*\(([^()]*)\)|√\s*([0-9]+|[A-Za-z])", r"\\sqrt{\1\2\3}"),
     (r"\^\s*\{?\s*\\circ\s*\}?|\{\s*\}\s*°|\\degree(?![A-Za-z])|\\?textdegree|º", "°"), (r"\{\s*\}\s*°", "°"),
-    (r"\\%", "%"), (r"²", "^2"), (r"³", "^3"), (r"µ", "μ"),
+    (r"([0-9]+)\s*°\s*([0-5]?[0-9])\s*'(?:\s*([0-5]?[0-9])\s*(?:''|\"|″))?(?!')", lambda match: _degrees(match)),
+    (r"°\s*@?\s*([CF])(?![A-Za-z])", r"°\1"), (r"\\%", "%"), (r"²", "^2"), (r"³", "^3"), (r"µ", "μ"),
     (r"(?<![0-9.])([0-9]+) ([0-9]+)/([0-9]+)(?![0-9.])", r"\1\\frac{\2}{\3}"),
     (r"(?<![\w.,({\[])([0-9]{1,3}(?:,[0-9]{3})+)(?![0-9,])", lambda match: match[1].replace(",", "")),
 )]  # fmt: skip
@@ -53,15 +59,36 @@ _SEVERAL = re.compile(r"[0-9]\s+[0-9]|[0-9]\.[0-9]*\.[0-9]|\(1\).*\(2\)|\([0-9]+
 _COMMAND = re.compile(r"\\(?:[A-Za-z]+|.)")
 _RELATION = re.compile(r"<|>|\\(?:le|leq|ge|geq|ne|neq|lt|gt|cup)(?![A-Za-z])")
 _SEPARATOR = re.compile(r"\s*(?:[,;]\s*(?:@?(?:and|or)(?![A-Za-z]))?|@?(?<![A-Za-z\\])(?:and|or)(?![A-Za-z]))\s*")
-_PLAIN = re.compile(r"[-+]?(?:[0-9]+(?:\.[0-9]+)?|\.[0-9]+)")
 _EQUALS = re.compile(r"=|\\approx(?![A-Za-z])")
 _NAME = re.compile(
     r"(?=[^=]*[A-Za-z])(?:\\angle\s*[0-9]|(?!\\sqrt)\\?[A-Za-z]|_(?:[0-9A-Za-z]|\{[^{}]*\})|[(){}|'°\s,])+"
 )
+_SYMBOL = r"\\?[A-Za-z]+(?:_(?:[0-9A-Za-z]|\{[0-9A-Za-z]+\}))?"
+_QUOTIENT = re.compile(
+    rf"\\[dt]?frac\s*\{{\s*({_SYMBOL})\s*\}}\s*\{{\s*({_SYMBOL})\s*\}}"
+    rf"|(?<![\w\\])({_SYMBOL})[\s$]*(?:/|:|(?<=[\s$])to(?=[\s$]))[\s$]*({_SYMBOL})(?!\w)"
+)
+_ASKS_FOR = r"(?:find|compute|calculate|evaluate|determine|what is|value of) (?:the )?(?:exact )?(?:value of )?"
+_POINT = re.compile(r"((?:[A-Z]\s*|\(\s*[A-Za-z](?:\s*,\s*[A-Za-z])+\s*\))?\s*=?)\s*(\([^=]*\))")
+_COMPOUND = re.compile(
+    r"([0-9]+(?:\.[0-9]+)?)\s*@?\s*([A-Za-z]+)\s*,?\s*(?:@?and(?![A-Za-z]))?\s*([0-9]+(?:\.[0-9]+)?)\s*@?\s*([A-Za-z]+)"
+)
+_CLOCK = re.compile(r"([0-9]{1,2})\s*:\s*([0-5][0-9])")
 _LETTERS = re.compile(r"(?<![\\A-Za-z])[A-Za-z]+")
 _POWERED = re.compile(r"\^\s*(?:\{([^{}]*)\}|\(([^()]*)\)|-?([0-9]+))")
 _TOWER = re.compile(r"\^[\s{(]*[0-9.]+[\s})]*\^|\^[\s{(]*[0-9.]+\s*!")
 _FACTORIAL = re.compile(r"([0-9]+)\s*!|[)}!]\s*!")
+
+
+_POINTS = 6  # at which two expressions are compared
+_TINY = 1e-6  # numbers below it are compared as written where math-verify compares
+
+
+class _How(NamedTuple):
+    """What else decides: the question's text, and whether an answer may be rounded further than the reference."""
+
+    question: str = ""
+    rounding: bool = False
 
 
 class _List(NamedTuple):
@@ -72,13 +99,16 @@ class _List(NamedTuple):
     joined_by_or: bool
 
 
-def same(answer: str, guess: str) -> bool:
+def same(answer: str, guess: str, question: str = "", rounding: bool = False) -> bool:
     r"""Whether `guess` equals the reference `answer`; False if either does not parse as exactly one answer.
 
     - A decimal answer with digits after the point matches a guess that rounds to it (half up) at its precision; any
       other answer must match exactly.
     - A unit missing from one side is taken to be the other's. If both have one, they must measure the same quantity and
       are converted. 50% equals 0.5, and also a plain 50 (but not a plain number of 1 or less).
+    - With a `question`, a unit that the answer lacks must be one that the question may ask for (`units.scales`), and
+      the name of the ratio that it asks for may stand before the value ("V_1/V_2 = 3/2").
+    - With `rounding`, a guess may be rounded further than the answer (`numbers.equal`).
     - Lists without brackets or in braces are unordered; points and intervals are ordered.
 
     >>> same("3.14", "3.14159"), same("3.14", "3.1"), same("5 cm", "0.05 m"), same("5", r"5\text{ cm}")
@@ -91,7 +121,7 @@ def same(answer: str, guess: str) -> bool:
         return False
     if set(_COMMAND.findall(guess)) - set(_COMMANDS.split()) - set(_COMMAND.findall(answer)):
         return False
-    return _same(answer, guess)
+    return _same(answer, guess, _How(question, rounding))
 
 
 # Parsing
@@ -111,7 +141,24 @@ def _cleaned(text: str) -> str | None:
     text = re.sub(r"^\{([^{},;]*)\}$", r"\1", text)  # LaTeX braces, which math-verify would read as a set
     if not _READABLE.fullmatch(text) or _SEVERAL.search(text) or not text:
         return None
+    if compound := _COMPOUND.fullmatch(text):
+        return _sum_of_units(compound) or text
     return text
+
+
+def _sum_of_units(match: re.Match) -> str | None:
+    """A quantity in a unit and a smaller one, such as "1 h 30 min", in the first."""
+    one, other = units.parse(match[2], nouns=False), units.parse(match[4], nouns=False)
+    if not one or not other or one.powers != other.powers or not other.factor < one.factor:
+        return None
+    value = Fraction(match[1]) + Fraction(match[3]) * other.factor / one.factor
+    return rf"\frac{{{value.numerator}}}{{{value.denominator}}}@{match[2]}"
+
+
+def _degrees(match: re.Match) -> str:
+    """An angle of degrees, minutes and seconds in degrees."""
+    angle = int(match[1]) + Fraction(int(match[2]), 60) + Fraction(int(match[3] or 0), 3600)
+    return rf"\frac{{{angle.numerator}}}{{{angle.denominator}}}°"
 
 
 def _undelimited(text: str) -> str | None:
@@ -186,7 +233,10 @@ def _closes_at_end(text: str) -> bool:
 # Comparison
 
 
-def _same(answer: str, guess: str) -> bool:
+def _same(answer: str, guess: str, how: _How) -> bool:
+    answer, guess = _unnamed(answer, guess), _unnamed(guess, answer)
+    if "=" not in answer + guess and _joins(answer) | _joins(guess) == {"and", "or"}:
+        return False
     one, other = _listed(answer), _listed(guess)
     if _RELATION.search(answer) or _RELATION.search(guess):
         if all(len(parsed.items) == 1 or parsed.brackets for parsed in (one, other)):
@@ -194,88 +244,206 @@ def _same(answer: str, guess: str) -> bool:
         if one.joined_by_or != other.joined_by_or:
             return False
     if len(one.items) == len(other.items) == 1:
-        return _same_one(answer, guess)
+        return _same_one(answer, guess, how)
     if len(one.items) != len(other.items) or one.brackets != other.brackets:
         return False
     unnamed = any("=" in item for item in one.items) and not all("=" in item for item in other.items)
     if one.brackets or unnamed:
-        return all(_same(*pair) for pair in zip(one.items, other.items))
+        return all(_same(*pair, how) for pair in zip(one.items, other.items))
     unmatched = list(other.items)
     for item in one.items:
-        match = next((candidate for candidate in unmatched if _same(item, candidate)), None)
+        match = next((candidate for candidate in unmatched if _same(item, candidate, how)), None)
         if match is None:
             return False
         unmatched.remove(match)
     return True
 
 
-def _same_one(answer: str, guess: str) -> bool:
+def _unnamed(text: str, other: str) -> str:
+    """A point without its name, where the other text has no name or the same: "(1,2)" for "A(1,2)", "(x,y)=(1,2)"."""
+    one, two = _POINT.fullmatch(text.strip()), _POINT.fullmatch(other.strip())
+    return one[2] if one and two and (not two[1] or "".join(one[1].split()) == "".join(two[1].split())) else text
+
+
+def _joins(text: str) -> set[str]:
+    return set(re.findall(r"(?<![A-Za-z\\])(?:and|or)(?![A-Za-z])", text))
+
+
+def _same_one(answer: str, guess: str, how: _How) -> bool:
     """Compares two single answers, each possibly an equation."""
-    (name, values), (other, guesses) = _sides(answer), _sides(guess)
+    (name, values), (other, guesses) = (_sides(answer, None), _sides(guess, how.question))
     if len(values) == 1 and not (name and other and name != other):
         if len(guesses) + bool(other) == 1 and name and not re.search(r"[0-9]|\\pi", values[0]):
             return False  # "BD" is not "AC = BD"
-        return all(_same_value(values[0], side) for side in guesses)
+        if other and not name and _is_another(other, how.question):
+            return False  # "a = 6" is not the value of "a + b"
+        if name and not other and len(guesses) > 1:
+            return False  # "3 = 3" is not "\\sin x = 3"
+        return all(_same_value(values[0], side, how) for side in guesses)
     return len(guesses) + bool(other) == 2 and _agree(answer, guess)
 
 
-def _sides(text: str) -> tuple[str, list[str]]:
-    """("x", ["6/2", "3"]) for "x = 6/2 = 3"; without a leading name, all sides are values."""
+def _sides(text: str, question: str | None) -> tuple[str, list[str]]:
+    """("x", ["6/2", "3"]) for "x = 6/2 = 3"; without a leading name, all sides are values.
+
+    A ratio of names is a name in the reference answer (`question` is None), or where the question asks for it.
+    """
     first, *rest = (side.strip() for side in _EQUALS.split(text))
-    return ("".join(first.split()), rest) if rest and _NAME.fullmatch(first) else ("", [first, *rest])
+    named = rest and (_NAME.fullmatch(first) or (_ratio(first) if question is None else _is_asked(first, question)))
+    return ("".join(first.split()), rest) if named else ("", [first, *rest])
 
 
-def _same_value(answer: str, guess: str) -> bool:
-    if max(answer.count(":"), guess.count(":")) > 1:
+def _is_asked(text: str, question: str) -> bool:
+    r"""Whether the question asks for what the text names: "V_1/V_2" (also as "\frac{V_1}{V_2}"), the value of "a+b"."""
+    question, letters = " ".join(question.replace("$", " ").split()), "".join(text.split())
+    if re.search(r"[A-Za-z]", letters):
+        spaced = r"\s*".join(map(re.escape, letters))
+        if re.search(rf"{_ASKS_FOR}{spaced}(?!\s*[\w+\-*/^=(\\{{:])", question, re.IGNORECASE):
+            return True
+    ratio = _ratio(text)
+    return bool(ratio and question and ratio in {_ratio(match[0]) for match in _QUOTIENT.finditer(question)})
+
+
+def _is_another(name: str, question: str) -> bool:
+    """Whether a name is a letter of the question, which asks for the value of another letter or of an expression."""
+    asked = re.findall(_ASKS_FOR + r"\$([^$=]+)\$", question, re.IGNORECASE)
+    if not asked or not re.fullmatch(_SYMBOL, name):
+        return False
+    letters = set(re.findall(_SYMBOL, " ".join(re.findall(r"\$([^$]+)\$", question))))
+    wanted = "".join(asked[-1].split())
+    return wanted != name and name in letters and bool(re.fullmatch(rf"{_SYMBOL}|.*[-+*/^].*", wanted))
+
+
+def _ratio(text: str) -> tuple[str, str] | None:
+    """The two names of a quotient or ratio, without braces and spaces."""
+    match = _QUOTIENT.fullmatch(text.strip())
+    if not match:
+        return None
+    above, below = (re.sub(r"[\s{}$]", "", part) for part in (match[1] or match[3], match[2] or match[4]))
+    return above, below
+
+
+def _same_value(answer: str, guess: str, how: _How) -> bool:
+    if ":" in answer + guess and max(answer.count(":"), guess.count(":")) > 1:
         return _same_ratio(answer.split(":"), guess.split(":"))
-    value, unit = units.split(answer)
-    plain = bool(_PLAIN.fullmatch(value))
-    guess_value, guess_unit = units.split(guess, lenient=plain)
-    if unit is None and guess_unit is not None and not plain and _equal(value, guess, Fraction(1)):
+    if _is_time(answer, how.question):
+        one, other = _CLOCK.fullmatch(answer), _CLOCK.fullmatch(guess)
+        return bool(one and other and [int(part) for part in one.groups()] == [int(part) for part in other.groups()])
+    answer, guess = (_quotient(text) for text in (answer, guess))
+    value, unit = _split(answer)
+    gold = numbers.read(value)
+    guess_value, guess_unit = _split(guess, lenient=gold is not None and gold.digits > 0)
+    if unit is None and guess_unit is not None and not gold and _equal(value, guess, Fraction(1), how):
         return True  # its letters are variables, not a unit
-    return any(_equal(value, guess_value, scale) for scale in _scales(value if plain else "0", unit, guess_unit))
+    scales = _scales(gold, unit, guess_unit, how)
+    return any(_equal(value, guess_value, scale, how) for scale in scales)
+
+
+def _is_time(text: str, question: str) -> bool:
+    """Whether "9:30" is a time: the question is of one, or it is no ratio in its lowest terms."""
+    match = _CLOCK.fullmatch(text)
+    if not match or int(match[1]) > 24:
+        return False
+    if re.search(r"(?<![a-z])(?:times?|clock|o'clock|when|hour|watch)(?![a-z])", question, re.IGNORECASE):
+        return not re.search(r"ratio", question, re.IGNORECASE)
+    return math.gcd(int(match[1]), int(match[2])) > 1 and not re.search(r"ratio|:|scale|odds", question, re.IGNORECASE)
+
+
+def _split(text: str, lenient: bool = False) -> tuple[str, units.Unit | None]:
+    r"""A text's value and unit; the angle in "\sin 60°" is no unit."""
+    return (text, None) if numbers.read(text) else units.split(text, lenient)
 
 
 def _same_ratio(answer: list[str], guess: list[str]) -> bool:
-    """Cross-multiplies with a non-zero part: two products with 0 would be equal for any other parts."""
-    empty = [_agree("0", part) for part in answer]
-    if len(answer) != len(guess) or empty != [_agree("0", part) for part in guess]:
+    """Whether the parts are proportional; a part that is zero has to be zero in both."""
+    if len(answer) != len(guess):
+        return False
+    golds, guesses = [[_value(part) for part in parts] for parts in (answer, guess)]
+    if None in golds or None in guesses:
+        return False
+    empty = [_is_zero(part) for part in golds]
+    if empty != [_is_zero(part) for part in guesses]:
         return False
     base = empty.index(False) if False in empty else 0
-    return all(_agree(f"({one})({guess[base]})", f"({other})({answer[base]})") for one, other in zip(answer, guess))
+    return all(_same_expression(one * guesses[base], other * golds[base]) for one, other in zip(golds, guesses))
 
 
-def _scales(number: str, unit: units.Unit | None, guess_unit: units.Unit | None) -> list[Fraction]:
+def _quotient(text: str) -> str:
+    """A ratio of two parts as a fraction: "1:2"; any other text as it is."""
+    one, colon, other = text.partition(":")
+    if not colon or ":" in other or units.split(other)[1] or not (one.strip() and other.strip()):
+        return text
+    return rf"\frac{{{one}}}{{{other}}}"
+
+
+def _scales(
+    gold: numbers.Number | None, unit: units.Unit | None, guess_unit: units.Unit | None, how: _How
+) -> list[Fraction]:
     """Factors by which a guess in its unit `guess_unit` may be multiplied to compare with the answer's unit."""
-    percent = (("%", 1),)
     if unit and guess_unit:
         return [guess_unit.factor / unit.factor] if unit.powers == guess_unit.powers else []
-    if guess_unit and guess_unit.powers == percent:
-        return [Fraction(1, 100), *([Fraction(1)] if abs(Fraction(number)) > 1 else [])]
-    return [Fraction(1), *([Fraction(100)] if unit and unit.powers == percent else [])]
+    if guess_unit:
+        above_one = gold is not None and numbers.above_one(gold)
+        return units.scales(guess_unit, how.question, above_one)
+    return [Fraction(1), *([Fraction(100)] if unit and unit.powers == units.PERCENT else [])]
 
 
-def _equal(answer: str, guess: str, scale: Fraction) -> bool:
-    """Compares values without units, the guess scaled by `scale`, to the answer's precision."""
-    if _PLAIN.fullmatch(answer) and (_PLAIN.fullmatch(guess) or "." in answer):
-        number = Fraction(guess) if _PLAIN.fullmatch(guess) else _number(guess)
-        if number is None:
-            return False
-        digits = 10 ** len(answer.partition(".")[2])
-        exact, guess_number = Fraction(answer) * digits, number * scale * digits
-        if "." in answer:
-            guess_number = math.floor(abs(guess_number) + Fraction(1, 2)) * (-1 if guess_number < 0 else 1)
-        return exact == guess_number
-    return _agree(answer, guess if scale == 1 else rf"(\frac{{{scale.numerator}}}{{{scale.denominator}}})({guess})")
+def _equal(answer: str, guess: str, scale: Fraction, how: _How) -> bool:
+    """Compares values without units, the guess scaled by `scale`: numbers by their value, to the answer's precision."""
+    gold, number = numbers.read(answer), numbers.read(guess)
+    if gold and number:
+        return numbers.equal(gold, number, scale, how.rounding)
+    numeric = numbers.is_numeric(answer), numbers.is_numeric(guess)
+    if all(numeric):  # "1/2\\pi": no value of its own, so it is nothing but itself
+        return scale == 1 and "".join(answer.split()) == "".join(guess.split()) and _agree(answer, guess)
+    if scale == 1 and not any(numeric):
+        return _agree(answer, guess)
+    one, other = _value(answer), _value(guess)
+    return one is not None and other is not None and _same_expression(one, other * numbers.sympified(scale))
 
 
-def _number(text: str) -> Fraction | None:
-    """The real value of a formula to 40 digits; None if it has none."""
-    parsed = _parsed(text)
-    try:
-        return Fraction(str(parsed.doit().evalf(40))) if parsed is not None else None
-    except (AttributeError, TypeError, ValueError, ZeroDivisionError):
+def _value(text: str):
+    """A number or expression as a sympy expression; None if it is neither."""
+    if number := numbers.read(text):
+        return numbers.sympified(number.value)
+    if numbers.is_numeric(text) or "'" in text:
         return None
+    from sympy import Expr
+
+    parsed = _parsed(text)
+    return parsed if isinstance(parsed, Expr) else None
+
+
+def _is_zero(expression) -> bool:
+    from sympy import Integer
+
+    return _same_expression(expression, Integer(0))
+
+
+def _same_expression(one, other) -> bool:
+    """Whether two expressions have the same value wherever both have one, judged at a few points to many digits."""
+    from sympy import Rational
+
+    if one == other:
+        return True
+    names = sorted(one.free_symbols | other.free_symbols, key=str)
+    compared = 0
+    try:
+        for point in range(_POINTS):
+            places = {
+                name: Rational(37 + 29 * point + 17 * index, 53 + 7 * index + 2 * point) * (-1) ** (point * (index + 1))
+                for index, name in enumerate(names)
+            }
+            values = [each.subs(places).doit().evalf(40) for each in (one, other)]
+            if not all(value.is_number and value.is_finite for value in values):
+                continue
+            size = max(abs(value) for value in values)
+            if size and abs(values[0] - values[1]) > size * Rational(1, 10**25):
+                return False
+            compared += 1
+    except (AttributeError, TypeError, ValueError, ArithmeticError):
+        return False
+    return compared >= min(2, _POINTS)
 
 
 def _agree(answer: str, guess: str) -> bool:
@@ -286,12 +454,23 @@ def _agree(answer: str, guess: str) -> bool:
     if one is None or other is None:
         return False
     import math_verify
+    from sympy import Expr
 
-    equal = math_verify.verify(one, other, allow_set_relation_comp=True, timeout_seconds=None)
     try:
-        return equal and (_written(one) == _written(other) or _is_informative(one, other))
+        if isinstance(one, Expr) and isinstance(other, Expr):
+            return _same_expression(one, other)
+        equal = math_verify.verify(one, other, allow_set_relation_comp=True, timeout_seconds=None)
+        written = _written(one) == _written(other)
+        return equal and (written or (not _has_tiny(one, other) and _is_informative(one, other)))
     except Exception:  # sympy raises arbitrary exceptions; math-verify also treats them as unequal
         return False
+
+
+def _has_tiny(*formulas) -> bool:
+    """Whether a number in them is so near zero that math-verify, which compares to some decimal places, ignores it."""
+    import sympy
+
+    return any(0 < abs(number) < _TINY for each in formulas for number in each.doit().atoms(sympy.Number))
 
 
 def _is_informative(one, other) -> bool:

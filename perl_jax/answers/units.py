@@ -29,6 +29,8 @@ _TABLE = """
 1 yuan: ¥ 元 yuan rmb cny   | 1/10 yuan: jiao                 | 1 %: % percent
 1 N: N newton               | 1 J: J joule | 1000 J: kJ       | 1 W: W watt | 1000 W: kW
 1 V: V volt                 | 1 A: A ampere amp               | 1 Pa: Pa pascal | 1000 Pa: kPa
+1 K: K kelvin               | 1 mol: mol mole                 | 1 Hz: Hz hertz  | 1000 Hz: kHz
+1 C: C coulomb              | 1 eV: eV
 """
 CURRENCY = "$€£¥"
 _POWERS = {"square": 2, "sq": 2, "squared": 2, "cubic": 3, "cu": 3, "cubed": 3}
@@ -52,6 +54,42 @@ _TAIL = re.compile(
 )
 _PLAIN = re.compile(r"[-+]?[0-9.,]+")
 _WORD = re.compile(r"[A-Za-z]+")
+_TEXT_COMMAND = re.compile(r"\\(?:text|mathrm|mbox|rm)\s*\{([^{}]*)\}")
+
+
+# What a question may ask for: its words, and the units that its answer may have (a base unit is enough).
+_LENGTH, _MONEY = "m unit grid square", "dollar euro £ yuan"
+_QUANTITIES = [(re.compile(rf"(?<![a-z])(?:{words})", re.IGNORECASE), allowed) for words, allowed in (
+    (r"angles?(?![a-z])|\\?∠|\\(?:meas)?angle|bearing|rotat(?:ed|ion)|inclination", "° rad"),
+    (r"areas?(?![a-z])|面积", "m^2 unit^2 grid square"),
+    (r"volumes?(?![a-z])|capacity|体积|容积", "m^3 unit^3 cube"),
+    (r"lengths?(?![a-z])|distances?(?![a-z])|height|altitude|width|depth|perimeter|circumference|radius|diameter"
+     r"|hypotenuse|thickness|displacement|wavelength|how (?:far|tall|high|wide|deep)|周长|长度|半径|距离", _LENGTH),
+    (r"how long", _LENGTH + " s month"), (r"sides?(?![a-z])", _LENGTH),
+    (r"times?(?![a-z])|duration|period|how old|ages?(?![a-z])|when", "s month time"),
+    (r"mass|weights?(?![a-z])|weighs?|how heavy|质量|重量", "kg N"), (r"forces?(?![a-z])|tension", "N"),
+    (r"speeds?(?![a-z])|velocity|how fast", "m*s^-1"), (r"accelerations?(?![a-z])", "m*s^-2"),
+    (r"prices?(?![a-z])|costs?(?![a-z])|money|profit|salary|revenue|价格", _MONEY),
+    (r"how much (?:do|does|did|will|would)(?![a-z])", f"{_MONEY} kg m^3"),
+    (r"temperatures?(?![a-z])", "°C °F K °"), (r"energy|(?:net )?work(?![a-z])|heat(?![a-z])", "J"),
+    (r"power(?![a-z])", "W"), (r"voltage", "V"), (r"current(?![a-z])", "A"), (r"pressure", "Pa"),
+    (r"frequency", "Hz %"),
+    (r"slope|gradient|coefficient|exponent|quotient|remainder|(?:co)?sine(?![a-z])|\\(?:sin|cos|tan)", "number"),
+    (r"percent|%|probability|chance|likel|fraction|rates?(?![a-z])|ratio|proportion|share|discount|increase|decrease"
+     r"|growth|margin|percentile|efficiency|百分", "%"),
+)]  # fmt: skip
+_ASKS = re.compile(r"what|find|how (?=[a-z])|calculate|determine|compute|evaluate|求", re.IGNORECASE)
+_NAMED = (
+    r"(?:(?:square|cubic|sq|cu) )?[A-Za-zμ°]+(?:\s*\^\s*\{?[23]\}?|[²³]| squared| cubed)?"
+    r"(?:\s*/\s*[A-Za-z]+|(?: per [a-z]+))?"
+)
+_ASKED_UNIT = re.compile(
+    rf"(?:(?<![A-Za-z])(?i:in|how many|number of|units? of|units?:)\s+|_{{2,}}\s*|\(\s*(?i:in |unit:? )?)(?:the )?"
+    rf"(?:(?P<unit>{_NAMED}|%)(?![A-Za-z]))"
+)
+_LETTERS = r"(?!(?:is|of|in|it|an?|to|we|he|do|so)(?![A-Za-z]))[A-Za-z]{1,2}(?![A-Za-z])"  # a name such as x or BC
+_AMBIGUOUS = ("second", "minute", "degree", "foot", "pound", "mole", "day", "week", "yard", "mi", "cent", "in")
+_MENTIONED = re.compile(rf"[0-9}}]\s*\\?[,;~ ]?\s*(?P<unit>{_NAMED}|°|\^\s*\{{?\\circ\}}?)(?![A-Za-z])")
 
 
 class Unit(NamedTuple):
@@ -117,9 +155,108 @@ def split(text: str, lenient: bool = False) -> tuple[str, Unit | None]:
         value, words = match["value"], _WORD.findall(match["unit"])
         is_number, has_space = bool(_PLAIN.fullmatch(value)), bool(match["space"])
         known = parse(match["unit"], nouns=is_number and has_space and len(words) <= 2)
-        if words and len(words[0]) == 1 and not (is_number and (has_space or lenient)):
+        if words and len(words[0]) == 1 and match["unit"][0] != "°" and not (is_number and (has_space or lenient)):
             known = None
     return (value, known) if (at or match) and value and known else (text, None)
+
+
+PERCENT = (("%", 1),)
+
+
+def scales(unit: Unit, question: str, above_one: bool) -> list[Fraction]:
+    """Factors by which a number in `unit` may be multiplied to compare with an answer that is a number without a unit.
+
+    None, where the question asks for another quantity or it is open which unit the answer has. The unit that the
+    question asks for is the answer's; else the one unit of that quantity that it mentions; else the guess's own, as
+    after any question that names no quantity. A percentage is also its number of hundredths, for an answer
+    `above_one`, unless the question has no word for a share.
+
+    >>> cm = parse("cm")
+    >>> scales(parse("m"), "How long is it, in cm?", True), scales(cm, "What is the volume?", True)
+    ([Fraction(100, 1)], [])
+    >>> scales(parse("%"), "", True), scales(parse("%"), "What is the angle ABC?", True)
+    ([Fraction(1, 100), Fraction(1, 1)], [])
+    """
+    question = _TEXT_COMMAND.sub(r" \1 ", question).replace("$", " ")
+    if asked := _asked_unit(question):
+        return [unit.factor / asked.factor] if asked.powers == unit.powers else []
+    if _counts(unit) and _asks_for_a_count(question):
+        generic = ("item", "object", "thing", "piece", "time", "unit")
+        named = (
+            re.search(rf"(?<![a-z]){re.escape(unit.powers[0][0])}", question, re.IGNORECASE) if unit.powers else None
+        )
+        return [Fraction(1)] if named or unit.powers[0][0] in generic else []
+    allowed, shares = _allowed(question), not question or bool(_QUANTITIES[-1][0].search(question))
+    if unit.powers == PERCENT:
+        if allowed and "%" not in allowed and not re.search(r"percent(?:age)? (?:of|in|de)", question, re.IGNORECASE):
+            return []
+        return [Fraction(1, 100), *([Fraction(1)] if above_one and shares else [])]
+    if allowed and not _is_allowed(unit, allowed, question):
+        return []
+    mentioned = _mentioned(unit, question)
+    if len(mentioned) == 1:
+        return [unit.factor / mentioned.pop()]
+    return [Fraction(1)] if not mentioned or unit.factor in mentioned else []
+
+
+def _asked_unit(question: str) -> Unit | None:
+    """The unit that a question asks for by name, such as in "how many minutes" and "(in cm)"; the last one."""
+    found = None
+    for match in _ASKED_UNIT.finditer(question):
+        name = " ".join(match["unit"].split())
+        unit = parse(name, nouns=False)
+        if unit and name not in _AMBIGUOUS and (len(name) > 1 or name in "%°"):
+            found = unit
+    return found
+
+
+def _allowed(question: str) -> set[str]:
+    """Units of the quantity that is named first in what a question asks; empty if it names none.
+
+    Where a letter is asked for ("find x"), the quantities named in the sentence are all possible.
+    """
+    starts = [match.end() for match in _ASKS.finditer(question)]
+    begin = question[max(0, starts[-1] - 4) :] if starts else question  # with "how" or the end of the verb
+    clause = re.split(r"(?<=[?？])|(?<=[a-z$])\.\s", begin)[0]
+    found = [(match.start(), units) for words, units in _QUANTITIES if (match := words.search(clause))]
+    letter = starts and re.match(rf"\W*(?:is )?(?:the )?(?:value of )?\W*{_LETTERS}", question[starts[-1] :])
+    first = min(found, default=(0, ""))[0]
+    return {unit for place, units in found if letter or not starts or place == first for unit in units.split()}
+
+
+def _asks_for_a_count(question: str) -> bool:
+    """Whether a question asks how many of something there are, which is no unit of measure."""
+    return bool(re.search(r"(?<![a-z])how many|number of|多少个|几个", question, re.IGNORECASE))
+
+
+def _is_allowed(unit: Unit, allowed: set[str], question: str) -> bool:
+    written = "*".join(base + (f"^{power}" if power != 1 else "") for base, power in unit.powers)
+    if unit.powers == (("rad", 1),) and not re.search(r"(?<![a-z])rad(?:ian)?s?(?![a-z])", question, re.IGNORECASE):
+        return False
+    word = unit.powers[0][0]
+    noun = _counts(unit) and bool(re.search(rf"(?<![a-z]){re.escape(word)}", question, re.IGNORECASE))
+    return written in allowed or (noun and len(unit.powers) == 1)
+
+
+def _counts(unit: Unit) -> bool:
+    """Whether a unit is a counted noun."""
+    return unit.factor == 1 and all(
+        base not in _UNITS or _UNITS[base].powers != ((base, 1),) for base, _ in unit.powers
+    )
+
+
+def _mentioned(unit: Unit, question: str) -> set[Fraction]:
+    """Factors of the units after a number in the question that measure the same quantity, or its base quantity."""
+    found = set()
+    for match in _MENTIONED.finditer(question):
+        other = parse(re.sub(r"\^\s*\{?\\circ\}?", "°", match["unit"]), nouns=False)
+        if other is None or match["unit"] in ("in", "a", "A", "K"):
+            continue
+        if other.powers == unit.powers:
+            found.add(other.factor)
+        elif len(other.powers) == len(unit.powers) == 1 and other.powers[0] == (unit.powers[0][0], 1):
+            found.add(other.factor ** unit.powers[0][1])
+    return found
 
 
 def _known(name: str) -> Unit | None:

@@ -1,9 +1,10 @@
 """Rewards: one module each, looked up by name; add one as a new file here, or as a function in any module or file.
 
 A reward is `score(record, text) -> float | dict[str, float]`. `record` is the record as rendered for the order that the
-model saw (`perl_jax.permute.render`), without its images; `text` is the whole response. A dict has the key "reward" and
-any named parts of it, the same keys for each response; the parts are logged, and `config.reward_weights` can reweight
-them. Rewards run in worker processes with limits on time and memory (`perl_jax.grading`) and must be deterministic.
+model saw (`perl_jax.permute.render`), without its images, and with `rounding` if `config.reward_rounding` is on; `text`
+is the whole response. A dict has the key "reward" and any named parts of it, the same keys for each response; the parts
+are logged, and `config.reward_weights` can reweight them. Rewards run in worker processes with limits on time and
+memory (`perl_jax.grading`) and must be deterministic.
 
 A function with veRL's signature, `compute_score(data_source, solution_str, ground_truth, extra_info)`, is taken as it
 is. One with TRL's or another is refused, as what else it would be called with is not known.

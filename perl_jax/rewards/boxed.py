@@ -15,6 +15,7 @@ _BOX = re.compile(r"\\boxed\{|\\.|[{}]", re.DOTALL)
 def score(record: Mapping[str, object], text: str) -> dict[str, float]:
     r"""{"reward", "accuracy", "format"} of a whole response; `record` is rendered, with `answer` and optionally `kind`.
 
+    With `rounding` in the record, an answer may be rounded further than the reference (`config.reward_rounding`).
     A response truncated at the length limit (`truncated` in the record) fails the format.
 
     >>> score({"answer": "B", "kind": "choice"}, r"<think>look</think> \boxed{B}")

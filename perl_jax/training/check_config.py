@@ -115,7 +115,7 @@ ONE_OF = {
     "loss.aggregate": grpo.AGGREGATES,
     "optimizer.mu_dtype": ("float32", "bfloat16"),
 }
-SWITCHES = ("train_vision", "data.fixed_shuffle", "remat")
+SWITCHES = ("train_vision", "data.fixed_shuffle", "remat", "reward_rounding")
 TEXTS = ("model", "lora.targets", "data.directory", "data.source", "data.split", "prompt.system", "prompt.instruction",
          "warmup.response", "warmup.caption", "reward", "checkpoint.best")  # fmt: skip
 NEEDED = ("data.split", "reward")  # texts that may not be empty

@@ -45,7 +45,9 @@ def write(config: ConfigDict, workdir: Path, count: int) -> str:
     data = run_data.data_sources(config, workdir)
     prompts, sizes = policy.without_weights(config, workdir, run_data.texts(config, list(data)))
     kept, _ = prompt_lengths.select({config.data.split: list(data)}, prompts, workdir)
-    with Grader(config.reward, weights=config.reward_weights, **config.grading) as grader:
+    with Grader(
+        config.reward, weights=config.reward_weights, rounding=config.reward_rounding, **config.grading
+    ) as grader:
         stream = Stream(data, split=config.data.split, seed=config.seed, kept=kept[config.data.split])
         source = batches.Questions(config, stream, prompts)
         questions = inspect_data.questions(config, source, prompts, grader, count)

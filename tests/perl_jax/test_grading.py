@@ -270,6 +270,13 @@ def test_a_reward_that_fails_on_the_trial_is_told_with_the_first_responses():
             grader.grade([({**RECORD, "mine": 3}, "ok")])
 
 
+def test_rounding_is_right_only_where_the_config_says_so():
+    record, response = {"id": "q", "answer": "2.45", "kind": "number"}, r"\boxed{2.5}"
+    for rounding in (False, True):
+        with Grader("boxed", workers=1, rounding=rounding) as grader:
+            assert grader.grade([(record, response)])[0]["accuracy"] == rounding
+
+
 def test_half_a_surrogate_pair_is_text_too(grader):
     assert grader.grade([(RECORD, "half \ud800")])[0]["reward"] == 1.0
 

@@ -1,6 +1,7 @@
 """Answers by kind: what is right in which words, and that no trick makes a wrong one right."""
 
 import doctest
+from decimal import Decimal
 
 import pytest
 from hypothesis import given, settings
@@ -330,6 +331,97 @@ def test_long_texts_are_read():
     ):
         for kind in ("choice", "text", "order", "number"):
             assert not correct(text, "B" if kind == "choice" else "2", kind, question="(B) x" * 1000)
+
+
+WHOLE = st.integers(-(10**9), 10**9)
+EXACT = (  # spellings of an exact number, from a numerator and a denominator
+    r"\frac{{{a}}}{{{b}}}",
+    "{a}/{b}",
+    r"\frac{{{a}}}{{{b}}}\text{{ cm}}",
+    r"{a}\sqrt{{{b}}}",
+    r"{a}\pi",
+    r"{a}\times 10^{{-{b}}}",
+    r"{a}\times 10^{{{b}}}",
+    "{a}%",
+    "{a}^\\circ",
+    "x={a}",
+    "({a}, {b})",
+    "{a}:{b}:7",
+    "{a}x+{b}",
+    r"\{{{a}, {b}\}}",
+)
+
+
+@given(WHOLE, st.integers(2, 30), st.sampled_from(EXACT), st.sampled_from(EXACT))
+@settings(max_examples=300, deadline=None)
+def test_equality_of_exact_numbers_is_symmetric_and_refuses_neighbours(number, other, form, guess_form):
+    gold, guess = form.format(a=number, b=other), guess_form.format(a=number, b=other)
+    assert correct(gold, gold, "number") or "/0" in gold
+    assert correct(guess, gold, "number") == correct(gold, guess, "number") or "%" in gold + guess
+    for wrong in {number + 1, -number, number * 10} - {number}:
+        assert not correct(form.format(a=wrong, b=other), gold, "number")
+
+
+@given(st.integers(1, 10**9), st.integers(0, 6), WHOLE)
+@settings(max_examples=200, deadline=None)
+def test_a_decimal_of_any_size_refuses_plus_one_its_negative_and_random_others(digits, places, random):
+    gold = Decimal(digits).scaleb(-places)
+    for wrong in (gold + 1, -gold, gold * 10, gold + Decimal(1).scaleb(-places), Decimal(random).scaleb(-places)):
+        assert correct(f"{wrong:f}", f"{gold:f}", "number") == (wrong == gold)
+        assert not correct(f"{wrong:f} or {gold:f}", f"{gold:f}", "number") or wrong == gold
+
+
+@given(st.lists(st.integers(-99, 99), min_size=2, max_size=5, unique=True), st.data())
+@settings(max_examples=100, deadline=None)
+def test_a_value_in_another_notation_names_its_choice_and_no_other(values, data):
+    write = st.sampled_from(("{}", "${}$", "{}.0", r"\frac{{{}}}{{1}}", r"{}\times 1", "{}^1"))
+    choices = [data.draw(write).format(value) for value in values]
+    place, named = (data.draw(st.integers(0, len(values) - 1)) for _ in range(2))
+    letter, guess = "ABCDE"[named], rf"\frac{{{2 * values[named]}}}{{2}}"
+    for text in (guess, f"{letter}. {guess}", rf"\textbf{{({letter})}}\;{guess}", f"**{letter}**", f"Option {letter}"):
+        assert correct(text, "ABCDE"[place], "choice", choices) == (place == named)
+    if place != named:
+        assert not correct(f"{'ABCDE'[place]}. {guess}", "ABCDE"[place], "choice", choices)
+        assert not correct(f"{letter} or {'ABCDE'[place]}", "ABCDE"[place], "choice", choices)
+
+
+UNITS = {
+    "length": ["cm", "m", "km"],
+    "area": ["cm^2", "m^2"],
+    "volume": ["cm^3", "m^3"],
+    "time": ["minutes", "hours"],
+    "angle": ["^\\circ"],
+    "percentage": ["%"],
+    "mass": ["kg", "g"],
+    "price": ["dollars"],
+}
+
+
+@given(st.sampled_from(sorted(UNITS)), st.sampled_from(sorted(UNITS)), st.integers(2, 999), st.data())
+@settings(max_examples=200, deadline=None)
+def test_a_unit_of_another_quantity_than_the_question_asks_for_is_refused(asked, given_, number, data):
+    unit = data.draw(st.sampled_from(UNITS[given_]))
+    for question in (f"What is the {asked} of the thing?", f"Find the {asked}.", f"Calculate the total {asked} shown."):
+        assert correct(f"{number} {unit}", str(number), "number", question=question) == (asked == given_)
+
+
+def test_the_gold_may_be_a_number_of_json():
+    for gold, right, wrong in (
+        (1e-07, "10^{-7}", "2e-7"),
+        (3.0, "3", "3.04"),
+        (3, "3", "4"),
+        (-0.5, r"-\frac12", "0.5"),
+        (1e22, "10^{22}", "10^{21}"),
+    ):
+        for kind in ("number", None):
+            assert correct(right, gold, kind) and not correct(wrong, gold, kind)
+    assert not correct("5", float("nan"), "number")
+
+
+def test_rounding_further_needs_the_records_permission():
+    record = {"answer": "2.45", "kind": "number"}
+    assert not compare.is_correct(record, "2.5") and compare.is_correct({**record, "rounding": True}, "2.5")
+    assert not compare.is_correct({**record, "rounding": True}, "2.4")
 
 
 def test_examples_in_the_docstrings():
