@@ -417,10 +417,16 @@ def _marked(match: re.Match, place: Place) -> str | None:
 def _listed(match: re.Match, place: Place) -> str | None:
     """A list of numbers, letters, numerals or Roman numerals with a symbol for each; None if an image is missing.
 
-    The last of "image 1 and 2 dogs" counts dogs.
+    The last of "image 1 and 2 dogs" counts dogs, that of "images 1 and 2 show" does not.
     """
     items = list(_LISTED.finditer(match[2]))
-    if items and items[-1][0].isdigit() and order_words.counts_something(items[-1][0] + match.string[match.end() :]):
+    singular = not re.match(rf"{NOUN}s", match[1], re.I)
+    if (
+        singular
+        and items
+        and items[-1][0].isdigit()
+        and order_words.counts_something(items[-1][0] + match.string[match.end() :])
+    ):
         return None
     parsed = [_parsed(item[0], match.re is _ROMAN_LIST) for item in items]
     if any(number is None or place(number) is None for number, _ in parsed) or len({style for _, style in parsed}) > 1:

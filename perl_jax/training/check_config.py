@@ -116,8 +116,19 @@ ONE_OF = {
     "optimizer.mu_dtype": ("float32", "bfloat16"),
 }
 SWITCHES = ("train_vision", "data.fixed_shuffle", "remat", "reward_rounding")
-TEXTS = ("model", "lora.targets", "data.directory", "data.source", "data.split", "prompt.system", "prompt.instruction",
-         "warmup.response", "warmup.caption", "reward", "checkpoint.best")  # fmt: skip
+TEXTS = (
+    "model",
+    "lora.targets",
+    "data.directory",
+    "data.source",
+    "data.split",
+    "prompt.system",
+    "prompt.instruction",
+    "warmup.response",
+    "warmup.caption",
+    "reward",
+    "checkpoint.best",
+)
 NEEDED = ("data.split", "reward")  # texts that may not be empty
 
 

@@ -44,9 +44,29 @@ def test_choice_right(prediction):
     assert correct(prediction, "a dog", "choice", PETS), "the answer may be stored as the choice's text"
 
 
-@pytest.mark.parametrize("prediction", ["A", "A, B", "A B", "AB", "B, A", "A or B", "dog", "B. a cat", "a dog or a cat",
-                                        "BB", "E", "", "A, B, C, D", "Answer: B", "the answer is B", "image 1",
-                                        "not B", "<image>"])  # fmt: skip
+@pytest.mark.parametrize(
+    "prediction",
+    [
+        "A",
+        "A, B",
+        "A B",
+        "AB",
+        "B, A",
+        "A or B",
+        "dog",
+        "B. a cat",
+        "a dog or a cat",
+        "BB",
+        "E",
+        "",
+        "A, B, C, D",
+        "Answer: B",
+        "the answer is B",
+        "image 1",
+        "not B",
+        "<image>",
+    ],
+)
 def test_choice_wrong(prediction):
     assert not correct(prediction, "B", "choice", PETS)
     assert not correct(prediction, "a dog", "choice", PETS)
