@@ -1,5 +1,7 @@
 """What all tests share: their environment (`support/environment.py`), their order, tiny models, cleared caches."""
 
+import os
+
 import environment  # noqa: F401  (before the first import of jax)
 import hypothesis
 import jax
@@ -7,7 +9,7 @@ import pytest
 import tiny
 
 # The first example of a property compiles what the others reuse, so a time limit per example would say nothing.
-hypothesis.settings.register_profile("perl_jax", deadline=None)
+hypothesis.settings.register_profile("perl_jax", deadline=None, max_examples=60)
 hypothesis.settings.load_profile("perl_jax")
 
 
@@ -23,6 +25,13 @@ def few_programs():
     and XLA then crashes while it compiles another."""
     yield
     jax.clear_caches()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def shared_runs(tmp_path_factory):
+    """Names the folder of the runs that all test processes share (`tiny_run.trained`)."""
+    folder = tmp_path_factory.getbasetemp()
+    os.environ["PERL_JAX_TINY_RUNS"] = str(folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder)
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from models.errors import InputError, one_line
-from perl_jax import grpo, rewards
+from perl_jax import grpo, mesh, rewards
 from perl_jax.training import held_out
 
 
@@ -67,7 +67,7 @@ RANGES = {
     "prompt.max_pixels": _count(1),
     "prompt.max_tokens": _count(1),
     "seed": _count(0, 2**32 - 1),
-    **{f"mesh.{axis}": _count(1, also=(-1,)) for axis in ("slice", "data", "fsdp", "tensor")},
+    **{f"mesh.{axis}": _count(1, also=(-1,)) for axis in mesh.AXES},
     "max_padding": SHARE,
     "warmup.steps": _count(0),
     "warmup.questions": _count(1),

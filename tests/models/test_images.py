@@ -53,7 +53,7 @@ def test_bits_of_the_reference_on_any_size(height, width, low, more):
         assert_equal(image_array(height, width), low, low + more)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     height=st.integers(1, 9000),
     width=st.integers(1, 9000),

@@ -202,7 +202,7 @@ def test_what_cannot_be_shown_is_skipped_and_named(full_run, changes, tmp_path, 
     [
         ({"data.split": "train[:50%]"}, {}, "config.data.split is 'train.:50%.'; .* train, eval|config.data.split"),
         ({}, {"low": 0.5, "target": 0.4}, "--low=0.5 --target=0.4"),
-        ({"sampling.temperature": 0.0}, {}, "temperature must be above 0"),
+        ({"sampling.temperature": 0.0}, {}, "config.sampling.temperature is 0.0; it must be at least"),
         ({"reward": "nope"}, {}, "no reward 'nope'"),
     ],
 )

@@ -289,31 +289,35 @@ def test_no_weight_is_held_more_often_than_it_must(tmp_path, monkeypatch, change
 
     What trains is there with its optimizer's two moments; what is frozen, and the reference, once in the compute dtype.
     """
-    step, held = update.step, {}
+    data, held = str(tiny_run.trained() / "data"), {}
 
-    def spied(state, *args, **options):
+    class BeforeTheUpdate(Exception):
+        pass
+
+    def spied(*args, **options):
         for part, width in ODD.items():
             depth = {"text": 1, "vision": 2}[part]
             dtypes = [x.dtype.name for x in jax.live_arrays() if x.shape == (depth, 32, width)]
             held[part] = dtypes.count("float32") / 2, dtypes.count("bfloat16") / 2  # of a gate and of an up projection
-        return step(state, *args, **options)
+        raise BeforeTheUpdate
 
     monkeypatch.setattr(update, "step", spied)
     sizes = {f"scratch.{part}.intermediate_size": width for part, width in ODD.items()}
-    tiny_run.run(
-        tmp_path,
-        **{
-            **sizes,
-            "compute_dtype": "bfloat16",
-            "warmup.steps": 0,
-            "total_steps": 1,
-            "n_s": 0,
-            "eval.sets": (),
-            "data.source": "",
-            "data.directory": str(tiny_run.trained() / "data"),
-            **changes,
-        },
-    )
+    with pytest.raises(BeforeTheUpdate):
+        tiny_run.run(
+            tmp_path,
+            **{
+                **sizes,
+                "compute_dtype": "bfloat16",
+                "warmup.steps": 0,
+                "total_steps": 1,
+                "n_s": 0,
+                "eval.sets": (),
+                "data.source": "",
+                "data.directory": data,
+                **changes,
+            },
+        )
     assert held == {"text": text, "vision": vision}
 
 

@@ -43,8 +43,8 @@ def text(model, sharding=None):
 
 
 # name: (the model and which of its weights train, new tokens). Only "long" outgrows its KV caches and moves streams,
-# which takes four decoding programs instead of one. "text" samples nothing.
-CASES = {"long": (all_weights, 80), "short": (all_weights, 40), "adapters": (adapters, 40), "text": (text, 0)}
+# which takes four decoding programs instead of one, and recomputes activations.
+CASES = {"long": (all_weights, 80), "short": (all_weights, 40), "adapters": (adapters, 40), "text": (text, 40)}
 
 
 def sampled(model, max_new_tokens: int) -> dict:
@@ -66,7 +66,7 @@ def sampled(model, max_new_tokens: int) -> dict:
     return {"tokens": out.tokens, "lengths": out.lengths, "sampled": out.logprobs}
 
 
-def results(model, trainable, optimizer, max_new_tokens: int) -> dict:
+def results(model, trainable, optimizer, max_new_tokens: int, remat: bool = False) -> dict:
     """{name: array} of all results that must be equal on any mesh; without rollouts for 0 new tokens."""
     import numpy as np
     import tiny
@@ -82,7 +82,7 @@ def results(model, trainable, optimizer, max_new_tokens: int) -> dict:
         groups.append(update.Group(images, [(0, 1), (1, 0)], [ids, ids], responses, rng.normal(size=(2, 3))))
     rows = {"rows": 1, "row_tokens": 96, "max_pixels": tiny.MAX_PIXELS}
     logprobs = update.logprobs(model, groups, **rows)
-    state, metrics = update.step(update.init(model, optimizer, trainable), groups, remat=True, **rows)
+    state, metrics = update.step(update.init(model, optimizer, trainable), groups, remat=remat, **rows)
     names = ("loss", "grad_norm", "entropy", "logprob", "ratio_max", "update_norm")
     return {
         **(sampled(model, max_new_tokens) if max_new_tokens else {}),
@@ -130,10 +130,10 @@ def main(model_path: str, out: str, devices: str, meshes: str) -> None:
         with jax.set_mesh(mesh.make(**sizes)):
             make, tokens = CASES[case]
             model, trainable = make(qwen.load(model_path, sharding=mesh.sharding), mesh.sharding)
-            np.savez(Path(out, f"{name}.npz"), **results(model, trainable, descent, tokens))
+            np.savez(Path(out, f"{name}.npz"), **results(model, trainable, descent, tokens, case == "long"))
             in_decoding = sorted(shapes)
             with Compilations() as compilations:
-                results(model, trainable, descent, tokens)
+                results(model, trainable, descent, tokens, case == "long")
             shapes.clear()
             if name == "fsdp":
                 reshard, mesh.reshard = mesh.reshard, lambda state, layout: state  # decodes in the training layout

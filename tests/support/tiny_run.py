@@ -1,13 +1,11 @@
 """Short training runs of a micro model on real digits; one complete run is shared by many tests."""
 
-import atexit
+import fcntl
 import functools
 import json
 import os
-import shutil
 import signal
 import sys
-import tempfile
 from pathlib import Path
 
 sys.path.append(str(Path(__file__).resolve().parents[2]))  # for running as a script
@@ -112,20 +110,27 @@ def run_until(workdir: str, step: int) -> None:
     run(Path(workdir))
 
 
-@functools.cache
 def trained() -> Path:
     """The workdir of one complete run, read-only."""
-    directory = Path(tempfile.mkdtemp(prefix="perl_jax-tiny-run-"))
-    atexit.register(shutil.rmtree, directory, ignore_errors=True)
-    return run(directory / "run")
+    return _once("trained")
+
+
+def adapted() -> Path:
+    """The workdir of one complete run that trained adapters of both towers with KL, read-only."""
+    return _once("adapted", **ADAPTERS)
 
 
 @functools.cache
-def adapted() -> Path:
-    """The workdir of one complete run that trained adapters of both towers with KL, read-only."""
-    directory = Path(tempfile.mkdtemp(prefix="perl_jax-tiny-run-"))
-    atexit.register(shutil.rmtree, directory, ignore_errors=True)
-    return run(directory / "run", **ADAPTERS)
+def _once(name: str, **changes) -> Path:
+    """The workdir of a run that one test process makes for all of them, in the folder that conftest.py names."""
+    workdir = Path(os.environ["PERL_JAX_TINY_RUNS"], name)
+    with open(f"{workdir}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        done = Path(f"{workdir}.done")
+        if not done.exists():
+            run(workdir, **changes)
+            done.touch()
+    return workdir
 
 
 def metrics(workdir: Path, stage: str | None = None) -> list[dict]:

@@ -208,7 +208,7 @@ TEXT = st.lists(st.sampled_from([
 ]), max_size=4).map(" ".join)  # fmt: skip
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     TEXT,
     TEXT,
