@@ -6,6 +6,7 @@ devices, and a roofline estimate of the step time. A name without a size, such a
 GPUs (h100:8) nothing is compiled: all is estimated. No weights are read; the sizes of published models are built in.
 """
 
+import bisect
 import os
 import time
 from collections.abc import Mapping
@@ -177,13 +178,14 @@ def phases(compiled: Mapping[str, Compiled | float], resident: Mapping[str, floa
 
 def largest_rows(config: ConfigDict, topology: str, assumed: Assumed) -> int | None:
     """The largest `micro_batch.row_tokens`, in steps of 2,048, that fits by estimate; None where none does."""
-    config, best = config.copy_and_resolve_references(), None
-    for tokens in range(2048, 2**17, 2048):
+    config, sizes = config.copy_and_resolve_references(), range(2048, 2**17, 2048)
+
+    def too_large(tokens: int) -> bool:
         config.micro_batch.row_tokens = tokens
-        if plan(config, topology, assumed).needed["update"] > 1:
-            break
-        best = tokens
-    return best
+        return plan(config, topology, assumed).needed["update"] > 1
+
+    fitting = bisect.bisect_left(sizes, True, key=too_large)
+    return sizes[fitting - 1] if fitting else None
 
 
 def report(config: ConfigDict, planned: Plan, assumed: Assumed, price: float) -> str:
