@@ -9,7 +9,7 @@ import pytest
 import tiny
 
 # The first example of a property compiles what the others reuse, so a time limit per example would say nothing.
-hypothesis.settings.register_profile("perl_jax", deadline=None, max_examples=60)
+hypothesis.settings.register_profile("perl_jax", deadline=None, max_examples=40)
 hypothesis.settings.load_profile("perl_jax")
 
 
