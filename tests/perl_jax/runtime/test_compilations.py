@@ -58,7 +58,7 @@ def test_compiled_ahead_is_not_compiled_again():
 
 @pytest.mark.slow
 def test_forty_ragged_steps_compile_nothing_after_warm_up(optimized):
-    """The first of the 60 steps of `python -m benchmarks.compilations`. Sampling and update with new images, prompts and responses of other lengths in every step."""
+    """New images, prompts and lengths of responses in every step; `python -m benchmarks.compilations` takes sixty."""
     steps = list(ragged.steps(tiny.random_model(tiny.CONFIGS["untied"]), 40))
     programs = [step["programs"] for step in steps]
     assert programs[0] >= 5 and sum(programs[20:]) == 0, programs
