@@ -15,7 +15,7 @@ _THING = (
     rf"(?:{NOUN}|chart|map|diagram|scan|slide|table|page|graph|plot|drawing|painting|sketch|figure|fig|frame|panel|"
     r"scene|view|illustration|poster|card|x-ray|option|sample|example|case|item|shot|sheet|document|plate|exhibit)"
 )
-_ORDINAL = rf"(?:{'|'.join(symbols.ORDINALS)}|\d+(?:st|nd|rd|th)|last|final)"
+ORDINAL = rf"(?:{'|'.join(symbols.ORDINALS)}|\d+(?:st|nd|rd|th)|last|final)"
 _OWN = r"(?:his|her|their|its|my|your|our|[a-z]+['’]s)"
 _STEP = rf"(?:step|action|move|moment|event|stage|thing|number|{_THING})"
 

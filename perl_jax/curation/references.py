@@ -12,10 +12,9 @@ from typing import NamedTuple
 
 from perl_jax import symbols
 from perl_jax.curation import chinese, language, order_words
-from perl_jax.curation.order_words import NOUN
+from perl_jax.curation.order_words import NOUN, ORDINAL
 
 _NUMERALS = "|".join(symbols.NUMERALS)
-_ORDINAL = rf"(?:{'|'.join(symbols.ORDINALS)}|\d+(?:st|nd|rd|th)|last|final)"
 _AND = r"(?:,? and |,? or |,? and/or |, | ?& ?| ?/ ?| vs\.? | versus )"
 _MARK = r"(?:[_-]|\.? ?| ?#| ?no\.? ?| number(?:ed)? | labell?ed | ?\(| ?\[)"  # between a noun and its number
 _BETWEEN = r"(?:,|:|,? between|,? from| is \w+er,)?"
@@ -38,14 +37,14 @@ _ROMAN_LIST = re.compile(rf"\b((?i:{NOUN})s? )([IVX]+(?:{_AND}[IVX]+)*)\b(?!['�
 _LETTER_LIST = re.compile(rf"\b((?i:{NOUN})s?{_BETWEEN} )({_list_of('[A-Z]')})(?!\w|['’.]\w)")
 _LETTER = re.compile(rf"\b({NOUN}(?:[_-]| ?[(\[]| ?#| labell?ed | ))([A-Z])\b(?!['’.]\w)", re.I)
 _ORDINALS = re.compile(
-    rf"\b()({_ORDINAL}(?:{_AND}(?:the )?{_ORDINAL})*)"
+    rf"\b()({ORDINAL}(?:{_AND}(?:the )?{ORDINAL})*)"
     rf"(?= (?:{NOUN}s?|one)\b(?! but\b)| of (?:the|these|those)(?: \w+)? {NOUN}s\b)",
     re.I,
 )
 _SIDE = re.compile(rf"\b()(left|right)(?=(?:-?hand)?(?:-side| side)? {NOUN}\b)", re.I)
 _ON_SIDE = re.compile(rf"\b({NOUN} (?:on|to|at) the )(left|right)\b(?!-| (?:side|of|hand|edge|corner|half|part))", re.I)
-_WORD = re.compile(_ORDINAL, re.I)
-_PLACED = re.compile(rf"(?:\b(?:{_ORDINAL}|left|right)(?:-?hand)?|\x00) $", re.I)  # refers to the noun that follows
+_WORD = re.compile(ORDINAL, re.I)
+_PLACED = re.compile(rf"(?:\b(?:{ORDINAL}|left|right)(?:-?hand)?|\x00) $", re.I)  # refers to the noun that follows
 
 # An answer that is only a reference, to a question that asks for an image.
 _ASKS_FOR_IMAGE = re.compile(
@@ -56,7 +55,7 @@ _ASKS_FOR_IMAGE = re.compile(
 )
 _HOW_MANY = re.compile(r"\bhow (?:many|much)\b", re.I)
 _ASKS_FOR_ORDER = re.compile(r"\b(?:arrange|order|sort|rank|sequence)\b", re.I)
-_BARE = re.compile(rf"((?:the )?)({_ORDINAL}|left|right|\d+)((?: (?:one|{NOUN}))?\.?)", re.I)
+_BARE = re.compile(rf"((?:the )?)({ORDINAL}|left|right|\d+)((?: (?:one|{NOUN}))?\.?)", re.I)
 _BARE_LETTER = re.compile(r"(\(?)([A-Z])(\)?\.?)")
 _BARE_ITEM = re.compile(rf"[\s(]*(\d+|[A-Za-z]|{_NUMERALS})[\s).]*", re.I)
 _ALTERNATIVES = re.compile(
@@ -92,7 +91,7 @@ _WRITTEN = re.compile(
 _CAPTION = re.compile(
     rf"(?:\b(?P<noun>{NOUN}|figure|fig\.?|option|choice|candidate){_MARK}(?P<number>\d+|[A-Z]|{_NUMERALS})[)\]]?|"
     rf"(?P<bare>(?<![A-Za-z0-9.])\(?(?:[A-Z]|\d{{1,2}})[).:：、．\]]|\([A-Z]\)[.:]?)|"
-    rf"\b(?P<ordinal>{_ORDINAL}|left|right)(?:-?hand)? {NOUN}|"
+    rf"\b(?P<ordinal>{ORDINAL}|left|right)(?:-?hand)? {NOUN}|"
     rf"[图圖][片像]?(?P<chinese>\d+|[A-Z]|[{''.join(symbols.CHINESE)}])|第(?P<nth>[{''.join(symbols.CHINESE)}\d])[张張幅][图圖]?片?)"
     r"(?: ?(?:is|[:：.=–—-]))?\s*$",
     re.I,
@@ -445,9 +444,9 @@ _SPEAKS = re.compile(
     rf"\b(?:which|what|these|those|this|both|each)(?: one)?(?: of (?:the|these|those))?(?: (?:two|three|four|\d))? "
     rf"{NOUN}s?\b(?! (?:did|do|does|will|was taken|were taken|he|she|they|that|album|frame)\b)|"
     rf"\b(?:in|of|from|between|see|at) (?:the|this|these) "
-    rf"(?:two |three |four |given |following |left |right |{_ORDINAL} )?(?:{NOUN}|figure)s?\b|"
+    rf"(?:two |three |four |given |following |left |right |{ORDINAL} )?(?:{NOUN}|figure)s?\b|"
     rf"\b(?:{NOUN}|figure|diagram)s? (?:above|below)\b|"
-    rf"\b(?:the|this) (?:following |given |{_ORDINAL} )?(?:{NOUN}|figure)s? (?:shows?|depicts?|is|are)\b",
+    rf"\b(?:the|this) (?:following |given |{ORDINAL} )?(?:{NOUN}|figure)s? (?:shows?|depicts?|is|are)\b",
     re.I,
 )
 

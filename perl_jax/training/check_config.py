@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 from models.errors import InputError, one_line
 from perl_jax import grpo, mesh, rewards
+from perl_jax.runtime import config_keys
 from perl_jax.training import held_out
 
 
@@ -42,7 +43,7 @@ class Range(NamedTuple):
         return " or ".join([f"{' and '.join(bounds)}, {kind}", *map(str, self.also)])
 
 
-MOST_WHOLE, MOST = 2**31 - 1, float(np.finfo(np.float32).max)  # steps and tokens are counted as int32
+MOST_WHOLE, MOST = 2**31 - 1, rewards.MOST  # steps and tokens are counted as int32
 
 
 def _float32(value: float) -> float:
@@ -134,7 +135,7 @@ NEEDED = ("data.split", "reward")  # texts that may not be empty
 
 def check(config: ConfigDict) -> None:
     """Raises InputError, naming the key, what it may be and its value, for a value with which no run is right."""
-    values = dict(_flat(config))
+    values = dict(config_keys.flat(config))
     for key in (*RANGES, *ONE_OF, *SWITCHES, *TEXTS, "data.options", "scratch", "reward_weights", "eval.sets"):
         if key not in values:
             raise InputError(f"config.{key} is missing: begin with what configs/base.py's get_config() returns")
@@ -239,10 +240,3 @@ def check_parts(config: ConfigDict) -> None:
     for name, part in config.items():
         if hasattr(part, "is_locked") and not part.is_locked and name not in ("scratch", "reward_weights"):
             raise InputError(f"config.{name} is replaced as a whole; set config.{name}.{', '.join(part)} one by one")
-
-
-def _flat(config: ConfigDict, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in config.items():
-        yield prefix + key, value
-        if hasattr(value, "items"):
-            yield from _flat(value, f"{prefix}{key}.")

@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 
 from configs import base
 from models.errors import InputError
+from perl_jax.runtime import config_keys
 from perl_jax.training import check_config
 
 
@@ -138,7 +139,7 @@ def test_a_value_out_of_its_range_is_refused(key, data):
 @given(data=st.data())
 def test_a_value_within_its_range_is_taken(key, data):
     range_ = check_config.RANGES[key]
-    assert range_.holds(dict(check_config._flat(base.get_config()))[key]), "the default"
+    assert range_.holds(dict(config_keys.flat(base.get_config()))[key]), "the default"
     least, most = range_.least, range_.most
     if range_.whole:
         assert range_.holds(
