@@ -168,19 +168,9 @@ def main(argv: list[str]) -> None:
             **options,
         )
         requests = ", ".join(f"{number:,} {what}" for what, number in model.counts.items()) if annotate else ""
-    print(
-        "\n\n".join(
-            filter(
-                None,
-                (
-                    table(summary),
-                    doubtful_table(FLAGS.out),
-                    agreement_table(FLAGS.out),
-                    requests and f"endpoint: {requests}",
-                ),
-            )
-        )
-    )
+    parts = [table(summary), doubtful_table(FLAGS.out), agreement_table(FLAGS.out)]
+    parts.append(requests and f"endpoint: {requests}")
+    print("\n\n".join(filter(None, parts)))
     if unused := unused_columns(columns):
         print(f"\n{unused}\n")
     print(f"wrote {FLAGS.out}")

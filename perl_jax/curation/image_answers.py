@@ -282,5 +282,4 @@ def _subjects(sentence: Sentence) -> set[int]:
 
 
 def _without(sentence: Sentence, images: Set[int]) -> Sentence:
-    kinds = ("named", "beside", "apart", "denied", "unclear")
-    return sentence._replace(**{kind: getattr(sentence, kind) - images for kind in kinds})
+    return sentence._replace(**{kind: getattr(sentence, kind) - images for kind in named_images.KINDS})

@@ -67,6 +67,9 @@ _ALL = re.compile(
 )
 
 
+KINDS = ("named", "beside", "apart", "denied", "unclear")  # fields of `Sentence`: how it names an image
+
+
 class Sentence(NamedTuple):
     """The images of one sentence of an answer, counted from 1, by how it names them."""
 
@@ -81,7 +84,7 @@ class Sentence(NamedTuple):
     @property
     def images(self) -> frozenset[int]:
         """All images of the sentence."""
-        return self.named | self.beside | self.apart | self.denied | self.unclear
+        return frozenset().union(*(getattr(self, kind) for kind in KINDS))
 
 
 def sentences(answer: str, count: int) -> list[Sentence] | None:
@@ -127,14 +130,14 @@ def _numbers(symbol: str) -> str:
 
 
 def _read(sentence: str) -> Sentence:
-    found: dict[str, set[int]] = {"named": set(), "beside": set(), "apart": set(), "denied": set(), "unclear": set()}
+    found: dict[str, set[int]] = {kind: set() for kind in KINDS}
     for kind, images in _kinds(sentence):
         found[kind] |= images
     return Sentence(sentence, **{kind: frozenset(found[kind]) for kind in found}, of_all=bool(_ALL.search(sentence)))
 
 
 def _kinds(sentence: str) -> Iterator[tuple[str, set[int]]]:
-    """How the sentence names the images of each mention: a field of `Sentence`."""
+    """How the sentence names the images of each mention: one of `KINDS`."""
     only_denied = True
     for mention in MENTION.finditer(sentence):
         before, after = sentence[: mention.start()], sentence[mention.end() :]

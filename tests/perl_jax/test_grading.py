@@ -35,6 +35,9 @@ def score(record, text):
             "word": "good", "parts": {"accuracy": 1.0},
             "none": None}.get(text, {"reward": 1.0, "length": len(text)})
 
+def named(record, text):
+    return {"reward": 1.0, text: 0.0}
+
 def plain(record, text):
     return len(text) / 2
 
@@ -113,6 +116,13 @@ def test_values_that_no_float32_holds_and_endless_parts(caplog):
     heavy = Grader("my_reward:score", workers=1, weights={"length": 3e38})
     with heavy as grader, pytest.raises(InputError, match="no float32"):
         grader.grade([(RECORD, "a long text")])
+
+
+def test_the_names_of_parts_are_bounded_over_all_responses():
+    with Grader("my_reward:named", workers=1) as grader:
+        assert all(score["reward"] == 1.0 for score in grader.grade([(RECORD, f"part {i}") for i in range(40)]))
+        with pytest.raises(InputError, match=r"has 81 parts.*it must give each response the same parts"):
+            grader.grade([(RECORD, f"part {i}") for i in range(80)])
 
 
 def test_each_different_error_is_warned_once(caplog):
