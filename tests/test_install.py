@@ -108,6 +108,7 @@ def elsewhere(request, tmp_path):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_the_wheel_holds_the_three_packages_and_no_more(checkout, wheel):
     with zipfile.ZipFile(wheel) as archive:
         held = {name for name in archive.namelist() if ".dist-info/" not in name}

@@ -236,6 +236,7 @@ def test_a_slice_reads_that_slice(tmp_path):
         np.testing.assert_array_equal(part, np.asarray(param[...])[index])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sharded", [True, False])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_the_host_holds_a_piece_at_a_time(tmp_path, monkeypatch, sharded, dtype):
@@ -486,6 +487,7 @@ def assert_transformers_reads(path, theirs):
         assert value.dtype == expected[name].dtype and value.equal(expected[name]), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tied", [True, False])
 def test_transformers_reads_a_model_from_nothing(tmp_path, tied):
     theirs = torch_model(tied, "float32")

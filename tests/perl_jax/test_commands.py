@@ -95,6 +95,7 @@ FAULTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_model_that_cannot_be_used(broken, data, tmp_path, fault):
     breaks, words = FAULTS[fault]

@@ -125,6 +125,7 @@ def test_the_names_of_parts_are_bounded_over_all_responses():
             grader.grade([(RECORD, f"part {i}") for i in range(80)])
 
 
+@pytest.mark.slow
 def test_each_different_error_is_warned_once(caplog):
     texts = ["raise", "word", "die", "hang"]
     with Grader("my_reward:score", workers=2, timeout=0.5) as grader, caplog.at_level(logging.WARNING):
@@ -168,6 +169,7 @@ def test_all_of_a_later_batch_may_fail_where_the_share_allows_it():
         assert grader.grade([(RECORD, "raise")])[0]["reward"] == 0.0
 
 
+@pytest.mark.slow
 def test_a_reward_that_is_always_too_slow_is_not_awaited_for_each_response(user_module):
     texts = ["hang" + " " * number for number in range(200)]
     words = r"took more than 0.2 s \(config.grading.timeout\).* on all 200 responses"

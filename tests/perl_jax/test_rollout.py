@@ -72,6 +72,7 @@ def suppressed(logits, config):
 # Greedy.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", tiny.CONFIGS)
 def test_greedy_is_the_argmax_and_transformers(models, theirs, name):
     import reference
@@ -418,6 +419,7 @@ def test_bad_calls(model, prompts, options):
         generate(**{"model": model, "prompts": prompts} | options)
 
 
+@pytest.mark.slow
 def test_a_batch_at_a_time_gives_the_same(model):
     """Whatever memory allows: 5 prompts by 2, the last batch filled up; each response is told of once."""
     prompts = [*tiny.prompts(model.config), *tiny.prompts(model.config)][:5]

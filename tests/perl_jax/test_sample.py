@@ -45,6 +45,7 @@ def test_images_come_first_unless_the_prompt_has_slots(exported, images):
     assert "In a box." in settings.messages({"question": "Which?"})[-1]["content"]  # training's instruction
 
 
+@pytest.mark.slow
 def test_samples_differ_and_a_seed_repeats_them(exported, images):
     draws = [
         sample.answers(exported, "Which?", images, samples=4, temperature=1.0, seed=seed, **SHORT) for seed in (0, 0, 1)

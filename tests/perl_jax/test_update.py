@@ -193,6 +193,7 @@ def weighted_gradients(model, shared, rows, weights, places):
     return [nnx.grad(f, has_aux=True)(model) for f in (ours, theirs)]
 
 
+@pytest.mark.slow
 @settings(max_examples=6)
 @given(orders=PERMUTATIONS, lengths=RAGGED, seed=st.integers(0, 99))
 @example(orders=ORDERS, lengths=LENGTHS, seed=0)

@@ -109,6 +109,7 @@ def test_nothing_is_found_in_an_empty_output(scores, text):
     assert all(score.correct == 0 for score in scores(text))
 
 
+@pytest.mark.slow
 def test_a_hostile_output_takes_no_quadratic_time(scores):
     """Under a second for most of these; what goes back and forth over 100 KB takes minutes."""
     for text in HOSTILE:
@@ -117,5 +118,6 @@ def test_a_hostile_output_takes_no_quadratic_time(scores):
         assert time.process_time() - start < 10 * count, repr(text)
 
 
+@pytest.mark.slow
 def test_a_very_long_output(scores):
     assert all(score.correct == 0 for score in scores("a" * 10_000_000, kinds=1))

@@ -87,6 +87,7 @@ def test_workers_have_no_jax(hostile):
     assert scoring.score_responses("records", "boxed", answered("jax"), 1)[0][0].extracted == "False"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("text", "why"), [("hang", "TimeoutError"), ("die", "ProcessExpired"), ("memory", "MemoryError")]
 )

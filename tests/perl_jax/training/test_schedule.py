@@ -25,6 +25,7 @@ def test_without_a_warm_up_every_step_is_perl():
     assert {schedule.stage(config, step) for step in (0, 1, 900)} == {"perl"}
 
 
+@pytest.mark.slow
 def test_a_taught_response_must_have_room(tmp_path):
     with pytest.raises(InputError, match=r"record 'digits-train-0-\d+': the warm-up's response has \d+ tokens"):
         tiny_run.run(tmp_path, **{"sampling.max_new_tokens": 2})
