@@ -23,6 +23,8 @@ _EMPHASIS = re.compile(r"^\s*(\*|__)([^*_]+)\1\s*$")
 _SPACE = re.compile(r"\\(?:[,;:! ]|q?quad(?![A-Za-z]))|~")
 _MATH_DELIMITER = re.compile(r"\\?\$|\\[()\[\]]")
 _QUOTES, _STOPS = "\"'`“”‘’„«»「」『』《》", ".!。｡।۔．"
+_SUPERSCRIPTS = "⁰¹²³⁴⁵⁶⁷⁸⁹"
+_NUMBERS = {word: str(number) for number, word in enumerate(("zero", *symbols.NUMERALS, "eleven", "twelve"))}
 _OPTION = r"(?:(?:the )?(?:option|choice)[ :]*(?=\(?[a-z](?![a-z])))?"
 _LETTER = re.compile(rf"{_OPTION}(?:\(([a-z])\)[.:]?|([a-z])[.:)]?)")
 _LETTER_AND_TEXT = re.compile(rf"{_OPTION}(?:\(([a-z])\)[.:]?|([a-z])[.:)])\s*(.+)", re.IGNORECASE | re.DOTALL)
@@ -116,10 +118,12 @@ def is_correct(record: Mapping[str, object], prediction: str) -> bool:
     if kind == "order":
         return _same_places(answer, prediction)
     if kind == "number":
+        answer, prediction = (_NUMBERS.get(normalized(text), text) for text in (answer, prediction))
         number, guess = normalized(answer), normalized(prediction)
         return formulas.same(answer, prediction, question, record.get("rounding") is True) or (
             (number in _SIGNS or number.isdecimal())
-            and not _MARK_AFTER_DIGIT.search(prediction)
+            and not any(map(_MARK_AFTER_DIGIT.search, (answer, prediction)))
+            and "\\$" not in prediction
             and _same_text(number, guess, question)
         )
     raise InputError(f"record {record.get('id')!r}: unknown kind {kind!r} (choice, number, text or order)")
@@ -142,7 +146,7 @@ def _deceives(character: str) -> bool:
     if character.isascii():
         return not (character.isprintable() or character in "\t\r\n")
     look = unicodedata.normalize("NFKC", character)
-    alike = look.isascii() and look.isalnum() and character not in "²³"
+    alike = look.isascii() and look.isalnum() and character not in _SUPERSCRIPTS
     return alike or unicodedata.category(character) in ("Cc", "Cf", "Cs", "Co", "Cn", "Nd")
 
 
@@ -279,16 +283,26 @@ def _choice_index(text: str, choices: list[str], question: str) -> int | None:
         # The choices may be in the question only: then any text may follow that does not name a second letter.
         if not texts and not _takes_back(letter, rest.casefold(), question):
             return index
-        if index < len(texts) and (rest.casefold() == texts[index] or _same_value(choices[index], rest)):
+        if index < len(texts) and (_named(texts[index], rest.casefold()) or _same_value(choices[index], rest)):
             return index
     if not texts and (label := _label(name, question)) and label[0]:
         return symbols.letter_place(label[1]) if label[1].isalpha() and name not in normalized(question) else None
-    for same in (lambda choice: choice.casefold() == name, lambda choice: _same_value(choice, text)):
+    for same in (
+        lambda choice: choice.casefold() == name,
+        lambda choice: _named(choice.casefold(), name),
+        lambda choice: _same_value(choice, text),
+    ):
         equal = [index for index, choice in enumerate(choices) if same(choice)]
         if equal:
             return equal[0] if len(equal) == 1 else None
     verdict = _verdict(name)
     return texts.index(verdict) if verdict and texts.count(verdict) == 1 else None
+
+
+def _named(choice: str, guess: str) -> bool:
+    """Whether a normalized guess is a choice, also after an article that the choice lacks, or with "two" for 2."""
+    bare = _ARTICLE.sub("", guess, count=1)
+    return choice in (guess, bare) or _NUMBERS.get(choice, choice) == _NUMBERS.get(guess, guess)
 
 
 def _same_value(choice: str, guess: str) -> bool:

@@ -10,6 +10,7 @@ import functools
 import logging
 import math
 import re
+import unicodedata
 from fractions import Fraction
 from typing import NamedTuple
 
@@ -48,9 +49,10 @@ _REPLACED = [(re.compile(pattern, re.DOTALL), new) for pattern, new in (
     (r"∞|\binfinity\b|\boo\b", r"\\infty "), (r"π|(?<![A-Za-z\\])pi\b", r"\\pi "), (r"θ", r"\\theta "),
     (r"∠", r"\\angle "), (r"△|Δ", r"\\triangle "), (r"∅", r"\\emptyset "),
     (r"√\s*\(([^()]*)\)|(?<![\\A-Za-z])sqrt\s*\(([^()]*)\)|√\s*([0-9]+|[A-Za-z])", r"\\sqrt{\1\2\3}"),
+    (r"[⁺⁻]?[⁰¹²³⁴-⁹]+", lambda match: f"^{{{unicodedata.normalize('NFKC', match[0])}}}"), (r"∶", ":"),
     (r"\^\s*\{?\s*\\circ\s*\}?|\{\s*\}\s*°|\\degree(?![A-Za-z])|\\?textdegree|º", "°"), (r"\{\s*\}\s*°", "°"),
     (r"([0-9]+)\s*°\s*([0-5]?[0-9])\s*'(?:\s*([0-5]?[0-9])\s*(?:''|\"|″))?(?!')", lambda match: _degrees(match)),
-    (r"°\s*@?\s*([CF])(?![A-Za-z])", r"°\1"), (r"\\%", "%"), (r"²", "^2"), (r"³", "^3"), (r"µ", "μ"),
+    (r"°\s*@?\s*([CF])(?![A-Za-z])", r"°\1"), (r"\\%", "%"), (r"µ", "μ"),
     (r"(?<![0-9.])([0-9]+) ([0-9]+)/([0-9]+)(?![0-9.])", r"\1\\frac{\2}{\3}"),
     (r"(?<![\w.,({\[])([0-9]{1,3}(?:,[0-9]{3})+)(?![0-9,])", lambda match: match[1].replace(",", "")),
 )]  # fmt: skip
@@ -324,6 +326,8 @@ def _ratio(text: str) -> tuple[str, str] | None:
 
 
 def _same_value(answer: str, guess: str, how: _How) -> bool:
+    if ":" in answer:
+        guess = re.sub(r"(?<=[0-9])\s*@?to(?![A-Za-z])\s*(?=[0-9])", ":", guess)
     if ":" in answer + guess and max(answer.count(":"), guess.count(":")) > 1:
         return _same_ratio(answer.split(":"), guess.split(":"))
     if _is_time(answer, how.question):
@@ -385,7 +389,10 @@ def _scales(
     if guess_unit:
         above_one = gold is not None and numbers.above_one(gold)
         return units.scales(guess_unit, how.question, above_one)
-    return [Fraction(1), *([Fraction(100)] if unit and unit.powers == units.PERCENT else [])]
+    if not unit or unit.powers != units.PERCENT:
+        return [Fraction(1)]
+    in_percent = (gold is not None and numbers.above_one(gold)) or re.search(r"percent|%", how.question, re.IGNORECASE)
+    return [*([Fraction(1)] if in_percent else []), Fraction(100)]  # a bare 0.5 is 50%, not 0.5%
 
 
 def _equal(answer: str, guess: str, scale: Fraction, how: _How) -> bool:

@@ -87,6 +87,8 @@ _ASKED_UNIT = re.compile(
     rf"(?:(?<![A-Za-z])(?i:in|how many|number of|units? of|units?:)\s+|_{{2,}}\s*|\(\s*(?i:in |unit:? )?)(?:the )?"
     rf"(?:(?P<unit>{_NAMED}|%)(?![A-Za-z]))"
 )
+_COUNT = re.compile(r"(?:(?<![a-z])how many|number of|多少个|几个)(?P<what>(?:[ -]+[\w-]+){0,3})", re.IGNORECASE)
+_GENERIC = ("item", "object", "thing", "piece", "time", "unit")  # what any counted thing may be called
 _LETTERS = r"(?!(?:is|of|in|it|an?|to|we|he|do|so)(?![A-Za-z]))[A-Za-z]{1,2}(?![A-Za-z])"  # a name such as x or BC
 _AMBIGUOUS = ("second", "minute", "degree", "foot", "pound", "mole", "day", "week", "yard", "mi", "cent", "in")
 _MENTIONED = re.compile(rf"[0-9}}]\s*\\?[,;~ ]?\s*(?P<unit>{_NAMED}|°|\^\s*\{{?\\circ\}}?)(?![A-Za-z])")
@@ -180,12 +182,17 @@ def scales(unit: Unit, question: str, above_one: bool) -> list[Fraction]:
     question = _TEXT_COMMAND.sub(r" \1 ", question).replace("$", " ")
     if asked := _asked_unit(question):
         return [unit.factor / asked.factor] if asked.powers == unit.powers else []
-    if _counts(unit) and _asks_for_a_count(question):
-        generic = ("item", "object", "thing", "piece", "time", "unit")
-        named = (
-            re.search(rf"(?<![a-z]){re.escape(unit.powers[0][0])}", question, re.IGNORECASE) if unit.powers else None
-        )
-        return [Fraction(1)] if named or unit.powers[0][0] in generic else []
+    if _counts(unit) and unit.powers:
+        noun = unit.powers[0][0]
+        if re.search(rf"(?<![a-z])(?:which|what) {re.escape(noun)}(?![a-z])", question, re.IGNORECASE):
+            return []  # "44 layers" is not the layer 44
+        if _COUNT.search(question):
+            named = re.search(rf"(?<![a-z]){re.escape(noun)}", question, re.IGNORECASE)
+            return [Fraction(1)] if named or noun in _GENERIC else []
+    elif counted := _COUNT.search(_asking_clause(question)):
+        measures = (parse(word, nouns=False) for word in re.findall(r"[A-Za-z]{3,}", counted["what"]))
+        same = [measure for measure in measures if measure and measure.powers == unit.powers]
+        return [unit.factor / same[0].factor] if same else []  # people are not counted in cm
     allowed, shares = _allowed(question), not question or bool(_QUANTITIES[-1][0].search(question))
     if unit.powers == PERCENT:
         if allowed and "%" not in allowed and not re.search(r"percent(?:age)? (?:of|in|de)", question, re.IGNORECASE):
@@ -215,18 +222,18 @@ def _allowed(question: str) -> set[str]:
 
     Where a letter is asked for ("find x"), the quantities named in the sentence are all possible.
     """
-    starts = [match.end() for match in _ASKS.finditer(question)]
-    begin = question[max(0, starts[-1] - 4) :] if starts else question  # with "how" or the end of the verb
-    clause = re.split(r"(?<=[?？])|(?<=[a-z$])\.\s", begin)[0]
+    starts, clause = [match.end() for match in _ASKS.finditer(question)], _asking_clause(question)
     found = [(match.start(), units) for words, units in _QUANTITIES if (match := words.search(clause))]
     letter = starts and re.match(rf"\W*(?:is )?(?:the )?(?:value of )?\W*{_LETTERS}", question[starts[-1] :])
     first = min(found, default=(0, ""))[0]
     return {unit for place, units in found if letter or not starts or place == first for unit in units.split()}
 
 
-def _asks_for_a_count(question: str) -> bool:
-    """Whether a question asks how many of something there are, which is no unit of measure."""
-    return bool(re.search(r"(?<![a-z])how many|number of|多少个|几个", question, re.IGNORECASE))
+def _asking_clause(question: str) -> str:
+    """What a question asks, from its last asking word to the end of the sentence; the whole text without one."""
+    starts = [match.end() for match in _ASKS.finditer(question)]
+    begin = question[max(0, starts[-1] - 4) :] if starts else question  # with "how" or the end of the verb
+    return re.split(r"(?<=[?？])|(?<=[a-z$])\.\s", begin)[0]
 
 
 def _is_allowed(unit: Unit, allowed: set[str], question: str) -> bool:

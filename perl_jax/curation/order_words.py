@@ -64,7 +64,12 @@ _DIRECTED = re.compile(
     r"\b(?:missing|added|removed|gone|moved|replaced|increased?|decreased?|increasing|decreasing|grown|grew|shrunk|"
     r"no longer|any ?more|transform\w*|evolv\w+|still|again|already|progress(?:es|ed|ion)?|"
     r"new (?:object|thing|item|element|person)s?|"
-    r"(?:what|which) (?:is |are )?new|what did|will|now|then|"
+    r"(?:what|which) (?:is |are )?new|(?:what|how) did|how (?:has|have|had)|will|now|then|"
+    r"alter(?:s|ed|ing)|modified|inserted|erased|swapped|substituted|outcome|"
+    r"(?:ris|fall|grow|dropp|shrink|melt|declin|improv|worsen|fad|expand)ing"
+    r"(?= ?(?:$|[?,;.]| (?:over|between|from|across|by)\b))|"
+    r"(?:rise|fall|grow|drop|shrink|melt|decline|improve|worsen|fade|expand)s?"
+    r"(?= ?(?:$|[?,;.]| (?:over|between|from|across|by)\b))|"
     rf"(?:this|that|the (?:given|current|shown|displayed|left|right)) (?:{NOUN}|one))\b"
     r"|^did\b|^(?:has|have)\b[^?]*(?:ed|en|gone)\b"
     r"|^(?:is|are|was|were|does|do|did|has|have)\b(?![^?]*\b(?:than|one|both|either|each|any|all|which)\b)[^?]*"
@@ -83,6 +88,7 @@ _DEFINED_ROLE = re.compile(
 _PLACE = re.compile(
     rf"\b(?:left|right|last|final|former|latter|respectively|{'|'.join(symbols.ORDINALS)}|\d+(?:st|nd|rd|th)|"
     rf"(?:{_ROLE}) (?:{NOUN}|one)\b|the (?:above|below)(?! (?:image|picture|photo|pic|photograph)s)|leftmost|rightmost|"
+    r"(?:ante)?penultimate|"
     rf"(?:{_THING}|one|shown|given) (?:above|below|(?:at|on|to|in) (?:the )?(?:top|bottom|middle|end))|"
     r"in the middle(?! of)|"
     rf"{_THING}s?[ _-]?(?:no\.? ?|number |#|\(|\[)?(?:{'|'.join(symbols.NUMERALS[1:])}))\b|"
@@ -111,7 +117,9 @@ _VERBS = _words_of(
 )
 _PLURALS = _words_of("people men women children feet teeth mice geese sheep fish deer dice percent cm mm km kg")
 _LONE_NUMBER = re.compile(r"(?<![\w.,:/$=+*^×÷<>\\-])(?<![=+*^×÷<>] )#?(\d+)(?![\w/%°^-]|[.,:]\d| ?[=+*^×÷])")
-_JOINED_NUMBER = re.compile(r"(?<![\w.])([a-z]{3,}[._:-]?|#|no\. ?|nr\. ?|№ ?)(\d+)(?![\w%]|[.,]\d)", re.I)
+_JOINED_NUMBER = re.compile(
+    r"(?<![\w.])((?!(?-i:CO|NO|SO)[0-9])[a-z]{2,}[._:-]?|#|no\. ?|nr\. ?|№ ?)(\d+)(?![\w%]|[.,]\d)", re.I
+)
 _RANGE = re.compile(r"(?<![\w.,:/$-])(\d+)((?:[-–/,]\d+)+)(?![\w:/%-]|[.,]\d)")
 _LONE_LETTER = re.compile(r"(?<![A-Za-z0-9'’.\\_{^-])([A-Za-z])(?![A-Za-z0-9'’_}^]|\.[A-Za-z])")
 _LETTER_NAME = re.compile(
@@ -119,7 +127,7 @@ _LETTER_NAME = re.compile(
     r"(?: [A-Z](?:,| and| or|, and)?)* ?$",
     re.I,
 )
-_ROMAN = re.compile(r"(?<![\w-])(?:III?|IV|VI{1,3}|IX)(?![\w-])")
+_ROMAN = re.compile(r"(?<![\w-])(?:III?|IV|VI{1,3}|IX|iii?|iv|vi{1,3}|ix)(?![\w-])")
 _THING_ROMAN = re.compile(
     rf"\b(?i:{_THING})s? \(?(?:i{{1,3}}|iv|vi{{0,3}}|ix|"
     r"I(?=[?.,;:)]|$| and\b| or\b| is\b| has\b| than\b| show))(?![\w-])"

@@ -68,6 +68,8 @@ _ITEMS = re.compile(r"\d+|\b[A-Z]\b")
 _SET = re.compile(rf"(?:{NOUN}s? )?(\d+)(?:{_AND}(?:{NOUN}s? )?\d+)+\.?", re.I)
 
 _ENUMERATION = re.compile(r"\w,? (?:and|&) \w|\w[,;/] ?\w", re.I)
+_JOINT = re.compile(r",? (?:and|&) |[,;/] ?")
+_VERDICT = re.compile(r"(?:yes|no|true|false)\b", re.I)
 _SEVERAL = re.compile(rf"\b(?:{NOUN}s|each|both|two|three|four)\b", re.I)
 _OF_ORDERING = ("order", "sequence", "chronological", "chronologically", "temporal", "temporally")
 _WHICH = re.compile(
@@ -274,7 +276,8 @@ def label(
     words = order_words.place_words(whole, count) + names + chinese.order_words(whole, count)
     if words:
         return Label("fixed", ", ".join(dict.fromkeys(words)), UNSURE)
-    if not symbols.mentioned(answer) and not choices and _ENUMERATION.search(answer) and _SEVERAL.search(question):
+    lists = _ENUMERATION.search(answer) and (_SEVERAL.search(question) or len(_JOINT.split(answer)) == count)
+    if lists and not symbols.mentioned(answer) and not choices and not _VERDICT.match(answer):
         return Label("fixed", f"the answer may list what images show, one after the other: {answer}", UNSURE)
     if only_letters:
         if asked and len(choices) == (count if movable is None else len(movable)):

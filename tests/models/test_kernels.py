@@ -62,6 +62,7 @@ def assert_same(values, expected):
         np.testing.assert_allclose(x, expected[name], rtol=0, atol=1e-5, err_msg=name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("heads", [(4, 2), (3, 3), (6, 1)])
 def test_kernels_are_the_dense_softmax(heads):
     """Interpreted, block by block. The row ends where it ends, not at a whole block."""
@@ -75,6 +76,7 @@ def interpreted(q, k, v, spans):
     return kernels.attention(q, k, v, spans, "cpu")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(4))
 def test_xla_blocks_are_the_dense_softmax(monkeypatch, seed):
     monkeypatch.setattr(attention, "LEAST_BLOCK", 16)

@@ -96,6 +96,7 @@ def test_greedy_equals_teacher_forcing(model, prompts):
 # Keys: what a stream draws depends on its id, its number and its prompt.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chosen", [[2, 0, 1, 3], [3], [1, 2]])
 def test_same_id_and_prompt_same_tokens_in_any_batch(model, prompts, sampled, chosen):
     ids = [0, 1, 2, 3]

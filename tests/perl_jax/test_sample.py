@@ -54,6 +54,7 @@ def test_samples_differ_and_a_seed_repeats_them(exported, images):
     assert draws[0] == draws[1] != draws[2]
 
 
+@pytest.mark.slow
 def test_a_question_without_images(exported):
     (text,) = sample.answers(exported, "Why?", [], **SHORT)
     assert "<|" not in text

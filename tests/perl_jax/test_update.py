@@ -388,6 +388,7 @@ def test_a_sum_is_over_the_longest_response_by_default(model, groups):
     assert compilations.count == 0
 
 
+@pytest.mark.slow
 def test_log_probs_for_some_groups_only(model, off_policy):
     groups = [off_policy[0][0]._replace(old_logprobs=None), *off_policy[0][1:]]
     with pytest.raises(ValueError, match="old_logprobs must be given for all groups or for none"):
@@ -426,6 +427,7 @@ def test_no_signal_at_all_changes_nothing(model, groups):
     assert leaf_bytes(qwen.named(state.model)) == leaf_bytes(qwen.named(model))
 
 
+@pytest.mark.slow
 def test_with_kl_groups_without_a_signal_are_computed(model, off_policy):
     groups = without_signal(off_policy[0], [0])
     metrics, gradient = stepped(model, groups, **OFF_POLICY)
@@ -447,6 +449,7 @@ def test_masked_tokens_get_no_gradient(model, groups, first_step):
     assert_close(gradient, first_step[1], tolerance=1e-6)
 
 
+@pytest.mark.slow
 def test_tokens_past_the_end_are_not_read(model, groups):
     """Other tokens in the padding of prompts and responses: the same log-probs and gradients under the mask."""
     *rows, mask = plain_rows(model.config, groups)

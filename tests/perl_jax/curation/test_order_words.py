@@ -68,6 +68,16 @@ def test_examples():
         "item_1",
         "In 3, is it dark?",
         "fig.2",
+        "Is im2 like im1?",
+        "part ii or part i",
+        "Is the penultimate one dark?",
+        "Is the temperature rising?",
+        "Does the price drop?",
+        "By how much does it shrink?",
+        "How did the plant grow?",
+        "How has the room been altered?",
+        "What was the outcome?",
+        "What was swapped?",
     ],
 )
 def test_words_that_count(text):

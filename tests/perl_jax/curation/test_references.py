@@ -289,6 +289,8 @@ def test_text_at_the_images(question, choices, answer, movable, effect):
         ("Which picture shows it?", "the other one"),
         ("Where is it?", "B"),
         ("What is the number of the darker picture?", "2"),
+        ("Name the animals.", "cat, dog and cow"),
+        ("What are they doing?", "eating; sleeping; playing"),
     ],
 )
 def test_an_answer_that_may_name_an_image_is_fixed(question, answer):
@@ -304,6 +306,10 @@ def test_an_answer_that_may_name_an_image_is_fixed(question, answer):
         ("None of the images shows a cat, does it?", "Yes"),
         ("Is it a cat in each image?", "No"),
         ("What letter is written on all of them?", "A"),
+        ("Which gas is it, CO2 or H2O?", "CO2"),
+        ("Is it a rising sun or a drop of water?", "a rising sun"),
+        ("What is seen in the sky?", "sun and moon"),
+        ("Is it so?", "Yes, as it is red, and it is round"),
         ("Are all photos of the same cat?", "Yes"),
     ],
 )
