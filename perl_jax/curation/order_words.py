@@ -64,14 +64,18 @@ _DIRECTED = re.compile(
     r"\b(?:missing|added|removed|gone|moved|replaced|increased?|decreased?|increasing|decreasing|grown|grew|shrunk|"
     r"no longer|any ?more|transform\w*|evolv\w+|still|again|already|progress(?:es|ed|ion)?|"
     r"new (?:object|thing|item|element|person)s?|"
-    r"(?:what|which) (?:is |are )?new|(?:what|how) did|how (?:has|have|had)|will|now|then|"
+    r"(?:what|which)(?:['’]s| is| are)? new|did|how (?:has|have|had)|will|(?:about|going) to|now|then|"
+    r"zoom\w*|rotated|clockwise|anti-?clockwise|counter-?clockwise|"
     r"alter(?:s|ed|ing)|modified|inserted|erased|swapped|substituted|outcome|"
     r"(?:ris|fall|grow|dropp|shrink|melt|declin|improv|worsen|fad|expand)ing"
     r"(?= ?(?:$|[?,;.]| (?:over|between|from|across|by)\b))|"
     r"(?:rise|fall|grow|drop|shrink|melt|decline|improve|worsen|fade|expand)s?"
     r"(?= ?(?:$|[?,;.]| (?:over|between|from|across|by)\b))|"
     rf"(?:this|that|the (?:given|current|shown|displayed|left|right)) (?:{NOUN}|one))\b"
-    r"|^did\b|^(?:has|have)\b[^?]*(?:ed|en|gone)\b"
+    r"|^(?:do|does)\b(?![^?]*\b(?:both|either|each|any|all|every|none|neither|which|\w+s show|images|pictures|photos)\b)"
+    r"[^?]*\b(?:turn|burst|open|close|break|fall|enter|leave|stop|start|begin|end|arrive|explode|collapse|spin|move|go|"
+    r"come|get|become|pick up|put down|win|lose|finish|increase|decrease|happen|disappear|appear)\b"
+    r"|^(?:has|have)\b[^?]*(?:ed|en|gone)\b"
     r"|^(?:is|are|was|were|does|do|did|has|have)\b(?![^?]*\b(?:than|one|both|either|each|any|all|which)\b)[^?]*"
     r"\b(?:(?:more|less) \w+(?=\?)|\w+ier|brighter|darker|bigger|larger|smaller|taller|older|younger|"
     r"closer|farther|higher|wider|longer|shorter|fewer|better|worse|faster|slower|warmer|colder|heavier|lighter)\b",
@@ -88,7 +92,8 @@ _DEFINED_ROLE = re.compile(
 _PLACE = re.compile(
     rf"\b(?:left|right|last|final|former|latter|respectively|{'|'.join(symbols.ORDINALS)}|\d+(?:st|nd|rd|th)|"
     rf"(?:{_ROLE}) (?:{NOUN}|one)\b|the (?:above|below)(?! (?:image|picture|photo|pic|photograph)s)|leftmost|rightmost|"
-    r"(?:ante)?penultimate|"
+    r"(?:ante)?penultimate|every other|(?:even|odd)[ -]numbered|(?:top|bottom|upper|lower|middle) (?:row|column)s?|"
+    r"(?:taken|shot|captured|recorded) (?:in|at|on) [^.?!]{0,20}[0-9][^.?!]{0,20}? and|"
     rf"(?:{_THING}|one|shown|given) (?:above|below|(?:at|on|to|in) (?:the )?(?:top|bottom|middle|end))|"
     r"in the middle(?! of)|"
     rf"{_THING}s?[ _-]?(?:no\.? ?|number |#|\(|\[)?(?:{'|'.join(symbols.NUMERALS[1:])}))\b|"
@@ -118,7 +123,7 @@ _VERBS = _words_of(
 _PLURALS = _words_of("people men women children feet teeth mice geese sheep fish deer dice percent cm mm km kg")
 _LONE_NUMBER = re.compile(r"(?<![\w.,:/$=+*^×÷<>\\-])(?<![=+*^×÷<>] )#?(\d+)(?![\w/%°^-]|[.,:]\d| ?[=+*^×÷])")
 _JOINED_NUMBER = re.compile(
-    r"(?<![\w.])((?!(?-i:CO|NO|SO)[0-9])[a-z]{2,}[._:-]?|#|no\. ?|nr\. ?|№ ?)(\d+)(?![\w%]|[.,]\d)", re.I
+    r"(?<![\w.])((?:[a-z]{3,}|(?!mp)(?-i:[A-Za-z][a-z]))[._:-]?|#|no\. ?|nr\. ?|№ ?)(\d+)(?![\w%]|[.,]\d)", re.I
 )
 _RANGE = re.compile(r"(?<![\w.,:/$-])(\d+)((?:[-–/,]\d+)+)(?![\w:/%-]|[.,]\d)")
 _LONE_LETTER = re.compile(r"(?<![A-Za-z0-9'’.\\_{^-])([A-Za-z])(?![A-Za-z0-9'’_}^]|\.[A-Za-z])")

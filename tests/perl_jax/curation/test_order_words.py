@@ -78,6 +78,15 @@ def test_examples():
         "How has the room been altered?",
         "What was the outcome?",
         "What was swapped?",
+        "What's new?",
+        "Where did the cat go?",
+        "What is the man about to do?",
+        "Does the light turn green?",
+        "Does the camera zoom in?",
+        "Does every other image show a cat?",
+        "Do the even-numbered pictures show cats?",
+        "Is there a cat in the bottom row?",
+        "The pictures were taken in 1990 and in 2020.",
     ],
 )
 def test_words_that_count(text):
