@@ -2,17 +2,18 @@
 
 Columns: `question`, `answer`, `images` (paths relative to the file, base64, or bytes), and optionally `id`, `choices`,
 `order_effect`, `kind`, `movable`, `source`. Images are placed by `<image>` in the text, else they come first.
-References are plain text ("image 2") or symbols (`{image:1}`). Other column names are given by `map`. Files for other
-trainers are read unchanged: EasyR1 and veRL (`problem` or `prompt`, `reward_model.ground_truth`), PeRL's own rows with
-their `change_needed`, TRL (`prompt` of messages; the answer in `solution` or `ground_truth`), ms-swift, LLaMA-Factory
-and ShareGPT (`messages`, `conversations`, or `query` and `response`: the last assistant turn is the answer), VLMEvalKit
-(TSV with base64, choices in columns A, B, C). What is not read is named.
+References are plain text ("image 2") or symbols (`{image:1}`). Names of columns may be in any letter case; other names
+are given by `map`. Files for other trainers are read unchanged: EasyR1 and veRL (`problem` or `prompt`,
+`reward_model.ground_truth`), PeRL's own rows with their `change_needed`, TRL (`prompt` of messages; the answer in
+`solution` or `ground_truth`), ms-swift, LLaMA-Factory and ShareGPT (`messages`, `conversations`, or `query` and
+`response`: the last assistant turn is the answer), VLMEvalKit (TSV with base64, choices in columns A, B, C). What is
+not read is named.
 """
 
 import collections
 import itertools
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from models.errors import InputError
@@ -193,9 +194,9 @@ class _Columns:
     def _choose(self) -> None:
         chosen = {}
         for ours in COLUMNS:
-            if name := next((name for name in _NAMES.get(ours, (ours,)) if name in self._seen), None):
+            if name := _first(_NAMES.get(ours, (ours,)), self._seen):
                 chosen[ours] = (name,)
-        conversation = next((name for name in _CONVERSATIONS if name in self._seen), None)
+        conversation = _first(_CONVERSATIONS, self._seen)
         if conversation and "answer" not in chosen and "answer" not in self._mapped:
             chosen["question"] = (conversation,)
         texts = [name for name in self._seen if not self._image_like.get(name)]
@@ -208,7 +209,7 @@ class _Columns:
     def _image_columns(self, chosen: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
         """The columns with the images: `images`, `image`, a series such as image_1, image_2, or the only one."""
         series = _series([name for name in self._seen if "." not in name], self._image_like)
-        own = next((name for name in _NAMES["images"] if name in self._filled), None)
+        own = _first(_NAMES["images"], [name for name in self._seen if name in self._filled])
         if own and not any(start == own for start, _, _ in series):
             return (own,)
         if own:
@@ -241,6 +242,16 @@ class _Columns:
 
 def _is_empty(value: object) -> bool:
     return value is None or value == "" or value == []
+
+
+def _first(wanted: Sequence[str], names: Iterable[str]) -> str | None:
+    """The first wanted name that is among names, in the same letter case or, where it has none, in any other.
+
+    >>> _first(("question", "problem"), ["Problem", "Question"]), _first(("id",), ["ID", "id"])
+    ('Question', 'id')
+    """
+    folded = {name.casefold(): name for name in reversed(list(names))} | {name: name for name in names}
+    return next((folded[name] for name in wanted if name in folded), None)
 
 
 def _names_of(theirs: str | Sequence[str]) -> tuple[str, ...]:

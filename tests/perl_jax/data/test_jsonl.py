@@ -125,6 +125,16 @@ def test_columns_are_renamed(tmp_path):
     assert (made.question, made.answer, made.images[0]()) == ("What?", "4", png(2))
 
 
+def test_names_of_columns_may_be_in_any_letter_case(tmp_path):
+    row = {"ID": "7", "Question": "Is it?", "ANSWER": "4", "Image": "c.png", "Order_Effect": "invariant"}
+    made, left = one(tmp_path, row), {}
+    assert (made.id, made.question, made.answer, made.order_effect) == ("7", "Is it?", "4", "invariant")
+    assert made.images[0]() == png(2)
+    list(source.records(str(jsonl(tmp_path / "train.jsonl", row)), columns=left))
+    assert all(left.values()) and len(left) == 5
+    assert one(tmp_path, row | {"question": "What?"}).question == "What?"  # the name as it stands comes first
+
+
 @pytest.mark.parametrize(
     ("columns", "words"),
     [
