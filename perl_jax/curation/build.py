@@ -13,7 +13,7 @@ from models.errors import InputError
 from perl_jax import data, grading, permute, records
 from perl_jax.curation import image_rules
 from perl_jax.curation.curate import Curated, curate
-from perl_jax.records import hub_files
+from perl_jax.records import data_files, hub_files
 from perl_jax.runtime import files
 
 REJECTED, DECISIONS = "rejected.jsonl", "decisions.jsonl"
@@ -99,14 +99,17 @@ _UNREAD = (
 )
 
 
-def image_column(file: str | None) -> str | None:
-    """The first column of a file that holds images or paths of images; None if none does, or for a folder."""
-    if file is None or not os.path.isfile(file) or not str(file).lower().endswith(hub_files.FORMATS):
+def image_column(input: str | None) -> str | None:
+    """The first column of an input's files that holds images or paths of images; None if none does."""
+    try:
+        paths = data_files.find(input).paths if input is not None else []
+    except InputError:  # a folder in a source's own form
         return None
-    for _, row in itertools.islice(hub_files.rows(file), LOOKED_AT):
-        for column, value in row.items() if isinstance(row, dict) else ():
-            if _looks_like_image(value):
-                return column
+    for path in paths:
+        for _, row in itertools.islice(hub_files.rows(path), LOOKED_AT):
+            for column, value in row.items() if isinstance(row, dict) else ():
+                if _looks_like_image(value):
+                    return column
     return None
 
 

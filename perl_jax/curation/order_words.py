@@ -72,7 +72,7 @@ _DIRECTED = re.compile(
     r"(?:rise|fall|grow|drop|shrink|melt|decline|improve|worsen|fade|expand)s?"
     r"(?= ?(?:$|[?,;.]| (?:over|between|from|across|by)\b))|"
     rf"(?:this|that|the (?:given|current|shown|displayed|left|right)) (?:{NOUN}|one))\b"
-    r"|^(?:do|does)\b(?![^?]*\b(?:both|either|each|any|all|every|none|neither|which|\w+s show|images|pictures|photos)\b)"
+    r"|^(?:do|does)\b(?![^?]*\b(?:both|either|each|any|all|every|none|neither|which|images|pictures|photos)\b)"
     r"[^?]*\b(?:turn|burst|open|close|break|fall|enter|leave|stop|start|begin|end|arrive|explode|collapse|spin|move|go|"
     r"come|get|become|pick up|put down|win|lose|finish|increase|decrease|happen|disappear|appear)\b"
     r"|^(?:has|have)\b[^?]*(?:ed|en|gone)\b"

@@ -313,6 +313,18 @@ def test_a_column_of_images_of_any_name_is_not_dropped(tmp_path, value):
     assert build.build("jsonl", tmp_path / "plain", own_set(tmp_path, plain))["splits"]["train"]["records"] == 3
 
 
+@pytest.mark.parametrize("given", ["{}", "{}/*.jsonl", "{}/b.jsonl"])
+def test_a_column_of_images_that_is_not_read_is_an_error_in_any_form_of_input(tmp_path, given):
+    """Broken base64 looks like an image, and is none."""
+    folder = tmp_path / "in"
+    folder.mkdir()
+    (folder / "a.jsonl").write_text(json.dumps({"question": "Is it 1?", "answer": "Yes", "shots": None}) + "\n")
+    (folder / "b.jsonl").write_text(json.dumps({"question": "Is it 2?", "answer": "No", "shots": "/9j/?"}) + "\n")
+    with pytest.raises(InputError, match=r"its column 'shots' looks like images: name it by --map=images=shots"):
+        build.build("jsonl", str(tmp_path / "set"), given.format(folder))
+    assert not (tmp_path / "set").exists()
+
+
 def test_held_out_images_are_in_no_other_split(tmp_path):
     rows = [row | {"images": [f"{i}.png"]} for i, row in enumerate(own_rows(60, question="Is it red?"))]
     for i in range(60):
