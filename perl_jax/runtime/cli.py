@@ -106,8 +106,12 @@ def parse(argv: Sequence[str], elsewhere: Mapping[str, str]) -> Sequence[str]:
         return arguments
     except InputError as error:
         refuse(error)
-    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
-        refuse(unknown_key(argv, error) or InputError(explained(message(error))))
+    except (
+        *(flags.Error, AttributeError, LookupError, TypeError, ValueError, OSError),
+        *(SyntaxError, ImportError, NameError, ArithmeticError),
+    ) as error:
+        where = "" if isinstance(error, flags.Error) else config_line(argv, error)
+        refuse(unknown_key(argv, error) or InputError(where + explained(message(error), argv)))
 
 
 def check_finite() -> None:
@@ -129,9 +133,20 @@ def check_kind(config: object) -> None:
         )
 
 
-def explained(text: str) -> str:
+def config_line(argv: Sequence[str], error: BaseException) -> str:
+    """ "FILE, line N: " of an error that the config's file raises; "" for others."""
+    file = config_given(argv).partition(":")[0]
+    if isinstance(error, SyntaxError):
+        return f"{error.filename}, line {error.lineno}: "
+    lines = [line for frame, line in traceback.walk_tb(error.__traceback__) if frame.f_code.co_filename == file]
+    return f"{file}, line {lines[-1]}: " if file and lines else ""
+
+
+def explained(text: str, argv: Sequence[str]) -> str:
     """What absl and ml_collections say of flags, as what to do."""
     if missing := re.match(r"flag --(\w+)=None: Flag --\w+ must have a value", text):
+        if missing[1] == "config" and any(name == "config" for _, name in flags_in(argv)):
+            return "--config: its get_config() returns nothing; end it with `return config`"
         example = f", such as --config=demo; the names in configs/ are {config_names()}" * (missing[1] == "config")
         return f"--{missing[1]} is missing: give --{missing[1]}={missing[1].upper()}{example}"
     if text.endswith("has no attribute 'get_config'"):
@@ -157,10 +172,15 @@ def unknown_key(argv: Sequence[str], error: Exception) -> InputError | None:
 def config_alone(argv: Sequence[str]):
     """The config of the file in `argv`, without the keys that are set there; None if it cannot be read."""
     with contextlib.suppress(Exception):  # the caller tells why
-        argv = with_config_path(argv)
-        place = next(place for place, name in flags_in(argv) if name == "config")
-        return flags.FLAGS["config"].parser.parse(argv[place].partition("=")[2] or argv[place + 1])
+        return flags.FLAGS["config"].parser.parse(config_given(argv))
     return None
+
+
+def config_given(argv: Sequence[str]) -> str:
+    """The path of the config's file in `argv`, with what follows its colon; "" if there is none."""
+    argv = with_config_path(argv)
+    places = [place for place, name in flags_in(argv) if name == "config"]
+    return argv[places[0]].partition("=")[2] or "".join(argv[places[0] + 1 : places[0] + 2]) if places else ""
 
 
 def is_unknown(config, path: str) -> bool:

@@ -127,6 +127,11 @@ def test_what_is_missing_is_said(tmp_path, monkeypatch):
     for name, text, words in (
         ("empty", "x = 1", "the file has no function get_config(); a config is a Python file"),
         ("plain", "def get_config(): return {'a': 1}", "its get_config() returns a dict; let it return what"),
+        ("none", "def get_config(): pass", "its get_config() returns nothing; end it with `return config`"),
+        ("broken", "def get_config():\n    x = (\n", "broken.py, line 2: "),
+        ("unknown", "import no_such_module", "unknown.py, line 1: "),
+        ("unnamed", "def get_config():\n    return cfg", "unnamed.py, line 2: name 'cfg' is not defined"),
+        ("nought", "def get_config():\n    return 1 / 0", "nought.py, line 2: "),
         ("own", "import ml_collections as m\nget_config = lambda: m.ConfigDict({'a': 1})", "is missing: begin with"),
     ):
         file = tmp_path / f"{name}.py"
