@@ -157,13 +157,12 @@ def perl(
                 batch.questions, batch.responses, batch.advantages, batch.sampler_logprobs
             )
         ]
-        per_step = -(-config.questions // config.optimizer.steps_per_batch)
-        parts = [groups[start : start + per_step] for start in range(0, len(groups), per_step)]
+        parts = schedule.parts(groups, -(-config.questions // config.optimizer.steps_per_batch))
         forward = {"temperature": config.sampling.temperature, **config.micro_batch, **source.prompts.limits}
         if reference:
             parts = [with_logprobs("ref_logprobs", reference, part, forward) for part in parts]
-        if len(parts) > 1:  # several steps a batch: ratios are against the sampling policy
-            parts = [with_logprobs("old_logprobs", state.model, part, forward) for part in parts]
+        # Later parts have ratios against the policy that sampled; the first part is computed by that policy itself.
+        parts[1:] = [with_logprobs("old_logprobs", state.model, part, forward) for part in parts[1:]]
         steps = []
         for part in parts:
             state, values = update.step(

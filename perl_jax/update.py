@@ -116,9 +116,9 @@ def step(
     The loss is `grpo.loss` over all groups, independent of the micro-batch size given by `rows` and `row_tokens` (see
     `tree_packing.pack`, also for errors). Without KL, a group whose advantages are all 0 has no gradient: its tokens
     count in the mean, but it is not computed. Metrics are means over the computed tokens (`ratio`, `kl`, `clip_*`,
-    `entropy`, `logprob`, `sampler_gap`), `loss`, `grad_norm` (global, before clipping), `update_norm` (of the weights'
-    change: not finite if any part is not), `ratio_max`, `tokens`, `computed_share`, `padding`, `split_trees`. Raises
-    ValueError for `kl_coef` > 0 without `ref_logprobs`.
+    `entropy`, `logprob`, and `sampler_gap`, of old log-probs from the sampler's), `loss`, `grad_norm` (global, before
+    clipping), `update_norm` (of the weights' change: not finite if any part is not), `ratio_max`, `tokens`,
+    `computed_share`, `padding`, `split_trees`. Raises ValueError for `kl_coef` > 0 without `ref_logprobs`.
     """
     tree_packing.check(groups)
     if kl_coef and any(group.ref_logprobs is None for group in groups):
@@ -214,7 +214,7 @@ def _add_rows(
         )
         more = {"entropy": entropy, "logprob": logp}
         if tokens.sampler_logprobs is not None:
-            more["sampler_gap"] = jnp.abs(logp - tokens.sampler_logprobs)
+            more["sampler_gap"] = jnp.abs(old - tokens.sampler_logprobs)
         stats |= {name: jnp.where(scored, x, 0.0) for name, x in more.items()}
         return jnp.sum(losses[..., 0] * tokens.weights), grpo.totals(jax.lax.stop_gradient(stats))
 

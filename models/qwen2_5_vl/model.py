@@ -44,7 +44,8 @@ class Qwen2_5_VL(nnx.Module):
 
     def embed(self, ids, image_index=None, image_tokens=None):
         """Input embeddings [..., D] of ids [...], with image tokens at (row, place) where image_index [..., 2] >= 0."""
-        h = self.model.embed_tokens.embedding[...].astype(self.compute_dtype)[ids]
+        # Cast after the gather: a frequent token's gradient is summed in the table's dtype, not the compute dtype.
+        h = self.model.embed_tokens.embedding[...][ids].astype(self.compute_dtype)
         if image_tokens is None:
             return h
         images = image_tokens[image_index[..., 0], image_index[..., 1]]  # -1 reads the last token, masked below

@@ -3,12 +3,17 @@
 Pure functions of the config and the step number, so that a resumed run is identical.
 """
 
+from collections.abc import Sequence
+from typing import TypeVar
+
 import optax
 from ml_collections import ConfigDict
 
 import models
 from models.errors import InputError
 from perl_jax import permute
+
+Item = TypeVar("Item")
 
 
 def stage(config: ConfigDict, step: int) -> str:
@@ -21,6 +26,16 @@ def draw(config: ConfigDict, step: int) -> tuple[int, int, float, int]:
         return config.warmup.questions, 0, 0.0, step
     p = permute.probability(step - config.warmup.steps, config.total_steps, **config.permute)
     return config.questions, config.n_s, p, step
+
+
+def parts(items: Sequence[Item], most: int) -> list[Sequence[Item]]:
+    """As few parts as `most` items each allow, of equal size or one fewer, so that each optimizer step sees as many.
+
+    >>> [len(part) for part in parts(range(33), 32)], [len(part) for part in parts(range(8), 2)]
+    ([16, 17], [2, 2, 2, 2])
+    """
+    count = -(-len(items) // most)
+    return [items[len(items) * i // count : len(items) * (i + 1) // count] for i in range(count)]
 
 
 def target_response(config: ConfigDict, sample: permute.Sample) -> str:

@@ -188,6 +188,7 @@ def test_scratch_and_options_are_open():
     assert config.data.options.to_dict() == {"other": 5, "size": 6} and config.scratch.depth == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "words"),
     [

@@ -119,6 +119,7 @@ def test_other_prompts_change_nothing(model, prompts, sampled):
     assert (out.tokens[2] != sampled.tokens[2]).any()
 
 
+@pytest.mark.slow
 def test_more_samples_and_longer_responses_go_on_from_the_same(model, prompts, sampled):
     out = generate(model, prompts, samples=2, max_new_tokens=5)
     np.testing.assert_array_equal(out.tokens, sampled.tokens[:, :2, :5])

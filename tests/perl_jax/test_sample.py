@@ -60,6 +60,7 @@ def test_a_question_without_images(exported):
     assert "<|" not in text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("question", ["<image>Which?", "<image><image><image>Which?"])
 def test_slots_and_images_must_agree(exported, images, question):
     with pytest.raises(InputError, match="but 2 images were given"):

@@ -69,6 +69,7 @@ def test_golden_features_logits_and_positions(golden):
             )
 
 
+@pytest.mark.slow
 def test_golden_greedy_tokens(golden):
     model, _, prompts, expected = golden
     count = len(expected["greedy/0"])
@@ -247,6 +248,22 @@ def test_compute_dtype(models):
     assert rounded.dtype == jnp.float32
     difference = np.abs(np.asarray(rounded)[0] - exact)[: int(inputs.lengths[0])].max()
     assert 1e-4 < difference < 0.2 * np.abs(exact).max()
+
+
+def test_the_gradient_of_a_frequent_token_is_summed_in_float32(models):
+    """In bfloat16, 1 added to 256 is 256."""
+    graph, state = nnx.split(models["untied"])
+    ids = jnp.array([7] * 1000 + [8, 9, 9])
+
+    def total(state):
+        half = nnx.merge(graph, state)
+        half.compute_dtype = jnp.dtype(jnp.bfloat16)
+        return jnp.sum(half.embed(ids).astype(jnp.float32))
+
+    gradient = np.asarray(qwen.named(jax.grad(total)(state))["model.embed_tokens.weight"])
+    assert gradient.dtype == np.float32
+    for token, times in ((7, 1000), (8, 1), (9, 2), (10, 0)):
+        np.testing.assert_array_equal(gradient[token], times)
 
 
 # Bad input: one clear line.

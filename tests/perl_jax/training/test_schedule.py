@@ -1,5 +1,7 @@
 """What each step does follows from the config and the step's number."""
 
+import doctest
+
 import numpy as np
 import pytest
 import tiny_run
@@ -18,6 +20,17 @@ def test_the_warm_up_comes_first_and_permutes_nothing():
     drawn = [schedule.draw(config, step) for step in range(3, 7)]
     assert [(count, n_s, step) for count, n_s, _, step in drawn] == [(7, 3, step) for step in range(3, 7)]
     np.testing.assert_allclose([p for _, _, p, _ in drawn], [0.75, 0.5, 0.25, 0.0])
+
+
+@pytest.mark.parametrize("count, most", [(1, 4), (4, 4), (5, 4), (33, 32), (10, 3), (7, 1), (0, 4)])
+def test_parts_of_a_batch_differ_by_one_at_most(count, most):
+    parts = schedule.parts(list(range(count)), most)
+    assert [item for part in parts for item in part] == list(range(count)) and len(parts) == -(-count // most)
+    assert not parts or max(map(len, parts)) <= min(most, min(map(len, parts)) + 1)
+
+
+def test_examples_in_the_docstrings():
+    assert doctest.testmod(schedule).failed == 0
 
 
 def test_without_a_warm_up_every_step_is_perl():
