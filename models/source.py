@@ -31,8 +31,8 @@ SIDE_FILES = (
     "perl_jax.json",
     "LICENSE*",
 )
-DTYPES = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16}  # names in safetensors
-DTYPES = {name: np.dtype(dtype) for name, dtype in DTYPES.items()}
+_TYPES = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16}
+DTYPES = {name: np.dtype(dtype) for name, dtype in _TYPES.items()}  # by their names in safetensors
 MAX_HEADER = 100_000_000  # bytes, as the safetensors library allows
 
 

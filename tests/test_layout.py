@@ -133,6 +133,19 @@ def test_literal_tables_alone_keep_a_form_of_their_own():
     assert sum(file.read_text(encoding="utf-8").count(mark) for file in REPOSITORY.glob("[!.]*/**/*.py")) <= 30
 
 
+def test_no_name_of_a_module_is_set_twice():
+    """The second value would count everywhere, above it too."""
+    for file in FILES:
+        names = [
+            target.id
+            for node in ast.parse((REPOSITORY / file).read_text(encoding="utf-8")).body
+            if isinstance(node, ast.Assign | ast.AnnAssign)
+            for target in (node.targets if isinstance(node, ast.Assign) else [node.target])
+            if isinstance(target, ast.Name)
+        ]
+        assert len(names) == len(set(names)), f"{file}: {sorted({name for name in names if names.count(name) > 1})}"
+
+
 def test_every_module_has_a_test():
     for file in MODULES:
         mirrored = str(file.with_name(f"test_{file.name}"))
