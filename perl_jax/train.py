@@ -157,7 +157,7 @@ def perl(
                 batch.questions, batch.responses, batch.advantages, batch.sampler_logprobs
             )
         ]
-        parts = schedule.parts(groups, -(-config.questions // config.optimizer.steps_per_batch))
+        parts = schedule.parts(groups, schedule.questions_per_step(config))
         forward = {"temperature": config.sampling.temperature, **config.micro_batch, **source.prompts.limits}
         if reference:
             parts = [with_logprobs("ref_logprobs", reference, part, forward) for part in parts]

@@ -189,7 +189,7 @@ def scales(unit: Unit, question: str, above_one: bool) -> list[Fraction]:
         if _COUNT.search(question):
             named = re.search(rf"(?<![a-z]){re.escape(noun)}", question, re.IGNORECASE)
             return [Fraction(1)] if named or noun in _GENERIC else []
-    elif counted := _COUNT.search(_asking_clause(question)):
+    elif counted := _COUNT.search(_asking_clause(question)[1]):
         measures = (parse(word, nouns=False) for word in re.findall(r"[A-Za-z]{3,}", counted["what"]))
         same = [measure for measure in measures if measure and measure.powers == unit.powers]
         return [unit.factor / same[0].factor] if same else []  # people are not counted in cm
@@ -222,18 +222,18 @@ def _allowed(question: str) -> set[str]:
 
     Where a letter is asked for ("find x"), the quantities named in the sentence are all possible.
     """
-    starts, clause = [match.end() for match in _ASKS.finditer(question)], _asking_clause(question)
+    rest, clause = _asking_clause(question)
     found = [(match.start(), units) for words, units in _QUANTITIES if (match := words.search(clause))]
-    letter = starts and re.match(rf"\W*(?:is )?(?:the )?(?:value of )?\W*{_LETTERS}", question[starts[-1] :])
+    letter = rest and re.match(rf"\W*(?:is )?(?:the )?(?:value of )?\W*{_LETTERS}", rest)
     first = min(found, default=(0, ""))[0]
-    return {unit for place, units in found if letter or not starts or place == first for unit in units.split()}
+    return {unit for place, units in found if letter or rest is None or place == first for unit in units.split()}
 
 
-def _asking_clause(question: str) -> str:
-    """What a question asks, from its last asking word to the end of the sentence; the whole text without one."""
+def _asking_clause(question: str) -> tuple[str | None, str]:
+    """(the text after a question's last asking word, the sentence from that word); (None, the first) without one."""
     starts = [match.end() for match in _ASKS.finditer(question)]
     begin = question[max(0, starts[-1] - 4) :] if starts else question  # with "how" or the end of the verb
-    return re.split(r"(?<=[?？])|(?<=[a-z$])\.\s", begin)[0]
+    return (question[starts[-1] :] if starts else None), re.split(r"(?<=[?？])|(?<=[a-z$])\.\s", begin)[0]
 
 
 def _is_allowed(unit: Unit, allowed: set[str], question: str) -> bool:

@@ -91,6 +91,19 @@ def define_process_flags() -> None:
     flags.DEFINE_integer("process_index", -1, "With --coordinator: the index of this process, from 0.")
 
 
+RAISED_BY_CONFIGS = (  # by their own code, and by ml_collections for a key or value that it does not take
+    AttributeError,
+    LookupError,
+    TypeError,
+    ValueError,
+    OSError,
+    SyntaxError,
+    ImportError,
+    NameError,
+    ArithmeticError,
+)
+
+
 def parse(argv: Sequence[str], elsewhere: Mapping[str, str]) -> Sequence[str]:
     """The arguments of `argv` that are not flags; unknown or mistyped flags and config keys are one-line errors."""
     argv = normalised(argv)
@@ -106,10 +119,7 @@ def parse(argv: Sequence[str], elsewhere: Mapping[str, str]) -> Sequence[str]:
         return arguments
     except InputError as error:
         refuse(error)
-    except (
-        *(flags.Error, AttributeError, LookupError, TypeError, ValueError, OSError),
-        *(SyntaxError, ImportError, NameError, ArithmeticError),
-    ) as error:
+    except (flags.Error, *RAISED_BY_CONFIGS) as error:
         where = "" if isinstance(error, flags.Error) else config_line(argv, error)
         refuse(unknown_key(argv, error) or InputError(where + explained(message(error), argv)))
 

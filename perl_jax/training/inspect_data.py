@@ -215,7 +215,7 @@ def fills(config: ConfigDict, sizes: models.Config, prompts: Prompts, examples: 
         questions, orders = examples[: config.questions], config.n_s + 1
         prompts_in_orders = [prompt for prompt in questions for _ in range(orders)]
         out.append(of_rollout(sizes, prompts_in_orders, config.sampling.batch, limits))
-        part = schedule.parts(questions, -(-config.questions // config.optimizer.steps_per_batch))[-1]
+        part = schedule.parts(questions, schedule.questions_per_step(config))[-1]
         out += [
             of_update(config, sizes, part, (orders, config.rollouts, length), limits, "update")
             for length in dict.fromkeys((answer, config.sampling.max_new_tokens))

@@ -28,6 +28,11 @@ def draw(config: ConfigDict, step: int) -> tuple[int, int, float, int]:
     return config.questions, config.n_s, p, step
 
 
+def questions_per_step(config: ConfigDict) -> int:
+    """The most questions of a batch that one optimizer step takes."""
+    return -(-config.questions // config.optimizer.steps_per_batch)
+
+
 def parts(items: Sequence[Item], most: int) -> list[Sequence[Item]]:
     """As few parts as `most` items each allow, of equal size or one fewer, so that each optimizer step sees as many.
 
