@@ -173,7 +173,7 @@ class Model(Protocol):
         """
 
     def head(self) -> "jax.Array":
-        """The output matrix [D, V] in the compute dtype."""
+        """The output matrix [D, V], as stored."""
 
     def logits(self, h: "jax.Array") -> "jax.Array":
         """Logits, float32 [..., V], of hidden states [..., D]."""

@@ -3,6 +3,8 @@
 Weights carry the metadata `axes`, one logical name per dimension, which callers map to a device mesh. Every weight of a
 stack of layers has a leading `layers` dimension, over which the tower scans. Matrix products run in the dtype of their
 activations, in full precision if that is float32 (an accelerator's default would round inputs to bfloat16 or TF32).
+Gradients of weights are summed in the weights' dtype, float32 in training, over tokens, chunks and devices: a sum of
+thousands of terms in bfloat16 stops growing.
 """
 
 from functools import partial
@@ -28,6 +30,55 @@ def weight(rngs: nnx.Rngs, shape, axes, init, dtype) -> nnx.Param:
     return nnx.Param(init(rngs.params(), shape, dtype), axes=axes)
 
 
+def product(x, kernel, bias=None, copy=None, dtype=None):
+    """`x @ kernel (+ bias)` in `dtype`, by default x's: x [..., inputs], kernel [inputs, outputs].
+
+    The gradients of kernel and bias are summed in their own dtypes. `copy` is the kernel in x's dtype, where a caller
+    has it: cast or gathered once, it serves several products.
+    """
+    copy = kernel.astype(x.dtype) if copy is None else copy
+    return _product(jnp.dtype(dtype or x.dtype), x, kernel, bias, jax.lax.stop_gradient(copy))
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _product(dtype, x, kernel, bias, copy):
+    y = jnp.matmul(x, copy, precision=precision(x.dtype), preferred_element_type=dtype)
+    return y if bias is None else y + bias.astype(dtype)
+
+
+def _product_forward(dtype, x, kernel, bias, copy):
+    like = jnp.zeros(0, kernel.dtype), None if bias is None else jnp.zeros(0, bias.dtype)
+    return _product(dtype, x, kernel, bias, copy), (x, copy, like)
+
+
+def _product_backward(dtype, residuals, g):
+    x, copy, (like_kernel, like_bias) = residuals
+    exact, g, tokens = precision(x.dtype), g.astype(x.dtype), tuple(range(x.ndim - 1))
+    of_kernel = jax.lax.dot_general(
+        x, g, ((tokens, tokens), ((), ())), precision=exact, preferred_element_type=like_kernel.dtype
+    )
+    of_bias = None if like_bias is None else jnp.sum(g, axis=tokens, dtype=like_bias.dtype)
+    return jnp.matmul(g, copy.T, precision=exact), of_kernel, of_bias, None
+
+
+_product.defvjp(_product_forward, _product_backward)
+
+
+@jax.custom_vjp
+def scaled(x, scale):
+    """`x * scale` in x's dtype: x [..., D], scale [D], whose gradient is summed in its own dtype."""
+    return x * scale.astype(x.dtype)
+
+
+def _scaled_backward(residuals, g):
+    x, scale = residuals
+    terms = x.astype(scale.dtype) * g.astype(scale.dtype)
+    return g * scale.astype(x.dtype), jnp.sum(terms, axis=tuple(range(x.ndim - 1)))
+
+
+scaled.defvjp(lambda x, scale: (scaled(x, scale), (x, scale)), _scaled_backward)
+
+
 class Linear(nnx.Module):
     """`x @ kernel (+ bias)` in x's dtype; kernel [..., inputs, outputs]. lora.py may add an adapter."""
 
@@ -37,10 +88,8 @@ class Linear(nnx.Module):
             self.bias = weight(rngs, (*shape[:-2], shape[-1]), (*axes[:-2], axes[-1]), ZEROS, dtype)
 
     def __call__(self, x):
-        y = jnp.matmul(x, self.kernel[...].astype(x.dtype), precision=precision(x.dtype))
-        if hasattr(self, "lora_A"):
-            y = y + self.lora_B(self.lora_A(x)) * self.lora_scale
-        return y + self.bias[...].astype(x.dtype) if hasattr(self, "bias") else y
+        y = product(x, self.kernel[...], self.bias[...] if hasattr(self, "bias") else None)
+        return y + self.lora_B(self.lora_A(x)) * self.lora_scale if hasattr(self, "lora_A") else y
 
 
 class RMSNorm(nnx.Module):
@@ -53,7 +102,7 @@ class RMSNorm(nnx.Module):
     def __call__(self, x):
         x32 = x.astype(jnp.float32)
         x32 = x32 * jax.lax.rsqrt(jnp.mean(x32 * x32, axis=-1, keepdims=True) + self.eps)
-        return self.scale[...].astype(x.dtype) * x32.astype(x.dtype)
+        return scaled(x32.astype(x.dtype), self.scale[...])
 
 
 class SwiGLU(nnx.Module):
@@ -81,9 +130,9 @@ def rotate(x, rope):
     return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1).astype(x.dtype)
 
 
-def logits(h, head):
-    """Logits, float32 [..., V], of hidden states [..., D] by a head [D, V]."""
-    return jnp.matmul(h, head, precision=precision(h.dtype), preferred_element_type=jnp.float32)
+def logits(h, head, copy=None):
+    """Logits, float32 [..., V], of hidden states [..., D] by a head [D, V]; `copy` is the head in h's dtype, if made."""
+    return product(h, head, copy=copy, dtype=jnp.float32)
 
 
 UNROLLED = 4  # most layers that are unrolled, which runs faster; more are scanned, which compiles faster

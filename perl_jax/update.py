@@ -355,19 +355,22 @@ def chunked_logprobs(
     """Log-probs of targets [S, C] under hidden [S, C, D], and entropies, both float32 [S, C]; 0 where not `scored`.
 
     At most `CHUNK` logits of a shard are in memory at a time, forward or backward; chunks without a scored token are
-    skipped. On a mesh the output head is gathered, and its gradient reduced, once instead of once a chunk.
+    skipped. On a mesh the output head is gathered, in the dtype of `hidden`, and its gradient reduced, in its own
+    dtype, once instead of once a chunk.
     """
-    return mesh.by_shard(partial(_of_shard, temperature), shared=1)(model.head(), hidden, targets, scored)
+    head = model.head()
+    copy = jax.lax.stop_gradient(head.astype(hidden.dtype))
+    return mesh.by_shard(partial(_of_shard, temperature), shared=2)(head, copy, hidden, targets, scored)
 
 
 def _of_shard(
-    temperature: float, head: jax.Array, hidden: jax.Array, targets: jax.Array, scored: jax.Array
+    temperature: float, head: jax.Array, copy: jax.Array, hidden: jax.Array, targets: jax.Array, scored: jax.Array
 ) -> tuple[jax.Array, ...]:
     S, C = targets.shape
     size = max(1, min(-(-C // PIECES), CHUNK // head.shape[1]))
 
     def logprobs(h: jax.Array, target: jax.Array) -> tuple[jax.Array, jax.Array]:
-        logits = logits_of(h, head) / temperature
+        logits = logits_of(h, head, copy) / temperature
         logp = jax.nn.log_softmax(logits, axis=-1)
         entropy = -jnp.sum(jnp.exp(logp) * logp, axis=-1)
         return jnp.take_along_axis(logp, target[..., None], axis=-1)[..., 0], jax.lax.stop_gradient(entropy)

@@ -48,14 +48,14 @@ class Qwen2_5_VL(nnx.Module):
         h = self.model.embed_tokens.embedding[...][ids].astype(self.compute_dtype)
         if image_tokens is None:
             return h
-        images = image_tokens[image_index[..., 0], image_index[..., 1]]  # -1 reads the last token, masked below
-        return jnp.where(image_index[..., :1] >= 0, images.astype(h.dtype), h)
+        table = image_tokens.astype(jnp.float32)  # as above: an image's gradients from all orders are added
+        images = table[image_index[..., 0], image_index[..., 1]].astype(h.dtype)  # -1 reads the last token, masked below
+        return jnp.where(image_index[..., :1] >= 0, images, h)
 
     def head(self):
         """The output matrix [D, V]."""
         tied = self.config.text.tie_word_embeddings
-        kernel = self.model.embed_tokens.embedding[...].T if tied else self.lm_head.kernel[...]
-        return kernel.astype(self.compute_dtype)
+        return self.model.embed_tokens.embedding[...].T if tied else self.lm_head.kernel[...]
 
     def logits(self, h):
         """Logits, float32 [..., V], of hidden states [..., D] that `self.model` returned."""

@@ -6,7 +6,7 @@ import numpy as np
 from flax import nnx
 
 from models.attention import attention
-from models.layers import NORMAL, Linear, RMSNorm, SwiGLU, inverse_frequencies, precision, rotate, scan_layers, weight
+from models.layers import NORMAL, Linear, RMSNorm, SwiGLU, inverse_frequencies, product, rotate, scan_layers, weight
 from models.qwen2_5_vl.config import VisionConfig
 from models.qwen2_5_vl.packing import Vision, block_size
 
@@ -30,8 +30,7 @@ class PatchEmbed(nnx.Module):
 
     def __call__(self, patches):
         kernel = self.proj.kernel[...]
-        kernel = kernel.reshape(-1, kernel.shape[-1]).astype(patches.dtype)
-        return jnp.matmul(patches, kernel, precision=precision(patches.dtype))
+        return product(patches, kernel.reshape(-1, kernel.shape[-1]))
 
 
 class VisionAttention(nnx.Module):

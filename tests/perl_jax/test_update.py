@@ -534,6 +534,35 @@ def test_master_weights_are_float32(groups):
 # Metrics, shapes, errors.
 
 
+@pytest.mark.slow
+def test_gradients_are_summed_in_float32(models):
+    """bfloat16 activations against float32 ones: as near for a token that stands a thousand times as for a rare one.
+
+    So are the weights that all tokens share: biases, norms, the head.
+    """
+    model, rng = models["untied"], np.random.default_rng(0)
+    prompt = rng.permutation([12] * 1000 + rng.integers(20, 100, 60).tolist()).tolist()
+    responses = [[rng.choice([13, 14, 50, 60], p=[0.8, 0.1, 0.05, 0.05], size=200).tolist() for _ in range(4)]]
+    group = update.Group([], [()], [prompt], responses, rng.normal(size=(1, 4)))
+    graph, weights = nnx.split(model)
+    gradients = {}
+    for dtype in ("float32", "bfloat16"):
+        cast = nnx.merge(graph, weights)
+        cast.compute_dtype = jnp.dtype(dtype)
+        state, _ = update.step(update.init(cast, DESCENT), [group])
+        gradients[dtype] = {name: np.asarray(g, np.float64) for name, g in qwen.named(state.opt_state).items()}
+
+    def error(name, row=slice(None)):
+        exact, rounded = (gradients[dtype][name][row] for dtype in ("float32", "bfloat16"))
+        return np.linalg.norm(rounded - exact) / np.linalg.norm(exact)
+
+    table, head = "model.embed_tokens.weight", "lm_head.weight"
+    rare = [error(table, token) for token in set(prompt) - {12} if np.any(gradients["float32"][table][token])]
+    assert error(table, 12) < 0.04 and len(rare) > 30 and np.median(rare) < 0.04
+    assert max(error(head, token) for token in (13, 77)) < 0.03, "a token of most responses, and one of none"
+    assert max(error(name) for name, exact in gradients["float32"].items() if exact.any()) < 0.05
+
+
 def test_metrics(model, groups, first_step):
     """Means over the tokens of log-probs and entropy."""
     logp = update.logprobs(model, groups)
