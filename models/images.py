@@ -61,17 +61,17 @@ def frame(
     min_pixels: int | None = None,
     max_pixels: int | None = None,
 ) -> tuple[np.ndarray, tuple[int, int, int]]:
-    """Resizes and normalises an image, and cuts it to patches.
+    """Resizes an image and cuts it to patches, which the vision tower normalises on the device.
 
-    Returns float32 [grid_h * grid_w, channels, 1, patch * patch], the patches of one merge block next to each other,
-    and (1, grid_h, grid_w). None means the `vision` config's limits. Raises InputError as `to_rgb` and `smart_resize`.
+    Returns uint8 [grid_h * grid_w, channels * patch * patch], the patches of one merge block next to each other, and
+    (1, grid_h, grid_w). None means the `vision` config's limits. Raises InputError as `to_rgb` and `smart_resize`.
     """
     pixels = np.asarray(resized(image, vision, min_pixels, max_pixels))
     patch, merge = vision.patch_size, vision.spatial_merge_size
     grid_h, grid_w = pixels.shape[0] // patch, pixels.shape[1] // patch
     blocks = pixels.reshape(grid_h // merge, merge, patch, grid_w // merge, merge, patch, 3)
     blocks = blocks.transpose(0, 3, 1, 4, 6, 2, 5)  # block row, block column, row, column, channel, y, x
-    return _normalised(blocks.reshape(grid_h * grid_w, 3, 1, patch * patch), vision), (1, grid_h, grid_w)
+    return blocks.reshape(grid_h * grid_w, 3 * patch * patch), (1, grid_h, grid_w)
 
 
 def patches(
@@ -80,9 +80,16 @@ def patches(
     min_pixels: int | None = None,
     max_pixels: int | None = None,
 ) -> tuple[np.ndarray, tuple[int, int, int]]:
-    """`frame`, repeated `temporal_patch_size` times: float32 [grid_h * grid_w, channels * temporal * patch * patch]."""
-    values, shape = frame(image, vision, min_pixels, max_pixels)
-    return values.repeat(vision.temporal_patch_size, axis=2).reshape(len(values), -1), shape
+    """`frame` as transformers gives it to its models, for comparison with them.
+
+    Normalised, and repeated `temporal_patch_size` times: float32 [grid_h * grid_w, channels * temporal * patch *
+    patch]. The reference scales in float64; for all 256 values the quotient in float32 is bit-identical.
+    """
+    pixels, grid = frame(image, vision, min_pixels, max_pixels)
+    values = pixels.reshape(len(pixels), 3, 1, -1).astype(np.float32) / np.float32(255)
+    values -= np.array(vision.image_mean, np.float32).reshape(3, 1, 1)
+    values /= np.array(vision.image_std, np.float32).reshape(3, 1, 1)
+    return values.repeat(vision.temporal_patch_size, axis=2).reshape(len(values), -1), grid
 
 
 def _target(
@@ -95,15 +102,3 @@ def _target(
         max_pixels=vision.max_pixels if max_pixels is None else max_pixels,
     )
 
-
-def _normalised(pixels: np.ndarray, vision: VisionConfig) -> np.ndarray:
-    """float32 [n, 3, 1, m] of uint8.
-
-    The reference scales in float64; for all 256 values the quotient in float32 is bit-identical, and faster than a
-    look-up.
-    """
-    values = pixels.astype(np.float32)
-    values /= np.float32(255)
-    values -= np.array(vision.image_mean, np.float32).reshape(3, 1, 1)
-    values /= np.array(vision.image_std, np.float32).reshape(3, 1, 1)
-    return values

@@ -70,7 +70,7 @@ class Prepared(NamedTuple):
 
     grid: tuple[int, int, int]  # (1, height, width) in patches
     preferred_position: float  # as `image_files.preferred_position`
-    frame: Callable[[], np.ndarray]  # float32 [height * width, channels, 1, patch^2]: one frame, repeated in time
+    frame: Callable[[], np.ndarray]  # uint8 [height * width, channels * patch^2]
 
 
 class Images:

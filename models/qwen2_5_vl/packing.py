@@ -18,9 +18,9 @@ from models.qwen2_5_vl.config import VisionConfig
 
 @flax.struct.dataclass
 class Vision:
-    """A pack of images: R rows of C patches of X values; segment id -1 is padding."""
+    """A pack of images: R rows of C patches of X = channels * patch^2 pixel values; segment id -1 is padding."""
 
-    patches: np.ndarray  # float32 [R, C, X]
+    patches: np.ndarray  # uint8 [R, C, X]
     images: np.ndarray  # int32 [R, C]: index of the image in the row
     windows: np.ndarray  # int32 [R, C]: index of the window in the row
     positions: np.ndarray  # int32 [R, C, 2]: the patch's (height, width) in its image
@@ -56,18 +56,16 @@ def pack_images(
     rows, packs = shards * share, []
     for batch, (count, places) in zip(batches, placed):
         shape = (rows, capacity * block, unit)
-        patches = np.zeros((*shape, *_patch_shape(config)), np.float32)
+        patches = np.zeros((*shape, _pixels(config)), np.uint8)
         images, window_ids = np.full(shape, -1, np.int32), np.full(shape, -1, np.int32)
         positions = np.zeros((*shape, 2), np.int32)
         places = [(row * rows // count, slots, window) for row, slots, window in places]  # spreads empty rows evenly
         for number, (image, (row, slots, window)) in enumerate(zip(batch, places)):
             if local_shards is None or row // share in local_shards:
-                frame = image.frame()
-                patches[row, slots] = frame.reshape(-1, unit, *frame.shape[1:])
+                patches[row, slots] = image.frame().reshape(-1, unit, patches.shape[-1])
             images[row, slots] = number
             window_ids[row, slots] = window[:, None]
             positions[row, slots] = _patch_positions(image.grid, config)
-        patches = patches.reshape(*shape, -1)
         flat = [a.reshape(rows, -1, *a.shape[3:]) for a in (patches, images, window_ids, positions)]
         index = [np.stack([np.full_like(slots, row), slots], axis=-1) for row, slots, _ in places]
         packs.append((Vision(*flat), index))
@@ -79,13 +77,13 @@ def pack_shapes(config: VisionConfig, patches: int, count: int, shards: int) -> 
     block = block_size(config)
     row_patches = block * bucket(-(-patches // block) + 1, least=1, between=2)
     shape = shards * bucket(-(-count // shards), least=1, between=2), row_patches
-    values = int(np.prod(_patch_shape(config)))
-    sizes = ((*shape, values), np.float32), (shape, np.int32), (shape, np.int32), ((*shape, 2), np.int32)
+    sizes = ((*shape, _pixels(config)), np.uint8), (shape, np.int32), (shape, np.int32), ((*shape, 2), np.int32)
     return Vision(*(jax.ShapeDtypeStruct(*size) for size in sizes))
 
 
-def _patch_shape(config: VisionConfig) -> tuple[int, int, int]:
-    return config.in_channels, config.temporal_patch_size, config.patch_size**2
+def _pixels(config: VisionConfig) -> int:
+    """Pixel values of a patch."""
+    return config.in_channels * config.patch_size**2
 
 
 @functools.lru_cache(1024)

@@ -15,7 +15,10 @@ ROPE_THETA = 10000.0
 
 
 class PatchEmbed(nnx.Module):
-    """A linear layer on each patch's pixels, stored as a convolution kernel [C, time, p, p, D]."""
+    """A linear layer on each patch's pixels, stored as a convolution kernel [C, time, p, p, D].
+
+    A still image shows the same pixels at all times: the kernels of all times are added, and it is read once.
+    """
 
     def __init__(self, config: VisionConfig, *, rngs, dtype):
         c, t, p = config.in_channels, config.temporal_patch_size, config.patch_size
@@ -29,8 +32,16 @@ class PatchEmbed(nnx.Module):
         )
 
     def __call__(self, patches):
-        kernel = self.proj.kernel[...]
+        kernel = jnp.sum(self.proj.kernel[...], axis=1, dtype=jnp.float32)
         return product(patches, kernel.reshape(-1, kernel.shape[-1]))
+
+
+def normalised(pixels, config: VisionConfig):
+    """Pixels [..., X] of uint8 as float32, scaled by the mean and standard deviation of their channel."""
+    mean, std = (
+        np.repeat(np.array(values, np.float32), config.patch_size**2) for values in (config.image_mean, config.image_std)
+    )
+    return (pixels.astype(jnp.float32) / 255 - mean) / std
 
 
 class VisionAttention(nnx.Module):
@@ -110,7 +121,7 @@ class VisionTower(nnx.Module):
                 return (full_rows if is_full else windows)(h), None
             return jax.lax.cond(is_full, full_rows, windows, h), None
 
-        h = self.patch_embed(pack.patches.reshape(R * C, -1).astype(dtype))
+        h = self.patch_embed(normalised(pack.patches.reshape(R * C, -1), self.config).astype(dtype))
         h, _ = scan_layers(self.blocks, h, step, full, remat=remat)
         h = self.merger(h)
         return h.reshape(R, -1, h.shape[-1])

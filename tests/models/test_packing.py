@@ -48,7 +48,7 @@ def shown_patches(inputs, row):
     """The patches [S, merge^2, X] that a prompt shows, in its order."""
     index = inputs.image_index[row][inputs.image_index[row, :, 0] >= 0]
     if not len(index):
-        return np.zeros((0, 4, 1176), np.float32)
+        return np.zeros((0, 4, 588), np.uint8)
     patches = inputs.vision.patches
     return patches.reshape(len(patches), -1, 4, patches.shape[-1])[index[:, 0], index[:, 1]]
 

@@ -12,7 +12,7 @@ from models import qwen2_5_vl as qwen
 from models.packing import Prepared
 from models.qwen2_5_vl.packing import block_size, pack_images, pack_shapes
 
-FRAME, TIMES = (3, 1, 196), 2  # a patch's values, and how often they are shown
+PIXELS = 3 * 14 * 14  # of a patch
 SIZES = st.lists(st.tuples(st.integers(1, 7), st.integers(1, 7)), min_size=1, max_size=7)  # in merged patches
 
 
@@ -25,7 +25,7 @@ def preprocessed(sizes, merge: int, rng):
     """Images of `sizes` in merged patches, every patch different."""
 
     def image(h, w):
-        values = rng.normal(size=(h * w * merge**2, *FRAME)).astype(np.float32)
+        values = rng.integers(1, 256, (h * w * merge**2, PIXELS), np.uint8)
         return Prepared((1, h * merge, w * merge), rng.random(), lambda: values)
 
     return [image(*size) for size in sizes]
@@ -57,7 +57,7 @@ def test_image_layout(sizes, window, merge):
     side = window // config.patch_size // merge * merge  # a window's side in patches
     filled = np.zeros((rows, capacity), bool)
     for number, (grid, _, frame) in enumerate(batch):
-        values = frame().repeat(TIMES, axis=2).reshape(grid[1] * grid[2], -1)
+        values = frame()
         assert index[number].shape == (len(values) // unit, 2)
         [row] = set(index[number][:, 0].tolist())  # one row
         places = (index[number][:, 1:] * unit + np.arange(unit)).ravel()
