@@ -4,7 +4,7 @@ Other configs call this `get_config()` and change values. Keys are locked, excep
 `reward_weights`: an unknown key is an error.
 """
 
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, FieldReference
 
 
 def get_config() -> ConfigDict:
@@ -82,7 +82,7 @@ def get_config() -> ConfigDict:
             # rows are computed in sequence, with the activations of one row in memory. Short prompts
             # share a row with their responses; prompts whose responses exceed a row are split by responses.
             "micro_batch": {"rows": 1, "row_tokens": 16384},
-            "remat": True,
+            "remat": FieldReference("full", field_type=object),
             # Held-out questions, answered greedily in original order and in `permute` uniformly drawn ones.
             "eval": {"sets": (), "every": 50, "limit": 500, "permute": 3, "batch": 256},
             # Saved every `every` steps, after each evaluation and at the end. Kept: the newest `keep`, and the one with

@@ -138,9 +138,9 @@ class Decoder(Protocol):
     layers: "nnx.Module | nnx.List"
 
     def __call__(
-        self, h: "jax.Array", positions: "jax.Array", attend: Callable, caches: Any = None, *, remat: bool = False
+        self, h: "jax.Array", positions: "jax.Array", attend: Callable, caches: Any = None, *, remat: str = "none"
     ) -> tuple["jax.Array", Any]:
-        """(h [T, E], positions int32 [3, T], attend, caches=None, *, remat=False) -> (hidden [T, D], caches): the
+        """(h [T, E], positions int32 [3, T], attend, caches=None, *, remat="none") -> (hidden [T, D], caches): the
         decoder over one row, up to its last norm. `attend(q [T, H, d], k [T, J, d], v [T, J, d], cache) -> (out [T, H,
         d], cache)` is each layer's attention (attention.py), with positions already in q and k; `caches` has an entry a
         layer. A row of tokens that are no images may come as [T, D]."""
@@ -161,7 +161,7 @@ class Model(Protocol):
     visual: Any
     model: Decoder
 
-    def encode(self, pack: Any, *, remat: bool = False, constrain: Callable = lambda h: h) -> "jax.Array":
+    def encode(self, pack: Any, *, remat: str = "none", constrain: Callable = lambda h: h) -> "jax.Array":
         """Image tokens [R, C / merge^2, E] of a pack; `constrain` is called on the matrix of patches [R * C, ...]."""
 
     def embed(

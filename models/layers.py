@@ -135,11 +135,30 @@ def logits(h, head, copy=None):
     return product(h, head, copy=copy, dtype=jnp.float32)
 
 
+REMAT = ("none", "dots", "full")  # what the backward pass recomputes of a layer: nothing, all but products, all
+
+
+def remat_name(remat):
+    """The name in REMAT of a `remat`, which may also be True (full) or False (none). Raises ValueError."""
+    name = {True: "full", False: "none"}.get(remat, remat)
+    if name not in REMAT:
+        raise ValueError(f"remat is one of {', '.join(REMAT)}, True or False, not {remat!r}")
+    return name
+
+
+def checkpointed(f, remat, **options):
+    """`f`, of which the backward pass recomputes what `remat` says; "dots" keeps the products with weights."""
+    if remat_name(remat) == "none":
+        return f
+    kept = jax.checkpoint_policies.dots_with_no_batch_dims_saveable if remat_name(remat) == "dots" else None
+    return jax.checkpoint(f, policy=kept, **options)
+
+
 UNROLLED = 4  # most layers that are unrolled, which runs faster; more are scanned, which compiles faster
 
 
-def scan_layers(layers: nnx.Module | nnx.List, h, step, xs, *, remat=False):
-    """Runs `step(layer, h, x) -> (h, y)` over stacked `layers`; returns (h, ys). `remat` recomputes a layer backward.
+def scan_layers(layers: nnx.Module | nnx.List, h, step, xs, *, remat="none"):
+    """Runs `step(layer, h, x) -> (h, y)` over stacked `layers`; returns (h, ys). `remat` as in `checkpointed`.
 
     xs and ys are stacked like the layers; numpy arrays among xs are constants in an unrolled layer. Unstacked layers
     (`unstacked`) are always unrolled, with lists of xs and ys: a decode step then neither slices weights out of a stack
@@ -159,12 +178,11 @@ def scan_layers(layers: nnx.Module | nnx.List, h, step, xs, *, remat=False):
         return step(nnx.merge(graph, layer_weights), h, x)
 
     if depth > UNROLLED:
-        return jax.lax.scan(jax.checkpoint(body, prevent_cse=False) if remat else body, h, (weights, xs))
+        return jax.lax.scan(checkpointed(body, remat, prevent_cse=False), h, (weights, xs))
     ys = []
     for i in range(depth):
         layer_weights, x = jax.tree.map(lambda a, i=i: a[i], (weights, xs))
-        run = partial(body, inputs=(layer_weights, x))
-        h, y = (jax.checkpoint(run) if remat else run)(h)
+        h, y = checkpointed(partial(body, inputs=(layer_weights, x)), remat)(h)
         ys.append(y)
     return h, jax.tree.map(lambda *y: jnp.stack(y), *ys)
 

@@ -6,7 +6,9 @@ from its last checkpoint: all random draws depend on (seed, step, question) alon
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -158,15 +160,22 @@ def perl(
             )
         ]
         parts = schedule.parts(groups, schedule.questions_per_step(config))
-        forward = {"temperature": config.sampling.temperature, **config.micro_batch, **source.prompts.limits}
-        if reference:
-            parts = [with_logprobs("ref_logprobs", reference, part, forward) for part in parts]
-        # Later parts have ratios against the policy that sampled; the first part is computed by that policy itself.
-        parts[1:] = [with_logprobs("old_logprobs", state.model, part, forward) for part in parts[1:]]
+        packed: list[update.Packed] = []
+        for part in packed_in_background(config, parts, state.model.config, source):
+            if reference:
+                part = with_logprobs("ref_logprobs", reference, part, config)
+            if packed:  # the first part is computed by the very policy that sampled
+                part = with_logprobs("old_logprobs", state.model, part, config)
+            packed.append(part)
         steps = []
-        for part in parts:
+        for part in packed:
             state, values = update.step(
-                state, part, norm_length=config.sampling.max_new_tokens, remat=config.remat, **config.loss, **forward
+                state,
+                part,
+                norm_length=config.sampling.max_new_tokens,
+                temperature=config.sampling.temperature,
+                remat=config.remat,
+                **config.loss,
             )
             steps.append(values)
         values = batch.log | metrics.of_update(steps)
@@ -210,11 +219,26 @@ def gather(
     return batches.concat_rounds([batches.with_signal(batch) for batch in rounds], config.questions)
 
 
-def with_logprobs(
-    field: str, model: models.Model, groups: Sequence[update.Group], forward: Mapping[str, Any]
-) -> list[update.Group]:
-    """The groups with `field` set to their log-probs under `model`."""
-    return [group._replace(**{field: logp}) for group, logp in zip(groups, update.logprobs(model, groups, **forward))]
+def packed_in_background(
+    config: ConfigDict, parts: Sequence[Sequence[update.Group]], sizes: models.Config, source: batches.Source
+) -> Iterator[update.Packed]:
+    """Packs each part once for all passes over it, in a thread, while the device computes those before it."""
+    pack = partial(
+        update.pack,
+        sizes,
+        only_signal=not config.loss.kl_coef,
+        **config.micro_batch,
+        **source.prompts.limits,
+        shards=mesh.shards(),
+        local_shards=mesh.local_shards(),
+    )
+    with ThreadPoolExecutor(1) as thread:
+        yield from thread.map(pack, parts)
+
+
+def with_logprobs(field: str, model: models.Model, part: update.Packed, config: ConfigDict) -> update.Packed:
+    """The part with `field` set to its log-probs under `model`."""
+    return part.with_logprobs(field, update.logprobs(model, part, config.sampling.temperature))
 
 
 def warm_up(

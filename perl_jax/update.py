@@ -5,7 +5,8 @@ Each response attends to its prompt and itself, and its M-RoPE positions continu
 Token weights are known beforehand, so the split into micro-batches does not change the loss.
 """
 
-from collections.abc import Callable, Sequence
+import dataclasses
+from collections.abc import Callable, Container, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -20,12 +21,13 @@ from jax.typing import DTypeLike
 import models
 from models.attention import Spans, spanned
 from models.layers import logits as logits_of
+from models.layers import remat_name
 from perl_jax import grpo, mesh
 from perl_jax.engine import tree_packing
 from perl_jax.engine.embeddings import embedded, embeddings
-from perl_jax.engine.tree_packing import Array, Group, Rows
+from perl_jax.engine.tree_packing import Array, Forest, Group, Rows
 
-__all__ = ["Group", "State", "init", "logprobs", "step"]
+__all__ = ["Group", "Packed", "State", "init", "logprobs", "pack", "step"]
 
 CHUNK = 1 << 26  # logits in memory at a time in `chunked_logprobs`: 256 MiB in float32
 PIECES = 8  # least number of chunks of scored tokens, so that chunks of only padding can be skipped
@@ -65,12 +67,57 @@ def _first(optimizer: optax.GradientTransformation, trained: nnx.State) -> tuple
     return mesh.weights(trained), mesh.weights(optimizer.init(trained))
 
 
+@dataclasses.dataclass(frozen=True)
+class Packed:
+    """The groups of an optimizer step, packed once for all passes over them: reference, old log-probs and update."""
+
+    groups: list[Group]  # all of the step
+    computed: list[int]  # those in the forest
+    forest: Forest  # on the host
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Of all responses, int [Q, O, G]."""
+        return np.array([[[len(r) for r in order] for order in group.responses] for group in self.groups])
+
+    def with_logprobs(self, field: str, logprobs: np.ndarray) -> "Packed":
+        """Sets `old_logprobs` or `ref_logprobs` of all groups, from [Q, O, G, R]."""
+        groups = [group._replace(**{field: values}) for group, values in zip(self.groups, logprobs, strict=True)]
+        return dataclasses.replace(self, groups=groups)
+
+
+def pack(
+    config: models.Config,
+    groups: Sequence[Group],
+    *,
+    only_signal: bool = False,
+    rows: int | None = None,
+    row_tokens: int | None = None,
+    min_pixels: int | None = None,
+    max_pixels: int | None = None,
+    shards: int | None = None,
+    local_shards: Container[int] | None = None,
+) -> Packed:
+    """Packs groups that share O and G into micro-batches, on the host (see `tree_packing.pack`, also for errors).
+
+    With `only_signal`, groups whose advantages are all 0 are left out; were all left out, the first one is packed
+    nevertheless, for its metrics. In a thread other than that of the mesh, `shards` and `local_shards` must be given.
+    """
+    tree_packing.check(groups)
+    shards = mesh.shards() if shards is None else shards
+    local_shards = mesh.local_shards() if local_shards is None else local_shards
+    computed = [q for q, group in enumerate(groups) if not only_signal or np.any(group.advantages)] or [0]
+    selected = [groups[q] for q in computed]
+    forest = tree_packing.pack(config, selected, rows, row_tokens, min_pixels, max_pixels, shards, local_shards)
+    return Packed(list(groups), computed, forest)
+
+
 class Options(NamedTuple):
     """Static options of a compiled optimizer step; `losses` are those of `grpo.token_losses`."""
 
     losses: tuple[tuple[str, float | None], ...]
     temperature: float
-    remat: bool
+    remat: str
 
 
 class Tokens(flax.struct.PyTreeNode):
@@ -96,7 +143,7 @@ class Tokens(flax.struct.PyTreeNode):
 
 def step(
     state: State,
-    groups: Sequence[Group],
+    groups: Sequence[Group] | Packed,
     *,
     clip_low: float = 0.2,
     clip_high: float = 0.2,
@@ -105,42 +152,36 @@ def step(
     aggregate: str = "token-mean",
     norm_length: int | None = None,
     temperature: float = 1.0,
-    rows: int | None = None,
-    row_tokens: int | None = None,
-    remat: bool = False,
-    min_pixels: int | None = None,
-    max_pixels: int | None = None,
+    remat: str | bool = "none",
+    **packing: int | None,
 ) -> tuple[State, dict[str, float]]:
     """One optimizer step over groups that share O and G: (state, metrics {name: float}). Donates `state`.
 
-    The loss is `grpo.loss` over all groups, independent of the micro-batch size given by `rows` and `row_tokens` (see
-    `tree_packing.pack`, also for errors). Without KL, a group whose advantages are all 0 has no gradient: its tokens
-    count in the mean, but it is not computed. Metrics are means over the computed tokens (`ratio`, `kl`, `clip_*`,
-    `entropy`, `logprob`, and `sampler_gap`, of old log-probs from the sampler's), `loss`, `grad_norm` (global, before
-    clipping), `update_norm` (of the weights' change: not finite if any part is not), `ratio_max`, `tokens`,
-    `computed_share`, `padding`, `split_trees`. Raises ValueError for `kl_coef` > 0 without `ref_logprobs`.
+    The loss is `grpo.loss` over all groups, independent of how they are packed: `packing` are options of `pack`, for
+    groups that are not packed yet. Without KL, a group whose advantages are all 0 has no gradient: its tokens count in
+    the mean, but it is not computed. `remat` as in `layers.checkpointed`. Metrics are means over the computed tokens
+    (`ratio`, `kl`, `clip_*`, `entropy`, `logprob`, and `sampler_gap`, of old log-probs from the sampler's), `loss`,
+    `grad_norm` (global, before clipping), `update_norm` (of the weights' change: not finite if any part is not),
+    `ratio_max`, `tokens`, `computed_share`, `padding`, `split_trees`. Raises ValueError for `kl_coef` > 0 without
+    `ref_logprobs`.
     """
-    tree_packing.check(groups)
-    if kl_coef and any(group.ref_logprobs is None for group in groups):
-        raise ValueError("kl_coef > 0 needs ref_logprobs in every group: update.logprobs of the reference policy")
     losses = {"clip_low": clip_low, "clip_high": clip_high, "dual_clip": dual_clip, "kl_coef": kl_coef}
-    options = Options(tuple(losses.items()), temperature, remat)
-    lengths = np.array([[len(r) for order in group.responses for r in order] for group in groups])  # [Q, O * G]
+    options = Options(tuple(losses.items()), temperature, remat_name(remat))
+    packed = _packed(state.model.config, groups, only_signal=not kl_coef, **packing)
+    if kl_coef and any(group.ref_logprobs is None for group in packed.groups):
+        raise ValueError("kl_coef > 0 needs ref_logprobs in every group: update.logprobs of the reference policy")
+    if kl_coef and len(packed.computed) < len(packed.groups):
+        raise ValueError("kl_coef > 0 needs all groups, but they were packed with only_signal=True")
+    lengths = packed.lengths.reshape(len(packed.groups), -1)  # [Q, O * G]
     weights = grpo.response_weights(lengths, aggregate, norm_length or max(lengths.max(initial=1), 1))
-
-    # If no group has a gradient the first one is computed nevertheless, for its metrics.
-    with_signal = [q for q, group in enumerate(groups) if kl_coef or np.any(group.advantages)] or [0]
-    groups, scored = [groups[q] for q in with_signal], lengths[with_signal].ravel()
-    forest = tree_packing.pack(
-        state.model.config, groups, rows, row_tokens, min_pixels, max_pixels, mesh.shards(), mesh.local_shards()
-    )
-    fields = Tokens.of(groups, weights[with_signal], scored)
+    scored = lengths[packed.computed].ravel()
+    fields = Tokens.of([packed.groups[q] for q in packed.computed], weights[packed.computed], scored)
 
     grads, stats = _zeros(state.trainable), []
-    for batch in forest.batches:
+    for batch in packed.forest.batches:
         tokens = jax.tree.map(lambda x, index=batch.index: np.where(index >= 0, x[index], 0).astype(np.float32), fields)
         batch, tokens = placed(batch), mesh.place(tokens, axis=1)
-        h, pull = _embed(state, *batch.content, remat)
+        h, pull = _embed(state, *batch.content, options.remat)
         grads, h_grads, batch_stats = _add_rows(grads, state, h, batch.without_content(), tokens, options)
         grads = _add_pulled(grads, pull, h_grads)
         stats.append(batch_stats)
@@ -151,9 +192,13 @@ def step(
     return state, _metrics(stats, tokens_in_loss) | norms | {
         "tokens": tokens_in_all,
         "computed_share": tokens_in_loss / max(tokens_in_all, 1),
-        "padding": forest.padding,
-        "split_trees": forest.split,
+        "padding": packed.forest.padding,
+        "split_trees": packed.forest.split,
     }
+
+
+def _packed(config: models.Config, groups: Sequence[Group] | Packed, **packing: Any) -> Packed:
+    return groups if isinstance(groups, Packed) else pack(config, groups, **packing)
 
 
 def _metrics(stats: Sequence, computed: int) -> dict[str, float]:
@@ -181,7 +226,7 @@ def _zeros(tree: nnx.State) -> nnx.State:
 
 @partial(jax.jit, static_argnums=4)
 def _embed(
-    state: State, ids: jax.Array, image_index: jax.Array, vision: Any, remat: bool
+    state: State, ids: jax.Array, image_index: jax.Array, vision: Any, remat: str
 ) -> tuple[jax.Array, Callable]:
     """Input embeddings [B, S, C, D], each image encoded once, and the VJP to the weights."""
 
@@ -283,38 +328,30 @@ def abstract_programs(
 
 
 def logprobs(
-    model: models.Model,
-    groups: Sequence[Group],
-    temperature: float = 1.0,
-    *,
-    rows: int | None = None,
-    row_tokens: int | None = None,
-    min_pixels: int | None = None,
-    max_pixels: int | None = None,
+    model: models.Model, groups: Sequence[Group] | Packed, temperature: float = 1.0, **packing: int | None
 ) -> np.ndarray:
     """Log-probs of the groups' responses, teacher-forced on the shared prompts: float32 [Q, O, G, R].
 
-    R is the longest response; past a response's length they are 0. Advantages and log-probs in the groups are ignored;
-    the other options are as in `step`.
+    R is the longest response; past a response's length they are 0, and of groups that `pack` left out. Advantages and
+    log-probs in the groups are ignored; `packing` are options of `pack`, for groups that are not packed yet.
     """
-    forest = tree_packing.pack(
-        model.config, groups, rows, row_tokens, min_pixels, max_pixels, mesh.shards(), mesh.local_shards()
-    )
-    lengths = np.array([[[len(r) for r in order] for order in group.responses] for group in groups])
+    packed = _packed(model.config, groups, **packing)
+    lengths, batches = packed.lengths, packed.forest.batches
     graph, weights = nnx.split(model)
     batch_logprobs = jax.device_get(
         [
             _logprobs(
                 graph, weights, embeddings(graph, weights, *batch.content, 1), batch.without_content(), temperature
             )
-            for batch in map(placed, forest.batches)
+            for batch in map(placed, batches)
         ]
     )
-    scored = np.zeros(lengths.sum(), np.float32)
-    for batch, logp in zip(forest.batches, batch_logprobs):
+    scored = np.zeros(lengths[packed.computed].sum(), np.float32)
+    for batch, logp in zip(batches, batch_logprobs):
         scored[batch.index[batch.index >= 0]] = logp[batch.index >= 0]
     out = np.zeros((*lengths.shape, max(1, lengths.max())), np.float32)
-    out[np.arange(out.shape[-1]) < lengths[..., None]] = scored
+    in_forest = np.isin(np.arange(len(out)), packed.computed)[:, None, None, None]
+    out[in_forest & (np.arange(out.shape[-1]) < lengths[..., None])] = scored
     return out
 
 
@@ -329,7 +366,7 @@ def rows_logprobs(model: models.Model, h: jax.Array, rows: Rows, temperature: fl
 
 
 def token_logprobs(
-    model: models.Model, h: jax.Array, row: Rows, temperature: float = 1.0, remat: bool = False
+    model: models.Model, h: jax.Array, row: Rows, temperature: float = 1.0, remat: str = "none"
 ) -> tuple[jax.Array, jax.Array]:
     """Log-probs of the scored tokens of one row per shard, and entropies of their distributions, float32 [S, C].
 

@@ -57,7 +57,7 @@ class TextTower(nnx.Module):
         self.layers = TextLayer(config, rngs=rngs, dtype=dtype)
         self.norm = RMSNorm((D,), ("norm",), config.rms_norm_eps, rngs=rngs, dtype=dtype)
 
-    def __call__(self, h, positions, attend, caches=None, *, remat=False):
+    def __call__(self, h, positions, attend, caches=None, *, remat="none"):
         """Embeddings h [T, D] at positions [3, T] -> (hidden [T, D] after the final norm, caches).
 
         `attend` is each layer's attention (see attention.py); `caches` is a pytree with a leading layer axis that it

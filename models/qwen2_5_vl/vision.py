@@ -95,7 +95,7 @@ class VisionTower(nnx.Module):
         self.blocks = VisionBlock(config, rngs=rngs, dtype=dtype)
         self.merger = PatchMerger(config, rngs=rngs, dtype=dtype)
 
-    def __call__(self, pack: Vision, dtype, *, remat=False, constrain=lambda h: h):
+    def __call__(self, pack: Vision, dtype, *, remat="none", constrain=lambda h: h):
         """Merged tokens [R, C / merge^2, text width] of a pack of R rows of images, computed in `dtype`.
 
         Window attention is dense over blocks, full attention over whole rows; segments separate images. All other

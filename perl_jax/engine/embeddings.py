@@ -6,6 +6,7 @@ import jax
 from flax import nnx
 
 import models
+from models.layers import checkpointed, remat_name
 from perl_jax import mesh
 
 PATCHES = 1 << 14  # patches that a shard encodes at a time, to bound the memory of attention scores
@@ -20,13 +21,13 @@ def embeddings(graph, weights, ids, image_index, vision, axis: int = 0):
     return embedded(nnx.merge(graph, weights), ids, image_index, vision, axis)
 
 
-def embedded(model: models.Model, ids, image_index, vision, axis: int, remat: bool = False):
+def embedded(model: models.Model, ids, image_index, vision, axis: int, remat: str = "none"):
     """Input embeddings inside a program (see `embeddings`), each image encoded once."""
     images = None if vision is None else mesh.to_width(encoded(model, vision, remat))
     return mesh.from_width(model.embed(ids, image_index, images), axis)
 
 
-def encoded(model: models.Model, vision, remat: bool = False):
+def encoded(model: models.Model, vision, remat: str = "none"):
     """Merged image tokens [R, T, E] of a vision pack of R rows; a shard encodes at most `PATCHES` patches at a time."""
     (R, C), S = vision.images.shape, mesh.shards()
     share = R // S
@@ -46,6 +47,7 @@ def encoded(model: models.Model, vision, remat: bool = False):
         x = turned(x, S, parts)
         return mesh.rows(x.reshape(parts, -1, *x.shape[1:]), axis=1)
 
-    # Without remat of each part, the loop would keep the activations of all layers.
-    tokens = jax.lax.map(jax.checkpoint(encode) if remat else encode, jax.tree.map(part, vision))
+    # A part is recomputed whole, else the loop would keep the inputs of all layers for all parts.
+    whole = remat if remat_name(remat) == "full" else "none"
+    tokens = jax.lax.map(checkpointed(encode, whole), jax.tree.map(part, vision))
     return turned(tokens.reshape(R, *tokens.shape[2:]), parts, S)
