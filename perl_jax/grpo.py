@@ -46,6 +46,19 @@ def advantages(rewards_QOG: ArrayLike, scale: str = "std", eps: float = 1e-6) ->
     return np.array(values, np.float32).reshape(rewards.shape)
 
 
+def overlong_penalty(lengths: ArrayLike, max_length: int, buffer: int, factor: float = 1.0) -> np.ndarray:
+    """What to add to the rewards of responses of these lengths, float32 [...] (DAPO, section 3.4).
+
+    0 up to `max_length - buffer` tokens, from there linearly down to `-factor` at `max_length`, and `-factor` beyond.
+    No penalty at all with `buffer` 0.
+    """
+    if not 0 <= buffer <= max_length:
+        raise ValueError(f"the buffer of {buffer} tokens is not between 0 and max_length {max_length}")
+    excess = np.asarray(lengths, np.float64) - (max_length - buffer)
+    share = np.clip(excess / buffer, 0, 1) if buffer else np.zeros_like(excess)
+    return np.asarray(-factor * share + 0.0, np.float32)  # + 0.0: no negative zeros
+
+
 def group_loss(
     logp_OGR: ArrayLike,
     old_logp_OGR: ArrayLike,

@@ -259,3 +259,29 @@ def test_padding_counts_nowhere(batch, aggregate, extra):
     assert (padded[len(lengths) :] == 0).all() and (weights[lengths == 0] == 0).all()
     on_device = grpo.response_weights(jnp.asarray(lengths), aggregate, norm_length=3)
     np.testing.assert_allclose(on_device, weights, rtol=1e-6)
+
+
+# The penalty of long responses.
+
+
+def test_overlong_example():
+    """The paper's own lengths: 16384 tokens are expected, and 4096 more are the buffer (DAPO, section 4.1)."""
+    lengths = [[0, 16384, 17408], [18432, 20480, 30000]]
+    penalty = grpo.overlong_penalty(lengths, 20480, 4096)
+    assert penalty.dtype == np.float32
+    np.testing.assert_array_equal(penalty, [[0, 0, -0.25], [-0.5, -1, -1]])
+    np.testing.assert_array_equal(grpo.overlong_penalty(lengths, 20480, 4096, factor=0.5), penalty / 2)
+    np.testing.assert_array_equal(grpo.overlong_penalty(np.array(lengths), 20480, 0), np.zeros((2, 3)))
+
+
+@given(length=st.integers(0, 60), buffer=st.integers(1, 40), factor=st.floats(0, 3))
+def test_overlong_penalty_is_verls_up_to_the_length_limit(length, buffer, factor):
+    expected = min(-(min(length, 40) - (40 - buffer)) / buffer * factor, 0)
+    penalty = grpo.overlong_penalty(length, 40, buffer, factor)
+    assert penalty.shape == () and float(penalty) == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("buffer", [-1, 41])
+def test_a_buffer_beyond_the_length_limit(buffer):
+    with pytest.raises(ValueError, match="buffer"):
+        grpo.overlong_penalty([1], 40, buffer)
