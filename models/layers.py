@@ -12,6 +12,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 
 NORMAL = nnx.initializers.normal(0.02)  # `initializer_range` of all published models
 ONES = nnx.initializers.ones
@@ -88,7 +89,7 @@ class Linear(nnx.Module):
             self.bias = weight(rngs, (*shape[:-2], shape[-1]), (*axes[:-2], axes[-1]), ZEROS, dtype)
 
     def __call__(self, x):
-        y = product(x, self.kernel[...], self.bias[...] if hasattr(self, "bias") else None)
+        y = checkpoint_name(product(x, self.kernel[...], self.bias[...] if hasattr(self, "bias") else None), PRODUCT)
         return y + self.lora_B(self.lora_A(x)) * self.lora_scale if hasattr(self, "lora_A") else y
 
 
@@ -135,6 +136,7 @@ def logits(h, head, copy=None):
     return product(h, head, copy=copy, dtype=jnp.float32)
 
 
+PRODUCT = "product"  # the name by which checkpoint policies know what `Linear` computes
 REMAT = ("none", "dots", "full")  # what the backward pass recomputes of a layer: nothing, all but products, all
 
 
@@ -147,10 +149,10 @@ def remat_name(remat):
 
 
 def checkpointed(f, remat, **options):
-    """`f`, of which the backward pass recomputes what `remat` says; "dots" keeps the products with weights."""
+    """`f`, of which the backward pass recomputes what `remat` says; "dots" keeps the products of `Linear`."""
     if remat_name(remat) == "none":
         return f
-    kept = jax.checkpoint_policies.dots_with_no_batch_dims_saveable if remat_name(remat) == "dots" else None
+    kept = jax.checkpoint_policies.save_only_these_names(PRODUCT) if remat_name(remat) == "dots" else None
     return jax.checkpoint(f, policy=kept, **options)
 
 

@@ -83,10 +83,14 @@ def loss(
     advantages: ArrayLike,
     mask: ArrayLike,
     ref_logp: ArrayLike | None = None,
+    clip_low: float = 0.2,
+    clip_high: float = 0.2,
+    dual_clip: float | None = 3.0,
+    kl_coef: float = 0.0,
+    aggregate: str = "token-mean",
     *,
     sampler_logp: ArrayLike | None = None,
     entropy: ArrayLike | None = None,
-    aggregate: str = "token-mean",
     **options: Any,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """The loss of one optimizer step and its metrics: (float32 [], {name: float32 []}).
@@ -109,6 +113,7 @@ def loss(
         "weights_OG": grouped(weights, 3),
         "mask_OGR": grouped(mask),
     }
+    options |= {"clip_low": clip_low, "clip_high": clip_high, "dual_clip": dual_clip, "kl_coef": kl_coef}
     optional = {"ref_logp_OGR": ref_logp, "sampler_logp": sampler_logp, "entropy": entropy}
     arrays |= {name: grouped(x) for name, x in optional.items() if x is not None}
     shares, (sums, maxima) = jax.vmap(lambda of_group: group_loss(**of_group, **options))(arrays)

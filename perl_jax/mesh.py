@@ -158,6 +158,14 @@ def weights(state: Tree, layout: str = "train") -> Tree:
     return jax.tree.map(place, state, is_leaf=lambda leaf: isinstance(leaf, nnx.Variable))
 
 
+def gathered(weight: jax.Array, *axes: str) -> jax.Array:
+    """A weight with these logical axes as it lies in decoding: whole on each shard of rows."""
+    if jax.sharding.get_abstract_mesh().empty:
+        return weight
+    weight = jax.lax.with_sharding_constraint(weight, partition_spec(weight.shape, axes))  # else a cast would come last
+    return jax.lax.with_sharding_constraint(weight, partition_spec(weight.shape, axes, "decode"))
+
+
 def by_row(f: Callable, in_axes: int | tuple[int, ...] = 0, out_axes: int | tuple[int, ...] = 0) -> Callable:
     """`jax.vmap` over sharded rows."""
     return jax.vmap(f, in_axes, out_axes, spmd_axis_name=None if jax.sharding.get_abstract_mesh().empty else ROWS)

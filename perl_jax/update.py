@@ -20,17 +20,14 @@ from jax.typing import DTypeLike
 
 import models
 from models.attention import Spans, spanned
-from models.layers import logits as logits_of
 from models.layers import remat_name
 from perl_jax import grpo, mesh
 from perl_jax.engine import tree_packing
+from perl_jax.engine.chunked_head import chunked_logprobs
 from perl_jax.engine.embeddings import embedded, embeddings
-from perl_jax.engine.tree_packing import Array, Forest, Group, Rows
+from perl_jax.engine.tree_packing import Forest, Group, Rows
 
 __all__ = ["Group", "Packed", "State", "init", "logprobs", "pack", "step"]
-
-CHUNK = 1 << 26  # logits in memory at a time in `chunked_logprobs`: 256 MiB in float32
-PIECES = 8  # least number of chunks of scored tokens, so that chunks of only padding can be skipped
 
 
 class State(flax.struct.PyTreeNode):
@@ -230,8 +227,10 @@ def _embed(
 ) -> tuple[jax.Array, Callable]:
     """Input embeddings [B, S, C, D], each image encoded once, and the VJP to the weights."""
 
+    of_images = "none" if remat == "none" else "full"  # all images of a micro-batch wait for their gradient together
+
     def of_weights(trainable: nnx.State) -> jax.Array:
-        return embedded(nnx.merge(state.graph, trainable, state.frozen), ids, image_index, vision, 1, remat)
+        return embedded(nnx.merge(state.graph, trainable, state.frozen), ids, image_index, vision, 1, of_images)
 
     return jax.vjp(of_weights, state.trainable)
 
@@ -384,43 +383,3 @@ def token_logprobs(
     h = mesh.vmap_one_row(hidden)(h, row.position_ids, row.spans)
     h = jnp.take_along_axis(h, row.sources[..., None], axis=1)
     return chunked_logprobs(model, h, row.targets, row.index >= 0, temperature)
-
-
-def chunked_logprobs(
-    model: models.Model, hidden: jax.Array, targets: Array, scored: Array, temperature: float
-) -> tuple[jax.Array, jax.Array]:
-    """Log-probs of targets [S, C] under hidden [S, C, D], and entropies, both float32 [S, C]; 0 where not `scored`.
-
-    At most `CHUNK` logits of a shard are in memory at a time, forward or backward; chunks without a scored token are
-    skipped. On a mesh the output head is gathered, in the dtype of `hidden`, and its gradient reduced, in its own
-    dtype, once instead of once a chunk.
-    """
-    head = model.head()
-    copy = jax.lax.stop_gradient(head.astype(hidden.dtype))
-    return mesh.by_shard(partial(_of_shard, temperature), shared=2)(head, copy, hidden, targets, scored)
-
-
-def _of_shard(
-    temperature: float, head: jax.Array, copy: jax.Array, hidden: jax.Array, targets: jax.Array, scored: jax.Array
-) -> tuple[jax.Array, ...]:
-    S, C = targets.shape
-    size = max(1, min(-(-C // PIECES), CHUNK // head.shape[1]))
-
-    def logprobs(h: jax.Array, target: jax.Array) -> tuple[jax.Array, jax.Array]:
-        logits = logits_of(h, head, copy) / temperature
-        logp = jax.nn.log_softmax(logits, axis=-1)
-        entropy = -jnp.sum(jnp.exp(logp) * logp, axis=-1)
-        return jnp.take_along_axis(logp, target[..., None], axis=-1)[..., 0], jax.lax.stop_gradient(entropy)
-
-    @jax.checkpoint  # outside `cond`, whose residuals would keep the head's weights for every chunk
-    def chunk(inputs: tuple[jax.Array, jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        h, target, scored = inputs
-        none = jnp.zeros(target.shape), jnp.zeros(target.shape)
-        return jax.lax.cond(scored.any(), logprobs, lambda *_: none, h, target)
-
-    def pieces(x: jax.Array) -> jax.Array:
-        x = jnp.pad(x, [(0, 0), (0, -C % size)] + [(0, 0)] * (x.ndim - 2))
-        return x.reshape(S, -1, size, *x.shape[2:]).swapaxes(0, 1)
-
-    results = jax.lax.map(chunk, (pieces(hidden), pieces(targets), pieces(scored)))
-    return tuple(jnp.where(scored, x.swapaxes(0, 1).reshape(S, -1)[:, :C], 0.0) for x in results)

@@ -11,8 +11,7 @@ from ml_collections import ConfigDict
 
 import models
 from models.packing import bucket
-from perl_jax import update
-from perl_jax.engine import embeddings, flops
+from perl_jax.engine import chunked_head, embeddings, flops
 
 FILTERED = 58_000, 10  # samples and rollouts of each in the paper's rollout filter
 EVALUATED = {
@@ -170,7 +169,7 @@ def temporary(
         "decode": 3 * 4 * N * config.rollouts * text.vocab_size / T,
         "update": activations
         + 2 * C * layer
-        + 3 * 4 * update.CHUNK
+        + 3 * 4 * chunked_head.CHUNK
         + 6 * D * text.vocab_size / T
         + saved
         + tower

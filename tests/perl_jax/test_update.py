@@ -334,49 +334,6 @@ def test_long_rows_recompute_their_attention(model, groups, first_step, monkeypa
 
 
 @pytest.mark.slow
-def test_chunks_of_logits_change_nothing(model, monkeypatch):
-    """Chunks that do not divide the row, some with no scored token: values and gradients; never more at a time."""
-    rng = np.random.default_rng(5)
-    vocabulary, width = model.config.text.vocab_size, model.config.text.hidden_size
-    hidden = rng.normal(size=(2, 10, width)).astype(np.float32)  # of two shards
-    targets, weights = rng.integers(0, vocabulary, (2, 10)), rng.normal(size=(2, 10)).astype(np.float32)
-    scored = np.arange(10) < np.array([[7], [3]])
-
-    def loss(hidden):
-        logp, entropy = update.chunked_logprobs(model, hidden, targets, scored, 0.9)
-        return jnp.sum(logp * weights + 5 * entropy), (logp, entropy)
-
-    def largest():
-        program = jax.make_jaxpr(jax.grad(lambda hidden: loss(hidden)[0]))(hidden)
-        shapes = set(tiny.array_shapes(program.jaxpr)) - {(width, vocabulary)}  # the head's weights
-        return max(np.prod(shape[:-1]) for shape in shapes if shape[-1:] == (vocabulary,)) / 2
-
-    monkeypatch.setattr(update, "PIECES", 1)
-    (_, unchunked), unchunked_gradient = jax.value_and_grad(loss, has_aux=True)(hidden)
-    assert largest() == 10
-    for chunk, pieces, size in ((3 * vocabulary + 5, 1, 3), (1 << 30, 4, 3), (1, 1, 1)):
-        monkeypatch.setattr(update, "CHUNK", chunk)
-        monkeypatch.setattr(update, "PIECES", pieces)
-        (_, chunked), chunked_gradient = jax.value_and_grad(loss, has_aux=True)(hidden)
-        assert largest() == size
-        np.testing.assert_allclose(unchunked[0], chunked[0], atol=1e-5)
-        np.testing.assert_allclose(unchunked_gradient, chunked_gradient, atol=1e-5)
-    assert (np.asarray(unchunked[0])[~scored] == 0).all() and (np.asarray(unchunked_gradient)[~scored] == 0).all()
-    logits = np.asarray(model.logits(hidden)) / 0.9
-    probs = np.asarray(jax.nn.softmax(logits, -1))
-    entropy = np.where(scored, -(probs * np.log(probs)).sum(-1), 0)
-    np.testing.assert_allclose(chunked[1], entropy, rtol=1e-4, atol=1e-5)
-    weights = np.where(scored, weights, 0)
-    # The entropy is a metric: its gradient is not part of the update's.
-    exact = jax.grad(
-        lambda h: jnp.sum(
-            jnp.take_along_axis(jax.nn.log_softmax(model.logits(h) / 0.9), targets[..., None], -1)[..., 0] * weights
-        )
-    )(hidden)
-    np.testing.assert_allclose(unchunked_gradient, exact, atol=1e-5)
-
-
-@pytest.mark.slow
 def test_a_sum_is_over_the_longest_response_by_default(model, groups):
     """As `grpo.loss` has it, not over the bucket that responses are padded to; another length is no other program."""
     options = {"aggregate": "seq-mean-token-sum-norm"}
