@@ -38,7 +38,7 @@ estimated; times by roofline at 40% of a device's rates, the network's on top wh
 HEAD = """\
 | config | devices | most memory of one | a step, s | network, s | hours | device-hours | how |
 |---|---|---|---|---|---|---|---|"""
-ASSUMED = Assumed(images=4, words=150, response=600)  # the defaults of plan's flags
+ASSUMED = Assumed()
 
 
 def config_of(name: str) -> ConfigDict:

@@ -68,7 +68,22 @@ def get_config() -> ConfigDict:
             "advantage_scale": "std",
             "online_filter": "off",  # groups of equal rewards: off (keep), drop, refill (draw others)
             "refill_rounds": 4,  # most batches of questions that `refill` draws for one step
-            "loss": {"clip_low": 0.2, "clip_high": 0.2, "dual_clip": 3.0, "kl_coef": 0.01, "aggregate": "token-mean"},
+            # DAPO's penalty of long responses, added to the reward: from 0 at `buffer` tokens before max_new_tokens to
+            # -penalty there; 0: none.
+            "overlong": {"buffer": 0, "penalty": 1.0},
+            "loss": {
+                "kind": "grpo",  # or gspo, cispo, sapo; gspo and sapo with aggregate = seq-mean-token-mean
+                "clip_low": 0.2,
+                "clip_high": 0.2,
+                "dual_clip": 3.0,  # of grpo alone
+                "kl_coef": 0.01,
+                "entropy_coef": 0.0,
+                # Weights for the sampler's log-probs where they differ from the update's: off, token, sequence.
+                "importance": "off",
+                "importance_cap": 2.0,
+                "aggregate": "token-mean",
+            },
+            "max_sampler_gap": 0.1,  # a mean difference of these log-probs above which a step warns
             "optimizer": {
                 "learning_rate": 1e-6,
                 "b1": 0.9,
@@ -82,7 +97,9 @@ def get_config() -> ConfigDict:
             # rows are computed in sequence, with the activations of one row in memory. Short prompts
             # share a row with their responses; prompts whose responses exceed a row are split by responses.
             "micro_batch": {"rows": 1, "row_tokens": 16384},
-            "remat": FieldReference("full", field_type=object),
+            # What the backward pass computes again: full (all of a layer), dots (all but products with weights; images
+            # whole), none, or auto, the fastest that fits by planned memory. True and False are full and none.
+            "remat": FieldReference("auto", field_type=object),
             # Held-out questions, answered greedily in original order and in `permute` uniformly drawn ones.
             "eval": {"sets": (), "every": 50, "limit": 500, "permute": 3, "batch": 256},
             # Saved every `every` steps, after each evaluation and at the end. Kept: the newest `keep`, and the one with

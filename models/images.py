@@ -101,4 +101,3 @@ def _target(
         min_pixels=vision.min_pixels if min_pixels is None else min_pixels,
         max_pixels=vision.max_pixels if max_pixels is None else max_pixels,
     )
-

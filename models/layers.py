@@ -132,7 +132,7 @@ def rotate(x, rope):
 
 
 def logits(h, head, copy=None):
-    """Logits, float32 [..., V], of hidden states [..., D] by a head [D, V]; `copy` is the head in h's dtype, if made."""
+    """Logits, float32 [..., V], of hidden states [..., D] by a head [D, V]; `copy` is as in `product`."""
     return product(h, head, copy=copy, dtype=jnp.float32)
 
 

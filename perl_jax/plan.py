@@ -19,10 +19,11 @@ from ml_collections import ConfigDict
 
 import models
 from models.errors import InputError
+from models.layers import remat_name
 from perl_jax import mesh
 from perl_jax.engine import flops
-from perl_jax.planning import programs, roofline
-from perl_jax.planning.programs import Compiled
+from perl_jax.planning import programs, remat, roofline
+from perl_jax.planning.programs import LIVES, Compiled, resident_bytes
 from perl_jax.planning.roofline import Assumed
 from perl_jax.runtime import cli
 from perl_jax.training import check_config
@@ -37,14 +38,6 @@ SIZES = {  # TPU slice sizes, by the prefix of the topology's name
 GPUS = {"a100": "NVIDIA A100-SXM4-80GB", "h100": "NVIDIA H100 80GB HBM3", "h200": "NVIDIA H200"}
 USABLE = 0.92  # share of a GPU's memory for XLA (XLA_PYTHON_CLIENT_MEM_FRACTION)
 
-PHASES = ("prefill images", "prefill", "decode", "update images", "update", "optimizer")
-LIVES = {  # phases during which each buffer is on a device
-    **dict.fromkeys(("weights", "frozen weights", "reference", "optimizer state"), PHASES),
-    "gradients": ("update images", "update", "optimizer"),
-    "decoding copy": ("prefill images", "prefill", "decode"),
-    "prompt caches": ("prefill", "decode"),
-    "response caches": ("decode",),
-}
 ARGUMENTS = {  # buffers that are inputs or outputs of each program
     "prefill images": ("weights", "frozen weights"),
     "prefill": ("weights", "frozen weights", "prompt caches"),
@@ -62,6 +55,7 @@ class Plan(NamedTuple):
     count: int
     shards: int
     compiled: bool  # else estimated
+    remat: str  # of `layers.REMAT`
     resident: dict[str, float]  # bytes of each resident buffer on one device
     needed: dict[str, float]  # share of a device's memory, by phase
     sent: dict[str, dict[str, float]]  # bytes sent by program and kind of collective; for decode, per token
@@ -116,6 +110,7 @@ def compile_for(config: ConfigDict, sizes: models.Config, assumed: Assumed, devi
     kind, compiled = devices[0].device_kind, {}
     with jax.set_mesh(mesh.make(devices, **config.mesh)):
         check_config.check_shards(config, mesh.shards())
+        config = with_remat(config, sizes, assumed, flops.DEVICES[kind].memory)
         lowered, resident = programs.programs(config, sizes, assumed)
         for name, lower in lowered.items():
             started = time.monotonic()
@@ -132,15 +127,22 @@ def compile_for(config: ConfigDict, sizes: models.Config, assumed: Assumed, devi
 
 def estimate(config: ConfigDict, sizes: models.Config, assumed: Assumed, kind: str, devices) -> Plan:
     """A plan with estimated memory use, for as many devices of this kind as `devices`."""
+    memory = flops.DEVICES[kind].memory * USABLE
     with jax.set_mesh(mesh.make(devices, **config.mesh)):
         check_config.check_shards(config, mesh.shards())
+        config = with_remat(config, sizes, assumed, memory)
         _, resident = programs.programs(config, sizes, assumed)
         shards = mesh.shards()
     more = roofline.temporary(config, sizes, assumed, resident, len(devices), shards)
-    memory = flops.DEVICES[kind].memory * USABLE
     needed = {phase: (resident_bytes(resident, phase) + size) / memory for phase, size in more.items()}
     timing = times(config, sizes, assumed, kind, len(devices), shards)
     return Plan(compiled=False, resident=resident, needed=needed, sent={}, network=None, **timing)
+
+
+def with_remat(config: ConfigDict, sizes: models.Config, assumed: Assumed, memory: float) -> ConfigDict:
+    """The config with `remat` as a run chooses it on devices of this memory, on the current mesh."""
+    name, _ = remat.chosen(config, sizes, memory, assumed)
+    return remat.named(config, name)
 
 
 def times(config: ConfigDict, sizes: models.Config, assumed: Assumed, kind: str, count: int, shards: int) -> dict:
@@ -150,16 +152,12 @@ def times(config: ConfigDict, sizes: models.Config, assumed: Assumed, kind: str,
         "device": kind,
         "count": count,
         "shards": shards,
+        "remat": remat_name(config.remat),
         "work": roofline.work(config, sizes, assumed),
         "seconds": roofline.step(*on),
         "filtering": roofline.inference(*on, *roofline.FILTERED),
         "evaluating": roofline.inference(*on, sum(roofline.EVALUATED.values()), 1),
     }
-
-
-def resident_bytes(resident: Mapping[str, float], phase: str, but: tuple[str, ...] = ()) -> float:
-    """Bytes of all buffers resident on a device in a phase, except those in `but`."""
-    return sum(size for part, size in resident.items() if phase in LIVES[part] and part not in but)
 
 
 def phases(compiled: Mapping[str, Compiled | float], resident: Mapping[str, float], memory: float) -> dict[str, float]:
@@ -195,7 +193,7 @@ def report(config: ConfigDict, planned: Plan, assumed: Assumed, price: float) ->
     columns = list(planned.needed)
     lines = [
         f"# {config.model} on {planned.count} x {planned.device}: {method}",
-        f"mesh: {dict(config.mesh)}; {planned.shards} shards of rows",
+        f"mesh: {dict(config.mesh)}; {planned.shards} shards of rows; remat: {planned.remat}",
         "",
         f"| GiB on a device, in | {' | '.join(columns)} |",
         "|---|" + "---|" * len(columns),
@@ -280,11 +278,15 @@ if __name__ == "__main__":
         required=True,
     )
     flags.DEFINE_string("out", "", "Also write the plan to this file.")
-    flags.DEFINE_integer("images", 4, "Images of an average question.", lower_bound=0)
-    flags.DEFINE_integer("words", 150, "Text tokens of an average question.", lower_bound=1)
-    flags.DEFINE_integer("response", 600, "Tokens of an average response.", lower_bound=1)
+    flags.DEFINE_integer("images", Assumed().images, "Images of an average question.", lower_bound=0)
+    flags.DEFINE_integer("words", Assumed().words, "Text tokens of an average question.", lower_bound=1)
+    flags.DEFINE_integer("response", Assumed().response, "Tokens of an average response.", lower_bound=1)
     flags.DEFINE_float(
-        "efficiency", 0.4, "Share of a device's peak rates that is reached.", lower_bound=0.01, upper_bound=1
+        "efficiency",
+        Assumed().efficiency,
+        "Share of a device's peak rates that is reached.",
+        lower_bound=0.01,
+        upper_bound=1,
     )
     flags.DEFINE_float("price_per_device_hour", 0.0, "Price of one device for an hour.", lower_bound=0.0)
     cli.run(main, elsewhere=cli.IN_CONFIG)

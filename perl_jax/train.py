@@ -21,6 +21,7 @@ import models
 from models.errors import InputError
 from perl_jax import grpo, mesh, policy, records, rollout, update
 from perl_jax.grading import Grader
+from perl_jax.planning import remat, roofline
 from perl_jax.records import prompt_lengths
 from perl_jax.records.stream import Stream, directories_with_split, open_subsets
 from perl_jax.runtime import cli, logs, processes
@@ -52,6 +53,7 @@ def run(config: ConfigDict, workdir: Path, profile: tuple[int, int]) -> None:
     splits = {name: directories_with_split(list(data), name) for name in config.eval.sets} | {
         config.data.split: list(data)
     }
+    config = with_remat(config, model.config)
     kept, excluded = prompt_lengths.select(splits, base.prompts, workdir)
     sets = {
         name: run_data.held_out_questions(config, open_subsets(list(data), name, kept[name]), base.prompts)
@@ -127,6 +129,16 @@ def run(config: ConfigDict, workdir: Path, profile: tuple[int, int]) -> None:
                     checkpoints.save(step, state, info, scores)
 
 
+def with_remat(config: ConfigDict, sizes: models.Config) -> ConfigDict:
+    """The config with `remat` by name: where it is "auto", by the planned memory of an update."""
+    if config.remat != "auto":
+        return config
+    memory = min(processes.exchange(remat.device_memory()))
+    name, needed = remat.chosen(config, sizes, memory, roofline.Assumed())
+    logger.info("remat: %s (planned: %.2g of %.2g GiB)", name, needed / remat.GIB, memory / remat.GIB)
+    return remat.named(config, name)
+
+
 def perl(
     config: ConfigDict,
     step: int,
@@ -179,7 +191,16 @@ def perl(
             )
             steps.append(values)
         values = batch.log | metrics.of_update(steps)
-    values |= metrics.of_speed(state.model.config, batch, clock, all_computed=bool(config.loss.kl_coef))
+    if (gap := values["update/sampler_gap"]) > config.max_sampler_gap:
+        logger.warning(
+            "step %d: the sampler's log-probs differ by %.2g from the update's, more than config.max_sampler_gap = %g: "
+            "float32 lessens it, config.loss.importance corrects it",
+            step,
+            gap,
+            config.max_sampler_gap,
+        )
+    all_computed = update.needs_all(config.loss.kl_coef, config.loss.entropy_coef)
+    values |= metrics.of_speed(state.model.config, batch, clock, all_computed)
     return state, values, batches.log_rows(batch, config.log_groups)
 
 
@@ -209,7 +230,7 @@ def gather(
                 **source.prompts.limits,
             )
         with clock("reward"):  # graded against the answer of its order; advantages pooled over a question's orders
-            scores = grading.scores()
+            scores = batches.with_penalty(config, grading.scores(), out.lengths)
             advantages = grpo.advantages(scores.rewards, scale=config.advantage_scale)
             rounds.append(batches.batch_from_rollouts(config, p, questions, out, scores, advantages))
         if sum(len(batches.with_signal(batch).questions) for batch in rounds) >= config.questions:
@@ -226,7 +247,7 @@ def packed_in_background(
     pack = partial(
         update.pack,
         sizes,
-        only_signal=not config.loss.kl_coef,
+        only_signal=not update.needs_all(config.loss.kl_coef, config.loss.entropy_coef),
         **config.micro_batch,
         **source.prompts.limits,
         shards=mesh.shards(),

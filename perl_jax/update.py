@@ -112,19 +112,20 @@ def pack(
 class Options(NamedTuple):
     """Static options of a compiled optimizer step; `losses` are those of `grpo.token_losses`."""
 
-    losses: tuple[tuple[str, float | None], ...]
+    losses: tuple[tuple[str, float | str | None], ...]
     temperature: float
     remat: str
 
 
 class Tokens(flax.struct.PyTreeNode):
-    """Loss inputs of a micro-batch's scored tokens, float32 [B, S, C] each."""
+    """Loss inputs of scored tokens: float32 [T] of all, then [B, S, C] of a micro-batch."""
 
-    weights: np.ndarray  # 0 where there is no token
+    weights: np.ndarray
     advantages: np.ndarray
     old_logprobs: np.ndarray | None  # None: those of this forward pass
     ref_logprobs: np.ndarray | None
     sampler_logprobs: np.ndarray | None
+    responses: np.ndarray  # int32: the number of each token's response, in a micro-batch among those of its row
 
     @classmethod
     def of(cls, groups: Sequence[Group], weights: np.ndarray, lengths: np.ndarray) -> "Tokens":
@@ -135,7 +136,15 @@ class Tokens(flax.struct.PyTreeNode):
             old_logprobs=tree_packing.flat(groups, "old_logprobs"),
             ref_logprobs=tree_packing.flat(groups, "ref_logprobs"),
             sampler_logprobs=tree_packing.flat(groups, "sampler_logprobs"),
+            responses=np.repeat(np.arange(len(lengths), dtype=np.int32), lengths),
         )
+
+    def at(self, index: np.ndarray) -> "Tokens":
+        """The tokens at the places `index` [B, S, C]; where that is -1, all values are 0 and the response is -1."""
+        tokens = jax.tree.map(lambda x: np.where(index >= 0, x[index], 0), self)
+        starts = np.diff(np.where(index >= 0, tokens.responses, -1), axis=-1, prepend=-1) != 0  # responses lie together
+        numbers = np.where(index >= 0, np.cumsum(starts, axis=-1) - 1, -1).astype(np.int32)
+        return tokens.replace(responses=numbers)
 
 
 def step(
@@ -147,6 +156,10 @@ def step(
     dual_clip: float | None = 3.0,
     kl_coef: float = 0.0,
     aggregate: str = "token-mean",
+    kind: str = "grpo",
+    entropy_coef: float = 0.0,
+    importance: str = "off",
+    importance_cap: float = 2.0,
     norm_length: int | None = None,
     temperature: float = 1.0,
     remat: str | bool = "none",
@@ -154,21 +167,32 @@ def step(
 ) -> tuple[State, dict[str, float]]:
     """One optimizer step over groups that share O and G: (state, metrics {name: float}). Donates `state`.
 
-    The loss is `grpo.loss` over all groups, independent of how they are packed: `packing` are options of `pack`, for
-    groups that are not packed yet. Without KL, a group whose advantages are all 0 has no gradient: its tokens count in
-    the mean, but it is not computed. `remat` as in `layers.checkpointed`. Metrics are means over the computed tokens
-    (`ratio`, `kl`, `clip_*`, `entropy`, `logprob`, and `sampler_gap`, of old log-probs from the sampler's), `loss`,
-    `grad_norm` (global, before clipping), `update_norm` (of the weights' change: not finite if any part is not),
-    `ratio_max`, `tokens`, `computed_share`, `padding`, `split_trees`. Raises ValueError for `kl_coef` > 0 without
+    The loss is `grpo.loss` over all groups, with the same options, independent of how they are packed: `packing` are
+    options of `pack`, for groups that are not packed yet. Without KL and entropy bonus, a group whose advantages are
+    all 0 has no gradient: its tokens count in the mean, but it is not computed. `remat` as in `layers.checkpointed`.
+    Metrics are means over the computed tokens (`ratio`, `kl`, `clip_*`, `importance`, `entropy`, `logprob`, and
+    `sampler_gap`, of old log-probs from the sampler's), `loss`, `grad_norm` (global, before clipping), `update_norm`
+    (of the weights' change: not finite if any part is not), `ratio_max`, `tokens`, `computed_share`, `padding`,
+    `split_trees`. Raises ValueError for options that `grpo.token_losses` refuses, as `kl_coef` > 0 without
     `ref_logprobs`.
     """
-    losses = {"clip_low": clip_low, "clip_high": clip_high, "dual_clip": dual_clip, "kl_coef": kl_coef}
+    losses: dict[str, Any] = {
+        "kind": kind,
+        "clip_low": clip_low,
+        "clip_high": clip_high,
+        "dual_clip": dual_clip,
+        "kl_coef": kl_coef,
+        "entropy_coef": entropy_coef,
+        "importance": importance,
+        "importance_cap": importance_cap,
+    }
     options = Options(tuple(losses.items()), temperature, remat_name(remat))
-    packed = _packed(state.model.config, groups, only_signal=not kl_coef, **packing)
+    all_count = needs_all(kl_coef, entropy_coef)
+    packed = _packed(state.model.config, groups, only_signal=not all_count, **packing)
     if kl_coef and any(group.ref_logprobs is None for group in packed.groups):
         raise ValueError("kl_coef > 0 needs ref_logprobs in every group: update.logprobs of the reference policy")
-    if kl_coef and len(packed.computed) < len(packed.groups):
-        raise ValueError("kl_coef > 0 needs all groups, but they were packed with only_signal=True")
+    if all_count and len(packed.computed) < len(packed.groups):
+        raise ValueError("kl_coef and entropy_coef need all groups, but they were packed with only_signal=True")
     lengths = packed.lengths.reshape(len(packed.groups), -1)  # [Q, O * G]
     weights = grpo.response_weights(lengths, aggregate, norm_length or max(lengths.max(initial=1), 1))
     scored = lengths[packed.computed].ravel()
@@ -176,8 +200,7 @@ def step(
 
     grads, stats = _zeros(state.trainable), []
     for batch in packed.forest.batches:
-        tokens = jax.tree.map(lambda x, index=batch.index: np.where(index >= 0, x[index], 0).astype(np.float32), fields)
-        batch, tokens = placed(batch), mesh.place(tokens, axis=1)
+        batch, tokens = placed(batch), mesh.place(fields.at(np.asarray(batch.index)), axis=1)
         h, pull = _embed(state, *batch.content, options.remat)
         grads, h_grads, batch_stats = _add_rows(grads, state, h, batch.without_content(), tokens, options)
         grads = _add_pulled(grads, pull, h_grads)
@@ -192,6 +215,11 @@ def step(
         "padding": packed.forest.padding,
         "split_trees": packed.forest.split,
     }
+
+
+def needs_all(kl_coef: float, entropy_coef: float) -> bool:
+    """Whether groups whose advantages are all 0 have a gradient."""
+    return bool(kl_coef or entropy_coef)
 
 
 def _packed(config: models.Config, groups: Sequence[Group] | Packed, **packing: Any) -> Packed:
@@ -222,9 +250,7 @@ def _zeros(tree: nnx.State) -> nnx.State:
 
 
 @partial(jax.jit, static_argnums=4)
-def _embed(
-    state: State, ids: jax.Array, image_index: jax.Array, vision: Any, remat: str
-) -> tuple[jax.Array, Callable]:
+def _embed(state: State, ids: jax.Array, image_index: jax.Array, vision: Any, remat: str) -> tuple[jax.Array, Callable]:
     """Input embeddings [B, S, C, D], each image encoded once, and the VJP to the weights."""
 
     of_images = "none" if remat == "none" else "full"  # all images of a micro-batch wait for their gradient together
@@ -241,26 +267,32 @@ def _add_rows(
 ) -> tuple[nnx.State, jax.Array, tuple]:
     """Accumulates the gradient over each shard's rows in turn: (grads, gradient of h, (loss, sums, maxima) [B])."""
 
-    clipping: dict[str, Any] = dict(options.losses)
+    losses: dict[str, Any] = dict(options.losses)
 
     def objective(trainable: nnx.State, h: jax.Array, row: Rows, tokens: Tokens) -> tuple[jax.Array, tuple]:
         model = nnx.merge(state.graph, trainable, state.frozen)
-        logp, entropy = token_logprobs(model, h, row, options.temperature, options.remat)
+        logp, entropy = token_logprobs(
+            model, h, row, options.temperature, options.remat, entropy_gradient=bool(losses["entropy_coef"])
+        )
         old = jax.lax.stop_gradient(logp) if tokens.old_logprobs is None else tokens.old_logprobs
         scored = row.index >= 0
-        losses, stats = grpo.token_losses(
+        of_reference, of_sampler = tokens.ref_logprobs, tokens.sampler_logprobs
+        token_losses, stats = grpo.token_losses(
             logp[..., None],
             old[..., None],
             tokens.advantages,
             scored[..., None],
-            None if tokens.ref_logprobs is None else tokens.ref_logprobs[..., None],
-            **clipping,
+            None if of_reference is None else of_reference[..., None],
+            sampler_logp=None if of_sampler is None else of_sampler[..., None],
+            entropy=entropy[..., None],
+            response_sum=grpo.segment_sums(jnp.asarray(tokens.responses)),
+            **losses,
         )
         more = {"entropy": entropy, "logprob": logp}
         if tokens.sampler_logprobs is not None:
             more["sampler_gap"] = jnp.abs(old - tokens.sampler_logprobs)
         stats |= {name: jnp.where(scored, x, 0.0) for name, x in more.items()}
-        return jnp.sum(losses[..., 0] * tokens.weights), grpo.totals(jax.lax.stop_gradient(stats))
+        return jnp.sum(token_losses[..., 0] * tokens.weights), grpo.totals(jax.lax.stop_gradient(stats))
 
     def add(grads: nnx.State, inputs: tuple[jax.Array, Rows, Tokens]) -> tuple[nnx.State, tuple]:
         (loss, totals), (more, h_grads) = jax.value_and_grad(objective, (0, 1), has_aux=True)(state.trainable, *inputs)
@@ -317,7 +349,7 @@ def abstract_programs(
     packed = Rows(row(), positions, row(2), spans, pack, row(), row(), row(), prompts=C, window=C).without_content()
     reals = row(dtype=jnp.float32)
     of_reference = reals if dict(options.losses)["kl_coef"] else None
-    tokens = Tokens(reals, reals, reals if old_logprobs else None, of_reference, reals)
+    tokens = Tokens(reals, reals, reals if old_logprobs else None, of_reference, reals, row())
     h = row(sizes.embedding_size, dtype=dtype)
     return {
         "update images": partial(_embed.lower, state, row(), row(2), pack, options.remat),
@@ -365,11 +397,17 @@ def rows_logprobs(model: models.Model, h: jax.Array, rows: Rows, temperature: fl
 
 
 def token_logprobs(
-    model: models.Model, h: jax.Array, row: Rows, temperature: float = 1.0, remat: str = "none"
+    model: models.Model,
+    h: jax.Array,
+    row: Rows,
+    temperature: float = 1.0,
+    remat: str = "none",
+    entropy_gradient: bool = False,
 ) -> tuple[jax.Array, jax.Array]:
     """Log-probs of the scored tokens of one row per shard, and entropies of their distributions, float32 [S, C].
 
-    h [S, C, D] are the rows' input embeddings. Where `row.index` is -1 both are 0. The entropy carries no gradient.
+    h [S, C, D] are the rows' input embeddings. Where `row.index` is -1 both are 0. The entropy has a gradient only with
+    `entropy_gradient`.
     """
 
     def hidden(h: jax.Array, positions: jax.Array, spans: Spans) -> jax.Array:
@@ -382,4 +420,4 @@ def token_logprobs(
 
     h = mesh.vmap_one_row(hidden)(h, row.position_ids, row.spans)
     h = jnp.take_along_axis(h, row.sources[..., None], axis=1)
-    return chunked_logprobs(model, h, row.targets, row.index >= 0, temperature)
+    return chunked_logprobs(model, h, row.targets, row.index >= 0, temperature, entropy_gradient)

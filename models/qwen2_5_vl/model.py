@@ -49,7 +49,9 @@ class Qwen2_5_VL(nnx.Module):
         if image_tokens is None:
             return h
         table = image_tokens.astype(jnp.float32)  # as above: an image's gradients from all orders are added
-        images = table[image_index[..., 0], image_index[..., 1]].astype(h.dtype)  # -1 reads the last token, masked below
+        images = table[image_index[..., 0], image_index[..., 1]].astype(
+            h.dtype
+        )  # -1 reads the last token, masked below
         return jnp.where(image_index[..., :1] >= 0, images, h)
 
     def head(self):

@@ -39,7 +39,8 @@ class PatchEmbed(nnx.Module):
 def normalised(pixels, config: VisionConfig):
     """Pixels [..., X] of uint8 as float32, scaled by the mean and standard deviation of their channel."""
     mean, std = (
-        np.repeat(np.array(values, np.float32), config.patch_size**2) for values in (config.image_mean, config.image_std)
+        np.repeat(np.array(values, np.float32), config.patch_size**2)
+        for values in (config.image_mean, config.image_std)
     )
     return (pixels.astype(jnp.float32) / 255 - mean) / std
 

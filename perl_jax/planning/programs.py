@@ -5,7 +5,7 @@ Shapes are those of the largest step that a config allows; no weights are read.
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import NamedTuple
 
@@ -17,11 +17,21 @@ from ml_collections import ConfigDict
 
 import models
 from models.errors import InputError
+from models.layers import remat_name
 from models.packing import bucket
 from perl_jax import mesh, policy, rollout, update
 from perl_jax.engine.sampling import Sampling
 from perl_jax.planning.roofline import Assumed, decode_batch, lengths, question_tokens
 from perl_jax.training import schedule
+
+PHASES = ("prefill images", "prefill", "decode", "update images", "update", "optimizer")
+LIVES = {  # phases during which each buffer is on a device
+    **dict.fromkeys(("weights", "frozen weights", "reference", "optimizer state"), PHASES),
+    "gradients": ("update images", "update", "optimizer"),
+    "decoding copy": ("prefill images", "prefill", "decode"),
+    "prompt caches": ("prefill", "decode"),
+    "response caches": ("decode",),
+}
 
 
 class Compiled(NamedTuple):
@@ -73,6 +83,11 @@ def programs(
         "prompt caches": share(caches.prompt_kv_cache),
         "response caches": share(caches.kv_cache),
     }
+
+
+def resident_bytes(resident: Mapping[str, float], phase: str, but: tuple[str, ...] = ()) -> float:
+    """Bytes of all buffers resident on a device in a phase, except those in `but`."""
+    return sum(size for part, size in resident.items() if phase in LIVES[part] and part not in but)
 
 
 def model_of(config: ConfigDict, sizes: models.Config) -> models.Model:
@@ -140,11 +155,11 @@ def updating(config: ConfigDict, sizes: models.Config, assumed: Assumed, state: 
     """The programs of an update."""
     tokens = config.micro_batch.rows * mesh.shards() * config.micro_batch.row_tokens
     questions = max(1, tokens // question_tokens(config, sizes, assumed))
-    losses = tuple((name, config.loss[name]) for name in ("clip_low", "clip_high", "dual_clip", "kl_coef"))
+    losses = tuple((name, value) for name, value in config.loss.items() if name != "aggregate")
     return update.abstract_programs(
         sizes,
         state,
-        update.Options(losses, config.sampling.temperature, config.remat),
+        update.Options(losses, config.sampling.temperature, remat_name(config.remat)),
         images(config, sizes, assumed, questions * assumed.images),
         **config.micro_batch,
         old_logprobs=config.optimizer.steps_per_batch > 1,

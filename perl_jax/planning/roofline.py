@@ -10,10 +10,12 @@ import numpy as np
 from ml_collections import ConfigDict
 
 import models
+from models.layers import remat_name
 from models.packing import bucket
 from perl_jax.engine import chunked_head, embeddings, flops
 
 FILTERED = 58_000, 10  # samples and rollouts of each in the paper's rollout filter
+ATTENTION = 0.1  # share of a forward pass that is not products with weights, at a few thousand tokens
 EVALUATED = {
     "Mantis-Eval": 217,
     "BLINK": 1901,
@@ -29,9 +31,9 @@ EVALUATED = {
 class Assumed(NamedTuple):
     """Assumptions about data and devices."""
 
-    images: int  # of a mean question, each with the most pixels that the config allows
-    words: int  # tokens of its text
-    response: int  # tokens of a response
+    images: int = 4  # of a mean question, each with the most pixels that the config allows
+    words: int = 150  # tokens of its text
+    response: int = 600  # tokens of a response
     efficiency: float = 0.4  # share of a device's rates that is achieved
 
 
@@ -79,9 +81,15 @@ def work(config: ConfigDict, sizes: models.Config, assumed: Assumed) -> int:
     return 4 * config.questions * flops.group(sizes, [patches] * assumed.images, prompts, responses)
 
 
-def passes(config: ConfigDict) -> int:
-    """The cost of an update, in forward passes."""
-    return 3 + bool(config.remat) + (config.optimizer.steps_per_batch > 1) + (config.loss.kl_coef > 0)
+def passes(config: ConfigDict) -> float:
+    """The cost of an update, in forward passes. The first part of a batch needs no pass for old log-probs."""
+    steps = config.optimizer.steps_per_batch
+    return update_passes(config) + (1 - 1 / steps) + (config.loss.kl_coef > 0)
+
+
+def update_passes(config: ConfigDict) -> float:
+    """The cost of gradients, in forward passes: forward, twice backward, and what is recomputed."""
+    return 3 + {"none": 0.0, "dots": ATTENTION, "full": 1.0}[remat_name(config.remat)]
 
 
 def micro_batches(config: ConfigDict, sizes: models.Config, assumed: Assumed, shards: int) -> int:
@@ -139,7 +147,7 @@ def network(
         "decode": assumed.response,
         "update images": batches,
         "optimizer": config.optimizer.steps_per_batch,
-        "update": batches * passes(config) / (3 + bool(config.remat)),
+        "update": batches * passes(config) / update_passes(config),
     }
     return sum(size * times.get(name, 1) for name, size in sent.items()) / (device.network * assumed.efficiency)
 
@@ -149,8 +157,10 @@ def temporary(
 ) -> dict[str, float]:
     """Estimated bytes on one device that each phase needs in addition to `resident`, without compilation.
 
-    Included are a row's layer inputs and all activations of one layer, forward and backward; the logits in memory; the
-    gathered head; and a second copy of the gradients, before a row's are added.
+    Included are what `remat` keeps of each layer for the backward pass, and all activations of one layer, forward and
+    backward; the logits in memory; the gathered head and its gradient; and a second copy of the gradients, before a
+    row's are added. Compared with what XLA needs for H100s (`perl_7b_8xh100.py`, without devices): full 13.4 GiB for
+    10.4, dots 39.9 for 34.6, none 96 for 93 in the update.
     """
     text, vision, T = sizes.text, sizes.vision, count // shards
     patches, prompt = lengths(config, sizes, assumed)
@@ -162,8 +172,18 @@ def temporary(
     tower = encoded * size * (4 * vision.hidden_size + 4 * vision.intermediate_size)
     tower += 2 * encoded * patches * vision.num_heads * 4  # scores of full attention
     in_row = patches * assumed.images * max(1.0, C / question_tokens(config, sizes, assumed))
-    saved = vision.depth * vision.hidden_size * size * in_row * config.micro_batch.rows
-    activations = (text.num_hidden_layers if config.remat else 12 * text.num_hidden_layers) * C * D * size
+    patches_kept = in_row * config.micro_batch.rows
+    products = 2 * D + (heads // 2 + 2 * text.intermediate_size) // T
+    kept = D  # numbers of a token and layer, and of a patch and block
+    kept_of_patch = vision.hidden_size
+    remat = remat_name(config.remat)
+    if remat != "full":
+        kept += products
+    if remat == "none":
+        kept += 8 * D + 4 * text.intermediate_size // T
+        kept_of_patch += 16 * vision.hidden_size + 6 * vision.intermediate_size + 4 * patches * vision.num_heads
+    activations = text.num_hidden_layers * C * kept * size
+    saved = vision.depth * kept_of_patch * size * patches_kept
     return {
         "prefill": max(tower, N * bucket(prompt) * layer),
         "decode": 3 * 4 * N * config.rollouts * text.vocab_size / T,

@@ -11,7 +11,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from models.errors import InputError
-from perl_jax import mesh, permute, rewards, rollout
+from perl_jax import grpo, mesh, permute, rewards, rollout
 from perl_jax.grading import Grader
 from perl_jax.records.prompts import Prompts, with_lazy_images
 from perl_jax.records.question import Question, in_orders
@@ -199,6 +199,19 @@ class Scores(NamedTuple):
     texts: list  # [Q][O][G]
     parts: list[dict[str, float]]  # [Q * O * G] by name
     failed: int  # responses whose reward failed
+
+
+def with_penalty(config: ConfigDict, scores: Scores, lengths: np.ndarray) -> Scores:
+    """The scores with the penalty of `config.overlong` for responses of these lengths [Q * O, G] in their rewards.
+
+    It is a part of its own; the mean reward that is logged does without it.
+    """
+    if not config.overlong.buffer:
+        return scores
+    longest, buffer = config.sampling.max_new_tokens, config.overlong.buffer
+    penalty = grpo.overlong_penalty(lengths.reshape(scores.rewards.shape), longest, buffer, config.overlong.penalty)
+    parts = [{**part, "overlong": float(value)} for part, value in zip(scores.parts, penalty.ravel(), strict=True)]
+    return scores._replace(rewards=scores.rewards + penalty, parts=parts)
 
 
 def nested(values: Sequence, shape: tuple[int, int, int]) -> list:

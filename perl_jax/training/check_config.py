@@ -9,6 +9,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from models.errors import InputError, one_line
+from models.layers import REMAT
 from perl_jax import grpo, mesh, rewards
 from perl_jax.runtime import config_keys
 from perl_jax.training import held_out
@@ -93,6 +94,11 @@ RANGES = {
     "loss.clip_high": POSITIVE,
     "loss.dual_clip": Range(1, MOST, above=True, also=(None,)),
     "loss.kl_coef": Range(0, 1000),
+    "loss.entropy_coef": Range(-1000, 1000),
+    "loss.importance_cap": Range(1, MOST),
+    "max_sampler_gap": POSITIVE,
+    "overlong.buffer": _count(0),
+    "overlong.penalty": Range(0, 1000),
     "optimizer.learning_rate": POSITIVE_SHARE,
     "optimizer.b1": SHARE_BELOW_1,
     "optimizer.b2": SHARE_BELOW_1,
@@ -114,9 +120,12 @@ ONE_OF = {
     "online_filter": ("off", "drop", "refill"),
     "advantage_scale": ("std", "none"),
     "loss.aggregate": grpo.AGGREGATES,
+    "loss.kind": grpo.KINDS,
+    "loss.importance": grpo.IMPORTANCE,
     "optimizer.mu_dtype": ("float32", "bfloat16"),
+    "remat": (*REMAT, "auto", True, False),
 }
-SWITCHES = ("train_vision", "data.fixed_shuffle", "remat", "reward_rounding")
+SWITCHES = ("train_vision", "data.fixed_shuffle", "reward_rounding")
 TEXTS = (
     "model",
     "lora.targets",
@@ -144,7 +153,7 @@ def check(config: ConfigDict) -> None:
             raise InputError(f"config.{key} is {values[key]!r}; it must be {range_}")
     for key, known in ONE_OF.items():
         if values[key] not in known:
-            raise InputError(f"config.{key} is one of {', '.join(known)}, not {values[key]!r}")
+            raise InputError(f"config.{key} is one of {', '.join(map(str, known))}, not {values[key]!r}")
     for key in SWITCHES:
         if not isinstance(values[key], bool):
             raise InputError(f"config.{key} is {values[key]!r}; it must be True or False")
@@ -189,6 +198,11 @@ def _check_together(values: Mapping[str, Any]) -> None:
         raise InputError(
             f"config.micro_batch.row_tokens is {values['micro_batch.row_tokens']}, but a prompt and a "
             f"response may have {longest} tokens (prompt.max_tokens + sampling.max_new_tokens)"
+        )
+    if values["overlong.buffer"] > values["sampling.max_new_tokens"]:
+        raise InputError(
+            f"config.overlong.buffer is {values['overlong.buffer']}; it must be at most "
+            f"config.sampling.max_new_tokens = {values['sampling.max_new_tokens']}"
         )
     if values["prompt.min_pixels"] > values["prompt.max_pixels"]:
         raise InputError(

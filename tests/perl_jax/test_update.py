@@ -91,22 +91,24 @@ def plain_rows(config, groups):
 
 
 def plain_logprobs(model, inputs, index, targets, temperature=1.0):
-    """Log-probs [Q, O, G, R] of one row a rollout; unspecified past the lengths."""
+    """Log-probs and entropies [Q, O, G, R] of one row a rollout; unspecified past the lengths."""
     logp = jax.nn.log_softmax(model(inputs) / temperature)
-    picked = jnp.take_along_axis(logp, index[:, :, None], axis=1)
-    return jnp.take_along_axis(picked, targets[:, :, None], axis=2).reshape(Q, O, G, R)
+    logp = jnp.take_along_axis(logp, index[:, :, None], axis=1)
+    picked = jnp.take_along_axis(logp, targets[:, :, None], axis=2)
+    return picked.reshape(Q, O, G, R), -jnp.sum(jnp.exp(logp) * logp, -1).reshape(Q, O, G, R)
 
 
-@nnx.jit(static_argnums=(6,))
-def plain_loss_and_gradient(model, rows, advantages, mask, old, ref, options):
+@nnx.jit(static_argnums=(7,))
+def plain_loss_and_gradient(model, rows, advantages, mask, old, ref, sampler, options):
     """(loss, gradient) of the whole method by one row a rollout; options as a tuple of pairs."""
     options = dict(options)
     temperature = options.pop("temperature", 1.0)
 
     def loss(model):
-        logp = plain_logprobs(model, *rows, temperature)
+        logp, entropy = plain_logprobs(model, *rows, temperature)
         before = jax.lax.stop_gradient(logp) if old is None else old
-        return grpo.loss(logp, before, advantages, mask, ref, **options)[0]
+        more = {"sampler_logp": sampler, "entropy": entropy}
+        return grpo.loss(logp, before, advantages, mask, ref, **more, **options)[0]
 
     return nnx.value_and_grad(loss)(model)
 
@@ -114,12 +116,12 @@ def plain_loss_and_gradient(model, rows, advantages, mask, old, ref, options):
 def plain(model, groups, **options):
     """The loss and {hub name: gradient} of groups by one row a rollout."""
     *rows, mask = plain_rows(model.config, groups)
-    old, ref = (
+    given = [
         None if getattr(groups[0], name) is None else dense([getattr(group, name) for group in groups])
-        for name in ("old_logprobs", "ref_logprobs")
-    )
+        for name in ("old_logprobs", "ref_logprobs", "sampler_logprobs")
+    ]
     advantages = np.stack([group.advantages for group in groups])
-    loss, gradient = plain_loss_and_gradient(model, rows, advantages, mask, old, ref, tuple(options.items()))
+    loss, gradient = plain_loss_and_gradient(model, rows, advantages, mask, *given, tuple(options.items()))
     return float(loss), qwen.named(gradient)
 
 
@@ -187,7 +189,7 @@ def weighted_gradients(model, shared, rows, weights, places):
         return jnp.sum(jnp.where(weights != 0, logp * weights, 0)), logp
 
     def theirs(model):
-        logp = plain_logprobs(model, *rows)
+        logp = plain_logprobs(model, *rows)[0]
         return jnp.sum(jnp.where(weights != 0, logp * weights, 0)), logp
 
     return [nnx.grad(f, has_aux=True)(model) for f in (ours, theirs)]
@@ -211,7 +213,7 @@ def test_shared_prompts_equal_one_row_a_rollout(model, orders, lengths, seed):
 def test_logprobs(model, groups):
     *rows, mask = plain_rows(model.config, groups)
     for temperature, options in ((1.0, {}), (0.7, {"rows": 2, "row_tokens": 64})):
-        expected = np.where(mask, plain_logprobs(model, *rows, temperature), 0)
+        expected = np.where(mask, plain_logprobs(model, *rows, temperature)[0], 0)
         got = update.logprobs(model, groups, temperature, **options)
         assert got.shape == (Q, O, G, R) and got.dtype == np.float32
         np.testing.assert_allclose(got, expected, atol=2e-5)
@@ -268,6 +270,25 @@ def test_the_gradient_off_policy(model, off_policy):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"kind": "gspo", "aggregate": "seq-mean-token-mean", "importance": "sequence", "clip_low": 0.1},
+        {"kind": "cispo", "importance": "token", "importance_cap": 1.1, "entropy_coef": 0.02},
+    ],
+    ids=lambda options: options["kind"],
+)
+def test_other_losses(model, off_policy, options):
+    """Rows hold several responses, and a response is counted as a whole wherever it lies."""
+    groups, _, _ = off_policy
+    loss, expected = plain(model, groups, **options)
+    metrics, gradient = stepped(model, groups, **options, rows=2)
+    assert metrics["loss"] == pytest.approx(loss, rel=1e-4, abs=1e-6)
+    assert_close(gradient, expected)
+    assert 0 < metrics["importance"] < options.get("importance_cap", 2.0)
+
+
+@pytest.mark.slow
 def test_transformers_takes_the_same_step(model, off_policy, theirs):
     """One step of descent on the GRPO loss, against torch autograd through transformers with the loss written out."""
     import reference
@@ -303,13 +324,39 @@ def test_transformers_takes_the_same_step(model, off_policy, theirs):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("options", [{"rows": 3}, {"rows": 1, "row_tokens": 300}, {"rows": 9, "remat": True}])
+@pytest.mark.parametrize(
+    "options", [{"rows": 3, "remat": "dots"}, {"rows": 1, "row_tokens": 300}, {"rows": 9, "remat": True}]
+)
 def test_how_it_runs_changes_nothing(model, groups, first_step, options):
     """Micro-batches of few rows, all trees in one row, recomputation, rows of padding."""
     metrics, gradient = stepped(model, groups, **options)
     for name in metrics.keys() - {"padding", "split_trees"}:
         assert metrics[name] == pytest.approx(first_step[0][name], rel=1e-4, abs=1e-6), name
     assert_close(gradient, first_step[1])
+
+
+def test_unknown_remat(model, groups):
+    with pytest.raises(ValueError, match="remat is one of none, dots, full, True or False, not 'some'"):
+        update.step(update.init(model, DESCENT), groups, remat="some")
+
+
+@pytest.mark.slow
+def test_packed_once_for_all_passes(model, off_policy):
+    """Log-probs and step of packed groups are those of the groups; groups without a signal are left out."""
+    groups, metrics, _ = off_policy
+    packed = update.pack(model.config, groups)
+    np.testing.assert_array_equal(update.logprobs(model, packed, 0.7), update.logprobs(model, groups, 0.7))
+    state, ours = update.step(update.init(model, DESCENT), packed, **OFF_POLICY)
+    assert ours["loss"] == metrics["loss"] and ours["grad_norm"] == metrics["grad_norm"]
+    silent = without_signal(groups, [1])
+    part = update.pack(model.config, silent, only_signal=True)
+    assert part.computed == [0, 2] and not update.logprobs(model, part)[1].any()
+    np.testing.assert_allclose(update.logprobs(model, part)[[0, 2]], update.logprobs(model, groups)[[0, 2]], atol=1e-5)
+    old = update.logprobs(model, groups)
+    named = part.with_logprobs("old_logprobs", old)
+    assert named.forest is part.forest and named.groups[2].old_logprobs is not groups[2].old_logprobs
+    with pytest.raises(ValueError, match="packed with only_signal=True"):
+        update.step(state, part, kl_coef=0.1)
 
 
 @pytest.mark.slow

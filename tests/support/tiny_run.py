@@ -51,7 +51,7 @@ def config(**changes):
     }
     few = {
         "compute_dtype": "float32",
-        "remat": False,
+        "remat": "none",
         "data.source": "digits",
         "data.options": {
             "train_size": 24,

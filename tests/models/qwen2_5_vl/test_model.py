@@ -230,11 +230,31 @@ def test_remat_equals_none(models, name):
     def value_and_gradient(model, remat):
         return nnx.value_and_grad(lambda model: jnp.sum(jnp.sin(model.encode(inputs.vision, remat=remat))))(model)
 
-    (plain, gradient), (saved, saved_gradient) = value_and_gradient(model, False), value_and_gradient(model, True)
-    assert float(plain) == pytest.approx(float(saved), rel=1e-5)
-    ours, remat = qwen.named(gradient), qwen.named(saved_gradient)
-    for key in ours:
-        np.testing.assert_allclose(remat[key], ours[key], atol=1e-5 * max(1e-30, np.abs(ours[key]).max()), err_msg=key)
+    plain, gradient = value_and_gradient(model, "none")
+    for remat in ("dots", "full"):
+        value, again = value_and_gradient(model, remat)
+        assert float(plain) == pytest.approx(float(value), rel=1e-5)
+        ours, theirs = qwen.named(gradient), qwen.named(again)
+        for key in ours:
+            largest = max(1e-30, np.abs(ours[key]).max())
+            np.testing.assert_allclose(theirs[key], ours[key], atol=1e-5 * largest, err_msg=key)
+
+
+@pytest.mark.parametrize("name", tiny.CONFIGS)
+def test_what_remat_keeps(models, name):
+    """In the backward pass, of the products with weights: all (none), attention's alone (dots), all again (full)."""
+    model = models[name]
+    inputs = qwen.pack(model.config, tiny.prompts(model.config), **PACK)
+    products = {}
+    for remat in ("none", "dots", "full"):
+        graph, weights = nnx.split(model)
+
+        def total(weights, graph=graph, remat=remat):
+            return jnp.sum(nnx.merge(graph, weights).encode(inputs.vision, remat=remat))
+
+        text = str(jax.make_jaxpr(jax.grad(total))(weights))
+        products[remat] = text.count("dot_general")
+    assert products["none"] <= products["dots"] < products["full"]
 
 
 def test_compute_dtype(models):

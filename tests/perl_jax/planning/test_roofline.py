@@ -22,7 +22,7 @@ def config(**changes):
             "micro_batch.row_tokens": 2000,
             "micro_batch.rows": 8,
             "prompt.max_tokens": 1000,
-            "remat": True,
+            "remat": "full",
             "optimizer.steps_per_batch": 1,
             "loss.kl_coef": 0.0,
             **changes,

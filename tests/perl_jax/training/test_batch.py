@@ -38,6 +38,20 @@ def test_a_cut_response_fails_the_format():
     assert graded.log["response/truncated"] == 0.5 and graded.log["reward/format"] == 0.5
 
 
+def test_long_responses_are_penalised():
+    """In their rewards, and as a part of their own; the mean reward does without it, and so does accuracy."""
+    config = tiny_run.config(**{"sampling.max_new_tokens": 20, "overlong.buffer": 10, "overlong.penalty": 0.5})
+    parts = [{"reward": 1.0, "accuracy": 1.0}] * 4
+    ones = np.ones((1, 2, 2), np.float32)
+    scores = batch.Scores(ones, ones > 0, ones > 0, [], parts, 0)
+    ours = batch.with_penalty(config, scores, np.array([[10, 15], [20, 3]]))
+    np.testing.assert_allclose(ours.rewards, [[[1.0, 0.75], [0.5, 1.0]]])
+    assert [part["overlong"] for part in ours.parts] == [0.0, -0.25, -0.5, 0.0]
+    assert all(part["reward"] == 1.0 for part in ours.parts) and ours.correct.all()
+    config.overlong.buffer = 0
+    assert batch.with_penalty(config, scores, np.array([[10, 15], [20, 3]])) is scores
+
+
 def made(names: str, advantages: list[float]) -> batch.Batch:
     """A batch of one order and two rollouts a question."""
     rows = np.array([[[a, -a]] for a in advantages])
