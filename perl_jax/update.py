@@ -132,7 +132,7 @@ class Tokens(flax.struct.PyTreeNode):
         """Flattens groups whose responses, in order, have these weights and lengths (each [Q, O * G])."""
         return cls(
             weights=np.repeat(weights.ravel(), lengths).astype(np.float32),
-            advantages=np.repeat(np.concatenate([np.ravel(group.advantages) for group in groups]), lengths),
+            advantages=np.repeat(np.concatenate([np.ravel(g.advantages) for g in groups]), lengths).astype(np.float32),
             old_logprobs=tree_packing.flat(groups, "old_logprobs"),
             ref_logprobs=tree_packing.flat(groups, "ref_logprobs"),
             sampler_logprobs=tree_packing.flat(groups, "sampler_logprobs"),

@@ -86,13 +86,19 @@ def draw_categorical(key, logits):
     largest = jnp.max(logits)
     probs = jnp.exp(logits - largest)
     blocks = jnp.pad(probs, (0, -len(probs) % BLOCK)).reshape(-1, BLOCK)
-    sums = jnp.cumsum(blocks.sum(-1))
+    sums = blocks.sum(-1)
     u_block, u_place = jax.random.uniform(key, (2,))
-    block = _invert(sums, u_block)
-    return block * BLOCK + _invert(jnp.cumsum(blocks[block]), u_place), largest + jnp.log(sums[-1])
+    block = invert(sums, u_block)
+    return block * BLOCK + invert(blocks[block], u_place), largest + jnp.log(jnp.cumsum(sums)[-1])
 
 
-def _invert(cumulative, u):
-    """The first index whose cumulative sum exceeds u of the total; never one of zero mass."""
-    target = jnp.minimum(u * cumulative[-1], jnp.nextafter(cumulative[-1], 0.0))
-    return jnp.sum(cumulative <= target)
+def invert(masses, u):
+    """The first index of positive mass whose cumulative sum exceeds u, in [0, 1), of the total; else the last such.
+
+    A cumulative sum in float32 need not be monotone, so an index is never found by counting the sums below.
+    """
+    cumulative, places = jnp.cumsum(masses), jnp.arange(len(masses))
+    beyond = (masses > 0) & (cumulative > u * cumulative[-1])
+    first = jnp.min(jnp.where(beyond, places, len(masses)))
+    last = jnp.max(jnp.where(masses > 0, places, 0))
+    return jnp.where(beyond.any(), first, last)

@@ -108,6 +108,31 @@ def test_draws_from_few_tokens():
     assert_fits(counts[probs > 0], 100_000 * probs[probs > 0])
 
 
+def test_no_uniform_draws_what_has_no_mass():
+    """About every step of the cumulative sum, which in float32 falls here and there, and at both ends of the range."""
+    rng = np.random.default_rng(199)
+    masses = np.where(rng.random(512) < 0.5, rng.exponential(size=512), 0).astype(np.float32)
+    masses[[0, -1]] = 0
+    cumulative = np.asarray(jnp.cumsum(masses))
+    assert (np.diff(cumulative) < 0).any() or (np.diff(cumulative)[masses[1:] == 0] != 0).any(), "not the hard case"
+    steps = (cumulative / cumulative[-1]).astype(np.float32)
+    near = [np.nextafter(steps, np.float32(side)) for side in (0, 1)]
+    uniforms = np.concatenate([[0, np.nextafter(np.float32(1), np.float32(0))], steps, *near]).clip(0, 1 - 2**-24)
+    drawn = np.asarray(jax.vmap(lambda u: sampling.invert(jnp.asarray(masses), u))(uniforms.astype(np.float32)))
+    assert (masses[drawn] > 0).all() and len(set(drawn.tolist())) == (masses > 0).sum()
+    assert (np.abs(cumulative[drawn] - uniforms * cumulative[-1]) <= masses[drawn] + 1e-5 * cumulative[-1]).all()
+
+
+@pytest.mark.parametrize("size", [1, 511, 513, 1300])
+def test_the_largest_uniform_stays_in_the_vocabulary(monkeypatch, size):
+    """Also where the last block is mostly padding, and where only its first token has mass."""
+    for value in (0.0, 1 - 2**-24):
+        monkeypatch.setattr(jax.random, "uniform", lambda key, shape, value=value: jnp.full(shape, value, jnp.float32))
+        for logits in (np.zeros(size), np.where(np.arange(size) == size - 1, 0.0, -np.inf)):
+            index, _ = sampling.draw_categorical(jax.random.key(0), jnp.asarray(logits, jnp.float32))
+            assert 0 <= int(index) < size and np.isfinite(logits[int(index)])
+
+
 def test_draws_with_one_choice_and_with_far_logits():
     certain = np.full(1300, -np.inf)
     certain[777] = -50.0
