@@ -24,6 +24,7 @@ from models import images
 from models import qwen2_5_vl as qwen
 from models.image_files import Encoded
 from perl_jax import plan, rollout, update
+from perl_jax.engine import tree_packing
 from perl_jax.planning.roofline import Assumed
 from perl_jax.training import schedule
 
@@ -94,8 +95,8 @@ def packing() -> tuple[float, float]:
     )
     packs = [inputs.vision]
     for part in schedule.parts(groups, QUESTIONS // STEPS):
-        packed = update.pack(config, part, **row, **limits, shards=SHARDS, local_shards=range(SHARDS))
-        packs += [batch.vision for batch in packed.forest.batches]
+        forest = tree_packing.pack(config, part, row.rows, row.row_tokens, *limits.values(), SHARDS)
+        packs += [batch.vision for batch in forest.batches]
     return time.perf_counter() - start, sum(pack.patches.nbytes for pack in packs) / 1e9
 
 

@@ -102,6 +102,17 @@ def sharding(shape: Sequence[int], axes: Sequence[str]) -> NamedSharding:
     return NamedSharding(jax.sharding.get_mesh(), partition_spec(shape, axes))
 
 
+def in_any_thread(f: Callable) -> Callable:
+    """`f` on the current mesh, in whatever thread it is called: another thread starts without a mesh."""
+    current = jax.sharding.get_mesh()
+
+    def on_mesh(*args: Any) -> Any:
+        with jax.set_mesh(current):
+            return f(*args)
+
+    return f if current.empty else on_mesh
+
+
 # Inside compiled programs.
 
 

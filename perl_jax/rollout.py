@@ -181,7 +181,7 @@ def compile_ahead(
         if smaller:
             shapes = mesh.shapes(jax.eval_shape(_shrink, shapes, *moves), streams)
     with ThreadPoolExecutor() as pool:
-        list(pool.map(lambda program: program[0].lower(*program[1:]).compile(), programs))
+        list(pool.map(mesh.in_any_thread(lambda program: program[0].lower(*program[1:]).compile()), programs))
     _compiled.add(signature)
 
 

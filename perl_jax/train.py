@@ -6,8 +6,7 @@ from its last checkpoint: all random draws depend on (seed, step, question) alon
 
 import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from ml_collections import ConfigDict
 import models
 from models.errors import InputError
 from perl_jax import grpo, mesh, policy, records, rollout, update
+from perl_jax.evaluation.batched_inference import prefetch
 from perl_jax.grading import Grader
 from perl_jax.planning import remat, roofline
 from perl_jax.records import prompt_lengths
@@ -172,8 +172,12 @@ def perl(
             )
         ]
         parts = schedule.parts(groups, schedule.questions_per_step(config))
+        all_count = update.needs_all(config.loss.kl_coef, config.loss.entropy_coef)
+        pack = partial(
+            update.pack, state.model.config, only_signal=not all_count, **config.micro_batch, **source.prompts.limits
+        )
         packed: list[update.Packed] = []
-        for part in packed_in_background(config, parts, state.model.config, source):
+        for part in prefetch(pack, parts):  # each part once for all passes, while the device computes the one before
             if reference:
                 part = with_logprobs("ref_logprobs", reference, part, config)
             if packed:  # the first part is computed by the very policy that sampled
@@ -199,8 +203,7 @@ def perl(
             gap,
             config.max_sampler_gap,
         )
-    all_computed = update.needs_all(config.loss.kl_coef, config.loss.entropy_coef)
-    values |= metrics.of_speed(state.model.config, batch, clock, all_computed)
+    values |= metrics.of_speed(state.model.config, batch, clock, all_computed=all_count)
     return state, values, batches.log_rows(batch, config.log_groups)
 
 
@@ -238,23 +241,6 @@ def gather(
     if config.online_filter == "off":
         return rounds[0]
     return batches.concat_rounds([batches.with_signal(batch) for batch in rounds], config.questions)
-
-
-def packed_in_background(
-    config: ConfigDict, parts: Sequence[Sequence[update.Group]], sizes: models.Config, source: batches.Source
-) -> Iterator[update.Packed]:
-    """Packs each part once for all passes over it, in a thread, while the device computes those before it."""
-    pack = partial(
-        update.pack,
-        sizes,
-        only_signal=not update.needs_all(config.loss.kl_coef, config.loss.entropy_coef),
-        **config.micro_batch,
-        **source.prompts.limits,
-        shards=mesh.shards(),
-        local_shards=mesh.local_shards(),
-    )
-    with ThreadPoolExecutor(1) as thread:
-        yield from thread.map(pack, parts)
 
 
 def with_logprobs(field: str, model: models.Model, part: update.Packed, config: ConfigDict) -> update.Packed:

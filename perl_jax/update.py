@@ -6,7 +6,7 @@ Token weights are known beforehand, so the split into micro-batches does not cha
 """
 
 import dataclasses
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -92,20 +92,18 @@ def pack(
     row_tokens: int | None = None,
     min_pixels: int | None = None,
     max_pixels: int | None = None,
-    shards: int | None = None,
-    local_shards: Container[int] | None = None,
 ) -> Packed:
     """Packs groups that share O and G into micro-batches, on the host (see `tree_packing.pack`, also for errors).
 
     With `only_signal`, groups whose advantages are all 0 are left out; were all left out, the first one is packed
-    nevertheless, for its metrics. In a thread other than that of the mesh, `shards` and `local_shards` must be given.
+    nevertheless, for its metrics.
     """
     tree_packing.check(groups)
-    shards = mesh.shards() if shards is None else shards
-    local_shards = mesh.local_shards() if local_shards is None else local_shards
     computed = [q for q, group in enumerate(groups) if not only_signal or np.any(group.advantages)] or [0]
     selected = [groups[q] for q in computed]
-    forest = tree_packing.pack(config, selected, rows, row_tokens, min_pixels, max_pixels, shards, local_shards)
+    forest = tree_packing.pack(
+        config, selected, rows, row_tokens, min_pixels, max_pixels, mesh.shards(), mesh.local_shards()
+    )
     return Packed(list(groups), computed, forest)
 
 

@@ -138,7 +138,7 @@ def prefetch(make: Callable, items: Iterable) -> Iterator:
     with ThreadPoolExecutor(1) as thread:
         pending = None
         for item in items:
-            submitted = thread.submit(make, item)
+            submitted = thread.submit(mesh.in_any_thread(make), item)
             if pending:
                 yield pending.result()
             pending = submitted

@@ -15,6 +15,7 @@ from models.packing import bucket
 from perl_jax.engine import chunked_head, embeddings, flops
 
 FILTERED = 58_000, 10  # samples and rollouts of each in the paper's rollout filter
+SCORES = 84  # numbers that XLA keeps for each score of dense attention in the vision tower, where all is kept
 ATTENTION = 0.1  # share of a forward pass that is not products with weights, at a few thousand tokens
 EVALUATED = {
     "Mantis-Eval": 217,
@@ -159,8 +160,8 @@ def temporary(
 
     Included are what `remat` keeps of each layer for the backward pass, and all activations of one layer, forward and
     backward; the logits in memory; the gathered head and its gradient; and a second copy of the gradients, before a
-    row's are added. Compared with what XLA needs for H100s (`perl_7b_8xh100.py`, without devices): full 13.4 GiB for
-    10.4, dots 39.9 for 34.6, none 96 for 93 in the update.
+    row's are added. Compared with what XLA needs for H100s (`perl_7b_8xh100.py`, without devices): full 13 GiB for
+    10, dots 40 for 35, none 640 for 639 with its images.
     """
     text, vision, T = sizes.text, sizes.vision, count // shards
     patches, prompt = lengths(config, sizes, assumed)
@@ -181,7 +182,7 @@ def temporary(
         kept += products
     if remat == "none":
         kept += 8 * D + 4 * text.intermediate_size // T
-        kept_of_patch += 16 * vision.hidden_size + 6 * vision.intermediate_size + 4 * patches * vision.num_heads
+        kept_of_patch += 16 * vision.hidden_size + 6 * vision.intermediate_size + SCORES * patches * vision.num_heads
     activations = text.num_hidden_layers * C * kept * size
     saved = vision.depth * kept_of_patch * size * patches_kept
     return {

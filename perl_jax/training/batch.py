@@ -81,7 +81,6 @@ class Questions:
 
     def __init__(self, config: ConfigDict, stream: Stream, prompts: Prompts):
         self._config, self._stream, self._prompts = config, stream, prompts
-        self._share = mesh.shards(), mesh.local_shards()
         self._thread = ThreadPoolExecutor(1)
         self._prepared: tuple | None = None  # (arguments of the draw, its future, the stream's state before)
 
@@ -107,7 +106,7 @@ class Questions:
     def prepare(self, *arguments: Any) -> None:
         """Starts preparing the questions of the next `take`, which must have the same arguments."""
         before = self._stream.state()
-        self._prepared = arguments, self._thread.submit(self._draw, *arguments), before
+        self._prepared = arguments, self._thread.submit(mesh.in_any_thread(self._draw), *arguments), before
 
     def state(self) -> dict:
         """The stream position excluding prepared questions, for a checkpoint."""
@@ -131,7 +130,8 @@ class Questions:
                     f"step {step}: no question of {data.directory or data.source} can be shown; "
                     "the warnings above say why"
                 )
-        errors = self._prompts.prepare([question.record["images"] for question in questions], *self._share)
+        images = [question.record["images"] for question in questions]
+        errors = self._prompts.prepare(images, mesh.shards(), mesh.local_shards())
         return Draw(questions, [(place, line) for place, line in enumerate(errors) if line], skipped)
 
     def _in_orders(self, record: Mapping, n_s: int, p: float, step: int) -> Question:

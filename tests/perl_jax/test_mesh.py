@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import jax
@@ -122,6 +123,16 @@ def test_shards_and_layouts():
     with at(tensor=8):
         assert mesh.shards() == 1
     assert mesh.shards() == 1
+
+
+def test_a_thread_has_the_mesh_it_was_given():
+    """Without a mesh, the function itself; with one, in a thread as here."""
+    assert mesh.in_any_thread(mesh.shards) is mesh.shards
+    with ThreadPoolExecutor(1) as thread, jax.set_mesh(mesh.make()):
+        assert thread.submit(lambda: jax.sharding.get_mesh().empty).result()
+        there = thread.submit(mesh.in_any_thread(lambda: dict(jax.sharding.get_mesh().shape))).result()
+        assert there == dict.fromkeys(mesh.AXES, 1)
+        assert thread.submit(lambda: jax.sharding.get_mesh().empty).result()
 
 
 def test_every_name_of_a_weight_is_known():

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from models import qwen2_5_vl as qwen
-from perl_jax import rollout, update
+from perl_jax import mesh, rollout, update
 from perl_jax.engine import decode_batch
 from perl_jax.engine.sampling import Sampling
 from perl_jax.runtime.compilations import Compilations
@@ -289,6 +289,24 @@ def test_growing_and_shrinking_change_nothing(model, prompts, sampled, small_sha
         for seed in range(1, 6):
             lengths.add(generate(model, prompts, eos_ids=eos_ids, seed=seed).lengths.tobytes())
     assert compilations.count == 0 and len(lengths) > 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("small_shapes", ["cpu"], indirect=True)
+def test_what_is_compiled_ahead_is_what_runs_on_a_mesh(model, prompts, sampled, small_shapes, monkeypatch):
+    """Threads start without a mesh: compiled in theirs, no program would be the one that decodes."""
+    eos_ids = sorted({int(token) for token in sampled.tokens[:, :, 3].ravel()})[:5]
+    ahead, after = rollout.compile_ahead, Compilations()
+
+    def compile_ahead(*arguments):
+        ahead(*arguments)
+        after.__enter__()
+
+    monkeypatch.setattr(rollout, "compile_ahead", compile_ahead)
+    with jax.set_mesh(mesh.make()):
+        out = generate(model, prompts, eos_ids=eos_ids)
+    after.__exit__()
+    assert after.count == 0 and len(set(out.lengths.ravel().tolist())) > 2
 
 
 @pytest.mark.slow
