@@ -160,8 +160,8 @@ def temporary(
 
     Included are what `remat` keeps of each layer for the backward pass, and all activations of one layer, forward and
     backward; the logits in memory; the gathered head and its gradient; and a second copy of the gradients, before a
-    row's are added. Compared with what XLA needs for H100s (`perl_7b_8xh100.py`, without devices): full 13 GiB for
-    10, dots 40 for 35, none 640 for 639 with its images.
+    row's are added. Compared with what XLA needs for H100s (`perl_7b_8xh100.py`, without devices): full 17 GiB for
+    11, dots 43 for 36, none 657 for 639.
     """
     text, vision, T = sizes.text, sizes.vision, count // shards
     patches, prompt = lengths(config, sizes, assumed)

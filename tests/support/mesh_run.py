@@ -66,12 +66,11 @@ def sampled(model, max_new_tokens: int) -> dict:
     return {"tokens": out.tokens, "lengths": out.lengths, "sampled": out.logprobs}
 
 
-def results(model, trainable, optimizer, max_new_tokens: int, remat: bool = False) -> dict:
-    """{name: array} of all results that must be equal on any mesh; without rollouts for 0 new tokens."""
+def groups_and_rows(model) -> tuple[list, dict]:
+    """(groups of an update, options of how they are packed)."""
     import numpy as np
     import tiny
 
-    from models import qwen2_5_vl as qwen
     from perl_jax import update
 
     rng = np.random.default_rng(0)
@@ -80,7 +79,17 @@ def results(model, trainable, optimizer, max_new_tokens: int, remat: bool = Fals
         ids, images = tiny.prompt(model.config, [(84, 84), 3, (84, 84), 6], seed=q)
         responses = [[tiny.text_tokens(model.config, rng, rng.integers(1, 9)) for _ in range(3)] for _ in range(2)]
         groups.append(update.Group(images, [(0, 1), (1, 0)], [ids, ids], responses, rng.normal(size=(2, 3))))
-    rows = {"rows": 1, "row_tokens": 96, "max_pixels": tiny.MAX_PIXELS}
+    return groups, {"rows": 1, "row_tokens": 96, "max_pixels": tiny.MAX_PIXELS}
+
+
+def results(model, trainable, optimizer, max_new_tokens: int, remat: bool = False) -> dict:
+    """{name: array} of all results that must be equal on any mesh; without rollouts for 0 new tokens."""
+    import numpy as np
+
+    from models import qwen2_5_vl as qwen
+    from perl_jax import update
+
+    groups, rows = groups_and_rows(model)
     logprobs = update.logprobs(model, groups, **rows)
     state, metrics = update.step(update.init(model, optimizer, trainable), groups, remat=remat, **rows)
     names = ("loss", "grad_norm", "entropy", "logprob", "ratio_max", "update_norm")
@@ -90,6 +99,18 @@ def results(model, trainable, optimizer, max_new_tokens: int, remat: bool = Fals
         **{f"metric {name}": metrics[name] for name in names},
         **{f"weight {name}": np.asarray(value) for name, value in qwen.named(state.model).items()},
     }
+
+
+def in_bfloat16(model, optimizer) -> dict[str, float]:
+    """Metrics of an update in bfloat16 compute."""
+    import jax.numpy as jnp
+
+    from perl_jax import update
+
+    groups, rows = groups_and_rows(model)
+    model.compute_dtype = jnp.dtype(jnp.bfloat16)
+    _, metrics = update.step(update.init(model, optimizer), groups, **rows)
+    return {name: float(metrics[name]) for name in ("loss", "grad_norm", "logprob", "entropy")}
 
 
 def gathered(text: str) -> set[tuple[int, ...]]:
@@ -139,7 +160,9 @@ def main(model_path: str, out: str, devices: str, meshes: str) -> None:
                 reshard, mesh.reshard = mesh.reshard, lambda state, layout: state  # decodes in the training layout
                 sampled(model, tokens)
                 mesh.reshard = reshard
+            half = in_bfloat16(model, descent) if name == "fsdp" else {}
         summary = {
+            "bfloat16": half,
             "compiled": compilations.count,
             "gathered": in_decoding,
             "gathered in the training layout": sorted(shapes),
