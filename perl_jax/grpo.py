@@ -216,6 +216,37 @@ def token_losses(
 
     logp, old_logp = kept(logp), kept(old_logp)
     a = jnp.where(keep, jnp.asarray(advantages, jnp.float32)[..., None], 0.0)
+    losses, stats = policy_losses(
+        logp, old_logp, a, keep, kind, clip_low, clip_high, dual_clip, tau_positive, tau_negative, response_sum
+    )
+    if sampler_logp is not None and importance != "off":
+        log_weight = old_logp - kept(sampler_logp)
+        log_weight = response_sum(jax.lax.stop_gradient(log_weight)) if importance == "sequence" else log_weight
+        stats["importance"] = importance_weights(log_weight, importance_cap)
+        losses = losses * stats["importance"]
+    if ref_logp is not None:
+        d = jnp.clip(kept(ref_logp) - logp, -LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
+        stats["kl"] = jnp.clip(jnp.exp(d) - d - 1, -KL_LIMIT, KL_LIMIT)
+        losses = losses + kl_coef * stats["kl"]
+    if entropy is not None and entropy_coef:
+        losses = losses - entropy_coef * kept(entropy)
+    return jnp.where(keep, losses, 0.0), {name: jnp.where(keep, x, 0).astype(jnp.float32) for name, x in stats.items()}
+
+
+def policy_losses(
+    logp: jax.Array,
+    old_logp: jax.Array,
+    a: jax.Array,
+    keep: jax.Array,
+    kind: str,
+    clip_low: float,
+    clip_high: float,
+    dual_clip: float | None,
+    tau_positive: float,
+    tau_negative: float,
+    response_sum: Callable[[jax.Array], jax.Array],
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """The policy term of each token and its statistics, as in `token_losses`; arrays are 0 where `keep` is false."""
     low, high = 1 - clip_low, 1 + clip_high
     log_ratio = sequence_log_ratio(logp, old_logp, keep, response_sum) if kind == "gspo" else logp - old_logp
     ratio = jnp.exp(jnp.clip(log_ratio, -LOG_RATIO_LIMIT, LOG_RATIO_LIMIT))
@@ -230,18 +261,7 @@ def token_losses(
         bound = -a * dual_clip if kind == "grpo" else jnp.inf
         stats["clip_dual"] = (a < 0) & (losses > bound)
         losses = jnp.where(a < 0, jnp.minimum(losses, bound), losses)
-    if sampler_logp is not None and importance != "off":
-        log_weight = old_logp - kept(sampler_logp)
-        log_weight = response_sum(jax.lax.stop_gradient(log_weight)) if importance == "sequence" else log_weight
-        stats["importance"] = importance_weights(log_weight, importance_cap)
-        losses = losses * stats["importance"]
-    if ref_logp is not None:
-        d = jnp.clip(kept(ref_logp) - logp, -LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
-        stats["kl"] = jnp.clip(jnp.exp(d) - d - 1, -KL_LIMIT, KL_LIMIT)
-        losses = losses + kl_coef * stats["kl"]
-    if entropy is not None and entropy_coef:
-        losses = losses - entropy_coef * kept(entropy)
-    return jnp.where(keep, losses, 0.0), {name: jnp.where(keep, x, 0).astype(jnp.float32) for name, x in stats.items()}
+    return losses, stats
 
 
 def _check(

@@ -50,6 +50,7 @@ TESTED_ELSEWHERE = {  # module: the test that covers it, and why it has none of 
     "perl_jax/benchmarks/records.py": ("perl_jax/test_evaluate.py", "record sets, asked in whole evaluations"),
     "perl_jax/curation/build.py": ("perl_jax/test_prepare.py", "what prepare does"),
     "perl_jax/engine/decode_batch.py": ("perl_jax/test_rollout.py", "the sampler's host side"),
+    "perl_jax/engine/packed_groups.py": ("perl_jax/test_update.py", "the update's host side"),
     "perl_jax/evaluation/responses.py": ("perl_jax/test_evaluate.py", "tested in whole evaluations"),
     "perl_jax/filtering/difficulty.py": ("perl_jax/test_filter.py", "asks what the filter goes by"),
     "perl_jax/planning/programs.py": ("perl_jax/test_plan.py", "what plan compiles"),
