@@ -97,8 +97,8 @@ def get_config() -> ConfigDict:
             # rows are computed in sequence, with the activations of one row in memory. Short prompts
             # share a row with their responses; prompts whose responses exceed a row are split by responses.
             "micro_batch": {"rows": 1, "row_tokens": 16384},
-            # What the backward pass computes again: full (all of a layer), dots (all but products with weights; images
-            # whole), none, or auto, the fastest that fits by planned memory. True and False are full and none.
+            # What the backward pass computes again: all of a layer (full); in the decoder all but products with weights
+            # (dots); nothing (none); or auto: the fastest that fits by planned memory. True is full, False none.
             "remat": FieldReference("auto", field_type=object),
             # Held-out questions, answered greedily in original order and in `permute` uniformly drawn ones.
             "eval": {"sets": (), "every": 50, "limit": 500, "permute": 3, "batch": 256},

@@ -47,6 +47,7 @@ def train(config: ConfigDict, workdir: Path, profile: tuple[int, int] = (0, 0)) 
 
 def run(config: ConfigDict, workdir: Path, profile: tuple[int, int]) -> None:
     """`train` on the current mesh."""
+    logger.info("compiled programs are kept in %s", jax.config.jax_compilation_cache_dir or "memory alone")
     workdir.mkdir(parents=True, exist_ok=True)
     data = run_data.data_sources(config, workdir)
     model, base = policy.load(config, workdir, run_data.texts(config, list(data)))

@@ -48,11 +48,9 @@ class Qwen2_5_VL(nnx.Module):
         h = self.model.embed_tokens.embedding[...][ids].astype(self.compute_dtype)
         if image_tokens is None:
             return h
-        table = image_tokens.astype(jnp.float32)  # as above: an image's gradients from all orders are added
-        images = table[image_index[..., 0], image_index[..., 1]].astype(
-            h.dtype
-        )  # -1 reads the last token, masked below
-        return jnp.where(image_index[..., :1] >= 0, images, h)
+        tokens = image_tokens.astype(jnp.float32)  # likewise: an image's gradients from all orders are added
+        images = tokens[image_index[..., 0], image_index[..., 1]]  # -1 reads the last token, masked below
+        return jnp.where(image_index[..., :1] >= 0, images.astype(h.dtype), h)
 
     def head(self):
         """The output matrix [D, V]."""

@@ -174,7 +174,8 @@ def temporary(
     tower += 2 * encoded * patches * vision.num_heads * 4  # scores of full attention
     in_row = patches * assumed.images * max(1.0, C / question_tokens(config, sizes, assumed))
     patches_kept = in_row * config.micro_batch.rows
-    products = 2 * D + (heads // 2 + 2 * text.intermediate_size) // T
+    qkv = (text.num_attention_heads + 2 * text.num_key_value_heads) * text.head_dim
+    products = 2 * D + (qkv + 2 * text.intermediate_size) // T
     kept = D  # numbers of a token and layer, and of a patch and block
     kept_of_patch = vision.hidden_size
     remat = remat_name(config.remat)

@@ -355,11 +355,37 @@ def test_grpo_is_the_same_program_with_no_further_order(tmp_path):
         assert group["orders"] == [[0, 1]] and np.shape(group["rewards"]) == (1, 4)
 
 
-def test_the_reference_policy_and_several_optimizer_steps_a_batch(tmp_path):
-    first, second = short(tmp_path, **{"loss.kl_coef": 0.5, "optimizer.steps_per_batch": 2})
+def test_the_reference_policy_and_several_optimizer_steps_a_batch(tmp_path, caplog):
+    with caplog.at_level("WARNING"):
+        first, second = short(
+            tmp_path, **{"loss.kl_coef": 0.5, "optimizer.steps_per_batch": 2, "max_sampler_gap": 1e-12}
+        )
     for line in (first, second):  # the second optimizer step of a batch is off the policy that sampled
         assert line["update/ratio_max"] > 1 and math.isfinite(line["update/loss"])
+        assert 0 < line["update/sampler_gap"] < 1e-5, "of the policy that sampled, not of the one that moved"
     assert 0 < first["update/kl"] < second["update/kl"]
+    assert [record.message[:54] for record in caplog.records if "max_sampler_gap" in record.message] == [
+        "step 1: the sampler's log-probs differ by " + f"{first['update/sampler_gap']:.2g} from"[:12],
+        "step 2: the sampler's log-probs differ by " + f"{second['update/sampler_gap']:.2g} from"[:12],
+    ]
+
+
+def test_another_loss_a_bonus_and_a_penalty(tmp_path, caplog):
+    """Long responses cost reward; the entropy counts; what is recomputed is chosen and said."""
+    changes = {
+        "loss.kind": "gspo",
+        "loss.aggregate": "seq-mean-token-mean",
+        "loss.importance": "sequence",
+        "loss.entropy_coef": 0.01,
+        "overlong.buffer": tiny_run.config().sampling.max_new_tokens,
+        "remat": "auto",
+    }
+    with caplog.at_level("INFO"):
+        steps = short(tmp_path, **changes)
+    for line in steps:
+        assert -1 <= line["reward/overlong"] < 0 and line["update/importance"] == pytest.approx(1, abs=1e-3)
+        assert line["update/grad_norm"] > 0
+    assert [record.message for record in caplog.records if record.message.startswith("remat: none (planned: ")]
 
 
 def test_weights_of_parts_make_the_reward(tmp_path):
