@@ -105,6 +105,7 @@ def get_config() -> ConfigDict:
             # Saved every `every` steps, after each evaluation and at the end. Kept: the newest `keep`, and the one with
             # the highest metric `best` in its evaluation (on the first of the sets; none without sets).
             "checkpoint": {"every": 50, "keep": 2, "best": "eval/permuted_accuracy"},
+            "grace": 120.0,  # seconds that a step and its checkpoint may take after SIGTERM, SIGHUP or Ctrl-C
             "log_groups": 2,  # groups written to rollouts.jsonl at each step
         }
     ).lock()

@@ -8,8 +8,8 @@
 # One process a node, with all its GPUs: --ntasks-per-node=1. Not --gpus-per-task: JAX itself gives each process the
 # GPU of its number on the node, and must see them all.
 #
-# Shortly before its time limit the job goes back into the queue, and on from its last checkpoint once it runs again
-# (config.checkpoint.every); so it does where a node fails. sbatch --no-requeue: not.
+# Shortly before its time limit the job goes back into the queue: the run saves its step on SIGTERM, or else goes on
+# from its last checkpoint (config.checkpoint.every), as where a node fails. sbatch --no-requeue: not.
 #SBATCH --job-name=perl_jax
 #SBATCH --output=perl_jax-%j.log
 #SBATCH --open-mode=append

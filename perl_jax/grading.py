@@ -13,6 +13,7 @@ import contextlib
 import logging
 import math
 import resource
+import signal
 import sys
 import textwrap
 import traceback
@@ -23,7 +24,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Any, NamedTuple
 
-from pebble import ProcessExpired, ProcessFuture, ProcessPool
+from pebble import CONSTS, ProcessExpired, ProcessFuture, ProcessPool
 
 from models.errors import InputError, one_line
 from perl_jax import rewards
@@ -317,7 +318,12 @@ def _number(key: tuple) -> int:
 
 
 def pool(workers: int, initializer: Callable[..., None], *arguments: object) -> ProcessPool:
-    """Killable worker processes that do not import the main module."""
+    """Killable worker processes that do not import the main module.
+
+    A signal that ends a run may reach its workers, too. They may ignore it (`ignore_signals`), since the step that they
+    grade for is still saved; so a worker that is stopped is killed soon after it is asked to end.
+    """
+    CONSTS.term_timeout = 0.2  # seconds
     return ProcessPool(workers, context=_Context(), initializer=initializer, initargs=arguments)
 
 
@@ -340,7 +346,14 @@ def limit(memory: int) -> None:
         resource.setrlimit(resource.RLIMIT_DATA, (least, hard))
 
 
+def ignore_signals() -> None:
+    """Leaves the end of the run to the process that has started this one."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+
+
 def _prepare(reward_name: str, memory: int) -> None:
+    ignore_signals()
     limit(memory)
     rewards.find(reward_name)  # imported before the first chunk's time limit starts
 

@@ -6,6 +6,7 @@ from its last checkpoint: all random draws depend on (seed, step, question) alon
 
 import json
 import logging
+import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -24,12 +25,14 @@ from perl_jax.grading import Grader
 from perl_jax.planning import remat, roofline
 from perl_jax.records import prompt_lengths
 from perl_jax.records.stream import Stream, directories_with_split, open_subsets
-from perl_jax.runtime import cli, logs, processes
+from perl_jax.runtime import cli, files, logs, processes, stop
 from perl_jax.runtime.compilations import Compilations
 from perl_jax.training import batch as batches
 from perl_jax.training import check_config, checkpoint, held_out, inspect_page, metrics, run_data, schedule
 
 logger = logging.getLogger("perl_jax.train")  # not __name__, which is __main__ for the command
+
+FINISHED = "finished"  # a file in the workdir of a run that has made its last step: what launchers look for
 
 
 def train(config: ConfigDict, workdir: Path, profile: tuple[int, int] = (0, 0)) -> None:
@@ -47,7 +50,8 @@ def train(config: ConfigDict, workdir: Path, profile: tuple[int, int] = (0, 0)) 
 
 def run(config: ConfigDict, workdir: Path, profile: tuple[int, int]) -> None:
     """`train` on the current mesh."""
-    logger.info("compiled programs are kept in %s", jax.config.jax_compilation_cache_dir or "memory alone")
+    cache = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
+    logger.info("compiled programs are kept in %s", cache or "memory alone")
     workdir.mkdir(parents=True, exist_ok=True)
     data = run_data.data_sources(config, workdir)
     model, base = policy.load(config, workdir, run_data.texts(config, list(data)))
@@ -69,9 +73,10 @@ def run(config: ConfigDict, workdir: Path, profile: tuple[int, int]) -> None:
         "model": base.path,
         "lora": config.lora.to_dict() if config.lora.rank else None,
     }
-    last = config.warmup.steps + config.total_steps
+    last, stopped = config.warmup.steps + config.total_steps, ""
 
     with (
+        stop.Stop(config.grace) as signals,
         Grader(
             config.reward, weights=config.reward_weights, rounding=config.reward_rounding, **config.grading
         ) as grader,
@@ -79,7 +84,9 @@ def run(config: ConfigDict, workdir: Path, profile: tuple[int, int]) -> None:
     ):
         stream = Stream(data, split=config.data.split, seed=config.seed, kept=kept[config.data.split])
         source = batches.Source(config, batches.Questions(config, stream, base.prompts), base.prompts, grader)
-        done = checkpoints.latest() or 0
+        done = step = checkpoints.latest() or 0
+        if done < last and processes.first():
+            (workdir / FINISHED).unlink(missing_ok=True)
         state = update.init(model, schedule.optimizer(config, max(done, 1)), policy.trainable(config))
         reference = policy.reference(config, model)
         del model  # `init` copied the trained weights; free the originals
@@ -125,9 +132,16 @@ def run(config: ConfigDict, workdir: Path, profile: tuple[int, int]) -> None:
                 if bad := [f"{name} {value}" for name, value in values.items() if not np.isfinite(value)]:
                     raise InputError(f"step {step}: {', '.join(bad)}; see {workdir}/metrics.jsonl and rollouts.jsonl")
                 scores = evaluate(step) if step == last or step % config.eval.every == 0 else {}
-                if scores or step == last or step % config.checkpoint.every == 0:
+                stopped = signals.asked()
+                if scores or stopped or step == last or step % config.checkpoint.every == 0:
                     info = {**facts, "stream": source.questions.state(), "prompt": json.loads(source.prompts.to_json())}
                     checkpoints.save(step, state, info, scores)
+                if stopped:
+                    break
+    if stopped and step < last:  # and its checkpoint is written
+        print(f"stopped by {stopped} at step {step}, saved; the same command goes on", file=sys.stderr, flush=True)
+    elif processes.first():
+        files.write(workdir / FINISHED, f"step {last}\n")
 
 
 def with_remat(config: ConfigDict, sizes: models.Config) -> ConfigDict:

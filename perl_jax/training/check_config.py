@@ -113,6 +113,7 @@ RANGES = {
     "eval.batch": _count(1),
     "checkpoint.every": _count(1),
     "checkpoint.keep": _count(1),
+    "grace": POSITIVE,
     "log_groups": _count(0),
 }
 ONE_OF = {

@@ -179,6 +179,16 @@ def test_a_reward_that_is_always_too_slow_is_not_awaited_for_each_response(user_
     assert len(list((user_module / "slow").iterdir())) < 40, "calls of the reward"
 
 
+def test_a_signal_that_ends_a_run_costs_no_reward():
+    with Grader("my_reward:plain", workers=2) as grader:
+        assert grader.grade([(RECORD, "x")]) == [{"reward": 0.5}]
+        for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+            for worker in multiprocessing.active_children():
+                os.kill(worker.pid, number)
+        assert grader.grade((RECORD, "x" * i) for i in range(2, 4)) == [{"reward": 1.0}, {"reward": 1.5}]
+        assert not grader.failed
+
+
 def test_a_float_is_the_reward_and_order_and_length_are_kept():
     with Grader("my_reward:plain", workers=2) as grader:
         graded = grader.grade((RECORD, "x" * (i % 7)) for i in range(100))

@@ -4,6 +4,7 @@ import json
 import math
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -213,6 +214,28 @@ def test_a_killed_run_goes_on_exactly(tmp_path):
     assert len(json.loads((workdir / "run.json").read_text())) == 2
     steps = [line["step"] for line in tiny_run.metrics(workdir)]
     assert sorted(set(steps)) == list(range(1, LAST + 1))
+
+
+def test_a_run_that_is_asked_to_end_saves_its_step_and_goes_on_exactly(tmp_path):
+    """Also between two checkpoints of its interval; a run is finished when it says so."""
+    workdir, changes = tmp_path / "run", {"checkpoint.every": 99, "eval.every": 3}
+    code = (
+        f"import tiny_run; tiny_run.run_until({str(workdir)!r}, {tiny_run.WARMUP}, {signal.SIGTERM.value}, **{changes})"
+    )
+    paths = os.pathsep.join([str(REPOSITORY), str(REPOSITORY / "tests" / "support")])
+    cache = {"JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir or ""}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, **cache, "PYTHONPATH": paths}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    line = f"stopped by SIGTERM at step {tiny_run.WARMUP}, saved; the same command goes on"
+    assert done.stderr.splitlines()[-1] == line and not (workdir / "finished").exists()
+    with checkpoint.Checkpoints(workdir, read_only=True) as checkpoints:
+        assert checkpoints.steps() == [tiny_run.WARMUP]
+    tiny_run.run(workdir)
+    assert_same_outcome(workdir)
+    assert (workdir / "finished").read_text() == f"step {LAST}\n"
+    assert sorted(line["step"] for line in tiny_run.metrics(workdir)) == list(range(1, LAST + 1))
 
 
 def test_a_finished_run_started_again_does_nothing_but_say_so(tmp_path):

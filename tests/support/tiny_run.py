@@ -97,17 +97,17 @@ def run(workdir: Path, **changes) -> Path:
     return workdir
 
 
-def run_until(workdir: str, step: int) -> None:
-    """As `run`, but the process is killed as by `kill -9` when `step` is logged, possibly with a partial checkpoint."""
+def run_until(workdir: str, step: int, number: int = signal.SIGKILL, **changes) -> None:
+    """As `run`, but the process gets a signal when `step` is logged, by default that of `kill -9`."""
     write = logs.RunLog.step
 
-    def write_and_die(log, stage, number, values):
-        write(log, stage, number, values)
-        if number == step:
-            os.kill(os.getpid(), signal.SIGKILL)
+    def write_and_die(log, stage, at, values):
+        write(log, stage, at, values)
+        if at == step:
+            os.kill(os.getpid(), number)
 
     logs.RunLog.step = write_and_die
-    run(Path(workdir))
+    run(Path(workdir), **changes)
 
 
 def trained() -> Path:
@@ -150,16 +150,16 @@ def main(
 ) -> None:
     """One process of a run: `tiny_run.py WORKDIR CHANGES [COORDINATOR COUNT INDEX [DIE [BROKEN]]]`.
 
-    At step DIE it is killed as by `kill -9`. The images of record BROKEN cannot be decoded; WORKDIR/decoded-INDEX.json
-    lists the images that it decoded.
+    At step DIE it is killed as by `kill -9`, at step -DIE it gets SIGTERM. The images of record BROKEN cannot be
+    decoded; WORKDIR/decoded-INDEX.json lists the images that it decoded.
     """
     processes.TIMEOUT, processes.LOST = 20, 10
     write = logs.NoLog.step
 
     def write_and_die(log, stage, step, values):
         write(log, stage, step, values)
-        if step == int(die):
-            os.kill(os.getpid(), signal.SIGKILL)
+        if step == abs(int(die)):
+            os.kill(os.getpid(), signal.SIGKILL if int(die) > 0 else signal.SIGTERM)
 
     logs.NoLog.step = write_and_die
     decode, decoded = image_files.open_image, []

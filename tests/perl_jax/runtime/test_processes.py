@@ -143,6 +143,16 @@ def test_a_run_goes_on_with_another_number_of_processes(runs, tmp_path):
 
 
 @pytest.mark.slow
+def test_all_processes_save_and_end_where_one_is_asked_to(tmp_path):
+    """JAX's own handler of SIGTERM would only note it."""
+    for code, text in finish(start(tmp_path, 2, changes=({"checkpoint.every": 99},), die=-1)):
+        assert code == 0, text
+        assert "stopped by SIGTERM at step 1, saved; the same command goes on" in text.splitlines(), text
+    with checkpoint.Checkpoints(tmp_path, read_only=True) as checkpoints:
+        assert checkpoints.steps() == [1]
+
+
+@pytest.mark.slow
 def test_different_configs_end_everywhere(tmp_path):
     for code, text in finish(start(tmp_path / "run", 2, changes=({}, {"seed": 1}))):
         assert code == 1 and "error: process 1 has a config different from process 0" in text, text
