@@ -84,14 +84,12 @@ def run(config: ConfigDict, workdir: Path, profile: tuple[int, int]) -> None:
     ):
         stream = Stream(data, split=config.data.split, seed=config.seed, kept=kept[config.data.split])
         source = batches.Source(config, batches.Questions(config, stream, base.prompts), base.prompts, grader)
-        done = step = checkpoints.latest() or 0
+        reference = policy.reference(config, model)
+        state, done = resume(config, checkpoints, model, source, facts)
+        step = done
+        del model  # the state has copies of the trained weights; free the originals
         if done < last and processes.first():
             (workdir / FINISHED).unlink(missing_ok=True)
-        state = update.init(model, schedule.optimizer(config, max(done, 1)), policy.trainable(config))
-        reference = policy.reference(config, model)
-        del model  # `init` copied the trained weights; free the originals
-        if done:
-            state = resume(checkpoints, done, state, source, facts)
 
         writes = logs.RunLog if processes.first() else logs.NoLog
         with writes(workdir, config.to_dict(), last, **facts) as log, Compilations() as compilations:
@@ -302,14 +300,38 @@ def prepare_next(config: ConfigDict, step: int, source: batches.Source) -> None:
 
 
 def resume(
+    config: ConfigDict,
     checkpoints: checkpoint.Checkpoints,
-    done: int,
-    state: update.State,
+    model: models.Model,
     source: batches.Source,
     facts: Mapping[str, Any],
-) -> update.State:
-    """Restores the state and the data stream of a checkpoint; InputError if base model or adapters differ."""
-    saved = checkpoints.run(done)
+) -> tuple[update.State, int]:
+    """(the state, steps done) of the newest checkpoint that is whole, whose data stream is restored too; else a start.
+
+    Damaged ones are named and set aside. Raises InputError if base model or adapters differ.
+    """
+    while True:
+        done = checkpoints.latest() or 0
+        state = update.init(model, schedule.optimizer(config, max(done, 1)), policy.trainable(config))
+        if not done:
+            return state, 0
+        damage = ""
+        try:
+            saved = checkpoints.run(done)
+            check_same_base(saved, done, facts)
+            state = checkpoints.restore(done, state)
+        except checkpoint.Damaged as error:
+            damage = str(error)
+        if damage := next(filter(None, processes.exchange(damage)), ""):
+            logger.warning("%s: set aside as %s", damage.partition(";")[0], checkpoints.set_aside(done))
+            continue
+        source.questions.restore(saved["stream"])
+        logger.info("resumed from step %d", done)
+        return state, done
+
+
+def check_same_base(saved: Mapping[str, Any], done: int, facts: Mapping[str, Any]) -> None:
+    """Raises InputError where a checkpoint, of which `saved` is the metadata, has another base model or adapters."""
     if saved["base"] != facts["base"]:
         raise InputError(
             f"step {done} was trained from other base weights ({saved['model']}, {saved['base']}) than "
@@ -320,9 +342,6 @@ def resume(
             f"step {done} was trained with config.lora {saved.get('lora')}, not {facts['lora']}; "
             "give that, or a new --workdir"
         )
-    source.questions.restore(saved["stream"])
-    logger.info("resumed from step %d", done)
-    return checkpoints.restore(done, state)
 
 
 FLAGS = flags.FLAGS

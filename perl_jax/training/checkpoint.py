@@ -1,21 +1,37 @@
-"""Checkpoints of a run with Orbax: asynchronous; keeps the newest and the best; resumes exactly."""
+"""Checkpoints of a run with Orbax: asynchronous; keeps the newest and the best; resumes exactly.
+
+A checksum of each array and of the metadata is saved too, and compared when they are read: a damaged checkpoint is
+never taken for a whole one.
+"""
 
 import contextlib
+import itertools
+import json
 import os
+import shutil
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from flax import nnx
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
-from models.errors import InputError
+from models.errors import InputError, one_line
+from perl_jax import mesh
+from perl_jax.runtime import processes
 from perl_jax.update import State
 
 FOLDER = "checkpoints"
+ASIDE = "damaged-checkpoints"
+
+
+class Damaged(InputError):
+    """A checkpoint that is not what was saved."""
 
 
 class Checkpoints:
@@ -41,7 +57,7 @@ class Checkpoints:
             cleanup_tmp_directories=not read_only,
             best_fn=(lambda metrics: metrics[best]) if best else None,
         )
-        self._best = best
+        self._best, self._workdir = best, directory.parent
         handlers = {
             "weights": ocp.StandardCheckpointHandler(),
             "optimizer": ocp.StandardCheckpointHandler(),
@@ -70,18 +86,38 @@ class Checkpoints:
 
     def save(self, step: int, state: State, run: Mapping, metrics: Mapping[str, float]) -> None:
         """Starts an asynchronous write; the arrays are copied before this returns, so the state may be donated."""
+        arrays = {"weights": _named(state.trainable), "optimizer": _named(state.opt_state)}
+        run = json.loads(json.dumps({**run, "checksums": {item: _checksums(tree) for item, tree in arrays.items()}}))
         args = ocp.args.Composite(
-            weights=ocp.args.StandardSave(_named(state.trainable)),
-            optimizer=ocp.args.StandardSave(_named(state.opt_state)),
-            run=ocp.args.JsonSave(dict(run)),
+            **{item: ocp.args.StandardSave(tree) for item, tree in arrays.items()},
+            run=ocp.args.JsonSave({**run, "crc": _crc(run)}),
         )
         known = {self._best: float(metrics[self._best])} if self._best and self._best in metrics else None
         self._manager.save(step, args=args, metrics=known, force=True)
 
     def run(self, step: int) -> dict:
-        """The metadata that `save` got as `run`."""
-        with _damage_as_input_error(step):
-            return self._manager.restore(step, args=ocp.args.Composite(run=ocp.args.JsonRestore())).run
+        """The metadata that `save` got as `run`. Raises Damaged, as all that reads a checkpoint."""
+        return {name: value for name, value in self._run(step).items() if name not in ("checksums", "crc")}
+
+    def set_aside(self, step: int) -> Path:
+        """Moves a damaged checkpoint out of the way, and returns where it is now."""
+        folders = (
+            self._workdir / ASIDE / f"{step}{more}" for more in itertools.chain([""], map("-{}".format, range(2, 99)))
+        )
+        target = next(folder for folder in folders if not folder.exists())
+        if processes.first():
+            target.parent.mkdir(exist_ok=True)
+            shutil.move(self._workdir / FOLDER / str(step), target)
+        processes.after_first(self._manager.reload)
+        return target
+
+    def _run(self, step: int) -> dict:
+        with _noticing_damage(step):
+            saved = self._manager.restore(step, args=ocp.args.Composite(run=ocp.args.JsonRestore())).run
+            crc = saved.get("crc")
+            if crc is not None and crc != _crc({name: value for name, value in saved.items() if name != "crc"}):
+                raise ValueError("its metadata has another checksum than was saved")
+            return saved
 
     def restore(self, step: int, state: State) -> State:
         """`state` with the arrays of a checkpoint; its structure must be that of the saved one."""
@@ -105,8 +141,15 @@ class Checkpoints:
                     f"{saved.get(differ[0])}, not {expected.get(differ[0])}"
                 )
         args = {item: ocp.args.StandardRestore(_named(tree)) for item, tree in trees.items()}
-        with _damage_as_input_error(step):
+        sums = self._run(step).get("checksums", {})  # none: saved by an earlier version
+        with _noticing_damage(step):
             restored = self._manager.restore(step, args=ocp.args.Composite(**args))
+            for item in trees:
+                known = sums.get(item, {})
+                for name, found in _checksums(dict(restored[item])).items():
+                    saved = known.get(name, found)
+                    if saved[0] == found[0] and saved[1] != found[1]:
+                        raise ValueError(f"its {item} have another checksum than was saved: {name}")
         return [
             jax.tree.unflatten(
                 jax.tree.structure(tree), [_placed(restored[item][name], x) for name, x in _named(tree).items()]
@@ -117,18 +160,42 @@ class Checkpoints:
     def _shapes(self, step: int, item: str) -> dict[str, tuple[int, ...]]:
         """{name: shape} of the arrays in a checkpoint."""
         self._manager.wait_until_finished()
-        with _damage_as_input_error(step):
+        with _noticing_damage(step):
             return {name: tuple(array.shape) for name, array in dict(self._manager.item_metadata(step)[item]).items()}
 
 
 @contextlib.contextmanager
-def _damage_as_input_error(step: int) -> Iterator[None]:
-    """Turns Orbax's errors about a damaged checkpoint into a one-line InputError."""
+def _noticing_damage(step: int) -> Iterator[None]:
+    """Turns whatever Orbax raises for a damaged checkpoint into one line, Damaged."""
     try:
         yield
-    except (AttributeError, KeyError, OSError, TypeError, ValueError) as error:
-        line = (str(error).splitlines() or ["?"])[0]
-        raise InputError(f"checkpoint {step} cannot be read ({line}); remove it to use the one before") from error
+    except Exception as error:  # of many kinds: files that lack or are cut, no JSON, no such array
+        line = one_line(error, kind=True)
+        raise Damaged(f"checkpoint {step} cannot be read ({line}); remove it to use the one before") from error
+
+
+def _checksums(arrays: Mapping[str, jax.Array]) -> dict[str, list]:
+    """{name: [dtype, a checksum of all bits]}, the same however the arrays are sharded."""
+    sums = jax.device_get(_sums(dict(arrays)))
+    return {name: [str(x.dtype), int(sums[name])] for name, x in arrays.items()}
+
+
+@jax.jit
+def _sums(arrays: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    """Sums of the arrays' bits modulo 2^32, each element times an odd number of its own: any single change is seen."""
+
+    def total(x: jax.Array) -> jax.Array:
+        bits = jax.lax.bitcast_convert_type(x, f"uint{8 * x.dtype.itemsize}").astype(jnp.uint32)
+        place = jnp.zeros(x.shape, jnp.uint32)
+        for axis, size in enumerate(x.shape):
+            place = place * jnp.uint32(size) + jax.lax.broadcasted_iota(jnp.uint32, x.shape, axis)
+        return jnp.sum(bits * (2 * place + 1), dtype=jnp.uint32)
+
+    return mesh.replicated({name: total(x) for name, x in arrays.items()})
+
+
+def _crc(run: Mapping) -> int:
+    return zlib.crc32(json.dumps(run, sort_keys=True).encode())
 
 
 def _placed(restored: jax.Array, like: jax.Array) -> jax.Array:

@@ -238,6 +238,25 @@ def test_a_run_that_is_asked_to_end_saves_its_step_and_goes_on_exactly(tmp_path)
     assert sorted(line["step"] for line in tiny_run.metrics(workdir)) == list(range(1, LAST + 1))
 
 
+def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_used(tmp_path, caplog):
+    """The same end, from further back; where none is whole, from the start."""
+    workdir = tmp_path / "run"
+    shutil.copytree(tiny_run.trained(), workdir)
+    shutil.rmtree(workdir / "checkpoints" / str(LAST))
+    (workdir / "finished").unlink()
+    newest = max(int(folder.name) for folder in (workdir / "checkpoints").iterdir() if folder.name.isdigit())
+    file = max((workdir / "checkpoints" / str(newest)).rglob("*"), key=lambda file: file.stat().st_size)
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+    with caplog.at_level("WARNING"):
+        tiny_run.run(workdir)
+    assert_same_outcome(workdir)
+    [line] = [record.message for record in caplog.records if "set aside" in record.message]
+    assert f"checkpoint {newest} cannot be read (" in line and f"damaged-checkpoints/{newest}" in line
+    assert (workdir / "damaged-checkpoints" / str(newest)).is_dir() and (workdir / "finished").exists()
+
+
 def test_a_finished_run_started_again_does_nothing_but_say_so(tmp_path):
     workdir = tmp_path / "run"
     shutil.copytree(tiny_run.trained(), workdir)

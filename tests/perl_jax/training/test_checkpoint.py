@@ -1,6 +1,7 @@
 """Checkpoints: what comes back is what was saved, bit for bit; the right ones are kept; the wrong ones are refused."""
 
 import dataclasses
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -84,6 +85,99 @@ def test_a_damaged_checkpoint_is_named(model, tmp_path):
         for read in (lambda: checkpoints.run(3), lambda: checkpoints.restore(3, state)):
             with pytest.raises(InputError, match="checkpoint 3 cannot be read"):
                 read()
+
+
+def flip_a_bit(folder):
+    """In the middle of the largest file."""
+    file = max((file for file in folder.rglob("*") if file.is_file()), key=lambda file: file.stat().st_size)
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 4
+    file.write_bytes(data)
+
+
+def cut(folder):
+    file = max((file for file in folder.rglob("*") if file.is_file()), key=lambda file: file.stat().st_size)
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+def fill_with_zeros(folder):
+    for file in folder.rglob("*"):
+        if file.is_file():
+            file.write_bytes(bytes(file.stat().st_size))
+
+
+def lose_the_optimizer(folder):
+    shutil.rmtree(folder / "optimizer")
+
+
+def lose_manifests(folder):
+    for file in [*folder.rglob("*manifest*"), *folder.rglob("_METADATA"), *folder.rglob("_sharding")]:
+        file.unlink() if file.is_file() else shutil.rmtree(file)
+
+
+def empty(folder):
+    shutil.rmtree(folder)
+    folder.mkdir()
+
+
+def change_the_metadata(folder):
+    [file] = [file for file in (folder / "run").rglob("*") if b"position" in file.read_bytes()]
+    file.write_bytes(file.read_bytes().replace(b'"position": 7', b'"position": 8'))
+
+
+DAMAGES = (flip_a_bit, cut, fill_with_zeros, lose_the_optimizer, lose_manifests, empty, change_the_metadata)
+
+
+@pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
+def test_any_damage_is_noticed_and_the_one_before_is_whole(model, tmp_path, damage):
+    state = jax.tree.map(jnp.array, state_of(model, seed=1, trainable=lambda path: ".mlp." in path))
+    with checkpoint.Checkpoints(tmp_path, keep=3) as checkpoints:
+        for step in (3, 6):
+            checkpoints.save(step, state, RUN, {})
+    damage(tmp_path / checkpoint.FOLDER / "6")
+    with checkpoint.Checkpoints(tmp_path, keep=3) as checkpoints:
+        if checkpoints.latest() == 6:  # else it is none by its form alone
+            with pytest.raises(checkpoint.Damaged, match=r"^checkpoint 6 cannot be read [^\n]*one before$"):
+                assert checkpoints.run(6) == RUN
+                checkpoints.restore(6, state)
+            aside = checkpoints.set_aside(6)
+            assert aside.parent.name == checkpoint.ASIDE and aside.exists()
+        assert checkpoints.latest() == 3 and checkpoints.run(3) == RUN
+        assert equal(checkpoints.restore(3, state).trainable, state.trainable)
+        checkpoints.save(6, state, RUN, {})
+
+
+def test_no_flipped_bit_is_missed(model, tmp_path):
+    """Of arrays whose bits are written as they are: any bit of any element of any dtype."""
+    rng = np.random.default_rng(0)
+    arrays = {
+        "a": jnp.asarray(rng.normal(size=(3, 5)), jnp.float32),
+        "b": jnp.asarray(rng.normal(size=7), jnp.bfloat16),
+        "c": jnp.int32(3),
+    }
+    before = checkpoint._checksums(arrays)
+    for _ in range(60):
+        name = "abc"[rng.integers(3)]
+        values = np.array(arrays[name]).reshape(-1)
+        bits = values.view(f"uint{8 * values.dtype.itemsize}")
+        bits[rng.integers(bits.size)] ^= bits.dtype.type(1 << int(rng.integers(8 * bits.dtype.itemsize)))
+        changed = arrays | {name: jnp.asarray(values.reshape(arrays[name].shape))}
+        assert [name] == [key for key, total in checkpoint._checksums(changed).items() if total != before[key]]
+
+
+def test_a_checkpoint_of_an_earlier_version_is_read(model, tmp_path, monkeypatch):
+    """Without checksums, it is taken as it is."""
+    state = jax.tree.map(jnp.array, state_of(model, seed=1, trainable=lambda path: path.endswith("norm.scale")))
+    save = checkpoint.ocp.args.JsonSave
+    monkeypatch.setattr(
+        checkpoint.ocp.args,
+        "JsonSave",
+        lambda run: save({name: value for name, value in run.items() if name not in ("checksums", "crc")}),
+    )
+    with checkpoint.Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(3, state, RUN, {})
+    with checkpoint.Checkpoints(tmp_path, read_only=True) as checkpoints:
+        assert checkpoints.run(3) == RUN and equal(checkpoints.restore(3, state).trainable, state.trainable)
 
 
 def test_a_half_written_checkpoint_does_not_count(model, tmp_path):
