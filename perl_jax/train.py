@@ -306,9 +306,10 @@ def resume(
     source: batches.Source,
     facts: Mapping[str, Any],
 ) -> tuple[update.State, int]:
-    """(the state, steps done) of the newest checkpoint that is whole, whose data stream is restored too; else a start.
+    """(the state, steps done) of the newest checkpoint that is whole, whose data stream is restored too; or a start.
 
-    Damaged ones are named and set aside. Raises InputError if base model or adapters differ.
+    Damaged ones are named and set aside while there is one before. Raises InputError if base model or adapters differ,
+    and if no checkpoint is whole: a run never begins anew by itself.
     """
     while True:
         done = checkpoints.latest() or 0
@@ -323,6 +324,8 @@ def resume(
         except checkpoint.Damaged as error:
             damage = str(error)
         if damage := next(filter(None, processes.exchange(damage)), ""):
+            if done == min(checkpoints.steps()):
+                raise InputError(f"{damage}, or give a new --workdir: there is none before that is whole")
             logger.warning("%s: set aside as %s", damage.partition(";")[0], checkpoints.set_aside(done))
             continue
         source.questions.restore(saved["stream"])

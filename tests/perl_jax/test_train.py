@@ -239,7 +239,7 @@ def test_a_run_that_is_asked_to_end_saves_its_step_and_goes_on_exactly(tmp_path)
 
 
 def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_used(tmp_path, caplog):
-    """The same end, from further back; where none is whole, from the start."""
+    """The same end, from further back."""
     workdir = tmp_path / "run"
     shutil.copytree(tiny_run.trained(), workdir)
     shutil.rmtree(workdir / "checkpoints" / str(LAST))
@@ -255,6 +255,20 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_used(tmp_path, cap
     [line] = [record.message for record in caplog.records if "set aside" in record.message]
     assert f"checkpoint {newest} cannot be read (" in line and f"damaged-checkpoints/{newest}" in line
     assert (workdir / "damaged-checkpoints" / str(newest)).is_dir() and (workdir / "finished").exists()
+
+
+def test_a_run_does_not_begin_anew_where_no_checkpoint_is_whole(tmp_path):
+    workdir = tmp_path / "run"
+    shutil.copytree(tiny_run.trained(), workdir)
+    for folder in (workdir / "checkpoints").iterdir():
+        if folder.is_dir():
+            shutil.rmtree(folder / "optimizer")
+    first = min(int(folder.name) for folder in (workdir / "checkpoints").iterdir() if folder.name.isdigit())
+    words = rf"checkpoint {first} cannot be read \(.*\); remove it .*, or give a new --workdir: there is none before"
+    for _ in range(2):
+        with pytest.raises(InputError, match=words):
+            tiny_run.run(workdir)
+    assert (workdir / "checkpoints" / str(first)).is_dir()
 
 
 def test_a_finished_run_started_again_does_nothing_but_say_so(tmp_path):
