@@ -2,7 +2,7 @@
 
 Command:   python -m perl_jax.train --config=configs/perl_72b.py --workdir=runs/perl_72b
 Data:      as configs/perl_7b.py
-Hardware:  v5p:4x4x4 or v6e:16x16; planned (benchmarks/PLANS.md): 58%, 87% of the memory, 116, 30 s a step
+Hardware:  v5p:4x4x4 or v6e:16x16; planned (benchmarks/PLANS.md): 82%, 87% of the memory, 97, 30 s a step
 Result:    not run
 """
 

@@ -3,7 +3,7 @@
 Command:   python -m perl_jax.train --config=configs/perl_7b.py --workdir=runs/perl_7b
 Data:      runs/mantis and runs/k12, made by prepare and filter (perl_jax/data/README.md), in the paper's shares; other
            sets by --config.data.directory=DIR or DIR=22,DIR2=36
-Hardware:  v5e:8x8, v5p:4x4x4 or v6e:16x16; planned (benchmarks/PLANS.md): 58%, 10%, 19% of the memory, 33, 13, 6 s
+Hardware:  v5e:8x8, v5p:4x4x4 or v6e:16x16; planned (benchmarks/PLANS.md): 58%, 18%, 43% of the memory, 32, 11, 6 s
            a step
 Result:    not run
 """

@@ -3,7 +3,7 @@
 Command:   python -m perl_jax.train --config=configs/perl_7b_lora.py --workdir=runs/lora
            XLA_PYTHON_CLIENT_MEM_FRACTION=0.92
 Data:      as configs/perl_7b.py
-Hardware:  one H100 of 80 GB; estimated (benchmarks/PLANS.md): 68% of the memory, 412 s a step
+Hardware:  one H100 of 80 GB; estimated (benchmarks/PLANS.md): 80% of the memory, 353 s a step
 Result:    not run. Adapters learn with a larger rate than the paper's, which trains all weights: 1e-5
 """
 
