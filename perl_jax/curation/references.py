@@ -339,6 +339,8 @@ def _own_name(name: str | None, place: int, count: int) -> bool:
     """Whether a caption names its own place: "2", "B", "II", "TWO", "SECOND", "二" for place 1."""
     if name is None:
         return False
+    if place >= count:  # a slot more than there are images
+        return False
     own = {style(place, count).upper() for key, style in symbols.STYLES.items() if count == 2 or "ide" not in str(key)}
     return name in own | {f"第{symbols.CHINESE[place]}" if place < len(symbols.CHINESE) else ""}
 

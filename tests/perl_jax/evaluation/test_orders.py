@@ -4,7 +4,7 @@ import math
 
 import pytest
 from benchmark_cases import CASES, PNG, Case, Place, load, record
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from perl_jax import records
@@ -218,6 +218,7 @@ TEXT = st.lists(st.sampled_from([
     st.sampled_from([None, "rewrite", "invariant"]),
     st.lists(TEXT, max_size=3),
 )
+@example("<image>", "", ["<image>", "image 1 <image>"], 2, None, None, [])  # a slot more than there are images
 def test_whatever_a_row_says_the_run_goes_on(question, answer, choices, count, kind, effect, extracted):
     item = item_of(question, answer, count, choices, kind, order_effect=effect)
     for each in orders.in_orders(item, 4, 0):

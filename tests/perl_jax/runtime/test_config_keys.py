@@ -61,10 +61,11 @@ def test_a_letter_too_many_or_too_few(key, data):
 @given(st.sampled_from(SECTIONS), st.sampled_from(KEYS))
 @settings(max_examples=100, deadline=None, derandomize=True)
 def test_a_key_in_the_wrong_section(section, key):
-    """Its name leads to it, where no other key has that name, or to one like it in that section."""
+    """Its name leads to it, where no other key or section has that name, or to one like it in that section."""
     name = key.rpartition(".")[2]
     written = f"{section}.{name}"
-    if written not in KEYS and sum(other.rpartition(".")[2] == name for other in KEYS) == 1:
+    once = sum(other.rpartition(".")[2] == name for other in [*KEYS, *SECTIONS]) == 1
+    if written not in KEYS and once:
         found = config_keys.suggestion(CONFIG, written)
         assert found == key or found.startswith(f"{section}.")
 

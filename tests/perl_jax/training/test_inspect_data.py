@@ -7,6 +7,7 @@ import tiny_run
 
 from models import qwen2_5_vl as qwen
 from perl_jax import permute, rewards, update
+from perl_jax.engine import tree_packing
 from perl_jax.grading import Grader
 from perl_jax.training import inspect_data
 
@@ -75,7 +76,7 @@ def test_shapes_are_those_of_the_trainer():
     groups = [
         update.Group(images, [[0]] * 2, [ids] * 2, [[[1] * 5] * 3] * 2, np.ones((2, 3))) for ids, images in questions
     ]
-    forest = update.tree_packing.pack(sizes, groups, 2, 64, **limits)
+    forest = tree_packing.pack(sizes, groups, 2, 64, **limits)
     assert fill.tokens == 1 - forest.padding and fill.shape == f"{len(forest.batches)} x 2 x 64"
     assert fill.images == np.mean([rows.vision.images >= 0 for rows in forest.batches])
 
