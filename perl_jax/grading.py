@@ -19,6 +19,7 @@ import textwrap
 import traceback
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import wait
 from multiprocessing import context, spawn
 from pathlib import Path
 from threading import Lock
@@ -32,6 +33,7 @@ from perl_jax import rewards
 log = logging.getLogger(__name__)
 
 MAX_CHUNK = 64
+ALIVE = 1.0  # seconds between two looks at whether the workers' pool still works
 # A record for any reward: `weights` are checked on an empty response to it.
 _TRIAL: dict[str, object] = {
     "id": "trial",
@@ -202,7 +204,8 @@ class Grader:
 
     def _try_weights(self) -> None:
         """Checks the weights' parts on an empty response, before time is spent on rollouts."""
-        result = outcome(self._pool.schedule(_score, (self._reward_name, [(_TRIAL, "")]), timeout=self._timeout))
+        trial = self._pool.schedule(_score, (self._reward_name, [(_TRIAL, "")]), timeout=self._timeout)
+        result = outcome(self._pool, trial)
         if isinstance(result, list) and isinstance(result[0], dict):  # otherwise checked in the first `grade`
             self._parts |= result[0].keys()
         try:
@@ -261,7 +264,7 @@ class Grader:
         try:
             self._schedule(distinct, size)
             futures = [self._started[key] for key in distinct]
-            done = {id(future): outcome(future) for future, _ in futures}
+            done = {id(future): outcome(self._pool, future) for future, _ in futures}
             results = [(done[id(future)], place) for future, place in futures]
             return {
                 key: result if isinstance(result, Exception) else result[place]
@@ -327,8 +330,15 @@ def pool(workers: int, initializer: Callable[..., None], *arguments: object) -> 
     return ProcessPool(workers, context=_Context(), initializer=initializer, initargs=arguments)
 
 
-def outcome(future: ProcessFuture) -> Any:
-    """A task's result, or the exception with which its worker was stopped or lost."""
+def outcome(pool: ProcessPool, future: ProcessFuture) -> Any:
+    """A task's result, or the exception with which its worker was stopped or lost.
+
+    Raises RuntimeError where the pool has broken and will never get to the task: pebble leaves such a future pending.
+    """
+    while not future.done():
+        wait([future], timeout=ALIVE)
+        if not future.done() and not pool.active:
+            raise RuntimeError("the pool of workers has broken")
     try:
         return future.result()
     except (TimeoutError, ProcessExpired) as error:

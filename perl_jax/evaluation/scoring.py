@@ -76,7 +76,7 @@ def _scored(tasks: Sequence[tuple], workers: int, retry: bool = True) -> list[li
 def _outcomes(pool, tasks: Sequence[tuple]) -> list[list[ScoredResponse]]:
     """Each task's result; for one that hung or killed its worker, each response is scored separately."""
     futures = [pool.schedule(score, task, timeout=TIMEOUT) for task in tasks]
-    done = [grading.outcome(future) for future in futures]
+    done = [grading.outcome(pool, future) for future in futures]
     lost = [
         (*task[:-1], [text])
         for task, results in zip(tasks, done)

@@ -1,5 +1,6 @@
 """Grading in processes: whatever one response does to the reward, the others are graded and the run goes on."""
 
+import concurrent.futures
 import logging
 import multiprocessing
 import os
@@ -7,11 +8,13 @@ import signal
 import subprocess
 import sys
 import threading
+import types
 
 import pytest
 from environment import REPOSITORY
 
 from models.errors import InputError
+from perl_jax import grading
 from perl_jax.grading import Grader
 
 REWARD = """
@@ -211,6 +214,18 @@ def test_a_worker_lost_between_two_calls_is_replaced(grader):
     os.kill(worker.pid, signal.SIGKILL)
     worker.join()
     assert grader.grade([(RECORD, "ok")])[0]["reward"] == 1.0
+
+
+def test_a_task_that_a_broken_pool_never_gets_to_is_not_awaited(monkeypatch):
+    """As where a worker dies just when the task is given."""
+    monkeypatch.setattr(grading, "ALIVE", 0.01)
+    pool = types.SimpleNamespace(active=True)
+    threading.Timer(0.1, lambda: setattr(pool, "active", False)).start()
+    with pytest.raises(RuntimeError, match="has broken"):
+        grading.outcome(pool, concurrent.futures.Future())
+    done = concurrent.futures.Future()
+    done.set_result(3)
+    assert grading.outcome(pool, done) == 3
 
 
 def test_grades_a_demo_step_from_any_thread():
