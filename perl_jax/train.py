@@ -323,7 +323,7 @@ def resume(
             state = checkpoints.restore(done, state)
         except checkpoint.Damaged as error:
             damage = str(error)
-        if damage := next(filter(None, processes.exchange(damage)), ""):
+        if damage := processes.any_text(damage):
             if done == min(checkpoints.steps()):
                 raise InputError(f"{damage}, or give a new --workdir: there is none before that is whole")
             logger.warning("%s: set aside as %s", damage.partition(";")[0], checkpoints.set_aside(done))

@@ -107,6 +107,11 @@ def exchange(value) -> list:
     return [json.loads(row[:size].tobytes()) for row, size in zip(padded, sizes)]
 
 
+def any_text(text: str) -> str:
+    """The first text, by process index, that is not empty; the same in all processes, "" where all are empty."""
+    return next(filter(None, exchange(text)), "")
+
+
 def check_equal(value, what: str) -> None:
     """Raises InputError in every process unless all have the same JSON-able `value`."""
     values = exchange(value)

@@ -38,7 +38,7 @@ class Stop:
 
     def asked(self) -> str:
         """The name of a signal that some process got, the same in all processes, which all must ask; "" for none."""
-        name = next(filter(None, processes.exchange(self._name)), "")
+        name = processes.any_text(self._name)
         if name:
             self._begin(name)
         return name
