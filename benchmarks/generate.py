@@ -2,7 +2,8 @@
 
 Eight prompts of 83 to 97 tokens with two 84x84 images each, eight samples per prompt, 64 tokens per sample, float32, on
 the same random checkpoint and prompts, alternating. transformers runs its fastest batched mode: one `generate` for all
-prompts, left-padded, with `num_return_sequences=8`. Fails unless the greedy tokens of both are equal.
+prompts, left-padded, with `num_return_sequences=8`. Both use all cores: torch by threads, JAX on a CPU also by a device
+for each core, over which a mesh shards the prompts. Fails unless the greedy tokens of both are equal.
 """
 
 import jax
@@ -11,7 +12,7 @@ import torch
 
 from benchmarks import peer, workload
 from models import qwen2_5_vl as qwen
-from perl_jax import rollout
+from perl_jax import mesh, rollout
 
 PROMPTS, SAMPLES, TOKENS, ROUNDS = 8, 8, 64, 5
 
@@ -32,6 +33,13 @@ def theirs_inputs(prompts) -> dict[str, torch.Tensor]:
 
 
 def main() -> None:
+    jax.config.update("jax_num_cpu_devices", torch.get_num_threads())
+    with jax.set_mesh(mesh.make()):
+        compare()
+
+
+def compare() -> None:
+    """Measures both samplers on the current mesh, and prints their table."""
     rng = np.random.default_rng(0)
     model = workload.model()
     prompts = [

@@ -7,7 +7,18 @@ from pathlib import Path
 
 from benchmarks.readme import REPOSITORY, machine
 
-NAMES = ("generate", "long_tail", "update", "real_sizes", "permutations", "padding", "compilations", "data", "grading")
+NAMES = (
+    "generate",
+    "lengths",
+    "long_tail",
+    "update",
+    "real_sizes",
+    "permutations",
+    "padding",
+    "compilations",
+    "data",
+    "grading",
+)
 FILE = Path(__file__).with_name("RESULTS.md")
 
 

@@ -21,6 +21,9 @@ from models.layers import precision
 LEAST_BLOCK = 128  # least queries per block of a packed row
 STORED = 2048  # longer packed rows recompute attention weights in the backward pass instead of storing them
 
+# Softmax attention over some keys: maximum score, sum of exponentials, weighted values; float32 [..., T, 1 or d].
+Partial = tuple[jax.Array, jax.Array, jax.Array]
+
 
 def attention(q, k, v, mask):
     """Masked attention: q [T, H, d], k and v [S, J, d], mask broadcastable to [T, S] -> [T, H, d].
@@ -35,11 +38,10 @@ def attention(q, k, v, mask):
     return (out / total).astype(v.dtype).reshape(J, H // J, T, d).transpose(2, 0, 1, 3).reshape(T, H, d)
 
 
-def partial_attention(q, k, v, mask):
+def partial_attention(q, k, v, mask) -> Partial:
     """Softmax attention over one block of keys, for `merged`: q [..., T, d], k [..., d, S], v [..., S, d].
 
-    Returns float32 (maximum score [..., T, 1], sum of exponentials [..., T, 1], weighted values [..., T, d]). `mask`
-    broadcasts to [..., T, S]; each token must see a key.
+    `mask` broadcasts to [..., T, S]; each token must see a key.
     """
     exact = precision(q.dtype)
     scores = jnp.matmul(q, k, precision=exact, preferred_element_type=jnp.float32) * q.shape[-1] ** -0.5
@@ -50,8 +52,8 @@ def partial_attention(q, k, v, mask):
     return largest, jnp.sum(weights, axis=-1, keepdims=True), out
 
 
-def merged(*parts):
-    """Attention over all keys, float32 [..., T, d], from results of `partial_attention`."""
+def merged(*parts: Partial):
+    """Attention over all keys, float32 [..., T, d], from its parts; in some of them a token may see no key."""
     largest = reduce(jnp.maximum, [part[0] for part in parts])
     scales = [jnp.exp(part[0] - largest) for part in parts]
     total = sum(part[1] * scale for part, scale in zip(parts, scales))

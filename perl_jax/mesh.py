@@ -235,14 +235,9 @@ def place(tree: Tree, axis: int = 0) -> Tree:
     return jax.tree.map(lambda x: jax.make_array_from_callback(x.shape, where, lambda index: x[index]), tree)
 
 
-def shapes(tree: Tree, like: Any) -> Tree:
-    """ShapeDtypeStructs with the shapes of `tree` and the shardings of `like`, for ahead-of-time compilation."""
-
-    def shape(x: Any, like: Any) -> jax.ShapeDtypeStruct:
-        where = like.sharding if getattr(like, "committed", False) else None
-        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where)
-
-    return jax.tree.map(shape, tree, like)
+def like(x: jax.Array, shape: tuple[int, ...]) -> jax.ShapeDtypeStruct:
+    """An array of this shape, of the dtype and sharding of `x`, for ahead-of-time compilation."""
+    return jax.ShapeDtypeStruct(shape, x.dtype, sharding=x.sharding if x.committed else None)
 
 
 def reshard(state: nnx.State, layout: str) -> nnx.State:
@@ -264,5 +259,6 @@ def _reshard(state: nnx.State, layout: str) -> nnx.State:
 def abstract(
     shape: Sequence[int], dtype: DTypeLike = jnp.int32, *where: str | tuple[str, ...] | None
 ) -> jax.ShapeDtypeStruct:
-    """An abstract array on the current mesh, sharded along its dimensions as `where` says."""
-    return jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(jax.sharding.get_mesh(), P(*where)))
+    """An abstract array on the current mesh, if there is one, sharded along its dimensions as `where` says."""
+    mesh = jax.sharding.get_mesh()
+    return jax.ShapeDtypeStruct(shape, dtype, sharding=None if mesh.empty else NamedSharding(mesh, P(*where)))

@@ -40,7 +40,7 @@ USABLE = 0.92  # share of a GPU's memory for XLA (XLA_PYTHON_CLIENT_MEM_FRACTION
 
 ARGUMENTS = {  # buffers that are inputs or outputs of each program
     "prefill images": ("weights", "frozen weights"),
-    "prefill": ("weights", "frozen weights", "prompt caches"),
+    "prefill": ("weights", "frozen weights"),
     "decode": ("decoding copy", "prompt caches", "response caches"),
     "update images": ("weights", "frozen weights"),
     "update": ("weights", "frozen weights", "gradients"),

@@ -1,16 +1,18 @@
-"""Batched group sampling: images encoded once, prompts prefilled once, G streams decoded per prompt KV cache.
+"""Batched group sampling: images encoded once, prompts prefilled once, their pages read by all of their streams.
 
 A stream draws token t with the key fold_in(seed, id, rollout, t), so its tokens do not depend on the rest of the batch.
 Each token comes with its log-prob under the raw distribution.
 
-The device decodes in segments, between which the host checks which streams have ended. So that the longest response
-does not set the cost of the whole batch, per-stream KV caches start small and double when full, and live streams move
-to a smaller batch as soon as they fit. The possible shapes (`capacities` x `batch_sizes`) are few and compiled ahead.
+The device decodes in segments, between which the host checks which streams have ended. Then waiting prompts are
+prefilled and take their slots (`DecodeBatch`); at the end, the live streams move to fewer slots. Keys and values lie in
+pages (`engine/pages.py`); those of the newest tokens lie in one place for all streams, the recent tokens, which become
+a page of each stream when full. The possible shapes are few and compiled ahead.
 
-On a mesh each shard decodes all streams of its share of the prompts; streams never move between shards.
+On a mesh each shard decodes its own streams, which never move between shards; a waiting prompt may go to any.
 """
 
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
@@ -24,33 +26,38 @@ from jax.typing import DTypeLike
 
 import models
 from models import lora
-from models.attention import causal, merged, partial_attention, platform
+from models.attention import Spans, merged, partial_attention
+from models.errors import InputError
 from models.layers import unstacked
-from models.packing import Inputs
+from models.packing import check_ids
 from perl_jax import mesh
-from perl_jax.engine.decode_batch import Decoded, Rollouts, Segment, batch_sizes, capacities, regroup, rollouts
-from perl_jax.engine.embeddings import embeddings
+from perl_jax.engine import decode_batch, embeddings
+from perl_jax.engine.decode_batch import (
+    DecodeBatch,
+    Finished,
+    Moves,
+    Rollouts,
+    Segment,
+    Shapes,
+    Slots,
+    followers,
+    no_slots,
+)
+from perl_jax.engine.pages import Cache, all_arranged, arranged, attend, empty, page
+from perl_jax.engine.prefill import PackedPrompts, prefill, row_lengths
 from perl_jax.engine.sampling import Sampling, sample
 
-SEGMENT = 64  # tokens decoded between two host checks
-
-Cache = tuple[jax.Array, jax.Array]  # of one layer: keys and values
 Split = tuple[nnx.GraphDef, nnx.State]  # a model by `nnx.split`
-Finished = Callable[[int, int, np.ndarray], None]
 
 _compiled: set[tuple] = set()  # signatures that `compile_ahead` has compiled
 
 
-class Streams(flax.struct.PyTreeNode):
-    """Decoding state of N prompts with G streams each. Prompts are padded to P tokens, per-stream KV caches hold C."""
+class Caches(flax.struct.PyTreeNode):
+    """KV caches by layer, of all shards."""
 
-    prompt_kv_cache: list[Cache]  # prompt KV cache by layer: keys [N, J, d, P], values [N, J, P, d]
-    kv_cache: list[Cache]  # per-stream KV cache by layer: keys [N * G, J, d, C], values [N * G, J, C, d]
-    lengths: jax.Array  # int32 [N]: prompt lengths
-    starts: jax.Array  # int32 [N]: the position of the first token after each prompt
-    keys: jax.Array  # [N, G]
-    last: jax.Array  # int32 [N, G]: the newest token, not yet in the KV cache
-    done: jax.Array  # bool [N, G]
+    prompts: list[Cache]  # pages of prompts: keys [K, J, d, PAGE], values [K, J, PAGE, d]
+    recent: Any  # likewise the streams' newest tokens: keys [S, J, d, T], values [S, J, T, d]; None where apart
+    pages: list[Cache]  # pages of streams
 
 
 def generate(
@@ -68,6 +75,7 @@ def generate(
     max_pixels: int | None = None,
     finished: Finished | None = None,
     batch: int = 0,
+    lengths: Sequence[int] = (),
 ) -> Rollouts:
     """Samples `samples` responses to each prompt [(input_ids, images), ...] (as `models.pack` takes them).
 
@@ -75,9 +83,11 @@ def generate(
     0..N-1) seed the draws: the same id and prompt give the same tokens in any batch (in float32, up to rounding). Image
     and video tokens are never sampled. `finished(n, g, tokens)` is called once per response as soon as the host sees
     its end; others may still be decoding. `batch` limits the prompts decoded at a time, and so the KV caches in memory;
-    0 is all.
+    0 is all. The others wait, and take the place of streams that have ended. `lengths` are those of all prompts of a
+    run: its calls then have the same programs (with the same `batch`), which are all compiled by the first.
 
-    Raises ValueError for options out of range, no prompts, or ids that are not one per prompt.
+    Raises ValueError for options out of range, no prompts, or ids that are not one per prompt, and InputError for a
+    prompt that ends with an image.
     """
     if temperature < 0 or not 0 < top_p <= 1 or min(top_k, batch) < 0 or samples < 1 or max_new_tokens < 1:
         raise ValueError(
@@ -85,6 +95,9 @@ def generate(
         )
     if not prompts:
         raise ValueError("generate needs at least one prompt")
+    for number, (prompt, _) in enumerate(prompts):
+        if check_ids(model.config, prompt, f"prompt {number}")[-1] == model.config.image_token_id:
+            raise InputError(f"prompt {number} ends with an image; end it with text, which a response can follow")
     ids = np.arange(len(prompts)) if ids is None else np.asarray(ids)
     if ids.shape != (len(prompts),):
         raise ValueError(f"ids must hold one id per prompt: {ids.shape} for {len(prompts)} prompts")
@@ -94,95 +107,122 @@ def generate(
         min(int(top_k), model.config.text.vocab_size),
         tuple(sorted({int(e) for e in eos_ids})),
     )
-    batch, shards = min(batch or len(prompts), len(prompts)), mesh.shards()
-    N = -(-batch // shards) * shards  # equal shares for all shards
-    parts = nnx.split(model), nnx.split(for_decoding(model))
-    batches = []
-    for first in range(0, len(prompts), batch):
-        count = min(batch, len(prompts) - first)
-        indices = first + np.arange(N).clip(max=count - 1)  # padded, so that all batches have the same shapes
-        inputs = models.pack(
-            model.config, [prompts[n] for n in indices], min_pixels, max_pixels, shards, mesh.local_shards()
-        )
-        batches.append(Decoded(count, N, samples, max_new_tokens, shards, _counted_from(first, finished)))
-        _generate(*parts, options, inputs, ids[indices], seed, batches[-1])
-    return rollouts(batches, model.source.pad_id if model.source else 0)
+    shards, made_for = mesh.shards(), lengths or [len(ids) for ids, _ in prompts]
+    at_once = batch if lengths and batch else min(batch or len(prompts), len(prompts))
+    refills = bool(batch) if lengths else len(prompts) > at_once
+    shapes = decode_batch.shapes(made_for, at_once, samples, max_new_tokens, shards, refills, not lengths)
+    rows = row_lengths(max(made_for))
+    parts, decoder = nnx.split(model), nnx.split(for_decoding(model))
+    packed = PackedPrompts(parts, prompts, at_once, min_pixels, max_pixels)
+    streams = DecodeBatch([ids for ids, _ in prompts], samples, max_new_tokens, shards, shapes, finished)
+    caches = no_caches(model, shapes)
+    if lengths or len(shapes.rungs) > 1:
+        compile_ahead(parts, decoder, options, caches, shapes, rows)
+    constants = np.uint32(seed % 2**32), np.int32(max_new_tokens)
+    while streams.waiting or any(streams.live):
+        while moves := streams.fit():
+            caches = _moved(caches, moves)
+        admitted = streams.admit()
+        if moves := streams.fit(admitted):
+            caches = _moved(caches, moves)
+        streams.allocate(admitted)
+        caches = caches.replace(prompts=packed.prefilled(caches.prompts, admitted, rows))
+        slots = mesh.place(streams.slots(packed.starts, ids.astype(np.uint32)))
+        numbers = np.int32(streams.at), *map(np.int32, streams.limits())
+        others = caches.replace(recent=None)
+        recent, end, segment = _decode(*decoder, options, others, caches.recent, slots, *constants, *numbers)
+        caches = caches.replace(recent=recent)
+        streams.add(jax.device_get(segment), int(end))
+    return streams.result(model.source.pad_id if model.source else 0)
 
 
-def _counted_from(first: int, finished: Finished | None) -> Finished | None:
-    """`finished` for a batch whose prompts start at number `first`."""
-    return finished and (lambda n, g, tokens: finished(first + n, g, tokens))
+def no_caches(model: models.Model, shapes: Shapes) -> Caches:
+    """The caches of a batch, without a token."""
+    text, dtype, rung, shards = model.config.text, str(jnp.dtype(model.compute_dtype)), shapes.rungs[0], mesh.shards()
+    L, J, d = text.num_hidden_layers, text.num_key_value_heads, text.head_dim
+
+    def of(count: int, tokens: int) -> list[Cache]:
+        return empty(L, ((count * shards, J, d, tokens), (count * shards, J, tokens, d)), dtype)
+
+    return Caches(of(rung.prompt_pages, page()), of(rung.slots, shapes.recent), of(rung.pages, page()))
 
 
-def _generate(
-    parts: Split, decoder: Split, options: Sampling, inputs: Inputs, ids: np.ndarray, seed: int, decoded: Decoded
-) -> None:
-    """Decodes one batch into `decoded`. `parts` is the split model, `decoder` the split `for_decoding(model)`."""
-    (count, G, R), shards = decoded.shape, mesh.shards()
-    cache_sizes, sizes = capacities(R), batch_sizes(len(ids), G, R, shards)
-    h = embeddings(*parts, *mesh.place((inputs.ids, inputs.image_index, inputs.vision)))
-    streams, segment = _start(
-        *parts,
-        options,
-        G,
-        cache_sizes[0],
-        h,
-        mesh.place(inputs.position_ids, axis=1),
-        *mesh.place((inputs.lengths, inputs.starts, ids.astype(np.uint32))),
-        np.uint32(seed % 2**32),
-        np.int32(count),
-    )
-    if len(cache_sizes) > 1:
-        compile_ahead(*decoder, options, streams, cache_sizes, sizes)
-
-    decoded.add(segment, 0, 1)
-    t, cache_index, size_index = 1, 0, 0
-    while t < R and decoded.alive.any():
-        while size_index + 1 < len(sizes) and (moves := regroup(decoded.alive, *sizes[size_index + 1], shards)):
-            streams, size_index = _shrink(streams, *mesh.place(moves)), size_index + 1
-            decoded.move(moves)
-        if t > cache_sizes[cache_index]:
-            cache_index += 1
-            streams = streams.replace(
-                kv_cache=[_grow(streams.kv_cache.pop(0), cache_sizes[cache_index]) for _ in list(streams.kv_cache)]
-            )
-        stop = min(t + SEGMENT, cache_sizes[cache_index] + 1, R)
-        smaller = sizes[size_index + 1] if size_index + 1 < len(sizes) else (0, 1)
-        streams, end, segment = _decode(*decoder, options, smaller, streams, np.int32(t), np.int32(stop))
-        decoded.add(segment, t, int(end))
-        t = int(end)
+def _moved(caches: Caches, moves: Moves) -> Caches:
+    """The caches in their new shape."""
+    pages = all_arranged(caches.pages, moves.pages, list(caches.recent) if moves.full else None)
+    prompts, recent = caches.prompts, caches.recent
+    if moves.prompt_pages is not None:
+        prompts = all_arranged(prompts, moves.prompt_pages)
+    if moves.slots is not None:
+        recent = all_arranged(recent, moves.slots)
+    return Caches(prompts, recent, pages)
 
 
 def compile_ahead(
-    graph: nnx.GraphDef,
-    weights: nnx.State,
-    options: Sampling,
-    streams: Streams,
-    cache_sizes: Sequence[int],
-    sizes: Sequence[tuple[int, int]],
+    parts: Split, decoder: Split, options: Sampling, caches: Caches, shapes: Shapes, lengths: Sequence[int]
 ) -> None:
-    """Compiles all programs that a call may need, once, so that no later step waits for compilation."""
-    signature = (graph, options, *cache_sizes, *sizes, streams.prompt_kv_cache[0][0].shape)
+    """Compiles all programs that a batch of these shapes may need, once; no later step waits for compilation.
+
+    Only those that encode images, whose sizes no one knows ahead, are left.
+    """
+    signature = decoder[0], options, *shapes.rungs, *lengths, caches.recent[0][0].shape, jax.sharding.get_mesh()
     if signature in _compiled:
         return
-    programs: list[tuple] = []
-    shapes = mesh.shapes(streams, streams)
-    for smaller in [*sizes[1:], None]:
-        moves = mesh.place((np.zeros(smaller[0], np.int32), np.zeros(smaller, np.int32))) if smaller else ()
-        grown = shapes
-        for larger in [*cache_sizes[1:], None]:
-            programs.append((_decode, graph, weights, options, smaller or (0, 1), grown, np.int32(0), np.int32(0)))
-            if smaller:
-                programs.append((_shrink, grown, *moves))
-            if larger:
-                programs.append((_grow, grown.kv_cache[0], larger))
-                kv_cache = [jax.eval_shape(partial(_grow, capacity=larger), layer) for layer in grown.kv_cache]
-                grown = grown.replace(kv_cache=mesh.shapes(kv_cache, streams.kv_cache))
-        if smaller:
-            shapes = mesh.shapes(jax.eval_shape(_shrink, shapes, *moves), streams)
+    programs = itertools.chain(
+        _decoding_programs(decoder, options, caches, shapes),
+        _moving_programs(caches, shapes, lengths),
+        _prefill_programs(parts, lengths, caches.recent[0][0].dtype),
+    )
     with ThreadPoolExecutor() as pool:
         list(pool.map(mesh.in_any_thread(lambda program: program[0].lower(*program[1:]).compile()), programs))
     _compiled.add(signature)
+
+
+def _prefill_programs(parts: Split, lengths: Sequence[int], dtype: DTypeLike) -> Iterator[tuple]:
+    """(`prefill`, its arguments) of all lengths of a row."""
+    shards, width = mesh.shards(), nnx.merge(*parts).config.embedding_size
+
+    for length in lengths:
+        h = mesh.abstract((shards, length, width), dtype, mesh.ROWS)
+        positions = mesh.abstract((3, shards, length), jnp.int32, None, mesh.ROWS)
+        spans: list[Any] = [mesh.abstract((shards, length), jnp.int32, mesh.ROWS)] * 3
+        yield prefill, *parts, h, positions, Spans(*spans)
+
+
+def _of(cache: Cache, count: int) -> Any:
+    """The shapes of a layer's cache with as many pages, or slots, a shard."""
+    return tuple(mesh.like(x, (count * mesh.shards(), *x.shape[1:])) for x in cache)
+
+
+def _decoding_programs(decoder: Split, options: Sampling, caches: Caches, shapes: Shapes) -> Iterator[tuple]:
+    """(`_decode`, its arguments) of all shapes."""
+    numbers = np.uint32(0), np.int32(0), np.int32(0), np.int32(0), np.int32(0)
+    for rung in shapes.rungs:
+        pages = [_of(layer, rung.pages) for layer in caches.pages]
+        others = Caches([_of(layer, rung.prompt_pages) for layer in caches.prompts], None, pages)
+        recent = [_of(layer, rung.slots) for layer in caches.recent]
+        slots = mesh.place(no_slots(rung, mesh.shards()))
+        yield _decode, *decoder, options, others, recent, slots, *numbers
+
+
+def _moving_programs(caches: Caches, shapes: Shapes, lengths: Sequence[int]) -> Iterator[tuple]:
+    """(`arranged`, its arguments) of all ways from one shape to another, and of prefilled rows into each."""
+    prompts, recent, pages = caches.prompts[0], caches.recent[0], caches.pages[0]
+    wide = {rung.prompt_pages for rung in shapes.rungs if rung.slots == shapes.rungs[0].slots}
+    moves: dict[tuple, tuple[Cache, Cache | None]] = {}
+    for count, length in itertools.product(wide, lengths):
+        moves["prompts", count, length // page(), count] = prompts, prompts
+    for old, full in itertools.product(shapes.rungs, (True, False, None)):
+        for new in followers(shapes.rungs, old, full):
+            more = [old.slots] if full else []
+            moves["pages", old.pages, *more, new.pages] = pages, recent if full else None
+            if new.prompt_pages != old.prompt_pages or new.slots != old.slots:
+                moves["prompts", old.prompt_pages, new.prompt_pages] = prompts, None
+            if new.slots != old.slots:
+                moves["recent", old.slots, new.slots] = recent, None
+    for (_, count, *of_others, result), (cache, others) in moves.items():
+        index = mesh.place(np.zeros(result * mesh.shards(), np.int32))
+        yield arranged, _of(cache, count), others and _of(others, *of_others), index
 
 
 def abstract_programs(
@@ -192,179 +232,88 @@ def abstract_programs(
     options: Sampling,
     pack: Any,
     *,
-    prompts: int,
-    samples: int,
+    shapes: Shapes,
     prompt_tokens: int,
-    max_new_tokens: int,
     dtype: DTypeLike,
-) -> tuple[dict[str, Callable], Streams]:
-    """({name: what lowers it} of the programs of one call, its largest decoding state), without an array.
+) -> tuple[dict[str, Callable], Caches]:
+    """({name: what lowers it} of the largest programs of a call, its caches at their largest), without an array.
 
     Args:
         sizes: of the model.
         model, decoder: the abstract model, and what `for_decoding` makes of it, by `nnx.split`.
         options: of the sampler.
         pack: an abstract vision pack of all images.
-        prompts, samples: N and G; N is a multiple of the mesh's shards.
-        prompt_tokens: P, of every prompt.
-        max_new_tokens: R, whose last capacity the per-stream KV caches have.
+        shapes: of the batches.
+        prompt_tokens: of the longest prompt.
         dtype: of activations and caches.
     """
-    N, G, P, cache_sizes = prompts, samples, prompt_tokens, capacities(max_new_tokens)
-    J, d, heads = sizes.text.num_key_value_heads, sizes.text.head_dim, mesh.head_axis(sizes.text.num_key_value_heads)
+    L, J, d = sizes.text.num_hidden_layers, sizes.text.num_key_value_heads, sizes.text.head_dim
+    rung, shards = max(shapes.rungs, key=lambda rung: (rung.slots, rung.pages)), mesh.shards()
 
-    def rows(*shape: int, dtype: DTypeLike = jnp.int32) -> Any:  # in place of an array
-        return mesh.abstract(shape, dtype, mesh.ROWS)
+    def of(count: int, tokens: int) -> list[Any]:
+        count, heads = count * shards, mesh.head_axis(J)
+        both = (count, J, d, tokens), (count, J, tokens, d)
+        return [tuple(mesh.abstract(shape, dtype, mesh.ROWS, heads) for shape in both)] * L
 
-    def caches(n: int, tokens: int) -> list:
-        shapes = (n, J, d, tokens), (n, J, tokens, d)
-        cache = tuple(mesh.abstract(shape, dtype, mesh.ROWS, heads) for shape in shapes)
-        return [cache] * sizes.text.num_hidden_layers
-
-    key = jax.eval_shape(lambda: jax.random.key(0)).dtype
-    state = rows(N), rows(N), rows(N, G, dtype=key), rows(N, G), rows(N, G, dtype=bool)
-    streams = Streams(caches(N, P), caches(N * G, cache_sizes[-1]), *state)
-    h = rows(N, P, sizes.embedding_size, dtype=dtype)
-    positions = mesh.abstract((3, N, P), jnp.int32, None, mesh.ROWS)
-    ids = rows(N, dtype=jnp.uint32)
-    prefilled = h, positions, rows(N), rows(N), ids, np.uint32(0), np.int32(N)
+    caches = Caches(of(rung.prompt_pages, page()), of(rung.slots, shapes.recent), of(rung.pages, page()))
+    slots = jax.tree.map(lambda x: mesh.abstract(x.shape, x.dtype, mesh.ROWS), no_slots(rung, shards))
+    [*_, of_longest] = _prefill_programs(model, row_lengths(prompt_tokens), dtype)
+    numbers = np.uint32(0), np.int32(0), np.int32(0), np.int32(0), np.int32(0)
     return {
-        "prefill images": partial(embeddings.lower, *model, rows(N, P), rows(N, P, 2), pack),
-        "prefill": partial(_start.lower, *model, options, G, cache_sizes[0], *prefilled),
-        "decode": partial(_decode.lower, *decoder, options, (0, 1), streams, np.int32(1), np.int32(2)),
-    }, streams
+        "prefill images": partial(embeddings.image_tokens.lower, *model, pack),
+        "prefill": partial(of_longest[0].lower, *of_longest[1:]),
+        "decode": partial(
+            _decode.lower, *decoder, options, caches.replace(recent=None), caches.recent, slots, *numbers
+        ),
+    }, caches
 
 
 # On the device.
 
 
-@partial(jax.jit, static_argnums=(0, 2, 3, 4))
-def _start(
-    graph: nnx.GraphDef,
-    weights: nnx.State,
-    options: Sampling,
-    G: int,
-    capacity: int,
-    h: jax.Array,
-    position_ids: jax.Array,
-    lengths: jax.Array,
-    starts: jax.Array,
-    ids: jax.Array,
-    seed: jax.Array,
-    prompts: jax.Array,
-) -> tuple[Streams, Segment]:
-    """Prefills the prompts, of which the first `prompts` are real, and draws a token each: (streams, segment)."""
-    model = nnx.merge(graph, weights)
-    hidden, prompt_kv_cache = prefill(model, h, position_ids, lengths)
-    prompt_keys = jax.vmap(partial(jax.random.fold_in, jax.random.key(seed)))(ids)
-    keys = jax.vmap(lambda key: jax.vmap(partial(jax.random.fold_in, key))(jnp.arange(G)))(prompt_keys)
-    hidden = jnp.broadcast_to(hidden[:, None], (*keys.shape, hidden.shape[-1]))
-    token, logprob, sample_logprob = sample_token(model, options, keys, hidden, 0)
-    done = is_eos(token, options) | (jnp.arange(len(token)) >= prompts)[:, None]
-    J, d = prompt_kv_cache[0][0].shape[1:3]
-    kv_cache = [
-        (jnp.zeros((keys.size, J, d, capacity), k.dtype), jnp.zeros((keys.size, J, capacity, d), v.dtype))
-        for k, v in prompt_kv_cache
-    ]
-    streams = Streams(prompt_kv_cache, kv_cache, lengths, starts, keys, token, done)
-    first = token[..., None], logprob[..., None], sample_logprob[..., None]
-    return placed(streams), mesh.replicated(Segment(*first, jnp.ones(keys.shape, jnp.int32), done))
-
-
-def placed(streams: Streams) -> Streams:
-    """Shards the streams over the mesh, and KV heads over its `tensor` axis."""
-    sharded = mesh.rows(streams.replace(prompt_kv_cache=None, kv_cache=None))
-    return sharded.replace(
-        prompt_kv_cache=mesh.rows(streams.prompt_kv_cache, heads=1), kv_cache=mesh.rows(streams.kv_cache, heads=1)
-    )
-
-
-def prefill(
-    model: models.Model, h: jax.Array, position_ids: jax.Array, lengths: jax.Array
-) -> tuple[jax.Array, list[Cache]]:
-    """Hidden states [N, D] of each prompt's last token, and the prompt KV caches: a list of (keys, values) by layer."""
-
-    def attend(q: jax.Array, k: jax.Array, v: jax.Array, cache: None) -> tuple[jax.Array, Cache]:
-        return mesh.by_heads(lambda q, k, v: causal(q, k, v, cache)[0])(q, k, v), (k, v)
-
-    h, (keys, values) = mesh.by_row(
-        lambda h, positions: model.model(h, positions, attend), in_axes=(0, 1), out_axes=(0, 1)
-    )(h, position_ids)
-    cache = zip(jnp.einsum("lnpjd->lnjdp", keys), jnp.einsum("lnpjd->lnjpd", values))
-    return h[jnp.arange(len(h)), lengths - 1], list(cache)
-
-
-@partial(jax.jit, static_argnums=(0, 2, 3), donate_argnums=4)
+@partial(jax.jit, static_argnums=(0, 2), donate_argnums=4)
 def _decode(
     graph: nnx.GraphDef,
     weights: nnx.State,
     options: Sampling,
-    smaller: tuple[int, int],
-    streams: Streams,
-    t: jax.Array,
-    stop: jax.Array,
-) -> tuple[Streams, jax.Array, Segment]:
-    """Draws tokens t, t + 1, ... below `stop`, until the live streams fit `smaller`: (streams, end, segment)."""
-    model = nnx.merge(graph, weights)
-    rows, width = smaller
-    past, recent, start = split_cache(streams.kv_cache, t - 1)
+    caches: Caches,
+    recent: list[Cache],
+    slots: Slots,
+    seed: jax.Array,
+    longest: jax.Array,
+    at: jax.Array,
+    most: jax.Array,
+    total: jax.Array,
+) -> tuple[list[Cache], jax.Array, Segment]:
+    """Draws a token for each place of the recent ones from `at` on: (recent, end, segment).
 
-    def continues(carry: tuple[jax.Array, Streams, Segment]) -> jax.Array:
-        t, streams, _ = carry
-        needed = -(-jnp.sum(~streams.done, axis=1) // width)
-        shards = mesh.shards()
-        return (t < stop) & (jnp.max(jnp.sum(needed.reshape(shards, -1), axis=1)) > rows // shards)
-
-    def body(carry: tuple[jax.Array, Streams, Segment]) -> tuple[jax.Array, Streams, Segment]:
-        at, streams, segment = carry
-        hidden, kv_cache = decode(model, streams, past, at - 1, start)
-        sampled = sample_token(model, options, streams.keys, hidden, at)
-        tokens, logprobs, sample_logprobs = (x.at[:, :, at - t].set(new) for x, new in zip(segment, sampled))
-        done = streams.done | is_eos(sampled[0], options)
-        segment = Segment(tokens, logprobs, sample_logprobs, segment.lengths + ~streams.done, done)
-        return at + 1, placed(streams.replace(kv_cache=kv_cache, last=sampled[0], done=done)), segment
-
-    shape = streams.done.shape
-    empty = Segment(
-        jnp.zeros((*shape, SEGMENT), jnp.int32),
-        jnp.zeros((*shape, SEGMENT)),
-        jnp.zeros((*shape, SEGMENT)),
-        jnp.zeros(shape, jnp.int32),
-        streams.done,
-    )
-    carry = t, streams.replace(kv_cache=recent), mesh.rows(empty)
-    end, streams, segment = jax.lax.while_loop(continues, body, carry)
-    streams = placed(streams.replace(kv_cache=merge_cache(past, streams.kv_cache, start)))
-    return streams, *mesh.replicated((end, segment))
-
-
-def split_cache(cache: list[Cache], used: jax.Array) -> tuple[Sequence[Cache | None], list[Cache], jax.Array | int]:
-    """Splits the per-stream KV cache into a read-only past, a write buffer and the token offset of the buffer.
-
-    `used` is the number of tokens in the cache. On a TPU, a cache longer than a segment is read-only during the loop,
-    which would otherwise hold a second copy in another layout. The segment writes to a short buffer, which
-    `merge_cache` copies back.
+    Stops before the last place where at most `most` streams of each shard, or `total` of all, are live. Streams end
+    with an EOS or `longest` tokens. `caches` are all but the recent tokens.
     """
-    if cache[0][0].shape[-1] <= SEGMENT or platform() != "tpu":
-        return [None] * len(cache), cache, 0
-    recent = jax.tree.map(jnp.zeros_like, [(k[..., :SEGMENT], v[..., :SEGMENT, :]) for k, v in cache])
-    return cache, mesh.rows(recent, heads=1), used
+    model = nnx.merge(graph, weights)
+    S, T = len(slots.last), recent[0][0].shape[-1]
+    keys = jax.vmap(partial(jax.random.fold_in, jax.random.key(seed)))(slots.ids)
+    keys = jax.vmap(jax.random.fold_in)(keys, slots.rollouts)
 
+    def continues(carry: tuple) -> jax.Array:
+        place, _, _, segment = carry
+        live = jnp.sum(~segment.done.reshape(mesh.shards(), -1), axis=1)
+        return (place < T) & (jnp.max(live) > most) & (jnp.sum(live) > total)
 
-def merge_cache(past: Sequence[Cache | None], recent: list[Cache], start: jax.Array | int) -> list[Cache]:
-    """Copies a segment's write buffer, from token `start` on, into the per-stream KV caches [..., C]."""
-    if past[0] is None:
-        return recent
+    def body(carry: tuple) -> tuple:
+        place, recent, last, segment = carry
+        drawn = slots.drawn + place - at
+        hidden, recent = decode(model, caches.replace(recent=recent), slots, last, drawn, place)
+        sampled = sample_token(model, options, keys, hidden, drawn)
+        tokens, *logprobs = (x.at[:, place - at].set(new) for x, new in zip(segment, sampled))
+        done = segment.done | is_eos(sampled[0], options) | (drawn + 1 >= longest)
+        segment = Segment(tokens, logprobs[0], logprobs[1], segment.lengths + ~segment.done, done)
+        return place + 1, mesh.rows(recent, heads=1), *mesh.rows((sampled[0], segment))
 
-    def join(cache: jax.Array, new: jax.Array, axis: int) -> jax.Array:
-        at = jnp.minimum(start, cache.shape[axis] - SEGMENT)  # a buffer at the end overlaps older tokens
-        there = jnp.arange(SEGMENT) >= start - at
-        there = there.reshape(*[-1 if i == axis else 1 for i in range(cache.ndim)])
-        old = jax.lax.dynamic_slice_in_dim(cache, at, SEGMENT, axis)
-        new = jnp.where(there, jnp.roll(new, start - at, axis), old)
-        return jax.lax.dynamic_update_slice_in_dim(cache, new, at, axis)
-
-    return [(join(k, new_k, 3), join(v, new_v, 2)) for (k, v), (new_k, new_v) in zip(filter(None, past), recent)]
+    values = jnp.zeros((S, T), jnp.int32), jnp.zeros((S, T)), jnp.zeros((S, T))
+    start = mesh.rows((slots.last, Segment(*values, jnp.zeros(S, jnp.int32), slots.done)))
+    end, recent, _, segment = jax.lax.while_loop(continues, body, (at, recent, *start))
+    return mesh.rows(recent, heads=1), *mesh.replicated((end, segment))
 
 
 def for_decoding(model: models.Model) -> models.Model:
@@ -379,74 +328,59 @@ def for_decoding(model: models.Model) -> models.Model:
 
 
 def decode(
-    model: models.Model, streams: Streams, past: Sequence[Cache | None], used: jax.Array, start: jax.Array | int
+    model: models.Model, caches: Caches, slots: Slots, last: jax.Array, drawn: jax.Array, place: jax.Array
 ) -> tuple[jax.Array, list[Cache]]:
-    """One decode step: hidden states [N, G, D] that predict the next tokens, and the updated per-stream KV caches.
+    """One decode step: hidden states [S, D] that predict the next tokens, and the recent tokens' caches with `last`.
 
-    `streams.kv_cache` holds tokens `start` to `used`, to which the newest is added; `past` those before `start`
-    (`split_cache`). A prompt's keys and values are read once for all of its streams; the partial softmaxes are merged.
+    `last` [S] are the newest tokens, after `drawn` [S] others that were drawn. A prompt's pages are read once for all
+    of its streams; the partial softmaxes are merged.
     """
-    N, G = streams.last.shape
-    P, C = streams.prompt_kv_cache[0][0].shape[-1], streams.kv_cache[0][0].shape[-1]
-    in_prompt = (jnp.arange(P) < streams.lengths[:, None])[:, None, None]  # [N, 1, 1, P]
-    in_cache = jnp.arange(C) <= used - start
 
-    def attend(
-        q: jax.Array, k: jax.Array, v: jax.Array, cache: tuple[Cache, Cache, Cache | None]
-    ) -> tuple[jax.Array, Cache]:
-        (prompt_k, prompt_v), (cache_k, cache_v), past = cache
+    def attend_own(q: jax.Array, k: jax.Array, v: jax.Array, cache: Any) -> tuple[jax.Array, Cache]:
         k, v = mesh.rows((k, v), heads=1)  # sharded like the caches, which would otherwise be moved
-        cache_k, cache_v = cache_k.at[..., used - start].set(k), cache_v.at[..., used - start, :].set(v)
-        J, heads, d = k.shape[1], q.shape[1] // k.shape[1], k.shape[2]
-        rows = q.reshape(N, G, J, heads, d).swapaxes(1, 2).reshape(N, J, G * heads, d)
-        of_prompt = partial_attention(rows, prompt_k, prompt_v, in_prompt)
-        of_prompt = [x.reshape(N, J, G, heads, -1).swapaxes(1, 2).reshape(N * G, J, heads, -1) for x in of_prompt]
-        q = q.reshape(N * G, J, heads, d)
-        parts = [of_prompt, partial_attention(q, cache_k, cache_v, in_cache)]
-        if past is not None:
-            past_k, past_v = past
-            parts.append(partial_attention(q, past_k, past_v, jnp.arange(past_k.shape[-1]) < start))
-        return merged(*parts).reshape(N * G, -1, d).astype(q.dtype), (cache_k, cache_v)
+        return mesh.by_shard(attention, shared=1)(place, slots, q, k, v, cache)
 
-    positions = jnp.broadcast_to((streams.starts + used)[:, None], (3, N, G)).reshape(3, N * G)
-    caches = list(zip(streams.prompt_kv_cache, streams.kv_cache, past))
-    h, kv_cache = model.model(model.embed(streams.last.ravel()), positions, attend, caches)
-    return h.reshape(N, G, -1), kv_cache
+    positions = jnp.broadcast_to(slots.starts - 1 + drawn, (3, len(last)))
+    by_layer = list(zip(caches.prompts, caches.recent, caches.pages))
+    return model.model(model.embed(last), positions, attend_own, by_layer)
+
+
+def attention(
+    place: jax.Array, slots: Slots, q: jax.Array, k: jax.Array, v: jax.Array, cache: tuple[Cache, Cache, Cache]
+) -> tuple[jax.Array, Cache]:
+    """A layer's attention on a shard, of q [S, H, d] and of k and v [S, J, d], which go to `place` of the recent ones.
+
+    Returns (out [S, H, d], the recent tokens' keys and values).
+    """
+    (S, H, d), J = q.shape, k.shape[1]
+    prompts, (recent_k, recent_v), pages = cache
+    recent_k, recent_v = recent_k.at[..., place].set(k), recent_v.at[..., place, :].set(v)
+    q = q.reshape(S, J, H // J, d)
+
+    N, G = slots.streams.shape
+    rows = q[slots.streams].swapaxes(1, 2).reshape(N, J, G * (H // J), d)
+
+    def by_slot(x: jax.Array) -> jax.Array:
+        return x.reshape(N, J, G, H // J, -1).swapaxes(1, 2).reshape(N * G, J, H // J, -1)[slots.places]
+
+    largest, total, out = map(by_slot, attend(rows, prompts, slots.prompt_pages))
+    places = jnp.arange(recent_k.shape[-1])
+    visible = (places >= slots.begin[:, None]) & (places <= place)
+    parts = [(largest, total, out), partial_attention(q, recent_k, recent_v, visible[:, None, None])]
+    if len(pages[0]):
+        parts.append(attend(q, pages, slots.pages))
+    return merged(*parts).reshape(S, H, d).astype(q.dtype), (recent_k, recent_v)
 
 
 def sample_token(
-    model: models.Model, options: Sampling, keys: jax.Array, hidden: jax.Array, t: jax.Array | int
+    model: models.Model, options: Sampling, keys: jax.Array, hidden: jax.Array, drawn: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Token t of each stream and its two log-probs, each [N, G], from hidden states [N, G, D]."""
-    keys = jax.vmap(jax.vmap(lambda key: jax.random.fold_in(key, t)))(keys)
+    """The next token of each stream and its two log-probs, each [S], from hidden states [S, D] and tokens `drawn`."""
+    keys = jax.vmap(jax.random.fold_in)(keys, drawn)
     suppress = jnp.array([model.config.image_token_id, model.config.video_token_id])
-    return sample(keys, mesh.rows(mesh.rows(model.logits(hidden), heads=2)), suppress, options)
+    return sample(keys, mesh.rows(mesh.rows(model.logits(hidden), heads=1)), suppress, options)
 
 
 def is_eos(token: jax.Array, options: Sampling) -> jax.Array:
     """Whether each token is an EOS, bool of the same shape."""
     return jnp.isin(token, jnp.array(options.eos_ids, jnp.int32)) if options.eos_ids else jnp.zeros(token.shape, bool)
-
-
-@jax.jit
-def _shrink(streams: Streams, prompts: jax.Array, slots: jax.Array) -> Streams:
-    """The streams of the smaller batch that `regroup` chose."""
-
-    def of_shard(streams: Streams, prompts: jax.Array, slots: jax.Array) -> Streams:
-        kv_cache = jax.tree.map(lambda x: x[slots.ravel()], streams.kv_cache)
-        keys, last = streams.keys.ravel()[slots], streams.last.ravel()[slots]
-        prompt_kv_cache, lengths, starts = jax.tree.map(
-            lambda x: x[prompts], (streams.prompt_kv_cache, streams.lengths, streams.starts)
-        )
-        return Streams(prompt_kv_cache, kv_cache, lengths, starts, keys, last, slots < 0)
-
-    return placed(mesh.by_shard(of_shard)(streams, prompts, slots))
-
-
-@partial(jax.jit, static_argnames="capacity")
-def _grow(cache: Cache, capacity: int) -> Cache:
-    """One layer's per-stream KV cache, padded to `capacity` tokens."""
-    k, v = cache
-    more = capacity - k.shape[-1]
-    k, v = jnp.pad(k, [(0, 0)] * 3 + [(0, more)]), jnp.pad(v, [(0, 0)] * 2 + [(0, more), (0, 0)])
-    return mesh.rows((k, v), heads=1)

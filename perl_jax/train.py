@@ -83,7 +83,9 @@ def run(config: ConfigDict, workdir: Path, profile: tuple[int, int]) -> None:
         checkpoint.Checkpoints(workdir, config.checkpoint.keep, config.checkpoint.best or None) as checkpoints,
     ):
         stream = Stream(data, split=config.data.split, seed=config.seed, kept=kept[config.data.split])
-        source = batches.Source(config, batches.Questions(config, stream, base.prompts), base.prompts, grader)
+        of_steps = batches.Questions(config, stream, base.prompts)
+        lengths = prompt_lengths.kept_lengths(kept[config.data.split], config.data.split, base.prompts, workdir)
+        source = batches.Source(config, of_steps, base.prompts, grader, lengths)
         reference = policy.reference(config, model)
         state, done = resume(config, checkpoints, model, source, facts)
         step = done
@@ -233,16 +235,20 @@ def gather(
         with clock("data"):  # the original order, then n_s orders, each permuted with probability p
             questions = source.questions.take(count, n_s, p, step)
         grading = batches.Grading(source, questions)
+        flat = [prompt for question in questions for prompt in question.prompts]
+        at_once = config.sampling.batch
+        sampling = dict(**config.sampling) | {"batch": at_once if at_once < len(flat) else 0}
         with clock("rollout"):
             out = rollout.generate(
                 model,
-                [prompt for question in questions for prompt in question.prompts],
+                flat,
                 samples=config.rollouts,
                 eos_ids=source.prompts.processor.eos_ids,
                 seed=config.seed,
                 ids=batches.stream_ids(questions),
                 finished=grading,
-                **config.sampling,
+                lengths=source.lengths,
+                **sampling,
                 **source.prompts.limits,
             )
         with clock("reward"):  # graded against the answer of its order; advantages pooled over a question's orders

@@ -21,6 +21,18 @@ def embeddings(graph, weights, ids, image_index, vision, axis: int = 0):
     return embedded(nnx.merge(graph, weights), ids, image_index, vision, axis)
 
 
+@partial(jax.jit, static_argnums=0)
+def image_tokens(graph, weights, vision):
+    """Merged image tokens [R, T, E] of a vision pack, for `lookup`; None without images."""
+    return None if vision is None else mesh.to_width(encoded(nnx.merge(graph, weights), vision))
+
+
+@partial(jax.jit, static_argnums=0)
+def lookup(graph, weights, ids, image_index, images):
+    """Input embeddings [N, T, E] of ids [N, T], whose images `image_tokens` has encoded."""
+    return mesh.from_width(nnx.merge(graph, weights).embed(ids, image_index, images))
+
+
 def embedded(model: models.Model, ids, image_index, vision, axis: int, remat: str = "none"):
     """Input embeddings inside a program (see `embeddings`), each image encoded once."""
     images = None if vision is None else mesh.to_width(encoded(model, vision, remat))

@@ -23,6 +23,7 @@ from perl_jax import mesh, rollout
 from perl_jax.records.prompts import Prompts
 from perl_jax.runtime import files, logs, processes
 
+CALL = 4  # most batches of one call of the sampler, in which waiting prompts take the place of ended responses
 LINES = 10.0  # seconds between progress lines without a terminal
 
 Row = dict[str, object]
@@ -187,12 +188,11 @@ def generate(
     """Adds a row for each question of each batch, and prints its progress. All processes make the same call.
 
     Args:
-        batches: batches of questions by number (`length_sorted_batches`). A smaller one is filled up to the
-            largest, so that all have the shapes of one program.
+        batches: batches of questions by number (`length_sorted_batches`): the largest is decoded at a time.
         questions: what they are.
         model: loads the model; called only where something is left to ask.
         prompts: that they are encoded with.
-        sampling: keyword arguments of `rollout.generate`.
+        sampling: keyword arguments of `rollout.generate`; `lengths` among them gives all calls the same programs.
         writer: where the rows go.
         console: for progress, rate and remaining time.
         unit: name of one question in progress lines.
@@ -200,7 +200,9 @@ def generate(
     """
     last_printed, done, total, largest = -LINES, 0, sum(map(len, batches)), max(map(len, batches), default=0)
     with logs.progress(console, unit, total) as add:
-        for batch in prefetch(partial(_encode_batch, questions, prompts), batches):
+        size = min(CALL, max(1, len(batches) // 8))
+        calls = [list(itertools.chain(*batches[i : i + size])) for i in range(0, len(batches), size)]
+        for batch in prefetch(partial(_encode_batch, questions, prompts), calls):
             new = _generate_batch(batch, largest, questions, model, prompts, sampling, console)
             writer.add(new)
             done += len(new)
@@ -243,15 +245,13 @@ def _generate_batch(
     rows = iter(())
     if valid:
         numbers, encoded = ([values[place] for place in valid] for values in (batch.numbers, batch.prompts))
-        keys, padding = [questions.key(number) for number in numbers], size - len(valid)
-        listener = questions.listener(numbers)
         out = rollout.generate(
             model(),
-            encoded + encoded[-1:] * padding,
-            ids=keys + keys[-1:] * padding,
+            encoded,
+            ids=[questions.key(number) for number in numbers],
             eos_ids=prompts.processor.eos_ids,
-            finished=listener and (lambda n, g, tokens: listener(n, g, tokens) if n < len(numbers) else None),
-            **sampling,
+            finished=questions.listener(numbers),
+            **{**sampling, "batch": size},
             **prompts.limits,
         )
         rows = iter(questions.rows(numbers, encoded, out))

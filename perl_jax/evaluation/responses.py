@@ -94,7 +94,8 @@ def collect(setup: Setup, questions: Sequence[OrderedQuestion], file: Path, sett
         )
         for count, numbers in group_by_count(response_counts(setup.sampling, questions), lengths).items():
             batches = batched_inference.length_sorted_batches(numbers, lengths, setup.batch, done)
-            sampling = setup.sampling._asdict() | {"samples": count}
+            of_group = [lengths[number] for number in numbers]
+            sampling = setup.sampling._asdict() | {"samples": count, "lengths": of_group}
             ordered = _Questions(setup, questions, hashes)
             batched_inference.generate(
                 batches, ordered, setup.model, setup.prompts, sampling, writer, console, "prompt"

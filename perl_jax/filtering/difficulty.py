@@ -77,7 +77,12 @@ def measure(
             questions,
             setup.model,
             setup.prompts,
-            {"samples": setup.config.rollouts, "seed": setup.config.seed, **setup.config.sampling},
+            {
+                "samples": setup.config.rollouts,
+                "seed": setup.config.seed,
+                "lengths": list(lengths.values()),
+                **setup.config.sampling,
+            },
             writer,
             console,
             unit="grey question" if blind else "question",

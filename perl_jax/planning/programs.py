@@ -18,8 +18,8 @@ from ml_collections import ConfigDict
 import models
 from models.errors import InputError
 from models.layers import remat_name
-from models.packing import bucket
 from perl_jax import mesh, policy, rollout, update
+from perl_jax.engine import decode_batch as batches
 from perl_jax.engine.sampling import Sampling
 from perl_jax.planning.roofline import Assumed, decode_batch, lengths, question_tokens
 from perl_jax.training import schedule
@@ -29,8 +29,8 @@ LIVES = {  # phases during which each buffer is on a device
     **dict.fromkeys(("weights", "frozen weights", "reference", "optimizer state"), PHASES),
     "gradients": ("update images", "update", "optimizer"),
     "decoding copy": ("prefill images", "prefill", "decode"),
-    "prompt caches": ("prefill", "decode"),
-    "response caches": ("decode",),
+    "prompt caches": ("prefill images", "prefill", "decode"),
+    "response caches": ("prefill images", "prefill", "decode"),  # prompts are prefilled while others decode
 }
 
 
@@ -80,8 +80,8 @@ def programs(
         "optimizer state": share(state.opt_state),
         "gradients": share(state.trainable),
         "decoding copy": share(decoder[1]),
-        "prompt caches": share(caches.prompt_kv_cache),
-        "response caches": share(caches.kv_cache),
+        "prompt caches": share(caches.prompts),
+        "response caches": share((caches.recent, caches.pages)),
     }
 
 
@@ -131,22 +131,21 @@ def images(config: ConfigDict, sizes: models.Config, assumed: Assumed, count: in
     return jax.tree.map(lambda x: mesh.abstract(x.shape, x.dtype, mesh.ROWS), pack)
 
 
-def sampling(
-    config: ConfigDict, sizes: models.Config, assumed: Assumed, model, decoder
-) -> tuple[dict, rollout.Streams]:
-    """The programs of rollouts with the largest per-stream KV caches, and their decoding state."""
-    c, shards = config.sampling, mesh.shards()
-    in_prompts = -(-decode_batch(config) // (config.n_s + 1)) * assumed.images
+def sampling(config: ConfigDict, sizes: models.Config, assumed: Assumed, model, decoder) -> tuple[dict, rollout.Caches]:
+    """The programs of rollouts of the largest shapes, and their caches."""
+    c, at_once, prompts = config.sampling, decode_batch(config), config.questions * (config.n_s + 1)
+    tokens = lengths(config, sizes, assumed)[1]
+    in_prompts = -(-at_once // (config.n_s + 1)) * assumed.images
     return rollout.abstract_programs(
         sizes,
         model,
         decoder,
         Sampling(c.temperature, c.top_p, c.top_k, (0,)),
         images(config, sizes, assumed, in_prompts),
-        prompts=-(-decode_batch(config) // shards) * shards,
-        samples=config.rollouts,
-        prompt_tokens=bucket(lengths(config, sizes, assumed)[1]),
-        max_new_tokens=c.max_new_tokens,
+        shapes=batches.shapes(
+            [tokens] * at_once, at_once, config.rollouts, c.max_new_tokens, mesh.shards(), prompts > at_once, True
+        ),
+        prompt_tokens=tokens,
         dtype=jnp.dtype(config.compute_dtype),
     )
 

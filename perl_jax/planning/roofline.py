@@ -13,6 +13,7 @@ import models
 from models.layers import remat_name
 from models.packing import bucket
 from perl_jax.engine import chunked_head, embeddings, flops
+from perl_jax.engine.prefill import FULL
 
 FILTERED = 58_000, 10  # samples and rollouts of each in the paper's rollout filter
 SCORES = 84  # numbers that XLA keeps for each score of dense attention in the vision tower, where all is kept
@@ -172,6 +173,7 @@ def temporary(
     encoded = min(N * assumed.images * patches, max(embeddings.PATCHES, patches))
     tower = encoded * size * (4 * vision.hidden_size + 4 * vision.intermediate_size)
     tower += 2 * encoded * patches * vision.num_heads * 4  # scores of full attention
+    images = N * assumed.images * patches // sizes.vision.spatial_merge_size**2 * sizes.embedding_size * size
     in_row = patches * assumed.images * max(1.0, C / question_tokens(config, sizes, assumed))
     patches_kept = in_row * config.micro_batch.rows
     qkv = (text.num_attention_heads + 2 * text.num_key_value_heads) * text.head_dim
@@ -187,7 +189,7 @@ def temporary(
     activations = text.num_hidden_layers * C * kept * size
     saved = vision.depth * kept_of_patch * size * patches_kept
     return {
-        "prefill": max(tower, N * bucket(prompt) * layer),
+        "prefill": max(tower, min(N * bucket(prompt), max(bucket(prompt), FULL["gpu"])) * layer) + images,
         "decode": 3 * 4 * N * config.rollouts * text.vocab_size / T,
         "update": activations
         + 2 * C * layer

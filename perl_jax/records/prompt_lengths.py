@@ -74,6 +74,12 @@ def select(splits: Mapping[str, Sequence[str]], prompts: Prompts, workdir: Path)
     return kept, counts
 
 
+def kept_lengths(kept: Mapping[str, np.ndarray], split: str, prompts: Prompts, workdir: Path) -> list[int]:
+    """Tokens of the longest prompt of each kept record {directory: indices} of a split (`select`)."""
+    lengths = {directory: load_or_measure(directory, split, prompts, workdir) for directory in kept}
+    return [lengths[directory][index]["tokens"] for directory, indices in kept.items() for index in indices]
+
+
 def load_or_measure(directory: str, split: str, prompts: Prompts, workdir: Path) -> list[dict]:
     """The `measure` result of each record of a split, from the cache file, which process 0 writes if missing."""
     cache_key = _cache_key(directory, split, prompts)

@@ -31,6 +31,7 @@ class Source(NamedTuple):
     questions: "Questions"
     prompts: Prompts
     grader: Grader
+    lengths: Sequence[int] = ()  # tokens of the prompts of all records
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,7 +18,7 @@ from jax.sharding import PartitionSpec as P
 
 from models import qwen2_5_vl as qwen
 from models.errors import InputError
-from perl_jax import mesh, rollout
+from perl_jax import mesh
 
 MESHES = {  # (sizes, a case of mesh_run)
     "fsdp": ({"fsdp": -1}, "short"),
@@ -98,8 +98,8 @@ def test_decoding_gathers_no_weights(results):
 @pytest.mark.slow
 def test_decoding_moves_nothing_but_what_is_drawn(results):
     """Where no layer is parted; in the training layout each token's activations would go around."""
-    programs, streams = results[2]["fsdp"], [8, mesh_run.SAMPLES]  # a prompt for each device
-    drawn = [streams, [*streams, rollout.SEGMENT]]
+    programs, streams = results[2]["fsdp"], 8 * mesh_run.SAMPLES  # slots for a prompt on each device
+    drawn = [[streams], [streams, mesh_run.CASES["short"][1]]]
     assert all(shape in drawn for shape in programs["gathered"])
     assert not all(shape in drawn for shape in programs["gathered in the training layout"])
 

@@ -52,7 +52,7 @@ def test_they_are_the_ones_that_training_runs(monkeypatch):
     """The same functions; only their shapes are made up."""
     calls = []
     for module, name in (
-        (rollout, "_start"),
+        (rollout, "prefill"),
         (rollout, "_decode"),
         (update, "_embed"),
         (update, "_add_rows"),
@@ -64,7 +64,7 @@ def test_they_are_the_ones_that_training_runs(monkeypatch):
         lowered, _ = programs.programs(small(), tiny.CONFIGS["untied"], ASSUMED)
         for lower in lowered.values():
             lower()
-    assert calls == ["_start", "_decode", "_embed", "_add_rows", "_apply"]
+    assert calls == ["prefill", "_decode", "_embed", "_add_rows", "_apply"]
 
 
 class Spy:
@@ -93,8 +93,8 @@ def test_phases_add_what_stays():
     program = programs.Compiled(arguments=1.0, total=30.0, results=5.0, sent={})
     needed = plan.phases(dict.fromkeys(plan.ARGUMENTS, program) | {"decode": 1.25}, resident, memory=100.0)
     assert needed == {
-        "prefill images": 0.5,
-        "prefill": 0.5,
+        "prefill images": 0.53,
+        "prefill": 0.53,
         "decode": 1.25,
         "update images": 0.6,
         "update": 0.55,

@@ -8,13 +8,12 @@ import numpy as np
 import pytest
 import tiny
 from flax import nnx
-from hypothesis import given
-from hypothesis import strategies as st
-from hypothesis.extra import numpy as hnp
 
 from models import qwen2_5_vl as qwen
+from models.attention import Spans
+from models.errors import InputError
 from perl_jax import mesh, rollout, update
-from perl_jax.engine import decode_batch
+from perl_jax.engine import decode_batch, pages, prefill
 from perl_jax.engine.sampling import Sampling
 from perl_jax.runtime.compilations import Compilations
 
@@ -248,104 +247,110 @@ def test_image_and_video_tokens_are_never_sampled(models, temperature):
     assert (out.sample_logprobs > out.logprobs).all()
 
 
-# Long responses: caches that grow and batches that shrink.
+# Prompts and responses of all lengths: pages, refilled slots, fewer slots.
 
 
-@pytest.fixture(params=["cpu", "tpu"])
-def small_shapes(monkeypatch, request):
-    """Every way that a long call can take, in a short one, with the caches of either platform."""
-    monkeypatch.setattr(rollout, "platform", lambda: request.param)
-    monkeypatch.setattr(decode_batch, "CAPACITY", 2)
-    monkeypatch.setattr(rollout, "SEGMENT", 3)
+@pytest.fixture
+def small_pages(monkeypatch):
+    """Every way that a long call can take, in a short one."""
+    monkeypatch.setitem(pages.TOKENS, "cpu", 4)
+    monkeypatch.setattr(decode_batch, "UNPAGED", 2)
     monkeypatch.setattr(decode_batch, "FEWEST", 1)
+    monkeypatch.setattr(prefill, "SHORTEST", 4)
+    monkeypatch.setitem(prefill.FULL, "cpu", 32)
+    jax.clear_caches()  # the tokens of a page are a constant of compiled programs
+    rollout._compiled.clear()
     yield
-    jax.clear_caches()  # SEGMENT is a constant of compiled programs
+    jax.clear_caches()
     rollout._compiled.clear()
 
 
+def some_ends(sampled):
+    """(EOS ids, lengths of the responses) of which some are early."""
+    eos_ids = sorted({int(token) for token in sampled.tokens[:, :, 3].ravel()})[:5]
+    ended = np.isin(sampled.tokens, eos_ids)
+    lengths = np.where(ended.any(-1), ended.argmax(-1) + 1, R)
+    assert len(np.unique(lengths)) > 2
+    return eos_ids, lengths
+
+
 @pytest.mark.slow
-def test_growing_and_shrinking_change_nothing(model, prompts, sampled, small_shapes):
-    """Each stream is the one of the plain call, up to its end, whatever it was batched with on the way.
+@pytest.mark.parametrize("batch", [0, 1, 2, 3])
+def test_pages_and_slots_change_nothing(model, prompts, sampled, small_pages, batch):
+    """Each stream is the one of the plain call, up to its end, whatever it was batched with and whenever it began.
 
     What a call may need is compiled by the first, whatever it comes to; after it streams may end as they like.
     """
-    eos_ids = sorted({int(token) for token in sampled.tokens[:, :, 3].ravel()})[:5]
-    expected = np.where(np.isin(sampled.tokens, eos_ids).any(-1), np.isin(sampled.tokens, eos_ids).argmax(-1) + 1, R)
-    assert len(np.unique(expected)) > 2 and decode_batch.capacities(R) == [2, 4, 8]
-    shapes = []
-    out = generate(model, prompts, eos_ids=eos_ids, finished=lambda n, g, tokens: shapes.append((n, g, tokens.copy())))
+    eos_ids, expected = some_ends(sampled)
+    told = []
+    call = {"eos_ids": eos_ids, "batch": batch, "lengths": [len(ids) for ids, _ in prompts]}
+    out = generate(model, prompts, **call, finished=lambda n, g, tokens: told.append((n, g, tokens.copy())))
     np.testing.assert_array_equal(out.lengths, expected)
     past = np.arange(R) >= expected[..., None]
     np.testing.assert_array_equal(out.tokens, np.where(past, 0, sampled.tokens))
     np.testing.assert_allclose(out.logprobs, np.where(past, 0, sampled.logprobs), atol=1e-5)
     np.testing.assert_allclose(out.sample_logprobs, np.where(past, 0, sampled.sample_logprobs), atol=1e-5)
-    assert sorted((n, g) for n, g, _ in shapes) == list(np.ndindex(out.lengths.shape))
-    for n, g, tokens in shapes:
+    assert sorted((n, g) for n, g, _ in told) == list(np.ndindex(out.lengths.shape))
+    for n, g, tokens in told:
         np.testing.assert_array_equal(tokens, out.tokens[n, g, : out.lengths[n, g]])
-    assert [out.lengths[n, g] for n, g, _ in shapes] != sorted(out.lengths.ravel())[::-1]
 
     lengths = {out.lengths.tobytes()}
     with Compilations() as compilations:
-        for seed in range(1, 6):
-            lengths.add(generate(model, prompts, eos_ids=eos_ids, seed=seed).lengths.tobytes())
+        for seed in range(1, 5):
+            lengths.add(generate(model, prompts, **call, seed=seed).lengths.tobytes())
     assert compilations.count == 0 and len(lengths) > 3
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("small_shapes", ["cpu"], indirect=True)
-def test_what_is_compiled_ahead_is_what_runs_on_a_mesh(model, prompts, sampled, small_shapes, monkeypatch):
+def test_what_is_compiled_ahead_is_what_runs_on_a_mesh(model, prompts, sampled, small_pages, monkeypatch):
     """Threads start without a mesh: compiled in theirs, no program would be the one that decodes."""
-    eos_ids = sorted({int(token) for token in sampled.tokens[:, :, 3].ravel()})[:5]
+    eos_ids, _ = some_ends(sampled)
     ahead, after = rollout.compile_ahead, Compilations()
 
     def compile_ahead(*arguments):
         ahead(*arguments)
         after.__enter__()
 
-    monkeypatch.setattr(rollout, "compile_ahead", compile_ahead)
     with jax.set_mesh(mesh.make()):
-        out = generate(model, prompts, eos_ids=eos_ids)
+        generate(model, prompts, batch=2, samples=2)  # images are encoded by programs of their own
+        monkeypatch.setattr(rollout, "compile_ahead", compile_ahead)
+        out = generate(model, prompts, batch=2, eos_ids=eos_ids)
     after.__exit__()
     assert after.count == 0 and len(set(out.lengths.ravel().tolist())) > 2
 
 
 @pytest.mark.slow
-def test_the_tail_is_decoded_in_a_small_batch(model, prompts, sampled, small_shapes, monkeypatch):
+def test_the_tail_is_decoded_in_few_slots(model, prompts, sampled, small_pages, monkeypatch):
     """Tokens that the device computes: with one stream that goes on alone, few more than there are."""
     goes_on = {*sampled.tokens[0, 0].tolist(), *sampled.tokens[:, :, 0].ravel().tolist()}
     eos_ids = sorted(set(sampled.tokens.ravel().tolist()) - goes_on)
-    sizes = []
+    sizes, decode = [], rollout._decode
     monkeypatch.setattr(rollout, "compile_ahead", lambda *_: None)
-    decode = rollout._decode
-    monkeypatch.setattr(rollout, "_decode", lambda *args: sizes.append(args[4].last.shape) or decode(*args))
+    monkeypatch.setattr(rollout, "_decode", lambda *args: sizes.append(len(args[5].last)) or decode(*args))
     out = generate(model, prompts, eos_ids=eos_ids)
     assert out.lengths[0, 0] == R and np.sort(out.lengths.ravel())[-3] < R - 1
-    assert sizes[0] == (4, 3) and sizes[-1] == (1, 1)
+    assert sizes[0] == 12 and sizes[-1] == 1
 
 
-@given(alive=hnp.arrays(bool, (5, 6)), rows=st.integers(1, 9), width=st.integers(1, 6))
-def test_regroup(alive, rows, width):
-    moves = decode_batch.regroup(alive, rows, width)
-    needed = sum(-(-int(row.sum()) // width) for row in alive)
-    assert (moves is None) == (needed > rows)
-    if moves:
-        prompts, slots = moves
-        assert prompts.shape == (rows,) and slots.shape == (rows, width)
-        assert sorted(slots[slots >= 0]) == np.flatnonzero(alive).tolist()
-        assert (slots[slots >= 0] // 6 == np.broadcast_to(prompts[:, None], slots.shape)[slots >= 0]).all()
+@pytest.mark.slow
+def test_prompts_of_all_lengths(model, small_pages):
+    """Of one token, of one more than a page, of many pages, in one call as apart: with pages of 4 tokens."""
+    rng = np.random.default_rng(0)
+    prompts = [(tiny.text_tokens(model.config, rng, count), []) for count in (1, 2, 4, 5, 6, 9, 70, 3)]
+    together = generate(model, prompts, ids=range(8))
+    for n, prompt in enumerate(prompts):
+        alone = generate(model, [prompt], ids=[n])
+        np.testing.assert_array_equal(alone.tokens[0], together.tokens[n])
+        np.testing.assert_allclose(alone.logprobs[0], together.logprobs[n], atol=1e-5)
+    logits = teacher_forced(model, prompts, together.tokens)
+    np.testing.assert_allclose(together.logprobs, at(log_softmax(logits), together.tokens), atol=1e-4)
 
 
-def test_shapes_are_few():
-    assert (
-        decode_batch.capacities(1) == [1]
-        and decode_batch.capacities(64) == [63]
-        and decode_batch.capacities(65) == [64]
-    )
-    assert decode_batch.capacities(2048) == [64, 128, 256, 512, 1024, 2048]
-    assert decode_batch.capacities(150) == [64, 128, 192]
-    assert decode_batch.batch_sizes(128, 12, 65) == [(128, 12)]
-    assert decode_batch.batch_sizes(128, 12, 2048) == [(128, 12), (128, 3), (128, 1), (32, 1), (8, 1)]
-    assert decode_batch.batch_sizes(2, 1, 2048) == [(2, 1)]
+def test_a_prompt_that_ends_with_an_image_is_refused(model, prompts):
+    ids, images = tiny.prompt(model.config, [(28, 28)], seed=0)
+    cut = ids[: ids.index(model.config.image_token_id) + 1]
+    with pytest.raises(InputError, match="prompt 1 ends with an image"):
+        generate(model, [prompts[0], (cut, images)])
 
 
 # Shared work.
@@ -360,39 +365,32 @@ def test_a_prompts_cache_is_not_repeated_for_its_streams(models):
     text = model.config.text
     streams, heads = 11, (text.num_key_value_heads, text.head_dim)
     inputs = qwen.pack(model.config, [tiny.prompt(model.config, [100], seed=1)] * 2)
-    tokens = inputs.ids.shape[1]
-    assert len({streams, tokens, *heads, text.num_attention_heads}) == 5
-    options, ids = Sampling(1.0, 1.0, 0, ()), np.arange(2, dtype=np.uint32)
-    h = np.zeros((*inputs.ids.shape, text.hidden_size), np.float32)
-    start = partial(
-        rollout._start,
-        *nnx.split(model),
-        options,
-        streams,
-        5,
-        h,
-        inputs.position_ids,
-        inputs.lengths,
-        inputs.starts,
-        ids,
-        0,
-        2,
-    )
-    state, _ = start()
-    decoder = nnx.split(rollout.for_decoding(model))
+    tokens = 96
+    assert inputs.ids.shape[1] > tokens and len({streams, tokens, *heads, text.num_attention_heads}) == 5
+    options, shapes = Sampling(1.0, 1.0, 0, ()), decode_batch.shapes([tokens] * 2, 2, streams, 5, 1, False, True)
+    h = np.zeros((1, tokens, text.hidden_size), np.float32)
+    spans = Spans(*np.zeros((3, 1, tokens), np.int32))
+    caches, slots = rollout.no_caches(model, shapes), decode_batch.no_slots(shapes.rungs[0], 1)
+    positions, numbers = np.zeros((3, 1, tokens), np.int32), [np.int32(0)] * 4
+    decoder, others = nnx.split(rollout.for_decoding(model)), caches.replace(recent=None)
     programs = [
-        jax.make_jaxpr(start)(),
-        jax.make_jaxpr(partial(rollout._decode, *decoder, options, (0, 1)))(state, 1, 5),
+        jax.make_jaxpr(partial(prefill.prefill, *nnx.split(model)))(h, positions, spans),
+        jax.make_jaxpr(partial(rollout._decode, *decoder, options))(
+            others, caches.recent, slots, np.uint32(0), *numbers
+        ),
     ]
-    shapes = [set(tiny.array_shapes(program.jaxpr)) for program in programs]
-    assert any(set(shape[-3:]) == {tokens, *heads} for shape in shapes[0])
+    found = [set(tiny.array_shapes(program.jaxpr)) for program in programs]
+    size = pages.page()
+    assert any(set(shape[-3:]) == {tokens, *heads} for shape in found[0])
     assert any(
-        {streams, tokens} <= set(shape) or {streams * text.num_attention_heads, tokens} <= set(shape)
-        for shape in shapes[1]
+        {streams, size} <= set(shape) or {streams * text.num_attention_heads // heads[0], size} <= set(shape)
+        for shape in found[1]
     )
-    assert not [shape for shape in shapes[0] | shapes[1] if {streams, tokens, text.head_dim} <= set(shape)]
-    size = sum(leaf.nbytes for leaf in jax.tree.leaves(state.prompt_kv_cache))
-    assert size == text.num_hidden_layers * 2 * 2 * tokens * heads[0] * heads[1] * 4
+    assert not [shape for shape in found[0] | found[1] if {streams, size, text.head_dim} <= set(shape)]
+    count = shapes.rungs[0].prompt_pages
+    assert 2 * pages.pages_of(tokens) <= count <= 3 * pages.pages_of(tokens), "whatever the number of streams"
+    total = sum(leaf.nbytes for leaf in jax.tree.leaves(caches.prompts))
+    assert total == text.num_hidden_layers * 2 * count * size * heads[0] * heads[1] * 4
 
 
 @pytest.mark.slow

@@ -42,8 +42,8 @@ def text(model, sharding=None):
     return model, lambda path: not path.startswith("visual.")
 
 
-# name: (the model and which of its weights train, new tokens). Only "long" outgrows its KV caches and moves streams,
-# which takes four decoding programs instead of one, and recomputes activations.
+# name: (the model and which of its weights train, new tokens). Only "long" takes pages and moves streams,
+# which takes eight decoding programs instead of one, and recomputes activations.
 CASES = {"long": (all_weights, 80), "short": (all_weights, 40), "adapters": (adapters, 40), "text": (text, 40)}
 
 
