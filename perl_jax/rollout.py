@@ -107,7 +107,8 @@ def generate(
         min(int(top_k), model.config.text.vocab_size),
         tuple(sorted({int(e) for e in eos_ids})),
     )
-    shards, made_for = mesh.shards(), lengths or [len(ids) for ids, _ in prompts]
+    of_call, shards = [len(prompt) for prompt, _ in prompts], mesh.shards()
+    made_for = of_call if not lengths else [*lengths, max(*lengths, *of_call)]  # the longest in any case
     at_once = batch if lengths and batch else min(batch or len(prompts), len(prompts))
     refills = bool(batch) if lengths else len(prompts) > at_once
     shapes = decode_batch.shapes(made_for, at_once, samples, max_new_tokens, shards, refills, not lengths)

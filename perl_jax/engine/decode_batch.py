@@ -159,7 +159,8 @@ def shapes(
     usual = int(np.ceil(np.mean(counts) * share + 2 * np.std(counts) * share**0.5))
     if not of_call and most > 2 * usual:
         most, refills = max(usual, counts[0]), True
-    widest = share * samples, samples, share, bucket(most, least=2), counts[0]
+    prompt_pages = bucket(most, least=8, between=1) if of_call else max(most, 1)  # few shapes, whatever the calls
+    widest = share * samples, samples, share, prompt_pages, counts[0]
     if longest <= UNPAGED and not refills:
         return Shapes(ladder(*widest, 0, refills), longest)
     return Shapes(ladder(*widest, -(-longest // page()) - (not refills), refills), page())

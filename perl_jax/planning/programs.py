@@ -143,7 +143,7 @@ def sampling(config: ConfigDict, sizes: models.Config, assumed: Assumed, model, 
         Sampling(c.temperature, c.top_p, c.top_k, (0,)),
         images(config, sizes, assumed, in_prompts),
         shapes=batches.shapes(
-            [tokens] * at_once, at_once, config.rollouts, c.max_new_tokens, mesh.shards(), prompts > at_once, True
+            [tokens] * at_once, at_once, config.rollouts, c.max_new_tokens, mesh.shards(), prompts > at_once, False
         ),
         prompt_tokens=tokens,
         dtype=jnp.dtype(config.compute_dtype),

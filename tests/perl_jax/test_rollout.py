@@ -388,7 +388,7 @@ def test_a_prompts_cache_is_not_repeated_for_its_streams(models):
     )
     assert not [shape for shape in found[0] | found[1] if {streams, size, text.head_dim} <= set(shape)]
     count = shapes.rungs[0].prompt_pages
-    assert 2 * pages.pages_of(tokens) <= count <= 3 * pages.pages_of(tokens), "whatever the number of streams"
+    assert 2 * pages.pages_of(tokens) <= count < 4 * pages.pages_of(tokens), "whatever the number of streams"
     total = sum(leaf.nbytes for leaf in jax.tree.leaves(caches.prompts))
     assert total == text.num_hidden_layers * 2 * count * size * heads[0] * heads[1] * 4
 
