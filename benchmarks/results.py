@@ -1,4 +1,4 @@
-"""Runs all benchmarks and writes benchmarks/RESULTS.md: `python -m benchmarks.results` (needs torch; 8 to 13 minutes)."""
+"""Runs all benchmarks and writes benchmarks/RESULTS.md: `python -m benchmarks.results` (needs torch; 8 to 13 min)."""
 
 import subprocess
 import sys
