@@ -37,6 +37,7 @@ from perl_jax.engine.decode_batch import (
     Finished,
     Moves,
     Rollouts,
+    Rung,
     Segment,
     Shapes,
     Slots,
@@ -49,13 +50,14 @@ from perl_jax.engine.sampling import Sampling, sample
 
 Split = tuple[nnx.GraphDef, nnx.State]  # a model by `nnx.split`
 
+_NUMBERS = np.uint32(0), np.int32(0), np.int32(0), np.int32(0), np.int32(0)  # those of `_decode`, to compile it ahead
 _compiled: set[tuple] = set()  # signatures that `compile_ahead` has compiled
 
 
 class Caches(flax.struct.PyTreeNode):
     """KV caches by layer, of all shards."""
 
-    prompts: list[Cache]  # pages of prompts: keys [K, J, d, PAGE], values [K, J, PAGE, d]
+    prompts: list[Cache]  # pages of T tokens of prompts: keys [K, J, d, T], values [K, J, T, d]
     recent: Any  # likewise the streams' newest tokens: keys [S, J, d, T], values [S, J, T, d]; None where apart
     pages: list[Cache]  # pages of streams
 
@@ -124,7 +126,7 @@ def generate(
         while moves := streams.fit():
             caches = _moved(caches, moves)
         admitted = streams.admit()
-        if moves := streams.fit(admitted):
+        if admitted and (moves := streams.fit(admitted)):
             caches = _moved(caches, moves)
         streams.allocate(admitted)
         caches = caches.replace(prompts=packed.prefilled(caches.prompts, admitted, rows))
@@ -139,13 +141,17 @@ def generate(
 
 def no_caches(model: models.Model, shapes: Shapes) -> Caches:
     """The caches of a batch, without a token."""
-    text, dtype, rung, shards = model.config.text, str(jnp.dtype(model.compute_dtype)), shapes.rungs[0], mesh.shards()
-    L, J, d = text.num_hidden_layers, text.num_key_value_heads, text.head_dim
+    text, dtype = model.config.text, str(jnp.dtype(model.compute_dtype))
+    return Caches(
+        *(empty(text.num_hidden_layers, layer, dtype) for layer in _layer_shapes(text, shapes, shapes.rungs[0]))
+    )
 
-    def of(count: int, tokens: int) -> list[Cache]:
-        return empty(L, ((count * shards, J, d, tokens), (count * shards, J, tokens, d)), dtype)
 
-    return Caches(of(rung.prompt_pages, page()), of(rung.slots, shapes.recent), of(rung.pages, page()))
+def _layer_shapes(text: Any, shapes: Shapes, rung: Rung) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
+    """The shapes of keys and values of a layer, of all shards: for prompts, recent tokens and pages."""
+    J, d, shards = text.num_key_value_heads, text.head_dim, mesh.shards()
+    sizes = (rung.prompt_pages, page()), (rung.slots, shapes.recent), (rung.pages, page())
+    return [((count * shards, J, d, tokens), (count * shards, J, tokens, d)) for count, tokens in sizes]
 
 
 def _moved(caches: Caches, moves: Moves) -> Caches:
@@ -197,13 +203,12 @@ def _of(cache: Cache, count: int) -> Any:
 
 def _decoding_programs(decoder: Split, options: Sampling, caches: Caches, shapes: Shapes) -> Iterator[tuple]:
     """(`_decode`, its arguments) of all shapes."""
-    numbers = np.uint32(0), np.int32(0), np.int32(0), np.int32(0), np.int32(0)
     for rung in shapes.rungs:
         pages = [_of(layer, rung.pages) for layer in caches.pages]
         others = Caches([_of(layer, rung.prompt_pages) for layer in caches.prompts], None, pages)
         recent = [_of(layer, rung.slots) for layer in caches.recent]
         slots = mesh.place(no_slots(rung, mesh.shards()))
-        yield _decode, *decoder, options, others, recent, slots, *numbers
+        yield _decode, *decoder, options, others, recent, slots, *_NUMBERS
 
 
 def _moving_programs(caches: Caches, shapes: Shapes, lengths: Sequence[int]) -> Iterator[tuple]:
@@ -248,23 +253,20 @@ def abstract_programs(
         prompt_tokens: of the longest prompt.
         dtype: of activations and caches.
     """
-    L, J, d = sizes.text.num_hidden_layers, sizes.text.num_key_value_heads, sizes.text.head_dim
-    rung, shards = max(shapes.rungs, key=lambda rung: (rung.slots, rung.pages)), mesh.shards()
-
-    def of(count: int, tokens: int) -> list[Any]:
-        count, heads = count * shards, mesh.head_axis(J)
-        both = (count, J, d, tokens), (count, J, tokens, d)
-        return [tuple(mesh.abstract(shape, dtype, mesh.ROWS, heads) for shape in both)] * L
-
-    caches = Caches(of(rung.prompt_pages, page()), of(rung.slots, shapes.recent), of(rung.pages, page()))
-    slots = jax.tree.map(lambda x: mesh.abstract(x.shape, x.dtype, mesh.ROWS), no_slots(rung, shards))
+    rung, heads = max(shapes.rungs, key=lambda rung: (rung.slots, rung.pages)), sizes.text.num_key_value_heads
+    layers: list[Any] = [
+        [tuple(mesh.abstract(shape, dtype, mesh.ROWS, mesh.head_axis(heads)) for shape in layer)]
+        * sizes.text.num_hidden_layers
+        for layer in _layer_shapes(sizes.text, shapes, rung)
+    ]
+    caches = Caches(*layers)
+    slots = jax.tree.map(lambda x: mesh.abstract(x.shape, x.dtype, mesh.ROWS), no_slots(rung, mesh.shards()))
     [*_, of_longest] = _prefill_programs(model, row_lengths(prompt_tokens), dtype)
-    numbers = np.uint32(0), np.int32(0), np.int32(0), np.int32(0), np.int32(0)
     return {
         "prefill images": partial(embeddings.image_tokens.lower, *model, pack),
         "prefill": partial(of_longest[0].lower, *of_longest[1:]),
         "decode": partial(
-            _decode.lower, *decoder, options, caches.replace(recent=None), caches.recent, slots, *numbers
+            _decode.lower, *decoder, options, caches.replace(recent=None), caches.recent, slots, *_NUMBERS
         ),
     }, caches
 

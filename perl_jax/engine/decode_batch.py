@@ -382,17 +382,11 @@ def _by_row(slots: Sequence[Stream | None]) -> dict[Row, list[tuple[int, Stream]
 def no_slots(rung: Rung, shards: int) -> Slots:
     """Free slots of all shards."""
     S, N = shards * rung.slots, shards * rung.rows
-    table = [np.zeros(S, np.int32) for _ in range(6)]
-    last, drawn, starts, rollouts, begin, places = table
-    prompt_pages, pages = (Pages(*_no_pages(shards * count)) for count in (rung.prompt_pages, rung.pages))
+    last, drawn, starts, rollouts, begin, places = np.zeros((6, S), np.int32)
+    prompt_pages, pages = (Pages(*np.zeros((3, shards * count), np.int32)) for count in (rung.prompt_pages, rung.pages))
     streams = np.zeros((N, rung.width), np.int32)
     ids, done = np.zeros(S, np.uint32), np.ones(S, bool)
     return Slots(last, drawn, starts, ids, rollouts, begin, done, streams, places, prompt_pages, pages)
-
-
-def _no_pages(count: int) -> np.ndarray:
-    """(reader, start, stop) of free pages, int32 [3, K]."""
-    return np.zeros((3, count), np.int32)
 
 
 def _fits(rung: Rung, slots: Sequence[Stream | None], more: bool) -> bool:
