@@ -58,6 +58,9 @@ def get_config() -> ConfigDict:
                 "top_k": 0,
                 "max_new_tokens": 2048,
                 "batch": 0,  # most prompts decoded at a time, to bound KV cache memory; 0: all of a step
+                # Devices along mesh.fsdp and mesh.tensor that hold a copy of the decoding weights together; 0: the
+                # fewest that fit by planned memory.
+                "tensor": 0,
             },
             "reward": "boxed",  # a file in perl_jax/rewards/, package.module:function, or path/file.py:function
             "reward_weights": ConfigDict(),  # by part, as reward_weights.accuracy=1.0; empty: the reward's own sum

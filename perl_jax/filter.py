@@ -145,7 +145,7 @@ def record_indices(config: ConfigDict, data: str, options: Options) -> range:
 
 def cache_key(config: ConfigDict, data: str, base: policy.Base, options: Options) -> dict:
     """Everything that the scores of rollouts depend on."""
-    sampling = {key: value for key, value in config.sampling.items() if key != "batch"}
+    sampling = {key: config.sampling[key] for key in ("temperature", "top_p", "top_k", "max_new_tokens")}
     return {
         "records": records.fingerprint(data),
         "split": config.data.split,

@@ -11,7 +11,8 @@ axes; a dimension that the axis does not divide is replicated. Rows (an update's
 images, a sampler's prompts with their streams) are sharded over all axes but `tensor`.
 """
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
@@ -65,6 +66,36 @@ def make(
     else:
         raise InputError(f"config.mesh: {requested}, but the devices are {slices} slices; set slice={slices}")
     return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+@contextlib.contextmanager
+def with_tensor(size: int) -> Iterator[bool]:
+    """The current mesh with `size` devices along `tensor`, neighbours along `fsdp`: whether that is another one.
+
+    Each copy of decoding weights thus lies on more devices, and there are fewer shards of rows. 0 leaves the mesh as it
+    is, as does the lack of one. Raises InputError where the axes do not allow the size.
+    """
+    current = jax.sharding.get_mesh()
+    if current.empty or size in (0, current.shape["tensor"]):
+        yield False
+        return
+    sizes = dict(current.shape)
+    if size not in tensor_sizes():
+        raise InputError(
+            f"config.sampling.tensor is {size}; with tensor={sizes['tensor']} and fsdp={sizes['fsdp']} in the mesh it "
+            f"must be 0 or one of {', '.join(map(str, tensor_sizes()))}"
+        )
+    both = sizes["fsdp"] * sizes["tensor"]
+    shape = tuple((sizes | {"fsdp": both // size, "tensor": size}).values())
+    with jax.set_mesh(Mesh(current.devices.reshape(shape), AXES, axis_types=current.axis_types)):
+        yield True
+
+
+def tensor_sizes() -> list[int]:
+    """The sizes that `with_tensor` takes on the current mesh, rising: from that of the mesh."""
+    sizes = jax.sharding.get_abstract_mesh().shape
+    both = sizes["fsdp"] * sizes["tensor"]
+    return [size for size in range(sizes["tensor"], both + 1, sizes["tensor"]) if both % size == 0]
 
 
 def shards() -> int:
@@ -249,6 +280,11 @@ def reshard(state: nnx.State, layout: str) -> nnx.State:
     ):
         return state
     return _reshard(state, layout)
+
+
+def from_other(state: nnx.State) -> nnx.State:
+    """Weights from another mesh of the same devices, in the training layout of the current one."""
+    return _reshard(state, "train")
 
 
 @partial(jax.jit, static_argnums=1)

@@ -22,7 +22,7 @@ from models.errors import InputError
 from models.layers import remat_name
 from perl_jax import mesh
 from perl_jax.engine import flops
-from perl_jax.planning import programs, remat, roofline
+from perl_jax.planning import decode_tensor, programs, remat, roofline
 from perl_jax.planning.programs import LIVES, Compiled, resident_bytes
 from perl_jax.planning.roofline import Assumed
 from perl_jax.runtime import cli
@@ -56,6 +56,7 @@ class Plan(NamedTuple):
     shards: int
     compiled: bool  # else estimated
     remat: str  # of `layers.REMAT`
+    sampling_tensor: int  # devices that hold each copy of the weights in sampling
     resident: dict[str, float]  # bytes of each resident buffer on one device
     needed: dict[str, float]  # share of a device's memory, by phase
     sent: dict[str, dict[str, float]]  # bytes sent by program and kind of collective; for decode, per token
@@ -110,7 +111,7 @@ def compile_for(config: ConfigDict, sizes: models.Config, assumed: Assumed, devi
     kind, compiled = devices[0].device_kind, {}
     with jax.set_mesh(mesh.make(devices, **config.mesh)):
         check_config.check_shards(config, mesh.shards())
-        config = with_remat(config, sizes, assumed, flops.DEVICES[kind].memory)
+        config = fitted(config, sizes, assumed, flops.DEVICES[kind].memory)
         lowered, resident = programs.programs(config, sizes, assumed)
         for name, lower in lowered.items():
             started = time.monotonic()
@@ -130,7 +131,7 @@ def estimate(config: ConfigDict, sizes: models.Config, assumed: Assumed, kind: s
     memory = flops.DEVICES[kind].memory * USABLE
     with jax.set_mesh(mesh.make(devices, **config.mesh)):
         check_config.check_shards(config, mesh.shards())
-        config = with_remat(config, sizes, assumed, memory)
+        config = fitted(config, sizes, assumed, memory)
         _, resident = programs.programs(config, sizes, assumed)
         shards = mesh.shards()
     more = roofline.temporary(config, sizes, assumed, resident, len(devices), shards)
@@ -139,10 +140,10 @@ def estimate(config: ConfigDict, sizes: models.Config, assumed: Assumed, kind: s
     return Plan(compiled=False, resident=resident, needed=needed, sent={}, network=None, **timing)
 
 
-def with_remat(config: ConfigDict, sizes: models.Config, assumed: Assumed, memory: float) -> ConfigDict:
-    """The config with `remat` as a run chooses it on devices of this memory, on the current mesh."""
-    name, _ = remat.chosen(config, sizes, memory, assumed)
-    return remat.named(config, name)
+def fitted(config: ConfigDict, sizes: models.Config, assumed: Assumed, memory: float) -> ConfigDict:
+    """The config with `remat` and `sampling.tensor` as a run chooses them for this memory, on the current mesh."""
+    config = remat.named(config, remat.chosen(config, sizes, memory, assumed)[0])
+    return decode_tensor.with_tensor(config, decode_tensor.chosen(config, sizes, memory, assumed)[0])
 
 
 def times(config: ConfigDict, sizes: models.Config, assumed: Assumed, kind: str, count: int, shards: int) -> dict:
@@ -153,6 +154,7 @@ def times(config: ConfigDict, sizes: models.Config, assumed: Assumed, kind: str,
         "count": count,
         "shards": shards,
         "remat": remat_name(config.remat),
+        "sampling_tensor": config.sampling.tensor,
         "work": roofline.work(config, sizes, assumed),
         "seconds": roofline.step(*on),
         "filtering": roofline.inference(*on, *roofline.FILTERED),
@@ -167,7 +169,10 @@ def phases(compiled: Mapping[str, Compiled | float], resident: Mapping[str, floa
         if isinstance(program, float):
             out[name] = program
             continue
-        beside = resident_bytes(resident, name, ARGUMENTS[name])
+        of_program = ARGUMENTS[name]
+        if resident.get("weights to prefill") and name in ("prefill images", "prefill"):
+            of_program = ("weights to prefill",)
+        beside = resident_bytes(resident, name, of_program)
         if name == "update" and isinstance(compiled["update images"], Compiled):
             beside += compiled["update images"].results  # kept for the images' gradient
         out[name] = (beside + program.total) / memory
@@ -193,7 +198,8 @@ def report(config: ConfigDict, planned: Plan, assumed: Assumed, price: float) ->
     columns = list(planned.needed)
     lines = [
         f"# {config.model} on {planned.count} x {planned.device}: {method}",
-        f"mesh: {dict(config.mesh)}; {planned.shards} shards of rows; remat: {planned.remat}",
+        f"mesh: {dict(config.mesh)}; {planned.shards} shards of rows; "
+        f"sampling.tensor: {planned.sampling_tensor}; remat: {planned.remat}",
         "",
         f"| GiB on a device, in | {' | '.join(columns)} |",
         "|---|" + "---|" * len(columns),

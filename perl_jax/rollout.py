@@ -78,6 +78,7 @@ def generate(
     finished: Finished | None = None,
     batch: int = 0,
     lengths: Sequence[int] = (),
+    tensor: int = 0,
 ) -> Rollouts:
     """Samples `samples` responses to each prompt [(input_ids, images), ...] (as `models.pack` takes them).
 
@@ -86,57 +87,67 @@ def generate(
     and video tokens are never sampled. `finished(n, g, tokens)` is called once per response as soon as the host sees
     its end; others may still be decoding. `batch` limits the prompts decoded at a time, and so the KV caches in memory;
     0 is all. The others wait, and take the place of streams that have ended. `lengths` are those of all prompts of a
-    run: its calls then have the same programs (with the same `batch`), which are all compiled by the first.
+    run: its calls then have the same programs (with the same `batch`), which are all compiled by the first. `tensor`
+    devices together hold each copy of the weights, as in `mesh.with_tensor`.
 
     Raises ValueError for options out of range, no prompts, or ids that are not one per prompt, and InputError for a
     prompt that ends with an image.
     """
+    ids = np.arange(len(prompts)) if ids is None else np.asarray(ids)
+    _check(model.config, prompts, ids)
     if temperature < 0 or not 0 < top_p <= 1 or min(top_k, batch) < 0 or samples < 1 or max_new_tokens < 1:
         raise ValueError(
             "needs temperature >= 0, 0 < top_p <= 1, top_k >= 0, samples >= 1, max_new_tokens >= 1 and batch >= 0"
         )
-    if not prompts:
-        raise ValueError("generate needs at least one prompt")
-    for number, (prompt, _) in enumerate(prompts):
-        if check_ids(model.config, prompt, f"prompt {number}")[-1] == model.config.image_token_id:
-            raise InputError(f"prompt {number} ends with an image; end it with text, which a response can follow")
-    ids = np.arange(len(prompts)) if ids is None else np.asarray(ids)
-    if ids.shape != (len(prompts),):
-        raise ValueError(f"ids must hold one id per prompt: {ids.shape} for {len(prompts)} prompts")
     options = Sampling(
         float(temperature),
         float(top_p),
         min(int(top_k), model.config.text.vocab_size),
         tuple(sorted({int(e) for e in eos_ids})),
     )
-    of_call, shards = [len(prompt) for prompt, _ in prompts], mesh.shards()
+    of_call = [len(prompt) for prompt, _ in prompts]
     made_for = of_call if not lengths else [*lengths, max(*lengths, *of_call)]  # the longest in any case
     at_once = batch if lengths and batch else min(batch or len(prompts), len(prompts))
     refills = bool(batch) if lengths else len(prompts) > at_once
-    shapes = decode_batch.shapes(made_for, at_once, samples, max_new_tokens, shards, refills, not lengths)
     rows = row_lengths(max(made_for))
-    parts, decoder = nnx.split(model), nnx.split(for_decoding(model))
-    packed = PackedPrompts(parts, prompts, at_once, min_pixels, max_pixels)
-    streams = DecodeBatch([ids for ids, _ in prompts], samples, max_new_tokens, shards, shapes, finished)
-    caches = no_caches(model, shapes)
-    if lengths or len(shapes.rungs) > 1:
-        compile_ahead(parts, decoder, options, caches, shapes, rows)
-    constants = np.uint32(seed % 2**32), np.int32(max_new_tokens)
-    while streams.waiting or any(streams.live):
-        while moves := streams.fit():
-            caches = _moved(caches, moves)
-        admitted = streams.admit()
-        if admitted and (moves := streams.fit(admitted)):
-            caches = _moved(caches, moves)
-        streams.allocate(admitted)
-        caches = caches.replace(prompts=packed.prefilled(caches.prompts, admitted, rows))
-        slots = mesh.place(streams.slots(packed.starts, ids.astype(np.uint32)))
-        numbers = np.int32(streams.at), *map(np.int32, streams.limits())
-        others = caches.replace(recent=None)
-        recent, end, segment = _decode(*decoder, options, others, caches.recent, slots, *constants, *numbers)
-        caches = caches.replace(recent=recent)
-        streams.add(jax.device_get(segment), int(end))
+    with mesh.with_tensor(tensor) as is_other:
+        if is_other:
+            graph, weights = nnx.split(model)
+            model = nnx.merge(graph, mesh.from_other(weights))
+        shards = mesh.shards()
+        shapes = decode_batch.shapes(made_for, at_once, samples, max_new_tokens, shards, refills, not lengths)
+        parts, decoder = nnx.split(model), nnx.split(for_decoding(model))
+        packed = PackedPrompts(parts, prompts, at_once, min_pixels, max_pixels)
+        streams = DecodeBatch([ids for ids, _ in prompts], samples, max_new_tokens, shards, shapes, finished)
+        caches = no_caches(model, shapes)
+        if lengths or len(shapes.rungs) > 1:
+            compile_ahead(parts, decoder, options, caches, shapes, rows)
+        constants = np.uint32(seed % 2**32), np.int32(max_new_tokens)
+        while streams.waiting or any(streams.live):
+            while moves := streams.fit():
+                caches = _moved(caches, moves)
+            admitted = streams.admit()
+            if admitted and (moves := streams.fit(admitted)):
+                caches = _moved(caches, moves)
+            streams.allocate(admitted)
+            caches = caches.replace(prompts=packed.prefilled(caches.prompts, admitted, rows))
+            slots = mesh.place(streams.slots(packed.starts, ids.astype(np.uint32)))
+            numbers = np.int32(streams.at), *map(np.int32, streams.limits())
+            others = caches.replace(recent=None)
+            recent, end, segment = _decode(*decoder, options, others, caches.recent, slots, *constants, *numbers)
+            caches = caches.replace(recent=recent)
+            streams.add(jax.device_get(segment), int(end))
     return streams.result(model.source.pad_id if model.source else 0)
+
+
+def _check(config: models.Config, prompts: Sequence[tuple[Sequence[int], Sequence]], ids: np.ndarray) -> None:
+    if not prompts:
+        raise ValueError("generate needs at least one prompt")
+    for number, (prompt, _) in enumerate(prompts):
+        if check_ids(config, prompt, f"prompt {number}")[-1] == config.image_token_id:
+            raise InputError(f"prompt {number} ends with an image; end it with text, which a response can follow")
+    if ids.shape != (len(prompts),):
+        raise ValueError(f"ids must hold one id per prompt: {ids.shape} for {len(prompts)} prompts")
 
 
 def no_caches(model: models.Model, shapes: Shapes) -> Caches:

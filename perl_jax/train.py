@@ -22,7 +22,7 @@ from models.errors import InputError
 from perl_jax import grpo, mesh, policy, records, rollout, update
 from perl_jax.evaluation.batched_inference import prefetch
 from perl_jax.grading import Grader
-from perl_jax.planning import remat, roofline
+from perl_jax.planning import decode_tensor, remat, roofline
 from perl_jax.records import prompt_lengths
 from perl_jax.records.stream import Stream, directories_with_split, open_subsets
 from perl_jax.runtime import cli, files, logs, processes, stop
@@ -44,7 +44,8 @@ def train(config: ConfigDict, workdir: Path, profile: tuple[int, int] = (0, 0)) 
     Grader(config.reward, weights=config.reward_weights).close()  # validates the reward before any file is written
     processes.check_equal(json.loads(config.to_json_best_effort()), "a config")
     with jax.set_mesh(mesh.make(**config.mesh)):
-        check_config.check_shards(config, mesh.shards())
+        with mesh.with_tensor(config.sampling.tensor):
+            check_config.check_shards(config, mesh.shards())
         run(config, workdir, profile)
 
 
@@ -58,7 +59,7 @@ def run(config: ConfigDict, workdir: Path, profile: tuple[int, int]) -> None:
     splits = {name: directories_with_split(list(data), name) for name in config.eval.sets} | {
         config.data.split: list(data)
     }
-    config = with_remat(config, model.config)
+    config = fitted(config, model.config)
     kept, excluded = prompt_lengths.select(splits, base.prompts, workdir)
     sets = {
         name: run_data.held_out_questions(config, open_subsets(list(data), name, kept[name]), base.prompts)
@@ -106,6 +107,7 @@ def run(config: ConfigDict, workdir: Path, profile: tuple[int, int]) -> None:
                         grader,
                         config.sampling.max_new_tokens,
                         config.eval.batch,
+                        config.sampling.tensor,
                     )
                     prefix = held_out.PREFIX + f"{name}/" * bool(first)  # the first set has plain names
                     values = {prefix + key: value for key, value in held_out.summary(rows).items()}
@@ -144,14 +146,18 @@ def run(config: ConfigDict, workdir: Path, profile: tuple[int, int]) -> None:
         files.write(workdir / FINISHED, f"step {last}\n")
 
 
-def with_remat(config: ConfigDict, sizes: models.Config) -> ConfigDict:
-    """The config with `remat` by name: where it is "auto", by the planned memory of an update."""
-    if config.remat != "auto":
-        return config
+def fitted(config: ConfigDict, sizes: models.Config) -> ConfigDict:
+    """The config with `remat` and `sampling.tensor` by planned memory, where they are left to it ("auto", 0)."""
     memory = min(processes.exchange(remat.device_memory()))
-    name, needed = remat.chosen(config, sizes, memory, roofline.Assumed())
-    logger.info("remat: %s (planned: %.2g of %.2g GiB)", name, needed / remat.GIB, memory / remat.GIB)
-    return remat.named(config, name)
+    if config.remat == "auto":
+        name, needed = remat.chosen(config, sizes, memory, roofline.Assumed())
+        logger.info("remat: %s (planned: %.2g of %.2g GiB)", name, needed / remat.GIB, memory / remat.GIB)
+        config = remat.named(config, name)
+    if not config.sampling.tensor and len(mesh.tensor_sizes()) > 1:
+        size, needed = decode_tensor.chosen(config, sizes, memory, roofline.Assumed())
+        logger.info("sampling.tensor: %d (planned: %.2g of %.2g GiB)", size, needed / remat.GIB, memory / remat.GIB)
+        config = decode_tensor.with_tensor(config, size)
+    return config
 
 
 def perl(

@@ -19,7 +19,7 @@ from perl_jax.engine.pages import Pages, page, pages_of
 
 UNPAGED = 64  # tokens of responses that need no pages
 FEWEST = 8  # streams of the smallest batch
-KEPT = 3  # prompts for each one of which all streams are live: of most only the longest responses are left
+SOME, KEPT = 2, 3  # prompts for each one of which all streams are live: of most only the longest responses are left
 
 Finished = Callable[[int, int, np.ndarray], None]
 
@@ -106,15 +106,15 @@ def ladder(
 
     The `prompt_pages` are those of all prompts, `longest` those of one, and `pages` those of a stream, at most. The
     wide shapes have all `slots` and ever more pages. With `refills`, prompts of whom few streams are left are there
-    beside the others. Where streams outlive the others, a third of the slots do, or a ninth, or fewer still. A batch
-    without pages has one shape.
+    beside the others, and streams of all ages take about the square root of their most pages on average. Where streams
+    outlive the others, a third of the slots do, or a ninth, or fewer still. A batch without pages has one shape.
     """
     if not pages:
         return [Rung(slots, prompts, width, prompt_pages, 0)]
     half, third, two_thirds = (int(np.ceil(pages**power)) for power in (1 / 2, 1 / 3, 2 / 3))
     wide = [(1, 0), (1, half), (1, pages)]
     if refills:
-        wide = [(1, 0), (1, third), (KEPT, third), (KEPT, two_thirds), (KEPT, pages)]
+        wide = [(1, 0), (SOME, third), (SOME, half), (KEPT, two_thirds), (KEPT, pages)]
     rungs = [Rung(slots, kept * prompts, width, kept * prompt_pages, share * slots) for kept, share in wide]
     for part in (3, 9, 27):
         shares = [pages] if refills or part == 27 else [half, pages]

@@ -28,6 +28,7 @@ PHASES = ("prefill images", "prefill", "decode", "update images", "update", "opt
 LIVES = {  # phases during which each buffer is on a device
     **dict.fromkeys(("weights", "frozen weights", "reference", "optimizer state"), PHASES),
     "gradients": ("update images", "update", "optimizer"),
+    "weights to prefill": ("prefill images", "prefill", "decode"),  # where sampling has a mesh of its own
     "decoding copy": ("prefill images", "prefill", "decode"),
     "prompt caches": ("prefill images", "prefill", "decode"),
     "response caches": ("prefill images", "prefill", "decode"),  # prompts are prefilled while others decode
@@ -69,19 +70,14 @@ def programs(
     state = state.replace(
         **{name: with_sharding(getattr(state, name)) for name in ("trainable", "frozen", "opt_state")}
     )
-    decoder_graph, decoder_weights = nnx.split(jax.eval_shape(rollout.for_decoding, model))
-    decoder = decoder_graph, with_sharding(decoder_weights, "decode")
-    graph, weights = nnx.split(model)
-    of_rollouts, caches = sampling(config, sizes, assumed, (graph, with_sharding(weights)), decoder)
+    of_rollouts, of_sampling = sampling(config, sizes, assumed, model)
     return of_rollouts | updating(config, sizes, assumed, state), {
         "weights": share(state.trainable),
         "frozen weights": share(state.frozen),
         "reference": of_reference(config, model),
         "optimizer state": share(state.opt_state),
         "gradients": share(state.trainable),
-        "decoding copy": share(decoder[1]),
-        "prompt caches": share(caches.prompts),
-        "response caches": share((caches.recent, caches.pages)),
+        **of_sampling,
     }
 
 
@@ -131,23 +127,35 @@ def images(config: ConfigDict, sizes: models.Config, assumed: Assumed, count: in
     return jax.tree.map(lambda x: mesh.abstract(x.shape, x.dtype, mesh.ROWS), pack)
 
 
-def sampling(config: ConfigDict, sizes: models.Config, assumed: Assumed, model, decoder) -> tuple[dict, rollout.Caches]:
-    """The programs of rollouts of the largest shapes, and their caches."""
+def sampling(
+    config: ConfigDict, sizes: models.Config, assumed: Assumed, model: models.Model
+) -> tuple[dict[str, Callable], dict[str, float]]:
+    """The programs of rollouts of the largest shapes, and their resident buffers, on the mesh of `sampling.tensor`."""
     c, at_once, prompts = config.sampling, decode_batch(config), config.questions * (config.n_s + 1)
     tokens = lengths(config, sizes, assumed)[1]
     in_prompts = -(-at_once // (config.n_s + 1)) * assumed.images
-    return rollout.abstract_programs(
-        sizes,
-        model,
-        decoder,
-        Sampling(c.temperature, c.top_p, c.top_k, (0,)),
-        images(config, sizes, assumed, in_prompts),
-        shapes=batches.shapes(
-            [tokens] * at_once, at_once, config.rollouts, c.max_new_tokens, mesh.shards(), prompts > at_once, False
-        ),
-        prompt_tokens=tokens,
-        dtype=jnp.dtype(config.compute_dtype),
-    )
+    with mesh.with_tensor(c.tensor) as is_other:
+        graph, weights = nnx.split(model)
+        decoder_graph, decoder_weights = nnx.split(jax.eval_shape(rollout.for_decoding, model))
+        weights, decoder_weights = with_sharding(weights), with_sharding(decoder_weights, "decode")
+        lowered, caches = rollout.abstract_programs(
+            sizes,
+            (graph, weights),
+            (decoder_graph, decoder_weights),
+            Sampling(c.temperature, c.top_p, c.top_k, (0,)),
+            images(config, sizes, assumed, in_prompts),
+            shapes=batches.shapes(
+                [tokens] * at_once, at_once, config.rollouts, c.max_new_tokens, mesh.shards(), prompts > at_once, False
+            ),
+            prompt_tokens=tokens,
+            dtype=jnp.dtype(config.compute_dtype),
+        )
+        return {name: mesh.in_any_thread(lower) for name, lower in lowered.items()}, {
+            "weights to prefill": share(weights) if is_other else 0.0,
+            "decoding copy": share(decoder_weights),
+            "prompt caches": share(caches.prompts),
+            "response caches": share((caches.recent, caches.pages)),
+        }
 
 
 def updating(config: ConfigDict, sizes: models.Config, assumed: Assumed, state: update.State) -> dict[str, Callable]:

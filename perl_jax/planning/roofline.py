@@ -75,6 +75,11 @@ def decode_batch(config: ConfigDict) -> int:
     return min(config.sampling.batch or prompts, prompts)
 
 
+def shards_of_sampling(config: ConfigDict, count: int, shards: int) -> int:
+    """Shards of rows while sampling on `count` devices, of which each `config.sampling.tensor` hold the weights."""
+    return count // config.sampling.tensor if config.sampling.tensor else shards
+
+
 def work(config: ConfigDict, sizes: models.Config, assumed: Assumed) -> int:
     """FLOPs of a training step: all groups once for sampling, three times for the update."""
     patches, prompt = lengths(config, sizes, assumed)
@@ -117,6 +122,7 @@ def sampling(
     work = sizes.vision.flops([patches] * assumed.images * questions)
     work += prompts * flops.text(sizes.text, prompt, prompt * prompt // 2, samples)
     batch = min(prompts, decode_batch(config))
+    shards = shards_of_sampling(config, count, shards)
     share = -(-batch // shards)
     tokens = prompts / batch * assumed.response
     read = flops.decoded_bytes(sizes.text, share * samples, share, prompt, assumed.response / 2, 2)
@@ -165,11 +171,14 @@ def temporary(
     11, dots 43 for 36, none 657 for 639.
     """
     text, vision, T = sizes.text, sizes.vision, count // shards
+    sampling_shards = shards_of_sampling(config, count, shards)
+    T_sampling = count // sampling_shards
     patches, prompt = lengths(config, sizes, assumed)
     D, C, size = text.hidden_size, config.micro_batch.row_tokens, np.dtype(np.float16).itemsize
     heads = 2 * (text.num_attention_heads + text.num_key_value_heads) * text.head_dim
     layer = size * (4 * D + (heads + 4 * text.intermediate_size) // T)  # activations per token
-    N = -(-decode_batch(config) // shards)
+    layer_of_prefill = size * (4 * D + (heads + 4 * text.intermediate_size) // T_sampling)
+    N = -(-decode_batch(config) // sampling_shards)
     encoded = min(N * assumed.images * patches, max(embeddings.PATCHES, patches))
     tower = encoded * size * (4 * vision.hidden_size + 4 * vision.intermediate_size)
     tower += 2 * encoded * patches * vision.num_heads * 4  # scores of full attention
@@ -189,8 +198,8 @@ def temporary(
     activations = text.num_hidden_layers * C * kept * size
     saved = vision.depth * kept_of_patch * size * patches_kept
     return {
-        "prefill": max(tower, min(N * bucket(prompt), max(bucket(prompt), FULL["gpu"])) * layer) + images,
-        "decode": 3 * 4 * N * config.rollouts * text.vocab_size / T,
+        "prefill": max(tower, min(N * bucket(prompt), max(bucket(prompt), FULL["gpu"])) * layer_of_prefill) + images,
+        "decode": 3 * 4 * N * config.rollouts * text.vocab_size / T_sampling,
         "update": activations
         + 2 * C * layer
         + 3 * 4 * chunked_head.CHUNK

@@ -86,6 +86,7 @@ RANGES = {
     "sampling.top_k": _count(0),
     "sampling.max_new_tokens": _count(1),
     "sampling.batch": _count(0),
+    "sampling.tensor": _count(0),
     "grading.workers": _count(1, 1024),
     "grading.timeout": Range(0, 86400, above=True),
     "grading.max_failed": SHARE,

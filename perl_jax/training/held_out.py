@@ -52,13 +52,22 @@ def evaluate(
     grader: Grader,
     max_new_tokens: int,
     batch: int,
+    tensor: int = 0,
 ) -> list[dict]:
-    """Evaluates all questions greedily, `batch` prompts at a time; returns the rows of `predictions`."""
-    return predictions(questions, generate(model, questions, prompts, max_new_tokens, batch), grader)
+    """Evaluates all questions greedily, `batch` prompts at a time; returns the rows of `predictions`.
+
+    `tensor` is as in `rollout.generate`.
+    """
+    return predictions(questions, generate(model, questions, prompts, max_new_tokens, batch, tensor), grader)
 
 
 def generate(
-    model: models.Model, questions: Sequence[Question], prompts: Prompts, max_new_tokens: int, batch: int
+    model: models.Model,
+    questions: Sequence[Question],
+    prompts: Prompts,
+    max_new_tokens: int,
+    batch: int,
+    tensor: int = 0,
 ) -> list[list[str]]:
     """The greedy response to each question in each of its orders, [question][order]."""
     flat = [prompt for question in questions for prompt in question.prompts]
@@ -69,6 +78,7 @@ def generate(
         max_new_tokens=max_new_tokens,
         temperature=0.0,
         batch=batch,
+        tensor=tensor,
         eos_ids=prompts.processor.eos_ids,
         **prompts.limits,
     )

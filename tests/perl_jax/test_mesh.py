@@ -25,6 +25,7 @@ MESHES = {  # (sizes, a case of mesh_run)
     "all": ({"data": 2, "fsdp": 2, "tensor": 2}, "long"),
     "slices": ({"slice": 2, "fsdp": 1, "tensor": 4}, "text"),  # more than there are key heads; a frozen tower
     "adapters": ({"data": 2, "fsdp": 2, "tensor": 2}, "adapters"),
+    "cut": ({"data": 2, "fsdp": 4}, "short"),  # sampling cuts the weights over two devices
 }
 
 
@@ -89,7 +90,8 @@ def test_decoding_gathers_no_weights(results):
     config = mesh_run.config().text
     D, F, kv = config.hidden_size, config.intermediate_size, config.num_key_value_heads * config.head_dim
     for name, (sizes, _) in MESHES.items():
-        parts = [out // n for n in (1, sizes.get("tensor", 1)) for out in (D, F, kv, config.vocab_size)]
+        tensor = mesh_run.TENSOR.get(name, sizes.get("tensor", 1))
+        parts = [out // n for n in (1, tensor) for out in (D, F, kv, config.vocab_size)]
         weights = {shape for part in parts for shape in ((D, part), (part, D))}
         gathered = {tuple(shape) for shape in results[2][name]["gathered"]}
         assert gathered and not gathered & weights, name
@@ -123,6 +125,20 @@ def test_where_weights_lie():
         assert mesh.partition_spec((36, 2050, 11008), ("layers", "embed", "mlp")) == P(None, None, "tensor"), (
             "4 divides no 2050"
         )
+
+
+def test_tensor_takes_from_fsdp():
+    """Neighbours come together; the order of devices stays, so that arrays need not move through the host."""
+    with jax.set_mesh(mesh.make()), mesh.with_tensor(1) as is_other:
+        assert not is_other
+    with mesh.with_tensor(8) as is_other:
+        assert not is_other and mesh.shards() == 1, "without a mesh"
+    with (
+        jax.set_mesh(mesh.make()),
+        pytest.raises(InputError, match=r"config.sampling.tensor is 64; with tensor=1 and fsdp=\d+ in the mesh"),
+        mesh.with_tensor(64),
+    ):
+        pass
 
 
 def test_shards_and_layouts():

@@ -44,10 +44,11 @@ def text(model, sharding=None):
 
 # name: (the model and which of its weights train, new tokens). Only "long" takes pages and moves streams,
 # which takes eight decoding programs instead of one, and recomputes activations.
+TENSOR = {"cut": 2}  # of sampling alone, by the mesh's name
 CASES = {"long": (all_weights, 80), "short": (all_weights, 40), "adapters": (adapters, 40), "text": (text, 40)}
 
 
-def sampled(model, max_new_tokens: int) -> dict:
+def sampled(model, max_new_tokens: int, tensor: int = 0) -> dict:
     """{name: array} of rollouts."""
     import tiny
 
@@ -62,6 +63,7 @@ def sampled(model, max_new_tokens: int) -> dict:
         max_new_tokens=max_new_tokens,
         eos_ids=range(10, 20),
         max_pixels=tiny.MAX_PIXELS,
+        tensor=tensor,
     )
     return {"tokens": out.tokens, "lengths": out.lengths, "sampled": out.logprobs}
 
@@ -82,7 +84,7 @@ def groups_and_rows(model) -> tuple[list, dict]:
     return groups, {"rows": 1, "row_tokens": 96, "max_pixels": tiny.MAX_PIXELS}
 
 
-def results(model, trainable, optimizer, max_new_tokens: int, remat: bool = False) -> dict:
+def results(model, trainable, optimizer, max_new_tokens: int, remat: bool = False, tensor: int = 0) -> dict:
     """{name: array} of all results that must be equal on any mesh; without rollouts for 0 new tokens."""
     import numpy as np
 
@@ -94,7 +96,7 @@ def results(model, trainable, optimizer, max_new_tokens: int, remat: bool = Fals
     state, metrics = update.step(update.init(model, optimizer, trainable), groups, remat=remat, **rows)
     names = ("loss", "grad_norm", "entropy", "logprob", "ratio_max", "update_norm")
     return {
-        **(sampled(model, max_new_tokens) if max_new_tokens else {}),
+        **(sampled(model, max_new_tokens, tensor) if max_new_tokens else {}),
         "logprobs": logprobs,
         **{f"metric {name}": metrics[name] for name in names},
         **{f"weight {name}": np.asarray(value) for name, value in qwen.named(state.model).items()},
@@ -151,10 +153,11 @@ def main(model_path: str, out: str, devices: str, meshes: str) -> None:
         with jax.set_mesh(mesh.make(**sizes)):
             make, tokens = CASES[case]
             model, trainable = make(qwen.load(model_path, sharding=mesh.sharding), mesh.sharding)
-            np.savez(Path(out, f"{name}.npz"), **results(model, trainable, descent, tokens, case == "long"))
+            options = descent, tokens, case == "long", TENSOR.get(name, 0)
+            np.savez(Path(out, f"{name}.npz"), **results(model, trainable, *options))
             in_decoding = sorted(shapes)
             with Compilations() as compilations:
-                results(model, trainable, descent, tokens, case == "long")
+                results(model, trainable, *options)
             shapes.clear()
             if name == "fsdp":
                 reshard, mesh.reshard = mesh.reshard, lambda state, layout: state  # decodes in the training layout
