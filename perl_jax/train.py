@@ -28,28 +28,39 @@ from perl_jax.records.stream import Stream, directories_with_split, open_subsets
 from perl_jax.runtime import cli, files, logs, processes, stop
 from perl_jax.runtime.compilations import Compilations
 from perl_jax.training import batch as batches
-from perl_jax.training import check_config, checkpoint, held_out, inspect_page, metrics, run_data, schedule
+from perl_jax.training import (
+    check_config,
+    checkpoint,
+    config_changes,
+    held_out,
+    inspect_page,
+    metrics,
+    run_data,
+    schedule,
+)
 
 logger = logging.getLogger("perl_jax.train")  # not __name__, which is __main__ for the command
 
 FINISHED = "finished"  # a file in the workdir of a run that has made its last step: what launchers look for
 
 
-def train(config: ConfigDict, workdir: Path, profile: tuple[int, int] = (0, 0)) -> None:
+def train(config: ConfigDict, workdir: Path, profile: tuple[int, int] = (0, 0), allow: Sequence[str] = ()) -> None:
     """Runs, or resumes, the experiment `config` in `workdir`. Raises InputError for invalid configs and data.
 
-    Steps `profile[0]` to `profile[1]` are traced to WORKDIR/profile, for TensorBoard or Perfetto.
+    Steps `profile[0]` to `profile[1]` are traced to WORKDIR/profile, for TensorBoard or Perfetto. A run that goes on
+    has the config that it had, but for what changes no result and for the keys in `allow` (`config_changes`).
     """
     check_config.check(config)
     Grader(config.reward, weights=config.reward_weights).close()  # validates the reward before any file is written
     processes.check_equal(json.loads(config.to_json_best_effort()), "a config")
+    processes.check_equal(list(allow), "an --allow")
     with jax.set_mesh(mesh.make(**config.mesh)):
         with mesh.with_tensor(config.sampling.tensor):
             check_config.check_shards(config, mesh.shards())
-        run(config, workdir, profile)
+        run(config, workdir, profile, allow)
 
 
-def run(config: ConfigDict, workdir: Path, profile: tuple[int, int]) -> None:
+def run(config: ConfigDict, workdir: Path, profile: tuple[int, int], allow: Sequence[str]) -> None:
     """`train` on the current mesh."""
     cache = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
     logger.info("compiled programs are kept in %s", cache or "memory alone")
@@ -74,6 +85,12 @@ def run(config: ConfigDict, workdir: Path, profile: tuple[int, int]) -> None:
         "model": base.path,
         "lora": config.lora.to_dict() if config.lora.rank else None,
     }
+    made_with = {  # for who goes on
+        **facts,
+        "config": json.loads(config.to_json_best_effort()),
+        "processes": jax.process_count(),
+        "prompt": json.loads(base.prompts.to_json()),
+    }
     last, stopped = config.warmup.steps + config.total_steps, ""
 
     with (
@@ -88,7 +105,7 @@ def run(config: ConfigDict, workdir: Path, profile: tuple[int, int]) -> None:
         lengths = prompt_lengths.kept_lengths(kept[config.data.split], config.data.split, base.prompts, workdir)
         source = batches.Source(config, of_steps, base.prompts, grader, lengths)
         reference = policy.reference(config, model)
-        state, done = resume(config, checkpoints, model, source, facts)
+        state, done = resume(config, checkpoints, model, source, made_with, allow)
         step = done
         del model  # the state has copies of the trained weights; free the originals
         if done < last and processes.first():
@@ -136,8 +153,7 @@ def run(config: ConfigDict, workdir: Path, profile: tuple[int, int]) -> None:
                 scores = evaluate(step) if step == last or step % config.eval.every == 0 else {}
                 stopped = signals.asked()
                 if scores or stopped or step == last or step % config.checkpoint.every == 0:
-                    info = {**facts, "stream": source.questions.state(), "prompt": json.loads(source.prompts.to_json())}
-                    checkpoints.save(step, state, info, scores)
+                    checkpoints.save(step, state, {**made_with, "stream": source.questions.state()}, scores)
                 if stopped:
                     break
     if stopped and step < last:  # and its checkpoint is written
@@ -316,22 +332,27 @@ def resume(
     checkpoints: checkpoint.Checkpoints,
     model: models.Model,
     source: batches.Source,
-    facts: Mapping[str, Any],
+    made_with: Mapping[str, Any],
+    allow: Sequence[str],
 ) -> tuple[update.State, int]:
     """(the state, steps done) of the newest checkpoint that is whole, whose data stream is restored too; or a start.
 
-    Damaged ones are named and set aside while there is one before. Raises InputError if base model or adapters differ,
-    and if no checkpoint is whole: a run never begins anew by itself.
+    Damaged ones are named and set aside while there is one before. Raises InputError if base model, adapters, data or
+    what else changes results differ, but for the config's keys in `allow`, and if no checkpoint is whole: a run never
+    begins anew by itself.
     """
     while True:
         done = checkpoints.latest() or 0
         state = update.init(model, schedule.optimizer(config, max(done, 1)), policy.trainable(config))
         if not done:
+            config_changes.check(None, made_with, 0, allow)
             return state, 0
         damage = ""
         try:
             saved = checkpoints.run(done)
-            check_same_base(saved, done, facts)
+            check_same_base(saved, done, made_with)
+            source.questions.restore(saved["stream"])
+            config_changes.check(saved, made_with, done, allow)
             state = checkpoints.restore(done, state)
         except checkpoint.Damaged as error:
             damage = str(error)
@@ -340,7 +361,6 @@ def resume(
                 raise InputError(f"{damage}, or give a new --workdir: there is none before that is whole")
             logger.warning("%s: set aside as %s", damage.partition(";")[0], checkpoints.set_aside(done))
             continue
-        source.questions.restore(saved["stream"])
         logger.info("resumed from step %d", done)
         return state, done
 
@@ -368,7 +388,7 @@ def main(_: Sequence[str]) -> None:
         print(inspect_page.write(FLAGS.config, Path(FLAGS.workdir), FLAGS.inspect))
         return
     processes.join(FLAGS.coordinator, FLAGS.process_count, FLAGS.process_index)
-    train(FLAGS.config, Path(FLAGS.workdir), steps_of(FLAGS.profile_steps))
+    train(FLAGS.config, Path(FLAGS.workdir), steps_of(FLAGS.profile_steps), FLAGS.allow)
 
 
 def steps_of(text: str) -> tuple[int, int]:
@@ -386,6 +406,9 @@ if __name__ == "__main__":
         0,
         "Do not train: write WORKDIR/inspect.html with this many of the run's first questions.",
         lower_bound=0,
+    )
+    flags.DEFINE_multi_string(
+        "allow", [], "Keys or sections of the config, with commas, that may differ from what the run was made with."
     )
     flags.DEFINE_string("profile_steps", "", "Steps to trace to WORKDIR/profile, as FIRST:LAST.")
     cli.run(main, elsewhere=cli.IN_CONFIG)

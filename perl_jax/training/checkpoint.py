@@ -7,6 +7,7 @@ never taken for a whole one.
 import contextlib
 import itertools
 import json
+import math
 import os
 import shutil
 import zlib
@@ -46,16 +47,18 @@ class Checkpoints:
         if read_only and not directory.is_dir():
             raise InputError(f"{workdir} holds no checkpoints; give the --workdir of a training run")
         policies = [LatestN(keep)]
+
+        def score(metrics: Mapping[str, float]) -> float:  # of one that was saved for another `best`: the least
+            return metrics.get(best or "", -math.inf)
+
         if best:
-            policies.append(
-                BestN(get_metric_fn=lambda metrics: metrics[best], n=1, keep_checkpoints_without_metrics=False)
-            )
+            policies.append(BestN(get_metric_fn=score, n=1, keep_checkpoints_without_metrics=False))
         options = ocp.CheckpointManagerOptions(
             preservation_policy=AnyPreservationPolicy(policies),
             create=not read_only,
             read_only=read_only,
             cleanup_tmp_directories=not read_only,
-            best_fn=(lambda metrics: metrics[best]) if best else None,
+            best_fn=score if best else None,
         )
         self._best, self._workdir = best, directory.parent
         handlers = {
@@ -79,10 +82,13 @@ class Checkpoints:
         return sorted(self._manager.all_steps())
 
     def best(self) -> int | None:
-        """The step of the checkpoint saved with the highest metric, or None where none has one."""
-        scores = {step: self._manager.metrics(step) for step in self.steps()}
-        scores = {step: next(iter(metrics.values())) for step, metrics in scores.items() if metrics}
-        return max(scores, key=lambda step: scores[step], default=None)
+        """The step of the checkpoint saved with the highest metric, or None where none has one.
+
+        Where the run was told to go by another metric since, that of the newest counts.
+        """
+        scores = {step: metrics for step in self.steps() if (metrics := self._manager.metrics(step))}
+        name = next(iter(scores[max(scores)])) if scores else ""
+        return max((step for step in scores if name in scores[step]), key=lambda step: scores[step][name], default=None)
 
     def save(self, step: int, state: State, run: Mapping, metrics: Mapping[str, float]) -> None:
         """Starts an asynchronous write; the arrays are copied before this returns, so the state may be donated."""

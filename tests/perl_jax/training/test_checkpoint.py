@@ -74,6 +74,15 @@ def test_the_newest_and_the_best_are_kept(model, tmp_path):
         assert checkpoints.latest() == 5 and checkpoints.best() == 2
 
 
+def test_another_metric_is_the_best_from_then_on(model, tmp_path):
+    state = jax.tree.map(jnp.array, state_of(model, seed=1, trainable=lambda path: path.endswith("norm.scale")))
+    for step, best in enumerate(("eval/x", "eval/x", "eval/y", "eval/y", "eval/y"), start=1):
+        with checkpoint.Checkpoints(tmp_path, keep=1, best=best) as checkpoints:
+            checkpoints.save(step, state, RUN, {"eval/x": 1.0, "eval/y": 1.0 / step})
+    with checkpoint.Checkpoints(tmp_path, read_only=True) as checkpoints:
+        assert checkpoints.steps() == [3, 5] and checkpoints.best() == 3
+
+
 def test_a_damaged_checkpoint_is_named(model, tmp_path):
     state = jax.tree.map(jnp.array, state_of(model, seed=1, trainable=lambda path: path.endswith("norm.scale")))
     with checkpoint.Checkpoints(tmp_path, keep=3) as checkpoints:
