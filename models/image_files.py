@@ -35,7 +35,7 @@ class Encoded:
     """
 
     def __init__(self, data: bytes, where: str):
-        self._data, self._where, self._resized = data, where, None
+        self.data, self._where, self._resized = data, where, None
         try:
             with Image.open(io.BytesIO(data), formats=FORMATS) as image:
                 orientation = Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1)  # PNG's getexif would decode
@@ -46,7 +46,7 @@ class Encoded:
 
     def decoded(self) -> Image.Image:
         """The image, decoded at each call; errors as `open_image`, and InputError if its size is not the header's."""
-        image = open_image(self._data, self._where)
+        image = open_image(self.data, self._where)
         if image.size != (self.width, self.height):
             raise InputError(
                 f"{self._where}: its header says {self.width} x {self.height} pixels, but it has "
@@ -63,7 +63,7 @@ class Encoded:
     @functools.cached_property
     def digest(self) -> bytes:
         """A hash of the encoded bytes."""
-        return hashlib.blake2b(self._data).digest()
+        return hashlib.blake2b(self.data).digest()
 
     @property
     def preferred_position(self) -> float:

@@ -189,9 +189,10 @@ class Grader:
     def _weighed(self, score: dict[str, float]) -> dict[str, float]:
         if self._weights:
             score["reward"] = sum(weight * score.get(part, 0.0) for part, weight in self._weights.items())
-            if not abs(score["reward"]) <= rewards.MOST:
+            if not abs(score["reward"]) <= rewards.LARGEST:
                 raise InputError(
-                    f"reward_weights make of {_shown(score)} a reward that is no float32; give smaller ones"
+                    f"reward_weights make of {_shown(score)} a reward that is no float32 up to {rewards.LARGEST:g}; "
+                    "give smaller ones"
                 )
         return score
 
@@ -387,6 +388,8 @@ def _checked(reward: rewards.Score, record: Mapping[str, object], text: str) -> 
         return Failure("parts", f"returned {len(parts)} parts, more than {MAX_PARTS}: {_shown(sorted(parts))}")
     if not all(abs(value) <= rewards.MOST for value in parts.values()):
         return Failure("not finite", f"returned {_shown(parts)}, which is not finite as float32")
+    if not all(abs(value) <= rewards.LARGEST for value in parts.values()):
+        return Failure("too large", f"returned {_shown(parts)}, beyond {rewards.LARGEST:g}: too large to learn from")
     return parts
 
 

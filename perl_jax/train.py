@@ -27,8 +27,8 @@ from perl_jax.records import prompt_lengths
 from perl_jax.records.stream import Stream, directories_with_split, open_subsets
 from perl_jax.runtime import cli, files, logs, processes, stop
 from perl_jax.runtime.compilations import Compilations
-from perl_jax.training import batch as batches
 from perl_jax.training import (
+    bad_steps,
     check_config,
     checkpoint,
     config_changes,
@@ -38,6 +38,7 @@ from perl_jax.training import (
     run_data,
     schedule,
 )
+from perl_jax.training import batch as batches
 
 logger = logging.getLogger("perl_jax.train")  # not __name__, which is __main__ for the command
 
@@ -105,7 +106,8 @@ def run(config: ConfigDict, workdir: Path, profile: tuple[int, int], allow: Sequ
         lengths = prompt_lengths.kept_lengths(kept[config.data.split], config.data.split, base.prompts, workdir)
         source = batches.Source(config, of_steps, base.prompts, grader, lengths)
         reference = policy.reference(config, model)
-        state, done = resume(config, checkpoints, model, source, made_with, allow)
+        state, done, in_a_row = resume(config, checkpoints, model, source, made_with, allow)
+        bad = bad_steps.BadSteps(workdir, config.max_bad_steps, last, base.prompts, in_a_row)
         step = done
         del model  # the state has copies of the trained weights; free the originals
         if done < last and processes.first():
@@ -142,18 +144,19 @@ def run(config: ConfigDict, workdir: Path, profile: tuple[int, int], allow: Sequ
                     state = update.init(state.model, schedule.optimizer(config, step), policy.trainable(config))
 
                 run_step = perl if step > config.warmup.steps else warm_up
-                state, values, groups = run_step(config, step, state, source, reference, clock)
+                state, values, rows, groups = run_step(config, step, state, source, reference, clock)
 
                 if step == profile[1]:
                     jax.profiler.stop_trace()
-                log.groups([{"stage": schedule.stage(config, step), "step": step, **group} for group in groups])
+                log.groups([{"stage": schedule.stage(config, step), "step": step, **row} for row in rows])
                 log.step(schedule.stage(config, step), step, {**values, **clock.metrics(), **compilations.take()})
-                if bad := [f"{name} {value}" for name, value in values.items() if not np.isfinite(value)]:
-                    raise InputError(f"step {step}: {', '.join(bad)}; see {workdir}/metrics.jsonl and rollouts.jsonl")
-                scores = evaluate(step) if step == last or step % config.eval.every == 0 else {}
+                at_step = {**made_with, "stream": source.questions.state()}
+                bad.note(step, values, groups, state, at_step)
+                learnt = bad.in_a_row < step  # else the weights are still those of the start
+                scores = evaluate(step) if learnt and (step == last or step % config.eval.every == 0) else {}
                 stopped = signals.asked()
-                if scores or stopped or step == last or step % config.checkpoint.every == 0:
-                    checkpoints.save(step, state, {**made_with, "stream": source.questions.state()}, scores)
+                if stopped or scores or (learnt and (step == last or step % config.checkpoint.every == 0)):
+                    checkpoints.save(step, state, {**at_step, "bad_steps": bad.in_a_row}, scores)
                 if stopped:
                     break
     if stopped and step < last:  # and its checkpoint is written
@@ -183,16 +186,17 @@ def perl(
     source: batches.Source,
     reference: models.Model | None,
     clock: logs.Clock,
-) -> tuple[update.State, dict[str, float], list[dict]]:
+) -> tuple[update.State, dict[str, float], list[dict], list[update.Group]]:
     """One PeRL step: permuted orders, rollouts, rewards, pooled advantages, update.
 
-    Returns (state, metrics, sample groups for the log).
+    Returns (state, metrics, sample groups for the log, groups of the last optimizer step). An optimizer step that is
+    skipped, as it is not finite, is the last.
     """
     batch = gather(config, step, state.model, source, clock)
     prepare_next(config, step, source)
     if not batch.questions:  # the online filter dropped every group: skip the update
         logger.warning("step %d: no group had unequal rewards; the policy stays as it is", step)
-        return state, batch.log | {"update/loss": 0.0, "update/grad_norm": 0.0}, []
+        return state, batch.log | {"update/loss": 0.0, "update/grad_norm": 0.0}, [], []
 
     with clock("update"):
         groups = [
@@ -203,6 +207,7 @@ def perl(
                 responses=responses,
                 advantages=advantages,
                 sampler_logprobs=logprobs,
+                id=question.record["id"],
             )
             for question, responses, advantages, logprobs in zip(
                 batch.questions, batch.responses, batch.advantages, batch.sampler_logprobs
@@ -222,15 +227,10 @@ def perl(
             packed.append(part)
         steps = []
         for part in packed:
-            state, values = update.step(
-                state,
-                part,
-                norm_length=config.sampling.max_new_tokens,
-                temperature=config.sampling.temperature,
-                remat=config.remat,
-                **config.loss,
-            )
+            state, values = update.step(state, part, **schedule.update_options(config, step))
             steps.append(values)
+            if values["skipped"]:
+                break
         values = batch.log | metrics.of_update(steps)
     if (gap := values["update/sampler_gap"]) > config.max_sampler_gap:
         logger.warning(
@@ -241,7 +241,7 @@ def perl(
             config.max_sampler_gap,
         )
     values |= metrics.of_speed(state.model.config, batch, clock, all_computed=all_count)
-    return state, values, batches.log_rows(batch, config.log_groups)
+    return state, values, batches.log_rows(batch, config.log_groups), part.groups
 
 
 def gather(
@@ -250,7 +250,7 @@ def gather(
     """Samples Q questions x O orders x G responses and computes their advantages [Q, O, G].
 
     The online filter keeps groups with unequal rewards; `refill` samples further questions until there are Q of them,
-    at most `config.refill_rounds` times.
+    at most `config.refill_rounds` times. A batch with metrics that are not finite is returned as it is, to be told.
     """
     rounds, (count, n_s, p, _) = [], schedule.draw(config, step)
     for _ in range(config.refill_rounds if config.online_filter == "refill" else 1):
@@ -276,7 +276,10 @@ def gather(
         with clock("reward"):  # graded against the answer of its order; advantages pooled over a question's orders
             scores = batches.with_penalty(config, grading.scores(), out.lengths)
             advantages = grpo.advantages(scores.rewards, scale=config.advantage_scale)
-            rounds.append(batches.batch_from_rollouts(config, p, questions, out, scores, advantages))
+            batch = batches.batch_from_rollouts(config, p, questions, out, scores, advantages)
+        if not bad_steps.is_finite(batch.log):
+            return batch
+        rounds.append(batch)
         if sum(len(batches.with_signal(batch).questions) for batch in rounds) >= config.questions:
             break
     if config.online_filter == "off":
@@ -296,7 +299,7 @@ def warm_up(
     source: batches.Source,
     reference: models.Model | None,
     clock: logs.Clock,
-) -> tuple[update.State, dict[str, float], list[dict]]:
+) -> tuple[update.State, dict[str, float], list[dict], list[update.Group]]:
     """One supervised step: GRPO with the reference answer as the only rollout and advantage 1 is maximum likelihood."""
     del reference
     with clock("data"):
@@ -313,12 +316,14 @@ def warm_up(
                 prompts=[question.prompts[0][0]],
                 responses=[[answer]],
                 advantages=np.ones((1, 1)),
+                id=question.record["id"],
             )
             for question, answer in zip(questions, answers)
         ]
-        state, values = update.step(state, groups, remat=config.remat, **config.micro_batch, **source.prompts.limits)
+        options = {**schedule.update_options(config, step), **config.micro_batch, **source.prompts.limits}
+        state, values = update.step(state, groups, **options)
         values = metrics.of_update([values])
-    return state, values, []
+    return state, values, [], groups
 
 
 def prepare_next(config: ConfigDict, step: int, source: batches.Source) -> None:
@@ -334,8 +339,8 @@ def resume(
     source: batches.Source,
     made_with: Mapping[str, Any],
     allow: Sequence[str],
-) -> tuple[update.State, int]:
-    """(the state, steps done) of the newest checkpoint that is whole, whose data stream is restored too; or a start.
+) -> tuple[update.State, int, int]:
+    """(state, steps done, bad ones in a row) of the newest checkpoint that is whole, with its data stream; or a start.
 
     Damaged ones are named and set aside while there is one before. Raises InputError if base model, adapters, data or
     what else changes results differ, but for the config's keys in `allow`, and if no checkpoint is whole: a run never
@@ -346,7 +351,7 @@ def resume(
         state = update.init(model, schedule.optimizer(config, max(done, 1)), policy.trainable(config))
         if not done:
             config_changes.check(None, made_with, 0, allow)
-            return state, 0
+            return state, 0, 0
         damage = ""
         try:
             saved = checkpoints.run(done)
@@ -362,7 +367,7 @@ def resume(
             logger.warning("%s: set aside as %s", damage.partition(";")[0], checkpoints.set_aside(done))
             continue
         logger.info("resumed from step %d", done)
-        return state, done
+        return state, done, saved.get("bad_steps", 0)
 
 
 def check_same_base(saved: Mapping[str, Any], done: int, facts: Mapping[str, Any]) -> None:
@@ -388,7 +393,21 @@ def main(_: Sequence[str]) -> None:
         print(inspect_page.write(FLAGS.config, Path(FLAGS.workdir), FLAGS.inspect))
         return
     processes.join(FLAGS.coordinator, FLAGS.process_count, FLAGS.process_index)
+    if FLAGS.bad_step:
+        again(FLAGS.config, Path(FLAGS.workdir), FLAGS.bad_step)
+        return
     train(FLAGS.config, Path(FLAGS.workdir), steps_of(FLAGS.profile_steps), FLAGS.allow)
+
+
+def again(config: ConfigDict, workdir: Path, step: int) -> None:
+    """Runs a step again that ended a run, from its own folder in the workdir, and prints what it says."""
+    check_config.check(config)
+    groups = bad_steps.read(bad_steps.folder(workdir, step))
+    with jax.set_mesh(mesh.make(**config.mesh)):
+        model, base = policy.load(config, workdir, ())
+        for line in bad_steps.again(with_remat(config, model.config), model, base.prompts, workdir, step, groups):
+            if processes.first():
+                print(line, flush=True)
 
 
 def steps_of(text: str) -> tuple[int, int]:
@@ -409,6 +428,9 @@ if __name__ == "__main__":
     )
     flags.DEFINE_multi_string(
         "allow", [], "Keys or sections of the config, with commas, that may differ from what the run was made with."
+    )
+    flags.DEFINE_integer(
+        "bad_step", 0, "Do not train: run the step again that ended the run (WORKDIR/bad-step-N).", lower_bound=0
     )
     flags.DEFINE_string("profile_steps", "", "Steps to trace to WORKDIR/profile, as FIRST:LAST.")
     cli.run(main, elsewhere=cli.IN_CONFIG)

@@ -24,7 +24,7 @@ from perl_jax import grpo, mesh
 from perl_jax.engine.chunked_head import chunked_logprobs
 from perl_jax.engine.embeddings import embedded, embeddings
 from perl_jax.engine.packed_groups import Packed, Tokens, pack
-from perl_jax.engine.tree_packing import Group, Rows
+from perl_jax.engine.tree_packing import Group, Rows, flat
 
 __all__ = ["Group", "Packed", "State", "init", "logprobs", "pack", "step"]
 
@@ -94,11 +94,12 @@ def step(
     The loss is `grpo.loss` over all groups, with the same options, independent of how they are packed: `packing` are
     options of `pack`, for groups that are not packed yet. Without KL and entropy bonus, a group whose advantages are
     all 0 has no gradient: its tokens count in the mean, but it is not computed. `remat` as in `layers.checkpointed`.
+    Where the loss, a gradient, a metric or a sampler's log-prob is not finite, all of the state stays as it is.
     Metrics are means over the computed tokens (`ratio`, `kl`, `clip_*`, `importance`, `entropy`, `logprob`, and
     `sampler_gap`, of old log-probs from the sampler's), `loss`, `grad_norm` (global, before clipping), `update_norm`
     (of the weights' change: not finite if any part is not), `ratio_max`, `tokens`, `computed_share`, `padding`,
-    `split_trees`. Raises ValueError for options that `grpo.token_losses` refuses, as `kl_coef` > 0 without
-    `ref_logprobs`.
+    `split_trees`, `skipped` (1 where the state stays as it is). Raises ValueError for options that `grpo.token_losses`
+    refuses, as `kl_coef` > 0 without `ref_logprobs`.
     """
     clips: dict[str, Any] = {"kind": kind, "clip_low": clip_low, "clip_high": clip_high, "dual_clip": dual_clip}
     correction: dict[str, Any] = {"importance": importance, "importance_cap": importance_cap}
@@ -115,14 +116,18 @@ def step(
     scored = lengths[packed.computed].ravel()
     fields = Tokens.of([packed.groups[q] for q in packed.computed], weights[packed.computed], scored)
 
-    grads, stats = _zeros(state.trainable), []
+    given = flat(packed.groups, "sampler_logprobs")  # also of groups that are not computed
+    grads, finite = _start(state.trainable, np.bool_(given is None or np.isfinite(given).all()))
+    stats = []
     for batch in packed.forest.batches:
         batch, tokens = placed(batch), mesh.place(fields.at(np.asarray(batch.index)), axis=1)
         h, pull = _embed(state, *batch.content, options.remat)
-        grads, h_grads, batch_stats = _add_rows(grads, state, h, batch.without_content(), tokens, options)
+        grads, finite, h_grads, batch_stats = _add_rows(
+            grads, finite, state, h, batch.without_content(), tokens, options
+        )
         grads = _add_pulled(grads, pull, h_grads)
         stats.append(batch_stats)
-    trained, opt_state, norms = _apply(state.optimizer, state.trainable, state.opt_state, grads)
+    trained, opt_state, norms = _apply(state.optimizer, state.trainable, state.opt_state, grads, finite)
     state = state.replace(trainable=trained, opt_state=opt_state)
     stats, norms = jax.device_get((stats, norms))
     tokens_in_loss, tokens_in_all = int(scored.sum()), int(lengths.sum())
@@ -159,8 +164,9 @@ def placed(batch: Rows) -> Rows:
 
 
 @jax.jit
-def _zeros(tree: nnx.State) -> nnx.State:
-    return mesh.weights(jax.tree.map(jnp.zeros_like, tree))
+def _start(tree: nnx.State, finite: jax.Array) -> tuple[nnx.State, jax.Array]:
+    """Gradients of 0, and whether all numbers are finite so far."""
+    return mesh.weights(jax.tree.map(jnp.zeros_like, tree)), mesh.replicated(finite)
 
 
 # A micro-batch runs three programs, so that new image sizes recompile only `_embed`.
@@ -178,11 +184,14 @@ def _embed(state: State, ids: jax.Array, image_index: jax.Array, vision: Any, re
     return jax.vjp(of_weights, state.trainable)
 
 
-@partial(jax.jit, static_argnums=5, donate_argnums=(0, 2))
+@partial(jax.jit, static_argnums=6, donate_argnums=(0, 1, 3))
 def _add_rows(
-    grads: nnx.State, state: State, h: jax.Array, rows: Rows, tokens: Tokens, options: Options
-) -> tuple[nnx.State, jax.Array, tuple]:
-    """Accumulates the gradient over each shard's rows in turn: (grads, gradient of h, (loss, sums, maxima) [B])."""
+    grads: nnx.State, finite: jax.Array, state: State, h: jax.Array, rows: Rows, tokens: Tokens, options: Options
+) -> tuple[nnx.State, jax.Array, jax.Array, tuple]:
+    """Accumulates the gradient over each shard's rows in turn.
+
+    Returns (grads, whether all losses and statistics are finite, gradient of h, (loss, sums, maxima) [B]).
+    """
 
     losses: dict[str, Any] = dict(options.losses)
 
@@ -216,7 +225,9 @@ def _add_rows(
         return mesh.weights(jax.tree.map(jnp.add, grads, more)), (mesh.rows(h_grads), (loss, *totals))
 
     grads, (h_grads, stats) = jax.lax.scan(add, grads, (h, rows, tokens))
-    return grads, h_grads, mesh.replicated(stats)
+    stats = mesh.replicated(stats)
+    finite &= jnp.all(jnp.isfinite(jnp.stack(jax.tree.leaves(stats))))
+    return grads, mesh.replicated(finite), h_grads, stats
 
 
 @partial(jax.jit, donate_argnums=0)
@@ -226,12 +237,22 @@ def _add_pulled(grads: nnx.State, pull: Callable, h_grads: jax.Array) -> nnx.Sta
 
 @partial(jax.jit, static_argnums=0, donate_argnums=(1, 2))
 def _apply(
-    optimizer: optax.GradientTransformation, trained: nnx.State, opt_state: optax.OptState, grads: nnx.State
+    optimizer: optax.GradientTransformation,
+    trained: nnx.State,
+    opt_state: optax.OptState,
+    grads: nnx.State,
+    finite: jax.Array,
 ) -> tuple[nnx.State, optax.OptState, dict[str, jax.Array]]:
-    updates, opt_state = optimizer.update(grads, opt_state, trained)
+    """The new weights and optimizer state; the old ones unless all is finite."""
+    updates, new_state = optimizer.update(grads, opt_state, trained)
     norms = {"grad_norm": optax.tree.norm(grads), "update_norm": optax.tree.norm(updates)}
-    trained = mesh.weights(optax.apply_updates(trained, updates))
-    return trained, mesh.weights(opt_state), mesh.replicated(norms)
+    finite &= jnp.isfinite(norms["grad_norm"]) & jnp.isfinite(norms["update_norm"])
+
+    def chosen(new: Any, old: Any) -> Any:
+        return mesh.weights(jax.tree.map(lambda *arrays: jnp.where(finite, *arrays), new, old))
+
+    trained, opt_state = chosen(optax.apply_updates(trained, updates), trained), chosen(new_state, opt_state)
+    return trained, opt_state, mesh.replicated(norms | {"skipped": 1.0 - finite})
 
 
 def abstract_programs(
@@ -267,11 +288,12 @@ def abstract_programs(
     reals = row(dtype=jnp.float32)
     of_reference = reals if dict(options.losses)["kl_coef"] else None
     tokens = Tokens(reals, reals, reals if old_logprobs else None, of_reference, reals, row())
+    finite = mesh.abstract((), jnp.bool_)
     h = row(sizes.embedding_size, dtype=dtype)
     return {
         "update images": partial(_embed.lower, state, row(), row(2), pack, options.remat),
-        "update": partial(_add_rows.lower, state.trainable, state, h, packed, tokens, options),
-        "optimizer": partial(_apply.lower, state.optimizer, state.trainable, state.opt_state, state.trainable),
+        "update": partial(_add_rows.lower, state.trainable, finite, state, h, packed, tokens, options),
+        "optimizer": partial(_apply.lower, state.optimizer, state.trainable, state.opt_state, state.trainable, finite),
     }
 
 

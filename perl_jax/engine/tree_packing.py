@@ -30,6 +30,7 @@ class Group(NamedTuple):
     old_logprobs: Sequence | None = None
     ref_logprobs: Sequence | None = None
     sampler_logprobs: Sequence | None = None  # only for the `sampler_gap` metric
+    id: str = ""  # to name it
 
 
 Array = np.ndarray | jax.Array  # on the host, and then on the devices

@@ -167,6 +167,7 @@ def is_right(score: Mapping[str, float]) -> bool:
 
 
 MOST = (2 - 2**-23) * 2.0**127  # the largest float32, in which rewards are computed with
+LARGEST = 1e15  # of a reward, whose square and sums are float32 numbers, too
 
 
 def check_weights(weights: Mapping[str, object]) -> None:

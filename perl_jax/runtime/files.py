@@ -2,14 +2,16 @@
 
 import json
 import logging
+import math
 import os
 from collections.abc import Iterable, Iterator, Set
 from pathlib import Path
+from typing import Any
 
 from models.atomic_directory import atomic_directory
 from models.errors import InputError
 
-__all__ = ["appended", "atomic_directory", "json_lines", "lines", "rows", "write"]
+__all__ = ["appended", "atomic_directory", "json_lines", "lines", "rows", "without_nan", "write"]
 
 logger = logging.getLogger(__name__)
 
@@ -25,6 +27,15 @@ def write(file: Path, text: str) -> None:
 def lines(rows: Iterable) -> str:
     """Rows as JSON, one per line, as `json_lines` reads them."""
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
+def without_nan(value: Any) -> Any:
+    """A value for JSON, which has no NaN and no infinity: None in their place, also within lists and dicts."""
+    if isinstance(value, dict):
+        return {key: without_nan(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_nan(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def json_lines(file: Path) -> Iterator[dict]:

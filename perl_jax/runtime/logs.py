@@ -3,6 +3,7 @@
 import contextlib
 import importlib.metadata
 import json
+import math
 import subprocess
 import sys
 import time
@@ -18,6 +19,7 @@ from perl_jax import __version__
 from perl_jax.runtime import files
 
 LIBRARIES = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-datasets", "transformers")
+NOT_FINITE = "not_finite"  # in metrics.jsonl: {metric: "nan", "inf" or "-inf"} of those that are null there
 IN_LINE = {  # metric: short name in a step's line
     "reward/mean": "reward",
     "reward/accuracy": "accuracy",
@@ -107,7 +109,7 @@ class RunLog:
     def evaluation(self, name: str, stage: str, step: int, values: Mapping, rows: Iterable[Mapping]) -> None:
         """Logs an evaluation's metrics, and writes its predictions atomically to evaluations/<name>-<step>.jsonl."""
         file = self._workdir / "evaluations" / f"{name}-{step:08d}.jsonl"
-        files.write(file, files.lines(rows))
+        files.write(file, files.lines(map(files.without_nan, rows)))
         self._write(stage, step, values)
         text = "  ".join(f"{key.removeprefix('eval/')} {x:.3f}" for key, x in values.items() if key.count("/") == 1)
         self._console.print(f"{stage} {step}/{self._last}  {name}: {text}", soft_wrap=True)
@@ -115,15 +117,18 @@ class RunLog:
     def groups(self, rows: Iterable[Mapping]) -> None:
         """Appends sample groups of a step to rollouts.jsonl."""
         for row in rows:
-            self._rollouts.write(json.dumps(row, ensure_ascii=False, default=_to_json) + "\n")
+            self._rollouts.write(json.dumps(files.without_nan(row), ensure_ascii=False, default=_to_json) + "\n")
         self._rollouts.flush()
 
     def _write(self, stage: str, step: int, values: Mapping[str, float]) -> None:
         values = {name: float(value) for name, value in values.items()}
-        self._metrics.write(json.dumps({"stage": stage, "step": step, **values}) + "\n")
+        bad = {name: str(value) for name, value in values.items() if not math.isfinite(value)}
+        line = {"stage": stage, "step": step, **values} | ({NOT_FINITE: bad} if bad else {})
+        self._metrics.write(json.dumps(files.without_nan(line)) + "\n")
         self._metrics.flush()
         for name, value in values.items():
-            self._tensorboard.add_scalar(name, value, step)
+            if name not in bad:
+                self._tensorboard.add_scalar(name, value, step)
 
 
 class NoLog:

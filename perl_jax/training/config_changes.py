@@ -28,6 +28,7 @@ FREE = (  # keys and sections that change no result, or nothing but its rounding
     "checkpoint.every",
     "checkpoint.keep",
     "grace",
+    "max_bad_steps",
     "log_groups",
 )
 WHY = {"total_steps": " (over which the permutation decays)"}  # of what people may not expect to be refused

@@ -55,11 +55,14 @@ def of_orders(orders: Sequence[Sequence[Sequence[int]]], p: float) -> dict[str, 
 
 
 def of_update(steps: Sequence[dict]) -> dict[str, float]:
-    """Means over a batch's optimizer steps; maxima stay maxima."""
-    return {
-        f"update/{name}": float((max if name.endswith("max") else np.mean)([float(s[name]) for s in steps]))
-        for name in steps[0]
-    }
+    """Means over a batch's optimizer steps; maxima stay maxima, and those that were skipped are counted."""
+
+    def merged(name: str) -> float:
+        return float(
+            (max if name.endswith("max") else sum if name == "skipped" else np.mean)([float(s[name]) for s in steps])
+        )
+
+    return {f"update/{name}": merged(name) for name in steps[0]}
 
 
 def of_speed(config: models.Config, batch: Any, clock: Clock, all_computed: bool) -> dict[str, float]:

@@ -4,7 +4,7 @@ Pure functions of the config and the step number, so that a resumed run is ident
 """
 
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import optax
 from ml_collections import ConfigDict
@@ -26,6 +26,16 @@ def draw(config: ConfigDict, step: int) -> tuple[int, int, float, int]:
         return config.warmup.questions, 0, 0.0, step
     p = permute.probability(step - config.warmup.steps, config.total_steps, **config.permute)
     return config.questions, config.n_s, p, step
+
+
+def update_options(config: ConfigDict, step: int) -> dict[str, Any]:
+    """Keyword arguments of `update.step`, but for those of `update.pack`."""
+    if stage(config, step) == "warmup":
+        return {"remat": config.remat}
+    sampling = config.sampling
+    return dict(
+        **config.loss, norm_length=sampling.max_new_tokens, temperature=sampling.temperature, remat=config.remat
+    )
 
 
 def questions_per_step(config: ConfigDict) -> int:

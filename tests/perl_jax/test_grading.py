@@ -34,7 +34,7 @@ def score(record, text):
         return len(bytearray(3 << 30))
     if text == "many":
         return {"reward": 1.0} | {f"part {number}": 1.0 for number in range(99)}
-    return {"nan": float("nan"), "inf": {"reward": float("inf")}, "huge": -1e39, "integer": 10**400,
+    return {"nan": float("nan"), "inf": {"reward": float("inf")}, "huge": -1e39, "large": 1e30, "integer": 10**400,
             "word": "good", "parts": {"accuracy": 1.0},
             "none": None}.get(text, {"reward": 1.0, "length": len(text)})
 
@@ -111,9 +111,11 @@ def test_failures_inside_a_reward(caplog):
 
 def test_values_that_no_float32_holds_and_endless_parts(caplog):
     with Grader("my_reward:score", workers=1) as grader, caplog.at_level(logging.WARNING):
-        scores = grader.grade([(RECORD, text) for text in ("huge", "integer", "many", "fine")])
-        assert [score["reward"] for score in scores] == [0.0, 0.0, 0.0, 1.0] and grader.errors == 3
+        scores = grader.grade([(RECORD, text) for text in ("huge", "integer", "many", "large", "fine")])
+        assert [score["reward"] for score in scores] == [0.0, 0.0, 0.0, 0.0, 1.0] and grader.errors == 4
     assert "not finite as float32" in caplog.text and "100 parts, more than 64" in caplog.text
+    line = "record 'q1': reward 'my_reward:score' returned {'reward': 1e+30}, beyond 1e+15: too large to learn from"
+    assert line in caplog.text
     with Grader("my_reward:plain", workers=1) as grader:  # no part to weigh
         assert grader.grade([(RECORD, "four")]) == [{"reward": 2.0}]
     heavy = Grader("my_reward:score", workers=1, weights={"length": 3e38})

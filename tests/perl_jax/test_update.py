@@ -1,5 +1,7 @@
 """The update on shared prompts against one row a rollout (here and in transformers), and against its own options."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -577,6 +579,53 @@ def test_metrics(model, groups, first_step):
     full = np.asarray(jax.nn.log_softmax(logits, -1))
     entropy = -(np.exp(full) * full).sum(-1)[mask].mean()
     assert metrics["entropy"] == pytest.approx(entropy, rel=1e-4)
+
+
+# Numbers that are none.
+
+
+def spoiled(groups, kind: str):
+    """The groups with one number that is none, in a group with a signal but for "left out"."""
+    values = random_logprobs()
+    values[1][0][0][2] = {"inf": np.inf}.get(kind, np.nan)
+    if kind in ("nan", "inf", "left out"):
+        silent = [1] if kind == "left out" else []
+        return [g._replace(sampler_logprobs=x) for g, x in zip(without_signal(groups, silent), values)]
+    if kind == "old log-probs":
+        return [g._replace(old_logprobs=x) for g, x in zip(groups, values)]
+    advantages = np.full((O, G), {"an advantage": np.nan, "an overflow": 1e30}[kind], np.float32)
+    return [*groups[:2], groups[2]._replace(advantages=advantages)]
+
+
+@pytest.mark.slow
+def test_a_step_that_is_not_finite_changes_nothing(model, groups):
+    """Not one bit of weights, moments and counters; the next step is as if it had not been, in the same programs."""
+    adamw = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-3))
+    whole = [g._replace(sampler_logprobs=x) for g, x in zip(groups, random_logprobs())]
+    plain_state, _ = update.step(update.init(model, adamw), whole, rows=1, row_tokens=96)
+    expected, _ = update.step(jax.tree.map(jnp.copy, plain_state), whole, rows=1, row_tokens=96)
+    state = jax.tree.map(jnp.copy, plain_state)
+    before = leaf_bytes((state.trainable, state.opt_state))
+    for kind in ("nan", "inf", "left out", "an advantage", "an overflow", "old log-probs"):
+        bad = spoiled(whole if kind.startswith("an") else groups, kind)
+        state, metrics = update.step(state, bad, rows=1, row_tokens=96)
+        assert leaf_bytes((state.trainable, state.opt_state)) == before, kind
+        assert metrics["skipped"] == 1, kind
+    with Compilations() as compilations:
+        state, metrics = update.step(state, spoiled(whole, "an advantage"), rows=1, row_tokens=96)
+        assert np.isnan(metrics["loss"]) and metrics["skipped"] == 1
+        state, metrics = update.step(state, whole, rows=1, row_tokens=96)
+    assert compilations.count == 0 and metrics["skipped"] == 0
+    ours, theirs = (leaf_bytes((each.trainable, each.opt_state)) for each in (state, expected))
+    assert ours == theirs != before
+
+
+@pytest.mark.slow
+def test_a_change_that_is_not_finite_is_not_made(model, groups):
+    """Though loss and gradient are numbers."""
+    state, metrics = update.step(update.init(model, optax.sgd(math.inf)), groups)
+    assert metrics["skipped"] == 1 and np.isfinite([metrics["loss"], metrics["grad_norm"]]).all()
+    assert leaf_bytes(qwen.named(state.model)) == leaf_bytes(qwen.named(model))
 
 
 @pytest.mark.slow
