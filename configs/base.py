@@ -109,6 +109,8 @@ def get_config() -> ConfigDict:
             # the highest metric `best` in its evaluation (on the first of the sets; none without sets).
             "checkpoint": {"every": 50, "keep": 2, "best": "eval/permuted_accuracy"},
             "grace": 120.0,  # seconds that a step and its checkpoint may take after SIGTERM, SIGHUP or Ctrl-C
+            # Largest share of the records, of 100 where there are fewer, that may fail in a run: then it stops.
+            "max_skipped": 0.01,
             "max_bad_steps": 3,  # steps in a row with numbers that are not finite, each skipped, that end the run
             "log_groups": 2,  # groups written to rollouts.jsonl at each step
         }

@@ -102,7 +102,7 @@ def run(config: ConfigDict, workdir: Path, profile: tuple[int, int], allow: Sequ
         checkpoint.Checkpoints(workdir, config.checkpoint.keep, config.checkpoint.best or None) as checkpoints,
     ):
         stream = Stream(data, split=config.data.split, seed=config.seed, kept=kept[config.data.split])
-        of_steps = batches.Questions(config, stream, base.prompts)
+        of_steps = batches.Questions(config, stream, base.prompts, workdir)
         lengths = prompt_lengths.kept_lengths(kept[config.data.split], config.data.split, base.prompts, workdir)
         source = batches.Source(config, of_steps, base.prompts, grader, lengths)
         reference = policy.reference(config, model)
@@ -114,7 +114,7 @@ def run(config: ConfigDict, workdir: Path, profile: tuple[int, int], allow: Sequ
             (workdir / FINISHED).unlink(missing_ok=True)
 
         writes = logs.RunLog if processes.first() else logs.NoLog
-        with writes(workdir, config.to_dict(), last, **facts) as log, Compilations() as compilations:
+        with writes(workdir, config.to_dict(), last, done, **facts) as log, Compilations() as compilations:
 
             def evaluate(step: int) -> dict[str, float]:
                 first: dict[str, float] = {}  # the metrics of the first set, used for `best`
@@ -149,6 +149,7 @@ def run(config: ConfigDict, workdir: Path, profile: tuple[int, int], allow: Sequ
                 if step == profile[1]:
                     jax.profiler.stop_trace()
                 log.groups([{"stage": schedule.stage(config, step), "step": step, **row} for row in rows])
+                values |= {"data/skipped": source.questions.skipped.count()}
                 log.step(schedule.stage(config, step), step, {**values, **clock.metrics(), **compilations.take()})
                 at_step = {**made_with, "stream": source.questions.state()}
                 bad.note(step, values, groups, state, at_step)

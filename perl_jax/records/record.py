@@ -27,6 +27,7 @@ class Record(TypedDict):
     captions: NotRequired[list[str]]  # [K] a note on each image, permuted with it; used only in warm-up responses
     epoch: NotRequired[int]  # added by stream.Stream: number of earlier passes over its data set
     position: NotRequired[int]  # added by stream.Stream: global draw number
+    fault: NotRequired[str]  # of stream.Stream: why it cannot be read; then it has only the last two and an id
 
 
 def validate(record: Record) -> None:

@@ -156,9 +156,16 @@ class Split:
         return len(self._source)
 
     def __getitem__(self, index: int) -> Record:
+        """The record. Raises InputError where its data are damaged."""
         if not 0 <= index < len(self):
             raise IndexError(index)
-        return _from_example(self._source[index])
+        try:
+            return _from_example(self._source[index])
+        except Exception as error:  # of many kinds: damage that array_record sees, and what is no record
+            raise InputError(
+                f"record {index} of split {self.split!r} of {self.directory} cannot be read ({one_line(error)}); "
+                "prepare the set again"
+            ) from error
 
     def __getstate__(self):
         return {"directory": self.directory, "split": self.split}

@@ -68,6 +68,10 @@ class Subset:
         record = self._split[int(self._kept[index])]
         return {**record, "id": self._prefix + record["id"]}
 
+    def name(self, index: int) -> str:
+        """What to call a record that cannot be read."""
+        return f"{self._prefix}#{self._kept[index]}"
+
     @property
     def excluded(self) -> str:
         """How many records are excluded, with a hash that identifies them."""
@@ -167,7 +171,7 @@ class Stream:
         """The next `count` records of the global stream; this process gets the `count / process_count` of its block.
 
         Each has two additional keys: `position`, its global draw number (unique in the run), and `epoch`, the number of
-        earlier passes over its data set.
+        earlier passes over its data set. One that cannot be read has only these, an `id`, and `fault`: why.
 
         Raises:
             InputError: `count` is not a multiple of the number of processes.
@@ -201,7 +205,11 @@ class Stream:
 
     def _record(self, position) -> records.Record:
         number, place, epoch = self._draws[position]
-        return {**self._parts[number][place], "epoch": epoch, "position": position}
+        part, drawn = self._parts[number], {"epoch": epoch, "position": position}
+        try:
+            return {**part[place], **drawn}
+        except InputError as error:
+            return {"id": part.name(place), "fault": str(error), **drawn}
 
 
 def _mixture(sizes: list[int], weights: list[float], seed: int):

@@ -11,7 +11,7 @@ from typing import Any
 from models.atomic_directory import atomic_directory
 from models.errors import InputError
 
-__all__ = ["appended", "atomic_directory", "json_lines", "lines", "rows", "without_nan", "write"]
+__all__ = ["appended", "atomic_directory", "cut_back", "json_lines", "lines", "rows", "without_nan", "write"]
 
 logger = logging.getLogger(__name__)
 
@@ -69,6 +69,24 @@ def rows(file: Path, keys: Set[str], what: str) -> list[dict]:
     if missing := [key for row in objects for key in sorted(keys - row.keys())]:
         raise InputError(f"{file}: not {what}, a row has no {missing[0]!r}")
     return objects
+
+
+def cut_back(file: Path, step: int) -> None:
+    """Cuts a JSON-lines file of a run at its first line of a later step."""
+    if not file.exists():
+        return
+    with file.open("rb") as content:
+        end = 0
+        for line in content:
+            try:
+                later = json.loads(line)["step"] > step
+            except (ValueError, KeyError, TypeError):  # no line of a step
+                later = False
+            if later:
+                break
+            end += len(line)
+    if end < file.stat().st_size:
+        os.truncate(file, end)
 
 
 def appended(file: Path):

@@ -19,6 +19,7 @@ from perl_jax import __version__
 from perl_jax.runtime import files
 
 LIBRARIES = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-datasets", "transformers")
+SKIPPED = "skipped.jsonl"  # in a workdir: records that failed in the run
 NOT_FINITE = "not_finite"  # in metrics.jsonl: {metric: "nan", "inf" or "-inf"} of those that are null there
 IN_LINE = {  # metric: short name in a step's line
     "reward/mean": "reward",
@@ -65,15 +66,19 @@ class Clock:
 class RunLog:
     """The log of a run of `last` steps in its workdir.
 
-    Writes run.json, metrics.jsonl, rollouts.jsonl, evaluations/ and tensorboard/.
+    Writes run.json, metrics.jsonl, rollouts.jsonl, evaluations/ and tensorboard/. What these and skipped.jsonl have of
+    steps after `done`, the last one that was saved, is cut: it comes again.
     """
 
-    def __init__(self, workdir: Path, config: Mapping, last: int, **facts):
+    def __init__(self, workdir: Path, config: Mapping, last: int, done: int | None = None, **facts):
         from tensorboardX import SummaryWriter
 
         self._workdir = workdir
+        if done is not None:
+            for name in ("metrics.jsonl", "rollouts.jsonl", SKIPPED):
+                files.cut_back(workdir / name, done or -1)  # a run that begins anew evaluates at step 0, too
         _append_run(workdir / "run.json", {"config": config, **environment(), **facts})
-        self._tensorboard = SummaryWriter(str(workdir / "tensorboard"))
+        self._tensorboard = SummaryWriter(str(workdir / "tensorboard"), purge_step=done and done + 1)
         self._metrics = files.appended(workdir / "metrics.jsonl")
         self._rollouts = files.appended(workdir / "rollouts.jsonl")
         self._console = Console(stderr=True, highlight=False)
@@ -134,8 +139,8 @@ class RunLog:
 class NoLog:
     """The log of a process that does not write."""
 
-    def __init__(self, workdir: Path, config: Mapping, last: int, **facts):
-        del workdir, config, facts
+    def __init__(self, workdir: Path, config: Mapping, last: int, done: int | None = None, **facts):
+        del workdir, config, done, facts
         self._last = last
 
     def __enter__(self):

@@ -5,6 +5,7 @@ import itertools
 import logging
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,6 +19,7 @@ from perl_jax.records.question import Question, in_orders
 from perl_jax.records.stream import Stream
 from perl_jax.runtime import processes
 from perl_jax.training import metrics
+from perl_jax.training.skipped import Skipped
 
 logger = logging.getLogger(__name__)
 
@@ -69,26 +71,28 @@ class Draw(NamedTuple):
     """Questions as seen by one process."""
 
     questions: list[Question]
-    faults: list[tuple[int, str]]  # (index of the question, why its images are invalid): of the images of this process
-    skipped: int  # skipped in this step
+    faults: list[tuple[int, str, str]]  # (index, id, why) of questions that this process cannot read or show
+    failures: list[tuple[str, str]]  # (id, why) of records that failed in this step, in all processes
 
 
 class Questions:
     """Draws the questions of each step in permuted orders; those of the next step are prepared in the background.
 
     All processes draw the same questions, but each decodes only its share of the images. They exchange faults in
-    `take`, since collectives from a background thread would interleave with others.
+    `take`, since collectives from a background thread would interleave with others. Records that fail are `skipped`,
+    and listed in `workdir`.
     """
 
-    def __init__(self, config: ConfigDict, stream: Stream, prompts: Prompts):
+    def __init__(self, config: ConfigDict, stream: Stream, prompts: Prompts, workdir: Path | None = None):
         self._config, self._stream, self._prompts = config, stream, prompts
+        self.skipped = Skipped(workdir, config.max_skipped, stream.size)
         self._thread = ThreadPoolExecutor(1)
         self._prepared: tuple | None = None  # (arguments of the draw, its future, the stream's state before)
 
     def take(self, count: int, n_s: int, p: float, step: int) -> list[Question]:
         """The next `count` questions, each in its original order and n_s others, permuted with probability p.
 
-        Invalid records are skipped and logged. Raises InputError where none is valid.
+        Invalid records are skipped and logged. Raises InputError where none is valid, or more fail than may.
         """
         if self._prepared is None:
             draw = self._draw(count, n_s, p, step)
@@ -97,12 +101,18 @@ class Questions:
             if prepared != (count, n_s, p, step):
                 raise RuntimeError(f"{prepared} was prepared, but {(count, n_s, p, step)} is asked for")
             self._prepared, draw = None, future.result()
-        while faults := dict(itertools.chain(*processes.exchange(draw.faults))):
-            for number, (_, line) in enumerate(sorted(faults.items()), start=1):
-                logger.warning("skipped (%d in this step): %s", draw.skipped + number, line)
+        noted = 0
+        while True:
+            self.skipped.add(step, draw.failures[noted:])
+            faults = {place: fault for place, *fault in itertools.chain(*processes.exchange(draw.faults))}
+            if not faults:
+                return draw.questions
+            noted, failures = len(draw.failures), list(draw.failures)
+            for _, (name, line) in sorted(faults.items()):
+                failures.append((name, line))
+                logger.warning("skipped (%d in this step): %s", len(failures), line)
             kept = [question for place, question in enumerate(draw.questions) if place not in faults]
-            draw = self._draw(count, n_s, p, step, kept, draw.skipped + len(faults))
-        return draw.questions
+            draw = self._draw(count, n_s, p, step, kept, failures)
 
     def prepare(self, *arguments: Any) -> None:
         """Starts preparing the questions of the next `take`, which must have the same arguments."""
@@ -110,22 +120,38 @@ class Questions:
         self._prepared = arguments, self._thread.submit(mesh.in_any_thread(self._draw), *arguments), before
 
     def state(self) -> dict:
-        """The stream position excluding prepared questions, for a checkpoint."""
-        return self._prepared[2] if self._prepared else self._stream.state()
+        """The stream position excluding prepared questions, and what was skipped, for a checkpoint."""
+        stream = self._prepared[2] if self._prepared else self._stream.state()
+        return {**stream, "skipped": self.skipped.state()}
 
     def restore(self, state: Mapping) -> None:
         self._stream.restore(state)
+        self.skipped.restore(state.get("skipped", ()))
 
-    def _draw(self, count: int, n_s: int, p: float, step: int, kept: Sequence[Question] = (), skipped: int = 0) -> Draw:
-        questions = list(kept)
+    def _draw(
+        self,
+        count: int,
+        n_s: int,
+        p: float,
+        step: int,
+        kept: Sequence[Question] = (),
+        failed: Sequence[tuple[str, str]] = (),
+    ) -> Draw:
+        questions, failures, faults = list(kept), list(failed), []
         while len(questions) < count:
             for record in self._stream.take(count - len(questions)):
+                if "fault" in record:  # in this process, perhaps alone
+                    faults.append((len(questions), record["id"], record["fault"]))
+                    questions.append(Question({**record, "images": []}, [], [], []))
+                    continue
                 try:
                     questions.append(self._in_orders(record, n_s, p, step))
                 except InputError as error:
-                    skipped += 1
-                    logger.warning("skipped (%d in this step): %s", skipped, error)
-            if skipped > max(10 * count, 2 * self._stream.size):
+                    failures.append((record["id"], str(error)))
+                    logger.warning("skipped (%d in this step): %s", len(failures), error)
+            if self.skipped.too_many(failures):  # as `take` will say
+                break
+            if len(failures) > max(10 * count, 2 * self._stream.size):
                 data = self._config.data
                 raise InputError(
                     f"step {step}: no question of {data.directory or data.source} can be shown; "
@@ -133,7 +159,8 @@ class Questions:
                 )
         images = [question.record["images"] for question in questions]
         errors = self._prompts.prepare(images, mesh.shards(), mesh.local_shards())
-        return Draw(questions, [(place, line) for place, line in enumerate(errors) if line], skipped)
+        faults += [(place, questions[place].record["id"], line) for place, line in enumerate(errors) if line]
+        return Draw(questions, faults, failures)
 
     def _in_orders(self, record: Mapping, n_s: int, p: float, step: int) -> Question:
         config = self._config

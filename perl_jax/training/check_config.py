@@ -115,6 +115,7 @@ RANGES = {
     "checkpoint.every": _count(1),
     "checkpoint.keep": _count(1),
     "grace": POSITIVE,
+    "max_skipped": SHARE,
     "max_bad_steps": _count(1),
     "log_groups": _count(0),
 }

@@ -29,6 +29,7 @@ FREE = (  # keys and sections that change no result, or nothing but its rounding
     "checkpoint.keep",
     "grace",
     "max_bad_steps",
+    "max_skipped",
     "log_groups",
 )
 WHY = {"total_steps": " (over which the permutation decays)"}  # of what people may not expect to be refused

@@ -212,8 +212,9 @@ def test_a_killed_run_goes_on_exactly(tmp_path):
     tiny_run.run(workdir)
     assert_same_outcome(workdir)
     assert len(json.loads((workdir / "run.json").read_text())) == 2
-    steps = [line["step"] for line in tiny_run.metrics(workdir)]
-    assert sorted(set(steps)) == list(range(1, LAST + 1))
+    assert [line["step"] for line in tiny_run.metrics(workdir)] == list(range(1, LAST + 1)), "no line twice"
+    lines_of = [(row["step"], row["id"]) for row in lines(workdir / "rollouts.jsonl")]
+    assert len(lines_of) == len(set(lines_of)) == 2 * tiny_run.STEPS
 
 
 def test_a_run_that_is_asked_to_end_saves_its_step_and_goes_on_exactly(tmp_path):

@@ -10,6 +10,8 @@ from PIL import Image
 
 from models.errors import InputError
 from perl_jax import records
+from perl_jax.records import prompt_lengths
+from perl_jax.records.stream import Stream
 
 
 def picture(mode="RGB", size=(30, 20), form="PNG", seed=0, **options):
@@ -188,3 +190,28 @@ def test_fingerprint_follows_content_not_place(tmp_path):
     assert prints["a"] == prints["d"] and len(set(prints.values())) == 4
     (tmp_path / "a" / "records-train.array_record-00000").write_bytes(b"short")
     assert records.fingerprint(tmp_path / "a") != prints["a"]
+
+
+@pytest.mark.parametrize("damage", ["a bit", "cut", "zeros"])
+def test_a_damaged_record_is_named_and_the_others_are_read(tmp_path, damage):
+    """A stream goes on beyond it, and the lengths that are measured leave it out."""
+    records.write({"train": [record(i, images=1) for i in range(8)]}, tmp_path / "set")
+    [file] = (tmp_path / "set").glob("*.array_record*")
+    data = bytearray(file.read_bytes())
+    if damage == "a bit":
+        data[data.index("é5".encode()) + 50] ^= 1
+    file.write_bytes({"a bit": data, "cut": data[: len(data) // 2], "zeros": bytes(len(data))}[damage])
+    split, whole, faults = records.open_split(tmp_path / "set"), [], []
+    for index in range(8):
+        try:
+            whole.append(split[index])
+        except InputError as error:
+            faults.append(str(error))
+    assert whole == [record(i, images=1) for i in range(8) if i != 5] * (damage == "a bit")
+    assert all("of split 'train'" in line and line.endswith("prepare the set again") for line in faults)
+    taken = Stream(str(tmp_path / "set")).take(16)
+    assert sorted(row["fault"] for row in taken if "fault" in row) == sorted(2 * faults)
+    assert {row["id"] for row in taken if "fault" in row} == {f"#{line.split()[1]}" for line in faults}
+    assert [row["position"] for row in taken] == list(range(16))
+    measured = [prompt_lengths._measured(split, index, None) for index in range(8) if damage != "a bit" or index == 5]
+    assert all(line["reason"] == "that cannot be read" and line["detail"] in faults for line in measured)

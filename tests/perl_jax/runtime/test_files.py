@@ -29,6 +29,29 @@ def test_a_cut_line_is_removed_before_more_come(tmp_path):
         assert file.read_text() == kept + "three\n"
 
 
+@pytest.mark.parametrize(
+    "steps, done, kept", [("123", 2, "12"), ("1234345", 3, "123"), ("122", 2, "122"), ("001", -1, ""), ("", 5, "")]
+)
+def test_what_comes_after_a_step_is_cut(tmp_path, steps, done, kept):
+    """Also where a run of before has lines twice; what is no line of a step stays between those that stay."""
+    file = tmp_path / "metrics.jsonl"
+    written = ['{"cut', "[]", *(f'{{"step": {step}}}' for step in steps)]
+    file.write_text("".join(f"{line}\n" for line in written))
+    files.cut_back(file, done)
+    assert file.read_text() == "".join(f"{line}\n" for line in written[: 2 + len(kept)])
+    files.cut_back(tmp_path / "none.jsonl", done)
+    assert os.listdir(tmp_path) == ["metrics.jsonl"]
+
+
+def test_json_has_no_nan():
+    nan, inf = float("nan"), float("inf")
+    assert files.without_nan({"a": [nan, (1.5, -inf)], "b": {"c": inf, "d": "nan"}, "e": 2}) == {
+        "a": [None, [1.5, None]],
+        "b": {"c": None, "d": "nan"},
+        "e": 2,
+    }
+
+
 def test_a_directory_appears_when_it_is_full(tmp_path):
     with files.atomic_directory(tmp_path / "a") as partial:
         open(os.path.join(partial, "x"), "w").close()
