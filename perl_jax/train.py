@@ -406,7 +406,7 @@ def again(config: ConfigDict, workdir: Path, step: int) -> None:
     groups = bad_steps.read(bad_steps.folder(workdir, step))
     with jax.set_mesh(mesh.make(**config.mesh)):
         model, base = policy.load(config, workdir, ())
-        for line in bad_steps.again(with_remat(config, model.config), model, base.prompts, workdir, step, groups):
+        for line in bad_steps.again(fitted(config, model.config), model, base.prompts, workdir, step, groups):
             if processes.first():
                 print(line, flush=True)
 

@@ -19,6 +19,7 @@ FREE = (  # keys and sections that change no result, or nothing but its rounding
     "processes",  # not in the config, as "chat_template"
     "max_padding",
     "sampling.batch",
+    "sampling.tensor",
     "grading",
     "max_sampler_gap",
     "micro_batch",
