@@ -53,6 +53,7 @@ def run(config: ConfigDict, workdir: Path, profile: tuple[int, int]) -> None:
     cache = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
     logger.info("compiled programs are kept in %s", cache or "memory alone")
     workdir.mkdir(parents=True, exist_ok=True)
+    logs.starts(workdir)  # raises now where they cannot be added to
     data = run_data.data_sources(config, workdir)
     model, base = policy.load(config, workdir, run_data.texts(config, list(data)))
     splits = {name: directories_with_split(list(data), name) for name in config.eval.sets} | {

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import time
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
@@ -14,9 +15,11 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from models.errors import InputError, one_line
 from perl_jax import __version__
 from perl_jax.runtime import files
 
+RUN = "run.json"  # in the workdir: config, versions and facts of each start
 LIBRARIES = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-datasets", "transformers")
 IN_LINE = {  # metric: short name in a step's line
     "reward/mean": "reward",
@@ -70,7 +73,7 @@ class RunLog:
         from tensorboardX import SummaryWriter
 
         self._workdir = workdir
-        _append_run(workdir / "run.json", {"config": config, **environment(), **facts})
+        _append_run(workdir, {"config": config, **environment(), **facts})
         self._tensorboard = SummaryWriter(str(workdir / "tensorboard"))
         self._metrics = files.appended(workdir / "metrics.jsonl")
         self._rollouts = files.appended(workdir / "rollouts.jsonl")
@@ -213,9 +216,33 @@ def _commit() -> tuple[str | None, bool | None]:
     return git("rev-parse", "HEAD"), None if status is None else not status
 
 
-def _append_run(file: Path, entry: Mapping) -> None:
-    runs = json.loads(file.read_text(encoding="utf-8")) if file.exists() else []
-    files.write(file, json.dumps([*runs, entry], indent=2, default=_to_json))
+def starts(workdir: Path) -> list[dict]:
+    """The starts of a run as in its run.json, without their checksums; none without that file.
+
+    Raises InputError where the file is not what runs have written.
+    """
+    file, out = workdir / RUN, []
+    try:
+        for start in json.loads(file.read_text(encoding="utf-8")) if file.exists() else []:
+            kept = {name: value for name, value in start.items() if name != "crc"}
+            if start.get("crc", _crc(kept)) != _crc(kept):  # none: written by an earlier version
+                raise ValueError(f"start {len(out) + 1} is not what was written")
+            out.append(kept)
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise InputError(
+            f"{file} is damaged ({one_line(error)}): restore it, or move it away, which loses what it says of earlier "
+            "starts and nothing else"
+        ) from error
+    return out
+
+
+def _append_run(workdir: Path, start: Mapping) -> None:
+    every = [*starts(workdir), json.loads(json.dumps(start, default=_to_json))]
+    files.write(workdir / RUN, json.dumps([{**one, "crc": _crc(one)} for one in every], indent=2))
+
+
+def _crc(start: Mapping) -> int:
+    return zlib.crc32(json.dumps(start, sort_keys=True).encode())
 
 
 def _to_json(value):

@@ -3,13 +3,16 @@
 import io
 import os
 import pickle
+import shutil
 
 import numpy as np
 import pytest
+from damage import DAMAGES, damage
 from PIL import Image
 
 from models.errors import InputError
 from perl_jax import records
+from perl_jax.records import storage
 
 
 def picture(mode="RGB", size=(30, 20), form="PNG", seed=0, **options):
@@ -188,3 +191,41 @@ def test_fingerprint_follows_content_not_place(tmp_path):
     assert prints["a"] == prints["d"] and len(set(prints.values())) == 4
     (tmp_path / "a" / "records-train.array_record-00000").write_bytes(b"short")
     assert records.fingerprint(tmp_path / "a") != prints["a"]
+
+
+@pytest.fixture(scope="module")
+def in_two_files(tmp_path_factory):
+    """A set of 4 records in two ArrayRecord files."""
+    directory = tmp_path_factory.mktemp("sets") / "set"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(storage, "_RECORDS_PER_SHARD", 2)
+        records.write({"train": [record(i) for i in range(4)]}, directory)
+    assert len(list(directory.glob("*array_record*"))) == 2
+    return directory
+
+
+FILES = ("dataset_info.json", "features.json", "records.json", "records-train.array_record-00001")
+
+
+@pytest.mark.parametrize("kind", DAMAGES)
+@pytest.mark.parametrize("file", FILES)
+def test_a_damaged_set_is_one_line_and_never_used(in_two_files, tmp_path, file, kind):
+    directory = tmp_path / "set"
+    shutil.copytree(in_two_files, directory)
+    damage(directory / file, kind)
+
+    def read():
+        split = records.open_split(directory)
+        return [split[i] for i in range(len(split))]
+
+    with pytest.raises(InputError, match=rf"{directory}[^\n]*; write some with|{directory}[^\n]*prepare it again$"):
+        read()
+
+
+@pytest.mark.parametrize("read", [records.splits, records.summary, records.fingerprint])
+def test_whatever_reads_a_set_tells_its_damage(in_two_files, tmp_path, read):
+    directory = tmp_path / "set"
+    shutil.copytree(in_two_files, directory)
+    damage(directory / "dataset_info.json", "flipped")
+    with pytest.raises(InputError, match=r"dataset_info\.json is damaged"):
+        read(directory)
