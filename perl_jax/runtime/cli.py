@@ -31,6 +31,7 @@ A_CONFIG = (  # in one line
     "a config is a Python file whose get_config() returns that of configs/base.py with changes, as configs/demo.py; "
     "single values are set by --config.KEY=VALUE"
 )
+PATHS = frozenset({"workdir", "out", "input", "images", "data", "results", "decontaminate", "against"})  # flags
 IN_CONFIG = {"model": "config.model", "data": "config.data.directory"}  # flags of other commands
 
 
@@ -114,6 +115,7 @@ def parse(argv: Sequence[str], elsewhere: Mapping[str, str]) -> Sequence[str]:
         check_names(argv, elsewhere)
         arguments = flags.FLAGS(with_config_path(argv))
         check_finite()
+        check_paths()
         if "config" in flags.FLAGS:
             check_kind(flags.FLAGS.config)  # raises now if the config file cannot be read
         return arguments
@@ -130,6 +132,18 @@ def check_finite() -> None:
         value = flags.FLAGS[name].value
         if isinstance(value, float) and not math.isfinite(value):
             raise InputError(f"--{name}={value}: give a finite number")
+
+
+def check_paths() -> None:
+    """Raises InputError for a path that is a URL: it would be a folder such as `gs:` on each machine."""
+    for name in PATHS.intersection(flags.FLAGS):
+        value = flags.FLAGS[name].value
+        for path in value if isinstance(value, list) else [value]:
+            if url := re.match(r"(?:[^/:=]*=)?([A-Za-z][A-Za-z0-9+.-]+):/", str(path)):  # NAME=DIR, too
+                raise InputError(
+                    f"--{name}={path}: {url[1]}:// is not read or written; give a path on this machine, which may be "
+                    "shared or a bucket mounted there"
+                )
 
 
 def check_kind(config: object) -> None:
