@@ -25,7 +25,7 @@ from perl_jax.grading import Grader
 from perl_jax.planning import remat, roofline
 from perl_jax.records import prompt_lengths
 from perl_jax.records.stream import Stream, directories_with_split, open_subsets
-from perl_jax.runtime import cli, files, logs, processes, stop
+from perl_jax.runtime import cli, disk, files, lock, logs, processes, stop
 from perl_jax.runtime.compilations import Compilations
 from perl_jax.training import batch as batches
 from perl_jax.training import check_config, checkpoint, held_out, inspect_page, metrics, run_data, schedule
@@ -36,23 +36,26 @@ FINISHED = "finished"  # a file in the workdir of a run that has made its last s
 
 
 def train(config: ConfigDict, workdir: Path, profile: tuple[int, int] = (0, 0)) -> None:
-    """Runs, or resumes, the experiment `config` in `workdir`. Raises InputError for invalid configs and data.
+    """Runs, or resumes, the experiment `config` in `workdir`. Raises InputError for invalid configs and data, where
+    another run is in the workdir, and where its disk is full or cannot be written to.
 
     Steps `profile[0]` to `profile[1]` are traced to WORKDIR/profile, for TensorBoard or Perfetto.
     """
     check_config.check(config)
     Grader(config.reward, weights=config.reward_weights).close()  # validates the reward before any file is written
     processes.check_equal(json.loads(config.to_json_best_effort()), "a config")
-    with jax.set_mesh(mesh.make(**config.mesh)):
+    what_remains = partial(checkpoint.last_saved, workdir)
+    with jax.set_mesh(mesh.make(**config.mesh)), disk.telling(workdir, what_remains):
         check_config.check_shards(config, mesh.shards())
-        run(config, workdir, profile)
+        workdir.mkdir(parents=True, exist_ok=True)
+        with lock.Lock(workdir):
+            run(config, workdir, profile)
 
 
 def run(config: ConfigDict, workdir: Path, profile: tuple[int, int]) -> None:
     """`train` on the current mesh."""
     cache = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
     logger.info("compiled programs are kept in %s", cache or "memory alone")
-    workdir.mkdir(parents=True, exist_ok=True)
     logs.starts(workdir)  # raises now where they cannot be added to
     data = run_data.data_sources(config, workdir)
     model, base = policy.load(config, workdir, run_data.texts(config, list(data)))
@@ -91,8 +94,10 @@ def run(config: ConfigDict, workdir: Path, profile: tuple[int, int]) -> None:
         state, done = resume(config, checkpoints, model, source, facts)
         step = done
         del model  # the state has copies of the trained weights; free the originals
-        if done < last and processes.first():
-            (workdir / FINISHED).unlink(missing_ok=True)
+        if done < last:
+            checkpoints.check_space(state, last - done)
+            if processes.first():
+                (workdir / FINISHED).unlink(missing_ok=True)
 
         writes = logs.RunLog if processes.first() else logs.NoLog
         with writes(workdir, config.to_dict(), last, **facts) as log, Compilations() as compilations:

@@ -21,7 +21,7 @@ from absl import app, flags
 from absl import logging as absl_logging
 
 from models.errors import InputError, one_line
-from perl_jax.runtime import config_keys
+from perl_jax.runtime import config_keys, disk
 
 flags.disclaim_key_flags()  # flags defined here count as the command's, and are shown by its --help
 os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # torch is not needed
@@ -44,8 +44,7 @@ def run(main: Callable[[Sequence[str]], None], elsewhere: Mapping[str, str] | No
     def guarded(argv: Sequence[str]) -> None:
         if len(argv) > 1:
             refuse(unexpected(normalised(sys.argv), argv[1]))
-        absl_logging.set_verbosity(absl_logging.ERROR)  # Orbax logs much through it
-        logging.getLogger("perl_jax").setLevel(logging.INFO)
+        quieten()
         if not jax.config.jax_compilation_cache_dir:  # keeps compiled programs between runs
             jax.config.update("jax_compilation_cache_dir", str(Path(os.path.expanduser("~/.cache/perl_jax/jit"))))
             jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
@@ -53,7 +52,10 @@ def run(main: Callable[[Sequence[str]], None], elsewhere: Mapping[str, str] | No
             main(argv)
         except InputError as error:
             refuse(error)
-        except (AssertionError, RuntimeError) as error:
+        except Exception as error:
+            if line := disk.trouble(error):
+                folders = [flags.FLAGS[name].value for name in ("out", "workdir") if name in flags.FLAGS]
+                refuse(InputError(line if line.startswith("/") else f"{folders[0]}: {line}" if folders else line))
             if (told := without_device(error)) is None:
                 raise
             refuse(told)
@@ -62,6 +64,19 @@ def run(main: Callable[[Sequence[str]], None], elsewhere: Mapping[str, str] | No
             sys.exit(130)
 
     app.run(guarded, flags_parser=partial(parse, elsewhere=elsewhere or {}))
+
+
+def quieten() -> None:
+    """Leaves it to us to tell what libraries raise: Orbax and its threads print their errors too, with tracebacks."""
+    absl_logging.set_verbosity(absl_logging.FATAL)  # Orbax logs through it
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    logging.getLogger("perl_jax").setLevel(logging.INFO)
+
+    def hook(left: "sys.UnraisableHookArgs") -> None:
+        if str(left.exc_value) != "Event loop is closed":  # as TensorStore's threads find it after a save has failed
+            sys.__unraisablehook__(left)
+
+    sys.unraisablehook = hook
 
 
 def define_run_flags() -> None:

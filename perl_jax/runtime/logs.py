@@ -63,6 +63,23 @@ class Clock:
         return {f"time/{name}": seconds for name, seconds in parts.items()}
 
 
+class TensorBoard:
+    """TensorBoard's file of scalars, written at once: `SummaryWriter` has a thread, and tells nobody of a full disk."""
+
+    def __init__(self, folder: Path):
+        from tensorboardX.event_file_writer import EventsWriter
+
+        folder.mkdir(exist_ok=True)
+        self._events = EventsWriter(str(folder / "events"))
+        self.flush, self.close = self._events.flush, self._events.close
+
+    def add_scalar(self, name: str, value: float, step: int) -> None:
+        from tensorboardX.proto.event_pb2 import Event
+        from tensorboardX.summary import scalar
+
+        self._events.write_event(Event(wall_time=time.time(), step=step, summary=scalar(name, value)))
+
+
 class RunLog:
     """The log of a run of `last` steps in its workdir.
 
@@ -70,11 +87,9 @@ class RunLog:
     """
 
     def __init__(self, workdir: Path, config: Mapping, last: int, **facts):
-        from tensorboardX import SummaryWriter
-
         self._workdir = workdir
         _append_run(workdir, {"config": config, **environment(), **facts})
-        self._tensorboard = SummaryWriter(str(workdir / "tensorboard"))
+        self._tensorboard = TensorBoard(workdir / "tensorboard")
         self._metrics = files.appended(workdir / "metrics.jsonl")
         self._rollouts = files.appended(workdir / "rollouts.jsonl")
         self._console = Console(stderr=True, highlight=False)
@@ -127,6 +142,7 @@ class RunLog:
         self._metrics.flush()
         for name, value in values.items():
             self._tensorboard.add_scalar(name, value, step)
+        self._tensorboard.flush()
 
 
 class NoLog:
