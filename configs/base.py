@@ -65,9 +65,10 @@ def get_config() -> ConfigDict:
             "reward": "boxed",  # a file in perl_jax/rewards/, package.module:function, or path/file.py:function
             "reward_weights": ConfigDict(),  # by part, as reward_weights.accuracy=1.0; empty: the reward's own sum
             "reward_rounding": False,  # whether an answer rounded further than the reference is right: 2.5 for 2.45
-            # Processes; seconds for a response; and the largest share of a batch of responses whose reward may fail or
-            # take longer: above it the run stops, and always if all of the first batch fail.
-            "grading": {"workers": 2, "timeout": 10.0, "max_failed": 0.5},
+            # Processes; seconds for a response, and for all of a step (what is unfinished then counts as failed); and
+            # the largest share of a batch of responses whose reward may fail or take longer: above it the run stops,
+            # and always if all of the first batch fail.
+            "grading": {"workers": 2, "timeout": 10.0, "step_timeout": 600.0, "max_failed": 0.5},
             "advantage_scale": "std",
             "online_filter": "off",  # groups of equal rewards: off (keep), drop, refill (draw others)
             "refill_rounds": 4,  # most batches of questions that `refill` draws for one step

@@ -32,7 +32,7 @@ from perl_jax.filtering.selection import Candidate
 from perl_jax.grading import Grader
 from perl_jax.planning import roofline
 from perl_jax.records import prompt_lengths
-from perl_jax.runtime import cli, files, processes
+from perl_jax.runtime import cli, files, lock, processes
 from perl_jax.training import check_config, run_data
 
 FLAGS = flags.FLAGS
@@ -79,8 +79,8 @@ def apply(config: ConfigDict, workdir: Path, options: Options) -> str:
     check_config.check(config)
     check(options)
     processes.check_equal([json.loads(config.to_json_best_effort()), options], "a config or flags")
-    with jax.set_mesh(mesh.make(**config.mesh)):
-        workdir.mkdir(parents=True, exist_ok=True)
+    workdir.mkdir(parents=True, exist_ok=True)
+    with jax.set_mesh(mesh.make(**config.mesh)), lock.Lock(workdir):
         data, *others = run_data.data_sources(config, workdir)
         if others:
             raise InputError(

@@ -1,39 +1,36 @@
 """Computes rewards in killable worker processes, sharded over the processes of a run.
 
-A reward may hang (a tower of powers) or crash its process, and no signal stops either. So responses go to `pebble`'s
-pool in chunks; a chunk that exceeds the wall-clock limit or loses its worker is graded again one response at a time,
-and the failing response gets zero. The parent has JAX's threads, so workers are spawned, never forked.
+A reward may hang (a tower of powers) or crash its process, and no signal stops either. So responses go to a pool of
+workers (`runtime/workers.py`) in chunks; a chunk that exceeds the wall-clock limit or loses its worker is graded again
+one response at a time, and the failing response gets zero. What a step's responses take together is bounded, too.
 
-A worker imports this module and the reward, and nothing of the program that started it: no JAX, no second claim on the
-accelerator, no need of a main guard. A custom reward must therefore live in an importable module.
+A worker imports this module and the reward, and nothing of the program that started it. A custom reward must therefore
+live in an importable module.
 """
 
 import collections
 import contextlib
 import logging
 import math
-import resource
-import signal
-import sys
 import textwrap
+import time
 import traceback
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import wait
-from multiprocessing import context, spawn
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from threading import Lock
 from typing import Any, NamedTuple
 
-from pebble import CONSTS, ProcessExpired, ProcessFuture, ProcessPool
+from pebble import ProcessExpired, ProcessFuture, ProcessPool
 
 from models.errors import InputError, one_line
 from perl_jax import rewards
+from perl_jax.runtime.workers import ALIVE, Unfinished, limit, outcome, pool
+
+__all__ = ["ALIVE", "Failure", "Grader", "limit", "outcome", "pool"]
 
 log = logging.getLogger(__name__)
 
 MAX_CHUNK = 64
-ALIVE = 1.0  # seconds between two looks at whether the workers' pool still works
 # A record for any reward: `weights` are checked on an empty response to it.
 _TRIAL: dict[str, object] = {
     "id": "trial",
@@ -75,6 +72,7 @@ class Grader:
             InputError, here or in the first `grade`, for a weight that is not finite or an unknown part.
         max_failed: `grade` raises InputError where the reward fails on a larger share of its pairs, or on all pairs of
             the first `grade`. None: never.
+        step_timeout: seconds for all responses of a `grade`; what is unfinished then counts as failed. None: no limit.
         rounding: the reward gets records with `rounding` set to True: answers may be rounded further than the
             reference (`config.reward_rounding`).
 
@@ -92,6 +90,7 @@ class Grader:
         weights: Mapping[str, float] | None = None,
         max_failed: float | None = None,
         rounding: bool = False,
+        step_timeout: float | None = None,
     ):
         rewards.find(reward_name)
         self._weights = dict(weights or {})
@@ -100,7 +99,8 @@ class Grader:
         self.timeouts = self.crashes = self.errors = self._elsewhere = 0
         self._reward_name, self._workers, self._timeout = reward_name, workers, timeout
         self._memory = int(memory_gib * 2**30)
-        self._max_failed = max_failed
+        self._max_failed, self._step_timeout = max_failed, step_timeout
+        self._end: float | None = None  # of the current `grade`, by time.monotonic
         self._parts: set[str] = set()  # names seen so far: a failed response has zeros for all of them
         self._warned: set[str] = set()  # kinds of failures
         self._first_failure = ""  # of the current `grade`
@@ -141,16 +141,26 @@ class Grader:
         """
         keys, every = self._distinct(pairs)
         distinct, failed, self._first_failure = _local_share(every), self.failed, ""
+        self._end = None if self._step_timeout is None else time.monotonic() + self._step_timeout
         outcomes = self._outcomes(distinct)
         together = collections.Counter(id(future) for future, _ in self._started.values())
         lost = [
             key
             for key, score in outcomes.items()
-            if isinstance(score, Exception) and together[id(self._started[key][0])] > 1
+            if isinstance(score, TimeoutError | ProcessExpired) and together[id(self._started[key][0])] > 1
         ]
         self._started = {}
         some = any(isinstance(score, dict) for score in outcomes.values())
         outcomes |= self._one_by_one({key: distinct[key] for key in lost}, some)  # to find the failing one
+        if unfinished := sum(isinstance(score, Unfinished) for score in outcomes.values()):
+            log.warning(
+                "reward %r was not done with %d of %d responses in config.grading.step_timeout = %g s; counted as 0",
+                self._reward_name,
+                unfinished,
+                len(outcomes),
+                self._step_timeout,
+            )
+            self._restart()
         local = {key: self._settle(distinct[key][0], score) for key, score in outcomes.items()}
         scored = self._exchanged(every, [local[key] for key in distinct], self.failed - failed)
         self._check_weights()
@@ -265,7 +275,7 @@ class Grader:
         try:
             self._schedule(distinct, size)
             futures = [self._started[key] for key in distinct]
-            done = {id(future): outcome(self._pool, future) for future, _ in futures}
+            done = {id(future): outcome(self._pool, future, self._end) for future, _ in futures}
             results = [(done[id(future)], place) for future, place in futures]
             return {
                 key: result if isinstance(result, Exception) else result[place]
@@ -276,8 +286,7 @@ class Grader:
             if fresh or self._closed:
                 why = "the grader is closed" if self._closed else "its workers die while they start"
                 raise RuntimeError(f"reward {self._reward_name!r}: {why}") from error
-            self._stop()
-            self._pool, self._started = self._start(), {}
+            self._restart()
             return self._outcomes(distinct, size, fresh=True)
 
     def _settle(self, record: Mapping[str, object], score: Any) -> dict[str, float]:
@@ -289,6 +298,9 @@ class Grader:
             self.timeouts += 1
             limit = " (config.grading.timeout)" * (self._max_failed is not None)
             score = Failure("timeout", f"took more than {self._timeout:g} s{limit} and was stopped")
+        elif isinstance(score, Unfinished):
+            self.timeouts += 1
+            score = Failure("unfinished", f"was not done in config.grading.step_timeout = {self._step_timeout:g} s")
         elif isinstance(score, ProcessExpired):
             self.crashes += 1
             score = Failure(f"exit {score.exitcode}", f"ended its process (exit code {score.exitcode})")
@@ -296,10 +308,14 @@ class Grader:
             self.errors += 1
         line = f"record {record.get('id')!r}: reward {self._reward_name!r} {score.text}"
         self._first_failure = self._first_failure or line
-        if score.kind not in self._warned and len(self._warned) < MAX_WARNINGS:
+        if score.kind not in self._warned | {"unfinished"} and len(self._warned) < MAX_WARNINGS:
             log.warning("%s; counted as 0 (more of these are only counted)", line)
         self._warned.add(score.kind)
         return {}
+
+    def _restart(self) -> None:
+        self._stop()
+        self._pool, self._started = self._start(), {}
 
     def _start(self) -> ProcessPool:
         return pool(self._workers, _prepare, self._reward_name, self._memory)
@@ -321,50 +337,10 @@ def _number(key: tuple) -> int:
     return zlib.crc32("\0".join(key).encode(errors="surrogatepass"))
 
 
-def pool(workers: int, initializer: Callable[..., None], *arguments: object) -> ProcessPool:
-    """Killable worker processes that do not import the main module.
-
-    A signal that ends a run may reach its workers, too. They may ignore it (`ignore_signals`), since the step that they
-    grade for is still saved; so a worker that is stopped is killed soon after it is asked to end.
-    """
-    CONSTS.term_timeout = 0.2  # seconds
-    return ProcessPool(workers, context=_Context(), initializer=initializer, initargs=arguments)
-
-
-def outcome(pool: ProcessPool, future: ProcessFuture) -> Any:
-    """A task's result, or the exception with which its worker was stopped or lost.
-
-    Raises RuntimeError where the pool has broken and will never get to the task: pebble leaves such a future pending.
-    """
-    while not future.done():
-        wait([future], timeout=ALIVE)
-        if not future.done() and not pool.active:
-            raise RuntimeError("the pool of workers has broken")
-    try:
-        return future.result()
-    except (TimeoutError, ProcessExpired) as error:
-        return error
-
-
 # In a worker
 
 
-def limit(memory: int) -> None:
-    """Limits the data memory of this process, in bytes."""
-    if sys.platform != "darwin":  # macOS does not support this limit; only the time limit applies
-        _, hard = resource.getrlimit(resource.RLIMIT_DATA)
-        least = memory if hard == resource.RLIM_INFINITY else min(memory, hard)
-        resource.setrlimit(resource.RLIMIT_DATA, (least, hard))
-
-
-def ignore_signals() -> None:
-    """Leaves the end of the run to the process that has started this one."""
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)
-
-
 def _prepare(reward_name: str, memory: int) -> None:
-    ignore_signals()
     limit(memory)
     rewards.find(reward_name)  # imported before the first chunk's time limit starts
 
@@ -404,34 +380,3 @@ def _place(error: BaseException) -> str:
 def _shown(value: object) -> str:
     """A value in one short line."""
     return textwrap.shorten(repr(value), 200, placeholder=" ...")
-
-
-# Starts workers without the parent's main module, which `spawn` would import again: for a trainer with JAX,
-# several seconds and a gigabyte each.
-
-_lock = Lock()
-
-
-@contextlib.contextmanager
-def _without_main() -> Iterator[None]:
-    full = spawn.get_preparation_data
-
-    def partial(name: str) -> dict[str, object]:
-        return {key: value for key, value in full(name).items() if not key.startswith("init_main_from")}
-
-    with _lock:
-        spawn.get_preparation_data = partial
-        try:
-            yield
-        finally:
-            spawn.get_preparation_data = full
-
-
-class _Process(context.SpawnProcess):
-    def start(self) -> None:
-        with _without_main():
-            super().start()
-
-
-class _Context(context.SpawnContext):
-    Process = _Process

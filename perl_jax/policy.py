@@ -15,14 +15,16 @@ from ml_collections import ConfigDict
 
 import models
 from models import lora
+from models.atomic_directory import atomic_directory
 from models.errors import InputError
 from perl_jax import mesh
 from perl_jax.records.prompts import Prompts
-from perl_jax.runtime import processes
+from perl_jax.runtime import checksums, processes
 
 HUB_ID = re.compile(r"([\w.-]+/[\w.-]+)(?:@([\w./-]+))?")  # owner/name or owner/name@revision
 FILES = ("*.json", "*.jinja", "*.txt", "LICENSE*", "README.md")  # of a hub model; its card has the licence
 WEIGHTS = ("*.safetensors",)  # no pickle files
+MEND = "restore it, or move the folder away: the same config and seed make the same model again"
 
 
 class Base(NamedTuple):
@@ -60,9 +62,12 @@ def base(config: ConfigDict, workdir: Path, texts: Iterable[str]) -> Base:
     def make() -> None:
         if not config.model and not path.exists():
             from_scratch, sizes = _new(config)
-            from_scratch.make(path, sizes, texts, seed=config.seed)
+            with atomic_directory(path) as partial:
+                from_scratch.make(partial, sizes, texts, seed=config.seed)
+                checksums.write(partial)
 
     processes.after_first(make)
+    checksums.check(path, MEND)
     prompts = Prompts(models.Processor.from_pretrained(path), **config.prompt)
     return Base(prompts, str(path), fingerprint(path))
 

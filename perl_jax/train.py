@@ -25,7 +25,7 @@ from perl_jax.grading import Grader
 from perl_jax.planning import decode_tensor, remat, roofline
 from perl_jax.records import prompt_lengths
 from perl_jax.records.stream import Stream, directories_with_split, open_subsets
-from perl_jax.runtime import cli, files, logs, processes, stop
+from perl_jax.runtime import cli, disk, files, lock, logs, processes, stop
 from perl_jax.runtime.compilations import Compilations
 from perl_jax.training import (
     bad_steps,
@@ -46,7 +46,8 @@ FINISHED = "finished"  # a file in the workdir of a run that has made its last s
 
 
 def train(config: ConfigDict, workdir: Path, profile: tuple[int, int] = (0, 0), allow: Sequence[str] = ()) -> None:
-    """Runs, or resumes, the experiment `config` in `workdir`. Raises InputError for invalid configs and data.
+    """Runs, or resumes, the experiment `config` in `workdir`. Raises InputError for invalid configs and data, where
+    another run is in the workdir, and where its disk is full or cannot be written to.
 
     Steps `profile[0]` to `profile[1]` are traced to WORKDIR/profile, for TensorBoard or Perfetto. A run that goes on
     has the config that it had, but for what changes no result and for the keys in `allow` (`config_changes`).
@@ -55,17 +56,20 @@ def train(config: ConfigDict, workdir: Path, profile: tuple[int, int] = (0, 0), 
     Grader(config.reward, weights=config.reward_weights).close()  # validates the reward before any file is written
     processes.check_equal(json.loads(config.to_json_best_effort()), "a config")
     processes.check_equal(list(allow), "an --allow")
-    with jax.set_mesh(mesh.make(**config.mesh)):
+    what_remains = partial(checkpoint.last_saved, workdir)
+    with jax.set_mesh(mesh.make(**config.mesh)), disk.telling(workdir, what_remains):
         with mesh.with_tensor(config.sampling.tensor):
             check_config.check_shards(config, mesh.shards())
-        run(config, workdir, profile, allow)
+        workdir.mkdir(parents=True, exist_ok=True)
+        with lock.Lock(workdir):
+            run(config, workdir, profile, allow)
 
 
 def run(config: ConfigDict, workdir: Path, profile: tuple[int, int], allow: Sequence[str]) -> None:
     """`train` on the current mesh."""
     cache = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
     logger.info("compiled programs are kept in %s", cache or "memory alone")
-    workdir.mkdir(parents=True, exist_ok=True)
+    logs.starts(workdir)  # raises now where they cannot be added to
     data = run_data.data_sources(config, workdir)
     model, base = policy.load(config, workdir, run_data.texts(config, list(data)))
     splits = {name: directories_with_split(list(data), name) for name in config.eval.sets} | {
@@ -110,8 +114,10 @@ def run(config: ConfigDict, workdir: Path, profile: tuple[int, int], allow: Sequ
         bad = bad_steps.BadSteps(workdir, config.max_bad_steps, last, base.prompts, in_a_row)
         step = done
         del model  # the state has copies of the trained weights; free the originals
-        if done < last and processes.first():
-            (workdir / FINISHED).unlink(missing_ok=True)
+        if done < last:
+            checkpoints.check_space(state, last - done)
+            if processes.first():
+                (workdir / FINISHED).unlink(missing_ok=True)
 
         writes = logs.RunLog if processes.first() else logs.NoLog
         with writes(workdir, config.to_dict(), last, done, **facts) as log, Compilations() as compilations:

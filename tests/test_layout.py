@@ -55,12 +55,10 @@ TESTED_ELSEWHERE = {  # module: the test that covers it, and why it has none of 
     "perl_jax/evaluation/responses.py": ("perl_jax/test_evaluate.py", "tested in whole evaluations"),
     "perl_jax/filtering/difficulty.py": ("perl_jax/test_filter.py", "asks what the filter goes by"),
     "perl_jax/planning/programs.py": ("perl_jax/test_plan.py", "what plan compiles"),
-    "perl_jax/policy.py": ("perl_jax/test_train.py", "where a run starts; hub ids in test_commands.py"),
     "perl_jax/records/record.py": ("perl_jax/records/test_storage.py", "what a set refuses"),
     "perl_jax/records/question.py": ("perl_jax/training/test_held_out.py", "asked in several orders there"),
     "perl_jax/records/rows.py": ("perl_jax/curation/test_curate.py", "plain tuples, made records there"),
     "perl_jax/rewards/boxed.py": ("perl_jax/rewards/test_rewards.py", "the reward"),
-    "perl_jax/runtime/logs.py": ("perl_jax/test_train.py", "what a run leaves"),
     "perl_jax/training/metrics.py": ("perl_jax/test_train.py", "what a step says"),
 }
 

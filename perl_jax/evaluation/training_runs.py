@@ -14,8 +14,9 @@ from typing import NamedTuple
 import numpy as np
 from absl import logging
 
+from models.errors import InputError
 from perl_jax.evaluation import statistics
-from perl_jax.runtime import files, html
+from perl_jax.runtime import files, html, logs
 from perl_jax.runtime.html import COLOURS, Html, clipped, concat, dim, element, folded, note, table, text_cell
 
 EVALUATION = re.compile(r"(.+)-(\d{8,})\.jsonl")
@@ -76,7 +77,7 @@ def read(name: str, path: Path) -> Run:
             evaluations.setdefault(match[1], {})[int(match[2])] = rows
     groups = [group for group in files.json_lines(path / "rollouts.jsonl") if all(key in group for key in GROUP_KEYS)]
     spread = sorted({round(i) for i in np.linspace(0, len(groups) - 1, GROUPS_SHOWN)}) if groups else []
-    return Run(name, _starts(path / "run.json"), metrics, evaluations, [groups[i] for i in spread])
+    return Run(name, _starts(path), metrics, evaluations, [groups[i] for i in spread])
 
 
 def predictions(file: Path) -> list[dict]:
@@ -84,13 +85,12 @@ def predictions(file: Path) -> list[dict]:
     return files.rows(file, ROW_KEYS, "an evaluation")
 
 
-def _starts(file: Path) -> list[dict]:
+def _starts(path: Path) -> list[dict]:
     try:
-        starts = json.loads(file.read_text(encoding="utf-8", errors="replace")) if file.exists() else []
-    except ValueError:
-        logging.warning("%s: skipped, it is not JSON", file)
-        starts = []
-    return [start for start in starts if isinstance(start, dict)] if isinstance(starts, list) else []
+        return logs.starts(path)
+    except InputError as error:
+        logging.warning("skipped: %s", error)
+        return []
 
 
 def sections(runs: Sequence[Run]) -> list[statistics.Section]:

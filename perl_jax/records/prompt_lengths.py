@@ -14,6 +14,7 @@ import math
 import os
 import time
 import uuid
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -91,7 +92,7 @@ def load_or_measure(directory: str, split: str, prompts: Prompts, workdir: Path)
         lengths[:] = _read(file, cache_key)
         if not lengths:
             lengths[:] = _measure_split(directory, split, prompts)
-            _write(file, [cache_key, *lengths])
+            _write(file, [{**cache_key, "crc": _crc(lengths)}, *lengths])
 
     processes.after_first(read_or_make)
     return lengths
@@ -189,13 +190,17 @@ def _measured(stored: records.Split, index: int, prompts: Prompts) -> dict:
 
 
 def _read(file: Path, cache_key: Mapping) -> list[dict]:
-    """Results cached under `cache_key`; empty if the file is missing, broken or has another key."""
+    """Results cached under `cache_key`; empty if the file is missing, damaged or has another key."""
     try:
         with file.open(encoding="utf-8") as lines:
             first, *lengths = map(json.loads, lines)
     except (OSError, ValueError):
         return []
-    return lengths if first == cache_key else []
+    return lengths if first == {**cache_key, "crc": _crc(lengths)} else []
+
+
+def _crc(lengths: Sequence[Mapping]) -> int:
+    return zlib.crc32(files.lines(lengths).encode())
 
 
 def _write(file: Path, lines: Sequence[Mapping]) -> None:

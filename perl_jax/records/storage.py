@@ -6,6 +6,7 @@ only when a set is opened, so that the rest of perl_jax runs without them.
 """
 
 import collections
+import contextlib
 import hashlib
 import json
 import math
@@ -17,7 +18,7 @@ import numpy as np
 
 from models.errors import InputError, one_line
 from perl_jax.records.record import Record, validated
-from perl_jax.runtime import files
+from perl_jax.runtime import checksums, files
 
 _TEXTS = ("id", "question", "answer", "kind", "order_effect", "source")
 _EVERY_PLACE = -1  # stored value for `movable` None: an empty list means that no image may move
@@ -77,6 +78,7 @@ def write(
             json.dump(summary, file, indent=1, sort_keys=True)
         if finish:
             finish(partial)
+        checksums.write(partial, "*.json")  # ArrayRecord files have checksums of their own
     return summary
 
 
@@ -84,15 +86,17 @@ def open_split(directory: str, split: str = "train") -> "Split":
     """Opens a stored split with `len()` and `[i]`; `split` may be sliced as in TFDS (`"train[:50%]"`).
 
     Raises:
-        InputError: no record set there, an unknown split, or an empty one.
+        InputError: no record set there, a damaged one, an unknown split, or an empty one. Reading a damaged record
+            raises it, too.
     """
     return Split(directory, split)
 
 
 def splits(directory: str) -> list[str]:
-    """The split names of a data set. Raises InputError: no record set there."""
+    """The split names of a data set. Raises InputError: no record set there, or a damaged one."""
     _require_set(directory)
-    return list(_tfds().builder_from_directory(directory).info.splits)
+    with _noticing_damage(directory):
+        return list(_tfds().builder_from_directory(directory).info.splits)
 
 
 def fingerprint(directory: str) -> str:
@@ -135,20 +139,18 @@ class Split:
     def _open(self):
         _require_set(self.directory)
         tfds = _tfds()
-        try:
+        with _noticing_damage(self.directory):
             builder = tfds.builder_from_directory(self.directory)
-        except (ValueError, KeyError, OSError) as error:
-            raise InputError(
-                f"{self.directory} holds no readable records: {one_line(error)}; prepare it again"
-            ) from error
+            known = builder.info.splits
         try:
+            known[self.split]
+        except (ValueError, KeyError) as error:
+            raise InputError(
+                f"{self.directory} has no split {self.split!r}, it has {', '.join(known) or 'none'}: {one_line(error)}"
+            ) from error
+        with _noticing_damage(self.directory):
             raw = tfds.decode.DeserializeMethod.RAW_BYTES
             self._source = builder.as_data_source(split=self.split, deserialize_method=raw)
-        except (ValueError, KeyError, OSError) as error:
-            known = ", ".join(builder.info.splits) or "none"
-            raise InputError(
-                f"{self.directory} has no split {self.split!r}, it has {known}: {one_line(error)}"
-            ) from error
         if not len(self._source):
             raise InputError(f"split {self.split!r} of {self.directory} holds no records")
 
@@ -163,8 +165,8 @@ class Split:
             return _from_example(self._source[index])
         except Exception as error:  # of many kinds: damage that array_record sees, and what is no record
             raise InputError(
-                f"record {index} of split {self.split!r} of {self.directory} cannot be read ({one_line(error)}); "
-                "prepare the set again"
+                f"record {index} of split {self.split!r} of {self.directory} cannot be read "
+                f"({one_line(error, kind=True)}): {_MEND}"
             ) from error
 
     def __getstate__(self):
@@ -282,6 +284,19 @@ class _Tally:
         return {"records": self.records, "sha256": self._digest.hexdigest(), **counts}
 
 
+_MEND = "copy the set anew, or prepare it again"
+
+
 def _require_set(directory: str):
     if not os.path.isfile(os.path.join(directory, "dataset_info.json")):
         raise InputError(f"{directory} holds no records (no dataset_info.json); write some with perl_jax.prepare")
+    checksums.check(directory, _MEND)
+
+
+@contextlib.contextmanager
+def _noticing_damage(directory: str) -> Iterator[None]:
+    """Turns whatever TFDS and ArrayRecord raise for a damaged data set into an InputError."""
+    try:
+        yield
+    except Exception as error:  # RuntimeErrors of ArrayRecord, which has checksums; ParseErrors, KeyErrors, OSErrors
+        raise InputError(f"{directory} holds no readable records ({one_line(error, kind=True)}): {_MEND}") from error

@@ -21,7 +21,7 @@ from absl import app, flags
 from absl import logging as absl_logging
 
 from models.errors import InputError, one_line
-from perl_jax.runtime import config_keys
+from perl_jax.runtime import config_keys, disk
 
 flags.disclaim_key_flags()  # flags defined here count as the command's, and are shown by its --help
 os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # torch is not needed
@@ -31,6 +31,7 @@ A_CONFIG = (  # in one line
     "a config is a Python file whose get_config() returns that of configs/base.py with changes, as configs/demo.py; "
     "single values are set by --config.KEY=VALUE"
 )
+PATHS = frozenset({"workdir", "out", "input", "images", "data", "results", "decontaminate", "against"})  # flags
 IN_CONFIG = {"model": "config.model", "data": "config.data.directory"}  # flags of other commands
 
 
@@ -43,8 +44,7 @@ def run(main: Callable[[Sequence[str]], None], elsewhere: Mapping[str, str] | No
     def guarded(argv: Sequence[str]) -> None:
         if len(argv) > 1:
             refuse(unexpected(normalised(sys.argv), argv[1]))
-        absl_logging.set_verbosity(absl_logging.ERROR)  # Orbax logs much through it
-        logging.getLogger("perl_jax").setLevel(logging.INFO)
+        quieten()
         if not jax.config.jax_compilation_cache_dir:  # keeps compiled programs between runs
             jax.config.update("jax_compilation_cache_dir", str(Path(os.path.expanduser("~/.cache/perl_jax/jit"))))
             jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
@@ -52,7 +52,10 @@ def run(main: Callable[[Sequence[str]], None], elsewhere: Mapping[str, str] | No
             main(argv)
         except InputError as error:
             refuse(error)
-        except (AssertionError, RuntimeError) as error:
+        except Exception as error:
+            if line := disk.trouble(error):
+                folders = [flags.FLAGS[name].value for name in ("out", "workdir") if name in flags.FLAGS]
+                refuse(InputError(line if line.startswith("/") else f"{folders[0]}: {line}" if folders else line))
             if (told := without_device(error)) is None:
                 raise
             refuse(told)
@@ -61,6 +64,19 @@ def run(main: Callable[[Sequence[str]], None], elsewhere: Mapping[str, str] | No
             sys.exit(130)
 
     app.run(guarded, flags_parser=partial(parse, elsewhere=elsewhere or {}))
+
+
+def quieten() -> None:
+    """Leaves it to us to tell what libraries raise: Orbax and its threads print their errors too, with tracebacks."""
+    absl_logging.set_verbosity(absl_logging.FATAL)  # Orbax logs through it
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    logging.getLogger("perl_jax").setLevel(logging.INFO)
+
+    def hook(left: "sys.UnraisableHookArgs") -> None:
+        if str(left.exc_value) != "Event loop is closed":  # as TensorStore's threads find it after a save has failed
+            sys.__unraisablehook__(left)
+
+    sys.unraisablehook = hook
 
 
 def define_run_flags() -> None:
@@ -114,6 +130,7 @@ def parse(argv: Sequence[str], elsewhere: Mapping[str, str]) -> Sequence[str]:
         check_names(argv, elsewhere)
         arguments = flags.FLAGS(with_config_path(argv))
         check_finite()
+        check_paths()
         if "config" in flags.FLAGS:
             check_kind(flags.FLAGS.config)  # raises now if the config file cannot be read
         return arguments
@@ -130,6 +147,18 @@ def check_finite() -> None:
         value = flags.FLAGS[name].value
         if isinstance(value, float) and not math.isfinite(value):
             raise InputError(f"--{name}={value}: give a finite number")
+
+
+def check_paths() -> None:
+    """Raises InputError for a path that is a URL: it would be a folder such as `gs:` on each machine."""
+    for name in PATHS.intersection(flags.FLAGS):
+        value = flags.FLAGS[name].value
+        for path in value if isinstance(value, list) else [value]:
+            if url := re.match(r"(?:[^/:=]*=)?([A-Za-z][A-Za-z0-9+.-]+):/", str(path)):  # NAME=DIR, too
+                raise InputError(
+                    f"--{name}={path}: {url[1]}:// is not read or written; give a path on this machine, which may be "
+                    "shared or a bucket mounted there"
+                )
 
 
 def check_kind(config: object) -> None:

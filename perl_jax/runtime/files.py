@@ -20,8 +20,11 @@ def write(file: Path, text: str) -> None:
     """Writes a file atomically. A lone surrogate, which a model may generate, becomes "?"."""
     file.parent.mkdir(parents=True, exist_ok=True)
     partial = file.with_name(file.name + ".partial")
-    partial.write_text(text, encoding="utf-8", errors="replace")
-    partial.replace(file)
+    try:
+        partial.write_text(text, encoding="utf-8", errors="replace")
+        partial.replace(file)
+    finally:  # a full disk gets its space back
+        partial.unlink(missing_ok=True)
 
 
 def lines(rows: Iterable) -> str:

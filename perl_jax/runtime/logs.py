@@ -7,6 +7,7 @@ import math
 import subprocess
 import sys
 import time
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
@@ -15,9 +16,11 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from models.errors import InputError, one_line
 from perl_jax import __version__
 from perl_jax.runtime import files
 
+RUN = "run.json"  # in the workdir: config, versions and facts of each start
 LIBRARIES = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-datasets", "transformers")
 SKIPPED = "skipped.jsonl"  # in a workdir: records that failed in the run
 NOT_FINITE = "not_finite"  # in metrics.jsonl: {metric: "nan", "inf" or "-inf"} of those that are null there
@@ -63,6 +66,30 @@ class Clock:
         return {f"time/{name}": seconds for name, seconds in parts.items()}
 
 
+class TensorBoard:
+    """TensorBoard's file of scalars, written at once: `SummaryWriter` has a thread, and tells nobody of a full disk.
+
+    What earlier files have of steps from `first` on is not shown.
+    """
+
+    def __init__(self, folder: Path, first: int):
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto.event_pb2 import Event, SessionLog
+
+        folder.mkdir(exist_ok=True)
+        self._events = EventsWriter(str(folder / "events"))
+        self._events.write_event(Event(wall_time=time.time(), step=first, file_version="brain.Event:2"))
+        session = SessionLog(status=SessionLog.START)
+        self._events.write_event(Event(wall_time=time.time(), step=first, session_log=session))
+        self.flush, self.close = self._events.flush, self._events.close
+
+    def add_scalar(self, name: str, value: float, step: int) -> None:
+        from tensorboardX.proto.event_pb2 import Event
+        from tensorboardX.summary import scalar
+
+        self._events.write_event(Event(wall_time=time.time(), step=step, summary=scalar(name, value)))
+
+
 class RunLog:
     """The log of a run of `last` steps in its workdir.
 
@@ -71,14 +98,12 @@ class RunLog:
     """
 
     def __init__(self, workdir: Path, config: Mapping, last: int, done: int | None = None, **facts):
-        from tensorboardX import SummaryWriter
-
         self._workdir = workdir
         if done is not None:
             for name in ("metrics.jsonl", "rollouts.jsonl", SKIPPED):
                 files.cut_back(workdir / name, done or -1)  # a run that begins anew evaluates at step 0, too
-        _append_run(workdir / "run.json", {"config": config, **environment(), **facts})
-        self._tensorboard = SummaryWriter(str(workdir / "tensorboard"), purge_step=done and done + 1)
+        _append_run(workdir, {"config": config, **environment(), **facts})
+        self._tensorboard = TensorBoard(workdir / "tensorboard", (done or 0) + 1)
         self._metrics = files.appended(workdir / "metrics.jsonl")
         self._rollouts = files.appended(workdir / "rollouts.jsonl")
         self._console = Console(stderr=True, highlight=False)
@@ -134,6 +159,7 @@ class RunLog:
         for name, value in values.items():
             if name not in bad:
                 self._tensorboard.add_scalar(name, value, step)
+        self._tensorboard.flush()
 
 
 class NoLog:
@@ -223,9 +249,33 @@ def _commit() -> tuple[str | None, bool | None]:
     return git("rev-parse", "HEAD"), None if status is None else not status
 
 
-def _append_run(file: Path, entry: Mapping) -> None:
-    runs = json.loads(file.read_text(encoding="utf-8")) if file.exists() else []
-    files.write(file, json.dumps([*runs, entry], indent=2, default=_to_json))
+def starts(workdir: Path) -> list[dict]:
+    """The starts of a run as in its run.json, without their checksums; none without that file.
+
+    Raises InputError where the file is not what runs have written.
+    """
+    file, out = workdir / RUN, []
+    try:
+        for start in json.loads(file.read_text(encoding="utf-8")) if file.exists() else []:
+            kept = {name: value for name, value in start.items() if name != "crc"}
+            if start.get("crc", _crc(kept)) != _crc(kept):  # none: written by an earlier version
+                raise ValueError(f"start {len(out) + 1} is not what was written")
+            out.append(kept)
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise InputError(
+            f"{file} is damaged ({one_line(error)}): restore it, or move it away, which loses what it says of earlier "
+            "starts and nothing else"
+        ) from error
+    return out
+
+
+def _append_run(workdir: Path, start: Mapping) -> None:
+    every = [*starts(workdir), json.loads(json.dumps(start, default=_to_json))]
+    files.write(workdir / RUN, json.dumps([{**one, "crc": _crc(one)} for one in every], indent=2))
+
+
+def _crc(start: Mapping) -> int:
+    return zlib.crc32(json.dumps(start, sort_keys=True).encode())
 
 
 def _to_json(value):

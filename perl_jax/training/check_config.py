@@ -89,6 +89,7 @@ RANGES = {
     "sampling.tensor": _count(0),
     "grading.workers": _count(1, 1024),
     "grading.timeout": Range(0, 86400, above=True),
+    "grading.step_timeout": Range(0, 86400, above=True),
     "grading.max_failed": SHARE,
     "refill_rounds": _count(1),
     "loss.clip_low": POSITIVE_SHARE,

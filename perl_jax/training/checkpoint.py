@@ -24,7 +24,7 @@ from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, L
 
 from models.errors import InputError, one_line
 from perl_jax import mesh
-from perl_jax.runtime import processes
+from perl_jax.runtime import disk, processes
 from perl_jax.update import State
 
 FOLDER = "checkpoints"
@@ -33,6 +33,13 @@ ASIDE = "damaged-checkpoints"
 
 class Damaged(InputError):
     """A checkpoint that is not what was saved."""
+
+
+def last_saved(workdir: Path) -> str:
+    """What a run that cannot write any more says of its checkpoints."""
+    folders = (workdir / FOLDER).glob("*")  # a number is a name that only a whole one gets
+    step = max((int(folder.name) for folder in folders if folder.name.isdigit()), default=0)
+    return f"step {step} is saved, the same command goes on from it" if step else "no step is saved yet"
 
 
 class Checkpoints:
@@ -60,7 +67,7 @@ class Checkpoints:
             cleanup_tmp_directories=not read_only,
             best_fn=score if best else None,
         )
-        self._best, self._workdir = best, directory.parent
+        self._best, self._keep, self._workdir = best, keep, directory.parent
         handlers = {
             "weights": ocp.StandardCheckpointHandler(),
             "optimizer": ocp.StandardCheckpointHandler(),
@@ -90,8 +97,25 @@ class Checkpoints:
         name = next(iter(scores[max(scores)])) if scores else ""
         return max((step for step in scores if name in scores[step]), key=lambda step: scores[step][name], default=None)
 
+    def check_space(self, state: State, saves: int) -> None:
+        """Raises DiskError, in all processes, where there is no space for what `saves` more checkpoints will take."""
+        size, short = sum(x.nbytes for x in jax.tree.leaves((state.trainable, state.opt_state))), ""
+        count = min(saves, max(1, self._keep + 1 - len(self.steps())))  # an old one goes when the new one is whole
+        try:
+            disk.check_free(
+                self._workdir, count * size, f"{count} more checkpoints" if count > 1 else "the next checkpoint"
+            )
+        except disk.DiskError as error:
+            short = str(error)
+        if short := processes.any_text(short):
+            raise disk.DiskError(short)
+
     def save(self, step: int, state: State, run: Mapping, metrics: Mapping[str, float]) -> None:
-        """Starts an asynchronous write; the arrays are copied before this returns, so the state may be donated."""
+        """Starts an asynchronous write; the arrays are copied before this returns, so the state may be donated.
+
+        Raises DiskError where there is no space for it, and OSError and others where the write before has failed.
+        """
+        self.check_space(state, 1)
         arrays = {"weights": _named(state.trainable), "optimizer": _named(state.opt_state)}
         run = json.loads(json.dumps({**run, "checksums": {item: _checksums(tree) for item, tree in arrays.items()}}))
         args = ocp.args.Composite(

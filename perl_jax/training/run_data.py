@@ -6,13 +6,13 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from models.errors import InputError
+from models.errors import InputError, one_line
 from perl_jax import permute, symbols
 from perl_jax.curation.build import build
 from perl_jax.records.prompts import Prompts
 from perl_jax.records.question import Question
 from perl_jax.records.stream import Subset, first_records, open_subsets, sources
-from perl_jax.runtime import processes
+from perl_jax.runtime import files, processes
 from perl_jax.training import held_out
 from perl_jax.training.schedule import target_response
 
@@ -34,17 +34,28 @@ def data_sources(config: ConfigDict, workdir: Path) -> dict[str, float]:
                 f"{directory} exists, but not {settings_file}, which records how it was made; move {directory} away, "
                 "or give a new --workdir"
             )
-        if directory.exists() and json.loads(settings_file.read_text()) != json.loads(json.dumps(settings)):
+        if directory.exists() and made_with(settings_file) != json.loads(json.dumps(settings)):
             raise InputError(
                 f"{directory} was made with other settings ({settings_file}) than config.data and config.seed; "
                 "give those settings, or a new --workdir"
             )
         if not directory.exists():
-            settings_file.write_text(json.dumps(settings))
+            files.write(settings_file, json.dumps(settings))
             build(c.source, str(directory), seed=config.seed, **c.options)
 
     processes.after_first(make)
     return {str(directory): 1.0}
+
+
+def made_with(file: Path) -> dict:
+    """The settings with which a run has made its records. Raises InputError for a damaged file."""
+    try:
+        return json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{file} is damaged ({one_line(error)}): restore it, or move it and the folder data beside it away: the "
+            "same config and seed make the same records again"
+        ) from error
 
 
 def texts(config: ConfigDict, directories: Sequence[str]) -> Iterator[str]:

@@ -1,6 +1,5 @@
 """Grading in processes: whatever one response does to the reward, the others are graded and the run goes on."""
 
-import concurrent.futures
 import logging
 import multiprocessing
 import os
@@ -8,13 +7,11 @@ import signal
 import subprocess
 import sys
 import threading
-import types
 
 import pytest
 from environment import REPOSITORY
 
 from models.errors import InputError
-from perl_jax import grading
 from perl_jax.grading import Grader
 
 REWARD = """
@@ -218,16 +215,29 @@ def test_a_worker_lost_between_two_calls_is_replaced(grader):
     assert grader.grade([(RECORD, "ok")])[0]["reward"] == 1.0
 
 
-def test_a_task_that_a_broken_pool_never_gets_to_is_not_awaited(monkeypatch):
-    """As where a worker dies just when the task is given."""
-    monkeypatch.setattr(grading, "ALIVE", 0.01)
-    pool = types.SimpleNamespace(active=True)
-    threading.Timer(0.1, lambda: setattr(pool, "active", False)).start()
-    with pytest.raises(RuntimeError, match="has broken"):
-        grading.outcome(pool, concurrent.futures.Future())
-    done = concurrent.futures.Future()
-    done.set_result(3)
-    assert grading.outcome(pool, done) == 3
+@pytest.mark.slow
+def test_a_step_has_a_time_limit(caplog):
+    """What is unfinished then counts as failed; the next step begins anew."""
+    pairs = [({**RECORD, "id": f"q{i}"}, text) for i, text in enumerate(["fine", *["hang"] * 9])]
+    limits = {"workers": 1, "timeout": 99.0, "step_timeout": 0.5}
+    with Grader("my_reward:score", **limits) as grader, caplog.at_level(logging.WARNING):
+        ready(grader, pairs[:1])
+        assert [score["reward"] for score in grader.grade(pairs)] == [1.0] + [0.0] * 9
+        assert grader.timeouts == grader.failed == 9
+        ready(grader, [(RECORD, "next")])
+        assert grader.grade([(RECORD, "next")])[0]["reward"] == 1.0
+    words = "was not done with 9 of 10 responses in config.grading.step_timeout = 0.5 s; counted as 0"
+    assert len(caplog.records) == 1 and words in caplog.text
+    words = r"record 'q\d': .* was not done in config.grading.step_timeout = 0.5 s; so or alike"
+    with Grader("my_reward:score", **limits, max_failed=0.5) as grader, pytest.raises(InputError, match=words):
+        grader.grade(pairs)
+
+
+def ready(grader, pairs):
+    """Waits for the scores of pairs, so that the start of a worker takes no time of a step."""
+    grader.start(pairs)
+    for future, _ in grader._started.values():
+        future.result()
 
 
 def test_grades_a_demo_step_from_any_thread():

@@ -192,8 +192,12 @@ def test_a_file_is_there_as_a_whole_or_not_at_all(stored, shown, tmp_path, monke
     monkeypatch.setattr(prompt_lengths, "measure", measure)
     full = prompt_lengths.load_or_measure(stored, "train", shown, tmp_path)
     [file] = tmp_path.glob("lengths-*.jsonl")
-    file.write_text(file.read_text()[:-9])
-    assert prompt_lengths.load_or_measure(stored, "train", shown, tmp_path) == full
+    whole = file.read_text()
+    fewer, other = whole.splitlines(keepends=True)[:-1], whole.replace(f'"tokens": {full[0]["tokens"]}', '"tokens": 1')
+    assert whole not in ("".join(fewer), other)
+    for damaged in (whole[:-9], "".join(fewer), other, "\0" * len(whole)):
+        file.write_text(damaged)
+        assert prompt_lengths.load_or_measure(stored, "train", shown, tmp_path) == full
     assert json.loads(file.read_text().splitlines()[-1])["id"] == "r9" and len(list(tmp_path.iterdir())) == 1
 
 

@@ -3,14 +3,16 @@
 import io
 import os
 import pickle
+import shutil
 
 import numpy as np
 import pytest
+from damage import DAMAGES, damage
 from PIL import Image
 
 from models.errors import InputError
 from perl_jax import records
-from perl_jax.records import prompt_lengths
+from perl_jax.records import prompt_lengths, storage
 from perl_jax.records.stream import Stream
 
 
@@ -192,26 +194,64 @@ def test_fingerprint_follows_content_not_place(tmp_path):
     assert records.fingerprint(tmp_path / "a") != prints["a"]
 
 
-@pytest.mark.parametrize("damage", ["a bit", "cut", "zeros"])
-def test_a_damaged_record_is_named_and_the_others_are_read(tmp_path, damage):
+@pytest.mark.parametrize("kind", ["a bit", "cut", "zeros"])
+def test_a_damaged_record_is_named_and_the_others_are_read(tmp_path, kind):
     """A stream goes on beyond it, and the lengths that are measured leave it out."""
     records.write({"train": [record(i, images=1) for i in range(8)]}, tmp_path / "set")
     [file] = (tmp_path / "set").glob("*.array_record*")
     data = bytearray(file.read_bytes())
-    if damage == "a bit":
+    if kind == "a bit":
         data[data.index("é5".encode()) + 50] ^= 1
-    file.write_bytes({"a bit": data, "cut": data[: len(data) // 2], "zeros": bytes(len(data))}[damage])
+    file.write_bytes({"a bit": data, "cut": data[: len(data) // 2], "zeros": bytes(len(data))}[kind])
     split, whole, faults = records.open_split(tmp_path / "set"), [], []
     for index in range(8):
         try:
             whole.append(split[index])
         except InputError as error:
             faults.append(str(error))
-    assert whole == [record(i, images=1) for i in range(8) if i != 5] * (damage == "a bit")
-    assert all("of split 'train'" in line and line.endswith("prepare the set again") for line in faults)
+    assert whole == [record(i, images=1) for i in range(8) if i != 5] * (kind == "a bit")
+    assert all("of split 'train'" in line and line.endswith("prepare it again") for line in faults)
     taken = Stream(str(tmp_path / "set")).take(16)
     assert sorted(row["fault"] for row in taken if "fault" in row) == sorted(2 * faults)
     assert {row["id"] for row in taken if "fault" in row} == {f"#{line.split()[1]}" for line in faults}
     assert [row["position"] for row in taken] == list(range(16))
-    measured = [prompt_lengths._measured(split, index, None) for index in range(8) if damage != "a bit" or index == 5]
+    measured = [prompt_lengths._measured(split, index, None) for index in range(8) if kind != "a bit" or index == 5]
     assert all(line["reason"] == "that cannot be read" and line["detail"] in faults for line in measured)
+
+
+@pytest.fixture(scope="module")
+def in_two_files(tmp_path_factory):
+    """A set of 4 records in two ArrayRecord files."""
+    directory = tmp_path_factory.mktemp("sets") / "set"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(storage, "_RECORDS_PER_SHARD", 2)
+        records.write({"train": [record(i) for i in range(4)]}, directory)
+    assert len(list(directory.glob("*array_record*"))) == 2
+    return directory
+
+
+FILES = ("dataset_info.json", "features.json", "records.json", "records-train.array_record-00001")
+
+
+@pytest.mark.parametrize("kind", DAMAGES)
+@pytest.mark.parametrize("file", FILES)
+def test_a_damaged_set_is_one_line_and_never_used(in_two_files, tmp_path, file, kind):
+    directory = tmp_path / "set"
+    shutil.copytree(in_two_files, directory)
+    damage(directory / file, kind)
+
+    def read():
+        split = records.open_split(directory)
+        return [split[i] for i in range(len(split))]
+
+    with pytest.raises(InputError, match=rf"{directory}[^\n]*; write some with|{directory}[^\n]*prepare it again$"):
+        read()
+
+
+@pytest.mark.parametrize("read", [records.splits, records.summary, records.fingerprint])
+def test_whatever_reads_a_set_tells_its_damage(in_two_files, tmp_path, read):
+    directory = tmp_path / "set"
+    shutil.copytree(in_two_files, directory)
+    damage(directory / "dataset_info.json", "flipped")
+    with pytest.raises(InputError, match=r"dataset_info\.json is damaged"):
+        read(directory)

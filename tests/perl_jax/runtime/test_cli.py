@@ -110,6 +110,36 @@ def test_a_config_that_is_no_python_file(tmp_path, monkeypatch, name, there):
         cli.config_file(name)
 
 
+@pytest.mark.parametrize("url", ["gs://bucket/run", "s3://bucket/run", "gs:/bucket", "file:///tmp/run", "HDFS://x/y"])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("train", "--config=demo", "--workdir="),
+        ("filter", "--config=demo", "--workdir="),
+        ("export", "--workdir=run", "--out="),
+        ("export", "--out=model", "--workdir="),
+        ("prepare", "--source=digits", "--out="),
+        ("prepare", "--source=jsonl", "--out=set", "--download", "--input="),
+        ("evaluate", "--model=m", "--benchmark=remi", "--data=d", "--out="),
+        ("evaluate", "--model=m", "--benchmark=remi", "--out=o", "--download", "--data="),
+        ("plan", "--config=demo", "--topology=h100:1", "--out="),
+        ("report", "--workdir=a", "--workdir=B="),
+        ("report", "--workdir=a", "--out="),
+    ],
+)
+def test_a_url_is_no_path(tmp_path, monkeypatch, arguments, url):
+    monkeypatch.chdir(tmp_path)
+    assert f"{arguments[-1]}{url}: {url.partition(':')[0]}:// is not read or written" in wrong(
+        *arguments[:-1], arguments[-1] + url
+    )
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_looks_like_a_url_and_is_a_path_is_taken(tmp_path):
+    for path in ("a=b:c/d", "runs/x:/y", "C:/run", "a b/c"):
+        assert "holds no checkpoints" in wrong("export", f"--workdir={tmp_path}/{path}", f"--out={tmp_path}/out")
+
+
 NOWHERE = "--workdir=/dev/null/run"  # where no run can begin
 
 

@@ -2,6 +2,7 @@
 
 import pytest
 import tiny_run
+from damage import damage
 
 from models.errors import InputError
 from perl_jax.training import run_data
@@ -28,3 +29,11 @@ def test_records_that_do_not_say_what_they_were_made_from_are_not_taken(tmp_path
         run_data.data_sources(tiny_run.config(), tmp_path / "new")
     (tmp_path / "new" / "data").rename(tmp_path / "old")
     assert run_data.data_sources(tiny_run.config(), tmp_path / "new") == made
+
+
+@pytest.mark.parametrize("kind", ["empty", "cut", "zeros"])
+def test_damaged_settings_are_one_line(tmp_path, kind):
+    run_data.data_sources(tiny_run.config(), tmp_path)
+    damage(tmp_path / "data.json", kind)
+    with pytest.raises(InputError, match=r"data\.json is damaged \([^\n]*\): restore it, or move it "):
+        run_data.data_sources(tiny_run.config(), tmp_path)

@@ -1,0 +1,41 @@
+"""The list of a run's starts; what else a run leaves is tested in test_train.py."""
+
+import json
+
+import pytest
+from damage import damage
+
+from models.errors import InputError
+from perl_jax.runtime import logs
+
+
+@pytest.fixture
+def workdir(tmp_path):
+    for number in range(2):
+        with logs.RunLog(tmp_path, {"seed": number, "rate": 1e-6, "sets": ("eval",)}, 3):
+            pass
+    return tmp_path
+
+
+def test_starts_come_back_in_order(workdir):
+    assert [start["config"] for start in logs.starts(workdir)] == [
+        {"seed": number, "rate": 1e-6, "sets": ["eval"]} for number in range(2)
+    ]
+    assert logs.starts(workdir / "none") == []
+    earlier = [{"config": {}}]  # without checksums
+    (workdir / logs.RUN).write_text(json.dumps(earlier))
+    assert logs.starts(workdir) == earlier
+
+
+@pytest.mark.parametrize("kind", ["empty", "cut", "zeros", "flipped", "other", "list"])
+def test_a_damaged_file_is_one_line(workdir, kind):
+    file = workdir / logs.RUN
+    if kind == "other":
+        file.write_text(file.read_text().replace('"seed": 1', '"seed": 3'))
+    elif kind == "list":
+        file.write_text("[1, 2]")
+    else:
+        damage(file, kind)
+    for read in (logs.starts, lambda workdir: logs.RunLog(workdir, {}, 3)):
+        with pytest.raises(InputError, match=r"run\.json is damaged \([^\n]*\): restore it, or move it away"):
+            read(workdir)
