@@ -64,14 +64,21 @@ class Clock:
 
 
 class TensorBoard:
-    """TensorBoard's file of scalars, written at once: `SummaryWriter` has a thread, and tells nobody of a full disk."""
+    """TensorBoard's file of scalars, written at once: `SummaryWriter` has a thread, and tells nobody of a full disk.
 
-    def __init__(self, folder: Path):
+    What earlier files have from `purge_step` on is not shown.
+    """
+
+    def __init__(self, folder: Path, purge_step: int | None = None):
         from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto.event_pb2 import Event, SessionLog
 
         folder.mkdir(exist_ok=True)
         self._events = EventsWriter(str(folder / "events"))
         self.flush, self.close = self._events.flush, self._events.close
+        if purge_step is not None:
+            begin = SessionLog(status=SessionLog.START)
+            self._events.write_event(Event(wall_time=time.time(), step=purge_step, session_log=begin))
 
     def add_scalar(self, name: str, value: float, step: int) -> None:
         from tensorboardX.proto.event_pb2 import Event
