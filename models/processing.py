@@ -17,6 +17,7 @@ from models.errors import InputError
 from models.source import read_json
 
 IMAGE_TOKEN = "<|image_pad|>"
+MOST_PIXELS = (1 << 24, 1 << 28)  # of min_pixels, to which a picture is enlarged, and max_pixels
 IMAGE_ITEM = {"type": "image"}  # an image in the chat template's input
 
 
@@ -277,6 +278,8 @@ def _image_settings(path: Path) -> tuple[models.VisionConfig, tuple[int, int]]:
     )
     if not all(isinstance(limit, int) for limit in limits):
         raise InputError(f"{file}: min_pixels and max_pixels must be whole numbers, not {limits}")
+    if not (0 < limits[0] <= MOST_PIXELS[0] and 0 < limits[1] <= MOST_PIXELS[1]):
+        raise InputError(f"{file}: min_pixels and max_pixels must be from 1 to {MOST_PIXELS}, not {limits}")
     return vision, limits
 
 
@@ -297,4 +300,7 @@ def _eos_ids(path: Path, tokenizer: Any) -> tuple[int, ...]:
     ids = ids if isinstance(ids, list) else [] if ids is None else [ids]
     if not all(isinstance(token, int) for token in ids):
         raise InputError(f"{file}: eos_token_id must be a number or a list of numbers, not {ids!r}")
+    size = models.read_config(path).text.vocab_size if (path / "config.json").exists() else len(tokenizer)
+    if other := [token for token in ids if not 0 <= token < size]:
+        raise InputError(f"{file}: eos_token_id {other[0]} is no token of a vocabulary of {size}: correct it")
     return tuple(dict.fromkeys(ids))

@@ -67,9 +67,10 @@ class Source:
 
     @functools.cached_property
     def pad_id(self) -> int:
-        """The padding token in generation_config.json or config.json, else 0."""
+        """The padding token in generation_config.json or config.json, else 0; what cannot be one is passed over."""
         named = [json.loads(dict(self.files).get("generation_config.json", b"{}")), json.loads(self.config)]
-        return next((c["pad_token_id"] for c in named if isinstance(c.get("pad_token_id"), int)), 0)
+        ids = [content.get("pad_token_id") for content in named]
+        return next((number for number in ids if isinstance(number, int) and 0 <= number < 1 << 24), 0)
 
 
 @dataclasses.dataclass(frozen=True)

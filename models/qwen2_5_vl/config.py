@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 from models.errors import InputError
 
 ARCHITECTURE = "Qwen2_5_VLForConditionalGeneration"
+MOST, MOST_LAYERS = 1 << 24, 1 << 10  # of any size; larger ones are mistakes that would take all memory or time
 VISION_ROPE_THETA = 10000.0  # the same in all published models, so a constant in the network
 
 
@@ -170,7 +171,7 @@ def _vision(raw: dict[str, Any]) -> VisionConfig:
         (raw.get("rope_parameters") or {}).get("rope_theta") in (None, VISION_ROPE_THETA),
         f"{where}rope_parameters.rope_theta must be {VISION_ROPE_THETA:g}, as in every published model",
     )
-    depth = _integer(raw, "depth", 32, where)
+    depth = _integer(raw, "depth", 32, where, most=MOST_LAYERS)
     blocks = raw.get("fullatt_block_indexes", (7, 15, 23, 31))
     _require(
         isinstance(blocks, list | tuple) and all(isinstance(block, int) for block in blocks),
@@ -214,7 +215,7 @@ def _text(raw: dict[str, Any], tied: bool) -> TextConfig:
         vocab_size=_integer(raw, "vocab_size", 152064),
         hidden_size=_integer(raw, "hidden_size", 8192),
         intermediate_size=_integer(raw, "intermediate_size", 29568),
-        num_hidden_layers=_integer(raw, "num_hidden_layers", 80),
+        num_hidden_layers=_integer(raw, "num_hidden_layers", 80, most=MOST_LAYERS),
         num_attention_heads=heads,
         num_key_value_heads=_integer(raw, "num_key_value_heads", 8, null=heads),
         rope_theta=_number({"rope_theta": 1e6 if theta is None else theta}, "rope_theta", 1e6),
@@ -292,13 +293,20 @@ def _flag(raw: dict[str, Any], key: str) -> bool:
 
 
 def _integer(
-    raw: dict[str, Any], key: str, default: int, where: str = "", *, least: int = 1, null: int | None = None
+    raw: dict[str, Any],
+    key: str,
+    default: int,
+    where: str = "",
+    *,
+    least: int = 1,
+    most: int = MOST,
+    null: int | None = None,
 ) -> int:
     value = raw.get(key, default)
     value = null if value is None and null is not None else value
     _require(
-        isinstance(value, int) and not isinstance(value, bool) and value >= least,
-        f"{where}{key} must be a whole number of at least {least}, not {value!r}",
+        isinstance(value, int) and not isinstance(value, bool) and least <= value <= most,
+        f"{where}{key} must be a whole number of at least {least} and at most {most:,}, not {value!r}",
     )
     return value
 

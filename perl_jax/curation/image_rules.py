@@ -110,7 +110,7 @@ def _read_file(path: Path) -> Iterator[tuple[str, list[bytes]]]:
     elif path.suffix.lower() == ".zip":
         with zipfile.ZipFile(path) as archive:
             members = [name for name in archive.namelist() if Path(name).suffix.lower() in IMAGE_SUFFIXES]
-            yield from (("", [archive.read(name)]) for name in members)
+            yield from (("", [hub_files.read_member(archive, name)]) for name in members)
     elif path.suffix.lower() in hub_files.FORMATS:
         for _, row in hub_files.rows(path):
             if isinstance(row, dict):

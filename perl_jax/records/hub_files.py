@@ -184,12 +184,7 @@ class ImageStore:
             raise InputError(f"image {_short(value)} is not in {self._folder}{zips}")
         if len({name for _, name in members}) > 1:
             raise InputError(f"image {_short(value)} may be {members[0][1]} or {members[-1][1]} of the zips")
-        archive, name = members[0]
-        _check_bytes(archive.getinfo(name).file_size, value)
-        try:
-            return archive.read(name)
-        except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as error:
-            raise InputError(f"{name} of {archive.filename} cannot be unpacked ({one_line(error)})") from error
+        return read_member(*members[0])
 
     def _members(self, tails: list[str]) -> list[tuple[zipfile.ZipFile, str]]:
         """The zip members that match the longest tail: the whole path, or the end of it."""
@@ -216,6 +211,21 @@ class ImageStore:
     @functools.cached_property
     def _image_folders(self) -> list[str]:
         return sorted(str(path) for path in Path(self._folder).glob("*images*") if path.is_dir())
+
+
+def read_member(archive: zipfile.ZipFile, name: str) -> bytes:
+    """A member of a zip. Raises InputError where it has more than MAX_BYTES, whatever it declares, or is damaged."""
+    info, where = archive.getinfo(name), f"{name} of {archive.filename}"
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # others unpack any size at once
+        raise InputError(f"{where} is not packed by deflate: pack the zip again")
+    if info.file_size > MAX_BYTES:
+        raise InputError(f"{where} has {info.file_size:,} bytes; at most {MAX_BYTES:,} are read")
+    try:
+        with archive.open(info) as member:
+            data = b"".join(iter(lambda: member.read(1 << 20), b""))  # at once it would unpack up to 2 GiB
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as error:
+        raise InputError(f"{where} cannot be unpacked ({one_line(error)})") from error
+    return data
 
 
 def is_image(value: object) -> bool:

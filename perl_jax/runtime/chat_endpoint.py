@@ -40,7 +40,7 @@ class Endpoint:
         model: the name under which the endpoint serves it.
         cache: a file of answers, one JSON line each, appended as they arrive; created if missing.
         concurrency: most simultaneous requests.
-        timeout: seconds to wait for an answer.
+        timeout: seconds to wait for an answer, as a whole.
         retries: further tries of a request that may yet succeed (no connection, timeout, 408, 409, 429, 5xx), with
             back-off; a Retry-After of up to two minutes is honoured.
 
@@ -55,8 +55,12 @@ class Endpoint:
     ):
         import openai  # takes a second
 
+        from perl_jax.runtime import bounded_http
+
         base, key = _checked(url, os.environ.get("OPENAI_API_KEY", "").strip())
-        tries = openai.DefaultHttpxClient(event_hooks={"request": [lambda _: self._count("sent")]})
+        self._key = key
+        transport = bounded_http.Transport(timeout, openai.DEFAULT_CONNECTION_LIMITS)
+        tries = openai.DefaultHttpxClient(transport=transport, event_hooks={"request": [lambda _: self._count("sent")]})
         client = openai.OpenAI(
             base_url=base,
             api_key=key or "none",
@@ -145,19 +149,26 @@ class Endpoint:
             answer = self._completions.create(model=model, messages=messages, extra_body=sampling)
         except openai.APIConnectionError as error:
             reason = "timeout" if isinstance(error, openai.APITimeoutError) else "no connection"
-            raise Failure(reason, str(error.__cause__)) from None
+            raise self._failure(reason, error.__cause__) from None
         except openai.APIStatusError as error:
             message = error.body.get("message", error.body) if isinstance(error.body, dict) else error.body
-            raise Failure(f"HTTP {error.status_code}", str(message or "no reason given")) from None
+            raise self._failure(f"HTTP {error.status_code}", message or "no reason given") from None
         except (ValueError, RecursionError) as error:
-            raise Failure("malformed response", f"no JSON: {error}") from None
+            raise self._failure("malformed response", f"no JSON: {error}") from None
         try:
             text, finish = answer.choices[0].message.content, answer.choices[0].finish_reason
         except (AttributeError, IndexError, TypeError):
-            raise Failure("malformed response", f"no chat completion but {answer}") from None
+            raise self._failure("malformed response", f"no chat completion but {answer}") from None
         if not (isinstance(text, str) and text.strip()):
-            raise Failure("empty answer", f"finish_reason {finish}")
-        return text
+            raise self._failure("empty answer", f"finish_reason {finish}")
+        return self._without_key(text)
+
+    def _failure(self, reason: str, detail: object) -> Failure:
+        return Failure(reason, self._without_key(str(detail)))
+
+    def _without_key(self, text: str) -> str:
+        """The text of a server, which may repeat the key that it got."""
+        return text.replace(self._key, "(the key)") if self._key else text
 
     def _count(self, what: str) -> None:
         with self._lock:

@@ -69,19 +69,19 @@ class Clock:
 class TensorBoard:
     """TensorBoard's file of scalars, written at once: `SummaryWriter` has a thread, and tells nobody of a full disk.
 
-    What earlier files have of steps from `first` on is not shown.
+    What earlier files have from `purge_step` on is not shown.
     """
 
-    def __init__(self, folder: Path, first: int):
+    def __init__(self, folder: Path, purge_step: int | None = None):
         from tensorboardX.event_file_writer import EventsWriter
         from tensorboardX.proto.event_pb2 import Event, SessionLog
 
         folder.mkdir(exist_ok=True)
         self._events = EventsWriter(str(folder / "events"))
-        self._events.write_event(Event(wall_time=time.time(), step=first, file_version="brain.Event:2"))
-        session = SessionLog(status=SessionLog.START)
-        self._events.write_event(Event(wall_time=time.time(), step=first, session_log=session))
         self.flush, self.close = self._events.flush, self._events.close
+        if purge_step is not None:
+            begin = SessionLog(status=SessionLog.START)
+            self._events.write_event(Event(wall_time=time.time(), step=purge_step, session_log=begin))
 
     def add_scalar(self, name: str, value: float, step: int) -> None:
         from tensorboardX.proto.event_pb2 import Event
@@ -103,7 +103,7 @@ class RunLog:
             for name in ("metrics.jsonl", "rollouts.jsonl", SKIPPED):
                 files.cut_back(workdir / name, done or -1)  # a run that begins anew evaluates at step 0, too
         _append_run(workdir, {"config": config, **environment(), **facts})
-        self._tensorboard = TensorBoard(workdir / "tensorboard", (done or 0) + 1)
+        self._tensorboard = TensorBoard(workdir / "tensorboard", done and done + 1)
         self._metrics = files.appended(workdir / "metrics.jsonl")
         self._rollouts = files.appended(workdir / "rollouts.jsonl")
         self._console = Console(stderr=True, highlight=False)

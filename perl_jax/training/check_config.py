@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 from models.errors import InputError, one_line
 from models.layers import REMAT
+from models.processing import MOST_PIXELS
 from perl_jax import grpo, mesh, rewards
 from perl_jax.runtime import config_keys
 from perl_jax.training import held_out
@@ -65,8 +66,8 @@ POSITIVE_SHARE, SHARE_BELOW_1 = Range(0, 1, above=True), Range(0, 1, below=True)
 RANGES = {
     "lora.rank": _count(0),
     "lora.alpha": _count(1),
-    "prompt.min_pixels": _count(1),
-    "prompt.max_pixels": _count(1),
+    "prompt.min_pixels": _count(1, MOST_PIXELS[0]),
+    "prompt.max_pixels": _count(1, MOST_PIXELS[1]),
     "prompt.max_tokens": _count(1),
     "seed": _count(0, 2**32 - 1),
     **{f"mesh.{axis}": _count(1, also=(-1,)) for axis in mesh.AXES},

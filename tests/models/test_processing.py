@@ -268,6 +268,9 @@ def test_pixel_limits(path):
         {"rescale_factor": 1.0},
         {"resample": 2},
         {"max_pixels": "many"},
+        {"max_pixels": 10**18},
+        {"min_pixels": 10**18},
+        {"min_pixels": -1},
     ],
 )
 def test_images_prepared_otherwise(path, settings):
@@ -342,9 +345,10 @@ def test_eos_and_pad(path):
     for written, expected in (([end, pad], (end, pad)), (pad, (pad,)), (None, (end,))):
         (path / "generation_config.json").write_text(json.dumps({"eos_token_id": written}))
         assert qwen.Processor.from_pretrained(path).eos_ids == expected
-    (path / "generation_config.json").write_text(json.dumps({"eos_token_id": "end"}))
-    with pytest.raises(InputError, match="eos_token_id"):
-        qwen.Processor.from_pretrained(path)
+    for wrong in ("end", 10**11, [end, -1]):
+        (path / "generation_config.json").write_text(json.dumps({"eos_token_id": wrong}))
+        with pytest.raises(InputError, match="eos_token_id"):
+            qwen.Processor.from_pretrained(path)
 
 
 def test_decode_and_encode(processor):

@@ -145,6 +145,10 @@ def test_full_attention_blocks_past_the_end_are_ignored():
     "change, vision_change, message",
     [
         ({"model_type": "qwen2_vl"}, {}, "model_type is 'qwen2_vl'"),
+        ({"num_hidden_layers": 10**9}, {}, "num_hidden_layers must be a whole number of at least 1 and at most 1,024"),
+        ({"vocab_size": 10**11}, {}, "vocab_size must be a whole number"),
+        ({}, {"depth": 10**9}, "vision_config.depth must be"),
+        ({}, {"window_size": 10**18}, "vision_config.window_size must be"),
         ({"model_type": None, "architectures": ["LlamaForCausalLM"]}, {}, "LlamaForCausalLM"),
         ({"architectures": ["Qwen2VLForConditionalGeneration"]}, {}, "Qwen2VLForConditionalGeneration"),
         ({"use_sliding_window": True}, {}, "use_sliding_window"),

@@ -7,6 +7,7 @@ import os
 import string
 import subprocess
 import sys
+import tracemalloc
 import zipfile
 from unittest import mock
 
@@ -223,6 +224,23 @@ def test_bad_zips_and_members(tmp_path, monkeypatch):
     (tmp_path / "b.zip").write_bytes(content[:50])
     with pytest.raises(InputError, match=r"b\.zip cannot be opened.*again"):
         hub_files.ImageStore(tmp_path, [tmp_path / "b.zip"])
+
+
+def test_a_member_of_a_zip_is_read_with_a_bound_whatever_size_it_claims(tmp_path):
+    """200 MB of zeros that claim to be 100 bytes, and members that are unpacked at once whatever is asked for."""
+    file = tmp_path / "bomb.zip"
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("bomb.png", bytes(200_000_000))
+        archive.writestr("other.png", bytes(9), zipfile.ZIP_BZIP2)
+        size = archive.getinfo("bomb.png").file_size
+    file.write_bytes(file.read_bytes().replace(size.to_bytes(4, "little"), (100).to_bytes(4, "little")))
+    store = hub_files.ImageStore(tmp_path, [file])
+    tracemalloc.start()
+    refused(store, "bomb.png", "cannot be unpacked")
+    refused(store, "other.png", "not packed by deflate")
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 20_000_000
 
 
 def test_zips_are_found_by_their_listing(tmp_path):

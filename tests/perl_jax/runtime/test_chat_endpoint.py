@@ -377,3 +377,23 @@ def test_a_key_that_is_none_is_not_shown(cache, monkeypatch):
     with pytest.raises(InputError) as caught:
         client("http://localhost:1/v1", cache)
     assert "secret" not in str(caught.value)
+
+
+def test_a_key_that_the_server_repeats_is_not_shown(cache, monkeypatch):
+    key = "sk-secret-123"
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    replies = (
+        Reply(400, json.dumps({"error": {"message": f"bad: Bearer {key}"}})),
+        Reply(401, f"no such key {key}"),
+        Reply(200, f"<html>{key}"),
+        Reply(200, json.dumps({"choices": [{"message": {"content": ""}, "finish_reason": key}]})),
+        Reply(200, json.dumps({"hint": key})),
+    )
+    for number, reply in enumerate(replies):
+        with FakeEndpoint(lambda _, reply=reply: reply) as server:
+            endpoint = client(server, f"{cache}{number}", retries=0)
+            with endpoint, pytest.raises((Failure, InputError)) as error:
+                endpoint.ask(say("x"))
+        assert key not in str(error.value) and server.requests
+    with FakeEndpoint(lambda _: f"yours is {key}") as server, client(server, cache) as endpoint:
+        assert endpoint.ask(say("x")) == "yours is (the key)"

@@ -1,6 +1,7 @@
 """The list of a run's starts; what else a run leaves is tested in test_train.py."""
 
 import json
+import time
 
 import pytest
 from damage import damage
@@ -39,3 +40,16 @@ def test_a_damaged_file_is_one_line(workdir, kind):
     for read in (logs.starts, lambda workdir: logs.RunLog(workdir, {}, 3)):
         with pytest.raises(InputError, match=r"run\.json is damaged \([^\n]*\): restore it, or move it away"):
             read(workdir)
+
+
+def test_tensorboard_shows_each_step_once(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    for begin, steps in ((None, (1, 2, 3)), (3, (3, 4))):
+        events = logs.TensorBoard(tmp_path / "tensorboard", purge_step=begin)
+        for step in steps:
+            events.add_scalar("x/y", 10.0 * step + (begin or 0), step)
+        events.close()
+        time.sleep(1.1)  # a file is named by its second
+    shown = EventAccumulator(str(tmp_path / "tensorboard")).Reload().Scalars("x/y")
+    assert [(event.step, event.value) for event in shown] == [(1, 10), (2, 20), (3, 33), (4, 43)]

@@ -45,6 +45,7 @@ from perl_jax.training import check_config
         ({"permute.start": 2.0}, "permute.start is 2.0; it must be at least 0 and at most 1"),
         ({"optimizer.b2": 0.9999999999}, "optimizer.b2 is 0.9999999999; it must be at least 0 and below 1"),  # float32
         ({"optimizer.learning_rate": 1e-60}, "learning_rate is 1e-60; it must be above 0"),
+        ({"prompt.max_pixels": 10**18}, "prompt.max_pixels is 1000000000000000000; it must be at least 1 and at most"),
         ({"grading.workers": 0}, "grading.workers is 0; it must be at least 1"),
         ({"seed": 2**32}, "seed is 4294967296; it must be at least 0 and at most 4294967295"),
         ({"mesh.data": 0}, "mesh.data is 0; it must be at least 1, a whole number or -1"),
