@@ -176,17 +176,9 @@ def _measure_split(directory: str, split: str, prompts: Prompts) -> list[dict]:
     stored, start, console = records.open_split(directory, split), time.monotonic(), Console(stderr=True)
     logger.info("measuring the prompts of %s records of %s", f"{len(stored):,}", directory)
     indices = track(range(len(stored)), "records", console=console, disable=not console.is_terminal)
-    lengths = [_measured(stored, index, prompts) for index in indices]
+    lengths = [measure(stored[index], prompts) for index in indices]
     logger.info("measured in %.0f s", time.monotonic() - start)
     return lengths
-
-
-def _measured(stored: records.Split, index: int, prompts: Prompts) -> dict:
-    try:
-        record = stored[index]
-    except InputError as error:
-        return {"id": f"#{index}", "reason": "that cannot be read", "detail": str(error)}
-    return measure(record, prompts)
 
 
 def _read(file: Path, cache_key: Mapping) -> list[dict]:

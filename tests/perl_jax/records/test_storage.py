@@ -12,7 +12,7 @@ from PIL import Image
 
 from models.errors import InputError
 from perl_jax import records
-from perl_jax.records import prompt_lengths, storage
+from perl_jax.records import storage
 from perl_jax.records.stream import Stream
 
 
@@ -196,7 +196,7 @@ def test_fingerprint_follows_content_not_place(tmp_path):
 
 @pytest.mark.parametrize("kind", ["a bit", "cut", "zeros"])
 def test_a_damaged_record_is_named_and_the_others_are_read(tmp_path, kind):
-    """A stream goes on beyond it, and the lengths that are measured leave it out."""
+    """A stream goes on beyond it."""
     records.write({"train": [record(i, images=1) for i in range(8)]}, tmp_path / "set")
     [file] = (tmp_path / "set").glob("*.array_record*")
     data = bytearray(file.read_bytes())
@@ -215,8 +215,6 @@ def test_a_damaged_record_is_named_and_the_others_are_read(tmp_path, kind):
     assert sorted(row["fault"] for row in taken if "fault" in row) == sorted(2 * faults)
     assert {row["id"] for row in taken if "fault" in row} == {f"#{line.split()[1]}" for line in faults}
     assert [row["position"] for row in taken] == list(range(16))
-    measured = [prompt_lengths._measured(split, index, None) for index in range(8) if kind != "a bit" or index == 5]
-    assert all(line["reason"] == "that cannot be read" and line["detail"] in faults for line in measured)
 
 
 @pytest.fixture(scope="module")
