@@ -23,7 +23,7 @@ from models.weights import new_directory
 from perl_jax import policy
 from perl_jax.exporting import model_card, provenance
 from perl_jax.records import prompts
-from perl_jax.runtime import checksums, cli, logs
+from perl_jax.runtime import cli, logs
 from perl_jax.training import checkpoint
 
 FLAGS = flags.FLAGS
@@ -117,7 +117,6 @@ def base_directory(workdir: Path, saved: Mapping) -> Path:
     """The directory of a run's base model; finds a model made by the run itself even after its workdir was moved."""
     for path in (Path(saved["model"]), workdir / "init"):
         if path.is_dir() and policy.fingerprint(path) == saved["base"]:
-            checksums.check(path, policy.MEND)
             return path
     raise InputError(
         f"{saved['model']} does not hold the base weights ({saved['base']}) that {workdir} was trained "

@@ -58,16 +58,18 @@ def base(config: ConfigDict, workdir: Path, texts: Iterable[str]) -> Base:
     A new model is made once, in the workdir; `texts` train its tokenizer. Raises InputError where neither is given.
     """
     path = _place(config, workdir)
+    sums = path.with_name(f"{path.name}.{checksums.FILE}")  # beside it: the model's files are copied on export
 
     def make() -> None:
         if not config.model and not path.exists():
             from_scratch, sizes = _new(config)
             with atomic_directory(path) as partial:
                 from_scratch.make(partial, sizes, texts, seed=config.seed)
-                checksums.write(partial)
+            checksums.write(path, to=sums)
 
     processes.after_first(make)
-    checksums.check(path, MEND)
+    if not config.model:
+        checksums.check(path, MEND, by=sums)
     prompts = Prompts(models.Processor.from_pretrained(path), **config.prompt)
     return Base(prompts, str(path), fingerprint(path))
 

@@ -1,4 +1,4 @@
-"""Checksums of the files that a command wrote to a directory, beside them: whether they are still what was written."""
+"""Checksums of the files that a command wrote to a directory: whether they are still what was written."""
 
 import hashlib
 import json
@@ -9,19 +9,19 @@ from models.errors import InputError, one_line
 FILE = "checksums.json"
 
 
-def write(directory: str | Path, pattern: str = "*") -> None:
-    """Writes the checksums of a directory's files, those that match `pattern`, to a file in it."""
+def write(directory: str | Path, pattern: str = "*", to: Path | None = None) -> None:
+    """Writes the checksums of a directory's files, those that match `pattern`, to the file `to`, else to one in it."""
     names = sorted(file.name for file in Path(directory).glob(pattern) if file.is_file() and file.name != FILE)
     sums = {name: _sum(Path(directory, name)) for name in names}
-    Path(directory, FILE).write_text(json.dumps(sums, indent=1) + "\n", encoding="utf-8")
+    (to or Path(directory, FILE)).write_text(json.dumps(sums, indent=1) + "\n", encoding="utf-8")
 
 
-def check(directory: str | Path, mend: str) -> None:
+def check(directory: str | Path, mend: str, by: Path | None = None) -> None:
     """Raises InputError, which ends in `mend`, for a file that is missing or is not what `write` has seen.
 
-    A directory without checksums, as of an earlier version, passes.
+    The checksums are in the file `by`, else in the directory; without any, as of an earlier version, it passes.
     """
-    file = Path(directory, FILE)
+    file = by or Path(directory, FILE)
     if not file.exists():
         return
     try:
