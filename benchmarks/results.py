@@ -15,7 +15,6 @@ NAMES = (
     "generate",
     "lengths",
     "long_tail",
-    "refill",
     "update",
     "real_sizes",
     "permutations",
