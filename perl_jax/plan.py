@@ -132,10 +132,9 @@ def estimate(config: ConfigDict, sizes: models.Config, assumed: Assumed, kind: s
     with jax.set_mesh(mesh.make(devices, **config.mesh)):
         check_config.check_shards(config, mesh.shards())
         config = fitted(config, sizes, assumed, memory)
-        _, resident = programs.programs(config, sizes, assumed)
+        resident, needed = programs.estimated(config, sizes, assumed)
         shards = mesh.shards()
-    more = roofline.temporary(config, sizes, assumed, resident, len(devices), shards)
-    needed = {phase: (resident_bytes(resident, phase) + size) / memory for phase, size in more.items()}
+    needed = {phase: size / memory for phase, size in needed.items()}
     timing = times(config, sizes, assumed, kind, len(devices), shards)
     return Plan(compiled=False, resident=resident, needed=needed, sent={}, network=None, **timing)
 

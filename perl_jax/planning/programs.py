@@ -21,7 +21,7 @@ from models.layers import remat_name
 from perl_jax import mesh, policy, rollout, update
 from perl_jax.engine import decode_batch as batches
 from perl_jax.engine.sampling import Sampling
-from perl_jax.planning.roofline import Assumed, decode_batch, lengths, question_tokens
+from perl_jax.planning.roofline import Assumed, decode_batch, lengths, question_tokens, temporary
 from perl_jax.training import schedule
 
 PHASES = ("prefill images", "prefill", "decode", "update images", "update", "optimizer")
@@ -84,6 +84,13 @@ def programs(
 def resident_bytes(resident: Mapping[str, float], phase: str, but: tuple[str, ...] = ()) -> float:
     """Bytes of all buffers resident on a device in a phase, except those in `but`."""
     return sum(size for part, size in resident.items() if phase in LIVES[part] and part not in but)
+
+
+def estimated(config: ConfigDict, sizes: models.Config, assumed: Assumed) -> tuple[dict[str, float], dict[str, float]]:
+    """({resident buffer: bytes on a device}, {phase: bytes that it needs in all}), without compilation."""
+    _, resident = programs(config, sizes, assumed)
+    more = temporary(config, sizes, assumed, resident, jax.sharding.get_abstract_mesh().size, mesh.shards())
+    return resident, {phase: resident_bytes(resident, phase) + size for phase, size in more.items()}
 
 
 def model_of(config: ConfigDict, sizes: models.Config) -> models.Model:

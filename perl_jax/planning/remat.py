@@ -7,9 +7,7 @@ from ml_collections import ConfigDict
 
 import models
 from models.layers import REMAT, remat_name
-from perl_jax import mesh
 from perl_jax.planning import programs, roofline
-from perl_jax.planning.programs import resident_bytes
 
 GIB = 2**30
 HOST = 0.5  # share of a host's memory that devices on its CPU may take
@@ -22,13 +20,10 @@ def chosen(config: ConfigDict, sizes: models.Config, memory: float, assumed: roo
     "auto" is the only candidate.
     """
     candidates = REMAT if config.remat == "auto" else (remat_name(config.remat),)
-    count, shards = jax.sharding.get_abstract_mesh().size, mesh.shards()
     needed = 0.0
     for name in candidates:
         config = named(config, name)
-        _, resident = programs.programs(config, sizes, assumed)
-        temporary = roofline.temporary(config, sizes, assumed, resident, count, shards)
-        needed = resident_bytes(resident, "update") + temporary["update"]
+        needed = programs.estimated(config, sizes, assumed)[1]["update"]
         if needed <= memory:
             break
     return config.remat, needed
