@@ -7,7 +7,6 @@ GPUs (h100:8) nothing is compiled: all is estimated. No weights are read; the si
 """
 
 import bisect
-import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -252,6 +251,8 @@ def report(config: ConfigDict, planned: Plan, assumed: Assumed, price: float) ->
 
 
 def main(_) -> None:
+    jax.config.update("jax_platforms", "cpu")  # the planned devices are not used
+    jax.config.update("jax_num_cpu_devices", 64)  # stand in for GPUs
     jax.config.update("jax_enable_compilation_cache", False)  # entries without a device cannot be read back
     config = FLAGS.config
     check_config.check_parts(config)
@@ -273,8 +274,6 @@ def main(_) -> None:
 
 
 if __name__ == "__main__":
-    os.environ["JAX_PLATFORMS"] = "cpu"  # the planned devices are not used
-    jax.config.update("jax_num_cpu_devices", 64)  # stand in for GPUs
     cli.define_config_flag()
     flags.DEFINE_string(
         "topology",

@@ -178,7 +178,7 @@ def test_what_is_missing_is_said(tmp_path, monkeypatch):
         ("lr", "did you mean config.optimizer.learning_rate?"),
         ("rollout.n", "did you mean config.rollouts?"),
         ("total_steps.x", "did you mean config.total_steps?"),
-        ("sampling.zzz", "config.sampling has batch, max_new_tokens, temperature, top_k, top_p"),
+        ("sampling.zzz", "config.sampling has batch, max_new_tokens, temperature, tensor, top_k, top_p"),
     ],
 )
 @pytest.mark.parametrize("apart", [True, False])
