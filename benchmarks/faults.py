@@ -31,14 +31,14 @@ class Run:
         self.workdir, self.log = workdir, workdir.with_name(workdir.name + ".log")
         self._command = [sys.executable, "-m", "perl_jax.train", f"--workdir={workdir}", *flags]
         self._mark = uuid.uuid4().hex
-        self._process: subprocess.Popen | None = None
+        self.last: subprocess.Popen | None = None  # process
 
     def start(self) -> subprocess.Popen:
         path = os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH", "")]))
         environment = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": path, MARK: self._mark}
         with self.log.open("a") as log:
-            self._process = subprocess.Popen(self._command, stdout=log, stderr=log, env=environment, cwd=REPOSITORY)
-        return self._process
+            self.last = subprocess.Popen(self._command, stdout=log, stderr=log, env=environment, cwd=REPOSITORY)
+        return self.last
 
     def processes(self) -> list[int]:
         """All living processes of the run, wherever their parent went."""
@@ -51,10 +51,14 @@ class Run:
         return found
 
     def kill(self) -> list[int]:
-        """Ends the run as by `kill -9`; what is left of it 15 s later."""
-        assert self._process is not None
-        self._process.send_signal(signal.SIGKILL)
-        self._process.wait()
+        """Ends the run as by `kill -9`; what is left of it."""
+        assert self.last is not None
+        self.last.send_signal(signal.SIGKILL)
+        self.last.wait()
+        return self.left()
+
+    def left(self) -> list[int]:
+        """Processes of the run that live 15 s later."""
         end = time.monotonic() + 15
         while (left := self.processes()) and time.monotonic() < end:
             time.sleep(0.1)
@@ -62,23 +66,26 @@ class Run:
 
     def steps(self) -> list[dict]:
         """What metrics.jsonl has of the training's steps."""
-        file = self.workdir / "metrics.jsonl"
-        rows = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
-        return [row for row in rows if "update/loss" in row]
+        return [row for row in rows(self.workdir / "metrics.jsonl") if "update/loss" in row]
 
     def results(self) -> dict[str, object]:
         """All that a run leaves and that does not depend on the machine's speed: {what: value}."""
         found: dict[str, object] = {}
         for file in sorted(self.workdir.glob("*.jsonl")) + sorted(self.workdir.glob("evaluations/*")):
-            rows = [json.loads(line) for line in file.read_text().splitlines()] if file.suffix == ".jsonl" else []
-            kept = [{key: row[key] for key in row if not key.startswith(MEASURED)} for row in rows]
-            found[str(file.relative_to(self.workdir))] = kept or file.read_text()
+            kept = [{key: row[key] for key in row if not key.startswith(MEASURED)} for row in rows(file)]
+            found[str(file.relative_to(self.workdir))] = kept
         for folder in sorted((self.workdir / "checkpoints").glob("[0-9]*")):
             for item in ("weights", "optimizer"):
                 arrays = ocp.PyTreeCheckpointer().restore(folder / item)
                 for name, array in arrays.items():
                     found[f"{folder.name}/{item}/{name}"] = np.asarray(array).tobytes()
         return found
+
+
+def rows(file: Path) -> list[dict]:
+    """The whole lines of a JSON-lines file; none where there is no file."""
+    text = file.read_text() if file.exists() else ""
+    return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
 
 
 def differing(one: dict[str, object], other: dict[str, object]) -> list[str]:

@@ -1,0 +1,174 @@
+"""A long run under all that goes wrong: `python -m benchmarks.soak` (an hour; --minutes=M; Linux).
+
+One of a hundred rows cannot be read, rewards are slow, fail, hang or kill their worker. In the first half the run is
+killed with -9 at random moments, and its disk is full once, where the right to mount one is there; each time the same
+command goes on. The second half is one process, whose memory, open files and compilations are watched; SIGTERM ends it.
+Writes a section of FAULTS.md, and fails where a promise is broken.
+"""
+
+import argparse
+import contextlib
+import os
+import random
+import re
+import signal
+import statistics
+import subprocess
+import tempfile
+import time
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from unittest import mock
+
+from benchmarks import faults
+from benchmarks.kills import SMALL
+from perl_jax import records
+from perl_jax.data import digits
+
+RECORDS = 1000  # of which one in a hundred is bad
+CHECKPOINT, WARM, CALL = 10, 150, 5.0  # steps between checkpoints; steps until all shapes were there; seconds
+FLAGS = {
+    **SMALL,
+    "warmup.steps": 0,
+    "total_steps": 1_000_000,
+    "eval.every": 50,
+    "checkpoint.every": CHECKPOINT,
+    "max_skipped": 0.02,
+    "grading.timeout": 1.0,
+}
+
+
+def reward(record, text: str) -> dict[str, float]:
+    """Of 1,000 responses about one hangs, one kills its worker, two are no numbers, and twenty are slow."""
+    chance = zlib.crc32(f"{record['id']} {text}".encode()) % 1000
+    if chance == 0:
+        time.sleep(3600)
+    if chance == 1:
+        os._exit(1)
+    if chance in (2, 3):
+        raise ValueError("a reward that fails")
+    if chance < 24:
+        time.sleep(0.1)
+    return {"reward": chance % 5 / 4, "accuracy": float(chance % 5 > 2)}
+
+
+def write_data(folder: Path) -> None:
+    """Records, one in a hundred with a picture that ends too early, which `records.write` would refuse."""
+    options = {"train_size": RECORDS, "eval_size": 8, "max_images": 3, "questions": ("which", "what", "largest")}
+
+    def some_bad(split: str) -> Iterator[dict]:
+        for number, record in enumerate(digits.records(split=split, **options)):
+            if split == "train" and number % 100 == 50:
+                record = {**record, "images": [data[: len(data) * 2 // 3] for data in record["images"]]}
+            yield record
+
+    with mock.patch("perl_jax.records.record.to_stored_format", lambda data, _: data):
+        records.write({split: some_bad(split) for split in digits.SPLITS}, str(folder))
+
+
+@contextlib.contextmanager
+def disk() -> Iterator[tuple[Path, bool]]:
+    """A folder, and whether it is a disk of its own, of 400 MB."""
+    with tempfile.TemporaryDirectory() as folder:
+        mounted = not subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", "size=400m", "tmpfs", folder], capture_output=True
+        ).returncode
+        try:
+            yield Path(folder), mounted
+        finally:
+            if mounted:
+                subprocess.run(["umount", "-l", folder], check=True)
+
+
+def fill(run: faults.Run, process: subprocess.Popen) -> bool:
+    """Fills the run's disk until it ends; whether it said why in one line."""
+    filler = run.workdir.with_name("filler")
+    with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(1 << 20))
+    try:
+        code = process.wait(timeout=300)
+    finally:
+        filler.unlink()
+    last = run.log.read_text().splitlines()[-1]
+    return code == 1 and last.startswith("error: ") and ("No space left" in last or "free" in last)
+
+
+def troubled(run: faults.Run, seconds: float, moments: random.Random, mounted: bool) -> dict[str, object]:
+    """Kills the run at random moments, and fills its disk once where it is one of its own; what came of it."""
+    end, kills, left, done, told = time.monotonic() + seconds, 0, 0, [], "not tried: it needs the right to mount one"
+    process = run.start()
+    while (now := time.monotonic()) < end:
+        time.sleep(min(moments.expovariate(8 / seconds), end - now))
+        if process.poll() is not None:
+            raise SystemExit("the run ended:\n" + "\n".join(run.log.read_text().splitlines()[-20:]))
+        if mounted and end - now < seconds / 2 and told.startswith("not"):
+            told = "one line" if fill(run, process) else "NOT one line"
+        else:
+            kills += 1
+        left += len(run.kill())
+        done.append(len(run.steps()))
+        process = run.start()
+    resumed = [int(step) for step in re.findall(r"resumed from step (\d+)", run.log.read_text())]
+    again = [before - after for before, after in zip(done, resumed)]
+    return {
+        "kills -9": kills,
+        "full disk": told,
+        "processes left": left,
+        "most steps done again": max(again, default=0),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=float, default=60.0)
+    parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as data, disk() as (folder, mounted), faults.told("soak") as lines:
+        write_data(Path(data, "set"))
+        changes = {**FLAGS, "reward": "benchmarks.soak:reward", "data.directory": f"{data}/set"}
+        run = faults.Run(folder / "run", ["--config=demo", *(f"--config.{key}={changes[key]}" for key in changes)])
+        run.log = Path(data, "log")  # not on the disk that is filled
+        half = 30 * arguments.minutes
+        found = troubled(run, half, random.Random(arguments.seed), mounted)
+        process, first, seen = run.last, len(run.steps()) + WARM, []
+        end = time.monotonic() + half
+        while time.monotonic() < end and process.poll() is None:
+            if len(run.steps()) >= first:
+                seen.append((faults.memory(process.pid), faults.open_files(process.pid)))
+            time.sleep(CALL)
+        process.send_signal(signal.SIGTERM)
+        code, found["processes left"] = process.wait(), found["processes left"] + len(run.left())
+        steps = run.steps()
+        fifth = max(1, len(seen) // 5)
+        sizes, files = zip(*(seen or [(0, 0)]))
+        begin, growth = statistics.median(sizes[:fifth]), statistics.median(sizes[-fifth:])
+        skipped = faults.rows(run.workdir / "skipped.jsonl")
+        holds = {
+            "each step once in metrics.jsonl": [row["step"] for row in steps] == [*range(1, len(steps) + 1)],
+            "at most 10 steps done again": found["most steps done again"] <= CHECKPOINT,
+            "full disk told in one line": not mounted or found["full disk"] == "one line",
+            "no process left": not found["processes left"],
+            "exit code 0 on SIGTERM": code == 0,
+            "memory within 5%": growth <= 1.05 * begin,
+            "open files flat": statistics.median(files[-fifth:]) <= statistics.median(files[:fifth]),
+            f"nothing compiled after {WARM} steps": not sum(row["compile/count"] for row in steps[first:]),
+        }
+        facts = {
+            "minutes": f"{arguments.minutes:g}",
+            "steps": len(steps),
+            **found,
+            "bad records skipped": f"{len(skipped)} times, {len({row['id'] for row in skipped})} of {RECORDS // 100}",
+            "rewards failed": f"{sum(row.get('reward/failed', 0) for row in steps):g}",
+            "memory of the last process, MiB": f"{begin / 2**20:.0f} to {growth / 2**20:.0f}",
+            "its open files": f"{statistics.median(files[:fifth]):g} to {statistics.median(files[-fifth:]):g}",
+        }
+        lines += ["| | |", "| --- | --- |", *(f"| {name} | {fact} |" for name, fact in facts.items())]
+        lines += [f"| {name} | {'yes' if held else 'NO'} |" for name, held in holds.items()]
+    if not all(holds.values()):
+        raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    main()
