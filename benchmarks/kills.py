@@ -8,6 +8,7 @@ records; and of the killed run no process may be left. Writes a section of FAULT
 
 import argparse
 import random
+import shutil
 import tempfile
 import time
 from pathlib import Path
@@ -16,7 +17,7 @@ from benchmarks import faults
 from perl_jax import records
 from perl_jax.data import digits
 
-SMALL = {
+SMALL: dict[str, object] = {
     "scratch.vision.depth": 1,
     "scratch.vision.fullatt_block_indexes": (0,),
     "scratch.text.num_hidden_layers": 1,
@@ -31,6 +32,7 @@ SMALL = {
     "eval.limit": 8,
     "eval.permute": 1,
     "checkpoint.every": 2,
+    "reward": "benchmarks.rewards:distinct",
 }
 CONFIGS: dict[str, dict[str, object]] = {
     "PeRL with evaluations and the best checkpoint": {},
@@ -42,37 +44,27 @@ CONFIGS: dict[str, dict[str, object]] = {
         "optimizer.steps_per_batch": 2,
     },
 }
-REWARD = "--config.reward=benchmarks.kills:reward"
 
 
-def reward(record, text: str) -> dict[str, float]:
-    """Tells most texts apart, and the orders of a question, so that an untrained model has something to learn."""
-    code = sum(text.encode()) + ord(record["answer"][-1])
-    return {"reward": code % 5 / 4, "accuracy": float(code % 5 > 2)}
+def flags(changes: dict[str, object]) -> list[str]:
+    return ["--config=demo", *(f"--config.{key}={value}" for key, value in {**SMALL, **changes}.items())]
 
 
-def flags(data: Path, changes: dict[str, object]) -> list[str]:
-    changed = (f"--config.{key}={value}" for key, value in {**SMALL, **changes}.items())
-    return ["--config=demo", REWARD, f"--config.data.directory={data}", *changed]
-
-
-def killed(run: faults.Run, moments: random.Random, seconds: float) -> tuple[int, list[int], int]:
-    """Runs to the end with one to three kills: (kills, steps done at each, processes left behind)."""
-    kills, at, left = moments.randint(1, 3), [], 0
-    for number in range(kills):
-        process, end = run.start(), time.monotonic() + moments.uniform(0, seconds)
-        in_a_save = moments.random() < 0.5
+def killed(run: faults.Run, moments: random.Random, seconds: float) -> tuple[list[int], int]:
+    """Begins a run one to three times and kills it: (steps done at each kill, processes left behind)."""
+    at, left = [], 0
+    for _ in range(moments.randint(1, 3)):
+        process, end, in_a_save = run.start(), time.monotonic() + moments.uniform(0, seconds), moments.random() < 0.5
         while time.monotonic() < end and process.poll() is None:
             time.sleep(0.02)
         before = set(run.workdir.glob("checkpoints/*"))
         while in_a_save and process.poll() is None and not set(run.workdir.glob("checkpoints/*")) - before:
             time.sleep(0.005)
         if process.poll() is not None:  # it had ended before
-            kills = number
             break
         left += len(run.kill())
         at.append(len(run.steps()))
-    return kills, at, left
+    return at, left
 
 
 def main() -> None:
@@ -84,23 +76,24 @@ def main() -> None:
         data = Path(folder, "data")
         options = {"train_size": 64, "eval_size": 8, "max_images": 2, "questions": "which"}  # few programs
         records.write({split: digits.records(split=split, **options) for split in digits.SPLITS}, str(data))
+        first = finish(faults.Run(Path(folder, "first"), flags({"data.directory": data})))
         lines += ["| config | runs | kills | steps done when killed | equal | processes left |", "|" + " --- |" * 6]
         for number, (name, changes) in enumerate(CONFIGS.items()):
-            runs = [faults.Run(Path(folder, f"{number}-{i}"), flags(data, changes)) for i in range(arguments.runs + 1)]
-            finish(runs[0])  # compiles
-            started, whole = time.monotonic(), finish(faults.Run(Path(folder, f"{number}"), flags(data, changes)))
-            seconds = time.monotonic() - started
-            wanted, moments = whole.results(), random.Random(arguments.seed + number)
-            equal = kills = left = 0
+            command = flags({**changes, "data.directory": data, "model": first.workdir / "init"})
+            finish(faults.Run(Path(folder, f"{number}-compiled"), command))
+            started, whole = time.monotonic(), finish(faults.Run(Path(folder, f"{number}-whole"), command))
+            seconds, wanted = time.monotonic() - started, whole.results()
+            moments, equal, kills, left = random.Random(arguments.seed + number), 0, 0, 0
             steps: list[int] = []
-            for i, run in enumerate(runs[1:]):
-                some, at, lasting = killed(run, moments, seconds)
-                finish(run)
-                differ = faults.differing(wanted, run.results())
-                kills, steps, left, equal = kills + some, steps + at, left + lasting, equal + (not differ)
+            for i in range(arguments.runs):
+                run = faults.Run(Path(folder, f"{number}-{i}"), command)
+                at, lasting = killed(run, moments, seconds)
+                differ = faults.differing(wanted, finish(run).results())
+                kills, steps, left, equal = kills + len(at), steps + at, left + lasting, equal + (not differ)
                 print(f"{name}, run {i + 1}: killed at step {at}, {differ[:3] or 'equal'}", flush=True)
+                shutil.rmtree(run.workdir)
             done = ", ".join(f"{steps.count(step)} at {step}" for step in sorted(set(steps)))
-            lines.append(f"| {name} | {len(runs) - 1} | {kills} | {done} | {equal} of {len(runs) - 1} | {left} |")
+            lines.append(f"| {name} | {arguments.runs} | {kills} | {done} | {equal} of {arguments.runs} | {left} |")
 
 
 def finish(run: faults.Run) -> faults.Run:

@@ -8,7 +8,6 @@ Writes a section of FAULTS.md, and fails where a promise is broken.
 
 import argparse
 import contextlib
-import os
 import random
 import re
 import signal
@@ -16,7 +15,6 @@ import statistics
 import subprocess
 import tempfile
 import time
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from unittest import mock
@@ -37,20 +35,6 @@ FLAGS = {
     "max_skipped": 0.02,
     "grading.timeout": 1.0,
 }
-
-
-def reward(record, text: str) -> dict[str, float]:
-    """Of 1,000 responses about one hangs, one kills its worker, two are no numbers, and twenty are slow."""
-    chance = zlib.crc32(f"{record['id']} {text}".encode()) % 1000
-    if chance == 0:
-        time.sleep(3600)
-    if chance == 1:
-        os._exit(1)
-    if chance in (2, 3):
-        raise ValueError("a reward that fails")
-    if chance < 24:
-        time.sleep(0.1)
-    return {"reward": chance % 5 / 4, "accuracy": float(chance % 5 > 2)}
 
 
 def write_data(folder: Path) -> None:
@@ -127,7 +111,7 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as data, disk() as (folder, mounted), faults.told("soak") as lines:
         write_data(Path(data, "set"))
-        changes = {**FLAGS, "reward": "benchmarks.soak:reward", "data.directory": f"{data}/set"}
+        changes = {**FLAGS, "reward": "benchmarks.rewards:troubled", "data.directory": f"{data}/set"}
         run = faults.Run(folder / "run", ["--config=demo", *(f"--config.{key}={changes[key]}" for key in changes)])
         run.log = Path(data, "log")  # not on the disk that is filled
         half = 30 * arguments.minutes
