@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 import models
-from models import image_files
+from models import chat_template, image_files
 from models import images as image_processing
 from models.errors import InputError
 from models.source import read_json
@@ -55,7 +55,7 @@ class Processor:
                 )
         eos_ids = _eos_ids(path, tokenizer)
         pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else (*eos_ids, 0)[0]
-        return cls(tokenizer, _template(path, tokenizer), vision, *limits, eos_ids, pad_id, image_token_id)
+        return cls(tokenizer, chat_template.read(path, tokenizer), vision, *limits, eos_ids, pad_id, image_token_id)
 
     def __call__(
         self,
@@ -233,20 +233,6 @@ def _tokenizer(path: Path) -> Any:
     except Exception as error:  # parsers raise various exceptions for broken files
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(f"{path}: the tokenizer cannot be read ({reason}): download its files again") from error
-
-
-def _template(path: Path, tokenizer: Any) -> str:
-    """The chat template, from the first of the places where versions of transformers keep it."""
-    if (path / "chat_template.jinja").is_file():
-        return (path / "chat_template.jinja").read_text(encoding="utf-8")
-    template = tokenizer.chat_template
-    if (path / "chat_template.json").is_file():
-        template = read_json(path / "chat_template.json").get("chat_template")
-    if not isinstance(template, str):
-        raise InputError(
-            f"{path}: chat_template.jinja, chat_template.json or tokenizer_config.json must hold a template"
-        )
-    return template
 
 
 def _image_settings(path: Path) -> tuple[models.VisionConfig, tuple[int, int]]:

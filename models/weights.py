@@ -10,6 +10,7 @@ import dataclasses
 import inspect
 import itertools
 import json
+import logging
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -26,6 +27,8 @@ import models
 from models.atomic_directory import atomic_directory
 from models.errors import InputError
 from models.source import DTYPES, INDEX, WEIGHTS, Tensor, open_directory
+
+logger = logging.getLogger(__name__)
 
 STACKS = (("visual", "blocks"), ("model", "layers"))
 LEAVES = {"kernel": "weight", "scale": "weight", "embedding": "weight", "bias": "bias"}
@@ -47,7 +50,7 @@ def load(
     `sharding` maps (shape, logical axes) of a parameter to its sharding, of which only the local shards are read; None
     is one device. Large shards are assembled on the device from pieces of `PIECE` bytes, or of a layer if that is more:
     the host never holds a whole stack. Raises InputError, naming the file or tensor, for anything missing, unexpected,
-    misshapen or truncated.
+    misshapen or truncated; warns, naming them, of tensors with NaN or infinity.
     """
     raw, tensors, source = open_directory(path)
     family = models.family(raw)
@@ -58,12 +61,13 @@ def load(
     graph, state = nnx.split(abstract)
     flat = list(nnx.to_flat_state(state))
     _check(path, config, {tuple(keys): param.shape for keys, param in flat}, tensors)
+    not_finite: set[str] = set()
 
     def fill(keys: Keys, param: nnx.Param) -> nnx.Param:
         stored_dtype = jnp.dtype(dtype_of(".".join(keys)))
 
         def read(index: tuple[slice, ...]) -> np.ndarray:
-            return _read(tensors, keys, param.shape, index, stored_dtype)
+            return _read(tensors, keys, param.shape, index, stored_dtype, not_finite)
 
         if sharding is None:
             return param.replace(_on_device(read, param.shape, (slice(None),) * len(param.shape), stored_dtype, None))
@@ -74,7 +78,16 @@ def load(
         ]
         return param.replace(jax.make_array_from_single_device_arrays(param.shape, where, parts))
 
-    return nnx.merge(graph, nnx.from_flat_state([(keys, fill(tuple(keys), param)) for keys, param in flat]))
+    filled = nnx.from_flat_state([(keys, fill(tuple(keys), param)) for keys, param in flat])
+    if not_finite:
+        others = f" and {len(not_finite) - 1} more tensors hold" if len(not_finite) > 1 else " holds"
+        logger.warning(
+            "%s: %s%s NaN or infinity, and so will all that is computed: restore the weights",
+            path,
+            min(not_finite),
+            others,
+        )
+    return nnx.merge(graph, filled)
 
 
 def save(model: models.Model, path: str | Path, dtype: Any = None) -> None:
@@ -190,17 +203,33 @@ def _first(names: set[str], most: int = 3) -> str:
 
 
 def _read(
-    tensors: dict[str, Tensor], keys: Keys, shape: tuple[int, ...], index: tuple[slice, ...], dtype: np.dtype
+    tensors: dict[str, Tensor],
+    keys: Keys,
+    shape: tuple[int, ...],
+    index: tuple[slice, ...],
+    dtype: np.dtype,
+    not_finite: set[str] | None = None,
 ) -> np.ndarray:
-    """The part `index` of the parameter at `keys`, reading only the layers and slices that it needs."""
+    """The part `index` of the parameter at `keys`, reading only the layers and slices that it needs.
+
+    Adds the names of tensors with numbers that are not finite to `not_finite`.
+    """
     names = _names(keys, shape[0])
     names, inner = (names[index[0]], index[1:]) if _stacked(keys) else (names, index)
     part = [len(range(*s.indices(size))) for s, size in zip(inner, shape[len(shape) - len(inner) :])]
     out = np.empty((len(names), *part), dtype)
     for place, (name, _) in enumerate(names):
         value = tensors[name][_to_hub(keys, inner)]
+        if not_finite is not None and not _is_finite(value):
+            not_finite.add(name)
         out[place] = np.moveaxis(value, 0, -1) if keys[-1] == "kernel" else value
     return out if _stacked(keys) else out[0]
+
+
+def _is_finite(value: np.ndarray) -> bool:
+    if value.dtype == jnp.bfloat16:  # in place of numpy's own, which goes number by number
+        return (value.view(np.uint16) & 0x7F80).max(initial=0) < 0x7F80
+    return bool(np.isfinite(value).all())
 
 
 def _on_device(

@@ -54,6 +54,7 @@ TESTED_ELSEWHERE = {  # module: the test that covers it, and why it has none of 
     "perl_jax/engine/packed_groups.py": ("perl_jax/test_update.py", "the update's host side"),
     "perl_jax/evaluation/responses.py": ("perl_jax/test_evaluate.py", "tested in whole evaluations"),
     "perl_jax/filtering/difficulty.py": ("perl_jax/test_filter.py", "asks what the filter goes by"),
+    "models/template_trial.py": ("models/test_chat_template.py", "the script that reading one runs"),
     "perl_jax/planning/programs.py": ("perl_jax/test_plan.py", "what plan compiles"),
     "perl_jax/records/record.py": ("perl_jax/records/test_storage.py", "what a set refuses"),
     "perl_jax/records/question.py": ("perl_jax/training/test_held_out.py", "asked in several orders there"),

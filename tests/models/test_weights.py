@@ -150,6 +150,23 @@ def test_load_reads_each_weight_in_the_dtype_that_a_function_says(tmp_path):
         assert_same({name: value}, {name: tensors_of(model)[name].astype(held)})
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("value", [np.nan, -np.inf])
+def test_numbers_that_are_none_are_named(tmp_path, caplog, dtype, value):
+    model = random_model(dtype=dtype)
+    layer = model.model.layers.mlp.up_proj.kernel
+    layer[...] = layer[...].at[1, 3, 5].set(value)
+    weights.save(model, tmp_path / "model")
+    weights.load(tmp_path / "model", dtype=dtype)
+    [line] = [record.getMessage() for record in caplog.records]
+    assert line.startswith(f"{tmp_path}/model: model.layers.1.mlp.up_proj.weight holds NaN or infinity, ")
+    caplog.clear()
+    layer[...] = layer[...].at[1, 3, 5].set(jnp.finfo(dtype).max)
+    weights.save(model, tmp_path / "large")
+    weights.load(tmp_path / "large", dtype=dtype)
+    assert not caplog.records
+
+
 @pytest.mark.parametrize("key", ["torch_dtype", "dtype", None])
 def test_save_in_another_dtype_says_so(tmp_path, key):
     path = directory(tmp_path / "in", tensors_of(random_model()))
