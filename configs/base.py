@@ -106,9 +106,10 @@ def get_config() -> ConfigDict:
             "remat": FieldReference("auto", field_type=object),
             # Held-out questions, answered greedily in original order and in `permute` uniformly drawn ones.
             "eval": {"sets": (), "every": 50, "limit": 500, "permute": 3, "batch": 256},
-            # Saved every `every` steps, after each evaluation and at the end. Kept: the newest `keep`, and the one with
-            # the highest metric `best` in its evaluation (on the first of the sets; none without sets).
-            "checkpoint": {"every": 50, "keep": 2, "best": "eval/permuted_accuracy"},
+            # Saved every `every` steps, and after the first step that ends `minutes` after the save before; after each
+            # evaluation and at the end. Kept: the newest `keep`, and the one with the highest metric `best` in its
+            # evaluation (on the first of the sets; none without sets).
+            "checkpoint": {"every": 50, "minutes": 10.0, "keep": 2, "best": "eval/permuted_accuracy"},
             "grace": 120.0,  # seconds that a step and its checkpoint may take after SIGTERM, SIGHUP or Ctrl-C
             # Largest share of the records, of 100 where there are fewer, that may fail in a run: then it stops.
             "max_skipped": 0.01,

@@ -162,7 +162,8 @@ def run(config: ConfigDict, workdir: Path, profile: tuple[int, int], allow: Sequ
                 learnt = bad.in_a_row < step  # else the weights are still those of the start
                 scores = evaluate(step) if learnt and (step == last or step % config.eval.every == 0) else {}
                 stopped = signals.asked()
-                if stopped or scores or (learnt and (step == last or step % config.checkpoint.every == 0)):
+                at_end = step == last or step % config.checkpoint.every == 0
+                if stopped or scores or (learnt and (at_end or checkpoints.due(config.checkpoint.minutes))):
                     checkpoints.save(step, state, {**at_step, "bad_steps": bad.in_a_row}, scores)
                 if stopped:
                     break

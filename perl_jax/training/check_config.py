@@ -115,6 +115,7 @@ RANGES = {
     "eval.permute": _count(0),
     "eval.batch": _count(1),
     "checkpoint.every": _count(1),
+    "checkpoint.minutes": POSITIVE,
     "checkpoint.keep": _count(1),
     "grace": POSITIVE,
     "max_skipped": SHARE,

@@ -10,6 +10,7 @@ import json
 import math
 import os
 import shutil
+import time
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -68,6 +69,7 @@ class Checkpoints:
             best_fn=score if best else None,
         )
         self._best, self._keep, self._workdir = best, keep, directory.parent
+        self._saved = time.monotonic()
         handlers = {
             "weights": ocp.StandardCheckpointHandler(),
             "optimizer": ocp.StandardCheckpointHandler(),
@@ -84,6 +86,10 @@ class Checkpoints:
     def latest(self) -> int | None:
         """The step of the newest complete checkpoint, or None."""
         return self._manager.latest_step()
+
+    def due(self, minutes: float) -> bool:
+        """Whether so many have passed since the last save, or the start, in any process; the same in all."""
+        return any(processes.exchange(time.monotonic() - self._saved >= 60 * minutes))
 
     def steps(self) -> list[int]:
         return sorted(self._manager.all_steps())
@@ -124,6 +130,7 @@ class Checkpoints:
         )
         known = {self._best: float(metrics[self._best])} if self._best and self._best in metrics else None
         self._manager.save(step, args=args, metrics=known, force=True)
+        self._saved = time.monotonic()
 
     def run(self, step: int) -> dict:
         """The metadata that `save` got as `run`. Raises Damaged, as all that reads a checkpoint."""

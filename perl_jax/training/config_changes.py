@@ -27,6 +27,7 @@ FREE = (  # keys and sections that change no result, or nothing but its rounding
     "eval.every",
     "eval.batch",
     "checkpoint.every",
+    "checkpoint.minutes",
     "checkpoint.keep",
     "grace",
     "max_bad_steps",

@@ -607,6 +607,12 @@ def test_every_evaluation_has_its_checkpoint(tmp_path):
         assert checkpoints.steps() == [2, 3] and checkpoints.best() in (2, 3)
 
 
+def test_steps_that_take_long_are_saved_more_often(tmp_path):
+    short(tmp_path, total_steps=3, **{"checkpoint.every": 99, "checkpoint.minutes": 1e-3})
+    with checkpoint.Checkpoints(tmp_path, read_only=True) as checkpoints:
+        assert checkpoints.steps() == [1, 2, 3]
+
+
 def test_a_best_metric_that_no_evaluation_says(tmp_path):
     with pytest.raises(InputError, match=r"best is 'accuracy', but .* eval/accuracy, eval/permuted_accuracy, .*"):
         short(tmp_path, **{"eval.sets": ("eval",), "checkpoint.best": "accuracy"})

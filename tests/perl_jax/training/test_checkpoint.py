@@ -2,6 +2,7 @@
 
 import dataclasses
 import shutil
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -50,6 +51,23 @@ def test_what_comes_back_is_what_was_saved(model, tmp_path):
         restored = checkpoints.restore(12, state_of(model, seed=2))
     assert not any(leaf.committed for leaf in jax.tree.leaves(restored.trainable))  # or all would compile anew
     assert equal(restored.trainable, saved.trainable) and equal(restored.opt_state, saved.opt_state)
+
+
+def test_a_save_is_due_some_minutes_after_the_one_before(model, tmp_path, monkeypatch):
+    """In all processes, where it is in one."""
+    now = [100.0]
+    monkeypatch.setattr(checkpoint, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    with checkpoint.Checkpoints(tmp_path) as checkpoints:
+        now[0] += 299
+        assert not checkpoints.due(5)
+        monkeypatch.setattr("perl_jax.runtime.processes.exchange", lambda value: [value, True])
+        assert checkpoints.due(5)
+        monkeypatch.undo()
+        monkeypatch.setattr(checkpoint, "time", SimpleNamespace(monotonic=lambda: now[0]))
+        now[0] += 1
+        assert checkpoints.due(5)
+        checkpoints.save(1, state_of(model, seed=1), RUN, {})
+        assert not checkpoints.due(5)
 
 
 def test_a_state_may_be_donated_right_after_it_is_saved(model, tmp_path):
