@@ -21,7 +21,7 @@ from absl import app, flags
 from absl import logging as absl_logging
 
 from models.errors import InputError, one_line
-from perl_jax.runtime import config_keys, disk
+from perl_jax.runtime import config_keys, disk, peers
 
 flags.disclaim_key_flags()  # flags defined here count as the command's, and are shown by its --help
 os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # torch is not needed
@@ -48,22 +48,35 @@ def run(main: Callable[[Sequence[str]], None], elsewhere: Mapping[str, str] | No
         if not jax.config.jax_compilation_cache_dir:  # keeps compiled programs between runs
             jax.config.update("jax_compilation_cache_dir", str(Path(os.path.expanduser("~/.cache/perl_jax/jit"))))
             jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
-        try:
+        with telling():
             main(argv)
-        except InputError as error:
-            refuse(error)
-        except Exception as error:
-            if line := disk.trouble(error):
-                folders = [flags.FLAGS[name].value for name in ("out", "workdir") if name in flags.FLAGS]
-                refuse(InputError(line if line.startswith("/") else f"{folders[0]}: {line}" if folders else line))
-            if (told := without_device(error)) is None:
-                raise
-            refuse(told)
-        except KeyboardInterrupt:
-            print("stopped; the same command resumes", file=sys.stderr)
-            sys.exit(130)
 
     app.run(guarded, flags_parser=partial(parse, elsewhere=elsewhere or {}))
+
+
+@contextlib.contextmanager
+def telling() -> Iterator[None]:
+    """Ends this process in one line on stderr where that says it all; tells the other processes of the run in any case.
+
+    So ends what is an InputError, a disk's or a device's trouble, or Ctrl-C; other exceptions pass.
+    """
+    try:
+        yield
+    except InputError as error:
+        peers.failed(error)
+        refuse(error)
+    except Exception as error:
+        peers.failed(error)
+        if line := disk.trouble(error):
+            folders = [flags.FLAGS[name].value for name in ("out", "workdir") if name in flags.FLAGS]
+            refuse(InputError(line if line.startswith("/") else f"{folders[0]}: {line}" if folders else line))
+        if (told := without_device(error)) is None:
+            raise
+        refuse(told)
+    except KeyboardInterrupt as error:
+        peers.failed(error)
+        print("stopped; the same command resumes", file=sys.stderr)
+        sys.exit(130)
 
 
 def quieten() -> None:

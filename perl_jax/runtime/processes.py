@@ -17,11 +17,12 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from models.errors import InputError
+from perl_jax.runtime import peers
 
 logger = logging.getLogger(__name__)
 
 TIMEOUT = 120  # seconds to wait for the other processes at start-up
-LOST = 60  # seconds without a heartbeat after which a process counts as dead, and the others exit
+LOST = 60  # seconds without a sign of life after which a process is lost, and the others end
 
 
 def join(coordinator: str = "", count: int = 0, index: int = -1) -> None:
@@ -41,8 +42,10 @@ def join(coordinator: str = "", count: int = 0, index: int = -1) -> None:
             _reach(coordinator)
     try:
         jax.distributed.initialize(
-            **options, initialization_timeout=TIMEOUT, heartbeat_timeout_seconds=LOST, shutdown_timeout_seconds=LOST
+            **options, initialization_timeout=TIMEOUT, heartbeat_timeout_seconds=3 * LOST, shutdown_timeout_seconds=LOST
         )
+        if jax.process_count() > 1:
+            peers.watch(LOST)
     except (ValueError, RuntimeError) as error:
         single_process = (
             "coordinator_address should be defined",

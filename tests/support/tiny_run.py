@@ -5,17 +5,19 @@ import functools
 import json
 import os
 import signal
+import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 sys.path.append(str(Path(__file__).resolve().parents[2]))  # for running as a script
 
 import environment  # noqa: F401  (before the first import of jax)
 import tiny
+from subprocesses import free_port
 
 from configs import base
 from models import image_files
-from models.errors import InputError
 from perl_jax import train
 from perl_jax.runtime import cli, logs, processes
 
@@ -110,6 +112,30 @@ def run_until(workdir: str, step: int, number: int = signal.SIGKILL, **changes) 
     run(Path(workdir), **changes)
 
 
+def start(
+    workdir: Path,
+    count: int,
+    devices: int = 4,
+    changes: Sequence[Mapping] = ({},),
+    die: str = "0",
+    which: int = -1,
+    broken: str = "nothing",
+) -> list[subprocess.Popen]:
+    """`count` processes of one run, with `devices` in all, of which one dies, as `main` has it; `changes` in turns."""
+    coordinator = f"localhost:{free_port()}" if count > 1 else ""
+    flags = f"--xla_force_host_platform_device_count={devices // count}"
+    variables = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+
+    def process(index: int) -> subprocess.Popen:
+        made, dies = json.dumps(changes[index % len(changes)]), die if index == which % count else "0"
+        command = [sys.executable, __file__, workdir, made, coordinator, count, index, dies, broken]
+        return subprocess.Popen(
+            [str(part) for part in command], env=variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+
+    return [process(index) for index in range(count)]
+
+
 def trained() -> Path:
     """The workdir of one complete run, read-only."""
     return _once("trained")
@@ -150,18 +176,22 @@ def main(
 ) -> None:
     """One process of a run: `tiny_run.py WORKDIR CHANGES [COORDINATOR COUNT INDEX [DIE [BROKEN]]]`.
 
-    At step DIE it is killed as by `kill -9`, at step -DIE it gets SIGTERM. The images of record BROKEN cannot be
+    DIE is "STEP:SIGNAL", such as "3:SIGKILL": what it gets at which step. The images of record BROKEN cannot be
     decoded; WORKDIR/decoded-INDEX.json lists the images that it decoded.
     """
     processes.TIMEOUT, processes.LOST = 20, 10
-    write = logs.NoLog.step
+    at, _, number = die.partition(":")
 
-    def write_and_die(log, stage, step, values):
-        write(log, stage, step, values)
-        if step == abs(int(die)):
-            os.kill(os.getpid(), signal.SIGKILL if int(die) > 0 else signal.SIGTERM)
+    def dying(write):
+        def write_and_die(log, stage, step, values):
+            write(log, stage, step, values)
+            if step == int(at):
+                os.kill(os.getpid(), getattr(signal, number))
 
-    logs.NoLog.step = write_and_die
+        return write_and_die
+
+    for each in (logs.NoLog, logs.RunLog):
+        each.step = dying(each.step)
     decode, decoded = image_files.open_image, []
 
     def noted(data, where):
@@ -169,12 +199,10 @@ def main(
         return decode(data[: len(data) // 2] if f"'{broken}'" in where else data, where)
 
     image_files.open_image = noted
-    try:
+    with cli.telling():
         processes.join(coordinator, int(count), int(index))
         run(Path(workdir), **json.loads(changes))
         Path(workdir, f"decoded-{index}.json").write_text(json.dumps(decoded))
-    except InputError as error:
-        cli.refuse(error)
 
 
 if __name__ == "__main__":
