@@ -17,6 +17,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from models.errors import InputError
+from perl_jax.runtime import device_settings
 
 logger = logging.getLogger(__name__)
 
@@ -53,6 +54,7 @@ def join(coordinator: str = "", count: int = 0, index: int = -1) -> None:
             raise InputError(f"cannot join the other processes at {where}: {line}") from error
     if not first():
         logging.getLogger("perl_jax").setLevel(logging.WARNING)
+    device_settings.log()
 
 
 def _reach(address: str) -> None:
