@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import command_line
@@ -139,6 +140,100 @@ def test_two_processes_on_a_slurm_cluster_train_and_go_on(tmp_path):
     assert [(start["processes"], start["device"]) for start in starts] == [(2, "2 x cpu")] * 2
 
 
+# A host on its own
+
+
+@pytest.fixture
+def host(tmp_path):
+    """(a copy of the scripts, the environment, the workdir, a function that says what the training does). The training
+    notes its arguments; the pauses between two are short."""
+    path, workdir = tmp_path / "host", tmp_path / "a b $HOME 'c\nd"
+    shutil.copytree(LAUNCH, path / "launch")
+    workdir.mkdir()
+    environment = with_programs(tmp_path / "programs", sleep="exec /bin/sleep 0.05") | {"workdir": str(workdir)}
+
+    def training(body: str) -> None:
+        with_programs(tmp_path / "programs", python=f"printf '%s\\0' \"$@\" $'\\n' >>starts; echo >>count\n{body}")
+
+    yield path, environment, workdir, training
+    bash("launch/worker.sh", "stop", cwd=path, env=environment)
+
+
+FINISHES = "echo step >$workdir/new && mv $workdir/new $workdir/finished".replace("$workdir", '"$workdir"')
+WAITS = "trap 'echo saved; exit 0' TERM; echo training; while :; do /bin/sleep 0.05; done"
+
+
+def starts(path: Path) -> list[list[str]]:
+    """The arguments of each start of the training."""
+    text = (path / "starts").read_text() if (path / "starts").exists() else ""
+    return [call.split("\0")[:-1] for call in text.split("\n\0")[:-1]]
+
+
+def wait_until(true) -> None:
+    end = time.monotonic() + 60
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def test_a_training_is_started_again_until_the_run_is_finished(host):
+    path, environment, workdir, training = host
+    (workdir / "finished").write_text("of an earlier run, with fewer steps")
+    training(f"case $(wc -l <count) in 1) exit 1 ;; 2) exit 0 ;; 3) kill -9 $$ ;; *) {FINISHES} ;; esac")
+    flags = ["--config=x y", "--workdir", str(workdir), "--config.a=$HOME\n'\""]
+    done = bash("launch/worker.sh", "run", *flags, cwd=path, env=environment, timeout=60)
+    assert done.returncode == 0 and done.stdout.endswith(": finished\n"), done
+    assert starts(path) == [["-m", "perl_jax.train", *flags]] * 4
+    for code in ("1", "0", "137"):
+        assert f"the training ended with exit code {code}; again in 30 s" in done.stdout
+
+
+def test_a_training_that_fails_at_once_is_given_up(host):
+    path, environment, workdir, training = host
+    training("exit 0")
+    done = bash("launch/worker.sh", "run", f"--workdir={workdir}", cwd=path, env=environment, timeout=60)
+    assert done.returncode == 1 and len(starts(path)) == 5 and "gave up: five trainings in a row" in done.stdout, done
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", "SIGINT"])
+@pytest.mark.parametrize("ends", ["", FINISHES])
+def test_a_signal_reaches_the_training_and_is_the_end(host, name, ends):
+    """143 where the run is not finished: a job that exits with 0 is complete for GKE."""
+    path, environment, workdir, training = host
+    training(WAITS.replace("saved;", f"saved; {ends or ':'};"))
+    command = ["bash", "launch/worker.sh", "run", f"--workdir={workdir}"]
+    with subprocess.Popen(command, cwd=path, env=environment, stdout=subprocess.PIPE, text=True) as run:
+        wait_until(lambda: run.stdout.readline() == "training\n")
+        run.send_signal(getattr(signal, name))
+        text = run.stdout.read()
+    assert run.returncode == (0 if ends else 143), text
+    assert text.startswith("saved\n") and len(starts(path)) == 1
+    assert text.endswith(": finished\n" if ends else ": stopped before its end; the same command goes on\n")
+
+
+def test_a_training_whose_script_was_killed_is_seen_and_stopped(host):
+    path, environment, workdir, training = host
+    training(WAITS)
+    assert bash("launch/worker.sh", "start", f"--workdir={workdir}", cwd=path, env=environment).returncode == 0
+    log = path / "logs" / "train.log"
+    wait_until(lambda: log.read_text().endswith("training\n"))
+    os.kill(int((path / "logs" / "pid").read_text()), signal.SIGKILL)
+    done = bash("launch/worker.sh", "start", f"--workdir={workdir}", cwd=path, env=environment)
+    assert done.returncode == 1 and "a training is running here" in done.stderr
+    assert "not running" in bash("launch/worker.sh", "stop", cwd=path, env=environment).stdout
+    assert log.read_text().endswith("saved\n")
+
+
+def test_without_a_workdir_nothing_starts(host):
+    path, environment, _, training = host
+    training("")
+    for stage in ("run", "start"):
+        done = bash("launch/worker.sh", stage, "--config=x", cwd=path, env=environment)
+        assert done.returncode == 1 and done.stderr.count("\n") == 1 and "give --workdir=WORKDIR" in done.stderr
+    assert not starts(path)
+    assert "worker.sh start" in bash("launch/worker.sh", cwd=path, env=environment).stderr
+
+
 # TPU VMs
 
 
@@ -148,17 +243,14 @@ def worker(tmp_path):
     its Python only note what they get."""
     home, noted = tmp_path / "worker", tmp_path / "noted"
     with_programs(home)
+    with_programs(home / "programs", python=f"printf '%s\\0' \"$@\" >~/python\n{WAITS}", sleep="exec /bin/sleep 0.05")
     (home / ".local").mkdir()
     with_programs(
         home / ".local" / "bin",
         curl="exit 1",
         uv="""
         echo "$@" >>~/uv
-        if [ "$1" = venv ]; then
-            mkdir -p .venv-tpu/bin
-            printf '#!/usr/bin/env bash\nprintf "%%s\\\\0" "$@" >~/python\n' >.venv-tpu/bin/python
-            chmod +x .venv-tpu/bin/python
-        fi""",
+        if [ "$1" = venv ]; then mkdir -p .venv-tpu && cp -r ~/programs .venv-tpu/bin; fi""",
     )
     environment = with_programs(
         tmp_path / "programs",
@@ -170,7 +262,9 @@ def worker(tmp_path):
         ssh) cd {home} && HOME={home} bash -c "${{last#--command=}}" ;;
         esac""",
     )
-    return home, environment, noted
+    yield home, environment, noted
+    if (home / "perl_jax" / "logs").exists():
+        bash("launch/worker.sh", "stop", cwd=home / "perl_jax")
 
 
 @pytest.fixture
@@ -208,21 +302,62 @@ def test_a_tpu_vm_gets_what_is_committed_and_all_arguments(worker, clone):
 
     noted.write_text("")
     done = run("run", "my-tpu", "my-zone", *HARD)
-    assert done.returncode == 0, done
+    assert done.returncode == 0 and not done.stderr, done
+    wait_until(lambda: (home / "python").exists())
     assert (home / "python").read_text().split("\0")[:-1] == ["-m", "perl_jax.train", *HARD]
+    assert run("stop", "my-tpu", "my-zone").returncode == 0
     done = run("run", "my-tpus", "my-zone", *HARD, PERL_JAX_TPU="queued-resources")
-    one, several = (call.split("\0")[:-2] for call in noted.read_text().split("\n\0")[:-1])
-    assert one == ["compute", "tpus", "tpu-vm", "ssh", "my-tpu", "--zone=my-zone", "--worker=all"]
-    assert several == [
-        "compute",
-        "tpus",
-        "queued-resources",
-        "ssh",
-        "my-tpus",
-        "--zone=my-zone",
-        "--worker=all",
-        "--node=all",
-    ]
+    assert done.returncode == 0, done
+    assert run("stop", "my-tpus", "my-zone", PERL_JAX_TPU="queued-resources").returncode == 0
+    calls = [call.split("\0")[:-2] for call in noted.read_text().split("\n\0")[:-1]]
+    one = ["compute", "tpus", "tpu-vm", "ssh", "my-tpu", "--zone=my-zone", "--worker=all"]
+    several = ["compute", "tpus", "queued-resources", "ssh", "my-tpus", "--zone=my-zone", "--worker=all", "--node=all"]
+    assert calls == [one, one, several, several]
+
+
+def test_a_tpu_vm_trains_without_the_machine_that_started_it(worker, clone, tmp_path):
+    home, environment, noted = worker
+
+    def tpu_vm(stage, *flags):
+        return bash(clone[0] / "launch" / "tpu_vm.sh", stage, "my-tpu", "my-zone", *flags, env=environment, timeout=60)
+
+    log = home / "perl_jax" / "logs" / "train.log"
+    assert tpu_vm("install").returncode == 0
+    assert "nothing was started here" in tpu_vm("status").stdout
+    workdir = tmp_path / "run"
+    workdir.mkdir()
+    done = tpu_vm("run", f"--workdir={workdir}")  # and its pipes are closed: nothing there holds them
+    assert done.returncode == 0 and "training in the background" in done.stdout, done
+    process = int((home / "perl_jax" / "logs" / "pid").read_text())
+    assert os.getsid(process) == process != os.getsid(0), "a session of its own gets no signal of a closed terminal"
+    wait_until(lambda: log.read_text().endswith("training\n"))
+
+    done = tpu_vm("run", f"--workdir={workdir}")
+    assert done.returncode and done.stderr.count("\n") == 1 and "a training is running here" in done.stderr, done
+    assert "a training is running: stop it first" in tpu_vm("install").stderr
+    done = tpu_vm("status")
+    assert f"running, process {process}\n" in done.stdout and done.stdout.endswith("|  training\n"), done
+
+    done = tpu_vm("stop")
+    assert done.returncode == 0 and "not running, not finished" in done.stdout and "|  saved\n" in done.stdout, done
+    (home / "perl_jax" / ".venv-tpu" / "bin" / "python").write_text(f"workdir={workdir}; {FINISHES}")
+    assert tpu_vm("run", f"--workdir={workdir}").returncode == 0
+    wait_until(lambda: log.read_text().endswith(": finished\n"))
+    wait_until(lambda: "running" not in tpu_vm("status").stdout)
+    assert tpu_vm("status").stdout.splitlines()[0].endswith(": finished")
+    assert "saved" in log.read_text(), "of the run before"
+
+    noted.write_text("")
+    with subprocess.Popen(
+        ["bash", clone[0] / "launch" / "tpu_vm.sh", "logs", "my-tpu", "my-zone"],
+        env=environment,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as logs:
+        assert logs.stdout.readline() == log.read_text().splitlines(keepends=True)[0]
+        os.killpg(logs.pid, signal.SIGINT)
+    assert "--worker=0" in noted.read_text()
 
 
 def test_a_tpu_vm_that_fails(worker, clone):
@@ -230,4 +365,5 @@ def test_a_tpu_vm_that_fails(worker, clone):
     script = clone[0] / "launch" / "tpu_vm.sh"
     assert bash(script, "run", "my-tpu", "my-zone", "--config=x", env=environment).returncode != 0, "not installed"
     assert "tpu_vm.sh install NAME ZONE" in bash(script, "install", env=environment).stderr
-    assert "error: install or run, not start" in bash(script, "start", "my-tpu", "my-zone", env=environment).stderr
+    done = bash(script, "start", "my-tpu", "my-zone", env=environment)
+    assert "error: install, run, status, logs or stop, not start" in done.stderr
