@@ -35,7 +35,8 @@ install)
     gcloud compute tpus "$kind" scp "$directory/perl_jax.bundle" "$name:" "${all[@]}"
     # uv brings a Python of its own: that of a VM image may be older than 3.11.
     on all 'set -e; git init --quiet perl_jax; cd perl_jax
-        [ ! -e logs/lock ] || flock --nonblock logs/lock true || { echo "error: a training is running: stop it first" >&2; exit 1; }
+        [ ! -e logs/lock ] || flock --nonblock logs/lock true ||
+            { echo "error: a training is running: stop it first" >&2; exit 1; }
         git fetch --quiet ../perl_jax.bundle HEAD; git checkout --quiet --force FETCH_HEAD
         PATH=$HOME/.local/bin:$PATH
         command -v uv >/dev/null || curl -LsSf https://astral.sh/uv/install.sh | sh

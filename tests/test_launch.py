@@ -1,6 +1,7 @@
 """The launchers: for real where SLURM is installed, else with programs of the same names that note what they get."""
 
 import json
+import math
 import os
 import re
 import shutil
@@ -8,13 +9,16 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
 from pathlib import Path
 
 import command_line
 import pytest
 import tiny_run
+import yaml
 from environment import REPOSITORY
 
+from configs import base
 from perl_jax.runtime import cli
 
 LAUNCH = REPOSITORY / "launch"
@@ -33,6 +37,13 @@ def with_programs(directory: Path, **programs: str) -> dict[str, str]:
 
 def bash(*command, **options) -> subprocess.CompletedProcess:
     return subprocess.run(["bash", *map(str, command)], capture_output=True, text=True, **options)
+
+
+def wait_until(true) -> None:
+    end = time.monotonic() + 60
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.02)
 
 
 def test_shellcheck_finds_nothing():
@@ -95,14 +106,20 @@ def test_a_process_has_one_gpu_or_all_of_its_node(tmp_path, per_node, devices):
 
 
 @pytest.mark.parametrize("code", [0, 3])
-def test_a_job_requeues_itself_before_its_time_limit(tmp_path, code):
-    environment = in_job(tmp_path, f"echo started; sleep 1; exit {code}")
+def test_before_its_time_limit_a_job_saves_and_then_requeues_itself(tmp_path, code):
+    """A requeued job is killed after SLURM's KillWait; the run may take config.grace to save, and has as long."""
+    text = (LAUNCH / "slurm.sh").read_text()
+    assert int(re.search(r"--signal=B:USR1@(\d+)", text)[1]) >= base.get_config().grace + 60, "may come 60 s late"
+    srun = f"trap 'echo saved; exit {code}' TERM; echo started; echo $$ >{tmp_path}/srun; while :; do sleep 0.05; done"
+    scancel = f'echo "scancel $@"; kill $(cat {tmp_path}/srun)'
+    environment = in_job(tmp_path, srun) | with_programs(tmp_path / "programs", scancel=scancel)
     with subprocess.Popen(
-        ["bash", LAUNCH / "slurm.sh"], cwd=REPOSITORY, env=environment, stdout=subprocess.PIPE, text=True
+        ["bash", LAUNCH / "slurm.sh"], cwd=REPOSITORY, env=environment | {"SLURM_JOB_ID": "7"}, stdout=-1, text=True
     ) as job:
         assert job.stdout.readline() == "started\n"
+        wait_until((tmp_path / "srun").exists)
         job.send_signal(signal.SIGUSR1)
-        assert job.stdout.read() == "scontrol requeue 7\n"
+        assert job.stdout.read() == "scancel --signal=TERM 7\nsaved\nscontrol requeue 7\n"
     assert job.returncode == code
 
 
@@ -133,7 +150,7 @@ def test_two_processes_on_a_slurm_cluster_train_and_go_on(tmp_path):
 
     done = run()
     assert done.returncode == 0 and "JobState=COMPLETED" in done.stdout, done
-    done = run("--config.total_steps=2")
+    done = run("--config.total_steps=2", "--allow=total_steps")
     assert done.returncode == 0 and "0: " in done.stdout and "resumed from step 2" in done.stdout, done
     assert [line["step"] for line in tiny_run.metrics(tmp_path / "run")] == [1, 2, 3]
     starts = json.loads((tmp_path / "run" / "run.json").read_text())
@@ -167,13 +184,6 @@ def starts(path: Path) -> list[list[str]]:
     """The arguments of each start of the training."""
     text = (path / "starts").read_text() if (path / "starts").exists() else ""
     return [call.split("\0")[:-1] for call in text.split("\n\0")[:-1]]
-
-
-def wait_until(true) -> None:
-    end = time.monotonic() + 60
-    while not true():
-        assert time.monotonic() < end
-        time.sleep(0.02)
 
 
 def test_a_training_is_started_again_until_the_run_is_finished(host):
@@ -232,6 +242,72 @@ def test_without_a_workdir_nothing_starts(host):
         assert done.returncode == 1 and done.stderr.count("\n") == 1 and "give --workdir=WORKDIR" in done.stderr
     assert not starts(path)
     assert "worker.sh start" in bash("launch/worker.sh", cwd=path, env=environment).stderr
+
+
+# Containers
+
+
+@pytest.mark.slow
+def test_the_image_has_what_a_training_needs(tmp_path):
+    """What the Dockerfile copies, in a folder of its own: the command of gke.yaml starts there."""
+    lines = re.sub(r"^#.*\n", "", (LAUNCH / "Dockerfile").read_text(), flags=re.M).replace("\\\n", " ").splitlines()
+    instructions = [line.split(maxsplit=1) for line in lines if line]
+    assert {name for name, _ in instructions} == {"FROM", "ARG", "WORKDIR", "COPY", "RUN", "ENV", "ENTRYPOINT"}
+    for name, rest in instructions:
+        if name == "COPY":
+            *sources, place = rest.split()
+            for source in map(REPOSITORY.joinpath, sources):
+                if source.is_dir():
+                    shutil.copytree(source, tmp_path / place, ignore=shutil.ignore_patterns("__pycache__"))
+                else:
+                    shutil.copy(source, tmp_path / place)
+    [requirements] = [rest.partition("=")[2] for name, rest in instructions if name == "ARG"]
+    text = (LAUNCH / "Dockerfile").read_text()
+    for file in (requirements, re.search(r"--build-arg REQUIREMENTS=(\S+)", text)[1]):
+        others = re.findall(r"^-r (\S+)", (tmp_path / file).read_text(), flags=re.M)
+        assert others and all((tmp_path / other).is_file() for other in others)
+    with open(tmp_path / "pyproject.toml", "rb") as file:
+        project = tomllib.load(file)
+    assert (tmp_path / project["project"]["readme"]).is_file()
+
+    command = json.loads(dict(instructions)["ENTRYPOINT"])
+    once = f'{sys.executable} "$@"; kill $PPID'
+    environment = with_programs(tmp_path / "programs", python=once) | {"PYTHONPATH": "", "PYTHONDONTWRITEBYTECODE": "1"}
+    done = bash(*command[1:], "--workdir=none", "--config=none", cwd=tmp_path, env=environment)
+    assert command[0] == "bash" and done.returncode == 143
+    assert "error: --config=none: no such file; the names in configs/ are base, demo" in done.stderr, done
+
+
+def test_the_manifest_for_gke_fits_together(monkeypatch):
+    """As far as it can be seen without a cluster."""
+    claim, jobset = yaml.safe_load_all((LAUNCH / "gke.yaml").read_text())
+    [group] = jobset["spec"]["replicatedJobs"]
+    job = group["template"]["spec"]
+    pod = job["template"]["spec"]
+    [container] = pod["containers"]
+    monkeypatch.chdir(REPOSITORY)
+    monkeypatch.setattr(cli, "run", lambda main, elsewhere: cli.parse(sys.argv, elsewhere))
+    assert command_line.run("train", *container["args"]).code == 0 and "command" not in container, "the image's is run"
+
+    assert pod["terminationGracePeriodSeconds"] > base.get_config().grace
+    [rule] = job["podFailurePolicy"]["rules"]  # for which Kubernetes wants Never
+    assert rule["onExitCodes"] == {"operator": "NotIn", "values": [137, 143]} and pod["restartPolicy"] == "Never"
+    assert "exit 143" in (LAUNCH / "worker.sh").read_text() and job["backoffLimit"] == 0
+    labels = pod["nodeSelector"]
+    assert labels["cloud.google.com/gke-spot"] == "true"
+    chips = math.prod(map(int, labels["cloud.google.com/gke-tpu-topology"].split("x")))
+    assert job["parallelism"] == job["completions"] == chips / container["resources"]["limits"]["google.com/tpu"]
+
+    [place] = [mount["mountPath"] for mount in container["volumeMounts"] if mount["name"] == "shared"]
+    volumes = {volume["name"]: volume for volume in pod["volumes"]}
+    assert volumes.keys() == {mount["name"] for mount in container["volumeMounts"]}
+    assert volumes["shared"]["persistentVolumeClaim"]["claimName"] == claim["metadata"]["name"]
+    assert claim["spec"]["accessModes"] == ["ReadWriteMany"]
+    variables = {variable["name"]: variable for variable in container["env"]}
+    assert variables["HF_TOKEN"]["valueFrom"]["secretKeyRef"]["name"] in (LAUNCH / "README.md").read_text()
+    flags = dict(flag.split("=") for flag in container["args"])
+    paths = [flags["--workdir"], flags["--config.data.directory"], variables["HF_HOME"]["value"]]
+    assert all(path.startswith(f"{place}/") for path in [*paths, variables["JAX_COMPILATION_CACHE_DIR"]["value"]])
 
 
 # TPU VMs

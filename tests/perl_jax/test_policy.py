@@ -67,6 +67,7 @@ policy.directory("owner/none")
 """
 
 
+@pytest.mark.slow
 def test_process_0_downloads_before_the_others(tmp_path):
     environment = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(REPOSITORY)}
     command = [sys.executable, "-c", DOWNLOAD, tmp_path, f"localhost:{free_port()}"]

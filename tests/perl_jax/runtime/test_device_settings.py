@@ -75,6 +75,7 @@ def test_what_the_environment_sets_wins_and_is_shown(plugins, caplog, theirs):
     )
 
 
+@pytest.mark.slow
 def test_a_command_starts_with_them(plugins, tmp_path):
     """One parser reads the flags of all devices, so that the CPU knows them too; an unknown one ends the process."""
     plugins("xla_cuda13")
