@@ -7,9 +7,9 @@
 #   bash launch/worker.sh stop         the run saves its step and ends
 #   bash launch/worker.sh run ...      as start, in the foreground: what a container does
 #
-# A training that ends before it has written WORKDIR/finished, whatever its exit code, is started again 30 s later. After
-# five in a row that lasted less than ten minutes `run` gives up, with exit code 1. SIGTERM, SIGHUP or Ctrl-C are passed
-# on; it then exits with 143, or with 0 if the run is finished.
+# A training that ends before it has written WORKDIR/finished, whatever its exit code, is started again 30 s later.
+# After five in a row that lasted less than ten minutes `run` gives up, with exit code 1. SIGTERM, SIGHUP or Ctrl-C are
+# passed on; it then exits with 143, or with 0 if the run is finished.
 set -euo pipefail
 cd -- "$(dirname -- "$0")/.." >/dev/null
 log=logs/train.log
