@@ -5,8 +5,7 @@ Command:   python -m perl_jax.train --config=configs/perl_3b.py --workdir=runs/p
 Data:      runs/mantis and runs/k12, made by prepare and filter (perl_jax/data/README.md), in the paper's shares; other
            sets by --config.data.directory=DIR or DIR=22,DIR2=36
 Hardware:  16 TPU v6e, 16 TPU v5e, or one H100; planned (benchmarks/PLANS.md) 57%, 74% of the memory, 17, 61 s a
-           step. One H100 is tight: estimated 181 s and 100% with XLA_PYTHON_CLIENT_MEM_FRACTION=0.92, or 86% with
-           --config.train_vision=False
+           step. One H100 is tight: estimated 181 s and 100%, or 86% with --config.train_vision=False
 Result:    not run
 """
 

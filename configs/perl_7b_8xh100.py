@@ -1,7 +1,7 @@
 """PeRL as in the paper (section 4): Qwen2.5-VL-7B on the paper's machine, eight H100; all weights, or LoRA.
 
 Command:   python -m perl_jax.train --config=configs/perl_7b_8xh100.py --workdir=runs/7b
-           or --config=configs/perl_7b_8xh100.py:lora; XLA_PYTHON_CLIENT_MEM_FRACTION=0.92
+           or --config=configs/perl_7b_8xh100.py:lora
 Data:      as configs/perl_7b.py
 Hardware:  8 H100 of 80 GB; estimated (benchmarks/PLANS.md): 84% of the memory, adapters 60%, 42 s a step
 Result:    not run

@@ -1,7 +1,6 @@
 """PeRL with adapters (LoRA), for Qwen2.5-VL-7B on one GPU of 80 GB.
 
 Command:   python -m perl_jax.train --config=configs/perl_7b_lora.py --workdir=runs/lora
-           XLA_PYTHON_CLIENT_MEM_FRACTION=0.92
 Data:      as configs/perl_7b.py
 Hardware:  one H100 of 80 GB; estimated (benchmarks/PLANS.md): 80% of the memory, 353 s a step
 Result:    not run. Adapters learn with a larger rate than the paper's, which trains all weights: 1e-5

@@ -8,13 +8,13 @@
 # One process a node, with all its GPUs: --ntasks-per-node=1. Not --gpus-per-task: JAX itself gives each process the
 # GPU of its number on the node, and must see them all.
 #
-# Shortly before its time limit the job goes back into the queue: the run saves its step on SIGTERM, or else goes on
-# from its last checkpoint (config.checkpoint.every), as where a node fails. sbatch --no-requeue: not.
+# Three to four minutes before its time limit the run gets SIGTERM, saves its step and ends, or else goes on from its
+# last checkpoint, as where a node fails; then the job goes back into the queue. sbatch --no-requeue: not.
 #SBATCH --job-name=perl_jax
 #SBATCH --output=perl_jax-%j.log
 #SBATCH --open-mode=append
 #SBATCH --requeue
-#SBATCH --signal=B:USR1@60
+#SBATCH --signal=B:USR1@180
 set -euo pipefail
 
 if [ -z "${SLURM_JOB_ID:-}" ] || [ ! -f perl_jax/train.py ]; then
@@ -27,7 +27,11 @@ if [ "${SLURM_NTASKS_PER_NODE:-}" = 1 ] && [ -n "${SLURM_GPUS_ON_NODE:-}" ]; the
     export JAX_LOCAL_DEVICE_IDS
 fi
 
-trap 'scontrol requeue "$SLURM_JOB_ID" || true' USR1
+limit='' # reached soon. Requeued at once, a run would have SLURM's KillWait to save, 30 s, and not config.grace
+trap 'limit=1; scancel --signal=TERM "$SLURM_JOB_ID" || true' USR1
 # Each line of the log begins with its process's number; process 0 logs, the others only what goes wrong.
 srun --kill-on-bad-exit=1 --label python -m perl_jax.train "$@" &
-wait $! || wait $! # the first ends where the signal comes
+code=0
+wait $! || wait $! || code=$? # the first ends where the signal comes
+[ -z "$limit" ] || scontrol requeue "$SLURM_JOB_ID" || true
+exit $code

@@ -24,7 +24,7 @@ from perl_jax.engine import flops
 from perl_jax.planning import decode_tensor, programs, remat, roofline
 from perl_jax.planning.programs import LIVES, Compiled, resident_bytes
 from perl_jax.planning.roofline import Assumed
-from perl_jax.runtime import cli
+from perl_jax.runtime import cli, device_settings
 from perl_jax.training import check_config
 
 FLAGS = flags.FLAGS
@@ -35,7 +35,7 @@ SIZES = {  # TPU slice sizes, by the prefix of the topology's name
     **dict.fromkeys(("v4", "v5p"), ("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8", "8x8x8")),
 }
 GPUS = {"a100": "NVIDIA A100-SXM4-80GB", "h100": "NVIDIA H100 80GB HBM3", "h200": "NVIDIA H200"}
-USABLE = 0.92  # share of a GPU's memory for XLA (XLA_PYTHON_CLIENT_MEM_FRACTION)
+USABLE = device_settings.GPU_MEMORY  # share of a GPU's memory for XLA
 
 ARGUMENTS = {  # buffers that are inputs or outputs of each program
     "prefill images": ("weights", "frozen weights"),
@@ -267,7 +267,7 @@ def main(_) -> None:
     if not planned.compiled:
         rows = largest_rows(config, topology, assumed)
         text += f"\nThe largest micro_batch.row_tokens would be {rows:,}." if rows else ""
-        text += f"\n{USABLE:.0%} of the memory are assumed to be usable: set XLA_PYTHON_CLIENT_MEM_FRACTION={USABLE}."
+        text += f"\n{USABLE:.0%} of the memory are for XLA: a run sets {device_settings.FRACTION}={USABLE} by itself."
     print(text)
     if FLAGS.out:
         Path(FLAGS.out).write_text(text + "\n", encoding="utf-8")

@@ -140,9 +140,14 @@ def reference(config: ConfigDict, model: models.Model) -> models.Model | None:
 def directory(name: str, weights: bool = True) -> Path:
     """The local directory of a model: `name` itself, or a hub id such as `Qwen/Qwen2.5-VL-3B-Instruct@main`.
 
-    Downloads with or without weights. Raises InputError for a model that is neither here nor in the hub's cache and
+    Downloads with or without weights: process 0 first, so that a cache (HF_HOME) that all hosts share is filled once.
+    All processes make the same call. Raises InputError for a model that is neither here nor in the hub's cache and
     cannot be downloaded.
     """
+    return processes.after_first(lambda: _here_or_downloaded(name, weights))
+
+
+def _here_or_downloaded(name: str, weights: bool) -> Path:
     if Path(name).exists():
         check_directory(Path(name))
         return Path(name)

@@ -11,15 +11,18 @@ import os
 import socket
 import time
 from collections.abc import Callable
+from typing import TypeVar
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
 from models.errors import InputError
-from perl_jax.runtime import peers
+from perl_jax.runtime import device_settings, peers
 
 logger = logging.getLogger(__name__)
+
+Made = TypeVar("Made")
 
 TIMEOUT = 120  # seconds to wait for the other processes at start-up
 LOST = 60  # seconds without a sign of life after which a process is lost, and the others end
@@ -56,6 +59,7 @@ def join(coordinator: str = "", count: int = 0, index: int = -1) -> None:
             raise InputError(f"cannot join the other processes at {where}: {line}") from error
     if not first():
         logging.getLogger("perl_jax").setLevel(logging.WARNING)
+    device_settings.log()
 
 
 def _reach(address: str) -> None:
@@ -90,14 +94,22 @@ def is_mine(number: int) -> bool:
     return number % jax.process_count() == jax.process_index()
 
 
-def after_first(make: Callable[[], object]) -> None:
-    """Runs `make` in process 0, then in the others, which find what process 0 has written."""
-    if first():
-        make()
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices("after_first")
+def after_first(make: Callable[[], Made]) -> Made:
+    """Runs `make` in process 0, then in the others, which find what process 0 has written; each gets its own result.
+
+    Raises InputError in all processes where process 0 does.
+    """
     if not first():
-        make()
+        if failure := any_text(""):
+            raise InputError(failure)
+        return make()
+    try:
+        made = make()
+    except InputError as error:
+        any_text(str(error))
+        raise
+    any_text("")
+    return made
 
 
 def exchange(value) -> list:
