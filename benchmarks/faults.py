@@ -21,6 +21,7 @@ from perl_jax.runtime import logs
 
 FILE = Path(__file__).with_name("FAULTS.md")
 MARK = "PERL_JAX_RUN"  # a variable in the environment of all processes of a run
+PATIENCE = 15.0  # seconds
 MEASURED = ("time/", "speed/", "compile/", "memory/")  # metrics of a machine, not of the training
 
 
@@ -58,8 +59,8 @@ class Run:
         return self.left()
 
     def left(self) -> list[int]:
-        """Processes of the run that live 15 s later."""
-        end = time.monotonic() + 15
+        """Processes of the run that still live after `PATIENCE`."""
+        end = time.monotonic() + PATIENCE
         while (left := self.processes()) and time.monotonic() < end:
             time.sleep(0.1)
         return left

@@ -23,7 +23,7 @@ from models.image_files import Encoded
 from perl_jax import policy, update
 from perl_jax.engine import tree_packing
 from perl_jax.records.prompts import Prompts
-from perl_jax.runtime import files, processes
+from perl_jax.runtime import disk, files, processes
 from perl_jax.training import schedule
 from perl_jax.training.checkpoint import Checkpoints
 
@@ -85,10 +85,15 @@ class BadSteps:
         )
         if self.in_a_row < min(self.most, self.last):
             return
-        save(folder(self.workdir, step), step, groups, state, run, self.prompts.processor)
+        line = f"{self.first}; {self.in_a_row} such steps in a row (config.max_bad_steps = {self.most}): the last one's"
+        try:
+            save(folder(self.workdir, step), step, groups, state, run, self.prompts.processor)
+        except Exception as error:
+            if not (trouble := disk.trouble(error)):
+                raise
+            raise InputError(f"{line} batch and weights are not saved ({trouble})") from error
         raise InputError(
-            f"{self.first}; {self.in_a_row} such steps in a row (config.max_bad_steps = {self.most}): the last one's "
-            f"batch and weights are in {folder(self.workdir, step)}; to run it again: {command(step)}"
+            f"{line} batch and weights are in {folder(self.workdir, step)}; to run it again: {command(step)}"
         )
 
 

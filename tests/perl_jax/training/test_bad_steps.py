@@ -1,10 +1,13 @@
 """Steps that are not finite: skipped and told; too many in a row end the run, saved so that they run again."""
 
+import errno
 import io
 import json
 import math
+import os
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import command_line
 import jax
@@ -165,6 +168,21 @@ def test_groups_come_back_as_they_were(tmp_path):
         for x, y in zip(ours, theirs):
             np.testing.assert_array_equal(x, y)
     assert bad_steps.largest(made[:1]) == "advantage 1 (ü), old log-prob nan (ü)"
+
+
+def test_a_full_disk_does_not_hide_the_bad_step(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/x/groups.npz")
+
+    group = update.Group([], [(), ()], [[1], [2]], [[[3], [4]], [[], []]], np.zeros((2, 2)), id="b")
+    monkeypatch.setattr(bad_steps, "save", full)
+    words = (
+        r"^step 3: update/loss nan; 1 such steps in a row .* not saved \(/x/groups.npz: No space left on device: free"
+    )
+    with pytest.raises(InputError, match=words):
+        bad_steps.BadSteps(tmp_path, 1, 9, SimpleNamespace(processor=None)).note(
+            3, {"update/loss": math.nan}, [group], None, {}
+        )
 
 
 def test_the_command_that_runs_a_step_again_is_the_one_of_the_run(monkeypatch):
