@@ -21,7 +21,7 @@ from models.errors import InputError
 from models.layers import remat_name
 from perl_jax import mesh
 from perl_jax.engine import flops
-from perl_jax.planning import decode_tensor, programs, remat, roofline
+from perl_jax.planning import fitting, programs, roofline
 from perl_jax.planning.programs import LIVES, Compiled, resident_bytes
 from perl_jax.planning.roofline import Assumed
 from perl_jax.runtime import cli, device_settings
@@ -110,7 +110,7 @@ def compile_for(config: ConfigDict, sizes: models.Config, assumed: Assumed, devi
     kind, compiled = devices[0].device_kind, {}
     with jax.set_mesh(mesh.make(devices, **config.mesh)):
         check_config.check_shards(config, mesh.shards())
-        config = fitted(config, sizes, assumed, flops.DEVICES[kind].memory)
+        config = fitting.fitted(config, sizes, flops.DEVICES[kind].memory, assumed)
         lowered, resident = programs.programs(config, sizes, assumed)
         for name, lower in lowered.items():
             started = time.monotonic()
@@ -130,18 +130,12 @@ def estimate(config: ConfigDict, sizes: models.Config, assumed: Assumed, kind: s
     memory = flops.DEVICES[kind].memory * USABLE
     with jax.set_mesh(mesh.make(devices, **config.mesh)):
         check_config.check_shards(config, mesh.shards())
-        config = fitted(config, sizes, assumed, memory)
+        config = fitting.fitted(config, sizes, memory, assumed)
         resident, needed = programs.estimated(config, sizes, assumed)
         shards = mesh.shards()
     needed = {phase: size / memory for phase, size in needed.items()}
     timing = times(config, sizes, assumed, kind, len(devices), shards)
     return Plan(compiled=False, resident=resident, needed=needed, sent={}, network=None, **timing)
-
-
-def fitted(config: ConfigDict, sizes: models.Config, assumed: Assumed, memory: float) -> ConfigDict:
-    """The config with `remat` and `sampling.tensor` as a run chooses them for this memory, on the current mesh."""
-    config = remat.named(config, remat.chosen(config, sizes, memory, assumed)[0])
-    return decode_tensor.with_tensor(config, decode_tensor.chosen(config, sizes, memory, assumed)[0])
 
 
 def times(config: ConfigDict, sizes: models.Config, assumed: Assumed, kind: str, count: int, shards: int) -> dict:

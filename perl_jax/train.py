@@ -22,7 +22,7 @@ from models.errors import InputError
 from perl_jax import grpo, mesh, policy, records, rollout, update
 from perl_jax.evaluation.batched_inference import prefetch
 from perl_jax.grading import Grader
-from perl_jax.planning import decode_tensor, remat, roofline
+from perl_jax.planning import fitting, remat, roofline
 from perl_jax.records import prompt_lengths
 from perl_jax.records.stream import Stream, directories_with_split, open_subsets
 from perl_jax.runtime import cli, disk, files, lock, logs, processes, stop
@@ -75,7 +75,8 @@ def run(config: ConfigDict, workdir: Path, profile: tuple[int, int], allow: Sequ
     splits = {name: directories_with_split(list(data), name) for name in config.eval.sets} | {
         config.data.split: list(data)
     }
-    config = fitted(config, model.config)
+    memory = min(processes.exchange(remat.device_memory()))
+    config = fitting.fitted(config, model.config, memory, roofline.Assumed())
     kept, excluded = prompt_lengths.select(splits, base.prompts, workdir)
     sets = {
         name: run_data.held_out_questions(config, open_subsets(list(data), name, kept[name]), base.prompts)
@@ -171,20 +172,6 @@ def run(config: ConfigDict, workdir: Path, profile: tuple[int, int], allow: Sequ
         print(f"stopped by {stopped} at step {step}, saved; the same command goes on", file=sys.stderr, flush=True)
     elif processes.first():
         files.write(workdir / FINISHED, f"step {last}\n")
-
-
-def fitted(config: ConfigDict, sizes: models.Config) -> ConfigDict:
-    """The config with `remat` and `sampling.tensor` by planned memory, where they are left to it ("auto", 0)."""
-    memory = min(processes.exchange(remat.device_memory()))
-    if config.remat == "auto":
-        name, needed = remat.chosen(config, sizes, memory, roofline.Assumed())
-        logger.info("remat: %s (planned: %.2g of %.2g GiB)", name, needed / remat.GIB, memory / remat.GIB)
-        config = remat.named(config, name)
-    if not config.sampling.tensor and len(mesh.tensor_sizes()) > 1:
-        size, needed = decode_tensor.chosen(config, sizes, memory, roofline.Assumed())
-        logger.info("sampling.tensor: %d (planned: %.2g of %.2g GiB)", size, needed / remat.GIB, memory / remat.GIB)
-        config = decode_tensor.with_tensor(config, size)
-    return config
 
 
 def perl(
@@ -413,7 +400,10 @@ def again(config: ConfigDict, workdir: Path, step: int) -> None:
     groups = bad_steps.read(bad_steps.folder(workdir, step))
     with jax.set_mesh(mesh.make(**config.mesh)):
         model, base = policy.load(config, workdir, ())
-        for line in bad_steps.again(fitted(config, model.config), model, base.prompts, workdir, step, groups):
+        config = fitting.fitted(
+            config, model.config, min(processes.exchange(remat.device_memory())), roofline.Assumed()
+        )
+        for line in bad_steps.again(config, model, base.prompts, workdir, step, groups):
             if processes.first():
                 print(line, flush=True)
 
