@@ -15,6 +15,7 @@ NAMES = (
     "generate",
     "lengths",
     "long_tail",
+    "refill",
     "update",
     "real_sizes",
     "permutations",

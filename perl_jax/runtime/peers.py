@@ -25,7 +25,7 @@ KEYS = "perl_jax/processes/"
 BEATS = 12  # signs of life within the time after which a process without one is lost
 WAIT = 5  # beats until what one has said is known to all, and acted upon
 RUNS, ENDED, FAILED = "runs", "ended", "failed"
-GOES_ON = "this process ends; the same command goes on from the last checkpoint"
+GOES_ON = "this process ends; the same command goes on from what is saved"
 
 _watch: "Watch | None" = None
 

@@ -71,7 +71,7 @@ def test_who_gives_no_sign_of_life_is_lost(watched, capsys):
     assert ends == [1]
     assert capsys.readouterr().err == (
         "error: process 2 on host2 is lost: no sign of life for 0.12 s (killed, hung or cut off); this process ends; "
-        "the same command goes on from the last checkpoint\n"
+        "the same command goes on from what is saved\n"
     )
     assert json.loads(store.values[f"{peers.KEYS}1"])[3] == peers.FAILED
 
@@ -178,5 +178,5 @@ def test_a_lost_process_is_named_by_the_others(which, number):
             process.wait()
     lines = text.splitlines()
     [line] = [line for line in lines if line.startswith(f"error: process {which} on {socket.gethostname()} is lost: ")]
-    assert line.endswith("; this process ends; the same command goes on from the last checkpoint")
+    assert line.endswith("; this process ends; the same command goes on from what is saved")
     assert other.returncode == 1 and "Traceback" not in text and len(lines) < 40, text
