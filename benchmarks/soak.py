@@ -104,6 +104,39 @@ def troubled(run: faults.Run, seconds: float, moments: random.Random, mounted: b
     }
 
 
+def report(
+    found: dict, steps: list[dict], first: int, seen: list[tuple[int, int]], code: int, mounted: bool
+) -> tuple[dict[str, object], dict[str, bool]]:
+    """(facts, promises) of a run.
+
+    By what `troubled` found, its steps, the first that was watched, the (bytes, open files) seen from then on, its exit
+    code, and whether its disk was filled.
+    """
+    fifth = max(1, len(seen) // 5)
+    sizes, files = zip(*(seen or [(0, 0)]))
+    medians = [statistics.median(values) for part in (sizes, files) for values in (part[:fifth], part[-fifth:])]
+    late = [row for row in steps[first:] if row["compile/count"]]
+    count, last = sum(row["compile/count"] for row in late), late[-1]["step"] if late else 0
+    facts = {
+        "steps": len(steps),
+        **found,
+        "rewards failed": f"{sum(row.get('grading/failed', 0) for row in steps):g}",
+        f"memory of the last process after {WARM} steps, MiB": f"{medians[0] / 2**20:.0f} to {medians[1] / 2**20:.0f}",
+        "its open files": f"{medians[2]:g} to {medians[3]:g}",
+        "programs that it compiled from then on": f"{count:g}" + f", the last in step {last}" * bool(last),
+    }
+    return facts, {
+        "each step once in metrics.jsonl": [row["step"] for row in steps] == [*range(1, len(steps) + 1)],
+        "at most 10 steps done again": found["most steps done again"] <= CHECKPOINT,
+        "full disk told in one line": not mounted or found["full disk"] == "one line",
+        "no process left": not found["processes left"],
+        "exit code 0 on SIGTERM": code == 0,
+        "memory within 5%": medians[1] <= 1.05 * medians[0],
+        "open files flat": medians[3] <= medians[2],
+        "nothing compiled in the second half of that": last < (first + len(steps)) / 2,
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=60.0)
@@ -125,29 +158,10 @@ def main() -> None:
         process.send_signal(signal.SIGTERM)
         code, found["processes left"] = process.wait(), found["processes left"] + len(run.left())
         steps = run.steps()
-        fifth = max(1, len(seen) // 5)
-        sizes, files = zip(*(seen or [(0, 0)]))
-        begin, growth = statistics.median(sizes[:fifth]), statistics.median(sizes[-fifth:])
         skipped = faults.rows(run.workdir / "skipped.jsonl")
-        holds = {
-            "each step once in metrics.jsonl": [row["step"] for row in steps] == [*range(1, len(steps) + 1)],
-            "at most 10 steps done again": found["most steps done again"] <= CHECKPOINT,
-            "full disk told in one line": not mounted or found["full disk"] == "one line",
-            "no process left": not found["processes left"],
-            "exit code 0 on SIGTERM": code == 0,
-            "memory within 5%": growth <= 1.05 * begin,
-            "open files flat": statistics.median(files[-fifth:]) <= statistics.median(files[:fifth]),
-            f"nothing compiled after {WARM} steps": not sum(row["compile/count"] for row in steps[first:]),
-        }
-        facts = {
-            "minutes": f"{arguments.minutes:g}",
-            "steps": len(steps),
-            **found,
-            "bad records skipped": f"{len(skipped)} times, {len({row['id'] for row in skipped})} of {RECORDS // 100}",
-            "rewards failed": f"{sum(row.get('reward/failed', 0) for row in steps):g}",
-            "memory of the last process, MiB": f"{begin / 2**20:.0f} to {growth / 2**20:.0f}",
-            "its open files": f"{statistics.median(files[:fifth]):g} to {statistics.median(files[-fifth:]):g}",
-        }
+        facts, holds = report(found, steps, first, seen, code, mounted)
+        times = f"{len(skipped)} times, {len({row['id'] for row in skipped})} of {RECORDS // 100}"
+        facts = {"minutes": f"{arguments.minutes:g}", **facts, "bad records skipped": times}
         lines += ["| | |", "| --- | --- |", *(f"| {name} | {fact} |" for name, fact in facts.items())]
         lines += [f"| {name} | {'yes' if held else 'NO'} |" for name, held in holds.items()]
     if not all(holds.values()):

@@ -71,3 +71,26 @@ def test_one_row_of_a_hundred_is_bad(tmp_path, monkeypatch):
         except InputError:
             bad.append(number)
     assert bad == [50, 150]
+
+
+def test_each_promise_of_a_soak_can_be_broken():
+    found = {"kills -9": 3, "full disk": "one line", "processes left": 0, "most steps done again": 4}
+    steps = [{"step": number, "compile/count": float(number < 30)} for number in range(1, 101)]
+    seen = [(1 << 20, 40)] * 20
+
+    def broken(found=found, steps=steps, seen=seen, code=0) -> list[str]:
+        return [name for name, held in soak.report(found, steps, 20, seen, code, True)[1].items() if not held]
+
+    assert broken() == []
+    facts = soak.report(found, steps, 20, seen, 0, True)[0]
+    assert facts["programs that it compiled from then on"] == "9, the last in step 29"
+    assert broken(steps=steps[:50] + steps[51:]) == broken(steps=[*steps, steps[-1]])
+    assert broken(steps=[*steps, steps[-1]]) == ["each step once in metrics.jsonl"]
+    assert broken({**found, "most steps done again": 11}) == ["at most 10 steps done again"]
+    assert broken({**found, "full disk": "NOT one line"}) == ["full disk told in one line"]
+    assert broken({**found, "processes left": 1}) == ["no process left"]
+    assert broken(code=1) == ["exit code 0 on SIGTERM"]
+    assert broken(seen=seen + [(1 << 21, 40)] * 9) == ["memory within 5%"]
+    assert broken(seen=seen + [(1 << 20, 41)] * 9) == ["open files flat"]
+    compiled = [*steps[:70], {"step": 71, "compile/count": 1.0}, *steps[71:]]
+    assert broken(steps=compiled) == ["nothing compiled in the second half of that"]
