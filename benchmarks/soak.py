@@ -11,13 +11,14 @@ import contextlib
 import random
 import re
 import signal
-import statistics
 import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from unittest import mock
+
+import numpy as np
 
 from benchmarks import faults
 from benchmarks.kills import SMALL
@@ -112,17 +113,16 @@ def report(
     By what `troubled` found, its steps, the first that was watched, the (bytes, open files) seen from then on, its exit
     code, and whether its disk was filled.
     """
-    fifth = max(1, len(seen) // 5)
-    sizes, files = zip(*(seen or [(0, 0)]))
-    medians = [statistics.median(values) for part in (sizes, files) for values in (part[:fifth], part[-fifth:])]
+    fifths = np.array_split(np.array(seen or [(0, 0)]), 5)
+    sizes, files = np.array([np.median(part, axis=0) for part in fifths if len(part)]).T
     late = [row for row in steps[first:] if row["compile/count"]]
     count, last = sum(row["compile/count"] for row in late), late[-1]["step"] if late else 0
     facts = {
         "steps": len(steps),
         **found,
         "rewards failed": f"{sum(row.get('grading/failed', 0) for row in steps):g}",
-        f"memory of the last process after {WARM} steps, MiB": f"{medians[0] / 2**20:.0f} to {medians[1] / 2**20:.0f}",
-        "its open files": f"{medians[2]:g} to {medians[3]:g}",
+        f"MiB of the last process after {WARM} steps, by fifths": ", ".join(f"{size / 2**20:.0f}" for size in sizes),
+        "its open files": ", ".join(f"{number:g}" for number in files),
         "programs that it compiled from then on": f"{count:g}" + f", the last in step {last}" * bool(last),
     }
     return facts, {
@@ -131,8 +131,8 @@ def report(
         "full disk told in one line": not mounted or found["full disk"] == "one line",
         "no process left": not found["processes left"],
         "exit code 0 on SIGTERM": code == 0,
-        "memory within 5%": medians[1] <= 1.05 * medians[0],
-        "open files flat": medians[3] <= medians[2],
+        "memory within 5%": sizes[-1] <= 1.05 * sizes[0],
+        "open files flat": files[-1] <= files[0],
         "nothing compiled in the second half of that": last < (first + len(steps)) / 2,
     }
 
