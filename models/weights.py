@@ -62,12 +62,13 @@ def load(
     flat = list(nnx.to_flat_state(state))
     _check(path, config, {tuple(keys): param.shape for keys, param in flat}, tensors)
     not_finite: set[str] = set()
+    noting = {name: _Noting(name, tensor, not_finite) for name, tensor in tensors.items()}
 
     def fill(keys: Keys, param: nnx.Param) -> nnx.Param:
         stored_dtype = jnp.dtype(dtype_of(".".join(keys)))
 
         def read(index: tuple[slice, ...]) -> np.ndarray:
-            return _read(tensors, keys, param.shape, index, stored_dtype, not_finite)
+            return _read(noting, keys, param.shape, index, stored_dtype)
 
         if sharding is None:
             return param.replace(_on_device(read, param.shape, (slice(None),) * len(param.shape), stored_dtype, None))
@@ -203,27 +204,32 @@ def _first(names: set[str], most: int = 3) -> str:
 
 
 def _read(
-    tensors: dict[str, Tensor],
-    keys: Keys,
-    shape: tuple[int, ...],
-    index: tuple[slice, ...],
-    dtype: np.dtype,
-    not_finite: set[str] | None = None,
+    tensors: dict[str, Tensor], keys: Keys, shape: tuple[int, ...], index: tuple[slice, ...], dtype: np.dtype
 ) -> np.ndarray:
-    """The part `index` of the parameter at `keys`, reading only the layers and slices that it needs.
-
-    Adds the names of tensors with numbers that are not finite to `not_finite`.
-    """
+    """The part `index` of the parameter at `keys`, reading only the layers and slices that it needs."""
     names = _names(keys, shape[0])
     names, inner = (names[index[0]], index[1:]) if _stacked(keys) else (names, index)
     part = [len(range(*s.indices(size))) for s, size in zip(inner, shape[len(shape) - len(inner) :])]
     out = np.empty((len(names), *part), dtype)
     for place, (name, _) in enumerate(names):
         value = tensors[name][_to_hub(keys, inner)]
-        if not_finite is not None and not _is_finite(value):
-            not_finite.add(name)
         out[place] = np.moveaxis(value, 0, -1) if keys[-1] == "kernel" else value
     return out if _stacked(keys) else out[0]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Noting:
+    """A tensor that adds its name to `not_finite` where a part that is read holds NaN or infinity."""
+
+    name: str
+    tensor: Tensor
+    not_finite: set[str]
+
+    def __getitem__(self, index: tuple[slice, ...]) -> np.ndarray:
+        value = self.tensor[index]
+        if not _is_finite(value):
+            self.not_finite.add(self.name)
+        return value
 
 
 def _is_finite(value: np.ndarray) -> bool:

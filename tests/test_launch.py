@@ -212,9 +212,12 @@ def test_a_signal_reaches_the_training_and_is_the_end(host, name, ends):
     path, environment, workdir, training = host
     training(WAITS.replace("saved;", f"saved; {ends or ':'};"))
     command = ["bash", "launch/worker.sh", "run", f"--workdir={workdir}"]
+    number = getattr(signal, name)
+    begin = f"import os, signal, sys; signal.signal({number:d}, signal.SIG_DFL); os.execvp('bash', sys.argv[1:])"
+    command = [sys.executable, "-c", begin, *command]  # under nohup a shell could not trap it
     with subprocess.Popen(command, cwd=path, env=environment, stdout=subprocess.PIPE, text=True) as run:
         wait_until(lambda: run.stdout.readline() == "training\n")
-        run.send_signal(getattr(signal, name))
+        run.send_signal(number)
         text = run.stdout.read()
     assert run.returncode == (0 if ends else 143), text
     assert text.startswith("saved\n") and len(starts(path)) == 1

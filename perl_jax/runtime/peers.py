@@ -64,14 +64,27 @@ class Watch:
     def _start(self) -> None:
         self._handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(self._aborted)
         ctypes.CDLL(None).signal(int(signal.SIGABRT), self._handler)  # Python's own handlers come too late
-        for act in (self.exchange, self.judge):
-            threading.Thread(target=self._repeat, args=(act,), daemon=True).start()
-        atexit.register(self._say, ENDED)
+        self._over = threading.Event()
+        self._threads = [
+            threading.Thread(target=self._repeat, args=(act,), daemon=True) for act in (self.exchange, self.judge)
+        ]
+        for thread in self._threads:
+            thread.start()
+        atexit.register(self._finish)
 
     def _repeat(self, act: Callable[[], None]) -> None:
         while True:
-            time.sleep(self._beat)
             act()
+            if self._over.wait(self._beat):
+                return
+
+    def _finish(self) -> None:
+        """As Python ends, before JAX leaves its service: a thread within it then would abort the process."""
+        self._say(ENDED)
+        self._over.set()
+        for thread in self._threads:
+            thread.join(WAIT * self._beat)
+        ctypes.CDLL(None).signal(int(signal.SIGABRT), 0)
 
     def failed(self, error: BaseException) -> None:
         self._say(FAILED, one_line(error, kind=True))
@@ -123,7 +136,7 @@ class Watch:
         return self._known[peer][3] if peer in self._known else RUNS
 
     def _named(self, peer: int) -> str:
-        return f"process {peer}" + f" on {self._known[peer][0]}" * (peer in self._known)
+        return f"process {peer} on {self._known[peer][0]}" if peer in self._known else f"process {peer}"
 
     def _end(self, reason: str) -> NoReturn:
         self._ending = True

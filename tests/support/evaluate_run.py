@@ -31,7 +31,7 @@ def rows(folder: Path, name: str = "scores.jsonl") -> list[dict]:
 
 
 def main(out: str, options: str, coordinator: str = "", count: str = "1", index: str = "0", die: str = "0") -> None:
-    processes.TIMEOUT, processes.LOST = 20, 10
+    processes.TIMEOUT, processes.LOST = 60, 20
     filter_run.die_while_writing(int(die))
     try:
         processes.join(coordinator, int(count), int(index))

@@ -46,7 +46,7 @@ def die_while_writing(number: int) -> None:
 def main(
     workdir: str, changes: str, options: str, coordinator: str = "", count: str = "1", index: str = "0", die: str = "0"
 ) -> None:
-    processes.TIMEOUT, processes.LOST = 20, 10
+    processes.TIMEOUT, processes.LOST = 60, 20
     die_while_writing(int(die))
     try:
         processes.join(coordinator, int(count), int(index))

@@ -179,7 +179,7 @@ def main(
     DIE is "STEP:SIGNAL", such as "3:SIGKILL": what it gets at which step. The images of record BROKEN cannot be
     decoded; WORKDIR/decoded-INDEX.json lists the images that it decoded.
     """
-    processes.TIMEOUT, processes.LOST = 20, 10
+    processes.TIMEOUT, processes.LOST = 60, 20
     at, _, number = die.partition(":")
 
     def dying(write):

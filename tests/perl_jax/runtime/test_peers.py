@@ -76,6 +76,13 @@ def test_who_gives_no_sign_of_life_is_lost(watched, capsys):
     assert json.loads(store.values[f"{peers.KEYS}1"])[3] == peers.FAILED
 
 
+def test_who_was_never_heard_is_lost_too(watched, capsys):
+    store, watch, ends = watched
+    for _ in range(peers.BEATS + 1):
+        beat(watch, store, 2)
+    assert ends == [1] and capsys.readouterr().err.startswith("error: process 0 is lost: ")
+
+
 def test_where_nobody_is_reached_it_is_the_first_that_is_lost(watched, capsys):
     store, watch, ends = watched
     beat(watch, store, 0, 2)
@@ -142,13 +149,13 @@ import os, signal, sys, time
 import environment
 from perl_jax.runtime import cli, processes
 coordinator, index, which, number = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), getattr(signal, sys.argv[4])
-processes.LOST = 6
+processes.LOST = 9
 with cli.telling():
     processes.join(coordinator, 2, index)
     for step in range(10_000):
         processes.exchange(step)
         time.sleep(0.1)
-        if step == 5 and index == which:
+        if step == 30 and index == which:
             os.kill(os.getpid(), number)
 """
 
@@ -177,6 +184,6 @@ def test_a_lost_process_is_named_by_the_others(which, number):
             process.kill()
             process.wait()
     lines = text.splitlines()
-    [line] = [line for line in lines if line.startswith(f"error: process {which} on {socket.gethostname()} is lost: ")]
-    assert line.endswith("; this process ends; the same command goes on from what is saved")
+    told = [line for line in lines if line.startswith(f"error: process {which} on {socket.gethostname()} is lost: ")]
+    assert [line.rpartition("; ")[2] for line in told] == ["the same command goes on from what is saved"], text
     assert other.returncode == 1 and "Traceback" not in text and len(lines) < 40, text
