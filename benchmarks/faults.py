@@ -65,6 +65,10 @@ class Run:
             time.sleep(0.1)
         return left
 
+    def last_lines(self) -> str:
+        """The end of its log."""
+        return "\n".join(self.log.read_text().splitlines()[-20:])
+
     def steps(self) -> list[dict]:
         """What metrics.jsonl has of the training's steps."""
         return [row for row in rows(self.workdir / "metrics.jsonl") if "update/loss" in row]

@@ -99,7 +99,7 @@ def main() -> None:
 def finish(run: faults.Run) -> faults.Run:
     """The run at its end. Raises SystemExit with the end of its log where it fails."""
     if run.start().wait():
-        raise SystemExit(f"{run.workdir.name} failed:\n" + "\n".join(run.log.read_text().splitlines()[-20:]))
+        raise SystemExit(f"{run.workdir.name} failed:\n{run.last_lines()}")
     return run
 
 

@@ -20,15 +20,13 @@ from unittest import mock
 
 import numpy as np
 
-from benchmarks import faults
-from benchmarks.kills import SMALL
+from benchmarks import faults, kills
 from perl_jax import records
 from perl_jax.data import digits
 
 RECORDS = 1000  # of which one in a hundred is bad
 CHECKPOINT, WARM, CALL = 10, 150, 5.0  # steps between checkpoints; steps until all shapes were there; seconds
-FLAGS = {
-    **SMALL,
+CHANGES = {  # of kills.SMALL
     "warmup.steps": 0,
     "total_steps": 1_000_000,
     "eval.every": 50,
@@ -76,30 +74,31 @@ def fill(run: faults.Run, process: subprocess.Popen) -> bool:
         code = process.wait(timeout=300)
     finally:
         filler.unlink()
-    last = run.log.read_text().splitlines()[-1]
+    last = run.last_lines().rpartition("\n")[2]
     return code == 1 and last.startswith("error: ") and ("No space left" in last or "free" in last)
 
 
 def troubled(run: faults.Run, seconds: float, moments: random.Random, mounted: bool) -> dict[str, object]:
     """Kills the run at random moments, and fills its disk once where it is one of its own; what came of it."""
-    end, kills, left, done, told = time.monotonic() + seconds, 0, 0, [], "not tried: it needs the right to mount one"
+    end, count, left, done = time.monotonic() + seconds, 0, 0, []
+    told = "" if mounted else "not tried: it needs the right to mount one"
     process = run.start()
     while (now := time.monotonic()) < end:
         time.sleep(min(moments.expovariate(8 / seconds), end - now))
         if process.poll() is not None:
-            raise SystemExit("the run ended:\n" + "\n".join(run.log.read_text().splitlines()[-20:]))
-        if mounted and end - now < seconds / 2 and told.startswith("not"):
+            raise SystemExit(f"the run ended:\n{run.last_lines()}")
+        if not told and end - now < seconds / 2:
             told = "one line" if fill(run, process) else "NOT one line"
         else:
-            kills += 1
+            count += 1
         left += len(run.kill())
         done.append(len(run.steps()))
         process = run.start()
     resumed = [int(step) for step in re.findall(r"resumed from step (\d+)", run.log.read_text())]
     again = [before - after for before, after in zip(done, resumed)]
     return {
-        "kills -9": kills,
-        "full disk": told,
+        "kills -9": count,
+        "full disk": told or "not tried: the time was too short",
         "processes left": left,
         "most steps done again": max(again, default=0),
     }
@@ -144,15 +143,15 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as data, disk() as (folder, mounted), faults.told("soak") as lines:
         write_data(Path(data, "set"))
-        changes = {**FLAGS, "reward": "benchmarks.rewards:troubled", "data.directory": f"{data}/set"}
-        run = faults.Run(folder / "run", ["--config=demo", *(f"--config.{key}={changes[key]}" for key in changes)])
+        changes = {**CHANGES, "reward": "benchmarks.rewards:troubled", "data.directory": f"{data}/set"}
+        run = faults.Run(folder / "run", kills.flags(changes))
         run.log = Path(data, "log")  # not on the disk that is filled
         half = 30 * arguments.minutes
         found = troubled(run, half, random.Random(arguments.seed), mounted)
         process, first, seen = run.last, len(run.steps()) + WARM, []
         end = time.monotonic() + half
         while time.monotonic() < end and process.poll() is None:
-            if len(run.steps()) >= first:
+            if seen or len(run.steps()) >= first:  # the file is long by then: it is not read again
                 seen.append((faults.memory(process.pid), faults.open_files(process.pid)))
             time.sleep(CALL)
         process.send_signal(signal.SIGTERM)

@@ -22,7 +22,7 @@ from models.errors import InputError
 from perl_jax import grpo, mesh, policy, records, rollout, update
 from perl_jax.evaluation.batched_inference import prefetch
 from perl_jax.grading import Grader
-from perl_jax.planning import fitting, remat, roofline
+from perl_jax.planning import fitting
 from perl_jax.records import prompt_lengths
 from perl_jax.records.stream import Stream, directories_with_split, open_subsets
 from perl_jax.runtime import cli, disk, files, lock, logs, processes, stop
@@ -75,8 +75,7 @@ def run(config: ConfigDict, workdir: Path, profile: tuple[int, int], allow: Sequ
     splits = {name: directories_with_split(list(data), name) for name in config.eval.sets} | {
         config.data.split: list(data)
     }
-    memory = min(processes.exchange(remat.device_memory()))
-    config = fitting.fitted(config, model.config, memory, roofline.Assumed())
+    config = fitting.for_run(config, model.config)
     kept, excluded = prompt_lengths.select(splits, base.prompts, workdir)
     sets = {
         name: run_data.held_out_questions(config, open_subsets(list(data), name, kept[name]), base.prompts)
@@ -163,8 +162,8 @@ def run(config: ConfigDict, workdir: Path, profile: tuple[int, int], allow: Sequ
                 learnt = bad.in_a_row < step  # else the weights are still those of the start
                 scores = evaluate(step) if learnt and (step == last or step % config.eval.every == 0) else {}
                 stopped = signals.asked()
-                at_end = step == last or step % config.checkpoint.every == 0
-                if stopped or scores or (learnt and (at_end or checkpoints.due(config.checkpoint.minutes))):
+                regular = step == last or step % config.checkpoint.every == 0
+                if stopped or scores or (learnt and (regular or checkpoints.due(config.checkpoint.minutes))):
                     checkpoints.save(step, state, {**at_step, "bad_steps": bad.in_a_row}, scores)
                 if stopped:
                     break
@@ -400,10 +399,7 @@ def again(config: ConfigDict, workdir: Path, step: int) -> None:
     groups = bad_steps.read(bad_steps.folder(workdir, step))
     with jax.set_mesh(mesh.make(**config.mesh)):
         model, base = policy.load(config, workdir, ())
-        config = fitting.fitted(
-            config, model.config, min(processes.exchange(remat.device_memory())), roofline.Assumed()
-        )
-        for line in bad_steps.again(config, model, base.prompts, workdir, step, groups):
+        for line in bad_steps.again(fitting.for_run(config, model.config), model, base.prompts, workdir, step, groups):
             if processes.first():
                 print(line, flush=True)
 

@@ -45,6 +45,12 @@ def failed(error: BaseException) -> None:
         _watch.failed(error)
 
 
+def reach(address: str, seconds: float) -> None:
+    """Returns where somebody listens at HOST:PORT. Raises OSError where nobody does, ValueError for no such address."""
+    host, _, port = address.rpartition(":")
+    socket.create_connection((host.strip("[]"), int(port)), timeout=seconds).close()
+
+
 class Watch:
     """What this process knows of the others, by process index: (host, process number, beat, state, why)."""
 
@@ -150,15 +156,10 @@ class Watch:
         """As XLA aborts, which it does at once where process 0 is gone: says so, else lets it."""
         if self._ending:
             os._exit(1)
-        host, _, port = self._address.rpartition(":")
         try:
-            socket.create_connection((host.strip("[]"), int(port)), timeout=self._beat).close()
+            reach(self._address, self._beat)
         except OSError:
-            print(
-                f"error: {self._named(0)} is lost: nobody answers at {self._address}; {GOES_ON}",
-                file=sys.stderr,
-                flush=True,
-            )
+            _print(f"{self._named(0)} is lost: nobody answers at {self._address}")
             os._exit(1)
         ctypes.CDLL(None).signal(int(signal.SIGABRT), 0)
         os.abort()

@@ -8,7 +8,6 @@ responses. Process 0 alone writes a run's files; all write checkpoints. With one
 import json
 import logging
 import os
-import socket
 import time
 from collections.abc import Callable
 from typing import TypeVar
@@ -47,8 +46,6 @@ def join(coordinator: str = "", count: int = 0, index: int = -1) -> None:
         jax.distributed.initialize(
             **options, initialization_timeout=TIMEOUT, heartbeat_timeout_seconds=3 * LOST, shutdown_timeout_seconds=LOST
         )
-        if jax.process_count() > 1:
-            peers.watch(LOST)
     except (ValueError, RuntimeError) as error:
         single_process = (
             "coordinator_address should be defined",
@@ -60,16 +57,16 @@ def join(coordinator: str = "", count: int = 0, index: int = -1) -> None:
     if not first():
         logging.getLogger("perl_jax").setLevel(logging.WARNING)
     device_settings.log()
+    if jax.process_count() > 1:
+        peers.watch(LOST)
 
 
 def _reach(address: str) -> None:
     """Waits until process 0 listens: XLA itself would abort without a helpful message."""
-    host, _, port = address.rpartition(":")
     end = time.monotonic() + TIMEOUT
     while True:
         try:
-            socket.create_connection((host, int(port)), timeout=TIMEOUT).close()
-            return
+            return peers.reach(address, TIMEOUT)
         except (OSError, ValueError) as error:
             if isinstance(error, ValueError) or time.monotonic() > end:
                 raise InputError(

@@ -12,7 +12,6 @@ sys.path.append(str(Path(__file__).resolve().parents[2]))  # for running as a sc
 import environment  # noqa: F401  (before the first import of jax)
 import filter_run
 
-from models.errors import InputError
 from perl_jax import evaluate
 from perl_jax.runtime import cli, processes
 
@@ -33,11 +32,9 @@ def rows(folder: Path, name: str = "scores.jsonl") -> list[dict]:
 def main(out: str, options: str, coordinator: str = "", count: str = "1", index: str = "0", die: str = "0") -> None:
     processes.TIMEOUT, processes.LOST = 60, 20
     filter_run.die_while_writing(int(die))
-    try:
+    with cli.telling():
         processes.join(coordinator, int(count), int(index))
         run(Path(out), **json.loads(options))
-    except InputError as error:
-        cli.refuse(error)
 
 
 if __name__ == "__main__":

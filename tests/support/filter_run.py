@@ -14,7 +14,6 @@ sys.path.append(str(Path(__file__).resolve().parents[2]))  # for running as a sc
 import environment  # noqa: F401  (before the first import of jax)
 import tiny_run
 
-from models.errors import InputError
 from perl_jax import filter
 from perl_jax.evaluation import batched_inference
 from perl_jax.runtime import cli, processes
@@ -48,11 +47,9 @@ def main(
 ) -> None:
     processes.TIMEOUT, processes.LOST = 60, 20
     die_while_writing(int(die))
-    try:
+    with cli.telling():
         processes.join(coordinator, int(count), int(index))
         run(Path(workdir), json.loads(changes), **json.loads(options))
-    except InputError as error:
-        cli.refuse(error)
 
 
 if __name__ == "__main__":
