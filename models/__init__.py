@@ -24,6 +24,8 @@ layers, images, packing, chat, weights, adapters) and perl_jax use these names o
         [n, 2]. Patches are left zero in rows of shards that are not in `local_shards`.
     pack_shapes(config.vision, patches, count, shards) -> such a pack of jax.ShapeDtypeStruct
         Of `count` images of so many patches each.
+    hub_name(name) -> str               a tensor's name in the family's files, by the name from its attribute path
+    OWN_WEIGHTS                         attributes by which `named` knows the family of weights without a config
     from_scratch.make(path, sizes, texts, seed=0, vocab_size=1000)
     from_scratch.make_processor(path, sizes, texts, vocab_size=1000)
         Writes a directory with random weights and a tokenizer trained on texts, and the same without weights; `sizes`
@@ -46,7 +48,10 @@ if TYPE_CHECKING:
 
     from models.source import Source
 
-FAMILIES = {"qwen2_5_vl": "Qwen2_5_VLForConditionalGeneration"}  # model_type: its entry in `architectures`
+FAMILIES = {  # model_type: its entry in `architectures`
+    "qwen2_5_vl": "Qwen2_5_VLForConditionalGeneration",
+    "qwen3_vl": "Qwen3VLForConditionalGeneration",
+}
 
 
 def family(config: Any) -> ModuleType:

@@ -1,4 +1,4 @@
-"""Shared layers of both towers: weights with logical axes, Linear, RMSNorm, SwiGLU, rotary embedding, logits.
+"""Shared layers of both towers: weights with logical axes, Linear, norms, SwiGLU, rotary embedding, logits.
 
 Weights carry the metadata `axes`, one logical name per dimension, which callers map to a device mesh. Every weight of a
 stack of layers has a leading `layers` dimension, over which the tower scans. Matrix products run in the dtype of their
@@ -104,6 +104,22 @@ class RMSNorm(nnx.Module):
         x32 = x.astype(jnp.float32)
         x32 = x32 * jax.lax.rsqrt(jnp.mean(x32 * x32, axis=-1, keepdims=True) + self.eps)
         return scaled(x32.astype(x.dtype), self.scale[...])
+
+
+class LayerNorm(nnx.Module):
+    """Layer norm over the last axis, in float32; scale and bias [..., D]."""
+
+    def __init__(self, shape, axes, eps, *, rngs, dtype):
+        self.scale = weight(rngs, shape, axes, ONES, dtype)
+        self.bias = weight(rngs, shape, axes, ZEROS, dtype)
+        self.eps = eps
+
+    def __call__(self, x):
+        x32 = x.astype(jnp.float32)
+        x32 = x32 - jnp.mean(x32, axis=-1, keepdims=True)
+        x32 = x32 * jax.lax.rsqrt(jnp.mean(x32 * x32, axis=-1, keepdims=True) + self.eps)
+        scale, bias = (part[...].astype(jnp.float32) for part in (self.scale, self.bias))
+        return (x32 * scale + bias).astype(x.dtype)
 
 
 class SwiGLU(nnx.Module):

@@ -44,7 +44,7 @@ class Source:
     """
 
     config: bytes = dataclasses.field(repr=False)  # of config.json
-    dtypes: tuple[tuple[str, str], ...] = dataclasses.field(repr=False)  # (hub name, dtype), both as on disk, in order
+    dtypes: tuple[tuple[str, str], ...] = dataclasses.field(repr=False)  # (short name, dtype on disk), in its order
     files: tuple[tuple[str, bytes], ...] = dataclasses.field(repr=False)  # (name, bytes) of side files
     digest: str = dataclasses.field(init=False)
 
@@ -62,7 +62,7 @@ class Source:
 
     @functools.cached_property
     def dtype_of(self) -> dict[str, str]:
-        """{hub name: dtype on disk} of all tensors on disk."""
+        """{short name: dtype on disk} of all tensors on disk."""
         return dict(self.dtypes)
 
     @functools.cached_property
@@ -88,7 +88,7 @@ class Tensor:
 
 
 def open_directory(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor], Source]:
-    """The config.json as a dict, {hub name: Tensor} and the Source of a Hugging Face directory.
+    """The config.json as a dict, {short name: Tensor} (`hub_name`) and the Source of a Hugging Face directory.
 
     Raises InputError, naming the file, for missing, truncated or malformed files, and for weights only in pickle files.
     """
@@ -118,7 +118,8 @@ def read_json(file: Path) -> dict[str, Any]:
 
 
 def hub_name(name: str) -> str:
-    """The hub name of a tensor that may have its in-memory name (`model.language_model.*`, `model.visual.*`)."""
+    """The short name of a tensor that may have its in-memory name (`model.language_model.*`, `model.visual.*`): that
+    of its attribute path, and that of Qwen2.5-VL's files."""
     for prefix, hub in (("model.language_model.", "model."), ("model.visual.", "visual.")):
         if name.startswith(prefix):
             return hub + name.removeprefix(prefix)
@@ -126,7 +127,8 @@ def hub_name(name: str) -> str:
 
 
 def memory_name(name: str) -> str:
-    """The in-memory name in transformers of a tensor or module with this hub name: the inverse of `hub_name`."""
+    """The in-memory name in transformers of a tensor or module with either name: the inverse of `hub_name`."""
+    name = hub_name(name)
     for prefix, memory in (("model.", "model.language_model."), ("visual.", "model.visual.")):
         if name.startswith(prefix):
             return memory + name.removeprefix(prefix)

@@ -1,8 +1,11 @@
-"""Loads and saves Hugging Face weights; hub names follow from attribute paths by three rules:
+"""Loads and saves Hugging Face weights; hub names follow from attribute paths by four rules:
 
-- `visual.blocks` and `model.layers` hold all their layers stacked on a leading axis; the hub names each layer;
+- the STACKS hold all their layers stacked on a leading axis; the hub names each layer;
 - a `kernel` is stored input first: the hub has our last axis in front; `scale`, `bias`, `embedding` are the same;
-- `kernel`, `scale` and `embedding` are called `weight` in the hub, and `mlp_0` is `mlp.0`.
+- `kernel`, `scale` and `embedding` are called `weight` in the hub, and `mlp_0` is `mlp.0`;
+- these short names are those of some families' files, others have longer prefixes: their `hub_name` adds them.
+
+Inside this module names are short, whatever a directory calls them.
 """
 
 import contextlib
@@ -13,9 +16,10 @@ import json
 import logging
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import jax
@@ -30,7 +34,7 @@ from models.source import DTYPES, INDEX, WEIGHTS, Tensor, open_directory
 
 logger = logging.getLogger(__name__)
 
-STACKS = (("visual", "blocks"), ("model", "layers"))
+STACKS = (("visual", "blocks"), ("visual", "deepstack_merger_list"), ("model", "layers"))
 LEAVES = {"kernel": "weight", "scale": "weight", "embedding": "weight", "bias": "bias"}
 HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
 SHARD_BYTES = 5_000_000_000
@@ -85,7 +89,7 @@ def load(
         logger.warning(
             "%s: %s%s NaN or infinity, and so will all that is computed: restore the weights",
             path,
-            min(not_finite),
+            family.hub_name(min(not_finite)),
             others,
         )
     return nnx.merge(graph, filled)
@@ -121,13 +125,24 @@ def new_directory(path: str | Path) -> Iterator[Path]:
 def named(tree: Any) -> dict[str, jax.Array]:
     """{hub name: array in the hub's shape} of a model, an nnx.State (of weights or gradients) or a nested dict.
 
-    Layers are unstacked and kernels transposed; a tied model has no `lm_head.weight`. Works under tracing.
+    Layers are unstacked and kernels transposed; a tied model has no `lm_head.weight`. Works under tracing. A tree that
+    is no model is of the family whose `OWN_WEIGHTS` are in it, else of the first.
     """
+    leaves = list(_leaves(tree))
+    hub_name = _family(tree, leaves).hub_name
     return {
-        name: _to_hub(keys, value if layer is None else value[layer])
-        for keys, value in _leaves(tree)
+        hub_name(name): _to_hub(keys, value if layer is None else value[layer])
+        for keys, value in leaves
         for name, layer in _names(keys, len(value))
     }
+
+
+def _family(tree: Any, leaves: list[tuple[Keys, Any]]) -> ModuleType:
+    if isinstance(tree, nnx.Module) and hasattr(tree, "config"):
+        return models.family(tree.config)
+    parts = {key for keys, _ in leaves for key in keys}
+    families = [models.family({"model_type": name}) for name in models.FAMILIES]
+    return next((family for family in families if family.OWN_WEIGHTS & parts), families[0])
 
 
 def _leaves(tree: Any, keys: Keys = ()) -> Iterator[tuple[Keys, Any]]:
@@ -147,7 +162,7 @@ def _stacked(keys: Keys) -> bool:
 
 
 def _names(keys: Keys, layers: int) -> list[tuple[str, int | None]]:
-    """(hub name, layer or None) of each hub tensor in the parameter at `keys`."""
+    """(short name, layer or None) of each hub tensor in the parameter at `keys`."""
     *parents, leaf = keys
     if leaf not in LEAVES:
         raise InputError(f"{'.'.join(map(str, keys))}: no weight of a model, so it has no Hugging Face name")
@@ -174,22 +189,25 @@ def _check(
         for keys, shape in shapes.items()
         for name, _ in _names(keys, shape[0])
     }
+    hub_name = models.family(config).hub_name
     if missing := expected.keys() - tensors.keys():
-        raise InputError(f"{path}: {_first(missing)} missing: the weights are incomplete or of another model")
+        raise InputError(
+            f"{path}: {_first(map(hub_name, missing))} missing: the weights are incomplete or of another model"
+        )
     if config.text.tie_word_embeddings and HEAD in tensors:
         expected[HEAD] = expected[EMBEDDING]
     if unexpected := tensors.keys() - expected.keys():
-        raise InputError(f"{path}: {_first(unexpected)} unexpected: config.json describes another model")
+        raise InputError(f"{path}: {_first(map(hub_name, unexpected))} unexpected: config.json describes another model")
     for name, shape in expected.items():
         if tensors[name].shape != tuple(shape):
             raise InputError(
-                f"{tensors[name].file}: tensor {name!r} has shape {list(tensors[name].shape)}, config.json means "
-                f"{list(shape)}: weights and config.json are not of one model"
+                f"{tensors[name].file}: tensor {hub_name(name)!r} has shape {list(tensors[name].shape)}, "
+                f"config.json means {list(shape)}: weights and config.json are not of one model"
             )
     if config.text.tie_word_embeddings and HEAD in tensors and not _equal(tensors[HEAD], tensors[EMBEDDING]):
         raise InputError(
-            f"{tensors[HEAD].file}: tensor {HEAD!r} differs from {EMBEDDING!r}, though config.json ties them: set "
-            "tie_word_embeddings to false"
+            f"{tensors[HEAD].file}: tensor {HEAD!r} differs from {hub_name(EMBEDDING)!r}, though config.json ties "
+            "them: set tie_word_embeddings to false"
         )
 
 
@@ -198,8 +216,9 @@ def _equal(a: Tensor, b: Tensor, rows: int = 4096) -> bool:
     return all(np.array_equal(a[part], b[part]) for part in parts)
 
 
-def _first(names: set[str], most: int = 3) -> str:
-    some = ", ".join(repr(name) for name in sorted(names)[:most])
+def _first(names: Iterable[str], most: int = 3) -> str:
+    names = sorted(names)
+    some = ", ".join(repr(name) for name in names[:most])
     return f"tensor {some}" if len(names) == 1 else f"{len(names)} tensors (first: {some}) are"
 
 
@@ -291,7 +310,9 @@ def _plan(model: models.Model, dtype: Any) -> list[_Write]:
         tied = plan[EMBEDDING]
         plan[HEAD] = dataclasses.replace(tied, name=HEAD, dtype=tied.dtype if dtype is not None else on_disk[HEAD])
     order = {name: place for place, name in enumerate(on_disk)}
-    return sorted(plan.values(), key=lambda write: order.get(write.name, len(order)))
+    writes = sorted(plan.values(), key=lambda write: order.get(write.name, len(order)))
+    hub_name = models.family(model.config).hub_name
+    return [dataclasses.replace(write, name=hub_name(write.name)) for write in writes]
 
 
 def _fetch(keys: Keys, value: jax.Array, layer: int | None) -> np.ndarray:

@@ -153,6 +153,8 @@ def settings(model: models.Model, run_prompts: prompts.Prompts) -> dict[str, dic
         "patch_size": vision.patch_size,
         "temporal_patch_size": vision.temporal_patch_size,
         "merge_size": vision.spatial_merge_size,
+        "image_mean": list(vision.image_mean),
+        "image_std": list(vision.image_std),
     }
     files = {IMAGE_SETTINGS: limited(source.get(IMAGE_SETTINGS) or nested or defaults, run_prompts)}
     if nested:

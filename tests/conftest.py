@@ -46,7 +46,7 @@ def optimized():
 @pytest.fixture(scope="session")
 def models():
     """{name: a random model of each tiny config}."""
-    return {name: tiny.random_model(config) for name, config in tiny.CONFIGS.items()}
+    return {name: tiny.random_model(config) for name, config in tiny.ALL.items()}
 
 
 @pytest.fixture(scope="session")

@@ -4,10 +4,24 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from models.errors import InputError
+from models.config_json import (
+    MOST_LAYERS,
+    check_activation,
+    check_architecture,
+    check_sizes,
+    check_text,
+    check_vision_rope,
+    flag,
+    integer,
+    integers,
+    number,
+    require,
+    rope,
+    section,
+    token_ids,
+)
 
 ARCHITECTURE = "Qwen2_5_VLForConditionalGeneration"
-MOST, MOST_LAYERS = 1 << 24, 1 << 10  # of any size; larger ones are mistakes that would take all memory or time
 VISION_ROPE_THETA = 10000.0  # the same in all published models, so a constant in the network
 
 
@@ -110,18 +124,11 @@ class Config:
         Missing keys take transformers' defaults. Raises InputError for another architecture, for unsupported features
         (sliding windows, other activations or rotary types) and for inconsistent sizes.
         """
-        _check_architecture(raw)
-        text = raw if raw.get("text_config") is None else _section(raw, "text_config")
+        check_architecture(raw, cls.model_type, ARCHITECTURE, "Qwen2.5-VL")
+        text = raw if raw.get("text_config") is None else section(raw, "text_config")
         # Versions keep this flag in either place; the default is False in both, so a True in one counts.
-        tied = _flag(raw, "tie_word_embeddings") or _flag(text, "tie_word_embeddings")
-        config = cls(
-            vision=_vision({} if raw.get("vision_config") is None else _section(raw, "vision_config")),
-            text=_text(text, tied),
-            image_token_id=_integer(raw, "image_token_id", cls.image_token_id, least=0),
-            video_token_id=_integer(raw, "video_token_id", cls.video_token_id, least=0),
-            vision_start_token_id=_integer(raw, "vision_start_token_id", cls.vision_start_token_id, least=0),
-            vision_end_token_id=_integer(raw, "vision_end_token_id", cls.vision_end_token_id, least=0),
-        )
+        tied = flag(raw, "tie_word_embeddings") or flag(text, "tie_word_embeddings")
+        config = cls(_vision(section(raw, "vision_config")), _text(text, tied), **token_ids(raw, cls))
         _check_sizes(config)
         return config
 
@@ -166,160 +173,53 @@ def published() -> dict[str, Config]:
 
 def _vision(raw: dict[str, Any]) -> VisionConfig:
     where = "vision_config."
-    _check_activation(raw, where)
-    _require(
-        (raw.get("rope_parameters") or {}).get("rope_theta") in (None, VISION_ROPE_THETA),
-        f"{where}rope_parameters.rope_theta must be {VISION_ROPE_THETA:g}, as in every published model",
-    )
-    depth = _integer(raw, "depth", 32, where, most=MOST_LAYERS)
-    blocks = raw.get("fullatt_block_indexes", (7, 15, 23, 31))
-    _require(
-        isinstance(blocks, list | tuple) and all(isinstance(block, int) for block in blocks),
-        f"{where}fullatt_block_indexes must be a list of block numbers, not {blocks!r}",
-    )
+    check_activation(raw, "silu", where)
+    check_vision_rope(raw, VISION_ROPE_THETA)
+    depth = integer(raw, "depth", 32, where, most=MOST_LAYERS)
+    blocks = integers(raw, "fullatt_block_indexes", (7, 15, 23, 31), "block numbers", where)
     return VisionConfig(
         depth=depth,
-        hidden_size=_integer(raw, "hidden_size", 3584, where),
-        intermediate_size=_integer(raw, "intermediate_size", 3420, where),
-        num_heads=_integer(raw, "num_heads", 16, where),
-        out_hidden_size=_integer(raw, "out_hidden_size", 3584, where),
-        patch_size=_integer(raw, "patch_size", 14, where),
-        spatial_merge_size=_integer(raw, "spatial_merge_size", 2, where),
-        temporal_patch_size=_integer(raw, "temporal_patch_size", 2, where),
-        window_size=_integer(raw, "window_size", 112, where),
+        hidden_size=integer(raw, "hidden_size", 3584, where),
+        intermediate_size=integer(raw, "intermediate_size", 3420, where),
+        num_heads=integer(raw, "num_heads", 16, where),
+        out_hidden_size=integer(raw, "out_hidden_size", 3584, where),
+        patch_size=integer(raw, "patch_size", 14, where),
+        spatial_merge_size=integer(raw, "spatial_merge_size", 2, where),
+        temporal_patch_size=integer(raw, "temporal_patch_size", 2, where),
+        window_size=integer(raw, "window_size", 112, where),
         # transformers ignores indexes past the last block, as in small models with the default list.
         fullatt_block_indexes=tuple(sorted({block for block in blocks if 0 <= block < depth})),
-        in_channels=_integer(raw, "in_channels", _integer(raw, "in_chans", 3, where), where),
+        in_channels=integer(raw, "in_channels", integer(raw, "in_chans", 3, where), where),
     )
 
 
 def _text(raw: dict[str, Any], tied: bool) -> TextConfig:
-    _check_activation(raw, "")
-    _require(
-        not raw.get("use_sliding_window") and "sliding_attention" not in (raw.get("layer_types") or ()),
-        "use_sliding_window is true, and sliding windows are not supported: use a model without them",
-    )
-    # The older key takes precedence, as in transformers.
-    rope = raw.get("rope_scaling") or raw.get("rope_parameters") or {}
-    _require(isinstance(rope, dict), f"rope_scaling / rope_parameters must be an object, not {rope!r}")
-    kind = rope.get("rope_type", rope.get("type", "default"))
-    _require(kind in ("default", "mrope"), f"the rotary type {kind!r} is not supported: use 'default' or 'mrope'")
-    heads = _integer(raw, "num_attention_heads", 64)
-    section = rope.get("mrope_section", (16, 24, 24))
-    _require(
-        isinstance(section, list | tuple) and all(isinstance(part, int) for part in section),
-        f"mrope_section must be a list of three sizes, not {section!r}",
-    )
-    theta = rope["rope_theta"] if rope.get("rope_theta") is not None else raw.get("rope_theta")
+    check_text(raw)
+    heads = integer(raw, "num_attention_heads", 64)
+    theta, sections = rope(raw, 1e6, (16, 24, 24))
     return TextConfig(
-        vocab_size=_integer(raw, "vocab_size", 152064),
-        hidden_size=_integer(raw, "hidden_size", 8192),
-        intermediate_size=_integer(raw, "intermediate_size", 29568),
-        num_hidden_layers=_integer(raw, "num_hidden_layers", 80, most=MOST_LAYERS),
+        vocab_size=integer(raw, "vocab_size", 152064),
+        hidden_size=integer(raw, "hidden_size", 8192),
+        intermediate_size=integer(raw, "intermediate_size", 29568),
+        num_hidden_layers=integer(raw, "num_hidden_layers", 80, most=MOST_LAYERS),
         num_attention_heads=heads,
-        num_key_value_heads=_integer(raw, "num_key_value_heads", 8, null=heads),
-        rope_theta=_number({"rope_theta": 1e6 if theta is None else theta}, "rope_theta", 1e6),
-        mrope_section=tuple(section),
-        rms_norm_eps=_number(raw, "rms_norm_eps", 1e-5),
+        num_key_value_heads=integer(raw, "num_key_value_heads", 8, null=heads),
+        rope_theta=theta,
+        mrope_section=sections,
+        rms_norm_eps=number(raw, "rms_norm_eps", 1e-5),
         tie_word_embeddings=tied,
-    )
-
-
-def _check_architecture(raw: dict[str, Any]) -> None:
-    kind, architectures = raw.get("model_type"), raw.get("architectures")
-    _require(
-        kind == "qwen2_5_vl" or (kind is None and architectures == [ARCHITECTURE]),
-        f"model_type is {kind!r}, architectures {architectures!r}: only Qwen2.5-VL ('qwen2_5_vl') is supported",
-    )
-    _require(
-        not architectures or architectures == [ARCHITECTURE],
-        f"architectures is {architectures!r}: only ['{ARCHITECTURE}'] is supported",
     )
 
 
 def _check_sizes(config: Config) -> None:
     vision, text = config.vision, config.text
-    half = text.head_dim // 2
-    vision_head = vision.hidden_size // vision.num_heads
-    sizes = [
-        (
-            text.hidden_size % text.num_attention_heads == 0 and text.head_dim % 2 == 0,
-            f"hidden_size {text.hidden_size} is no multiple of {text.num_attention_heads} heads of even size",
-        ),
-        (
-            text.num_attention_heads % text.num_key_value_heads == 0,
-            f"num_attention_heads {text.num_attention_heads} is no multiple of num_key_value_heads "
-            f"{text.num_key_value_heads}",
-        ),
-        (
-            len(text.mrope_section) == 3 and min(text.mrope_section) >= 0 and sum(text.mrope_section) == half,
-            f"mrope_section {list(text.mrope_section)} must be three sizes with the sum head_dim / 2 = {half}",
-        ),
-        (
-            vision.hidden_size % vision.num_heads == 0 and vision_head % 4 == 0,
-            f"vision_config.hidden_size {vision.hidden_size} is no multiple of {vision.num_heads} heads of a size "
-            "divisible by 4",
-        ),
-        (
-            vision.out_hidden_size == text.hidden_size,
-            f"vision_config.out_hidden_size {vision.out_hidden_size} differs from the text hidden_size "
-            f"{text.hidden_size}",
-        ),
-        (
-            vision.window_size >= vision.patch_size * vision.spatial_merge_size,
-            f"vision_config.window_size {vision.window_size} is smaller than one merged patch "
-            f"({vision.patch_size * vision.spatial_merge_size} pixels)",
-        ),
-        (vision.in_channels == 3, f"vision_config.in_channels is {vision.in_channels}: images have 3"),
-    ]
-    for holds, message in sizes:
-        _require(holds, message)
-
-
-def _check_activation(raw: dict[str, Any], where: str) -> None:
-    activation = raw.get("hidden_act", "silu")
-    _require(activation == "silu", f"{where}hidden_act is {activation!r}: only 'silu' is supported")
-
-
-def _section(raw: dict[str, Any], key: str) -> dict[str, Any]:
-    _require(isinstance(raw[key], dict), f"{key} must be an object, not {raw[key]!r}")
-    return raw[key]
-
-
-def _flag(raw: dict[str, Any], key: str) -> bool:
-    value = raw.get(key, False)
-    _require(value in (True, False, None), f"{key} must be true or false, not {value!r}")
-    return bool(value)
-
-
-def _integer(
-    raw: dict[str, Any],
-    key: str,
-    default: int,
-    where: str = "",
-    *,
-    least: int = 1,
-    most: int = MOST,
-    null: int | None = None,
-) -> int:
-    value = raw.get(key, default)
-    value = null if value is None and null is not None else value
-    _require(
-        isinstance(value, int) and not isinstance(value, bool) and least <= value <= most,
-        f"{where}{key} must be a whole number of at least {least} and at most {most:,}, not {value!r}",
+    require(
+        text.hidden_size % text.num_attention_heads == 0 and text.head_dim % 2 == 0,
+        f"hidden_size {text.hidden_size} is no multiple of {text.num_attention_heads} heads of even size",
     )
-    return value
-
-
-def _number(raw: dict[str, Any], key: str, default: float) -> float:
-    value = raw.get(key, default)
-    _require(
-        isinstance(value, int | float) and not isinstance(value, bool) and value > 0,
-        f"{key} must be a number above 0, not {value!r}",
+    check_sizes(vision, text)
+    require(
+        vision.window_size >= vision.patch_size * vision.spatial_merge_size,
+        f"vision_config.window_size {vision.window_size} is smaller than one merged patch "
+        f"({vision.patch_size * vision.spatial_merge_size} pixels)",
     )
-    return float(value)
-
-
-def _require(holds: bool, message: str) -> None:
-    if not holds:
-        raise InputError(f"config.json: {message}")

@@ -1,72 +1,12 @@
-"""The Qwen2.5-VL network: images and text to next-token logits."""
+"""The Qwen2.5-VL network."""
 
-from functools import partial
-
-import jax
-import jax.numpy as jnp
-from flax import nnx
-
-from models.attention import causal
-from models.layers import Linear, logits
-from models.packing import Inputs
-from models.qwen2_5_vl.config import Config
-from models.qwen2_5_vl.packing import Vision
-from models.qwen2_5_vl.text import TextTower
+from models.network import Network
+from models.qwen2_5_vl.text import variant
 from models.qwen2_5_vl.vision import VisionTower
-from models.source import Source
 
 
-class Qwen2_5_VL(nnx.Module):
-    """The network. Weights are stored in `dtype`, activations in `compute_dtype` (default the same).
+class Qwen2_5_VL(Network):
+    """Qwen2.5-VL, made as `models.Model` says."""
 
-    Attribute paths are the Hugging Face hub's tensor names (weights.py); `source` is the metadata of loaded weights.
-    """
-
-    def __init__(
-        self, config: Config, *, rngs: nnx.Rngs, dtype=jnp.float32, compute_dtype=None, source: Source | None = None
-    ):
-        self.config = config
-        self.source = source
-        self.compute_dtype = jnp.dtype(compute_dtype or dtype)
-        self.visual = VisionTower(config.vision, rngs=rngs, dtype=dtype)
-        self.model = TextTower(config.text, rngs=rngs, dtype=dtype)
-        if not config.text.tie_word_embeddings:
-            shape = (config.text.hidden_size, config.text.vocab_size)
-            self.lm_head = Linear(shape, ("embed", "vocab"), rngs=rngs, dtype=dtype)
-
-    def __call__(self, inputs: Inputs) -> jax.Array:
-        """Logits, float32 [B, T, V], of packed prompts; unspecified where `inputs.mask` is 0."""
-        return _forward(*nnx.split(self), inputs)
-
-    def encode(self, pack: Vision | None, **options):
-        """Merged image tokens [rows, C / merge^2, D] of a pack, or None without images; options as in VisionTower."""
-        return None if pack is None else self.visual(pack, self.compute_dtype, **options)
-
-    def embed(self, ids, image_index=None, image_tokens=None):
-        """Input embeddings [..., D] of ids [...], with image tokens at (row, place) where image_index [..., 2] >= 0."""
-        # Cast after the gather: a frequent token's gradient is summed in the table's dtype, not the compute dtype.
-        h = self.model.embed_tokens.embedding[...][ids].astype(self.compute_dtype)
-        if image_tokens is None:
-            return h
-        tokens = image_tokens.astype(jnp.float32)  # likewise: an image's gradients from all orders are added
-        images = tokens[image_index[..., 0], image_index[..., 1]]  # -1 reads the last token, masked below
-        return jnp.where(image_index[..., :1] >= 0, images.astype(h.dtype), h)
-
-    def head(self):
-        """The output matrix [D, V]."""
-        tied = self.config.text.tie_word_embeddings
-        return self.model.embed_tokens.embedding[...].T if tied else self.lm_head.kernel[...]
-
-    def logits(self, h):
-        """Logits, float32 [..., V], of hidden states [..., D] that `self.model` returned."""
-        return logits(h, self.head())
-
-
-@partial(jax.jit, static_argnums=0)
-def _forward(graph, weights, inputs: Inputs):
-    model = nnx.merge(graph, weights)
-    h = model.embed(inputs.ids, inputs.image_index, model.encode(inputs.vision))
-    h, _ = jax.vmap(
-        lambda h, positions: model.model(h, positions, lambda *qkv: (causal(*qkv)[0], None)), in_axes=(0, 1)
-    )(h, inputs.position_ids)
-    return model.logits(h)
+    vision_tower = VisionTower
+    variant = staticmethod(variant)

@@ -42,25 +42,35 @@ def test_an_old_config_is_known_by_its_architecture():
 
 
 @pytest.mark.parametrize(
-    "raw", [{}, {"model_type": "llava"}, {"model_type": ["qwen2_5_vl"]}, {"architectures": ["Qwen2VLModel"]}]
+    "raw",
+    [
+        {},
+        {"model_type": "llava"},
+        {"model_type": ["qwen2_5_vl"]},
+        {"architectures": ["Qwen2VLModel"]},
+        {"model_type": "qwen3_vl_moe", "architectures": ["Qwen3VLMoeForConditionalGeneration"]},
+        {"model_type": "qwen3_5", "architectures": ["Qwen3_5ForConditionalGeneration"]},
+    ],
 )
 def test_an_unknown_family(raw, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(raw))
     write_tensors(tmp_path / "model.safetensors", {})
     for ask in (door.load, door.read_config):
-        with pytest.raises(InputError, match="known are qwen2_5_vl") as error:
+        with pytest.raises(InputError, match=r"known are qwen2_5_vl, qwen3_vl$") as error:
             ask(tmp_path)
         assert "\n" not in str(error.value) and str(raw.get("model_type")) in str(error.value)
 
 
 @pytest.mark.slow
-def test_through_the_door_and_back(models, tmp_path):
-    model = models["tied"]
+@pytest.mark.parametrize("name", ["tied", "qwen3-tied"])
+def test_through_the_door_and_back(models, tmp_path, name):
+    model = models[name]
     door.save(model, tmp_path / "model")
     loaded = door.load(tmp_path / "model")
-    assert isinstance(loaded, qwen.Qwen2_5_VL) and door.read_config(tmp_path / "model") == loaded.config == model.config
-    for name, value in qwen.named(loaded).items():
-        np.testing.assert_array_equal(value, qwen.named(model)[name])
+    assert isinstance(loaded, door.family(model.config).Model)
+    assert door.read_config(tmp_path / "model") == loaded.config == model.config
+    for tensor, value in door.named(loaded).items():
+        np.testing.assert_array_equal(value, door.named(model)[tensor])
     prompts = tiny.prompts(model.config)[:2]
-    inputs = door.pack(model.config, prompts, max_pixels=tiny.MAX_PIXELS)
+    inputs = door.pack(model.config, prompts, min_pixels=tiny.MIN_PIXELS, max_pixels=tiny.MAX_PIXELS)
     assert inputs.ids.shape[0] == 2 and (inputs.lengths == [len(ids) for ids, _ in prompts]).all()

@@ -12,8 +12,10 @@ from sample_images import encoded, image_array
 from models import image_files, images
 from models.errors import InputError
 from models.qwen2_5_vl.config import VisionConfig
+from models.qwen3_vl.config import VisionConfig as Qwen3VisionConfig
 
 VISION = VisionConfig(1, 32, 48, 4, 48)
+QWEN3 = Qwen3VisionConfig(1, 32, 48, 4, 48)
 SIZES = [(28, 28), (1, 1), (1, 200), (200, 1), (13, 29), (56, 55), (57, 56), (99, 301), (640, 48), (333, 517), (42, 70)]
 LIMITS = [(3136, 1003520), (1, 3136), (784, 784), (50000, 60000), (3136, 40000)]
 
@@ -26,6 +28,8 @@ def reference(image, min_pixels, max_pixels, vision=VISION):
         patch_size=vision.patch_size,
         merge_size=vision.spatial_merge_size,
         temporal_patch_size=vision.temporal_patch_size,
+        image_mean=[0.5] * 3 if vision is QWEN3 else None,
+        image_std=[0.5] * 3 if vision is QWEN3 else None,
     )
     out = processor(image, return_tensors="np")
     return out["pixel_values"], tuple(out["image_grid_thw"][0].tolist())
@@ -44,6 +48,16 @@ def assert_equal(image, min_pixels, max_pixels, vision=VISION):
 def test_bits_of_the_reference(limits):
     for size in SIZES:
         assert_equal(image_array(*size), *limits)
+
+
+def test_bits_of_the_reference_with_qwen3s_published_bounds():
+    """Half of the range is mean and deviation; small pictures grow to 64 tokens; a side of 80 is 64, half to even."""
+    for size in SIZES:
+        assert_equal(image_array(*size), 65536, 16777216, QWEN3)
+    assert images.grid((80, 2000), QWEN3, 1024) == (4, 124) and images.grid((1, 1), QWEN3) == (16, 16)
+    assert_equal(image_array(80, 112), 1024, 20000, QWEN3)
+    values = np.arange(32 * 32, dtype=np.uint32).reshape(32, 32, 1).astype(np.uint8)
+    assert_equal(np.concatenate([values, values[::-1], values.transpose(1, 0, 2)], axis=-1), 1024, 1024, QWEN3)
 
 
 @settings(max_examples=40, deadline=None)

@@ -10,25 +10,25 @@ import pytest
 import tiny
 from flax import nnx
 
+import models as door
 from models import lora
-from models import qwen2_5_vl as qwen
 from models.errors import InputError
 from perl_jax import rollout, update
 
 pytestmark = pytest.mark.slow
 
 TEXT = r"model\.layers\.(self_attn|mlp)\..*"
-PIXELS = {"max_pixels": tiny.MAX_PIXELS}
+PIXELS = {"min_pixels": tiny.MIN_PIXELS, "max_pixels": tiny.MAX_PIXELS}
 
 
-@pytest.fixture(params=tiny.CONFIGS)
+@pytest.fixture(params=[*tiny.CONFIGS, "qwen3-tied"])
 def model(request, models):
     return models[request.param]
 
 
 def logits(model):
     """Logits of one prompt of every layout, 0 where there is none."""
-    inputs = qwen.pack(model.config, tiny.prompts(model.config), **PIXELS)
+    inputs = door.pack(model.config, tiny.prompts(model.config), **PIXELS)
     return np.where(inputs.mask[..., None], model(inputs), 0)
 
 
@@ -140,7 +140,7 @@ def test_adapters_train_alone_and_learn(model):
     (group,) = groups(model.config)
     taught = [group._replace(advantages=np.ones((2, 3)))]
     state = update.init(new(model, tiny.EVERYWHERE), optax.adam(3e-3), lora.is_adapter)
-    assert all(lora.is_adapter(name) for name in qwen.named(state.trainable))
+    assert all(lora.is_adapter(name) for name in door.named(state.trainable))
     count = sum(weight.size for weight in jax.tree.leaves(state.trainable))
     assert sum(leaf.size for leaf in jax.tree.leaves(state.opt_state)) == 2 * count + 1
     logprobs = []
@@ -175,7 +175,7 @@ def test_their_gradient_is_the_kernels_through_the_product(models):
 
 def test_a_model_with_adapters_is_not_saved_as_if_it_had_none(models, tmp_path):
     with pytest.raises(ValueError, match="merge the adapters first"):
-        qwen.save(tiny.with_adapters(models["tied"]), tmp_path / "model")
+        door.save(tiny.with_adapters(models["tied"]), tmp_path / "model")
     with pytest.raises(InputError, match="no adapters"):
         lora.save(models["tied"], tmp_path, {})
 

@@ -13,8 +13,9 @@ import pytest
 from flax import nnx
 from jax.sharding import NamedSharding, PartitionSpec
 
+import models as door
 from models import qwen2_5_vl as qwen
-from models import source, weights
+from models import qwen3_vl, source, weights
 from models.errors import InputError
 
 HEAD = "lm_head.weight"
@@ -32,9 +33,25 @@ def config(tied: bool = False) -> qwen.Config:
     )
 
 
-def random_model(tied: bool = False, dtype=jnp.float32) -> qwen.Qwen2_5_VL:
+def qwen3_config(tied: bool = False) -> qwen3_vl.Config:
+    return qwen3_vl.Config(
+        qwen3_vl.VisionConfig(3, 16, 24, 2, 24, num_position_embeddings=9, deepstack_visual_indexes=(2, 0)),
+        qwen3_vl.TextConfig(60, 24, 40, 3, 4, 2, 8, 1e6, (2, 1, 1), 1e-6, tied),
+        image_token_id=50,
+        video_token_id=51,
+        vision_start_token_id=52,
+        vision_end_token_id=53,
+    )
+
+
+CONFIGS = {"Qwen2.5-VL": config, "Qwen3-VL": qwen3_config}
+
+
+def random_model(tied: bool = False, dtype=jnp.float32, config=config) -> door.Model:
     """A model whose every weight, norms and biases too, is random."""
-    graph, state = nnx.split(nnx.eval_shape(lambda: qwen.Qwen2_5_VL(config(tied), rngs=nnx.Rngs(0), dtype=dtype)))
+    made = config(tied)
+    network = door.family(made).Model
+    graph, state = nnx.split(nnx.eval_shape(lambda: network(made, rngs=nnx.Rngs(0), dtype=dtype)))
     rng = np.random.default_rng(0)
     return nnx.merge(graph, jax.tree.map(lambda leaf: jnp.asarray(rng.normal(size=leaf.shape), leaf.dtype), state))
 
@@ -71,7 +88,7 @@ def in_memory_name(name: str) -> str:
     return name.replace("model.", "model.language_model.", 1) if name.startswith("model.") else name
 
 
-def directory(path, tensors: dict[str, np.ndarray], tied: bool = False, shards: int = 1):
+def directory(path, tensors: dict[str, np.ndarray], tied: bool = False, shards: int = 1, config=config):
     """A Hugging Face directory with these tensors."""
     path.mkdir()
     (path / "config.json").write_text(json.dumps(config(tied).to_hf()))
@@ -86,7 +103,7 @@ def directory(path, tensors: dict[str, np.ndarray], tied: bool = False, shards: 
 
 
 def tensors_of(model) -> dict[str, np.ndarray]:
-    return qwen.named(jax.device_get(nnx.state(model)))  # in numpy, nothing is compiled
+    return door.named(jax.device_get(nnx.state(model)))  # in numpy, nothing is compiled
 
 
 def assert_same(a: dict, b: dict) -> None:
@@ -116,6 +133,39 @@ def test_every_layout_there_and_back(tmp_path, names, shards, dtype, head):
     qwen.save(loaded, tmp_path / "out")
     assert_same(read(tmp_path / "out"), hub)
     assert (tmp_path / "out" / "config.json").read_bytes() == (path / "config.json").read_bytes()
+
+
+@pytest.mark.parametrize("head", ["untied", "tied", "tied, head on disk"])
+@pytest.mark.parametrize("names", ["hub", "short"])
+def test_qwen3_there_and_back(tmp_path, head, names):
+    """In bfloat16 shards, with the names that all Qwen3-VL's files have, whatever the directory read calls them."""
+    tied = head != "untied"
+    hub = tensors_of(random_model(tied, jnp.bfloat16, qwen3_config))
+    assert (HEAD in hub) != tied and "model.visual.deepstack_merger_list.1.norm.bias" in hub
+    if head == "tied, head on disk":
+        hub[HEAD] = hub["model.language_model.embed_tokens.weight"]
+    on_disk = {source.hub_name(name) if names == "short" else name: value for name, value in hub.items()}
+    path = directory(tmp_path / "in", on_disk, tied, 3, qwen3_config)
+    loaded = door.load(path)
+    for name, value in tensors_of(loaded).items():
+        np.testing.assert_array_equal(value, hub[name].astype(np.float32))
+    door.save(loaded, tmp_path / "out")
+    assert_same(read(tmp_path / "out"), hub)
+    assert (tmp_path / "out" / "config.json").read_bytes() == (path / "config.json").read_bytes()
+
+
+def test_what_is_wrong_with_qwen3_is_named_as_in_its_files(tmp_path):
+    tensors = tensors_of(random_model(config=qwen3_config))
+    spoilt = {
+        "missing": lambda t: t.pop("model.visual.pos_embed.weight"),
+        "unexpected": lambda t: t.update({"model.language_model.layers.3.mlp.up_proj.weight": t["lm_head.weight"]}),
+        "shape": lambda t: t.update({"model.language_model.norm.weight": np.zeros(3, np.float32)}),
+    }
+    for name, spoil in spoilt.items():
+        spoil(changed := dict(tensors))
+        with pytest.raises(InputError, match=name) as error:
+            door.load(directory(tmp_path / name, changed, config=qwen3_config))
+        assert "'model.visual.pos_embed" in str(error.value) or "'model.language_model." in str(error.value)
 
 
 def test_mixed_dtypes_come_back(tmp_path):
@@ -281,25 +331,27 @@ def test_the_host_holds_a_piece_at_a_time(tmp_path, monkeypatch, sharded, dtype)
 
 
 @pytest.mark.slow
-def test_named_takes_models_states_gradients_and_dicts():
-    model = random_model()
+@pytest.mark.parametrize("family", CONFIGS)
+def test_named_takes_models_states_gradients_and_dicts(family):
+    model = random_model(config=CONFIGS[family])
     names = tensors_of(model)
+    assert door.named(model).keys() == names.keys()
     state = nnx.state(model)
-    assert_same({k: np.asarray(v) for k, v in qwen.named(state).items()}, names)
-    assert_same({k: np.asarray(v) for k, v in qwen.named(nnx.to_pure_dict(state)).items()}, names)
+    assert_same({k: np.asarray(v) for k, v in door.named(state).items()}, names)
+    assert_same({k: np.asarray(v) for k, v in door.named(nnx.to_pure_dict(state)).items()}, names)
     graph, state = nnx.split(model)
 
     def loss(state):
-        return sum(jnp.sum(value**2) for value in qwen.named(nnx.merge(graph, state)).values())
+        return sum(jnp.sum(value**2) for value in door.named(nnx.merge(graph, state)).values())
 
     for gradient in (jax.grad(loss)(state), nnx.grad(lambda model: loss(nnx.state(model)))(model)):
-        gradients = qwen.named(gradient)
+        gradients = door.named(gradient)
         assert gradients.keys() == names.keys()
         for name, value in gradients.items():
             np.testing.assert_array_equal(value, 2 * names[name])
-    assert qwen.named({"model": {"norm": {"scale": np.ones(3)}, "embed_tokens": None}}).keys() == {"model.norm.weight"}
+    assert door.named({"model": {"norm": {"scale": np.ones(3)}, "embed_tokens": None}}).keys() == {"model.norm.weight"}
     with pytest.raises(InputError, match=r"model\.norm\.weight"):
-        qwen.named({"model": {"norm": {"weight": np.ones(3)}}})
+        door.named({"model": {"norm": {"weight": np.ones(3)}}})
 
 
 def test_source_is_a_small_key(tmp_path):
@@ -471,10 +523,13 @@ def test_a_tied_head_that_differs(tmp_path):
 # Against transformers itself.
 
 
-def torch_model(tied: bool, dtype: str):
+def torch_model(tied: bool, dtype: str, config=config):
     torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
     torch.manual_seed(0)
-    theirs = transformers.Qwen2_5_VLForConditionalGeneration(transformers.Qwen2_5_VLConfig(**config(tied).to_hf()))
+    raw = config(tied).to_hf()
+    [architecture] = raw["architectures"]
+    theirs = getattr(transformers, architecture)
+    theirs = theirs(theirs.config_class(**raw))
     with torch.no_grad():
         for parameter in theirs.parameters():
             parameter.normal_()
@@ -484,13 +539,17 @@ def torch_model(tied: bool, dtype: str):
 @pytest.mark.slow
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_transformers_writes_and_reads(tmp_path, tied, dtype):
-    theirs = torch_model(tied, dtype)
+@pytest.mark.parametrize("family", CONFIGS)
+def test_transformers_writes_and_reads(tmp_path, tied, dtype, family):
+    config = CONFIGS[family]
+    theirs = torch_model(tied, dtype, config)
     theirs.save_pretrained(tmp_path / "in", max_shard_size="20KB")
-    model = qwen.load(tmp_path / "in")
+    model = door.load(tmp_path / "in")
     assert model.config == config(tied)
-    qwen.save(model, tmp_path / "out")
-    on_disk = {source.hub_name(name): value for name, value in read(tmp_path / "in").items()}
+    door.save(model, tmp_path / "out")
+    on_disk = read(tmp_path / "in")
+    if family == "Qwen2.5-VL":
+        on_disk = {source.hub_name(name): value for name, value in on_disk.items()}
     assert_same(read(tmp_path / "out"), on_disk)
     assert_transformers_reads(tmp_path / "out", theirs)
 
@@ -506,13 +565,15 @@ def assert_transformers_reads(path, theirs):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("tied", [True, False])
-def test_transformers_reads_a_model_from_nothing(tmp_path, tied):
-    theirs = torch_model(tied, "float32")
-    model = random_model(tied)
-    qwen.save(model, tmp_path / "out", dtype="bfloat16")
+@pytest.mark.parametrize("family", CONFIGS)
+def test_transformers_reads_a_model_from_nothing(tmp_path, tied, family):
+    config = CONFIGS[family]
+    theirs = torch_model(tied, "float32", config)
+    model = random_model(tied, config=config)
+    door.save(model, tmp_path / "out", dtype="bfloat16")
     again, info = type(theirs).from_pretrained(tmp_path / "out", dtype="auto", output_loading_info=True)
     assert not info["missing_keys"] and not info["unexpected_keys"]
-    ours = {name: value.astype(ml_dtypes.bfloat16) for name, value in tensors_of(model).items()}
+    ours = {source.memory_name(name): value.astype(ml_dtypes.bfloat16) for name, value in tensors_of(model).items()}
     for name, value in again.state_dict().items():
         if name != HEAD or not tied:
-            np.testing.assert_array_equal(value.float().numpy(), ours[source.hub_name(name)].astype(np.float32))
+            np.testing.assert_array_equal(value.float().numpy(), ours[name].astype(np.float32))

@@ -1,9 +1,10 @@
 """Writes tests/support/golden: small random Hugging Face checkpoints and transformers' outputs for them.
 
-    python tests/support/make_golden.py
+    python tests/support/make_golden.py [NAME ...]
 
-Needs torch and transformers (made with torch 2.13 and transformers 5.23, on a CPU); `test_model.py` compares with the
-files and needs neither. One checkpoint is stored in float32, the other in bfloat16; all outputs are float32.
+By default all of `tiny.ALL`. Needs torch and transformers (made with torch 2.13 and transformers 5.23, on a CPU);
+`test_network.py` compares with the files and needs neither. Of a family one checkpoint is stored in float32, the other
+in bfloat16, one in shards; all outputs are float32.
 """
 
 import shutil
@@ -20,17 +21,20 @@ import reference  # noqa: E402
 import tiny  # noqa: E402
 
 GOLDEN = Path(__file__).with_name("golden")
-STORED_DTYPES = {"untied": torch.float32, "tied": torch.bfloat16}
+BFLOAT16, SHARDED = ("tied", "qwen3-tied"), ("qwen3-tied",)
 GREEDY_TOKENS = 24
 GRADIENT_SAMPLES = 128  # values kept of each gradient, in addition to its norm
 
 
 def main() -> None:
-    shutil.rmtree(GOLDEN, ignore_errors=True)
-    for seed, (name, config) in enumerate(tiny.CONFIGS.items()):
+    for seed, (name, config) in enumerate(tiny.ALL.items()):
+        if name not in (sys.argv[1:] or tiny.ALL):
+            continue
+        shutil.rmtree(GOLDEN / name, ignore_errors=True)
         theirs = reference.build(config)
         randomise(theirs, np.random.default_rng(seed + 1))
-        theirs.to(STORED_DTYPES[name]).save_pretrained(GOLDEN / name)
+        shards = {"max_shard_size": "40KB"} if name in SHARDED else {}
+        theirs.to(torch.bfloat16 if name in BFLOAT16 else torch.float32).save_pretrained(GOLDEN / name, **shards)
         (GOLDEN / name / "generation_config.json").unlink(missing_ok=True)
         # Reloaded, because a model cast to bfloat16 and back keeps rounded rotary frequencies.
         theirs = type(theirs).from_pretrained(GOLDEN / name, dtype=torch.float32).eval()

@@ -62,6 +62,7 @@ def sampled(model, max_new_tokens: int, tensor: int = 0) -> dict:
         samples=SAMPLES,
         max_new_tokens=max_new_tokens,
         eos_ids=range(10, 20),
+        min_pixels=tiny.MIN_PIXELS,
         max_pixels=tiny.MAX_PIXELS,
         tensor=tensor,
     )
@@ -81,7 +82,7 @@ def groups_and_rows(model) -> tuple[list, dict]:
         ids, images = tiny.prompt(model.config, [(84, 84), 3, (84, 84), 6], seed=q)
         responses = [[tiny.text_tokens(model.config, rng, rng.integers(1, 9)) for _ in range(3)] for _ in range(2)]
         groups.append(update.Group(images, [(0, 1), (1, 0)], [ids, ids], responses, rng.normal(size=(2, 3))))
-    return groups, {"rows": 1, "row_tokens": 96, "max_pixels": tiny.MAX_PIXELS}
+    return groups, {"rows": 1, "row_tokens": 96, "min_pixels": tiny.MIN_PIXELS, "max_pixels": tiny.MAX_PIXELS}
 
 
 def results(model, trainable, optimizer, max_new_tokens: int, remat: bool = False, tensor: int = 0) -> dict:

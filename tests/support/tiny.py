@@ -1,7 +1,8 @@
 """Models of a few thousand weights and ragged prompts for them, shared by the tests and by make_golden.py.
 
-The two configs differ in everything the network's code branches on: tied or separate head, loops unrolled (up to four
-layers) or not, window sizes, full-attention blocks, heads per key/value head, and the special token ids.
+The configs of a family differ in everything the network's code branches on: tied or separate head, loops unrolled (up
+to four layers) or not, heads per key/value head, and the special token ids; window sizes and full-attention blocks, or
+the table of positions and the blocks and order of deepstack.
 """
 
 import jax
@@ -9,10 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from models import images, lora
+import models
+from models import images, lora, qwen3_vl
 from models import qwen2_5_vl as qwen
+from models.packing import Inputs
 
-MAX_PIXELS = 28 * 28 * 30  # at most 30 tokens per image, so that the larger images below are downscaled
+MIN_PIXELS, MAX_PIXELS = 3136, 28 * 28 * 30  # at most 30 tokens per image, so that larger images below are downscaled
 
 CONFIGS = {
     "untied": qwen.Config(
@@ -33,6 +36,26 @@ CONFIGS = {
     ),
 }
 
+QWEN3 = {
+    "qwen3-untied": qwen3_vl.Config(
+        qwen3_vl.VisionConfig(4, 40, 48, 2, 48, num_position_embeddings=9, deepstack_visual_indexes=(3, 1)),
+        qwen3_vl.TextConfig(320, 48, 64, 3, 6, 2, 16, 1e6, (4, 2, 2), 1e-6, tie_word_embeddings=False),
+        image_token_id=310,
+        video_token_id=311,
+        vision_start_token_id=308,
+        vision_end_token_id=309,
+    ),
+    "qwen3-tied": qwen3_vl.Config(
+        qwen3_vl.VisionConfig(6, 24, 40, 3, 32, num_position_embeddings=64, deepstack_visual_indexes=(0, 2, 4)),
+        qwen3_vl.TextConfig(300, 32, 56, 5, 4, 1, 8, 1e4, (2, 1, 1), 1e-5, tie_word_embeddings=True),
+        image_token_id=3,
+        video_token_id=4,
+        vision_start_token_id=1,
+        vision_end_token_id=2,
+    ),
+}
+ALL = CONFIGS | QWEN3  # of all families
+
 # Prompts by their parts: a number is that many text tokens, a pair the (height, width) of an image.
 LAYOUTS = {
     "two adjacent, first": [(84, 84), (56, 140), 6],
@@ -42,9 +65,10 @@ LAYOUTS = {
 }
 
 
-def random_model(config: qwen.Config, seed: int = 0, dtype=jnp.float32) -> qwen.Qwen2_5_VL:
+def random_model(config: models.Config, seed: int = 0, dtype=jnp.float32) -> models.Model:
     """A model with all weights random, norms and biases included, at a scale that keeps activations near 1."""
-    graph, state = nnx.split(nnx.eval_shape(lambda: qwen.Qwen2_5_VL(config, rngs=nnx.Rngs(0), dtype=dtype)))
+    network = models.family(config).Model
+    graph, state = nnx.split(nnx.eval_shape(lambda: network(config, rngs=nnx.Rngs(0), dtype=dtype)))
     rng = np.random.default_rng(seed)
 
     def draw(path, leaf):
@@ -65,7 +89,7 @@ def random_model(config: qwen.Config, seed: int = 0, dtype=jnp.float32) -> qwen.
 EVERYWHERE = r"(model\.layers|visual)\..*"  # LoRA targets: all linear layers except the head
 
 
-def with_adapters(model: qwen.Qwen2_5_VL, targets: str = EVERYWHERE, seed: int = 0, **options) -> qwen.Qwen2_5_VL:
+def with_adapters(model: models.Model, targets: str = EVERYWHERE, seed: int = 0, **options) -> models.Model:
     """A copy of the model with non-zero adapters."""
     adapted = lora.add(nnx.merge(*nnx.split(model)), rank=3, alpha=6, targets=targets, seed=seed, **options)
     rng = np.random.default_rng(seed)
@@ -87,19 +111,19 @@ def noise_image(height: int, width: int, seed: int) -> np.ndarray:
     return ((x >> np.uint32(24)).reshape(height, width, 3) // 2 + ramp // 2).astype(np.uint8)
 
 
-def image_tokens(config: qwen.Config, image: np.ndarray, max_pixels: int = MAX_PIXELS) -> list[int]:
+def image_tokens(config: models.Config, image: np.ndarray, max_pixels: int = MAX_PIXELS) -> list[int]:
     """The tokens of an image: a start, one token per merged patch, an end."""
-    height, width = images.grid(image.shape[:2], config.vision, None, max_pixels)
+    height, width = images.grid(image.shape[:2], config.vision, MIN_PIXELS, max_pixels)
     merged = height * width // config.vision.spatial_merge_size**2
     return [config.vision_start_token_id, *[config.image_token_id] * merged, config.vision_end_token_id]
 
 
-def text_tokens(config: qwen.Config, rng: np.random.Generator, count: int) -> list[int]:
+def text_tokens(config: models.Config, rng: np.random.Generator, count: int) -> list[int]:
     """Random ordinary tokens."""
     return rng.integers(10, 290, count).tolist()
 
 
-def prompt(config: qwen.Config, parts, seed: int = 0, max_pixels: int = MAX_PIXELS):
+def prompt(config: models.Config, parts, seed: int = 0, max_pixels: int = MAX_PIXELS):
     """(ids, images) of a prompt given by its parts, as in LAYOUTS."""
     rng = np.random.default_rng(seed)
     ids, images = [], []
@@ -112,13 +136,13 @@ def prompt(config: qwen.Config, parts, seed: int = 0, max_pixels: int = MAX_PIXE
     return ids, images
 
 
-def prompts(config: qwen.Config):
+def prompts(config: models.Config):
     """One prompt for each layout."""
     return [prompt(config, parts, seed) for seed, parts in enumerate(LAYOUTS.values())]
 
 
-def features(model: qwen.Qwen2_5_VL, inputs: qwen.Inputs, row: int) -> np.ndarray:
-    """The merged image tokens [S, D] of one prompt in packed inputs, in its order."""
+def features(model: models.Model, inputs: Inputs, row: int) -> np.ndarray:
+    """The merged image tokens [S, E] of one prompt in packed inputs, in its order."""
     tokens = np.asarray(model.encode(inputs.vision))
     index = inputs.image_index[row][inputs.image_index[row, :, 0] >= 0]
     return tokens[index[:, 0], index[:, 1]]

@@ -26,31 +26,33 @@ WARMUP, STEPS = 2, 4  # of the shared run
 ADAPTERS = {"lora.rank": 3, "lora.targets": tiny.EVERYWHERE, "warmup.steps": 0, "loss.kl_coef": 0.1}
 
 
-def config(**changes):
+VISION = {"depth": 2, "hidden_size": 32, "intermediate_size": 32, "num_heads": 2}
+TEXT = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "rope_theta": 1e4,
+    "mrope_section": (2, 1, 1),
+    "rms_norm_eps": 1e-6,
+    "tie_word_embeddings": True,
+}
+FAMILIES = {  # a micro model of each
+    "qwen2_5_vl": {"vision": {**VISION, "window_size": 56, "fullatt_block_indexes": (1,)}, "text": TEXT},
+    "qwen3_vl": {
+        "model_type": "qwen3_vl",
+        "vision": {**VISION, "num_position_embeddings": 16, "deepstack_visual_indexes": (0,)},
+        "text": {**TEXT, "num_hidden_layers": 2, "head_dim": 8},
+    },
+}
+
+
+def config(family: str = "qwen2_5_vl", **changes):
     """The config of a run of `WARMUP` supervised and `STEPS` PeRL steps with a micro model; `changes` as
     {"loss.kl_coef": 0.1}."""
     made = base.get_config()
-    made.scratch = {
-        "vision": {
-            "depth": 2,
-            "hidden_size": 32,
-            "intermediate_size": 32,
-            "num_heads": 2,
-            "window_size": 56,
-            "fullatt_block_indexes": (1,),
-        },
-        "text": {
-            "hidden_size": 32,
-            "intermediate_size": 64,
-            "num_hidden_layers": 1,
-            "num_attention_heads": 4,
-            "num_key_value_heads": 2,
-            "rope_theta": 1e4,
-            "mrope_section": (2, 1, 1),
-            "rms_norm_eps": 1e-6,
-            "tie_word_embeddings": True,
-        },
-    }
+    made.scratch = FAMILIES[family]
     few = {
         "compute_dtype": "float32",
         "remat": "none",
