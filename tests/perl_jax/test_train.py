@@ -81,6 +81,14 @@ def lines(file: Path) -> list[dict]:
     return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
 
 
+def test_a_run_of_the_second_family(tmp_path):
+    """Its features reach prefill and update alike, and what is written is of its family."""
+    workdir = tiny_run.run(tmp_path / "run", family="qwen3_vl", total_steps=1, **{"warmup.steps": 1})
+    _, last = tiny_run.metrics(workdir)
+    assert last["update/grad_norm"] > 0 and last["update/sampler_gap"] < 1e-4
+    assert json.loads((workdir / "init" / "config.json").read_text())["model_type"] == "qwen3_vl"
+
+
 # What a run leaves
 
 
