@@ -96,3 +96,20 @@ def test_an_order_of_images_gathers_their_features_too():
     np.testing.assert_array_equal(h[0, at], h[1, at[::-1]])
     assert np.abs(h[0, at[0], 48:] - h[0, at[1], 48:]).min(axis=0).max() > 0
     np.testing.assert_array_equal(np.delete(h, at.ravel(), axis=1)[..., 48:], 0)
+
+
+@pytest.mark.parametrize(
+    "size, parameters, vision, tensors",
+    [
+        ("2B", 2_127_532_032, 406_957_056, 625),
+        ("4B", 4_437_815_808, 415_347_712, 713),
+        ("8B", 8_767_123_696, 576_388_336, 750),
+        ("32B", 33_357_390_064, 595_266_800, 1058),
+    ],
+)
+def test_published_sizes_have_as_many_weights(size, parameters, vision, tensors):
+    """Counted, with transformers, on the published configs."""
+    config = qwen3_vl.Config.published(size)
+    named = jax.eval_shape(lambda: door.named(qwen3_vl.Model(config, rngs=nnx.Rngs(0))))
+    assert len(named) == tensors and sum(value.size for value in named.values()) == parameters
+    assert sum(value.size for name, value in named.items() if name.startswith("model.visual.")) == vision
