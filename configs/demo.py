@@ -1,41 +1,52 @@
-"""The demo: a small Qwen2.5-VL, trained from scratch on several images of handwritten digits, on two CPU cores.
+"""The demo: a small Qwen2.5-VL or Qwen3-VL, trained from scratch on several images of digits, on two CPU cores.
 
 Command:   bash launch/demo.sh            (warm-up, then three arms from its checkpoint, and the table)
+           bash launch/demo.sh qwen3_vl   (the same of the other family)
 One run:   python -m perl_jax.train --config=configs/demo.py --workdir=demo/run      (warm-up, then PeRL)
-One part:  --config=configs/demo.py:ARM with ARM one of warm-up, grpo, grpo-shuffled, perl; an arm also needs
-           --config.model=(exported warm-up) --config.data.directory=(its data)
+           --config=configs/demo.py:qwen3_vl
+One part:  --config=configs/demo.py:ARM with ARM one of warm-up, grpo, grpo-shuffled, perl, or FAMILY,ARM; an arm also
+           needs --config.model=(exported warm-up) --config.data.directory=(its data)
 Hardware:  2 CPU cores, 8 GiB
 Result:    the table in README.md
 """
 
 from configs import base
 
-SIZES = {
-    "vision": {
-        "depth": 3,
-        "hidden_size": 64,
-        "intermediate_size": 128,
-        "num_heads": 4,
-        "window_size": 28,
-        "fullatt_block_indexes": (2,),
-    },
-    "text": {
-        "hidden_size": 96,
-        "intermediate_size": 192,
-        "num_hidden_layers": 3,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "rope_theta": 10000.0,
-        "mrope_section": (4, 4, 4),
-        "rms_norm_eps": 1e-6,
-        "tie_word_embeddings": True,
+VISION = {"depth": 3, "hidden_size": 64, "intermediate_size": 128, "num_heads": 4}
+TEXT = {
+    "hidden_size": 96,
+    "intermediate_size": 192,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "rope_theta": 10000.0,
+    "mrope_section": (4, 4, 4),
+    "rms_norm_eps": 1e-6,
+    "tie_word_embeddings": True,
+}
+FAMILIES = {
+    "qwen2_5_vl": {"vision": {**VISION, "window_size": 28, "fullatt_block_indexes": (2,)}, "text": TEXT},
+    "qwen3_vl": {
+        "vision": {**VISION, "num_position_embeddings": 16, "deepstack_visual_indexes": (0, 1)},
+        "text": {**TEXT, "head_dim": 24},
     },
 }
+ARMS = ("warm-up", "grpo", "grpo-shuffled", "perl")
 
 
-def get_config(arm: str = ""):
+def get_config(parts: str = ""):
+    """`parts` may be a family, an arm, or both with a comma; by default Qwen2.5-VL, warm-up and PeRL in one run."""
+    family, arm = "qwen2_5_vl", ""
+    for part in filter(None, parts.split(",")):
+        if part in FAMILIES:
+            family = part
+        elif part in ARMS:
+            arm = part
+        else:
+            known = f"it has {', '.join(ARMS)}, and the families {', '.join(FAMILIES)}"
+            raise ValueError(f"configs/demo.py has no arm {part!r}; {known}")
     config = base.get_config()
-    config.scratch = SIZES
+    config.scratch = {"model_type": family, **FAMILIES[family]}
     config.compute_dtype = "float32"
     config.data.source = "digits"
     config.data.options = {
@@ -68,10 +79,8 @@ def get_config(arm: str = ""):
     config.checkpoint.every = 40
     if arm == "warm-up":
         config.total_steps = 0
-    elif arm in ("grpo", "grpo-shuffled", "perl"):
-        config.warmup.steps = 0
     elif arm:
-        raise ValueError(f"configs/demo.py has no arm {arm!r}; it has warm-up, grpo, grpo-shuffled and perl")
+        config.warmup.steps = 0
     if arm.startswith("grpo"):  # as many rollouts per question as PeRL, all in one order
         config.n_s, config.rollouts = 0, 2 * config.rollouts
         config.data.fixed_shuffle = arm == "grpo-shuffled"

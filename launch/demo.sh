@@ -4,24 +4,28 @@
 #
 #   bash launch/demo.sh            goes on where demo/ ends
 #   bash launch/demo.sh --fresh    starts anew
+#   bash launch/demo.sh qwen3_vl   with a small Qwen3-VL
 #
 # PERL_JAX_DEMO_ARGS holds flags for all four runs, parted by spaces, such as "--config.eval.limit=20"; not total_steps
 # or warmup.steps, which tell the runs apart.
 set -euo pipefail
 cd -- "$(dirname -- "$0")/.." >/dev/null
 
-case ${1:-} in
---fresh) rm -rf demo ;;
-"") ;;
-*)
-    echo "usage: bash launch/demo.sh [--fresh]" >&2
-    exit 1
-    ;;
-esac
+family=qwen2_5_vl
+for argument; do
+    case $argument in
+    --fresh) rm -rf demo ;;
+    qwen2_5_vl | qwen3_vl) family=$argument ;;
+    *)
+        echo "usage: bash launch/demo.sh [--fresh] [qwen2_5_vl | qwen3_vl]" >&2
+        exit 1
+        ;;
+    esac
+done
 
 # What runs under other settings must not go on from what is there.
 mkdir -p demo
-settings="${PERL_JAX_DEMO_ARGS:-} $(cat configs/base.py configs/demo.py | cksum)"
+settings="$family ${PERL_JAX_DEMO_ARGS:-} $(cat configs/base.py configs/demo.py | cksum)"
 if [ -f demo/settings ] && [ "$(cat demo/settings)" != "$settings" ]; then
     echo "error: demo/ was made with other settings; start anew with: bash launch/demo.sh --fresh" >&2
     exit 1
@@ -36,7 +40,7 @@ read -r -a more <<<"${PERL_JAX_DEMO_ARGS:-}"
 stage() { printf '\n== %s (%d:%02d)\n' "$1" $((SECONDS / 60)) $((SECONDS % 60)); }
 
 train() { # ARM WORKDIR [flags]
-    python -m perl_jax.train --config="configs/demo.py:$1" --workdir="demo/$2" "${@:3}" ${more[@]+"${more[@]}"}
+    python -m perl_jax.train --config="configs/demo.py:$family,$1" --workdir="demo/$2" "${@:3}" ${more[@]+"${more[@]}"}
 }
 
 export_once() { # WORKDIR DIRECTORY: from the last checkpoint

@@ -5,6 +5,7 @@ from typing import Any
 from models.errors import InputError
 
 MOST, MOST_LAYERS = 1 << 24, 1 << 10  # of any size; larger ones are mistakes that would take all memory or time
+VISION_ROPE_THETA = 10000.0  # the same in all published models, so a constant in the network
 
 
 def require(holds: bool, message: str) -> None:
@@ -113,11 +114,11 @@ def check_activation(raw: dict[str, Any], expected: str, where: str = "") -> Non
     require(activation == expected, f"{where}hidden_act is {activation!r}: only {expected!r} is supported")
 
 
-def check_vision_rope(raw: dict[str, Any], theta: float) -> None:
+def check_vision_rope(raw: dict[str, Any]) -> None:
     """Raises InputError for a vision tower with another rotary base."""
     require(
-        (raw.get("rope_parameters") or {}).get("rope_theta") in (None, theta),
-        f"vision_config.rope_parameters.rope_theta must be {theta:g}, as in every published model",
+        (raw.get("rope_parameters") or {}).get("rope_theta") in (None, VISION_ROPE_THETA),
+        f"vision_config.rope_parameters.rope_theta must be {VISION_ROPE_THETA:g}, as in every published model",
     )
 
 

@@ -42,7 +42,7 @@ _PIECES = "|".join(
 _BYTES, _VOCAB_MULTIPLE = 256, 64
 
 # Same output as the published templates: images numbered only with `add_vision_id`.
-CHAT_TEMPLATE = """\
+_CHAT_TEMPLATE = """\
 {%- set seen = namespace(image=0, video=0) -%}
 {%- if messages and messages[0]['role'] != 'system' -%}
 {{- DEFAULT_SYSTEM -}}
@@ -81,6 +81,11 @@ class Family(NamedTuple):
     model: Any
     processor_class: str  # transformers'
     system: str  # what its chat template says where the messages have no system text
+
+    @property
+    def chat_template(self) -> str:
+        """In Jinja."""
+        return _CHAT_TEMPLATE.replace("DEFAULT_SYSTEM", repr(self.system))
 
     def make(
         self, path: str | os.PathLike, config: Mapping, texts: Iterable[str], seed: int = 0, vocab_size: int = 1000
@@ -183,8 +188,7 @@ def _network_config(family: Family, config: Mapping, tokenizer: Any) -> models.C
 
 def _write_processor(path: Path, tokenizer: Any, family: Family, config: models.Config) -> None:
     _write_tokenizer(path, tokenizer)
-    template = CHAT_TEMPLATE.replace("DEFAULT_SYSTEM", repr(family.system))
-    (path / "chat_template.jinja").write_text(template, encoding="utf-8")
+    (path / "chat_template.jinja").write_text(family.chat_template, encoding="utf-8")
     _write_settings(path, tokenizer, family, config)
 
 

@@ -7,10 +7,10 @@ from flax import nnx
 
 from models import VisionConfig
 from models.attention import attention
+from models.config_json import VISION_ROPE_THETA
 from models.layers import NORMAL, ZEROS, Linear, inverse_frequencies, product, rotate, weight
 
 EPS = 1e-6  # of all vision norms, independent of the text tower's
-ROPE_THETA = 10000.0  # the same in all published models, so a constant in the network
 
 
 class PatchEmbed(nnx.Module):
@@ -65,5 +65,5 @@ class VisionAttention(nnx.Module):
 def rotary(positions, config: VisionConfig):
     """Rotary angles of patches at (height, width) [N, 2]: (cos, sin), float32 [N, head / 2]: height's, then width's."""
     size = config.hidden_size // config.num_heads // 2
-    angles = (positions.reshape(-1, 2, 1) * inverse_frequencies(ROPE_THETA, size)).reshape(-1, size)
+    angles = (positions.reshape(-1, 2, 1) * inverse_frequencies(VISION_ROPE_THETA, size)).reshape(-1, size)
     return jnp.cos(angles), jnp.sin(angles)

@@ -11,8 +11,9 @@ from perl_jax.export import export
 
 
 @pytest.mark.slow
-def test_it_learns_against_chance(tmp_path, optimized):
-    config = demo.get_config()
+@pytest.mark.parametrize("family", demo.FAMILIES)
+def test_it_learns_against_chance(tmp_path, optimized, family):
+    config = demo.get_config(family)
     questions = "single,single,single,which"
     config.data.options = {"train_size": 2000, "eval_size": 107, "max_images": 2, "questions": questions}
     config.warmup.steps, config.warmup.questions, config.warmup.learning_rate = 110, 32, 4e-3
@@ -49,6 +50,16 @@ def test_the_arms_differ_in_the_method_only():
         assert arm.to_dict() == perl.to_dict()
 
 
-def test_an_arm_that_is_none():
-    with pytest.raises(ValueError, match="no arm 'pearl'"):
-        demo.get_config("pearl")
+def test_a_family_and_an_arm():
+    for arm in ("", *demo.ARMS):
+        ours, theirs = (demo.get_config(f"{family},{arm}") for family in demo.FAMILIES)
+        assert ours.to_dict() == demo.get_config(arm).to_dict()
+        assert (ours.scratch.model_type, theirs.scratch.model_type) == tuple(demo.FAMILIES)
+        theirs.scratch = ours.scratch
+        assert ours.to_dict() == theirs.to_dict()
+
+
+@pytest.mark.parametrize("parts", ["pearl", "qwen3_vl,pearl", "llava,perl"])
+def test_an_arm_that_is_none(parts):
+    with pytest.raises(ValueError, match=r"no arm '(pearl|llava)'; it has warm-up"):
+        demo.get_config(parts)

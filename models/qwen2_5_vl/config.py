@@ -22,8 +22,6 @@ from models.config_json import (
 )
 
 ARCHITECTURE = "Qwen2_5_VLForConditionalGeneration"
-VISION_ROPE_THETA = 10000.0  # the same in all published models, so a constant in the network
-
 
 PUBLISHED = {  # layers, width, MLP, heads, KV heads, vocabulary, tied head; hidden units of the vision tower's MLP
     "3B": (36, 2048, 11008, 16, 2, 151936, True, 3420),
@@ -174,7 +172,7 @@ def published() -> dict[str, Config]:
 def _vision(raw: dict[str, Any]) -> VisionConfig:
     where = "vision_config."
     check_activation(raw, "silu", where)
-    check_vision_rope(raw, VISION_ROPE_THETA)
+    check_vision_rope(raw)
     depth = integer(raw, "depth", 32, where, most=MOST_LAYERS)
     blocks = integers(raw, "fullatt_block_indexes", (7, 15, 23, 31), "block numbers", where)
     return VisionConfig(

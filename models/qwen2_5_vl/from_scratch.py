@@ -13,6 +13,6 @@ FAMILY = new_model.Family(
     "Qwen2_5_VLProcessor",
     system="<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n",
 )
-make, make_processor = FAMILY.make, FAMILY.make_processor
+make, make_processor, CHAT_TEMPLATE = FAMILY.make, FAMILY.make_processor, FAMILY.chat_template
 
-__all__ = ["FAMILY", "SPECIAL_TOKENS", "make", "make_processor", "train_tokenizer"]
+__all__ = ["CHAT_TEMPLATE", "FAMILY", "SPECIAL_TOKENS", "make", "make_processor", "train_tokenizer"]

@@ -23,7 +23,6 @@ from models.config_json import (
 )
 
 ARCHITECTURE = "Qwen3VLForConditionalGeneration"
-VISION_ROPE_THETA = 10000.0  # the same in all published models, so a constant in the network
 
 PUBLISHED = {  # layers, width, MLP, heads, tied head; whether the vision tower is the large one
     "2B": (28, 2048, 6144, 16, True, False),
@@ -187,7 +186,7 @@ def published() -> dict[str, Config]:
 def _vision(raw: dict[str, Any]) -> VisionConfig:
     where = "vision_config."
     check_activation(raw, "gelu_pytorch_tanh", where)
-    check_vision_rope(raw, VISION_ROPE_THETA)
+    check_vision_rope(raw)
     return VisionConfig(
         depth=integer(raw, "depth", 27, where, most=MOST_LAYERS),
         hidden_size=integer(raw, "hidden_size", 1152, where),

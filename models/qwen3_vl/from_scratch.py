@@ -5,4 +5,4 @@ from models.qwen3_vl.config import Config, TextConfig, VisionConfig
 from models.qwen3_vl.model import Qwen3_VL
 
 FAMILY = new_model.Family(Config, VisionConfig, TextConfig, Qwen3_VL, "Qwen3VLProcessor", system="")
-make, make_processor = FAMILY.make, FAMILY.make_processor
+make, make_processor, CHAT_TEMPLATE = FAMILY.make, FAMILY.make_processor, FAMILY.chat_template

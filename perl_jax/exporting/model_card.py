@@ -240,7 +240,7 @@ def _prompt(settings: prompts.Prompts) -> list[str]:
     system = (
         ["System text:", fence(settings.system)]
         if settings.system
-        else ["No system text: the chat template adds its default."]
+        else ["No system text: the chat template adds its default, if it has one."]
     )
     then = ", followed by this instruction:" if settings.instruction else "; no instruction follows."
     return [
@@ -276,11 +276,11 @@ def _use(card: Card) -> list[str]:
         fence(usage_snippets.vllm_server(settings, longest), "sh"),
         fence(usage_snippets.vllm_client(settings, longest), "python"),
         "### lmms-eval",
-        fence(usage_snippets.lmms_eval(settings, longest), "sh"),
+        fence(usage_snippets.lmms_eval(settings, longest, family=card.family), "sh"),
         "### VLMEvalKit",
-        "`python run.py --config eval.json --judge exact_matching`, with this directory as `models/perl-qwen2.5-vl` "
-        "and this eval.json:",
-        fence(usage_snippets.vlmevalkit(settings, longest), "json"),
+        "`python run.py --config eval.json --judge exact_matching`, with this directory as "
+        f"`models/{usage_snippets.model_name(card.family)}` and this eval.json:",
+        fence(usage_snippets.vlmevalkit(settings, longest, card.family), "json"),
     ]
 
 

@@ -8,10 +8,13 @@ import json
 import re
 import shlex
 
+import models
 from perl_jax.records import prompts
 from perl_jax.records.prompts import Prompts
 
 QUESTION = "Which image shows a cat?"
+FAMILY = next(iter(models.FAMILIES))
+VLMEVALKIT = {"qwen2_5_vl": "Qwen2VLChat", "qwen3_vl": "Qwen3VLChat"}  # its class of each family
 MIN_IMAGES = 8  # least image limit of a server: where one of the largest images fits, several smaller ones do
 
 TRANSFORMERS = """\
@@ -133,8 +136,8 @@ def vllm_client(settings: Prompts, longest: int) -> str:
     return CLIENT.format(question=QUESTION, system=_system(settings), text=_text(settings), longest=longest)
 
 
-def lmms_eval(settings: Prompts, longest: int, tasks: str = "mathvision_test") -> str:
-    """Command for one lmms-eval run with its simple Qwen2.5-VL class; the chat class ignores system and instruction."""
+def lmms_eval(settings: Prompts, longest: int, tasks: str = "mathvision_test", family: str = FAMILY) -> str:
+    """The command of lmms-eval with its simple class of a family; the chat class ignores system and instruction."""
     arguments = [f"{name}={value}" for name, value in settings.limits.items()]
     if settings.system:
         arguments.append(f"system_prompt={_unsplit(settings.system)}")
@@ -142,19 +145,19 @@ def lmms_eval(settings: Prompts, longest: int, tasks: str = "mathvision_test") -
         arguments.append(r"reasoning_prompt=\n" + _unsplit(settings.instruction))
     return "\n".join(
         [
-            "python -m lmms_eval --model qwen2_5_vl --force_simple --batch_size 1 --tasks " + tasks + " \\",
+            f"python -m lmms_eval --model {family} --force_simple --batch_size 1 --tasks " + tasks + " \\",
             f'    --model_args pretrained="$MODEL",{shlex.quote(",".join(arguments))} \\',
             f"    --gen_kwargs temperature=0,max_new_tokens={longest} --log_samples --output_path logs",
         ]
     )
 
 
-def vlmevalkit(settings: Prompts, longest: int) -> str:
+def vlmevalkit(settings: Prompts, longest: int, family: str = FAMILY) -> str:
     """The file for VLMEvalKit's `python run.py --config`; the instruction has no field and joins the system text."""
     system = "\n".join(part for part in (settings.system, settings.instruction) if part)
     model = {
-        "class": "Qwen2VLChat",
-        "model_path": "models/perl-qwen2.5-vl",
+        "class": VLMEVALKIT[family],
+        "model_path": f"models/{model_name(family)}",
         **settings.limits,
         "max_new_tokens": longest,
         "do_sample": False,
@@ -163,7 +166,12 @@ def vlmevalkit(settings: Prompts, longest: int) -> str:
         "post_process": True,
     }
     data = {"BLINK": {"class": "ImageMCQDataset", "dataset": "BLINK"}}
-    return json.dumps({"model": {"perl-qwen2.5-vl": model}, "data": data}, indent=2, ensure_ascii=False)
+    return json.dumps({"model": {model_name(family): model}, "data": data}, indent=2, ensure_ascii=False)
+
+
+def model_name(family: str) -> str:
+    """What VLMEvalKit, which looks for the family in it, shall call the directory: such as perl-qwen2.5-vl."""
+    return f"perl-{models.family({'model_type': family}).NAME.lower()}"
 
 
 def _system(settings: Prompts) -> str:

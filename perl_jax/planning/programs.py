@@ -258,6 +258,8 @@ def computations(text: str) -> dict[str, str]:
 
 
 def trips(condition: str) -> int:
-    """The trip count of a loop from 0 to the only constant of its condition; 1 if there is no such constant."""
+    """The trip count of a loop from 0 to the only constant of its condition; 1 if there is no such constant, or if it
+    may also end earlier."""
     constants = [int(n) for n in re.findall(r"[su]32\[\]\S* constant\((\d+)\)", condition)]
-    return constants[0] if len(constants) == 1 and constants[0] else 1
+    counts = re.search(r"ROOT \S+ = pred\[\]\S* compare\(", condition)
+    return constants[0] if counts and len(constants) == 1 and constants[0] else 1

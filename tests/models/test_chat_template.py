@@ -6,11 +6,13 @@ import pytest
 
 from models import chat_template
 from models.errors import InputError
-from models.qwen2_5_vl.from_scratch import CHAT_TEMPLATE
+from models.qwen2_5_vl import from_scratch as qwen2_5_vl
+from models.qwen3_vl import from_scratch as qwen3_vl
 
 NO_TOKENIZER = types.SimpleNamespace(chat_template=None)
 HARMLESS = {
-    "from nothing": CHAT_TEMPLATE,
+    "Qwen2.5-VL from nothing": qwen2_5_vl.CHAT_TEMPLATE,
+    "Qwen3-VL from nothing": qwen3_vl.CHAT_TEMPLATE,
     "refuses roles": "{{ raise_exception('roles must alternate') }}",
     "fails": "{{ messages[0].content.x.y }}",
     "tags": "{% for m in messages %}{% generation %}{{ m.role }}{% endgeneration %}{% continue %}{% endfor %}",

@@ -21,7 +21,6 @@ from subprocesses import finish, free_port
 
 from configs import base
 from models.errors import InputError
-from models.qwen2_5_vl import from_scratch
 from perl_jax import benchmarks, evaluate, permute, records, rollout
 from perl_jax.benchmarks import mathverse, mathvision
 from perl_jax.curation.build import build
@@ -35,15 +34,15 @@ FOLDER = "records-boxed"
 
 
 @pytest.fixture(scope="module")
-def options(tmp_path_factory):
+def options(tmp_path_factory, request):
     """A model and 16 held-out questions with two images, most of which can change places."""
     directory = tmp_path_factory.mktemp("evaluate")
-    config = tiny_run.config()
-    build("digits", str(directory / "data"), **(config.data.options.to_dict() | {"eval_size": 16}))
-    from_scratch.make(directory / "model", config.scratch.to_dict(), ["Which image shows 7? In a box."], vocab_size=300)
+    build("digits", str(directory / "data"), **(tiny_run.config().data.options.to_dict() | {"eval_size": 16}))
+    tiny_run.untrained(directory / "model", getattr(request, "param", "qwen2_5_vl"))
     return {"model": str(directory / "model"), "data": str(directory / "data")}
 
 
+BOTH_FAMILIES = pytest.mark.parametrize("options", tiny_run.FAMILIES, indirect=True)
 DRAWN = {"permute": 3, "temperature": 1.0, "samples": 2}
 
 
@@ -72,6 +71,7 @@ def assert_same(out, other):
         assert result[part] == expected[part], part
 
 
+@BOTH_FAMILIES
 def test_what_it_leaves(full_run):
     """A line a prompt, all its responses in it; a line a question, order and role; figures, and a page to read."""
     text = rows(full_run / FOLDER, "predictions.jsonl")
@@ -136,6 +136,7 @@ def test_killed_while_it_writes_it_goes_on(full_run, options, tmp_path):
     assert_same(tmp_path, full_run)
 
 
+@BOTH_FAMILIES
 def test_two_processes_give_the_same(full_run, options, tmp_path):
     for code, text in finish(started(tmp_path, options, count=2)):
         assert code == 0, text

@@ -12,9 +12,10 @@ import tiny
 import tiny_run
 from PIL import Image
 
+import models
 from models import lora
-from models import qwen2_5_vl as qwen
 from models.errors import InputError
+from models.source import Source
 from perl_jax import export, policy, rollout, sample
 from perl_jax.exporting import provenance, usage_snippets
 from perl_jax.records import prompts
@@ -22,13 +23,23 @@ from perl_jax.training import checkpoint
 
 pytestmark = pytest.mark.slow
 
+PIXELS = {"min_pixels": tiny.MIN_PIXELS, "max_pixels": tiny.MAX_PIXELS}
+
 LAST = tiny_run.WARMUP + tiny_run.STEPS
 
 
 @pytest.fixture(scope="module")
-def exported(tmp_path_factory):
+def family(request):
+    return getattr(request, "param", "qwen2_5_vl")
+
+
+BOTH_FAMILIES = pytest.mark.parametrize("family", tiny_run.FAMILIES, indirect=True)
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory, family):
     out = tmp_path_factory.mktemp("export") / "deep" / "model"
-    assert export.export(tiny_run.trained(), out) == LAST
+    assert export.export(tiny_run.trained(family), out) == LAST
     return out
 
 
@@ -40,15 +51,16 @@ def model_and_prompt(path):
         "question": "<image><image>Which image shows 3?",
         "images": [tiny.noise_image(40, 30, seed=1), tiny.noise_image(200, 120, seed=2)],
     }
-    return qwen.load(path), settings, settings.encode(record)
+    return models.load(path), settings, settings.encode(record)
 
 
 def names(path):
     return sorted(file.name for file in path.iterdir())
 
 
-def test_the_directory_is_complete_and_nothing_else_is_left(exported):
-    base = tiny_run.trained() / "init"
+@BOTH_FAMILIES
+def test_the_directory_is_complete_and_nothing_else_is_left(exported, family):
+    base = tiny_run.trained(family) / "init"
     assert names(exported) == sorted([*names(base), prompts.FILE, provenance.CARD])
     assert names(exported.parent) == ["model"]
     changed = {"model.safetensors", "generation_config.json", "preprocessor_config.json"}
@@ -56,16 +68,17 @@ def test_the_directory_is_complete_and_nothing_else_is_left(exported):
         assert (exported / name).read_bytes() == (base / name).read_bytes(), name
 
 
-def test_weights_are_those_of_the_checkpoint(exported):
-    base, model = qwen.load(tiny_run.trained() / "init"), qwen.load(exported)
-    with checkpoint.Checkpoints(tiny_run.trained(), read_only=True) as checkpoints:
+@BOTH_FAMILIES
+def test_weights_are_those_of_the_checkpoint(exported, family):
+    workdir = tiny_run.trained(family)
+    base, model = models.load(workdir / "init"), models.load(exported)
+    before = models.named(base)
+    with checkpoint.Checkpoints(workdir, read_only=True) as checkpoints:
         checkpoints.restore_weights(LAST, base)
-    trained = qwen.named(base)
-    assert all(np.array_equal(value, trained[name]) for name, value in qwen.named(model).items())
-    assert not np.array_equal(
-        trained["model.embed_tokens.weight"],
-        qwen.named(qwen.load(tiny_run.trained() / "init"))["model.embed_tokens.weight"],
-    )
+    trained = models.named(base)
+    assert all(np.array_equal(value, trained[name]) for name, value in models.named(model).items())
+    [embedding] = [name for name in trained if name.endswith("embed_tokens.weight")]
+    assert not np.array_equal(trained[embedding], before[embedding])
 
 
 def test_perl_jax_json_says_where_the_model_comes_from(exported):
@@ -76,11 +89,12 @@ def test_perl_jax_json_says_where_the_model_comes_from(exported):
     assert about["run"]["config"]["total_steps"] == tiny_run.STEPS and about["run"]["versions"]["jax"]
 
 
+@BOTH_FAMILIES
 def test_transformers_loads_it_whole_and_gives_the_same_greedy_tokens(exported):
     torch = pytest.importorskip("torch")
     import transformers
 
-    theirs, info = transformers.Qwen2_5_VLForConditionalGeneration.from_pretrained(exported, output_loading_info=True)
+    theirs, info = transformers.AutoModelForImageTextToText.from_pretrained(exported, output_loading_info=True)
     assert not any(info[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
     model, settings, (ids, images) = model_and_prompt(exported)
     processed = transformers.Qwen2VLImageProcessorPil.from_pretrained(exported)(images, return_tensors="pt")
@@ -120,7 +134,7 @@ def test_others_read_the_limits_and_how_to_generate(exported):
     generation.validate(strict=True)
     assert generation.do_sample is False and generation.repetition_penalty == 1.0
     assert generation.temperature in (None, 1.0) and generation.top_p in (None, 1.0)
-    assert tuple(generation.eos_token_id) == qwen.Processor.from_pretrained(tiny_run.trained() / "init").eos_ids
+    assert tuple(generation.eos_token_id) == models.Processor.from_pretrained(tiny_run.trained() / "init").eos_ids
 
 
 def test_all_forms_of_settings_are_rewritten(exported):
@@ -137,7 +151,7 @@ def test_all_forms_of_settings_are_rewritten(exported):
         "processor_config.json": {"processor_class": "X", "image_processor": image_settings},
         "generation_config.json": {"repetition_penalty": 1.05, "temperature": 0.1, "top_k": 1, "do_sample": True},
     }
-    source = qwen.Source(b"{}", (), tuple((name, json.dumps(content).encode()) for name, content in files.items()))
+    source = Source(b"{}", (), tuple((name, json.dumps(content).encode()) for name, content in files.items()))
     written = export.settings(type("Model", (), {"source": source, "config": model.config}), settings)
     limits = settings.limits | {"size": {"shortest_edge": settings.min_pixels, "longest_edge": settings.max_pixels}}
     assert written["preprocessor_config.json"] == image_settings | limits
@@ -206,20 +220,20 @@ def test_a_directory_in_use_is_refused(exported, tmp_path):
 def test_bfloat16_weights_stay_bfloat16(moved, tmp_path):
     """Training holds them in float32; an export writes each in the dtype that the base has on disk."""
     base = tmp_path / "base"
-    qwen.save(qwen.load(moved / "init"), base, dtype="bfloat16")
+    models.save(models.load(moved / "init"), base, dtype="bfloat16")
     shutil.rmtree(moved / "init")
     shutil.copytree(base, moved / "init")
     record = moved / "checkpoints" / str(LAST) / "run" / "metadata"
     record.write_text(json.dumps(json.loads(record.read_text()) | {"base": policy.fingerprint(base)}))
     export.export(moved, tmp_path / "model")
     assert (tmp_path / "model" / "config.json").read_bytes() == (base / "config.json").read_bytes()
-    written = qwen.load(tmp_path / "model")
+    written = models.load(tmp_path / "model")
     assert set(written.source.dtype_of.values()) == {"BF16"}
-    trained = qwen.load(tiny_run.trained() / "init")
+    trained = models.load(tiny_run.trained() / "init")
     with checkpoint.Checkpoints(tiny_run.trained(), read_only=True) as checkpoints:
         checkpoints.restore_weights(LAST, trained)
-    for name, value in qwen.named(trained).items():
-        assert np.array_equal(np.asarray(value).astype(ml_dtypes.bfloat16), qwen.named(written)[name]), name
+    for name, value in models.named(trained).items():
+        assert np.array_equal(np.asarray(value).astype(ml_dtypes.bfloat16), models.named(written)[name]), name
 
 
 # The model card
@@ -237,11 +251,12 @@ def run_card(directory, place, monkeypatch) -> dict:
     return namespace
 
 
+@BOTH_FAMILIES
 def test_the_cards_code_answers_as_we_do(exported, tmp_path, monkeypatch):
     """The same prompt, logits within 5e-4, the same greedy tokens and words as perl_jax.sample."""
     torch = pytest.importorskip("torch")
     theirs = run_card(exported, tmp_path / "model", monkeypatch)
-    model, settings = qwen.load(exported), prompts.Prompts.of_directory(exported)
+    model, settings = models.load(exported), prompts.Prompts.of_directory(exported)
     images = [Path(name).read_bytes() for name in ("a.png", "b.png")]
     question = {"id": "x", "question": f"<image><image>{usage_snippets.QUESTION}", "images": images}
     prompt = settings.encode(question)
@@ -249,7 +264,7 @@ def test_the_cards_code_answers_as_we_do(exported, tmp_path, monkeypatch):
     with torch.inference_mode():
         logits = theirs["model"](**theirs["inputs"]).logits[0].numpy()
     np.testing.assert_allclose(
-        logits, model(qwen.pack(model.config, [prompt], **settings.limits))[0, : len(prompt[0])], atol=5e-4
+        logits, model(models.pack(model.config, [prompt], **settings.limits))[0, : len(prompt[0])], atol=5e-4
     )
     longest = tiny_run.config().sampling.max_new_tokens
     [answer] = sample.answers(exported, usage_snippets.QUESTION, images, max_new_tokens=longest)
@@ -324,19 +339,19 @@ def test_results_of_these_weights_stand_in_the_card(exported, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def adapted():
+def adapted(family):
     """(the policy that a run with adapters ended with, a prompt of two images, its logits [T, V])."""
-    workdir = tiny_run.adapted()
-    model = policy.adapted(tiny_run.config(**tiny_run.ADAPTERS), qwen.load(workdir / "init"))
+    workdir = tiny_run.adapted(family)
+    model = policy.adapted(tiny_run.config(**tiny_run.ADAPTERS), models.load(workdir / "init"))
     with checkpoint.Checkpoints(workdir, read_only=True) as checkpoints:
         checkpoints.restore_weights(tiny_run.STEPS, model)
     prompt = tiny.prompt(model.config, [(84, 84), 3, (56, 140), 6])
-    assert np.abs(logits_of(qwen.load(workdir / "init"), prompt) - logits_of(model, prompt)).max() > 0.1
+    assert np.abs(logits_of(models.load(workdir / "init"), prompt) - logits_of(model, prompt)).max() > 0.1
     return model, prompt, logits_of(model, prompt)
 
 
 def logits_of(model, prompt):
-    return np.asarray(model(qwen.pack(model.config, [prompt], max_pixels=tiny.MAX_PIXELS))[0, : len(prompt[0])])
+    return np.asarray(model(models.pack(model.config, [prompt], **PIXELS))[0, : len(prompt[0])])
 
 
 def theirs(path):
@@ -345,15 +360,16 @@ def theirs(path):
     import reference
     import transformers
 
-    return reference, transformers.Qwen2_5_VLForConditionalGeneration.from_pretrained(path)
+    return reference, transformers.AutoModelForImageTextToText.from_pretrained(path)
 
 
-def test_adapters_are_exported_merged(adapted, tmp_path):
+@BOTH_FAMILIES
+def test_adapters_are_exported_merged(adapted, family, tmp_path):
     """In the base's dtypes; our logits and those of transformers are the adapted model's within 5e-4."""
     _, prompt, expected = adapted
-    export.export(tiny_run.adapted(), tmp_path / "model")
-    written, base = qwen.load(tmp_path / "model"), tiny_run.adapted() / "init"
-    assert written.source.dtypes == qwen.load(base).source.dtypes
+    export.export(tiny_run.adapted(family), tmp_path / "model")
+    written, base = models.load(tmp_path / "model"), tiny_run.adapted(family) / "init"
+    assert written.source.dtypes == models.load(base).source.dtypes
     assert names(tmp_path / "model") == sorted([*names(base), prompts.FILE, provenance.CARD])
     np.testing.assert_allclose(logits_of(written, prompt), expected, atol=5e-4)
     reference, merged = theirs(tmp_path / "model")
@@ -361,11 +377,12 @@ def test_adapters_are_exported_merged(adapted, tmp_path):
     np.testing.assert_allclose(logits, expected, atol=5e-4)
 
 
-def test_adapters_are_exported_for_peft(adapted, tmp_path):
+@BOTH_FAMILIES
+def test_adapters_are_exported_for_peft(adapted, family, tmp_path):
     """Without the base's weights; PEFT loads them onto the base that they name: logits within 5e-4 of ours."""
     _, prompt, expected = adapted
-    out, base = tmp_path / "adapter", tiny_run.adapted() / "init"
-    assert export.export(tiny_run.adapted(), out, adapter=True) == tiny_run.STEPS
+    out, base = tmp_path / "adapter", tiny_run.adapted(family) / "init"
+    assert export.export(tiny_run.adapted(family), out, adapter=True) == tiny_run.STEPS
     assert set(names(out)) == {*names(base), prompts.FILE, provenance.CARD, lora.CONFIG, lora.WEIGHTS} - {
         "config.json",
         "model.safetensors",

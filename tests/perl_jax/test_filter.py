@@ -14,7 +14,6 @@ from subprocesses import finish, free_port
 
 from models import image_files
 from models.errors import InputError
-from models.qwen2_5_vl import from_scratch
 from perl_jax import policy, records
 from perl_jax.curation.build import build
 from perl_jax.filtering import difficulty
@@ -26,13 +25,15 @@ OPTIONS = {"rollouts": 4, "low": 0.2, "high": 0.9, "target": 0.4, "batch": 8}
 
 
 @pytest.fixture(scope="module")
-def changes(tmp_path_factory):
+def changes(tmp_path_factory, request):
     """Settings of one model and one set of 24 records for all filters here."""
     directory = tmp_path_factory.mktemp("filter")
-    config = tiny_run.config()
-    build("digits", str(directory / "data"), **config.data.options)
-    from_scratch.make(directory / "model", config.scratch.to_dict(), ["Which image shows 7? In a box."], vocab_size=300)
+    build("digits", str(directory / "data"), **tiny_run.config().data.options)
+    tiny_run.untrained(directory / "model", getattr(request, "param", "qwen2_5_vl"))
     return {"model": str(directory / "model"), "data.directory": str(directory / "data")}
+
+
+BOTH_FAMILIES = pytest.mark.parametrize("changes", tiny_run.FAMILIES, indirect=True)
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +57,7 @@ def assert_same(workdir, other):
     assert (workdir / "filter.md").read_text() == (other / "filter.md").read_text()
 
 
+@BOTH_FAMILIES
 def test_what_it_keeps(full_run, changes):
     """Records of the band as they were, with their accuracies, and the other split untouched."""
     before = {record["id"]: record for record in records.open_split(changes["data.directory"])}
@@ -82,6 +84,7 @@ def test_rows_are_there_to_read(full_run):
         assert 0 <= row["truncated"] <= 4 and isinstance(row["response"], str) and 0 < row["guess"] < 1
 
 
+@BOTH_FAMILIES
 def test_other_batches_give_the_same(full_run, changes, tmp_path):
     filter_run.run(tmp_path, changes, **{**OPTIONS, "batch": 5})
     assert_same(tmp_path, full_run)

@@ -16,6 +16,7 @@ import tiny
 from jax.sharding import AbstractMesh, AxisType
 from jax.sharding import PartitionSpec as P
 
+import models as door
 from models import qwen2_5_vl as qwen
 from models.errors import InputError
 from perl_jax import mesh
@@ -26,6 +27,7 @@ MESHES = {  # (sizes, a case of mesh_run)
     "slices": ({"slice": 2, "fsdp": 1, "tensor": 4}, "text"),  # more than there are key heads; a frozen tower
     "adapters": ({"data": 2, "fsdp": 2, "tensor": 2}, "adapters"),
     "cut": ({"data": 2, "fsdp": 4}, "short"),  # sampling cuts the weights over two devices
+    "second family": ({"data": 2, "fsdp": 2, "tensor": 2}, "second family"),
 }
 
 
@@ -33,18 +35,19 @@ MESHES = {  # (sizes, a case of mesh_run)
 def results(tmp_path_factory):
     """({case: results on one device}, {mesh: results}, {mesh: what was compiled for it})."""
     folder = tmp_path_factory.mktemp("meshes")
-    qwen.save(tiny.random_model(mesh_run.config()), folder / "model")
-    command = [sys.executable, mesh_run.__file__, folder / "model", folder, "8", json.dumps(MESHES)]
+    for family, config in mesh_run.configs().items():
+        door.save(tiny.random_model(config), folder / family)
+    command = [sys.executable, mesh_run.__file__, folder, folder, "8", json.dumps(MESHES)]
     run = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"XLA_FLAGS": ""})
     assert run.returncode == 0, run.stderr
     assert "rematerialization" not in run.stderr, "XLA holds an array whole in between"
     on_meshes = {name: dict(np.load(folder / f"{name}.npz")) for name in MESHES}
     programs = {name: json.loads((folder / f"{name}.json").read_text()) for name in MESHES}
     alone = {}
-    for name, sampling in (("long", True), ("adapters", True), ("text", False)):
-        case, tokens = mesh_run.CASES[name]
-        alone[name] = mesh_run.results(*case(qwen.load(folder / "model")), optax.sgd(0.01), tokens * sampling)
-    alone["short"] = shortened(alone["long"], mesh_run.CASES["short"][1])
+    for name, sampling in (("long", True), ("adapters", True), ("text", False), ("second family", True)):
+        family, case, tokens = mesh_run.CASES[name]
+        alone[name] = mesh_run.results(*case(door.load(folder / family)), optax.sgd(0.01), tokens * sampling)
+    alone["short"] = shortened(alone["long"], mesh_run.CASES["short"][-1])
     alone["text"] = alone["short"] | alone["text"]  # the same model samples
     return alone, on_meshes, programs
 
@@ -87,9 +90,9 @@ def test_nothing_is_compiled_again(results, name):
 @pytest.mark.slow
 def test_decoding_gathers_no_weights(results):
     """Read off the compiled programs, their loops and what stands before them."""
-    config = mesh_run.config().text
-    D, F, kv = config.hidden_size, config.intermediate_size, config.num_key_value_heads * config.head_dim
-    for name, (sizes, _) in MESHES.items():
+    for name, (sizes, case) in MESHES.items():
+        config = mesh_run.configs()[mesh_run.CASES[case][0]].text
+        D, F, kv = config.hidden_size, config.intermediate_size, config.num_key_value_heads * config.head_dim
         tensor = mesh_run.TENSOR.get(name, sizes.get("tensor", 1))
         parts = [out // n for n in (1, tensor) for out in (D, F, kv, config.vocab_size)]
         weights = {shape for part in parts for shape in ((D, part), (part, D))}
@@ -101,7 +104,7 @@ def test_decoding_gathers_no_weights(results):
 def test_decoding_moves_nothing_but_what_is_drawn(results):
     """Where no layer is parted; in the training layout each token's activations would go around."""
     programs, streams = results[2]["fsdp"], 8 * mesh_run.SAMPLES  # slots for a prompt on each device
-    drawn = [[streams], [streams, mesh_run.CASES["short"][1]]]
+    drawn = [[streams], [streams, mesh_run.CASES["short"][-1]]]
     assert all(shape in drawn for shape in programs["gathered"])
     assert not all(shape in drawn for shape in programs["gathered in the training layout"])
 

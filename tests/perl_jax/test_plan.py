@@ -13,6 +13,7 @@ import tiny
 import tiny_run
 from flax import nnx
 
+import models
 from configs import perl_3b
 from models import qwen2_5_vl as qwen
 from models.errors import InputError
@@ -29,20 +30,16 @@ def small(**changes):
     return tiny_run.config(**{"micro_batch.row_tokens": 192, "prompt.max_pixels": 84 * 84, **changes})
 
 
-@pytest.fixture(scope="module")
-def planned():
-    """({program: what it needs}, {what stays: bytes}) for one CPU device."""
+@pytest.mark.parametrize("name", ["untied", "qwen3-untied"])
+def test_the_runs_own_programs_compile(name):
+    """What they need and what stays, for one CPU device."""
     with jax.set_mesh(mesh.make()):
-        lowered, resident = programs.programs(small(), tiny.CONFIGS["untied"], ASSUMED)
-        return {name: programs.compiled(lower) for name, lower in lowered.items()}, resident
-
-
-def test_the_runs_own_programs_compile(planned):
-    compiled, resident = planned
+        lowered, resident = programs.programs(small(), tiny.ALL[name], ASSUMED)
+        compiled = {program: programs.compiled(lower) for program, lower in lowered.items()}
     assert compiled.keys() == plan.ARGUMENTS.keys() and resident.keys() <= plan.LIVES.keys()
     assert all(isinstance(program, programs.Compiled) and program.total > 0 for program in compiled.values())
     assert all(program.sent == {} for program in compiled.values()), "one device sends nothing"
-    weights = sum(value.size for value in qwen.named(tiny.random_model(tiny.CONFIGS["untied"])).values())
+    weights = sum(value.size for value in models.named(tiny.random_model(tiny.ALL[name])).values())
     assert resident["weights"] == resident["gradients"] == 4 * weights
     assert resident["optimizer state"] == pytest.approx(8 * weights, rel=1e-3)
     assert compiled["optimizer"].arguments == pytest.approx(16 * weights, rel=1e-3)
@@ -145,6 +142,9 @@ ENTRY %main (a: f32[3]) -> f32[3] {
 }
 """
     assert programs.sent(text) == {"all-gather": 9 * 64 + 32, "all-reduce": 9 * 20 + 52}
+    counted = "s32[] constant(128)\n  ROOT %less = pred[]{:T(512)} compare(%i, %n)"
+    assert programs.trips(counted) == 128
+    assert programs.trips(counted.replace("compare", "and")) == 1, "as decoding, which ends with its streams"
     assert programs.trips("no constant") == programs.trips("s32[] constant(2) s32[] constant(3)") == 1
 
 
@@ -217,14 +217,15 @@ def test_a_name_stands_for_topologies():
             plan.topologies(name)
 
 
-def test_gpus_are_estimated(tmp_path):
+@pytest.mark.parametrize("config", ["perl_3b.py", "qwen3_vl_4b.py:8xh100"])
+def test_gpus_are_estimated(tmp_path, config):
     """As a command: memory by phase, times, money, and the largest micro-batch, without a compiler."""
     changes = {"micro_batch.row_tokens": 16384, "questions": 128}
     command = [
         sys.executable,
         "-m",
         "perl_jax.plan",
-        "--config=configs/perl_3b.py",
+        f"--config=configs/{config}",
         "--topology=h100:8",
         "--price_per_device_hour=2",
         *(f"--config.{key}={value}" for key, value in changes.items()),

@@ -31,7 +31,7 @@ def prompts(model):
 
 
 def generate(model, prompts, samples=3, max_new_tokens=R, **options):
-    options = {"max_pixels": tiny.MAX_PIXELS} | options
+    options = {"min_pixels": tiny.MIN_PIXELS, "max_pixels": tiny.MAX_PIXELS} | options
     return rollout.generate(model, prompts, samples=samples, max_new_tokens=max_new_tokens, **options)
 
 
@@ -72,7 +72,7 @@ def suppressed(logits, config):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", tiny.CONFIGS)
+@pytest.mark.parametrize("name", tiny.ALL)
 def test_greedy_is_the_argmax_and_transformers(models, theirs, name):
     import reference
 

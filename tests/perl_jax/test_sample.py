@@ -6,7 +6,7 @@ import tiny
 import tiny_run
 from PIL import Image
 
-from models import qwen2_5_vl as qwen
+import models
 from models.errors import InputError
 from perl_jax import export, rollout, sample
 from perl_jax.records import prompts
@@ -15,9 +15,9 @@ SHORT = {"max_new_tokens": 6}
 
 
 @pytest.fixture(scope="module")
-def exported(tmp_path_factory):
+def exported(tmp_path_factory, request):
     out = tmp_path_factory.mktemp("sample") / "model"
-    export.export(tiny_run.trained(), out)
+    export.export(tiny_run.trained(getattr(request, "param", "qwen2_5_vl")), out)
     return out
 
 
@@ -27,12 +27,13 @@ def images():
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("exported", tiny_run.FAMILIES, indirect=True)
 def test_images_come_first_unless_the_prompt_has_slots(exported, images):
     settings = prompts.Prompts.of_directory(exported)
     for question, full_question in (("Which?", "<image><image>Which?"), ("<image>or<image>?", "<image>or<image>?")):
         prompt = settings.encode({"id": "", "question": full_question, "images": images})
         out = rollout.generate(
-            qwen.load(exported),
+            models.load(exported),
             [prompt],
             samples=1,
             temperature=0.0,

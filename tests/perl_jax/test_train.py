@@ -16,8 +16,8 @@ import tiny_run
 from environment import REPOSITORY
 from flax import nnx
 
+import models
 from models import lora
-from models import qwen2_5_vl as qwen
 from models.errors import InputError
 from perl_jax import permute, policy, records, train, update
 from perl_jax.records import prompt_lengths, prompts
@@ -81,12 +81,13 @@ def lines(file: Path) -> list[dict]:
     return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
 
 
-def test_a_run_of_the_second_family(tmp_path):
-    """Its features reach prefill and update alike, and what is written is of its family."""
-    workdir = tiny_run.run(tmp_path / "run", family="qwen3_vl", total_steps=1, **{"warmup.steps": 1})
-    _, last = tiny_run.metrics(workdir)
-    assert last["update/grad_norm"] > 0 and last["update/sampler_gap"] < 1e-4
-    assert json.loads((workdir / "init" / "config.json").read_text())["model_type"] == "qwen3_vl"
+@pytest.mark.parametrize("family", tiny_run.FAMILIES)
+def test_the_update_sees_what_was_sampled(family):
+    """An image's features reach prefill and update alike, and what is written is of its family."""
+    workdir = tiny_run.trained(family)
+    steps = tiny_run.metrics(workdir, "perl")
+    assert all(step["update/grad_norm"] > 0 and step["update/sampler_gap"] < 1e-4 for step in steps)
+    assert json.loads((workdir / "init" / "config.json").read_text())["model_type"] == family
 
 
 # What a run leaves
@@ -156,7 +157,7 @@ def outcome(workdir: Path, **changes):
     """All that a run ends with: weights, optimizer, data position, and its steps' metrics but for how long."""
     config = tiny_run.config(**changes)
     last = config.warmup.steps + config.total_steps
-    model = policy.adapted(config, qwen.load(workdir / "init"))
+    model = policy.adapted(config, models.load(workdir / "init"))
     state = update.init(model, schedule.optimizer(config, last), policy.trainable(config))
     with checkpoint.Checkpoints(workdir, read_only=True) as checkpoints:
         state = checkpoints.restore(last, state)
@@ -189,11 +190,12 @@ def cut_after(cut: int, finished: Path, workdir: Path) -> Path:
     return workdir
 
 
-@pytest.mark.parametrize("cut", [1, tiny_run.WARMUP])
-def test_a_run_that_goes_on_from_a_checkpoint_ends_as_one_that_was_not_cut(tmp_path, cut):
-    workdir = tiny_run.run(cut_after(cut, tiny_run.trained(), tmp_path / "run"))
+@pytest.mark.parametrize("family, cut", [("qwen2_5_vl", 1), ("qwen2_5_vl", tiny_run.WARMUP), ("qwen3_vl", 3)])
+def test_a_run_that_goes_on_from_a_checkpoint_ends_as_one_that_was_not_cut(tmp_path, family, cut):
+    whole = tiny_run.trained(family)
+    workdir = tiny_run.run(cut_after(cut, whole, tmp_path / "run"), family=family)
     assert [line["step"] for line in tiny_run.metrics(workdir)] == list(range(1, LAST + 1))
-    assert_same_outcome(workdir)
+    assert_same_outcome(workdir, whole, family=family)
 
 
 def test_a_line_that_a_kill_cut_is_gone_when_the_next_is_written(tmp_path):
@@ -292,7 +294,7 @@ def test_a_finished_run_started_again_does_nothing_but_say_so(tmp_path):
 def test_another_base_or_other_data_is_refused(tmp_path):
     workdir = tmp_path / "run"
     shutil.copytree(tiny_run.trained(), workdir)
-    qwen.save(qwen.load(workdir / "init"), tmp_path / "other", dtype="bfloat16")
+    models.save(models.load(workdir / "init"), tmp_path / "other", dtype="bfloat16")
     with pytest.raises(InputError, match="other base weights"):
         tiny_run.run(workdir, scratch={}, model=str(tmp_path / "other"))
     with pytest.raises(InputError, match="made with other settings"):
@@ -312,7 +314,7 @@ def test_adapters_start_as_the_reference_and_move_away():
 
 def test_a_checkpoint_of_adapters_holds_nothing_else():
     config, workdir = tiny_run.config(**tiny_run.ADAPTERS), tiny_run.adapted()
-    model = policy.adapted(config, qwen.load(workdir / "init"))
+    model = policy.adapted(config, models.load(workdir / "init"))
     with checkpoint.Checkpoints(workdir, read_only=True) as checkpoints:
         saved = checkpoints._shapes(tiny_run.STEPS, "weights")
         assert checkpoints.run(tiny_run.STEPS)["base"] == policy.fingerprint(workdir / "init")
@@ -389,8 +391,8 @@ def test_no_weight_is_held_more_often_than_it_must(tmp_path, monkeypatch, change
 def test_a_reference_in_the_compute_dtype_computes_the_same():
     """Weights are cast to it before they are used anyway; so a frozen one may be held in it."""
     config = tiny_run.config(**{"compute_dtype": "bfloat16", "loss.kl_coef": 0.1})
-    model = qwen.load(tiny_run.trained() / "init", compute_dtype="bfloat16")
-    inputs = qwen.pack(model.config, [([5, 6, 7, 8], [])])
+    model = models.load(tiny_run.trained() / "init", compute_dtype="bfloat16")
+    inputs = models.pack(model.config, [([5, 6, 7, 8], [])])
     reference = policy.reference(config, model)
     assert {weight.dtype.name for weight in jax.tree.leaves(nnx.state(reference))} == {"bfloat16"}
     np.testing.assert_array_equal(model(inputs), reference(inputs))
@@ -463,11 +465,11 @@ def test_weights_of_parts_make_the_reward(tmp_path):
 def test_groups_without_a_signal_make_no_step(tmp_path):
     steps = short(tmp_path, online_filter="drop", reward="tiny_reward:nothing")
     assert all(line["update/loss"] == 0 and line["group/kept"] == 0 for line in steps)
-    model = qwen.load(tmp_path / "init")
-    before = {name: np.array(value) for name, value in qwen.named(model).items()}
+    model = models.load(tmp_path / "init")
+    before = {name: np.array(value) for name, value in models.named(model).items()}
     with checkpoint.Checkpoints(tmp_path, read_only=True) as checkpoints:
         checkpoints.restore_weights(2, model)
-    assert all(np.array_equal(before[name], value) for name, value in qwen.named(model).items())
+    assert all(np.array_equal(before[name], value) for name, value in models.named(model).items())
 
 
 def test_refill_draws_further_questions_and_counts_them(tmp_path):
@@ -484,7 +486,7 @@ def test_refill_draws_further_questions_and_counts_them(tmp_path):
 def test_fixed_shuffle_shows_each_question_in_one_order_of_its_own(tmp_path):
     config = tiny_run.config(**{"data.fixed_shuffle": True})
     data = str(tiny_run.trained() / "data")
-    settings = prompts.Prompts(qwen.Processor.from_pretrained(tiny_run.trained() / "init"), **config.prompt)
+    settings = prompts.Prompts(models.Processor.from_pretrained(tiny_run.trained() / "init"), **config.prompt)
     stream = Stream(data)
     questions = batch.Questions(config, stream, settings)
     plain_of = {record["id"]: permute.render(record) for record in Stream(data).take(stream.size)}
@@ -503,7 +505,7 @@ def test_questions_prepared_ahead_are_the_ones_drawn_anyway():
     """And the data position that is saved is that of before."""
     config = tiny_run.config()
     data = str(tiny_run.trained() / "data")
-    settings = prompts.Prompts(qwen.Processor.from_pretrained(tiny_run.trained() / "init"), **config.prompt)
+    settings = prompts.Prompts(models.Processor.from_pretrained(tiny_run.trained() / "init"), **config.prompt)
     plain, prepared = (batch.Questions(config, Stream(data), settings) for _ in range(2))
     for step in range(1, 4):
         draw = (3, 1, 0.5, step)
@@ -523,7 +525,9 @@ def test_a_mixture_without_its_longest_prompts(tmp_path):
     """Two sets with the same ids; those of one and of two images have prompts of two lengths."""
     data, twin = tiny_run.trained() / "data", tmp_path / "twin"
     shutil.copytree(data, twin)
-    settings = prompts.Prompts(qwen.Processor.from_pretrained(tiny_run.trained() / "init"), **tiny_run.config().prompt)
+    settings = prompts.Prompts(
+        models.Processor.from_pretrained(tiny_run.trained() / "init"), **tiny_run.config().prompt
+    )
     lengths = [line["tokens"] for line in prompt_lengths.load_or_measure(str(data), "train", settings, tmp_path)]
     limit = sorted(set(lengths))[-2]
     steps = short(
@@ -588,9 +592,9 @@ def stops_unsaved(words: str, workdir: Path, **changes):
     ],
 )
 def test_a_base_of_nan_stops_the_run_with_the_step(tmp_path, words, changes):
-    model = qwen.load(tiny_run.trained() / "init")
+    model = models.load(tiny_run.trained() / "init")
     model.model.norm.scale[...] = np.nan
-    qwen.save(model, tmp_path / "nan")
+    models.save(model, tmp_path / "nan")
     stops_unsaved(words, tmp_path / "run", scratch={}, model=str(tmp_path / "nan"), **changes)
 
 

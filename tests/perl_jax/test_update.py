@@ -12,8 +12,8 @@ from flax import nnx
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+import models as door
 from models import attention
-from models import qwen2_5_vl as qwen
 from models.errors import InputError
 from perl_jax import grpo, rollout, update
 from perl_jax.engine import tree_packing
@@ -89,7 +89,7 @@ def plain_rows(config, groups):
         rows.append((row + [10] * (TOTAL - len(row)), images))
         index[n] = np.arange(len(ids) - 1, len(ids) - 1 + R)
         targets[n, : len(response)], mask[n, : len(response)] = response, True
-    return qwen.pack(config, rows), index, targets, mask.reshape(Q, O, G, R)
+    return door.pack(config, rows, min_pixels=tiny.MIN_PIXELS), index, targets, mask.reshape(Q, O, G, R)
 
 
 def plain_logprobs(model, inputs, index, targets, temperature=1.0):
@@ -124,13 +124,13 @@ def plain(model, groups, **options):
     ]
     advantages = np.stack([group.advantages for group in groups])
     loss, gradient = plain_loss_and_gradient(model, rows, advantages, mask, *given, tuple(options.items()))
-    return float(loss), qwen.named(gradient)
+    return float(loss), door.named(gradient)
 
 
 def stepped(model, groups, **options):
     """The metrics and {hub name: gradient} of one step."""
     state, metrics = update.step(update.init(model, DESCENT), groups, **options)
-    return {name: float(value) for name, value in metrics.items()}, qwen.named(state.opt_state)
+    return {name: float(value) for name, value in metrics.items()}, door.named(state.opt_state)
 
 
 def assert_close(ours, expected, tolerance=GRADIENT):
@@ -142,8 +142,11 @@ def assert_close(ours, expected, tolerance=GRADIENT):
 
 
 @pytest.fixture(scope="module")
-def model(models):
-    return models["tied"]
+def model(models, request):
+    return models[getattr(request, "param", "tied")]
+
+
+BOTH_FAMILIES = pytest.mark.parametrize("model", ["tied", "qwen3-tied"], indirect=True)
 
 
 @pytest.fixture(scope="module")
@@ -198,6 +201,7 @@ def weighted_gradients(model, shared, rows, weights, places):
 
 
 @pytest.mark.slow
+@BOTH_FAMILIES
 @settings(max_examples=6)
 @given(orders=PERMUTATIONS, lengths=RAGGED, seed=st.integers(0, 99))
 @example(orders=ORDERS, lengths=LENGTHS, seed=0)
@@ -205,11 +209,11 @@ def test_shared_prompts_equal_one_row_a_rollout(model, orders, lengths, seed):
     """Log-probs within 2e-5, gradients within 1e-4 of each tensor's largest value."""
     groups = make_groups(model.config, orders, lengths, seed)
     *rows, mask = plain_rows(model.config, groups)
-    [shared] = tree_packing.pack(model.config, groups, Q * O, 96, None, None).batches  # all examples in one shape
+    [shared] = tree_packing.pack(model.config, groups, Q * O, 96, tiny.MIN_PIXELS, None).batches  # in one shape
     weights = np.where(mask, np.random.default_rng(seed).normal(size=mask.shape), 0).astype(np.float32)
     (gradient, logp), (expected_gradient, expected) = weighted_gradients(model, shared, rows, weights, numbered(mask))
     np.testing.assert_allclose(np.where(mask, logp, 0), np.where(mask, expected, 0), atol=2e-5)
-    assert_close(qwen.named(gradient), qwen.named(expected_gradient))
+    assert_close(door.named(gradient), door.named(expected_gradient))
 
 
 def test_logprobs(model, groups):
@@ -231,9 +235,9 @@ def test_the_gradient_on_policy(model, groups, first_step):
     weights = np.where(mask, -advantages[..., None] / mask.sum(), 0).astype(np.float32)
     [shared] = tree_packing.pack(model.config, groups, None, None, None, None).batches
     _, (expected, _) = weighted_gradients(model, shared, rows, weights, numbered(mask))
-    assert_close(gradient, qwen.named(expected))
+    assert_close(gradient, door.named(expected))
     assert metrics["loss"] == pytest.approx(weights.sum(), rel=1e-4, abs=1e-6)
-    assert metrics["grad_norm"] == pytest.approx(norm(qwen.named(expected)), rel=1e-4)
+    assert metrics["grad_norm"] == pytest.approx(norm(door.named(expected)), rel=1e-4)
     assert metrics["ratio"] == metrics["ratio_max"] == 1 and metrics["tokens"] == np.sum(LENGTHS)
 
 
@@ -247,14 +251,14 @@ OFF_POLICY = {"kl_coef": 0.05, "aggregate": "seq-mean-token-mean", "temperature"
 @pytest.fixture(scope="module")
 def off_policy(model, groups):
     """The groups with old, reference and sampler log-probs, and what a step of OFF_POLICY makes of them."""
-    logp = update.logprobs(model, groups, 0.7, rows=2)
+    logp = update.logprobs(model, groups, 0.7, rows=2, min_pixels=tiny.MIN_PIXELS)
     more = {
         "old_logprobs": random_logprobs(logp),
         "ref_logprobs": random_logprobs(seed=2),
         "sampler_logprobs": random_logprobs(logp + 0.25, spread=0.0),
     }
     groups = make_groups(model.config, **more)
-    state, metrics = update.step(update.init(model, DESCENT), groups, **OFF_POLICY)
+    state, metrics = update.step(update.init(model, DESCENT), groups, min_pixels=tiny.MIN_PIXELS, **OFF_POLICY)
     return groups, {name: float(value) for name, value in metrics.items()}, state
 
 
@@ -264,7 +268,7 @@ def test_the_gradient_off_policy(model, off_policy):
     loss, expected = plain(model, groups, **OFF_POLICY)
     assert metrics["loss"] == pytest.approx(loss, rel=1e-4, abs=1e-6)
     assert metrics["grad_norm"] == pytest.approx(norm(expected), rel=1e-4)
-    assert_close(qwen.named(state.opt_state), expected)
+    assert_close(door.named(state.opt_state), expected)
     assert metrics["ratio_max"] > 1.2 and metrics["clip_high"] + metrics["clip_low"] > 0 and metrics["kl"] > 0
     old, sampler = (dense([getattr(group, name) for group in groups]) for name in ("old_logprobs", "sampler_logprobs"))
     gap = np.abs(old - sampler).sum() / np.sum(LENGTHS)
@@ -291,13 +295,14 @@ def test_other_losses(model, off_policy, options):
 
 
 @pytest.mark.slow
-def test_transformers_takes_the_same_step(model, off_policy, theirs):
+@BOTH_FAMILIES
+def test_transformers_takes_the_same_step(model, off_policy, theirs, request):
     """One step of descent on the GRPO loss, against torch autograd through transformers with the loss written out."""
     import reference
     import torch
 
     groups, _, state = off_policy
-    other = theirs["tied"]
+    other = theirs[request.node.callspec.params["model"]]
     other.zero_grad()
     responses_with_tokens = np.count_nonzero(LENGTHS)
     for (q, o, g), (ids, images, response) in zip(np.ndindex(Q, O, G), rollouts_of(groups)):
@@ -314,10 +319,10 @@ def test_transformers_takes_the_same_step(model, off_policy, theirs):
         losses = torch.minimum(losses, torch.tensor(-a * 3.0)) if a < 0 else losses
         losses = losses + 0.05 * ((ref - logp).exp() - (ref - logp) - 1).clamp(-10, 10)
         (losses.mean() / responses_with_tokens).backward()
-    before, after = qwen.named(model), qwen.named(state.model)
+    before, after = door.named(model), door.named(state.model)
     moved = {name: (np.asarray(before[name]) - np.asarray(after[name])) / RATE for name in after}
     expected = reference.gradient(other)
-    assert_close(qwen.named(state.opt_state), expected, tolerance=1e-3)
+    assert_close(door.named(state.opt_state), expected, tolerance=1e-3)
     for name, value in expected.items():  # a weight of size 1 cannot move by less than its own rounding
         np.testing.assert_allclose(moved[name], value, atol=1e-3 * np.abs(value).max() + 2e-6, err_msg=name)
 
@@ -421,7 +426,7 @@ def test_groups_without_a_signal_are_left_out_and_counted(model, groups):
     state, metrics = update.step(update.init(model, DESCENT), silenced)
     loss, expected = plain(model, silenced)
     assert metrics["loss"] == pytest.approx(loss, rel=1e-4, abs=1e-6)
-    assert_close(qwen.named(state.opt_state), expected)
+    assert_close(door.named(state.opt_state), expected)
     assert metrics["tokens"] == np.sum(LENGTHS)
     assert metrics["computed_share"] == pytest.approx(np.sum(LENGTHS[1]) / np.sum(LENGTHS))
     assert metrics["update_norm"] == pytest.approx(RATE * metrics["grad_norm"], rel=1e-5)
@@ -432,7 +437,7 @@ def test_no_signal_at_all_changes_nothing(model, groups):
     state, metrics = update.step(update.init(model, DESCENT), without_signal(groups, [0, 1, 2]))
     assert metrics["loss"] == metrics["grad_norm"] == metrics["update_norm"] == 0
     assert metrics["tokens"] == np.sum(LENGTHS) and metrics["entropy"] > 0 and metrics["ratio"] == pytest.approx(1)
-    assert leaf_bytes(qwen.named(state.model)) == leaf_bytes(qwen.named(model))
+    assert leaf_bytes(door.named(state.model)) == leaf_bytes(door.named(model))
 
 
 @pytest.mark.slow
@@ -475,7 +480,7 @@ def test_tokens_past_the_end_are_not_read(model, groups):
     (gradient, logp), _ = weighted_gradients(model, shared, rows, weights, numbered(mask))
     (other_gradient, other_logp), _ = weighted_gradients(model, other, rows, weights, numbered(mask))
     np.testing.assert_array_equal(np.where(mask, logp, 0), np.where(mask, other_logp, 0))
-    assert_close(qwen.named(other_gradient), qwen.named(gradient), tolerance=1e-6)
+    assert_close(door.named(other_gradient), door.named(gradient), tolerance=1e-6)
 
 
 # The state.
@@ -490,12 +495,12 @@ def test_a_filter_freezes(model, groups, first_step):
     """What does not train keeps its bytes and has no optimizer state; what trains moves as it would without it."""
     adamw = optax.adamw(1e-3)
     state = update.init(model, adamw, trainable=lambda path: path.startswith("model.layers."))
-    names = set(qwen.named(state.trainable))
-    assert names == {name for name in qwen.named(model) if name.startswith("model.layers.")}
+    names = set(door.named(state.trainable))
+    assert names == {name for name in door.named(model) if name.startswith("model.layers.")}
     size = sum(leaf.size for leaf in jax.tree.leaves(state.trainable))
     assert sum(leaf.size for leaf in jax.tree.leaves(state.opt_state) if leaf.ndim) == 2 * size
     state, metrics = update.step(state, groups)
-    before, after = qwen.named(model), qwen.named(state.model)
+    before, after = door.named(model), door.named(state.model)
     assert before.keys() == after.keys()
     for name in before:
         assert (np.asarray(before[name]).tobytes() == np.asarray(after[name]).tobytes()) == (name not in names), name
@@ -529,10 +534,10 @@ def test_master_weights_are_float32(groups):
     state = update.init(half, optax.sgd(1e-5), trainable=lambda path: path.startswith("model."))
     assert {leaf.dtype for leaf in jax.tree.leaves(state.trainable)} == {jnp.dtype(jnp.float32)}
     assert {leaf.dtype for leaf in jax.tree.leaves(state.frozen)} == {jnp.dtype(jnp.bfloat16)}
-    before = np.asarray(qwen.named(state.model)["model.norm.weight"])
+    before = np.asarray(door.named(state.model)["model.norm.weight"])
     state, _ = update.step(state, groups)
     assert state.model.compute_dtype == jnp.bfloat16
-    after = np.asarray(qwen.named(state.model)["model.norm.weight"])
+    after = np.asarray(door.named(state.model)["model.norm.weight"])
     assert after.dtype == np.float32 and (after != before).mean() > 0.5
     np.testing.assert_array_equal(after.astype(jnp.bfloat16), before.astype(jnp.bfloat16))
 
@@ -556,7 +561,7 @@ def test_gradients_are_summed_in_float32(models):
         cast = nnx.merge(graph, weights)
         cast.compute_dtype = jnp.dtype(dtype)
         state, _ = update.step(update.init(cast, DESCENT), [group])
-        gradients[dtype] = {name: np.asarray(g, np.float64) for name, g in qwen.named(state.opt_state).items()}
+        gradients[dtype] = {name: np.asarray(g, np.float64) for name, g in door.named(state.opt_state).items()}
 
     def error(name, row=slice(None)):
         exact, rounded = (gradients[dtype][name][row] for dtype in ("float32", "bfloat16"))
@@ -625,7 +630,7 @@ def test_a_change_that_is_not_finite_is_not_made(model, groups):
     """Though loss and gradient are numbers."""
     state, metrics = update.step(update.init(model, optax.sgd(math.inf)), groups)
     assert metrics["skipped"] == 1 and np.isfinite([metrics["loss"], metrics["grad_norm"]]).all()
-    assert leaf_bytes(qwen.named(state.model)) == leaf_bytes(qwen.named(model))
+    assert leaf_bytes(door.named(state.model)) == leaf_bytes(door.named(model))
 
 
 @pytest.mark.slow

@@ -1,7 +1,8 @@
 """Results that tests compare between meshes: rollouts, logprobs and an update of a tiny model.
 
-As a program, `python tests/support/mesh_run.py MODEL OUT DEVICES JSON`: the same on virtual CPU devices, with a file
-OUT/NAME.npz for each {NAME: (mesh sizes, a case below)}, and OUT/NAME.json with what was compiled.
+As a program, `python tests/support/mesh_run.py MODELS OUT DEVICES JSON`: the same on virtual CPU devices, with a file
+OUT/NAME.npz for each {NAME: (mesh sizes, a case below)}, and OUT/NAME.json with what was compiled. MODELS has a
+model of each family.
 """
 
 import dataclasses
@@ -14,13 +15,18 @@ from pathlib import Path
 PROMPTS, SAMPLES = 5, 3  # 5 prompts: divisible by no mesh
 
 
-def config():
-    """6 query and 2 key heads, few layers, unrolled: each one more is compiled for each mesh."""
+def configs() -> dict:
+    """{family: 6 query and 2 key heads, few layers, unrolled: each one more is compiled for each mesh}."""
     import tiny
 
-    untied = tiny.CONFIGS["untied"]
-    vision = dataclasses.replace(untied.vision, depth=2, fullatt_block_indexes=(1,))
-    return dataclasses.replace(untied, vision=vision, text=dataclasses.replace(untied.text, num_hidden_layers=2))
+    def cut(config, **vision):
+        vision = dataclasses.replace(config.vision, depth=2, **vision)
+        return dataclasses.replace(config, vision=vision, text=dataclasses.replace(config.text, num_hidden_layers=2))
+
+    return {
+        "qwen2_5_vl": cut(tiny.CONFIGS["untied"], fullatt_block_indexes=(1,)),
+        "qwen3_vl": cut(tiny.QWEN3["qwen3-untied"], deepstack_visual_indexes=(0, 1)),
+    }
 
 
 def all_weights(model, sharding=None):
@@ -42,10 +48,16 @@ def text(model, sharding=None):
     return model, lambda path: not path.startswith("visual.")
 
 
-# name: (the model and which of its weights train, new tokens). Only "long" takes pages and moves streams,
-# which takes eight decoding programs instead of one, and recomputes activations.
 TENSOR = {"cut": 2}  # of sampling alone, by the mesh's name
-CASES = {"long": (all_weights, 80), "short": (all_weights, 40), "adapters": (adapters, 40), "text": (text, 40)}
+# name: (the family, the model and which of its weights train, new tokens). Only "long" takes pages and moves streams,
+# which takes eight decoding programs instead of one, and recomputes activations.
+CASES = {
+    "long": ("qwen2_5_vl", all_weights, 80),
+    "short": ("qwen2_5_vl", all_weights, 40),
+    "adapters": ("qwen2_5_vl", adapters, 40),
+    "text": ("qwen2_5_vl", text, 40),
+    "second family": ("qwen3_vl", all_weights, 40),
+}
 
 
 def sampled(model, max_new_tokens: int, tensor: int = 0) -> dict:
@@ -89,7 +101,7 @@ def results(model, trainable, optimizer, max_new_tokens: int, remat: bool = Fals
     """{name: array} of all results that must be equal on any mesh; without rollouts for 0 new tokens."""
     import numpy as np
 
-    from models import qwen2_5_vl as qwen
+    import models
     from perl_jax import update
 
     groups, rows = groups_and_rows(model)
@@ -100,7 +112,7 @@ def results(model, trainable, optimizer, max_new_tokens: int, remat: bool = Fals
         **(sampled(model, max_new_tokens, tensor) if max_new_tokens else {}),
         "logprobs": logprobs,
         **{f"metric {name}": metrics[name] for name in names},
-        **{f"weight {name}": np.asarray(value) for name, value in qwen.named(state.model).items()},
+        **{f"weight {name}": np.asarray(value) for name, value in models.named(state.model).items()},
     }
 
 
@@ -122,7 +134,7 @@ def gathered(text: str) -> set[tuple[int, ...]]:
     return {tuple(map(int, filter(None, shape.split(",")))) for shape in shapes}
 
 
-def main(model_path: str, out: str, devices: str, meshes: str) -> None:
+def main(folder: str, out: str, devices: str, meshes: str) -> None:
     os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={devices}"
     os.environ["JAX_PLATFORMS"] = "cpu"
     import jax
@@ -130,7 +142,7 @@ def main(model_path: str, out: str, devices: str, meshes: str) -> None:
     import optax
     from environment import CACHE
 
-    from models import qwen2_5_vl as qwen
+    import models
     from models import weights
     from perl_jax import mesh, rollout
     from perl_jax.engine import embeddings
@@ -152,8 +164,8 @@ def main(model_path: str, out: str, devices: str, meshes: str) -> None:
     for name, (sizes, case) in json.loads(meshes).items():
         embeddings.PATCHES = 1 if name == "all" else patches  # a shard's images one by one
         with jax.set_mesh(mesh.make(**sizes)):
-            make, tokens = CASES[case]
-            model, trainable = make(qwen.load(model_path, sharding=mesh.sharding), mesh.sharding)
+            family, make, tokens = CASES[case]
+            model, trainable = make(models.load(Path(folder, family), sharding=mesh.sharding), mesh.sharding)
             options = descent, tokens, case == "long", TENSOR.get(name, 0)
             np.savez(Path(out, f"{name}.npz"), **results(model, trainable, *options))
             in_decoding = sorted(shapes)

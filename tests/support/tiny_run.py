@@ -16,6 +16,7 @@ import environment  # noqa: F401  (before the first import of jax)
 import tiny
 from subprocesses import free_port
 
+import models
 from configs import base
 from models import image_files
 from perl_jax import train
@@ -95,6 +96,13 @@ def config(family: str = "qwen2_5_vl", **changes):
     return made
 
 
+def untrained(path: Path, family: str) -> None:
+    """Writes a directory with a micro model of random weights, whose tokenizer knows the digits' questions."""
+    sizes = dict(FAMILIES[family])
+    make = models.family({"model_type": sizes.pop("model_type", family)}).from_scratch.make
+    make(path, sizes, ["Which image shows 7? In a box."], vocab_size=300)
+
+
 def run(workdir: Path, **changes) -> Path:
     """Trains in `workdir` and returns it."""
     train.train(config(**changes), workdir)
@@ -138,25 +146,26 @@ def start(
     return [process(index) for index in range(count)]
 
 
-def trained() -> Path:
+def trained(family: str = "qwen2_5_vl") -> Path:
     """The workdir of one complete run, read-only."""
-    return _once("trained")
+    return _once("trained", family)
 
 
-def adapted() -> Path:
+def adapted(family: str = "qwen2_5_vl") -> Path:
     """The workdir of one complete run that trained adapters of both towers with KL, read-only."""
-    return _once("adapted", **ADAPTERS)
+    return _once("adapted", family, **ADAPTERS)
 
 
 @functools.cache
-def _once(name: str, **changes) -> Path:
+def _once(name: str, family: str, **changes) -> Path:
     """The workdir of a run that one test process makes for all of them, in the folder that conftest.py names."""
-    workdir = Path(os.environ["PERL_JAX_TINY_RUNS"], name)
+    workdir = Path(os.environ["PERL_JAX_TINY_RUNS"], family, name)
+    workdir.parent.mkdir(exist_ok=True)
     with open(f"{workdir}.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         done = Path(f"{workdir}.done")
         if not done.exists():
-            run(workdir, **changes)
+            run(workdir, family=family, **changes)
             done.touch()
     return workdir
 

@@ -11,6 +11,7 @@ from environment import REPOSITORY
 from fake_endpoint import FakeEndpoint
 from PIL import Image
 
+import models
 from configs import base
 from models import qwen2_5_vl as qwen
 from models.qwen2_5_vl import from_scratch
@@ -113,9 +114,10 @@ def split(arguments: str) -> dict[str, str]:
     return dict(part.split("=", 1) for part in parts)
 
 
-def test_lmms_eval_gets_its_arguments_whole(settings, processor):
-    words = words_of(usage_snippets.lmms_eval(settings, 50))
-    assert words[:5] == ["python", "-m", "lmms_eval", "--model", "qwen2_5_vl"] and "--force_simple" in words
+@pytest.mark.parametrize("family", models.FAMILIES)
+def test_lmms_eval_gets_its_arguments_whole(settings, processor, family):
+    words = words_of(usage_snippets.lmms_eval(settings, 50, family=family))
+    assert words[:5] == ["python", "-m", "lmms_eval", "--model", family] and "--force_simple" in words
     arguments = split(words[words.index("--model_args") + 1])
     assert arguments == {
         "pretrained": "$MODEL",
@@ -130,8 +132,10 @@ def test_lmms_eval_gets_its_arguments_whole(settings, processor):
     assert arguments["reasoning_prompt"] == "\\nAnswer in \\boxed{}." and "system_prompt" not in arguments
 
 
-def test_vlmevalkit_gets_limits_and_texts(settings, plain):
-    model = json.loads(usage_snippets.vlmevalkit(settings, 50))["model"]["perl-qwen2.5-vl"]
+@pytest.mark.parametrize("family, name", zip(models.FAMILIES, ["qwen2.5-vl", "qwen3-vl"], strict=True))
+def test_vlmevalkit_gets_limits_and_texts(settings, plain, family, name):
+    [(directory, model)] = json.loads(usage_snippets.vlmevalkit(settings, 50, family))["model"].items()
+    assert directory == f"perl-{name}" and model["class"] in ("Qwen2VLChat", "Qwen3VLChat")
     assert model["system_prompt"] == f"{SYSTEM}\n{INSTRUCTION}" and model["max_new_tokens"] == 50
     assert settings.limits.items() <= model.items() and not model["use_custom_prompt"]
     assert "system_prompt" not in json.loads(usage_snippets.vlmevalkit(plain, 50))["model"]["perl-qwen2.5-vl"]

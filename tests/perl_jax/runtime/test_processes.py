@@ -11,7 +11,7 @@ import pytest
 import tiny_run
 from subprocesses import finish
 
-from models import qwen2_5_vl as qwen
+import models
 from models.errors import InputError
 from perl_jax.runtime import processes
 from perl_jax.training import checkpoint
@@ -36,12 +36,12 @@ def start(workdir: Path, count: int, changes=({},), die="0") -> list[subprocess.
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory):
+def runs(tmp_path_factory, request):
     """{processes: the workdir of a whole run}."""
-    workdirs = {}
+    workdirs, changes = {}, {"family": getattr(request, "param", "qwen2_5_vl")}
     for count in (1, 2):
         workdirs[count] = tmp_path_factory.mktemp("processes") / f"run{count}"
-        for code, text in finish(start(workdirs[count], count)):
+        for code, text in finish(start(workdirs[count], count, changes=(changes,))):
             assert code == 0, text
             warnings = [line for line in text.splitlines() if "skipped" in line]
             assert (
@@ -53,7 +53,7 @@ def runs(tmp_path_factory):
 
 def outcome(workdir: Path) -> dict:
     """What a run has left, to be compared."""
-    model = qwen.load(workdir / "init")
+    model = models.load(workdir / "init")
     with checkpoint.Checkpoints(workdir, read_only=True) as checkpoints:
         checkpoints.restore_weights(LAST, model)
         run = checkpoints.run(LAST)
@@ -65,7 +65,7 @@ def outcome(workdir: Path) -> dict:
     rollouts_by_step = {row["step"]: (row["responses"], row["rewards"], row["orders"]) for row in rollouts}
     predictions = (workdir / "evaluations" / f"eval-{LAST:08d}.jsonl").read_text()
     return {
-        "weights": qwen.named(model),
+        "weights": models.named(model),
         "stream": run["stream"],
         "base": run["base"],
         "steps": steps,
@@ -89,12 +89,12 @@ def assert_same(workdir: Path, other: Path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("runs", tiny_run.FAMILIES, indirect=True)
 def test_two_processes_train_as_one(runs):
     assert_same(runs[2], runs[1])
     assert len(json.loads((runs[2] / "run.json").read_text())) == 1, "process 0 alone writes"
 
 
-@pytest.mark.slow
 @pytest.mark.slow
 def test_each_process_decodes_its_share_of_the_images(runs):
     """Of all that one process decodes, in the evaluation and both stages of training; the rest its rows never need."""
