@@ -30,7 +30,7 @@ RUNS = [  # (config, topology)
     ("perl_7b_8xh100.py:lora", "h100:8"),
     ("perl_7b_lora.py", "h100:1"),
     ("qwen3_vl_4b.py", "v6e:4x4"),
-    ("qwen3_vl_4b.py:8xh100", "h100:8"),
+    ("qwen3_vl_4b.py", "h100:8"),
     ("qwen3_vl_8b.py", "v6e:8x8"),
     ("qwen3_vl_8b.py:8xh100", "h100:8"),
     ("perl_72b.py", "v5p:4x4x4"),
