@@ -12,6 +12,7 @@ from configs import perl_7b
 def get_config():
     config = perl_7b.get_config()
     config.model = "Qwen/Qwen3-VL-4B-Instruct"
+    config.prompt.min_pixels = 65536  # smaller images are enlarged, as published
     config.mesh.tensor = 1
     config.sampling.batch = 128  # 8 KV heads: a token's cache is 2.6 times that of Qwen2.5-VL-7B
     return config

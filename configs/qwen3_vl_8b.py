@@ -13,6 +13,7 @@ from configs import perl_7b
 def get_config(machine: str = "tpu"):
     config = perl_7b.get_config()
     config.model = "Qwen/Qwen3-VL-8B-Instruct"
+    config.prompt.min_pixels = 65536  # smaller images are enlarged, as published
     if machine == "8xh100":
         config.mesh.tensor = 1
         config.sampling.batch = 128  # 8 KV heads: a token's cache is 2.6 times that of Qwen2.5-VL-7B

@@ -15,7 +15,7 @@ import filter_run
 from perl_jax import evaluate
 from perl_jax.runtime import cli, processes
 
-SMALL = {"benchmark": "records", "max_new_tokens": 8, "dtype": "float32", "batch": 4, "max_prompt_tokens": 200}
+SMALL = {"benchmark": "records", "max_new_tokens": 8, "dtype": "float32", "batch": 4, "max_prompt_tokens": 300}
 
 
 def run(out: Path, **options) -> dict:
