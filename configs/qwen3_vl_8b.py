@@ -3,7 +3,8 @@
 Command:   python -m perl_jax.train --config=configs/qwen3_vl_8b.py --workdir=runs/qwen3_vl_8b
            or --config=configs/qwen3_vl_8b.py:8xh100
 Data:      as configs/perl_7b.py
-Hardware:  TBD
+Hardware:  v6e:8x8, planned (benchmarks/PLANS.md): 62% of the memory, 10 s a step; or with :8xh100 8 H100 of 80 GB,
+           estimated: 93%, 54 s
 Result:    not run
 """
 
