@@ -2,7 +2,8 @@
 
 Command:   python -m perl_jax.train --config=configs/qwen3_vl_4b.py --workdir=runs/qwen3_vl_4b
 Data:      as configs/perl_7b.py
-Hardware:  8 H100 of 80 GB, or v6e:4x4; TBD
+Hardware:  v6e:4x4, planned (benchmarks/PLANS.md): 88% of the memory, 22 s a step; or 8 H100 of 80 GB, estimated: 73%,
+           33 s
 Result:    not run
 """
 
