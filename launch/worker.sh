@@ -30,7 +30,12 @@ find_workdir() { # FLAGS: sets workdir
     [ -n "$workdir" ] || refuse "give --workdir=WORKDIR: its file finished says when to end"
 }
 
-finished() { stat -c '%i %y' -- "$workdir/finished" 2>/dev/null || true; } # another one each time that a run ends
+finished() { # another one each time that a run ends
+    local files=("$workdir/finished") name=${workdir%/}
+    # of a run in a bucket: what its process on this host has (perl_jax/runtime/bucket.py)
+    [[ $workdir != gs://* ]] || files=(~/.cache/perl_jax/buckets/process-*/"${name//\//%2F}/finished")
+    stat -c '%i %y' -- "${files[@]}" 2>/dev/null || true
+}
 
 end_if_done() { # of a run: uses its variables
     local now
@@ -83,7 +88,7 @@ status() {
         say "running, process $(cat logs/pid)"
     elif [ ! -e logs/workdir ]; then
         say "nothing was started here"
-    elif [ -e "$(cat logs/workdir)/finished" ]; then
+    elif workdir=$(cat logs/workdir) && [ -n "$(finished)" ]; then
         say finished
     else
         say "not running, not finished"

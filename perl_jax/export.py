@@ -23,7 +23,7 @@ from models.weights import new_directory
 from perl_jax import policy
 from perl_jax.exporting import model_card, provenance
 from perl_jax.records import prompts
-from perl_jax.runtime import cli, logs
+from perl_jax.runtime import bucket, cli, logs
 from perl_jax.training import checkpoint
 
 FLAGS = flags.FLAGS
@@ -181,7 +181,8 @@ def limited(image_settings: Mapping, run_prompts: prompts.Prompts) -> dict:
 
 def main(_) -> None:
     out = Path(FLAGS.out)
-    number = export(Path(FLAGS.workdir), out, FLAGS.step, FLAGS.adapter, [Path(item) for item in FLAGS.results])
+    workdir, results = bucket.brought(FLAGS.workdir), [Path(item) for item in FLAGS.results]
+    number = export(workdir, out, FLAGS.step, FLAGS.adapter, results)
     print(f"wrote step {number} of {FLAGS.workdir} to {out}")
 
 

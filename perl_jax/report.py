@@ -13,7 +13,7 @@ from absl import flags
 
 from models.errors import InputError
 from perl_jax.evaluation import comparison, results, training_runs
-from perl_jax.runtime import cli, files, html
+from perl_jax.runtime import bucket, cli, files, html
 from perl_jax.runtime.html import element
 
 FLAGS = flags.FLAGS
@@ -24,18 +24,18 @@ def parse_directories(flag: str, items: Sequence[str]) -> dict[str, Path]:
     out = {}
     for item in items:
         name, equals, path = item.partition("=")
-        if not equals or os.path.isdir(item):
+        if not equals or os.path.isdir(item) or bucket.is_url(item):
             name, path = os.path.basename(os.path.abspath(item)), item
         name = " ".join(name.split())
         if not name or not path:
             raise InputError(f"--{flag}={item}: give it as NAME=DIRECTORY or DIRECTORY")
-        if not os.path.isdir(path):
+        if not bucket.is_url(path) and not os.path.isdir(path):
             raise InputError(f"--{flag}={item}: {path} is not a directory")
         if name in out:
             raise InputError(
                 f"--{flag}={item}: the name {name!r} is taken, by {out[name]}; give another one, as NAME={path}"
             )
-        out[name] = Path(path)
+        out[name] = bucket.brought(path)
     return out
 
 

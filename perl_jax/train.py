@@ -25,7 +25,7 @@ from perl_jax.grading import Grader
 from perl_jax.planning import fitting
 from perl_jax.records import prompt_lengths
 from perl_jax.records.stream import Stream, directories_with_split, open_subsets
-from perl_jax.runtime import cli, disk, files, lock, logs, processes, stop
+from perl_jax.runtime import bucket, cli, disk, files, lock, logs, processes, stop
 from perl_jax.runtime.compilations import Compilations
 from perl_jax.training import (
     bad_steps,
@@ -61,11 +61,13 @@ def train(config: ConfigDict, workdir: Path, profile: tuple[int, int] = (0, 0), 
         with mesh.with_tensor(config.sampling.tensor):
             check_config.check_shards(config, mesh.shards())
         workdir.mkdir(parents=True, exist_ok=True)
-        with lock.Lock(workdir):
-            run(config, workdir, profile, allow)
+        with lock.Lock(workdir), bucket.Mirror(workdir) as mirror:
+            run(config, workdir, profile, allow, mirror)
 
 
-def run(config: ConfigDict, workdir: Path, profile: tuple[int, int], allow: Sequence[str]) -> None:
+def run(
+    config: ConfigDict, workdir: Path, profile: tuple[int, int], allow: Sequence[str], mirror: bucket.Mirror
+) -> None:
     """`train` on the current mesh."""
     cache = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
     logger.info("compiled programs are kept in %s", cache or "memory alone")
@@ -164,6 +166,7 @@ def run(config: ConfigDict, workdir: Path, profile: tuple[int, int], allow: Sequ
                 stopped = signals.asked()
                 regular = step == last or step % config.checkpoint.every == 0
                 if stopped or scores or (learnt and (regular or checkpoints.due(config.checkpoint.minutes))):
+                    mirror.push()  # before it: a restart finds the lines of all steps that are saved
                     checkpoints.save(step, state, {**at_step, "bad_steps": bad.in_a_row}, scores)
                 if stopped:
                     break
@@ -384,13 +387,14 @@ FLAGS = flags.FLAGS
 def main(_: Sequence[str]) -> None:
     check_config.check_parts(FLAGS.config)
     if FLAGS.inspect:
+        cli.check_paths()
         print(inspect_page.write(FLAGS.config, Path(FLAGS.workdir), FLAGS.inspect))
         return
     processes.join(FLAGS.coordinator, FLAGS.process_count, FLAGS.process_index)
     if FLAGS.bad_step:
-        again(FLAGS.config, Path(FLAGS.workdir), FLAGS.bad_step)
+        again(FLAGS.config, bucket.brought(FLAGS.workdir), FLAGS.bad_step)
         return
-    train(FLAGS.config, Path(FLAGS.workdir), steps_of(FLAGS.profile_steps), FLAGS.allow)
+    train(FLAGS.config, bucket.local(FLAGS.workdir), steps_of(FLAGS.profile_steps), FLAGS.allow)
 
 
 def again(config: ConfigDict, workdir: Path, step: int) -> None:

@@ -198,6 +198,17 @@ def test_a_training_is_started_again_until_the_run_is_finished(host):
         assert f"the training ended with exit code {code}; again in 30 s" in done.stdout
 
 
+def test_a_run_in_a_bucket_is_finished_where_its_process_here_has_that(host, tmp_path):
+    path, environment, _, training = host
+    folder = tmp_path / "home" / ".cache" / "perl_jax" / "buckets" / "process-3" / "gs:%2F%2Fbucket%2Fa b"
+    folder.mkdir(parents=True)
+    variables = environment | {"HOME": str(tmp_path / "home"), "folder": str(folder)}
+    ends = FINISHES.replace("workdir", "folder")
+    training(f"case $(wc -l <count) in 1) exit 1 ;; *) {ends} ;; esac")
+    done = bash("launch/worker.sh", "run", "--workdir=gs://bucket/a b/", cwd=path, env=variables, timeout=60)
+    assert done.returncode == 0 and done.stdout.endswith(": finished\n") and len(starts(path)) == 2, done
+
+
 def test_a_training_that_fails_at_once_is_given_up(host):
     path, environment, workdir, training = host
     training("exit 0")

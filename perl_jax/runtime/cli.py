@@ -21,7 +21,7 @@ from absl import app, flags
 from absl import logging as absl_logging
 
 from models.errors import InputError, one_line
-from perl_jax.runtime import config_keys, device_settings, disk, peers
+from perl_jax.runtime import bucket, config_keys, device_settings, disk, peers
 
 flags.disclaim_key_flags()  # flags defined here count as the command's, and are shown by its --help
 os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # torch is not needed
@@ -32,6 +32,7 @@ A_CONFIG = (  # in one line
     "single values are set by --config.KEY=VALUE"
 )
 PATHS = frozenset({"workdir", "out", "input", "images", "data", "results", "decontaminate", "against"})  # flags
+IN_BUCKETS = frozenset({"train", "export", "report"})  # commands whose --workdir may be in a bucket
 IN_CONFIG = {"model": "config.model", "data": "config.data.directory"}  # flags of other commands
 
 
@@ -144,7 +145,7 @@ def parse(argv: Sequence[str], elsewhere: Mapping[str, str]) -> Sequence[str]:
         check_names(argv, elsewhere)
         arguments = flags.FLAGS(with_config_path(argv))
         check_finite()
-        check_paths()
+        check_paths(buckets=Path(argv[0]).stem in IN_BUCKETS)
         if "config" in flags.FLAGS:
             check_kind(flags.FLAGS.config)  # raises now if the config file cannot be read
         return arguments
@@ -163,14 +164,23 @@ def check_finite() -> None:
             raise InputError(f"--{name}={value}: give a finite number")
 
 
-def check_paths() -> None:
-    """Raises InputError for a path that is a URL: it would be a folder such as `gs:` on each machine."""
+def check_paths(buckets: bool = False) -> None:
+    """Raises InputError for a path that is a URL: it would be a folder such as `gs:` on each machine.
+
+    With `buckets` --workdir may be one of a bucket that can be used.
+    """
     for name in PATHS.intersection(flags.FLAGS):
         value = flags.FLAGS[name].value
         for path in value if isinstance(value, list) else [value]:
-            if url := re.match(r"(?:[^/:=]*=)?([A-Za-z][A-Za-z0-9+.-]+):/", str(path)):  # NAME=DIR, too
+            if url := re.match(r"(?:[^/:=]*=)?(([A-Za-z][A-Za-z0-9+.-]+):/.*)", str(path)):  # NAME=DIR, too
+                if buckets and name == "workdir" and bucket.is_url(url[1]):
+                    try:
+                        bucket.check(url[1])
+                    except InputError as error:
+                        raise InputError(f"--{name}={path}: {error}") from error
+                    continue
                 raise InputError(
-                    f"--{name}={path}: {url[1]}:// is not read or written; give a path on this machine, which may be "
+                    f"--{name}={path}: {url[2]}:// is not read or written; give a path on this machine, which may be "
                     "shared or a bucket mounted there"
                 )
 

@@ -5,11 +5,12 @@ reads only image sizes, but decodes, resizes and patches only the images of its 
 responses. Process 0 alone writes a run's files; all write checkpoints. With one process all functions are no-ops.
 """
 
+import contextlib
 import json
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 import jax
@@ -25,6 +26,8 @@ Made = TypeVar("Made")
 
 TIMEOUT = 120  # seconds to wait for the other processes at start-up
 LOST = 60  # seconds without a sign of life after which a process is lost, and the others end
+
+_shares: list[Callable[[], None]] = []  # of `sharing`
 
 
 def join(coordinator: str = "", count: int = 0, index: int = -1) -> None:
@@ -99,14 +102,31 @@ def after_first(make: Callable[[], Made]) -> Made:
     if not first():
         if failure := any_text(""):
             raise InputError(failure)
+        for share in _shares:
+            share()
         return make()
     try:
         made = make()
+        for share in _shares:
+            share()
     except InputError as error:
         any_text(str(error))
         raise
     any_text("")
     return made
+
+
+@contextlib.contextmanager
+def sharing(share: Callable[[], None]) -> Iterator[None]:
+    """Where processes do not see each other's files: `share` hands on what process 0 makes in `after_first`.
+
+    It is called in process 0 after it has made something, then in the others before they look for it.
+    """
+    _shares.append(share)
+    try:
+        yield
+    finally:
+        _shares.remove(share)
 
 
 def exchange(value) -> list:

@@ -7,7 +7,6 @@ that the step was computed with.
 import dataclasses
 import logging
 import shlex
-import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -23,7 +22,7 @@ from models.image_files import Encoded
 from perl_jax import policy, update
 from perl_jax.engine import tree_packing
 from perl_jax.records.prompts import Prompts
-from perl_jax.runtime import disk, files, processes
+from perl_jax.runtime import bucket, disk, files, processes
 from perl_jax.training import schedule
 from perl_jax.training.checkpoint import Checkpoints
 
@@ -92,9 +91,8 @@ class BadSteps:
             if not (trouble := disk.trouble(error)):
                 raise
             raise InputError(f"{line} batch and weights are not saved ({trouble})") from error
-        raise InputError(
-            f"{line} batch and weights are in {folder(self.workdir, step)}; to run it again: {command(step)}"
-        )
+        place = bucket.shared(folder(self.workdir, step))
+        raise InputError(f"{line} batch and weights are in {place}; to run it again: {command(step)}")
 
 
 def command(step: int) -> str:
@@ -137,7 +135,7 @@ def save(
 
     def write() -> None:
         if processes.first():
-            shutil.rmtree(folder, ignore_errors=True)
+            bucket.remove(folder)
             folder.mkdir(parents=True)
             arrays: dict[str, Any] = dict(_arrays(groups))
             np.savez(folder / GROUPS, **arrays)

@@ -9,7 +9,6 @@ import itertools
 import json
 import math
 import os
-import shutil
 import time
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
@@ -25,7 +24,7 @@ from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, L
 
 from models.errors import InputError, one_line
 from perl_jax import mesh
-from perl_jax.runtime import disk, processes
+from perl_jax.runtime import bucket, disk, processes
 from perl_jax.update import State
 
 FOLDER = "checkpoints"
@@ -38,8 +37,12 @@ class Damaged(InputError):
 
 def last_saved(workdir: Path) -> str:
     """What a run that cannot write any more says of its checkpoints."""
-    folders = (workdir / FOLDER).glob("*")  # a number is a name that only a whole one gets
-    step = max((int(folder.name) for folder in folders if folder.name.isdigit()), default=0)
+
+    def is_whole(folder: Path) -> bool:  # on a disk a number is a name that only a whole one gets
+        return folder.name.isdigit() and (not bucket.is_url(folder) or (folder / "commit_success.txt").exists())
+
+    folders = bucket.shared(workdir / FOLDER).glob("*")
+    step = max((int(folder.name) for folder in folders if is_whole(folder)), default=0)
     return f"step {step} is saved, the same command goes on from it" if step else "no step is saved yet"
 
 
@@ -51,9 +54,9 @@ class Checkpoints:
     """
 
     def __init__(self, workdir: Path, keep: int = 1, best: str | None = None, read_only: bool = False):
-        directory = Path(os.path.abspath(workdir)) / FOLDER
+        directory = bucket.shared(Path(os.path.abspath(workdir)) / FOLDER)
         if read_only and not directory.is_dir():
-            raise InputError(f"{workdir} holds no checkpoints; give the --workdir of a training run")
+            raise InputError(f"{bucket.shared(workdir)} holds no checkpoints; give the --workdir of a training run")
         policies = [LatestN(keep)]
 
         def score(metrics: Mapping[str, float]) -> float:  # of one that was saved for another `best`: the least
@@ -105,6 +108,8 @@ class Checkpoints:
 
     def check_space(self, state: State, saves: int) -> None:
         """Raises DiskError, in all processes, where there is no space for what `saves` more checkpoints will take."""
+        if bucket.is_url(self._workdir):
+            return
         size, short = sum(x.nbytes for x in jax.tree.leaves((state.trainable, state.opt_state))), ""
         count = min(saves, max(1, self._keep + 1 - len(self.steps())))  # an old one goes when the new one is whole
         try:
@@ -136,20 +141,19 @@ class Checkpoints:
         """The metadata that `save` got as `run`. Raises Damaged, as all that reads a checkpoint."""
         return {name: value for name, value in self._run(step).items() if name not in ("checksums", "crc")}
 
-    def set_aside(self, step: int) -> Path:
+    def set_aside(self, step: int) -> Any:
         """Moves a damaged checkpoint out of the way, and returns where it is now."""
         folders = (
             self._workdir / ASIDE / f"{step}{more}" for more in itertools.chain([""], map("-{}".format, range(2, 99)))
         )
         target = next(folder for folder in folders if not folder.exists())
         if processes.first():
-            target.parent.mkdir(exist_ok=True)
-            shutil.move(self._workdir / FOLDER / str(step), target)
+            bucket.move(self._workdir / FOLDER / str(step), target)
         processes.after_first(self._manager.reload)
         return target
 
     def _run(self, step: int) -> dict:
-        with _noticing_damage(step):
+        with _noticing_damage(step, self._workdir):
             saved = self._manager.restore(step, args=ocp.args.Composite(run=ocp.args.JsonRestore())).run
             if saved.get("crc") not in (None, _crc(saved)):  # none: saved by an earlier version
                 raise ValueError("its metadata has another checksum than was saved")
@@ -178,7 +182,7 @@ class Checkpoints:
                 )
         args = {item: ocp.args.StandardRestore(_named(tree)) for item, tree in trees.items()}
         sums = self._run(step).get("checksums", {})
-        with _noticing_damage(step):
+        with _noticing_damage(step, self._workdir):
             restored = self._manager.restore(step, args=ocp.args.Composite(**args))
             for item in trees:
                 known = sums.get(item, {})
@@ -196,16 +200,21 @@ class Checkpoints:
     def _shapes(self, step: int, item: str) -> dict[str, tuple[int, ...]]:
         """{name: shape} of the arrays in a checkpoint."""
         self._manager.wait_until_finished()
-        with _noticing_damage(step):
+        with _noticing_damage(step, self._workdir):
             return {name: tuple(array.shape) for name, array in dict(self._manager.item_metadata(step)[item]).items()}
 
 
 @contextlib.contextmanager
-def _noticing_damage(step: int) -> Iterator[None]:
-    """Turns whatever Orbax raises for a damaged checkpoint into one line, Damaged."""
+def _noticing_damage(step: int, workdir: Path) -> Iterator[None]:
+    """Turns whatever Orbax raises for a damaged checkpoint into one line, Damaged.
+
+    Raises another InputError where it is the bucket that cannot be read.
+    """
     try:
         yield
     except Exception as error:  # of many kinds: files that lack or are cut, no JSON, no such array
+        if bucket.is_url(workdir):
+            bucket.check(str(workdir))
         line = one_line(error, kind=True)
         raise Damaged(f"checkpoint {step} cannot be read ({line}); remove it to use the one before") from error
 

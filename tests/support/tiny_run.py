@@ -20,7 +20,7 @@ import models
 from configs import base
 from models import image_files
 from perl_jax import train
-from perl_jax.runtime import cli, logs, processes
+from perl_jax.runtime import bucket, cli, logs, processes
 
 WARMUP, STEPS = 2, 4  # of the shared run
 
@@ -212,8 +212,8 @@ def main(
     image_files.open_image = noted
     with cli.telling():
         processes.join(coordinator, int(count), int(index))
-        run(Path(workdir), **json.loads(changes))
-        Path(workdir, f"decoded-{index}.json").write_text(json.dumps(decoded))
+        folder = run(bucket.local(workdir), **json.loads(changes))
+        (folder / f"decoded-{index}.json").write_text(json.dumps(decoded))
 
 
 if __name__ == "__main__":

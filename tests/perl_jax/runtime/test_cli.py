@@ -128,7 +128,9 @@ def test_a_config_that_is_no_python_file(tmp_path, monkeypatch, name, there):
     ],
 )
 def test_a_url_is_no_path(tmp_path, monkeypatch, arguments, url):
+    """That of a bucket neither, where the library for it is not there; test_bucket.py has what is where it is."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "gcsfs", None)
     assert f"{arguments[-1]}{url}: {url.partition(':')[0]}:// is not read or written" in wrong(
         *arguments[:-1], arguments[-1] + url
     )
