@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
+from models import FAMILIES
 from models.config_json import (
     MOST_LAYERS,
     check_activation,
@@ -21,7 +22,7 @@ from models.config_json import (
     token_ids,
 )
 
-ARCHITECTURE = "Qwen2_5_VLForConditionalGeneration"
+ARCHITECTURE = FAMILIES["qwen2_5_vl"]
 
 PUBLISHED = {  # layers, width, MLP, heads, KV heads, vocabulary, tied head; hidden units of the vision tower's MLP
     "3B": (36, 2048, 11008, 16, 2, 151936, True, 3420),

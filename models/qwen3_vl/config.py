@@ -5,6 +5,7 @@ import math
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
+from models import FAMILIES
 from models.config_json import (
     MOST_LAYERS,
     check_activation,
@@ -22,7 +23,7 @@ from models.config_json import (
     token_ids,
 )
 
-ARCHITECTURE = "Qwen3VLForConditionalGeneration"
+ARCHITECTURE = FAMILIES["qwen3_vl"]
 
 PUBLISHED = {  # layers, width, MLP, heads, tied head; whether the vision tower is the large one
     "2B": (28, 2048, 6144, 16, True, False),

@@ -31,7 +31,7 @@ def pack_images(
     """Packs each batch of images, as the docstring of `models` has it; see `image_rows.fill`."""
     if not any(batches):
         return [(None, []) for _ in batches]
-    most = max(len(_whole(image.grid, config)[0]) for batch in batches for image in batch)
+    most = max(image.grid[1] * image.grid[2] for batch in batches for image in batch) // config.spatial_merge_size**2
     windows = functools.partial(_whole, config=config)
     filled = image_rows.fill(config, batches, windows, bucket(most, between=2), shards, local_shards)
     return [(_pack(config, batch, rows, index), index) for batch, (rows, index) in zip(batches, filled)]
