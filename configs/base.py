@@ -25,7 +25,9 @@ def get_config() -> ConfigDict:
                 "source": "",
                 "options": ConfigDict(),
                 "split": "train",
-                "fixed_shuffle": False,  # each question in one fixed random order, rewritten, instead of the original
+                # The order that stands for a question's original one, rewritten: the stored one (none), one random
+                # order for good (once), a new one at each draw (fresh), or so for half of the draws (half).
+                "shuffle": "none",
             },
             "prompt": {
                 "system": "You are a helpful assistant.",
@@ -51,7 +53,9 @@ def get_config() -> ConfigDict:
             "questions": 128,
             "n_s": 1,
             "rollouts": 6,
-            "permute": {"start": 1.0, "end": 0.0, "warmup_steps": 0},
+            # The probability that an order is permuted goes from start to end: linear (the paper's) or cosine; or is
+            # constant (start), or rising (linear from end to start). `canonical`: order 0 is always the original one.
+            "permute": {"schedule": "linear", "start": 1.0, "end": 0.0, "warmup_steps": 0, "canonical": True},
             "sampling": {
                 "temperature": 1.0,
                 "top_p": 1.0,
@@ -69,7 +73,10 @@ def get_config() -> ConfigDict:
             # the largest share of a batch of responses whose reward may fail or take longer: above it the run stops,
             # and always if all of the first batch fail.
             "grading": {"workers": 2, "timeout": 10.0, "step_timeout": 600.0, "max_failed": 0.5},
+            # After grading, times or plus the share of right responses to the question in its other orders; or off.
+            "reward_consistency": "off",
             "advantage_scale": "std",
+            "advantage_scope": "group",  # normalised over all orders (the paper's), over each `order`, or both's sum
             "online_filter": "off",  # groups of equal rewards: off (keep), drop, refill (draw others)
             "refill_rounds": 4,  # most batches of questions that `refill` draws for one step
             # DAPO's penalty of long responses, added to the reward: from 0 at `buffer` tokens before max_new_tokens to

@@ -83,5 +83,5 @@ def get_config(parts: str = ""):
         config.warmup.steps = 0
     if arm.startswith("grpo"):  # as many rollouts per question as PeRL, all in one order
         config.n_s, config.rollouts = 0, 2 * config.rollouts
-        config.data.fixed_shuffle = arm == "grpo-shuffled"
+        config.data.shuffle = "once" if arm == "grpo-shuffled" else "none"
     return config

@@ -14,6 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
+SCALES = ("std", "none")
+SCOPES = ("group", "order", "both")
+CONSISTENCY = ("off", "times", "plus")
 AGGREGATES = ("token-mean", "seq-mean-token-mean", "seq-mean-token-sum-norm")
 KINDS = ("grpo", "gspo", "cispo", "sapo")
 IMPORTANCE = ("off", "token", "sequence")
@@ -30,7 +33,7 @@ def group_advantages(rewards_OG: ArrayLike, scale: str = "std", eps: float = 1e-
     of equal rewards, or of a single one, has advantages of exactly 0. Computed in numpy, since JAX has no float64 by
     default.
     """
-    if scale not in ("std", "none"):
+    if scale not in SCALES:
         raise ValueError(f"scale is 'std' or 'none', not {scale!r}")
     rewards = np.asarray(rewards_OG, np.float64)
     if np.max(rewards) == np.min(rewards):
@@ -39,12 +42,37 @@ def group_advantages(rewards_OG: ArrayLike, scale: str = "std", eps: float = 1e-
     return centred / (rewards.std(ddof=1) + eps) if scale == "std" else centred
 
 
-def advantages(rewards_QOG: ArrayLike, scale: str = "std", eps: float = 1e-6) -> np.ndarray:
-    """`group_advantages` of each group, float32 [..., O, G]."""
+def advantages(rewards_QOG: ArrayLike, scale: str = "std", eps: float = 1e-6, scope: str = "group") -> np.ndarray:
+    """`group_advantages` of each group, float32 [..., O, G].
+
+    `scope`: normalised over a question's whole group (PeRL), over each order on its own ("order"), or the sum of both
+    ("both", as in Share-GRPO).
+    """
+    if scope not in SCOPES:
+        raise ValueError(f"scope is one of {', '.join(SCOPES)}, not {scope!r}")
     rewards = np.asarray(rewards_QOG)
-    groups = rewards.reshape(-1, *rewards.shape[-2:])
-    values = [group_advantages(group, scale, eps) for group in groups]
-    return np.array(values, np.float32).reshape(rewards.shape)
+    values = np.zeros(rewards.shape)
+    orders, rollouts = rewards.shape[-2:]
+    for pooled in [orders] * (scope != "order") + [1] * (scope != "group"):
+        groups = rewards.reshape(-1, pooled, rollouts)
+        values += np.array([group_advantages(group, scale, eps) for group in groups]).reshape(rewards.shape)
+    return values.astype(np.float32)
+
+
+def consistent_rewards(rewards_QOG: ArrayLike, correct_QOG: ArrayLike, kind: str) -> np.ndarray:
+    """Rewards, float32 [Q, O, G], that also depend on how the question fares in its other orders.
+
+    "times" or "plus" the share of right responses (`correct_QOG`, bool) in all orders of the group but their own: in
+    expectation what ConsistRoll (arXiv 2606.29812) gives a pair of responses of which both are right, and as
+    PA-GRPO's consistency reward (arXiv 2603.21016). "off", or one order alone: as they are.
+    """
+    if kind not in CONSISTENCY:
+        raise ValueError(f"the kind is one of {', '.join(CONSISTENCY)}, not {kind!r}")
+    rewards, right = np.asarray(rewards_QOG, np.float32), np.asarray(correct_QOG, np.float32).mean(-1, keepdims=True)
+    if kind == "off" or right.shape[-2] == 1:
+        return rewards
+    others = (right.sum(-2, keepdims=True) - right) / (right.shape[-2] - 1)  # [Q, O, 1]
+    return rewards * others if kind == "times" else rewards + others
 
 
 def overlong_penalty(lengths: ArrayLike, max_length: int, buffer: int, factor: float = 1.0) -> np.ndarray:

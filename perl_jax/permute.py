@@ -23,6 +23,9 @@ from perl_jax.symbols import MARKER, MENTION, SET, SLOT
 Order = tuple[int, ...]
 Sample = Mapping[str, Any]
 
+SCHEDULES = ("linear", "cosine", "constant", "rising")
+SHUFFLES = ("none", "once", "fresh", "half")
+
 _BARE_LETTER = re.compile(r"(\W*)([A-Za-z])(\W*)")
 _BARE_ITEM = re.compile(r"\d+|\b[A-Za-z]\b")
 
@@ -90,33 +93,47 @@ def apply(sample: Sample, order: Iterable[int]) -> Sample:
     return new
 
 
-def probability(step: int, total_steps: int, start: float = 1.0, end: float = 0.0, warmup_steps: int = 0) -> float:
+def probability(
+    step: int, total_steps: int, start: float = 1.0, end: float = 0.0, warmup_steps: int = 0, schedule: str = "linear"
+) -> float:
     """Probability that an order is permuted at `step` of `total_steps` (counted from 1): the paper's p(t).
 
-    `start` while step <= warmup_steps, then linear down to `end` at total_steps, and `end` after it.
+    It is `start` up to `warmup_steps`, and goes to `end` from there: `linear` (the paper's) or along half a `cosine`;
+    `constant` stays at `start`, and `rising` is `linear` run backwards, from `end` to `start`. Raises InputError for
+    another schedule, and for probabilities outside [0, 1].
 
     >>> [probability(step, 4) for step in (1, 2, 3, 4)]
     [0.75, 0.5, 0.25, 0.0]
     """
     if not (0 <= start <= 1 and 0 <= end <= 1):
         raise InputError(f"permutation probabilities lie in [0, 1], got start {start} and end {end}")
-    if step <= warmup_steps:
+    if schedule not in SCHEDULES:
+        raise InputError(f"the schedule of permutation is one of {', '.join(SCHEDULES)}, not {schedule!r}")
+    if schedule == "rising":
+        start, end = end, start
+    if step <= warmup_steps or schedule == "constant":
         return float(start)
     if step >= total_steps:
         return float(end)
-    return start + (end - start) * (step - warmup_steps) / (total_steps - warmup_steps)
+    done = (step - warmup_steps) / (total_steps - warmup_steps)
+    if schedule == "cosine":
+        done = (1 - math.cos(math.pi * done)) / 2
+    return start + (end - start) * done
 
 
-def draw_orders(sample: Sample, n_s: int, p: float, *, seed: int, epoch: int, step: int) -> list[Order]:
+def draw_orders(
+    sample: Sample, n_s: int, p: float, *, seed: int, epoch: int, step: int, canonical: bool = True
+) -> list[Order]:
     """The n_s + 1 orders of a question at one step: the original, then n_s orders each permuted with probability p.
 
-    A permuted order is uniform over the permutations of the movable places other than the identity, and distinct from
-    the step's earlier ones until all are used. Every draw is a hash of (seed, epoch, step, id, index of the order), so
-    it is the same on any mesh, in any process, and after a resume.
+    Without `canonical` the first one too is permuted with probability p. A permuted order is uniform over the
+    permutations of the movable places other than the identity, and distinct from the step's earlier ones until all are
+    used. Every draw is a hash of (seed, epoch, step, id, index of the order), so it is the same on any mesh, in any
+    process, and after a resume.
     """
     original, places = original_order(len(_images(sample))), movable_places(sample)
-    orders, used = [original], {original}
-    for index in range(1, n_s + 1):
+    orders, used = [original] if canonical else [], {original}
+    for index in range(len(orders), n_s + 1):
         key = ("train", int(seed), int(epoch), int(step), str(sample["id"]), index)
         if not places or _hash(*key) >= p * 2**64:
             orders.append(original)
@@ -126,6 +143,24 @@ def draw_orders(sample: Sample, n_s: int, p: float, *, seed: int, epoch: int, st
         orders.append(_draw(original, places, used, key))
         used.add(orders[-1])
     return orders
+
+
+def shuffled_order(sample: Sample, shuffle: str, *, seed: int, epoch: int, step: int) -> Order:
+    """The one order in which a data set that is shuffled, not permuted in groups, shows a question at a step.
+
+    `none`: the original. `once`: the same uniform one at every step. `fresh`: a new uniform one at each. `half`: as
+    order 1 of a group with p = 1/2, the original or a new one of the others, each with probability 1/2: what a group of
+    two orders shows at p = 1, but in groups of one order. Raises InputError for anything else.
+    """
+    original, places = original_order(len(_images(sample))), movable_places(sample)
+    key = ("shuffle", int(seed), int(epoch), int(step), str(sample["id"]))
+    if shuffle not in SHUFFLES:
+        raise InputError(f"shuffle is one of {', '.join(SHUFFLES)}, not {shuffle!r}")
+    if shuffle == "once":
+        return uniform_orders(sample, 1, seed)[0]
+    if not places or shuffle == "none" or (shuffle == "half" and _hash(*key) < 2**63):
+        return original
+    return _draw(original, places, {original} if shuffle == "half" else set(), key)
 
 
 def uniform_orders(sample: Sample, count: int, seed: int) -> list[Order]:

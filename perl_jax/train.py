@@ -271,8 +271,8 @@ def gather(
                 **source.prompts.limits,
             )
         with clock("reward"):  # graded against the answer of its order; advantages pooled over a question's orders
-            scores = batches.with_penalty(config, grading.scores(), out.lengths)
-            advantages = grpo.advantages(scores.rewards, scale=config.advantage_scale)
+            scores = batches.with_penalty(config, batches.with_consistency(config, grading.scores()), out.lengths)
+            advantages = grpo.advantages(scores.rewards, scale=config.advantage_scale, scope=config.advantage_scope)
             batch = batches.batch_from_rollouts(config, p, questions, out, scores, advantages)
         if not bad_steps.is_finite(batch.log):
             return batch

@@ -43,10 +43,10 @@ def test_the_arms_differ_in_the_method_only():
     rollouts = {arm.questions * (arm.n_s + 1) * arm.rollouts * arm.total_steps for arm in (grpo, shuffled, perl)}
     assert len(rollouts) == 1, "equal rollouts"
     assert (grpo.n_s, shuffled.n_s, perl.n_s) == (0, 0, 1)
-    assert (grpo.data.fixed_shuffle, shuffled.data.fixed_shuffle, perl.data.fixed_shuffle) == (False, True, False)
+    assert [arm.data.shuffle for arm in (grpo, shuffled, perl)] == ["none", "once", "none"]
     for arm in (grpo, shuffled):
         with arm.unlocked():
-            arm.n_s, arm.rollouts, arm.data.fixed_shuffle = perl.n_s, perl.rollouts, False
+            arm.n_s, arm.rollouts, arm.data.shuffle = perl.n_s, perl.rollouts, "none"
         assert arm.to_dict() == perl.to_dict()
 
 

@@ -40,6 +40,7 @@ NAMES = {  # of other trainers, and short ones, without "_": ours
     "rolloutisthreshold": "loss.importance_cap",
     "overlongbuffer": "overlong.buffer",
     "scalerewards": "advantage_scale",
+    "fixedshuffle": "data.shuffle",
     "numgenerations": "rollouts",
     "groupsize": "rollouts",
     "samples": "rollouts",

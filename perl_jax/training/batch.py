@@ -165,9 +165,9 @@ class Questions:
     def _in_orders(self, record: Mapping, n_s: int, p: float, step: int) -> Question:
         config = self._config
         record = with_lazy_images(record)
-        if config.data.fixed_shuffle:
-            record = permute.apply(record, permute.uniform_orders(record, 1, config.seed)[0])
-        orders = permute.draw_orders(record, n_s, p, seed=config.seed, epoch=record["epoch"], step=step)
+        at = {"seed": config.seed, "epoch": record["epoch"], "step": step}
+        record = permute.apply(record, permute.shuffled_order(record, config.data.shuffle, **at))
+        orders = permute.draw_orders(record, n_s, p, canonical=config.permute.canonical, **at)
         return in_orders(record, orders, self._prompts)
 
 
@@ -229,6 +229,11 @@ class Scores(NamedTuple):
     failed: int  # responses whose reward failed
 
 
+def with_consistency(config: ConfigDict, scores: Scores) -> Scores:
+    """The scores with `config.reward_consistency` in their rewards; the mean reward that is logged does without it."""
+    return scores._replace(rewards=grpo.consistent_rewards(scores.rewards, scores.correct, config.reward_consistency))
+
+
 def with_penalty(config: ConfigDict, scores: Scores, lengths: np.ndarray) -> Scores:
     """The scores with the penalty of `config.overlong` for responses of these lengths [Q * O, G] in their rewards.
 
@@ -270,7 +275,7 @@ def batch_from_rollouts(
         "grading/failed": scores.failed,
         **metrics.of_groups(scores.rewards, scores.correct, advantages),
         **metrics.of_responses(lengths.reshape(shape), ~scores.ended, out.logprobs),
-        **metrics.of_orders([question.orders for question in questions], p),
+        **metrics.of_orders([question.orders[config.permute.canonical :] for question in questions], p),
     }
     # The update's log-probs are at the sampling temperature: compare with the sampler's at the same one.
     sampled_from = out.logprobs if config.sampling.temperature == 1 else out.sample_logprobs

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from models.errors import InputError, one_line
 from models.layers import REMAT
 from models.processing import MOST_PIXELS
-from perl_jax import grpo, mesh, rewards
+from perl_jax import grpo, mesh, permute, rewards
 from perl_jax.runtime import config_keys
 from perl_jax.training import held_out
 
@@ -125,14 +125,18 @@ RANGES = {
 ONE_OF = {
     "compute_dtype": ("bfloat16", "float32"),
     "online_filter": ("off", "drop", "refill"),
-    "advantage_scale": ("std", "none"),
+    "data.shuffle": permute.SHUFFLES,
+    "permute.schedule": permute.SCHEDULES,
+    "reward_consistency": grpo.CONSISTENCY,
+    "advantage_scale": grpo.SCALES,
+    "advantage_scope": grpo.SCOPES,
     "loss.aggregate": grpo.AGGREGATES,
     "loss.kind": grpo.KINDS,
     "loss.importance": grpo.IMPORTANCE,
     "optimizer.mu_dtype": ("float32", "bfloat16"),
     "remat": (*REMAT, "auto", True, False),
 }
-SWITCHES = ("train_vision", "data.fixed_shuffle", "reward_rounding")
+SWITCHES = ("train_vision", "permute.canonical", "reward_rounding")
 TEXTS = (
     "model",
     "lora.targets",
@@ -228,6 +232,16 @@ def _check_together(values: Mapping[str, Any]) -> None:
         raise InputError(
             "config.rollouts is 1 and config.n_s is 0: a group of one response has no advantage, so that nothing is "
             "learned; set config.rollouts to 2 or more"
+        )
+    if values["total_steps"] and values["rollouts"] == 1 and values["advantage_scope"] == "order":
+        raise InputError(
+            "config.rollouts is 1 and config.advantage_scope is 'order': one response to an order has no advantage, so "
+            "that nothing is learned; set config.rollouts to 2 or more, or the scope to 'group'"
+        )
+    if values["n_s"] == 0 and values["reward_consistency"] != "off":
+        raise InputError(
+            f"config.reward_consistency is {values['reward_consistency']!r}, but config.n_s is 0: there is no other "
+            "order to be consistent with"
         )
 
 

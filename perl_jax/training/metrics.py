@@ -49,8 +49,8 @@ def of_responses(lengths: np.ndarray, truncated: np.ndarray, logprobs: np.ndarra
 
 
 def of_orders(orders: Sequence[Sequence[Sequence[int]]], p: float) -> dict[str, float]:
-    """The permutation probability and the share of permuted orders; orders [Q][O] tuples."""
-    permuted = [order != permute.original_order(len(order)) for question in orders for order in question[1:]]
+    """The permutation probability and the share of permuted orders among those that may be; orders [Q][O] tuples."""
+    permuted = [order != permute.original_order(len(order)) for question in orders for order in question]
     return {"permute/probability": p, "permute/share": float(np.mean(permuted)) if permuted else 0.0}
 
 

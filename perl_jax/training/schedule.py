@@ -24,7 +24,10 @@ def draw(config: ConfigDict, step: int) -> tuple[int, int, float, int]:
     """Arguments of `batch.Questions.take`: number of questions, further orders, permutation probability, step."""
     if step <= config.warmup.steps:
         return config.warmup.questions, 0, 0.0, step
-    p = permute.probability(step - config.warmup.steps, config.total_steps, **config.permute)
+    c = config.permute
+    p = permute.probability(
+        step - config.warmup.steps, config.total_steps, c.start, c.end, c.warmup_steps, schedule=c.schedule
+    )
     return config.questions, config.n_s, p, step
 
 

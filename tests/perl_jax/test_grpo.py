@@ -78,6 +78,45 @@ def test_unknown_scale():
         grpo.advantages(np.zeros((1, 1, 2)), scale="variance")
 
 
+@given(rewards=REWARDS, scale=st.sampled_from(grpo.SCALES))
+def test_scopes_of_advantages(rewards, scale):
+    pooled, each, both = (grpo.advantages(rewards, scale, scope=scope) for scope in ("group", "order", "both"))
+    for order in range(rewards.shape[1]):
+        alone = rewards[:, order : order + 1]
+        np.testing.assert_array_equal(each[:, order : order + 1], grpo.advantages(alone, scale))
+    np.testing.assert_allclose(both, pooled + each, rtol=1e-5, atol=1e-6)
+
+
+def test_an_easy_order_gets_no_credit_of_its_own():
+    """Pooled, all responses to an easy order are good ones; per order, they teach nothing."""
+    rewards = np.array([[[1, 1, 1], [0, 0, 0]]])
+    assert (grpo.advantages(rewards)[0] * [[1], [-1]] > 0.9).all()
+    assert (grpo.advantages(rewards, scope="order") == 0).all()
+    with pytest.raises(ValueError, match="one of group, order, both, not 'question'"):
+        grpo.advantages(rewards, scope="question")
+
+
+def test_consistent_rewards():
+    rewards = np.array([[[1, 0, 1, 0.5], [0, 0, 0, 1]], [[1, 1, 1, 1], [1, 1, 1, 1]]])
+    right = rewards >= 0.5
+    times, plus = (grpo.consistent_rewards(rewards, right, kind) for kind in ("times", "plus"))
+    assert times.dtype == plus.dtype == np.float32
+    np.testing.assert_allclose(times[0], [[0.25, 0, 0.25, 0.125], [0, 0, 0, 0.75]])
+    np.testing.assert_allclose(plus[0], [[1.25, 0.25, 1.25, 0.75], [0.75, 0.75, 0.75, 1.75]])
+    assert (times[1] == 1).all() and (plus[1] == 2).all()
+    np.testing.assert_array_equal(grpo.consistent_rewards(rewards, right, "off"), rewards)
+    three = grpo.consistent_rewards(np.ones((1, 3, 2)), np.array([[[1, 1], [1, 0], [0, 0]]]), "times")
+    np.testing.assert_allclose(three[0, :, 0], [0.25, 0.5, 0.75])
+    with pytest.raises(ValueError, match="one of off, times, plus, not 'max'"):
+        grpo.consistent_rewards(rewards, right, "max")
+
+
+@pytest.mark.parametrize("kind", grpo.CONSISTENCY)
+def test_one_order_alone_is_consistent(kind):
+    rewards = np.array([[[1, 0, 1]], [[0, 0, 0]]])
+    np.testing.assert_array_equal(grpo.consistent_rewards(rewards, rewards > 0, kind), rewards)
+
+
 # The loss.
 
 

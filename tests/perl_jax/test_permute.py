@@ -276,6 +276,61 @@ def test_probability():
         permute.probability(1, 2, start=1.5)
 
 
+def test_schedules_of_the_probability():
+    def over(schedule, **options):
+        return [permute.probability(t, 8, schedule=schedule, **options) for t in range(9)]
+
+    linear, cosine = over("linear"), over("cosine")
+    assert over("constant", start=0.3) == [0.3] * 9
+    assert over("rising") == pytest.approx(linear[::-1])
+    assert over("rising", start=0.8, end=0.2, warmup_steps=4) == pytest.approx([0.2] * 5 + [0.35, 0.5, 0.65, 0.8])
+    assert (cosine[0], cosine[4], cosine[8]) == pytest.approx((1, 0.5, 0))
+    assert cosine == sorted(cosine, reverse=True) and cosine[2] == pytest.approx((1 + math.cos(math.pi / 4)) / 2)
+    assert sum(cosine) == pytest.approx(sum(linear)), "the same mean rate"
+    with pytest.raises(InputError, match="one of linear, cosine, constant, rising, not 'step'"):
+        over("step")
+
+
+def test_without_canonical_the_first_order_is_drawn_as_the_others():
+    def drawn(count, n_s, p):
+        at = {"seed": 1, "epoch": 0, "step": 3}
+        return [permute.draw_orders(sample_of(3, id=i), n_s, p, canonical=False, **at) for i in range(count)]
+
+    moved = [order != (0, 1, 2) for (order,) in drawn(1000, 0, 0.4)]
+    assert abs(sum(moved) / 1000 - 0.4) < 4.5 * math.sqrt(0.24 / 1000)
+    for orders in drawn(20, 1, 1.0):
+        assert len(set(orders)) == 2 and (0, 1, 2) not in orders
+    assert drawn(3, 1, 0.0) == [[(0, 1, 2)] * 2] * 3
+
+
+def test_one_order_of_shuffled_data():
+    def drawn(shuffle, **at):
+        at = {"seed": 0, "epoch": 0, "step": 0} | at
+        return [permute.shuffled_order(sample_of(3, id=i), shuffle, **at) for i in range(1200)]
+
+    identity = (0, 1, 2)
+    assert set(drawn("none")) == {identity}
+    assert (
+        drawn("once")
+        == drawn("once", epoch=5, step=7)
+        == [permute.uniform_orders(sample_of(3, id=i), 1, seed=0)[0] for i in range(1200)]
+    )
+    for at in ({"epoch": 1}, {"step": 1}, {"seed": 1}):
+        agree = sum(one == other for one, other in zip(drawn("fresh"), drawn("fresh", **at)))
+        assert abs(agree - 200) < 60, "independent draws of six orders agree in a sixth"
+    fresh, half = collections.Counter(drawn("fresh")), collections.Counter(drawn("half"))
+    assert len(fresh) == 6 and all(abs(count - 200) < 60 for count in fresh.values())
+    assert abs(half.pop(identity) - 600) < 80
+    assert len(half) == 5 and all(abs(count - 120) < 50 for count in half.values())
+    still = {"seed": 0, "epoch": 0, "step": 0}
+    for shuffle in permute.SHUFFLES:
+        assert permute.shuffled_order(sample_of(3, order_effect="fixed"), shuffle, **still) == identity
+        order = permute.shuffled_order(sample_of(4, movable=[1, 2, 3]), shuffle, **still)
+        assert order[0] == 0
+    with pytest.raises(InputError, match="one of none, once, fresh, half, not 'often'"):
+        drawn("often")
+
+
 def test_draws_are_bernoulli_and_independent():
     n_s, trials, p = 3, 2000, 0.3
     draws = [

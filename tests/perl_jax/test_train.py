@@ -416,10 +416,24 @@ def short(workdir: Path, **changes) -> list[dict]:
 
 
 def test_grpo_is_the_same_program_with_no_further_order(tmp_path):
-    steps = short(tmp_path, n_s=0, rollouts=4, **{"data.fixed_shuffle": True})
+    steps = short(tmp_path, n_s=0, rollouts=4, **{"data.shuffle": "once"})
     assert all(line["permute/share"] == 0 and line["update/grad_norm"] > 0 for line in steps)
     for group in lines(tmp_path / "rollouts.jsonl"):
         assert group["orders"] == [[0, 1]] and np.shape(group["rewards"]) == (1, 4)
+
+
+def test_options_of_the_group(tmp_path):
+    """Advantages per order, rewards times the other order's accuracy, and no order that is always the original one."""
+    options = {"permute.schedule": "constant", "permute.canonical": False}
+    steps = short(tmp_path, rollouts=4, reward_consistency="times", advantage_scope="order", log_groups=99, **options)
+    assert all(line["permute/probability"] == line["permute/share"] == 1 for line in steps)
+    groups = lines(tmp_path / "rollouts.jsonl")
+    for group in groups:
+        assert group["orders"] == [[1, 0], [1, 0]]
+        np.testing.assert_allclose(np.sum(group["advantages"], axis=1), 0, atol=1e-5)
+    for line in steps:  # whose reward is the reward function's own
+        mean = np.mean([group["rewards"] for group in groups if group["step"] == line["step"]])
+        assert 0 < mean < 0.8 * line["reward/mean"]
 
 
 def test_the_reference_policy_and_several_optimizer_steps_a_batch(tmp_path, caplog):
@@ -483,22 +497,29 @@ def test_refill_draws_further_questions_and_counts_them(tmp_path):
     assert position == config.questions * sum(line["group/rounds"] for line in steps)
 
 
-def test_fixed_shuffle_shows_each_question_in_one_order_of_its_own(tmp_path):
-    config = tiny_run.config(**{"data.fixed_shuffle": True})
+@pytest.mark.parametrize("shuffle", permute.SHUFFLES)
+def test_shuffled_data_shows_a_question_in_one_order_a_step(shuffle):
+    """With the answer of that order: `once` the same at every step, `none` the stored one, else one after another."""
+    config = tiny_run.config(**{"data.shuffle": shuffle})
     data = str(tiny_run.trained() / "data")
     settings = prompts.Prompts(models.Processor.from_pretrained(tiny_run.trained() / "init"), **config.prompt)
     stream = Stream(data)
     questions = batch.Questions(config, stream, settings)
-    plain_of = {record["id"]: permute.render(record) for record in Stream(data).take(stream.size)}
-    moved = {}
-    for _ in range(2):  # epochs
-        for question in questions.take(stream.size, 0, 0.0, 1):
-            record = question.record
-            plain = plain_of[record["id"]]
-            answer = question.samples[0]["answer"], question.samples[0]["question"]
-            moved.setdefault(record["id"], set()).add(answer == (plain["answer"], plain["question"]))
-    assert all(len(question_orders) == 1 for question_orders in moved.values())
-    assert {True, False} == {question_orders.pop() for question_orders in moved.values()}
+    stored = {record["id"]: record for record in Stream(data).take(stream.size)}
+    seen: dict[str, set] = {name: set() for name in stored}
+    for step in range(1, 7):
+        for question in questions.take(stream.size, 0, 0.0, step):
+            record = stored[question.record["id"]]
+            at = {"seed": config.seed, "epoch": question.record["epoch"], "step": step}
+            order = permute.shuffled_order(record, shuffle, **at)
+            shown = permute.render(permute.apply(record, order))
+            sample = question.samples[0]
+            assert (sample["question"], sample["answer"]) == (shown["question"], shown["answer"])
+            assert question.orders == [permute.original_order(len(order))]
+            seen[record["id"]].add(order)
+    orders = {order for of_question in seen.values() for order in of_question}
+    assert (len(orders) > 1) == (shuffle != "none")
+    assert (max(map(len, seen.values())) > 1) == (shuffle in ("fresh", "half"))
 
 
 def test_questions_prepared_ahead_are_the_ones_drawn_anyway():
