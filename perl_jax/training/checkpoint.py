@@ -24,7 +24,7 @@ from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, L
 
 from models.errors import InputError, one_line
 from perl_jax import mesh
-from perl_jax.runtime import bucket, disk, processes
+from perl_jax.runtime import bucket, disk, host_memory, processes
 from perl_jax.update import State
 
 FOLDER = "checkpoints"
@@ -127,6 +127,7 @@ class Checkpoints:
         Raises DiskError where there is no space for it, and OSError and others where the write before has failed.
         """
         self.check_space(state, 1)
+        host_memory.give_back()  # what the save before has freed
         arrays = {"weights": _named(state.trainable), "optimizer": _named(state.opt_state)}
         run = json.loads(json.dumps({**run, "checksums": {item: _checksums(tree) for item, tree in arrays.items()}}))
         args = ocp.args.Composite(
