@@ -53,6 +53,7 @@ PARTS = {
             "perl-constant-drawn",
             "perl-cosine",
             "perl-rising",
+            "perl-adaptive",
             "perl-constant-3",
         )
     ],

@@ -28,6 +28,7 @@ NAMES = {
     "perl": "PeRL, linear decay (the paper's)",
     "perl-cosine": "PeRL, cosine decay",
     "perl-rising": "PeRL, rising",
+    "perl-adaptive": "PeRL, linear decay, adaptive",
     "perl-constant": "PeRL, constant p = 1",
     "perl-constant-order": "PeRL, constant, advantages per order",
     "perl-constant-both": "PeRL, constant, advantages pooled plus per order",

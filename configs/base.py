@@ -55,7 +55,15 @@ def get_config() -> ConfigDict:
             "rollouts": 6,
             # The probability that an order is permuted goes from start to end: linear (the paper's) or cosine; or is
             # constant (start), or rising (linear from end to start). `canonical`: order 0 is always the original one.
-            "permute": {"schedule": "linear", "start": 1.0, "end": 0.0, "warmup_steps": 0, "canonical": True},
+            # `adaptive`: more for questions whose rewards depend on the order, less for others, the same in the mean.
+            "permute": {
+                "schedule": "linear",
+                "start": 1.0,
+                "end": 0.0,
+                "warmup_steps": 0,
+                "canonical": True,
+                "adaptive": False,
+            },
             "sampling": {
                 "temperature": 1.0,
                 "top_p": 1.0,

@@ -30,6 +30,7 @@ ARMS: dict[str, dict[str, object]] = {
     "perl-constant-drawn": {**CONSTANT, "permute.canonical": False},
     "perl-cosine": {"permute.schedule": "cosine"},
     "perl-rising": {"permute.schedule": "rising"},
+    "perl-adaptive": {"permute.adaptive": True},
     "perl-constant-3": {**CONSTANT, "n_s": 3, "rollouts": ROLLOUTS // 4},
     "perl-constant-gspo": {**CONSTANT, "loss.kind": "gspo", "loss.aggregate": "seq-mean-token-mean"},
     "perl-constant-cispo": {**CONSTANT, "loss.kind": "cispo"},

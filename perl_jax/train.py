@@ -274,6 +274,7 @@ def gather(
             scores = batches.with_penalty(config, batches.with_consistency(config, grading.scores()), out.lengths)
             advantages = grpo.advantages(scores.rewards, scale=config.advantage_scale, scope=config.advantage_scope)
             batch = batches.batch_from_rollouts(config, p, questions, out, scores, advantages)
+        source.questions.note(questions, scores.rewards)
         if not bad_steps.is_finite(batch.log):
             return batch
         rounds.append(batch)

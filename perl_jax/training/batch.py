@@ -19,6 +19,7 @@ from perl_jax.records.question import Question, in_orders
 from perl_jax.records.stream import Stream
 from perl_jax.runtime import processes
 from perl_jax.training import metrics
+from perl_jax.training.order_effects import OrderEffects
 from perl_jax.training.skipped import Skipped
 
 logger = logging.getLogger(__name__)
@@ -86,13 +87,15 @@ class Questions:
     def __init__(self, config: ConfigDict, stream: Stream, prompts: Prompts, workdir: Path | None = None):
         self._config, self._stream, self._prompts = config, stream, prompts
         self.skipped = Skipped(workdir, config.max_skipped, stream.size)
+        self._effects = OrderEffects()
         self._thread = ThreadPoolExecutor(1)
         self._prepared: tuple | None = None  # (arguments of the draw, its future, the stream's state before)
 
     def take(self, count: int, n_s: int, p: float, step: int) -> list[Question]:
         """The next `count` questions, each in its original order and n_s others, permuted with probability p.
 
-        Invalid records are skipped and logged. Raises InputError where none is valid, or more fail than may.
+        With `config.permute.adaptive`, p is the mean over the questions (`OrderEffects.probabilities`). Invalid records
+        are skipped and logged. Raises InputError where none is valid, or more fail than may.
         """
         if self._prepared is None:
             draw = self._draw(count, n_s, p, step)
@@ -114,19 +117,26 @@ class Questions:
             kept = [question for place, question in enumerate(draw.questions) if place not in faults]
             draw = self._draw(count, n_s, p, step, kept, failures)
 
+    def note(self, questions: Sequence[Question], rewards: np.ndarray) -> None:
+        """Takes in the rewards [Q, O, G] of questions, from which `config.permute.adaptive` learns."""
+        config = self._config
+        if config.permute.adaptive:
+            self._effects.note(questions, rewards)
+
     def prepare(self, *arguments: Any) -> None:
         """Starts preparing the questions of the next `take`, which must have the same arguments."""
         before = self._stream.state()
         self._prepared = arguments, self._thread.submit(mesh.in_any_thread(self._draw), *arguments), before
 
     def state(self) -> dict:
-        """The stream position excluding prepared questions, and what was skipped, for a checkpoint."""
+        """The stream position excluding prepared questions, what was skipped and noted, for a checkpoint."""
         stream = self._prepared[2] if self._prepared else self._stream.state()
-        return {**stream, "skipped": self.skipped.state()}
+        return {**stream, "skipped": self.skipped.state(), "order_effects": self._effects.state()}
 
     def restore(self, state: Mapping) -> None:
         self._stream.restore(state)
         self.skipped.restore(state.get("skipped", ()))
+        self._effects.restore(state.get("order_effects", {}))
 
     def _draw(
         self,
@@ -139,13 +149,14 @@ class Questions:
     ) -> Draw:
         questions, failures, faults = list(kept), list(failed), []
         while len(questions) < count:
-            for record in self._stream.take(count - len(questions)):
+            records = self._stream.take(count - len(questions))
+            for record, chance in zip(records, self._effects.probabilities([record["id"] for record in records], p)):
                 if "fault" in record:  # in this process, perhaps alone
                     faults.append((len(questions), record["id"], record["fault"]))
                     questions.append(Question({**record, "images": []}, [], [], []))
                     continue
                 try:
-                    questions.append(self._in_orders(record, n_s, p, step))
+                    questions.append(self._in_orders(record, n_s, chance, step))
                 except InputError as error:
                     failures.append((record["id"], str(error)))
                     logger.warning("skipped (%d in this step): %s", len(failures), error)

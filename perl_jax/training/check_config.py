@@ -136,7 +136,7 @@ ONE_OF = {
     "optimizer.mu_dtype": ("float32", "bfloat16"),
     "remat": (*REMAT, "auto", True, False),
 }
-SWITCHES = ("train_vision", "permute.canonical", "reward_rounding")
+SWITCHES = ("train_vision", "permute.canonical", "permute.adaptive", "reward_rounding")
 TEXTS = (
     "model",
     "lora.targets",

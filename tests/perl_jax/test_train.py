@@ -522,6 +522,26 @@ def test_shuffled_data_shows_a_question_in_one_order_a_step(shuffle):
     assert (max(map(len, seen.values())) > 1) == (shuffle in ("fresh", "half"))
 
 
+def test_adaptive_permutation_follows_the_rewards_also_after_a_restart():
+    """Questions that the order decided are permuted, others not, and a checkpoint holds what is known of them."""
+    config = tiny_run.config(**{"permute.adaptive": True})
+    data = str(tiny_run.trained() / "data")
+    settings = prompts.Prompts(models.Processor.from_pretrained(tiny_run.trained() / "init"), **config.prompt)
+    questions, again = (batch.Questions(config, Stream(data), settings) for _ in range(2))
+    size = Stream(data).size
+    first = questions.take(size, 1, 1.0, 1)
+    decided = {question.record["id"] for question in first[: size // 2]}
+    for question in first:
+        rewards = [[1, 1], [0, 0]] if question.record["id"] in decided else [[1, 0], [0, 1]]
+        questions.note([question], np.array([rewards], np.float32))
+    again.restore(json.loads(json.dumps(questions.state())))
+    questions.prepare(size, 1, 0.4, 2)
+    second, resumed = questions.take(size, 1, 0.4, 2), again.take(size, 1, 0.4, 2)
+    assert [question.orders for question in second] == [question.orders for question in resumed]
+    permuted = [question.record["id"] in decided for question in second if len(set(question.orders)) > 1]
+    assert len(permuted) > size / 5 and np.mean(permuted) > 0.8
+
+
 def test_questions_prepared_ahead_are_the_ones_drawn_anyway():
     """And the data position that is saved is that of before."""
     config = tiny_run.config()
