@@ -14,6 +14,7 @@ def get_config() -> ConfigDict:
             "model": "",
             "scratch": ConfigDict(),
             "compute_dtype": "bfloat16",  # of activations and frozen weights; trained weights are float32
+            "attention": "auto",  # in prefill and update: kernels where there are any, else xla; or xla; or kernel
             "train_vision": True,
             # With a rank above 0 only LoRA adapters train, on linear layers whose whole path matches `targets`: here
             # those of the text tower; "visual.blocks.attn.qkv" is one of the vision tower.
@@ -130,6 +131,7 @@ def get_config() -> ConfigDict:
             "max_skipped": 0.01,
             "max_bad_steps": 3,  # steps in a row with numbers that are not finite, each skipped, that end the run
             "log_groups": 2,  # groups written to rollouts.jsonl at each step
+            "profile": "",  # steps to trace to WORKDIR/profile, as "10:12"; --profile_steps overrides it
         }
     ).lock()
     config.scratch.unlock()

@@ -16,10 +16,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from models import kernels
+from models.errors import InputError
 from models.layers import precision
 
 LEAST_BLOCK = 128  # least queries per block of a packed row
 STORED = 2048  # longer packed rows recompute attention weights in the backward pass instead of storing them
+
+CHOICES = ("auto", "xla", "kernel")  # kernels where there are any, never, or an error where there are none
 
 # Softmax attention over some keys: maximum score, sum of exponentials, weighted values; float32 [..., T, 1 or d].
 Partial = tuple[jax.Array, jax.Array, jax.Array]
@@ -83,9 +86,31 @@ def platform() -> str:
     return device.platform if device else jax.default_backend()
 
 
+_chosen = "auto"
+
+
+def choose(name: str) -> None:
+    """Sets, for the whole process, what `spanned` uses: one of `CHOICES`. Programs compiled for another are dropped."""
+    global _chosen
+    if name not in CHOICES:
+        raise InputError(f"attention is one of {', '.join(CHOICES)}, not {name!r}")
+    if name != _chosen:
+        _chosen = name
+        jax.clear_caches()
+
+
 def kernel_platform(head_dim: int) -> str | None:
-    """The platform whose kernels `spanned` uses for this head size; None: blocks in XLA."""
-    return platform() if platform() in ("tpu", "gpu") and head_dim == kernels.HEAD else None
+    """The platform whose kernels `spanned` uses for this head size; None: blocks in XLA.
+
+    Raises InputError where `choose` asked for kernels and there are none.
+    """
+    there = platform() in ("tpu", "gpu") and head_dim == kernels.HEAD
+    if _chosen == "kernel" and not there:
+        raise InputError(
+            f"attention = 'kernel', but there is no kernel for heads of {head_dim} on a {platform()}: they are for "
+            f"heads of {kernels.HEAD} on a gpu or tpu; set it to 'auto' or 'xla'"
+        )
+    return platform() if there and _chosen != "xla" else None
 
 
 def spanned(q, k, v, spans: Spans, prompts: int, window: int):

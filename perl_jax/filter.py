@@ -25,6 +25,7 @@ import numpy as np
 from absl import flags
 from ml_collections import ConfigDict
 
+from models import attention
 from models.errors import InputError
 from perl_jax import mesh, policy, records
 from perl_jax.filtering import difficulty, filter_report, selection
@@ -77,6 +78,7 @@ def apply(config: ConfigDict, workdir: Path, options: Options) -> str:
     record lies in the band (filter.md and accuracy.png then show the accuracies).
     """
     check_config.check(config)
+    attention.choose(config.attention)
     check(options)
     processes.check_equal([json.loads(config.to_json_best_effort()), options], "a config or flags")
     workdir.mkdir(parents=True, exist_ok=True)

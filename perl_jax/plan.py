@@ -17,6 +17,7 @@ from absl import flags
 from ml_collections import ConfigDict
 
 import models
+from models import attention
 from models.errors import InputError
 from models.layers import remat_name
 from perl_jax import mesh
@@ -108,6 +109,7 @@ def plan(config: ConfigDict, topology: str, assumed: Assumed) -> Plan:
 def compile_for(config: ConfigDict, sizes: models.Config, assumed: Assumed, devices) -> Plan:
     """A plan with memory use reported by the compiler."""
     kind, compiled = devices[0].device_kind, {}
+    attention.choose(config.attention)
     with jax.set_mesh(mesh.make(devices, **config.mesh)):
         check_config.check_shards(config, mesh.shards())
         config = fitting.fitted(config, sizes, flops.DEVICES[kind].memory, assumed)

@@ -18,6 +18,7 @@ from absl import flags
 from ml_collections import ConfigDict
 
 import models
+from models import attention
 from models.errors import InputError
 from perl_jax import grpo, mesh, policy, records, rollout, update
 from perl_jax.evaluation.batched_inference import prefetch
@@ -53,6 +54,7 @@ def train(config: ConfigDict, workdir: Path, profile: tuple[int, int] = (0, 0), 
     has the config that it had, but for what changes no result and for the keys in `allow` (`config_changes`).
     """
     check_config.check(config)
+    attention.choose(config.attention)
     Grader(config.reward, weights=config.reward_weights).close()  # validates the reward before any file is written
     processes.check_equal(json.loads(config.to_json_best_effort()), "a config")
     processes.check_equal(list(allow), "an --allow")
@@ -386,21 +388,23 @@ FLAGS = flags.FLAGS
 
 
 def main(_: Sequence[str]) -> None:
-    check_config.check_parts(FLAGS.config)
+    config = FLAGS.config
+    check_config.check_parts(config)
     if FLAGS.inspect:
         cli.check_paths()
-        print(inspect_page.write(FLAGS.config, Path(FLAGS.workdir), FLAGS.inspect))
+        print(inspect_page.write(config, Path(FLAGS.workdir), FLAGS.inspect))
         return
     processes.join(FLAGS.coordinator, FLAGS.process_count, FLAGS.process_index)
     if FLAGS.bad_step:
-        again(FLAGS.config, bucket.brought(FLAGS.workdir), FLAGS.bad_step)
+        again(config, bucket.brought(FLAGS.workdir), FLAGS.bad_step)
         return
-    train(FLAGS.config, bucket.local(FLAGS.workdir), steps_of(FLAGS.profile_steps), FLAGS.allow)
+    train(config, bucket.local(FLAGS.workdir), steps_of(FLAGS.profile_steps or config.profile), FLAGS.allow)
 
 
 def again(config: ConfigDict, workdir: Path, step: int) -> None:
     """Runs a step again that ended a run, from its own folder in the workdir, and prints what it says."""
     check_config.check(config)
+    attention.choose(config.attention)
     groups = bad_steps.read(bad_steps.folder(workdir, step))
     with jax.set_mesh(mesh.make(**config.mesh)):
         model, base = policy.load(config, workdir, ())
@@ -410,7 +414,7 @@ def again(config: ConfigDict, workdir: Path, step: int) -> None:
 
 
 def steps_of(text: str) -> tuple[int, int]:
-    """Parses `"10:12"` to (10, 12) and an empty text to (0, 0). Raises InputError for anything else."""
+    """Parses `--profile_steps` or `config.profile`: `"10:12"` is (10, 12), an empty text (0, 0), else InputError."""
     first, _, last = (text or "0:0").partition(":")
     if not (first.isdigit() and last.isdigit() and int(first) <= int(last)):
         raise InputError(f"--profile_steps={text}: expected FIRST:LAST, such as 10:12")

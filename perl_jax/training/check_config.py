@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from ml_collections import ConfigDict
 
+from models import attention
 from models.errors import InputError, one_line
 from models.layers import REMAT
 from models.processing import MOST_PIXELS
@@ -125,6 +126,7 @@ RANGES = {
 ONE_OF = {
     "compute_dtype": ("bfloat16", "float32"),
     "online_filter": ("off", "drop", "refill"),
+    "attention": attention.CHOICES,
     "data.shuffle": permute.SHUFFLES,
     "permute.schedule": permute.SCHEDULES,
     "reward_consistency": grpo.CONSISTENCY,
@@ -149,6 +151,7 @@ TEXTS = (
     "warmup.caption",
     "reward",
     "checkpoint.best",
+    "profile",
 )
 NEEDED = ("data.split", "reward")  # texts that may not be empty
 
@@ -195,6 +198,8 @@ def _check_texts(values: Mapping[str, Any]) -> None:
             f"config.warmup.caption is {values['warmup.caption']!r}; it may hold {{place}} and {{caption}} "
             f"({one_line(error, kind=True)})"
         ) from error
+    if not re.fullmatch(r"(\d+:\d+)?", values["profile"], re.ASCII):
+        raise InputError(f"config.profile is {values['profile']!r}; it must be FIRST:LAST, such as '10:12', or ''")
     if values["warmup.steps"] and "{answer}" not in values["warmup.response"]:
         raise InputError(
             f"config.warmup.response is {values['warmup.response']!r}; without {{answer}} in it, the warm-up would "

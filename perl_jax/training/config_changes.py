@@ -17,6 +17,7 @@ FREE = (  # keys and sections that change no result, or nothing but its rounding
     "data.options",
     "mesh",
     "processes",  # not in the config, as "chat_template"
+    "attention",
     "max_padding",
     "sampling.batch",
     "sampling.tensor",
@@ -33,6 +34,7 @@ FREE = (  # keys and sections that change no result, or nothing but its rounding
     "max_bad_steps",
     "max_skipped",
     "log_groups",
+    "profile",
 )
 WHY = {"total_steps": " (over which the permutation decays)"}  # of what people may not expect to be refused
 

@@ -10,6 +10,7 @@ from jax.sharding import AbstractDevice, AbstractMesh
 
 from models import attention, kernels
 from models.attention import Spans
+from models.errors import InputError
 
 
 def packed(trees, padding: int) -> Spans:
@@ -113,6 +114,40 @@ def test_the_platform_chooses(monkeypatch, platform, size, calls):
     monkeypatch.setattr(kernels, "attention", lambda q, k, v, spans, platform: platforms.append(platform) or q)
     attention.causal(*random_row(20, 2, 1, size)[:3], None)
     assert platforms == [platform] * calls
+
+
+@pytest.mark.parametrize(
+    "chosen, platform, size, calls", [("xla", "tpu", 128, 0), ("xla", "cpu", 64, 0), ("kernel", "gpu", 128, 1)]
+)
+def test_a_run_may_choose(monkeypatch, chosen, platform, size, calls):
+    monkeypatch.setattr(attention, "_chosen", "auto")
+    attention.choose(chosen)
+    test_the_platform_chooses(monkeypatch, platform, size, calls)
+
+
+@pytest.mark.parametrize("platform, size", [("cpu", 128), ("tpu", 64)])
+def test_a_kernel_that_is_asked_for_and_is_not_there(monkeypatch, platform, size):
+    monkeypatch.setattr(attention, "_chosen", "kernel")
+    monkeypatch.setattr(jax, "default_backend", lambda: platform)
+    with pytest.raises(InputError, match=f"no kernel for heads of {size} on a {platform}.*'auto' or 'xla'"):
+        attention.causal(*random_row(20, 2, 1, size)[:3], None)
+    with pytest.raises(InputError, match="one of auto, xla, kernel, not 'triton'"):
+        attention.choose("triton")
+
+
+def test_another_choice_drops_what_was_compiled(monkeypatch):
+    monkeypatch.setattr(attention, "_chosen", "auto")
+    traced = []
+
+    @jax.jit
+    def double(x):
+        traced.append(attention._chosen)
+        return 2 * x
+
+    for name in ("auto", "auto", "xla", "xla"):
+        attention.choose(name)
+        double(1.0)
+    assert traced == ["auto", "xla"]
 
 
 def lowered(monkeypatch, platform: str, backend: str, dtype, sharding=None):

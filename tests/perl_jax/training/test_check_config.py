@@ -56,6 +56,8 @@ from perl_jax.training import check_config
         ({"n_s": 0, "rollouts": 1}, "a group of one response has no advantage"),
         ({"advantage_scope": "order", "rollouts": 1}, "rollouts is 1 and config.advantage_scope is 'order'"),
         ({"n_s": 0, "reward_consistency": "times"}, "reward_consistency is 'times', but config.n_s is 0"),
+        ({"profile": "10-12"}, "config.profile is '10-12'; it must be FIRST:LAST"),
+        ({"attention": "flash"}, "attention is one of auto, xla, kernel, not 'flash'"),
         ({"data.shuffle": "twice"}, "data.shuffle is one of none, once, fresh, half, not 'twice'"),
         ({"permute.schedule": "falling"}, "permute.schedule is one of linear, cosine, constant, rising"),
         ({"warmup.steps": 1, "loss.kl_coef": 0.0, "warmup.response": "x"}, "without {answer}"),
