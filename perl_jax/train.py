@@ -50,8 +50,9 @@ def train(config: ConfigDict, workdir: Path, profile: tuple[int, int] = (0, 0), 
     """Runs, or resumes, the experiment `config` in `workdir`. Raises InputError for invalid configs and data, where
     another run is in the workdir, and where its disk is full or cannot be written to.
 
-    Steps `profile[0]` to `profile[1]` are traced to WORKDIR/profile, for TensorBoard or Perfetto. A run that goes on
-    has the config that it had, but for what changes no result and for the keys in `allow` (`config_changes`).
+    Steps `profile[0]` to `profile[1]`, by default those of `config.profile`, are traced to WORKDIR/profile, for
+    TensorBoard or Perfetto. A run that goes on has the config that it had, but for what changes no result and for the
+    keys in `allow` (`config_changes`).
     """
     check_config.check(config)
     attention.choose(config.attention)
@@ -64,7 +65,7 @@ def train(config: ConfigDict, workdir: Path, profile: tuple[int, int] = (0, 0), 
             check_config.check_shards(config, mesh.shards())
         workdir.mkdir(parents=True, exist_ok=True)
         with lock.Lock(workdir), bucket.Mirror(workdir) as mirror:
-            run(config, workdir, profile, allow, mirror)
+            run(config, workdir, profile if any(profile) else steps_of(config.profile), allow, mirror)
 
 
 def run(
@@ -398,7 +399,7 @@ def main(_: Sequence[str]) -> None:
     if FLAGS.bad_step:
         again(config, bucket.brought(FLAGS.workdir), FLAGS.bad_step)
         return
-    train(config, bucket.local(FLAGS.workdir), steps_of(FLAGS.profile_steps or config.profile), FLAGS.allow)
+    train(config, bucket.local(FLAGS.workdir), steps_of(FLAGS.profile_steps), FLAGS.allow)
 
 
 def again(config: ConfigDict, workdir: Path, step: int) -> None:
