@@ -45,6 +45,7 @@ def demo(file: Path) -> str:
     written = datetime.fromtimestamp(file.stat().st_mtime).date()
     parts = dict(re.findall(r"^## ([^\n]+)\n\n(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL))
     figures, *_ = tables(parts["Training runs"])
+    verdict = re.findall(r"^\*\*.+\*\*$", parts["Training runs"], re.MULTILINE)
     [consistency], [differences] = (
         tables(parts[name]) for name in ("Consistency under permutation", "Differences in consistency")
     )
@@ -52,6 +53,7 @@ def demo(file: Path) -> str:
         [
             f"`bash launch/demo.sh` on {machine()}, {written}. Greedy answers, in the original and two drawn orders:",
             figures,
+            *verdict,
             "The exported models, answers drawn at temperature 1, in all orders and as often in the original alone:",
             columns(consistency, CONSISTENCY_COLUMNS),
             columns(differences, DIFFERENCE_COLUMNS),

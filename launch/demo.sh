@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The demo, from nothing to a table: a small Qwen2.5-VL learns to read handwritten digits in several images, then three
+# The demo, from nothing to a table: a small Qwen2.5-VL learns to read handwritten digits in several images, then four
 # ways of reinforcement learning go on from the same checkpoint, and what came out is exported, evaluated and asked.
 #
 #   bash launch/demo.sh            goes on where demo/ ends
@@ -51,26 +51,27 @@ stage "Warm-up: from nothing, supervised"
 train warm-up warm-up
 export_once warm-up warm-up/model
 
-for arm in grpo grpo-shuffled perl; do
+for arm in grpo grpo-shuffled perl recommended; do
     stage "$arm, from the warm-up"
     train "$arm" "$arm" --config.model=demo/warm-up/model --config.data.directory=demo/warm-up/data
 done
 
 stage "Held-out questions again: drawn answers, in all orders of the images, beside a control"
-for arm in warm-up grpo grpo-shuffled perl; do
+for arm in warm-up grpo grpo-shuffled perl recommended; do
     export_once $arm $arm/model
     python -m perl_jax.evaluate --model=demo/$arm/model --benchmark=records --data=demo/warm-up/data \
         --out=demo/$arm/results --permute=5 --temperature=1 --max_new_tokens=64 --batch=100 --dtype=float32 >/dev/null
 done
 
 stage "Tables and page"
-names=(warm-up GRPO "GRPO shuffled" PeRL) directories=(warm-up grpo grpo-shuffled perl) pages=()
+names=(warm-up GRPO "GRPO shuffled" PeRL "PeRL recommended")
+directories=(warm-up grpo grpo-shuffled perl recommended) pages=()
 for i in "${!names[@]}"; do
     pages+=(--workdir="${names[i]}=demo/${directories[i]}" --results="${names[i]}=demo/${directories[i]}/results")
 done
 python -m perl_jax.report "${pages[@]}" --out=demo/report.html
 
-stage "Three held-out questions to the exported PeRL model"
+stage "Three held-out questions to the exported model"
 python - <<'PYTHON'
 from pathlib import Path
 
@@ -90,7 +91,7 @@ for folder in demo/questions/*/; do
     images=("$folder"image*.png)
     echo
     echo "${images[*]}: $(cat "$folder/question.txt")  [$(cat "$folder/answer.txt")]"
-    python -m perl_jax.sample --model=demo/perl/model --prompt="$(cat "$folder/question.txt")" "${images[@]/#/--image=}"
+    python -m perl_jax.sample --model=demo/recommended/model --prompt="$(cat "$folder/question.txt")" "${images[@]/#/--image=}"
 done
 
-stage "Done: the page is demo/report.html, the model is in demo/perl/model"
+stage "Done: the page is demo/report.html, the model is in demo/recommended/model"

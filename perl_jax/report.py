@@ -69,7 +69,7 @@ def write(workdirs: Mapping[str, Path], results_directories: Mapping[str, Path],
 def _page(models: Sequence[results.Model], runs: Sequence[training_runs.Run]) -> str:
     """The whole report as one self-contained HTML file without scripts."""
     names = dict.fromkeys(each.name for each in (*models, *runs))
-    body = [element("h1", "PeRL report: " + ", ".join(names))]
+    body = [element("h1", "PeRL report: " + ", ".join(names)), *training_runs.opening(runs)]
     body += (comparison.body(models) if models else []) + (training_runs.body(runs) if runs else [])
     return html.page("PeRL report", body, comparison.STYLE + training_runs.STYLE)
 

@@ -38,9 +38,10 @@ def test_it_learns_against_chance(tmp_path, optimized, family):
 
 
 def test_the_arms_differ_in_the_method_only():
-    warm_up, grpo, shuffled, perl = (demo.get_config(arm) for arm in ("warm-up", "grpo", "grpo-shuffled", "perl"))
-    assert warm_up.total_steps == 0 and not any(arm.warmup.steps for arm in (grpo, shuffled, perl))
-    rollouts = {arm.questions * (arm.n_s + 1) * arm.rollouts * arm.total_steps for arm in (grpo, shuffled, perl)}
+    warm_up, grpo, shuffled, perl, recommended = map(demo.get_config, demo.ARMS)
+    assert warm_up.total_steps == 0 and not any(arm.warmup.steps for arm in (grpo, shuffled, perl, recommended))
+    arms = (grpo, shuffled, perl, recommended)
+    rollouts = {arm.questions * (arm.n_s + 1) * arm.rollouts * arm.total_steps for arm in arms}
     assert len(rollouts) == 1, "equal rollouts"
     assert (grpo.n_s, shuffled.n_s, perl.n_s) == (0, 0, 1)
     assert [arm.data.shuffle for arm in (grpo, shuffled, perl)] == ["none", "once", "none"]
@@ -48,6 +49,8 @@ def test_the_arms_differ_in_the_method_only():
         with arm.unlocked():
             arm.n_s, arm.rollouts, arm.data.shuffle = perl.n_s, perl.rollouts, "none"
         assert arm.to_dict() == perl.to_dict()
+    recommended.permute.schedule = perl.permute.schedule
+    assert recommended.to_dict() == perl.to_dict()
 
 
 def test_a_family_and_an_arm():

@@ -15,7 +15,7 @@ import numpy as np
 from absl import logging
 
 from models.errors import InputError
-from perl_jax.evaluation import statistics
+from perl_jax.evaluation import statistics, verdict
 from perl_jax.runtime import files, html, logs
 from perl_jax.runtime.html import COLOURS, Html, clipped, concat, dim, element, folded, note, table, text_cell
 
@@ -38,6 +38,7 @@ CHANGED_SHOWN, GROUPS_SHOWN = 8, 3  # questions per kind of change, groups per r
 STYLE = """
 .runs-last tr:last-child td { font-weight: 600; }
 .legend + p.note { margin-bottom: 1rem; }
+p.verdict { font-size: 1.15rem; max-width: 50rem; }
 """
 
 
@@ -95,14 +96,35 @@ def _starts(path: Path) -> list[dict]:
 
 def sections(runs: Sequence[Run]) -> list[statistics.Section]:
     """The held-out figures, one section per set."""
-    names = sorted({name for run in runs for name in run.evaluations})
-    return [statistics.section(name, [run.result(name) for run in runs]) for name in names]
+    return [statistics.section(name, [run.result(name) for run in runs]) for name in _sets(runs)]
 
 
 def markdown(runs: Sequence[Run]) -> str:
-    """The held-out figures as Markdown."""
+    """The verdict and the held-out figures as Markdown."""
     all_sections = sections(runs)
-    return statistics.markdown(all_sections) if all_sections else "No evaluation yet.\n"
+    if not all_sections:
+        return "No evaluation yet.\n"
+    return "\n\n".join([*(f"**{text}**" for text in _verdicts(runs)), statistics.markdown(all_sections)])
+
+
+def opening(runs: Sequence[Run]) -> list[Html]:
+    """What the page begins with: the verdict, and accuracy in the original order against that in others."""
+    drawn = [plot for name in _sets(runs) if (plot := verdict.plot([run.result(name) for run in runs]))]
+    if not drawn:
+        return []
+    figures = [element("figure", element("figcaption", "accuracy in one order and in others, 95% intervals"), *drawn)]
+    told = [element("p", text, class_="verdict") for text in _verdicts(runs)]
+    return [*told, html.legend([run.name for run in runs]), element("div", *figures, class_="plots")]
+
+
+def _verdicts(runs: Sequence[Run]) -> list[str]:
+    texts = {name: verdict.sentence([run.result(name) for run in runs]) for name in _sets(runs)}
+    several = len(texts) > 1
+    return [f"{name}: {text}" if several else text for name, text in texts.items() if text]
+
+
+def _sets(runs: Sequence[Run]) -> list[str]:
+    return sorted({name for run in runs for name in run.evaluations})
 
 
 def body(runs: Sequence[Run]) -> list[Html]:
@@ -131,7 +153,7 @@ def body(runs: Sequence[Run]) -> list[Html]:
 def _curves(runs: Sequence[Run]) -> list[Html]:
     """A plot of each held-out measure and of each metric that any run has."""
     panels = []
-    names = sorted({name for run in runs for name in run.evaluations})
+    names = _sets(runs)
     for name in names:
         at = [
             {step: statistics.measures(rows) for step, rows in sorted(run.evaluations.get(name, {}).items())}
