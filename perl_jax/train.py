@@ -30,6 +30,7 @@ from perl_jax.runtime import bucket, cli, disk, files, lock, logs, processes, st
 from perl_jax.runtime.compilations import Compilations
 from perl_jax.training import (
     bad_steps,
+    banner,
     check_config,
     checkpoint,
     config_changes,
@@ -126,6 +127,8 @@ def run(
 
         writes = logs.RunLog if processes.first() else logs.NoLog
         with writes(workdir, config.to_dict(), last, done, **facts) as log, Compilations() as compilations:
+            split = config.data.split
+            log.tell(banner.lines(config, state, kept[split], excluded[split], base.path, workdir))
 
             def evaluate(step: int) -> dict[str, float]:
                 first: dict[str, float] = {}  # the metrics of the first set, used for `best`
@@ -173,6 +176,8 @@ def run(
                     checkpoints.save(step, state, {**at_step, "bad_steps": bad.in_a_row}, scores)
                 if stopped:
                     break
+            if not stopped:
+                log.tell(banner.next_commands(config, workdir))
     if stopped and step < last:  # and its checkpoint is written
         print(f"stopped by {stopped} at step {step}, saved; the same command goes on", file=sys.stderr, flush=True)
     elif processes.first():

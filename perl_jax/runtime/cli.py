@@ -21,7 +21,7 @@ from absl import app, flags
 from absl import logging as absl_logging
 
 from models.errors import InputError, one_line
-from perl_jax.runtime import bucket, config_keys, device_settings, disk, peers
+from perl_jax.runtime import bucket, compilations, config_keys, device_settings, disk, peers
 
 flags.disclaim_key_flags()  # flags defined here count as the command's, and are shown by its --help
 os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # torch is not needed
@@ -86,6 +86,10 @@ def quieten() -> None:
     absl_logging.set_verbosity(absl_logging.FATAL)  # Orbax logs through it
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     logging.getLogger("perl_jax").setLevel(logging.INFO)
+    handler = absl_logging.get_absl_handler()
+    handler.setFormatter(Line())
+    if not ("verbose" in flags.FLAGS and flags.FLAGS.verbose):
+        handler.addFilter(without_details)
 
     def hook(left: "sys.UnraisableHookArgs") -> None:
         if str(left.exc_value) != "Event loop is closed":  # as TensorStore's threads find it after a save has failed
@@ -94,10 +98,24 @@ def quieten() -> None:
     sys.unraisablehook = hook
 
 
+class Line(logging.Formatter):
+    """A log record as it is; a warning says that it is one."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        text = super().format(record)
+        return text if record.levelno < logging.WARNING else f"{record.levelname.lower()}: {text}"
+
+
+def without_details(record: logging.LogRecord) -> bool:
+    """A filter of log records that passes those without details."""
+    return not getattr(record, compilations.DETAIL, False)
+
+
 def define_run_flags() -> None:
     """Flags of commands that work on a run: config, workdir, processes."""
     define_config_flag()
     flags.DEFINE_string("workdir", None, "Folder of the run; a restarted command resumes there.", required=True)
+    flags.DEFINE_bool("verbose", False, "Also say of each program that is compiled why.")
     define_process_flags()
 
 

@@ -9,16 +9,30 @@ import jax
 
 logger = logging.getLogger(__name__)
 
+DETAIL = "detail"  # an attribute of log records that `cli` shows with `--verbose` only
+
 # JAX's loggers of cache misses.
 MISSES = ("jax._src.interpreters.partial_eval", "jax._src.compiler", "jax._src.compilation_cache")
 LEAST = 0.1  # seconds from which a compilation is logged
+SHOWN = 5.0  # seconds from which one is told without `--verbose`, too
+PROGRAMS = {  # jitted function: what it does
+    "_decode": "decoding",
+    "prefill": "prefill",
+    "image_tokens": "the vision tower",
+    "embeddings": "embeddings",
+    "_embed": "the update's images",
+    "_add_pulled": "the update's images",
+    "_add_rows": "the update",
+    "_apply": "the optimizer",
+    "_logprobs": "log-probs",
+}
 
 
 class Compilations:
     """Counts programs compiled (or read from the persistent cache) in its context: `with Compilations() as compiled:`.
 
-    `count` and `seconds` accumulate until `take` resets them. Compilations that are slow, or that recompile a known
-    function, are logged with what differs.
+    `count` and `seconds` accumulate until `take` resets them. Compilations that recompile a known function are logged
+    with what differs, as details; slow ones in a short line.
     """
 
     def __enter__(self) -> "Compilations":
@@ -59,7 +73,9 @@ class Compilations:
             self.seconds += seconds
             reason = self._reasons.pop(name, "")
         if seconds > LEAST or reason:
-            logger.info("compiled %s in %.1f s%s", name, seconds, f": {reason}" if reason else "")
+            logger.info("compiled %s in %.1f s%s", name, seconds, f": {reason}" if reason else "", extra={DETAIL: True})
+        if seconds > SHOWN:
+            logger.info("compiled a program of %s: %.0f s", PROGRAMS.get(name, name), seconds)
 
     def _explain(self, record: logging.LogRecord) -> bool:
         """A log filter that stores JAX's cache miss explanations and passes other records."""

@@ -1,9 +1,11 @@
 """Logs of a run: a line per step, a progress bar, TensorBoard, and files that a restart appends to."""
 
+import collections
 import contextlib
 import importlib.metadata
 import json
 import math
+import statistics
 import subprocess
 import sys
 import time
@@ -14,7 +16,7 @@ from pathlib import Path
 import jax
 import numpy as np
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from models.errors import InputError, one_line
 from perl_jax import __version__
@@ -38,6 +40,12 @@ IN_LINE = {  # metric: short name in a step's line
     "speed/rollout_tokens_per_second": "rollout/s",
     "speed/update_tokens_per_second": "update/s",
 }
+IN_BAR = ("reward/mean", "reward/accuracy")
+LEGEND = (
+    "reward, accuracy: means over the step's responses; p: chance of a permuted order; all right, all wrong: shares of "
+    "groups; entropy, logprob: of sampled tokens, nats; gap: sampler against update; tokens: of a response; rollout/s, "
+    "update/s: tokens a second"
+)
 
 
 class Clock:
@@ -107,7 +115,8 @@ class RunLog:
         self._metrics = files.appended(workdir / "metrics.jsonl")
         self._rollouts = files.appended(workdir / "rollouts.jsonl")
         self._console = Console(stderr=True, highlight=False)
-        self._last, self._left = last, None
+        self._last, self._left, self._in_bar = last, None, ""
+        self._seconds: collections.deque[float] = collections.deque(maxlen=50)  # of steps, without compiling
 
     def __enter__(self):
         return self
@@ -116,23 +125,34 @@ class RunLog:
         for file in (self._tensorboard, self._metrics, self._rollouts):
             file.close()
 
+    def tell(self, lines: Iterable[str]) -> None:
+        """Prints lines: what a run begins with, and what to do when it has ended."""
+        for line in lines:
+            self._console.print(line, soft_wrap=True, markup=False)
+
     def track(self, first: int) -> Iterator[int]:
-        """Steps first..last, with a progress bar (done, rate, remaining time) on a terminal."""
+        """Steps first..last, with a progress bar (done, main metrics, rate, remaining time) on a terminal."""
         with progress(self._console, "step", self._last, first - 1) as add:
+            if first <= self._last:
+                self._console.print(LEGEND, style="dim", soft_wrap=True)
             for step in range(first, self._last + 1):
                 yield step
-                _, self._left = add(1)
+                add(1, self._in_bar, self._left)
 
     def step(self, stage: str, step: int, values: Mapping[str, float]) -> None:
         """Logs a step's metrics to TensorBoard and metrics.jsonl, and prints the main ones."""
         self._write(stage, step, values)
+        self._in_bar = "  ".join(f"{IN_LINE[name]} {values[name]:.3g}" for name in IN_BAR if name in values)
+        total = values["time/total"]
+        self._seconds.append(total - min(total, values.get("compile/seconds", 0.0)))
+        self._left = (self._last - step) * statistics.median(self._seconds)
         parts = [f"{short} {values[name]:.3g}" for name, short in IN_LINE.items() if name in values]
         if values.get("grading/failed"):
             parts.append(f"{values['grading/failed']:.0f} rewards failed")
         if values.get("compile/count"):
             parts.append(f"compiled {values['compile/count']} in {values['compile/seconds']:.1f} s")
-        parts.append(f"{values['time/total']:.2f} s")
-        if not self._console.is_terminal and self._left is not None:
+        parts.append(f"{total:.2f} s")
+        if not self._console.is_terminal:
             parts.append(f"{minutes(self._left)} left")
         self._console.print(f"{stage} {step}/{self._last}  " + "  ".join(parts), soft_wrap=True)
 
@@ -182,35 +202,37 @@ class NoLog:
     def step(self, *_) -> None:
         """No-op."""
 
-    evaluation = groups = step
+    tell = evaluation = groups = step
 
 
 @contextlib.contextmanager
-def progress(console: Console, unit: str, total: int, done: int = 0) -> Iterator[Callable[[int], tuple[str, float]]]:
+def progress(console: Console, unit: str, total: int, done: int = 0) -> Iterator[Callable[..., tuple[str, float]]]:
     """A progress bar on a terminal: done of `total`, rate and remaining time.
 
-    Yields a function that advances it, and returns the rate as text and the remaining seconds.
+    Yields a function of a count, and optionally a note and the remaining seconds, that advances it and returns the
+    rate as text and the remaining seconds.
     """
     columns = (
         TextColumn("{task.description}"),
         MofNCompleteColumn(),
         BarColumn(),
+        TextColumn("{task.fields[note]}"),
         TextColumn("{task.fields[rate]}"),
         TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
+        TextColumn("{task.fields[left]}"),
     )
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task(unit, total=total, completed=done, rate="")
+        task = bar.add_task(unit, total=total, completed=done, note="", rate="", left="")
         started, added = time.perf_counter(), 0
 
-        def add(count: int) -> tuple[str, float]:
+        def add(count: int, note: str = "", left: float | None = None) -> tuple[str, float]:
             nonlocal added
             added += count
             seconds = (time.perf_counter() - started) / added
             rate = f"{seconds:.2f} s/{unit}" if seconds >= 1 else f"{1 / seconds:.1f} {unit}s/s"
-            bar.update(task, advance=count, rate=rate)
-            return rate, seconds * (total - done - added)
+            left = seconds * (total - done - added) if left is None else left
+            bar.update(task, advance=count, note=note, rate=rate, left=f"{minutes(left)} left")
+            return rate, left
 
         yield add
 

@@ -1,5 +1,6 @@
 """How commands read their flags: names, values that stand apart, what is given twice, configs from any folder."""
 
+import logging
 import sys
 
 import command_line
@@ -8,7 +9,7 @@ from absl import flags
 
 from models.errors import InputError
 from perl_jax import prepare
-from perl_jax.runtime import cli
+from perl_jax.runtime import cli, compilations
 
 
 @pytest.fixture
@@ -258,3 +259,12 @@ def test_columns_of_several_flags_add_up():
             prepare.parse_columns(texts)
     with pytest.raises(InputError, match="bias is given twice"):
         prepare.parse_options(["bias=1", "bias=2"])
+
+
+def test_log_lines_are_plain_and_details_are_for_who_asks():
+    record = logging.LogRecord("perl_jax.x", logging.INFO, "file", 1, "measured %d", (3,), None)
+    assert cli.Line().format(record) == "measured 3" and cli.without_details(record)
+    record.levelno, record.levelname = logging.WARNING, "WARNING"
+    assert cli.Line().format(record) == "warning: measured 3"
+    setattr(record, compilations.DETAIL, True)
+    assert not cli.without_details(record)

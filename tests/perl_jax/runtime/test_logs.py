@@ -53,3 +53,13 @@ def test_tensorboard_shows_each_step_once(tmp_path):
         time.sleep(1.1)  # a file is named by its second
     shown = EventAccumulator(str(tmp_path / "tensorboard")).Reload().Scalars("x/y")
     assert [(event.step, event.value) for event in shown] == [(1, 10), (2, 20), (3, 33), (4, 43)]
+
+
+def test_the_remaining_time_leaves_out_compiling(tmp_path, capsys):
+    with logs.RunLog(tmp_path, {}, 10) as log:
+        log.tell(["data     [bold]3 questions"])
+        for step, (total, compiling) in enumerate([(100.0, 96.0), (4.0, 0.0), (5.0, 0.0)], start=1):
+            log.step("perl", step, {"time/total": total, "compile/seconds": compiling, "reward/mean": 0.5})
+    told, *steps = capsys.readouterr().err.splitlines()
+    assert told == "data     [bold]3 questions"
+    assert [line.rpartition("  ")[2] for line in steps] == ["0:36 left", "0:32 left", "0:28 left"]
