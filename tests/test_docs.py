@@ -13,8 +13,12 @@ import command_line
 import pytest
 from absl import flags
 from environment import REPOSITORY
+from PIL import Image
 
 from configs import base
+from perl_jax import rewards
+from perl_jax.curation import curate
+from perl_jax.data import jsonl
 from perl_jax.evaluation import published
 from perl_jax.runtime import cli, config_keys
 from perl_jax.training import check_config, config_changes
@@ -204,6 +208,27 @@ def test_a_command_that_does_not_parse_is_seen(line, monkeypatch):
     [(command, arguments)] = commands(f"```sh\n{line}\n```")
     done = parsed(monkeypatch, command, arguments)
     assert done.code == 1 and done.err.startswith("error: ")
+
+
+# Examples
+
+
+def test_the_reward_in_ten_lines_is_one(tmp_path):
+    [code] = re.findall(r"^```python\n(.*?)^```", PAGES["docs/rewards.md"], re.MULTILINE | re.DOTALL)
+    (tmp_path / "my_reward.py").write_text(code)
+    score = rewards.find(f"{tmp_path / 'my_reward.py'}:score")
+    right = score({"answer": "Image 2"}, r"<think></think> \boxed{image 2}")
+    assert right == {"reward": 1, "accuracy": 1, "short": 1} and score({"answer": "Image 2"}, "")["reward"] == 0.1
+
+
+def test_the_rows_of_ones_own_become_records(tmp_path):
+    [rows] = re.findall(r"^```json\n(.*?)^```", PAGES["docs/data.md"], re.MULTILINE | re.DOTALL)
+    (tmp_path / "photos.jsonl").write_text(rows)
+    for name in re.findall(r"\w+\.jpg", rows):
+        Image.new("RGB", (64, 64)).save(tmp_path / name)
+    made = [curate.curate(row) for row in jsonl.records(str(tmp_path / "photos.jsonl"))]
+    assert [one.record["answer"] for one in made] == ["{image:1}", "yes", "1"]
+    assert [one.decision.order_effect for one in made] == ["rewrite", "rewrite", "invariant"]
 
 
 # Tables
