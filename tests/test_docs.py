@@ -227,7 +227,7 @@ def test_the_rows_of_ones_own_become_records(tmp_path):
     for name in re.findall(r"\w+\.jpg", rows):
         Image.new("RGB", (64, 64)).save(tmp_path / name)
     made = [curate.curate(row) for row in jsonl.records(str(tmp_path / "photos.jsonl"))]
-    assert [one.record["answer"] for one in made] == ["{image:1}", "yes", "1"]
+    assert [one.record["answer"] for one in made] == ["{image:1}", "Yes", "1"]
     assert [one.decision.order_effect for one in made] == ["rewrite", "rewrite", "invariant"]
 
 
