@@ -2,19 +2,21 @@
 
 Trains the arms of configs/evidence.py side by side, a run on each CPU core, from one warm-up a seed, and asks each the
 held-out questions of its seed. Every finished run is a line of evidence.jsonl; started again, the command does what is
-missing there. --quick (15 minutes) runs a few arms once, into a folder of its own. After the runs, or with --report
-alone, EVIDENCE.md and its plots are written from the lines.
+missing there. `--run=ARM,QUESTIONS,SEED` makes one line anew and prints it. --quick (15 minutes) runs a few arms once,
+into a folder of its own. After the runs, or with --report alone, EVIDENCE.md and its plots are written from the lines.
 """
 
 import argparse
 import json
-import multiprocessing
 import os
+import queue
 import shutil
+import subprocess
+import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from datetime import date
 from pathlib import Path
 from typing import NamedTuple
@@ -40,10 +42,11 @@ CURVES = {
     "silent": "advantage/zero_share",
     "permuted": "permute/share",
 }
+WARM_UP = ("warm-up", 12000)
 SIZES = (250, 1000, 4000, 12000)
 CORE = ("grpo", "shuffle-once", "shuffle-fresh", "shuffle-half", "perl", "perl-constant", "perl-constant-order")
 PARTS = {
-    "core": [("warm-up", 12000), *((arm, size) for size in SIZES for arm in CORE)],
+    "core": [WARM_UP, *((arm, size) for size in SIZES for arm in CORE)],
     "group": [
         (arm, 1000)
         for arm in (
@@ -59,7 +62,7 @@ PARTS = {
     ],
     "loss": [(f"perl-constant-{name}", 1000) for name in ("gspo", "cispo", "sapo", "refill")],
 }
-QUICK = [("warm-up", 12000), *((arm, 1000) for arm in ("grpo", "shuffle-once", "perl", "perl-constant"))]
+QUICK = [WARM_UP, *((arm, 1000) for arm in ("grpo", "shuffle-once", "perl", "perl-constant"))]
 
 
 class Run(NamedTuple):
@@ -70,7 +73,12 @@ class Run(NamedTuple):
     seed: int
 
     def __str__(self) -> str:
-        return f"{self.arm}-{self.questions}-{self.seed}"
+        return f"{self.arm},{self.questions},{self.seed}"
+
+    @classmethod
+    def parse(cls, text: str) -> "Run":
+        arm, questions, seed = text.split(",")
+        return cls(arm, int(questions), int(seed))
 
 
 def warm_up(folder: Path, seed: int) -> None:
@@ -161,42 +169,52 @@ def curve(run: training_runs.Run, metric: str) -> list[float]:
     return [float(np.mean(values[i : i + BLOCK])) for i in range(0, len(values), BLOCK)]
 
 
-def on_one_core(cores: multiprocessing.Queue) -> None:
-    """Sets up a process that trains one run after another, on a core of its own: a run's rounding depends on it."""
-    os.sched_setaffinity(0, {cores.get()})  # before JAX starts its threads
-    jax.config.update("jax_compilation_cache_dir", str(REPOSITORY / ".cache" / "jax"))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
-
-
 def missing(runs: Sequence[Run], file: Path) -> list[Run]:
     """The runs that have no line in a file yet."""
     done = Counter(Run(found["arm"], found["questions"], found["seed"]) for found in files.json_lines(file))
     return [run for run in runs if run not in done]
 
 
-def measure(runs: Sequence[Run], folder: Path, file: Path) -> None:
-    """Adds the lines of runs to a file, as they end; several at a time."""
-    context = multiprocessing.get_context("spawn")
-    cores = context.Queue()
-    available = sorted(os.sched_getaffinity(0))
-    for core in available:
+def measure(runs: Sequence[Run], folder: Path, file: Path) -> int:
+    """Adds the lines of runs to a file, as they end: one at a time on each core, each in a process of its own.
+
+    Returns how many runs failed; FOLDER/log says why.
+    """
+    cores: queue.Queue[int] = queue.Queue()
+    for core in sorted(os.sched_getaffinity(0)):
         cores.put(core)
+
+    def alone(run: Run) -> str:
+        core = cores.get()
+        command = ["taskset", "-c", str(core), sys.executable, "-m", "benchmarks.evidence", f"--run={run}"]
+        try:
+            with (folder / "log").open("a") as log:
+                done = subprocess.run(
+                    [*command, f"--folder={folder}"], cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=log
+                )
+        finally:
+            cores.put(core)
+        return "" if done.returncode else done.stdout.decode().splitlines()[-1]
+
     folder.mkdir(parents=True, exist_ok=True)
-    with ProcessPoolExecutor(len(available), context, on_one_core, (cores,)) as pool:
-        for warm in as_completed([pool.submit(warm_up, folder, seed) for seed in sorted({run.seed for run in runs})]):
-            warm.result()
-        begun = time.monotonic()
-        for count, done in enumerate(as_completed([pool.submit(line, folder, run) for run in runs]), start=1):
-            found = done.result()
-            with file.open("a", encoding="utf-8") as lines:
-                lines.write(json.dumps(found) + "\n")
-            left = (len(runs) - count) * (time.monotonic() - begun) / count
-            print(
-                f"{count} of {len(runs)}: {found['arm']} on {found['questions']}, seed {found['seed']}: "
-                f"accuracy {found['accuracy']:.3f}, permuted {found['permuted']:.3f}, {found['seconds']:.0f} s; "
-                f"{left / 60:.0f} min left",
-                flush=True,
-            )
+    begun, ended, failed = time.monotonic(), 0, 0
+    first = [Run(*WARM_UP, seed) for seed in sorted({run.seed for run in runs})]  # which all others begin from
+    first = [run for run in first if run in runs or not (folder / f"warm-up-{run.seed}" / "model").exists()]
+    with ThreadPoolExecutor(cores.qsize()) as pool:
+        for part in (first, [run for run in runs if run not in first]):
+            tasks = {pool.submit(alone, run): run for run in part}
+            for task in as_completed(tasks):
+                run, text, ended = tasks[task], task.result(), ended + 1
+                failed += not text
+                if text and run in runs:
+                    with file.open("a", encoding="utf-8") as lines:
+                        lines.write(text + "\n")
+                left = (len(runs) - ended) * (time.monotonic() - begun) / ended
+                told = "FAILED"
+                if text:
+                    told = "accuracy {accuracy:.3f}, permuted {permuted:.3f}".format(**json.loads(text))
+                print(f"{ended} of {len(runs)}: {run}: {told}; {left / 60:.0f} min left", flush=True)
+    return failed
 
 
 def main() -> None:
@@ -205,19 +223,26 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--report", action="store_true", help="run nothing")
+    parser.add_argument("--run", type=Run.parse, help="print the line of one run alone, as perl,1000,0")
+    parser.add_argument("--folder", type=Path, default=WORK, help="where runs are")
     arguments = parser.parse_args()
+    if arguments.run:
+        jax.config.update("jax_compilation_cache_dir", str(REPOSITORY / ".cache" / "jax"))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+        warm_up(arguments.folder, arguments.run.seed)
+        print(json.dumps(line(arguments.folder, arguments.run)))
+        return
     if unknown := set(arguments.parts) - set(PARTS):
         raise SystemExit(f"no part {', '.join(sorted(unknown))}: there are {', '.join(PARTS)}")
     cells = QUICK if arguments.quick else [cell for name in arguments.parts or PARTS for cell in PARTS[name]]
     seeds, file = (1, WORK / "quick.jsonl") if arguments.quick else (arguments.seeds, FILE)
     runs = [Run(*cell, seed) for seed in range(seeds) for cell in cells]
-    if not arguments.report and (left := missing(runs, file)):
-        measure(left, WORK, file)
-    still = len(
-        missing([Run(*cell, seed) for seed in range(seeds) for cells in PARTS.values() for cell in cells], file)
-    )
-    lines = list(files.json_lines(file))
-    evidence_report.write(lines, PARTS, 0 if arguments.quick else still, file.with_name("EVIDENCE.md"), BLOCK)
+    failed = 0 if arguments.report else measure(missing(runs, file), arguments.folder, file)
+    every = [Run(*cell, seed) for seed in range(seeds) for part in PARTS.values() for cell in part]
+    still = 0 if arguments.quick else len(missing(every, file))
+    evidence_report.write(list(files.json_lines(file)), PARTS, still, file.with_name("EVIDENCE.md"), BLOCK)
+    if failed:
+        raise SystemExit(f"{failed} runs failed: {arguments.folder / 'log'} says why")
 
 
 if __name__ == "__main__":
