@@ -3,8 +3,10 @@
 Command:   python -m perl_jax.train --config=overfit --config.model=MODEL --config.data.directory=DIR --workdir=WORKDIR
 Data:      the first eight records of the split train; other ones by --config.data.split='train[40:48]'
 Hardware:  what trains the model (benchmarks/PLANS.md); adapters by --config.lora.rank=64 and a learning rate of 1e-4
-Expected:  reward/mean at 0.95 within 100 steps; where it is not, data or reward is wrong (docs/troubleshooting.md)
-Result:    not run
+Expected:  reward/mean at 0.95 within 100 steps, less what questions take off that are never answered right
+           (group/all_wrong); where it is not, data or reward is wrong (docs/troubleshooting.md)
+Result:    on 2 CPU cores with the demo's small model, its prompt and limits, and a learning rate of 3e-4: from 0.87 to
+           0.99; in shuffled order from 0.66 to 0.88, one of the eight never answered right. No published model was run
 """
 
 from configs import base
