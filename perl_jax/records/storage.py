@@ -145,8 +145,9 @@ class Split:
         try:
             known[self.split]
         except (ValueError, KeyError) as error:
+            there = ", ".join(f"{name} of {known[name].num_examples:,} records" for name in known) or "none"
             raise InputError(
-                f"{self.directory} has no split {self.split!r}, it has {', '.join(known) or 'none'}: {one_line(error)}"
+                f"{self.directory} has no split {self.split!r}, it has {there}: {one_line(error)}"
             ) from error
         with _noticing_damage(self.directory):
             raw = tfds.decode.DeserializeMethod.RAW_BYTES

@@ -173,6 +173,8 @@ def test_opening_what_is_not_there(tmp_path):
         records.open_split(tmp_path / "set", "eval")
     with pytest.raises(InputError):
         records.open_split(tmp_path / "set", "train[:0]")
+    with pytest.raises(InputError, match=r"no split 'train\[:8\]', it has train of 1 records"):
+        records.open_split(tmp_path / "set", "train[:8]")
     (tmp_path / "set" / "features.json").unlink()
     with pytest.raises(InputError):
         records.open_split(tmp_path / "set")
