@@ -44,13 +44,20 @@ NAMES = {
 COLUMNS = {
     "accuracy": "accuracy",
     "permuted": "permuted accuracy",
-    "consistent": "consistent",
-    "worst": "worst order",
+    "consistent": "right in all orders",
     "drawn_flip": "flips",
     "control_flip": "flips, same order",
     "single": "single-image",
+    "silent": "advantages that are 0",
 }
 BASE = "perl-constant"  # what the options of a group are compared with
+COMPARED = (
+    ("perl-constant", "grpo"),
+    ("perl-constant", "shuffle-once"),
+    ("perl-constant", "shuffle-fresh"),
+    ("perl-constant", "perl"),
+    ("perl", "grpo"),
+)
 LOG = "## Tried and dropped"  # written by hand; kept
 
 
@@ -67,6 +74,7 @@ def by_cell(lines: Sequence[Mapping], measure: str) -> dict[Cell, dict[int, floa
     for line in lines:
         flat = {**line, **{f"drawn_{name}": x for name, x in line["drawn"].items()}}
         flat["control_flip"] = line["drawn"]["control_flip"]
+        flat["silent"] = float(np.mean(line["curves"]["silent"] or [math.nan]))
         cells.setdefault((line["arm"], line["questions"]), {})[line["seed"]] = flat[measure]
     return cells
 
@@ -111,7 +119,12 @@ def share(value: Estimate) -> str:
     if not value.questions:
         return "–"
     half = 100 * (value.high - value.mean)
-    return f"{100 * value.mean:.1f}" + ("" if math.isnan(half) else f" ± {half:.1f}")
+    return "–" if math.isnan(value.mean) else f"{100 * value.mean:.1f}" + ("" if math.isnan(half) else f" ± {half:.1f}")
+
+
+def difference(value: Estimate) -> str:
+    """In points with its interval; of one seed without."""
+    return f"{100 * value.mean:+z.1f}, one seed" if math.isnan(value.low) else points(value)
 
 
 def figures_table(lines: Sequence[Mapping], questions: int, arms: Sequence[str]) -> str:
@@ -132,7 +145,7 @@ def differences_table(lines: Sequence[Mapping], base: str, arms: Sequence[str]) 
     """The arms minus `base` in both accuracies, by how many questions they trained on."""
     by_measure = {name: differences(lines, name, base, arms) for name in ("accuracy", "permuted", "consistent")}
     rows = [
-        [NAMES[arm], f"{questions:,}", *(points(values[arm, questions]) for values in by_measure.values())]
+        [NAMES[arm], f"{questions:,}", *(difference(values[arm, questions]) for values in by_measure.values())]
         for questions in sorted({cell[1] for cell in by_measure["accuracy"]})
         for arm in arms
         if (arm, questions) in by_measure["accuracy"]
@@ -145,8 +158,8 @@ def verdict(lines: Sequence[Mapping], arm: str, base: str) -> list[str]:
     """One line a size: how an arm does against another one, in both accuracies."""
     by_measure = {name: differences(lines, name, base, [arm]) for name in ("accuracy", "permuted")}
     return [
-        f"- {NAMES[arm]} minus {NAMES[base]}, {questions:,} questions: accuracy {points(accuracy)}, permuted accuracy "
-        f"{points(by_measure['permuted'][arm, questions])}"
+        f"- {NAMES[arm]} minus {NAMES[base]}, {questions:,} questions: accuracy {difference(accuracy)}; permuted "
+        f"accuracy {difference(by_measure['permuted'][arm, questions])}"
         for (_, questions), accuracy in sorted(by_measure["accuracy"].items())
     ]
 
@@ -158,7 +171,7 @@ def frontier(lines: Sequence[Mapping], arms: Sequence[str], file: Path) -> None:
     cells = {name: by_cell(lines, name) for name in ("accuracy", "permuted")}
     spreads = {name: spread(list(values.values())) for name, values in cells.items()}
     sizes = sorted({questions for arm, questions in cells["accuracy"] if arm in arms})
-    figure = Figure(figsize=(3.1 * len(sizes), 3.9), layout="constrained")
+    figure = Figure(figsize=(max(9.0, 3.1 * len(sizes)), 4.2), layout="constrained")
     panels = np.atleast_1d(figure.subplots(1, len(sizes), sharex=True, sharey=True))
     for panel, questions in zip(panels, sizes):
         shown = [("warm-up", cell) for cell in cells["accuracy"] if cell[0] == "warm-up"]
@@ -236,9 +249,8 @@ def write(lines: Sequence[Mapping], parts: Mapping[str, Sequence[Cell]], missing
         "# What permuting teaches, and when it pays",
         told(lines, missing),
         "## Permuting to the end, beside shuffling and the paper's schedule",
-        *verdict(of_core, "perl-constant", "shuffle-once"),
-        *verdict(of_core, "perl-constant", "perl"),
-        *verdict(of_core, "perl", "grpo"),
+        "In points, 95% intervals over seeds:",
+        "\n".join(line for pair in COMPARED for line in verdict(of_core, *pair)),
         "![accuracy in the original order against permuted accuracy](evidence/frontier.png)",
         "Triangles: groups of one order; circles: groups of two. Bars: 95% intervals over seeds. `python -m "
         "benchmarks.evidence core`",
@@ -279,10 +291,11 @@ def told(lines: Sequence[Mapping], missing: int) -> str:
     commits = ", ".join(sorted({line["commit"] for line in lines}))
     dates = sorted({line["date"] for line in lines})
     seeds = len({line["seed"] for line in lines})
+    when = " to ".join(dict.fromkeys((dates[0], dates[-1]))) if dates else ""
     still = f" {missing} more are not run yet." if missing else ""
     return (
-        f"`python -m benchmarks.evidence` wrote this from {len(lines)} runs of {seeds} seeds on {machines}, one core "
-        f"each, from {dates[0]} to {dates[-1]} (commits {commits}).{still} A run is an arm of `configs/evidence.py`: "
+        f"`python -m benchmarks.evidence` wrote this from {len(lines)} runs of {seeds} seed{'s' * (seeds != 1)} on "
+        f"{machines}, one core each, {when} (commits {commits}).{still} A run is an arm of `configs/evidence.py`: "
         "the demo's small Qwen2.5-VL, 120 steps of 32 questions x 8 rollouts from its seed's warm-up, and 800 held-out "
         "questions on digits, 600 of them on several images, whose answer lies in the first image in 80%."
         if lines

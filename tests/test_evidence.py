@@ -75,7 +75,10 @@ def test_intervals_hold_the_truth_as_often_as_they_say():
 def test_one_seed_has_no_interval():
     [found, _] = evidence_report.differences(lines(seeds=1), "accuracy", "grpo", ["perl-constant"]).values()
     assert found.questions == 1 and math.isnan(found.low) and not math.isnan(found.mean)
-    assert "nan" not in evidence_report.figures_table(lines(seeds=1), 250, ["grpo"])
+    assert evidence_report.difference(found).endswith(", one seed")
+    tables = evidence_report.figures_table, evidence_report.differences_table
+    for text in (tables[0](lines(seeds=1), 250, ["grpo"]), tables[1](lines(seeds=1), "grpo", ["perl-constant"])):
+        assert "nan" not in text
 
 
 def test_what_is_missing(tmp_path):
