@@ -21,7 +21,7 @@ from absl import app, flags
 from absl import logging as absl_logging
 
 from models.errors import InputError, one_line
-from perl_jax.runtime import bucket, compilations, config_keys, device_settings, disk, peers
+from perl_jax.runtime import bucket, compilations, config_keys, device_settings, disk, host_memory, peers
 
 flags.disclaim_key_flags()  # flags defined here count as the command's, and are shown by its --help
 os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # torch is not needed
@@ -46,6 +46,7 @@ def run(main: Callable[[Sequence[str]], None], elsewhere: Mapping[str, str] | No
         if len(argv) > 1:
             refuse(unexpected(normalised(sys.argv), argv[1]))
         quieten()
+        host_memory.one_arena()
         device_settings.apply()
         if not jax.config.jax_compilation_cache_dir:  # keeps compiled programs between runs
             jax.config.update("jax_compilation_cache_dir", str(Path(os.path.expanduser("~/.cache/perl_jax/jit"))))
