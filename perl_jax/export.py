@@ -21,7 +21,7 @@ from models import lora
 from models.errors import InputError
 from models.weights import new_directory
 from perl_jax import policy
-from perl_jax.exporting import model_card, provenance
+from perl_jax.exporting import model_card, provenance, push
 from perl_jax.records import prompts
 from perl_jax.runtime import bucket, cli, logs
 from perl_jax.training import checkpoint
@@ -181,9 +181,13 @@ def limited(image_settings: Mapping, run_prompts: prompts.Prompts) -> dict:
 
 def main(_) -> None:
     out = Path(FLAGS.out)
+    if FLAGS.push:
+        push.check(FLAGS.push)
     workdir, results = bucket.brought(FLAGS.workdir), [Path(item) for item in FLAGS.results]
     number = export(workdir, out, FLAGS.step, FLAGS.adapter, results)
     print(f"wrote step {number} of {FLAGS.workdir} to {out}")
+    if FLAGS.push:
+        print(f"pushed to {push.push(out, FLAGS.push, f'step {number} by perl_jax')}")
 
 
 if __name__ == "__main__":
@@ -196,4 +200,5 @@ if __name__ == "__main__":
         [],
         "Results of perl_jax.evaluate (its --out) for an export of the same step, for the model card; may be repeated.",
     )
+    flags.DEFINE_string("push", "", "Also upload it to this repository of the hub, OWNER/NAME; a new one is private.")
     cli.run(main)
