@@ -14,7 +14,6 @@ import shutil
 import subprocess
 import sys
 import time
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from datetime import date
@@ -141,7 +140,6 @@ def figures(run: training_runs.Run, groups: Iterator[dict]) -> dict:
     rows = run.result("eval").rows
     measures = statistics.measures(rows)
     of_question = statistics.by_question(rows)
-    measures["worst"] = {q: float(min(row["correct"] for row in of_question[q])) for q in measures["permuted"]}
     by_source = {
         f"{name}/{source.removeprefix('digits_')}": np.mean(
             [value for question, value in measures[name].items() if of_question[question][0]["source"] == source]
@@ -171,7 +169,7 @@ def curve(run: training_runs.Run, metric: str) -> list[float]:
 
 def missing(runs: Sequence[Run], file: Path) -> list[Run]:
     """The runs that have no line in a file yet."""
-    done = Counter(Run(found["arm"], found["questions"], found["seed"]) for found in files.json_lines(file))
+    done = {Run(found["arm"], found["questions"], found["seed"]) for found in files.json_lines(file)}
     return [run for run in runs if run not in done]
 
 

@@ -46,7 +46,7 @@ COLUMNS = {
     "permuted": "permuted accuracy",
     "consistent": "right in all orders",
     "drawn_flip": "flips",
-    "control_flip": "flips, same order",
+    "drawn_control_flip": "flips, same order",
     "single": "single-image",
     "silent": "advantages that are 0",
 }
@@ -69,11 +69,10 @@ class Spread(NamedTuple):
 
 
 def by_cell(lines: Sequence[Mapping], measure: str) -> dict[Cell, dict[int, float]]:
-    """{(arm, questions): {seed: value}}; a drawn measure is `drawn_NAME`, and a control's `control_NAME`."""
+    """{(arm, questions): {seed: value}}; a measure of drawn answers is `drawn_NAME`."""
     cells: dict[Cell, dict[int, float]] = {}
     for line in lines:
         flat = {**line, **{f"drawn_{name}": x for name, x in line["drawn"].items()}}
-        flat["control_flip"] = line["drawn"]["control_flip"]
         flat["silent"] = float(np.mean(line["curves"]["silent"] or [math.nan]))
         cells.setdefault((line["arm"], line["questions"]), {})[line["seed"]] = flat[measure]
     return cells

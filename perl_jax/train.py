@@ -394,17 +394,16 @@ FLAGS = flags.FLAGS
 
 
 def main(_: Sequence[str]) -> None:
-    config = FLAGS.config
-    check_config.check_parts(config)
+    check_config.check_parts(FLAGS.config)
     if FLAGS.inspect:
         cli.check_paths()
-        print(inspect_page.write(config, Path(FLAGS.workdir), FLAGS.inspect))
+        print(inspect_page.write(FLAGS.config, Path(FLAGS.workdir), FLAGS.inspect))
         return
     processes.join(FLAGS.coordinator, FLAGS.process_count, FLAGS.process_index)
     if FLAGS.bad_step:
-        again(config, bucket.brought(FLAGS.workdir), FLAGS.bad_step)
+        again(FLAGS.config, bucket.brought(FLAGS.workdir), FLAGS.bad_step)
         return
-    train(config, bucket.local(FLAGS.workdir), steps_of(FLAGS.profile_steps), FLAGS.allow)
+    train(FLAGS.config, bucket.local(FLAGS.workdir), steps_of(FLAGS.profile_steps), FLAGS.allow)
 
 
 def again(config: ConfigDict, workdir: Path, step: int) -> None:
